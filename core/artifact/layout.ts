@@ -1,0 +1,33 @@
+// Where things live in a yard (design: "A yard"). The only place that spells these keys.
+
+export const layout = Object.freeze({
+  upload: (model: string, upload: string) => `incoming/${model}/${upload}/`,
+  checkpoint: (model: string, digest: string) => `checkpoints/${model}/${shortDigest(digest)}/`,
+  version: (model: string, version: string) => `artifacts/${model}/${version}/`,
+  versionManifest: (model: string, version: string) => `artifacts/${model}/${version}/manifest.json`,
+  channel: (model: string, channel: string) => `channels/${model}/${channel}.json`,
+  pipeline: (name: string) => `pipelines/${name}.yaml`,
+  run: (run: string) => `runs/${run}/`,
+  plan: (run: string) => `runs/${run}/plan.jsonl`,
+  recipe: (run: string) => `runs/${run}/recipe.yaml`,
+  receipt: (run: string, stage: number, index: number) => `runs/${run}/receipts/${pad(stage)}-${pad(index)}.json`,
+  receipts: (run: string) => `runs/${run}/receipts/`,
+  unitOutput: (run: string, file: string) => `runs/${run}/output/${file}`,
+  /** Created once, when a run has published or found nothing to publish. */
+  result: (run: string) => `runs/${run}/result.json`,
+  events: (run: string) => `runs/${run}/events.jsonl`,
+  failure: (run: string, attempt: number) => `runs/${run}/failures/${pad(attempt)}.json`,
+  /** One object per finished state of the local interpreter's execution. */
+  journal: (run: string, attempt: number, entry: number) => `runs/${run}/journal/${pad(attempt)}-${pad(entry)}.json`,
+  journals: (run: string) => `runs/${run}/journal/`,
+  cache: (key: string) => `cache/${key.replace("sha256:", "")}.json`,
+});
+
+/** First 16 hex digits: names folders; the full digest is always inside, and is checked. */
+export function shortDigest(digest: string): string {
+  return digest.replace("sha256:", "").slice(0, 16);
+}
+
+function pad(value: number): string {
+  return String(value).padStart(6, "0");
+}

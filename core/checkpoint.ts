@@ -1,0 +1,43 @@
+// What a checkpoint is once its headers are read: names, dtypes, shapes and where the bytes lie. Every format parser
+// yields this, the planner consumes it, and neither has touched a byte of weights.
+import type { Dtype, Shape } from "./tensor.ts";
+
+/** `bytes` bytes of `file` (a path relative to the checkpoint's folder) from `offset`. */
+export type ByteRange = { readonly file: string; readonly offset: number; readonly bytes: number };
+
+/** One tensor of a checkpoint: row-major, its bytes the concatenation of `ranges` (one range in safetensors). */
+export type TensorEntry = {
+  readonly name: string;
+  readonly dtype: Dtype;
+  readonly shape: Shape;
+  readonly ranges: readonly ByteRange[];
+  /** `sha256:<hex>` of the tensor's bytes; known for universal checkpoints and published artifacts only. */
+  readonly digest?: string;
+};
+
+/** A file of the checkpoint's folder: a name without directories for every format of today. */
+export type CheckpointFile = { readonly name: string; readonly bytes: number };
+
+/** The headers of one checkpoint. `format` is the id of its parser in `core/formats/registry.ts`. */
+export type Checkpoint = {
+  readonly format: string;
+  /** Files that hold tensors, in name order. */
+  readonly tensorFiles: readonly CheckpointFile[];
+  /** Files that travel with the weights (config, tokenizer, licence), in name order. */
+  readonly sideFiles: readonly CheckpointFile[];
+  /** In file order, then offset order. */
+  readonly tensors: readonly TensorEntry[];
+  /** `__metadata__` of the files, merged; string to string. */
+  readonly metadata: ReadonlyMap<string, string>;
+  /** Parsed `config.json`, when the folder has one. */
+  readonly config: Readonly<Record<string, unknown>> | undefined;
+};
+
+/** Reads exactly `bytes` bytes from `offset`; throws a typed error when the file is shorter. How parsers see a file. */
+export type ReadRange = (offset: number, bytes: number) => Promise<Uint8Array>;
+
+/** The files of one folder as parsers see them: listing and ranged reads, no I/O library. */
+export type FolderReader = {
+  readonly files: readonly CheckpointFile[];
+  read(file: string, offset: number, bytes: number): Promise<Uint8Array>;
+};

@@ -1,0 +1,104 @@
+// The one error class and the closed table of codes. Retry lists of the state machine, the local runner and
+// docs/errors.md are made from this table; nobody writes prose at a throw.
+
+type ErrorKind = {
+  /** What happened, as a sentence without values. */
+  readonly meaning: string;
+  /** True when trying the same thing again may succeed (network, capacity); false for bad input. */
+  readonly retryable: boolean;
+  /** What the reader should do. A throw may replace it by something more exact. */
+  readonly remedy: string;
+};
+
+/** Every code, grouped by the part that throws it. A code is added together with a test that provokes it. */
+export const ERROR_CODES = {
+  // Format parsers: safetensors
+  SafetensorsHeaderTooSmall: {
+    meaning: "the file is shorter than the 8 bytes of the header length",
+    retryable: false,
+    remedy: "the upload was cut short or is not safetensors; fetch the file again",
+  },
+} as const satisfies Record<string, ErrorKind>;
+
+export type ErrorCode = keyof typeof ERROR_CODES;
+
+/** Where it happened; printed in this order, absent fields left out. */
+export type ErrorPlace = {
+  readonly store?: string | undefined;
+  readonly file?: string | undefined;
+  readonly model?: string | undefined;
+  readonly tensor?: string | undefined;
+  /** Path inside a document, such as `models[1].parameters.weight`. */
+  readonly field?: string | undefined;
+  readonly line?: number | undefined;
+  readonly offset?: number | undefined;
+  readonly bytes?: number | undefined;
+  readonly state?: string | undefined;
+  readonly unit?: number | undefined;
+};
+
+export type ErrorDetails = {
+  readonly where?: ErrorPlace;
+  readonly found?: string | number | undefined;
+  readonly expected?: string | number | undefined;
+  readonly hint?: string | undefined;
+  readonly cause?: unknown;
+};
+
+/**
+ * The error of every refusal and failure that a user can meet. `name` equals `code`, because Step Functions matches
+ * Retry and Catch on the error name. A broken invariant of ours is not this: it is an assertion and crashes.
+ */
+export class MergeyardError extends Error {
+  readonly code: ErrorCode;
+  readonly where: ErrorPlace;
+  readonly found: string | undefined;
+  readonly expected: string | undefined;
+  readonly hint: string;
+  readonly retryable: boolean;
+
+  constructor(code: ErrorCode, details: ErrorDetails = {}) {
+    const kind: ErrorKind = ERROR_CODES[code];
+    const where = details.where ?? {};
+    const hint = details.hint ?? kind.remedy;
+    super(composeMessage(kind.meaning, where, details, hint), { cause: details.cause });
+    this.name = code;
+    this.code = code;
+    this.where = where;
+    this.found = details.found === undefined ? undefined : String(details.found);
+    this.expected = details.expected === undefined ? undefined : String(details.expected);
+    this.hint = hint;
+    this.retryable = kind.retryable;
+  }
+
+  /** The error as data: what `--json` prints, receipts store and Step Functions carries as Cause. */
+  toJSON(): ErrorRecord {
+    const { code, where, found, expected, hint, retryable } = this;
+    return { code, meaning: ERROR_CODES[code].meaning, where, found, expected, hint, retryable };
+  }
+}
+
+export type ErrorRecord = {
+  readonly code: ErrorCode;
+  readonly meaning: string;
+  readonly where: ErrorPlace;
+  readonly found: string | undefined;
+  readonly expected: string | undefined;
+  readonly hint: string;
+  readonly retryable: boolean;
+};
+
+/** `tensor "x", file "y"`: the place as words, in the order of `ErrorPlace`. */
+export function describePlace(where: ErrorPlace): string {
+  const words = Object.entries(where)
+    .filter(([, value]) => value !== undefined)
+    .map(([key, value]) => (typeof value === "string" ? `${key} ${JSON.stringify(value)}` : `${key} ${value}`));
+  return words.join(", ");
+}
+
+function composeMessage(meaning: string, where: ErrorPlace, details: ErrorDetails, hint: string): string {
+  const place = describePlace(where);
+  const found = details.found === undefined ? "" : `; found ${details.found}`;
+  const expected = details.expected === undefined ? "" : `; expected ${details.expected}`;
+  return `${meaning}${place === "" ? "" : ` (${place})`}${found}${expected}; ${hint}`;
+}

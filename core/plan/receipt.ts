@@ -1,0 +1,56 @@
+// The receipt of a unit: what it made, at which digests, and what that cost. Created once per run, stage and unit;
+// a unit with a receipt is never run again in that run.
+import { z } from "zod";
+import { DTYPES } from "../tensor.ts";
+
+const count = z.int().nonnegative();
+const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
+
+export const tensorDigestSchema = z.strictObject({
+  name: z.string(),
+  dtype: z.enum(DTYPES),
+  shape: z.array(count),
+  /** Absolute offset in the file. */
+  offset: count,
+  bytes: count,
+  digest,
+});
+
+/** A tensor file: `digest` is defined in core/artifact/digest.ts from the header's digest and the tensors' digests. */
+export const tensorFileSchema = z.strictObject({
+  /** File name in its folder. */
+  name: z.string(),
+  bytes: count,
+  digest,
+  headerDigest: digest,
+  tensors: z.array(tensorDigestSchema),
+});
+
+export const receiptSchema = z.strictObject({
+  receipt: z.literal(1),
+  run: z.string(),
+  stage: count,
+  index: count,
+  op: z.string(),
+  /** Content key of the unit (operation, parameters, input digests, engine version). */
+  key: digest,
+  /** True when the output was taken from the cache and nothing was computed. */
+  cached: z.boolean(),
+  /** Key in the yard of the file that this unit made or found; null when it makes none (adopt). */
+  outputKey: z.string().nullable(),
+  file: tensorFileSchema.nullable(),
+  /** describe units: the folder of the universal checkpoint and its digest. */
+  checkpoint: z.strictObject({ prefix: z.string(), digest }).nullable(),
+  /** NaN and infinite values met, by input model and in the output. */
+  nonFinite: z.strictObject({ inputs: z.record(z.string(), count), output: count }),
+  bytesRead: count,
+  bytesWritten: count,
+  cpuMs: z.number().nonnegative(),
+  wallMs: z.number().nonnegative(),
+  kernels: z.string(),
+  threads: count,
+});
+
+export type TensorDigest = z.infer<typeof tensorDigestSchema>;
+export type TensorFile = z.infer<typeof tensorFileSchema>;
+export type Receipt = z.infer<typeof receiptSchema>;

@@ -1,0 +1,148 @@
+// The plan: a JSON Lines file, one header line and one line per unit. Written by the planner from headers alone, read
+// by every worker. The zod schemas are its only definition; all types are inferred from them.
+import { z } from "zod";
+import { DTYPES } from "../tensor.ts";
+
+const count = z.int().nonnegative();
+const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
+const dtype = z.enum(DTYPES);
+const shape = z.array(count);
+
+export const byteRangeSchema = z.strictObject({ file: z.string().min(1), offset: count, bytes: count });
+
+/** A model that units read: a folder in a store. */
+export const sourceSchema = z.strictObject({
+  /** The reference as the recipe spells it. */
+  model: z.string(),
+  /** URI of the store that holds the folder, and the folder's key prefix in it ("" or ending in "/"). */
+  store: z.string(),
+  prefix: z.string(),
+  format: z.string(),
+  /**
+   * Identity of the files without reading them: digest of their names, sizes and ETags; for a universal checkpoint or
+   * a published artifact, the digest of its manifest.
+   */
+  fingerprint: digest,
+  /**
+   * adopted: a universal checkpoint or artifact, its tensor digests known from its manifest; pending: the describe unit
+   * `describedBy` of this plan will make it one, its folder and digests are in that unit's receipt; foreign: read as it is.
+   */
+  state: z.enum(["adopted", "pending", "foreign"]),
+  describedBy: z.strictObject({ stage: count, index: count }).optional(),
+});
+
+/** The part of one source tensor that a unit reads. */
+export const unitInputSchema = z.strictObject({
+  /** Index into the plan's sources. */
+  source: count,
+  tensor: z.string(),
+  dtype,
+  /** Shape as stored. */
+  shape,
+  ranges: z.array(byteRangeSchema),
+  /** Only the top-left `rows` x `columns` of a 2-D tensor takes part (embeddings of different size). */
+  cut: z.strictObject({ rows: count, columns: count }).optional(),
+  isBase: z.boolean(),
+  parameters: z.record(z.string(), z.union([z.number(), z.boolean()])),
+});
+
+/** One output tensor of a merge unit. `offset` counts from the first byte after the output file's header. */
+export const unitTensorSchema = z.strictObject({
+  name: z.string(),
+  dtype,
+  shape,
+  offset: count,
+  bytes: count,
+  /** Registered method id, or "copy": the single input's bytes, untouched. */
+  method: z.string(),
+  parameters: z.record(z.string(), z.union([z.number(), z.boolean()])),
+  seed: count,
+  inputs: z.array(unitInputSchema).min(1),
+});
+
+const unitBase = {
+  stage: count,
+  index: count,
+  /** Upper bound of the memory of a worker that runs this unit, all of it included. */
+  peakBytes: count,
+  bytesRead: count,
+  bytesWritten: count,
+};
+
+/** Read one tensor file of a foreign safetensors checkpoint and digest its header and tensors. Writes only a receipt. */
+export const adoptUnitSchema = z.strictObject({
+  ...unitBase,
+  op: z.literal("adopt"),
+  source: count,
+  file: z.string(),
+});
+
+/** Make a universal checkpoint of a source: its files and universal.json under checkpoints/<model>/<digest>/. */
+export const describeUnitSchema = z.strictObject({
+  ...unitBase,
+  op: z.literal("describe"),
+  source: count,
+  /** Name under checkpoints/. */
+  model: z.string(),
+  /** The adopt units whose receipts it reads. */
+  adopts: z.array(z.strictObject({ stage: count, index: count })),
+});
+
+/** Merge tensors into one safetensors file of the output. */
+export const mergeUnitSchema = z.strictObject({
+  ...unitBase,
+  op: z.literal("merge"),
+  /** File name of the output in the artifact folder. */
+  file: z.string(),
+  /** Size of the whole file, header included. */
+  fileBytes: count,
+  tensors: z.array(unitTensorSchema).min(1),
+  nonFinite: z.enum(["error", "propagate"]),
+});
+
+export const unitSchema = z.discriminatedUnion("op", [adoptUnitSchema, describeUnitSchema, mergeUnitSchema]);
+
+export const stageSchema = z.strictObject({
+  index: count,
+  name: z.string(),
+  kind: z.enum(["shard", "prepare", "apply", "export"]),
+  units: count,
+  bytesRead: count,
+  bytesWritten: count,
+  peakBytes: count,
+});
+
+/** Small files of the artifact, settled at plan time (config.json, tokenizer, index, model card). */
+export const sideFileSchema = z.discriminatedUnion("from", [
+  z.strictObject({ from: z.literal("text"), name: z.string(), text: z.string() }),
+  z.strictObject({ from: z.literal("source"), name: z.string(), source: count, file: z.string(), bytes: count }),
+]);
+
+export const planHeaderSchema = z.strictObject({
+  plan: z.literal(1),
+  engine: z.string(),
+  name: z.string(),
+  /** Digest of the recipe, the sources' fingerprints and the engine version: the identity of the run. */
+  run: z.string(),
+  /** The recipe as the user wrote it. */
+  recipe: z.string(),
+  method: z.string(),
+  sources: z.array(sourceSchema),
+  stages: z.array(stageSchema),
+  sideFiles: z.array(sideFileSchema),
+  checks: z.strictObject({ maxNonFinite: count }),
+  publish: z.strictObject({ model: z.string(), channel: z.string() }).optional(),
+  warnings: z.array(z.string()),
+});
+
+export type UnitInput = z.infer<typeof unitInputSchema>;
+export type UnitTensor = z.infer<typeof unitTensorSchema>;
+export type AdoptUnit = z.infer<typeof adoptUnitSchema>;
+export type DescribeUnit = z.infer<typeof describeUnitSchema>;
+export type MergeUnit = z.infer<typeof mergeUnitSchema>;
+export type Unit = z.infer<typeof unitSchema>;
+export type Stage = z.infer<typeof stageSchema>;
+export type PlanSource = z.infer<typeof sourceSchema>;
+export type SideFile = z.infer<typeof sideFileSchema>;
+export type PlanHeader = z.infer<typeof planHeaderSchema>;
+export type Plan = { readonly header: PlanHeader; readonly units: readonly Unit[] };

@@ -1,0 +1,38 @@
+// What a step is: zod input, zod output, and a function of the input and of its dependencies. Edges (cli, functions,
+// workers, local) construct the dependencies; a step never knows which edge it runs behind.
+import type { z } from "zod";
+import type { OpenStore } from "../stores/store.ts";
+
+/** A structured progress event; edges print or store it. */
+export type StepEvent = { readonly event: string; readonly [field: string]: unknown };
+
+export type StepDeps = {
+  readonly openStore: OpenStore;
+  /** Milliseconds since the epoch; only for times in records, never in anything that reaches a digest. */
+  readonly now: () => number;
+  readonly log: (event: StepEvent) => void;
+  readonly signal: AbortSignal;
+};
+
+export type Step<Input extends z.ZodType, Output extends z.ZodType> = {
+  readonly name: string;
+  readonly input: Input;
+  readonly output: Output;
+  run(input: z.output<Input>, deps: StepDeps): Promise<z.input<Output>>;
+};
+
+/** Fixes the types of a step; the object itself is returned. */
+export function defineStep<Input extends z.ZodType, Output extends z.ZodType>(
+  step: Step<Input, Output>,
+): Step<Input, Output> {
+  return Object.freeze(step);
+}
+
+/** Runs a step on outside data: parses the input, runs, and checks the output against its schema. */
+export async function runStep<Input extends z.ZodType, Output extends z.ZodType>(
+  step: Step<Input, Output>,
+  input: unknown,
+  deps: StepDeps,
+): Promise<z.output<Output>> {
+  return step.output.parse(await step.run(step.input.parse(input), deps));
+}
