@@ -1,0 +1,42 @@
+// What the engine is asked to do for one merge unit and what it answers. Plain data both ways, so that the unit can be
+// split over worker threads.
+import type { TensorFile } from "../core/plan/receipt.ts";
+import type { MergeUnit } from "../core/plan/schema.ts";
+
+/** Where a plan's source lies now, and the digests its tensors must have (undefined: foreign, nothing to check). */
+export type ResolvedSource = {
+  readonly model: string;
+  readonly store: string;
+  readonly prefix: string;
+  readonly digests: Readonly<Record<string, string>> | undefined;
+};
+
+export type MergeRequest = {
+  readonly unit: MergeUnit;
+  /** By the plan's source index. */
+  readonly sources: readonly ResolvedSource[];
+  readonly target: { readonly store: string; readonly key: string };
+  readonly threads: number;
+  /** Bound on the memory of all threads' kernels and windows together. */
+  readonly memoryBytes: number;
+};
+
+export type MergeResult = {
+  readonly file: TensorFile;
+  readonly nonFinite: { readonly inputs: Record<string, number>; readonly output: number };
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+  readonly kernels: string;
+  readonly threads: number;
+};
+
+export type MergeProgress = { readonly bytesRead: number; readonly bytesWritten: number };
+
+/**
+ * Runs a merge unit: the output file is whole at `target` when the promise resolves, and nothing is there when it
+ * rejects. Edges construct it (engine/pool.ts) with their stores and kernels.
+ */
+export type ExecuteMerge = (
+  request: MergeRequest,
+  options: { readonly signal: AbortSignal; readonly progress?: (done: MergeProgress) => void },
+) => Promise<MergeResult>;
