@@ -1,0 +1,54 @@
+// How much memory a merge takes: one formula, used by the planner to bound a unit and by the engine to size a thread's
+// kernel memory, so that the bound the plan shows is the bound that holds.
+import type { MergeMethod } from "../methods/method.ts";
+import { TILE_ELEMENTS } from "../ops/kernels.ts";
+import { elementBytes, elementCount } from "../tensor.ts";
+import type { UnitTensor } from "./schema.ts";
+
+/** Elements of a window when nothing else is asked for: 64 tiles, 1 MiB of BF16, small enough to stay in cache. */
+export const WINDOW_ELEMENTS_DEFAULT = 64 * TILE_ELEMENTS;
+
+/** Memory of a worker process before any kernel memory: runtime, code, and per thread its own heap. */
+export const PROCESS_BYTES = 96 * 2 ** 20;
+export const THREAD_BYTES = 32 * 2 ** 20;
+
+/** How the engine cuts one tensor: `window` elements are read at a time, `tile` elements handed to the method. */
+export type Cut = { readonly windowElements: number; readonly tileElements: number };
+
+/** Properties of a method that decide the cut; a "copy" has element locality, no passes and no scratch. */
+export type CutMethod = Pick<MergeMethod, "locality" | "scratchTiles">;
+
+/** The cut of a tensor for a method. Tiles are part of the numerics, windows are not. */
+export function cutTensor(method: CutMethod, shape: readonly number[], windowElements: number): Cut {
+  const total = Math.max(1, elementCount(shape));
+  if (method.locality === "tensor") return { windowElements: total, tileElements: total };
+  if (method.locality === "row") {
+    const row = Math.max(1, shape.at(-1) ?? 1);
+    const tileElements = row * Math.max(1, Math.floor(TILE_ELEMENTS / row));
+    return { windowElements: tileElements * Math.max(1, Math.floor(windowElements / tileElements)), tileElements };
+  }
+  const tiles = Math.max(1, Math.floor(windowElements / TILE_ELEMENTS));
+  return { windowElements: TILE_ELEMENTS * tiles, tileElements: TILE_ELEMENTS };
+}
+
+/** Kernel memory that one thread needs for one tensor: two windows an input and for the output, tiles, scratch. */
+export function kernelBytes(method: CutMethod, tensor: UnitTensor, windowElements: number): number {
+  const total = Math.max(1, elementCount(tensor.shape));
+  const cut = cutTensor(method, tensor.shape, windowElements);
+  const window = Math.min(cut.windowElements, total);
+  const tile = Math.min(cut.tileElements, total);
+  const inputWindows = tensor.inputs.reduce((sum, input) => sum + 2 * align(elementBytes(input.dtype, window)), 0);
+  const outputWindows = 2 * align(elementBytes(tensor.dtype, window));
+  const tiles = tensor.inputs.length + 1 + method.scratchTiles(tensor.inputs.length);
+  return inputWindows + outputWindows + tiles * align(4 * tile);
+}
+
+/** Bound on a worker process that runs tensors needing at most `threadBytes` of kernel memory on `threads` threads. */
+export function processBytes(threadBytes: number, threads: number): number {
+  return PROCESS_BYTES + threads * (THREAD_BYTES + threadBytes);
+}
+
+/** Blocks and tiles start on 64-byte lines. */
+function align(bytes: number): number {
+  return Math.ceil(bytes / 64) * 64;
+}
