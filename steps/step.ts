@@ -1,6 +1,7 @@
 // What a step is: zod input, zod output, and a function of the input and of its dependencies. Edges (cli, functions,
 // workers, local) construct the dependencies; a step never knows which edge it runs behind.
 import type { z } from "zod";
+import type { ExecuteMerge } from "../engine/request.ts";
 import type { OpenStore } from "../stores/store.ts";
 
 /** A structured progress event; edges print or store it. */
@@ -14,25 +15,36 @@ export type StepDeps = {
   readonly signal: AbortSignal;
 };
 
-export type Step<Input extends z.ZodType, Output extends z.ZodType> = {
+/** Bytes done so far of what a step is doing; for a progress line. */
+export type StepProgress = { readonly bytesRead: number; readonly bytesWritten: number };
+
+/** What the data plane has besides: the merge executor and how much of the machine it may use. */
+export type UnitDeps = StepDeps & {
+  readonly executeMerge: ExecuteMerge;
+  readonly threads: number;
+  readonly memoryBytes: number;
+  readonly progress?: ((done: StepProgress) => void) | undefined;
+};
+
+export type Step<Input extends z.ZodType, Output extends z.ZodType, Deps extends StepDeps = StepDeps> = {
   readonly name: string;
   readonly input: Input;
   readonly output: Output;
-  run(input: z.output<Input>, deps: StepDeps): Promise<z.input<Output>>;
+  run(input: z.output<Input>, deps: Deps): Promise<z.input<Output>>;
 };
 
 /** Fixes the types of a step; the object itself is returned. */
-export function defineStep<Input extends z.ZodType, Output extends z.ZodType>(
-  step: Step<Input, Output>,
-): Step<Input, Output> {
+export function defineStep<Input extends z.ZodType, Output extends z.ZodType, Deps extends StepDeps = StepDeps>(
+  step: Step<Input, Output, Deps>,
+): Step<Input, Output, Deps> {
   return Object.freeze(step);
 }
 
 /** Runs a step on outside data: parses the input, runs, and checks the output against its schema. */
-export async function runStep<Input extends z.ZodType, Output extends z.ZodType>(
-  step: Step<Input, Output>,
+export async function runStep<Input extends z.ZodType, Output extends z.ZodType, Deps extends StepDeps>(
+  step: Step<Input, Output, Deps>,
   input: unknown,
-  deps: StepDeps,
+  deps: Deps,
 ): Promise<z.output<Output>> {
   return step.output.parse(await step.run(step.input.parse(input), deps));
 }

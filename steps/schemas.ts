@@ -1,0 +1,204 @@
+// What every pipeline step takes and gives, as zod schemas: the contract between the state machine, its edges and the
+// steps. Pointers and counts only, never a list that grows with the model: the state machine carries 256 KiB at most.
+// The steps themselves are one file each beside this one.
+import { z } from "zod";
+import { receiptSchema } from "../core/plan/receipt.ts";
+
+const count = z.int().nonnegative();
+const uri = z.string().min(1);
+
+/** Largest Batch array; more units than this share jobs. AWS Batch quota. */
+export const JOBS_MAX = 10_000;
+
+/** The run of a yard: what every step after the plan is given. */
+export const runRefSchema = z.strictObject({ yard: uri, run: z.string().min(1) });
+
+/** Of a stage, what the state machine needs: job i of `jobs` runs units i, i + jobs, i + 2 jobs, ... below `units`. */
+export const stageRefSchema = z.strictObject({
+  index: count,
+  name: z.string(),
+  kind: z.enum(["shard", "prepare", "apply", "export"]),
+  units: z.int().positive(),
+  jobs: z.int().positive().max(JOBS_MAX),
+});
+
+export const planInputSchema = z.strictObject({
+  yard: uri,
+  /** The pipeline's file: a store and a key in it; its folder is where relative model paths start. */
+  pipeline: z.strictObject({ store: uri, key: z.string().min(1) }),
+  /** Names given on the command line; they win over the pipeline's own `models:`. Values are model references. */
+  models: z.record(z.string(), z.string()).default({}),
+  /** URI of the current folder, the last place where a relative path is looked up; absent in the cloud. */
+  folder: uri.optional(),
+});
+
+export const planOutputSchema = z.strictObject({
+  yard: uri,
+  run: z.string(),
+  /**
+   * planned: units may have to run. unchanged: this run finished before and its channel still says so; nothing to do,
+   * `version` is what it published.
+   */
+  outcome: z.enum(["planned", "unchanged"]),
+  /** When this plan was made; orders runs that publish to one channel (steps/publish.ts). */
+  plannedMs: z.number(),
+  /** In order; stages without units are left out. */
+  stages: z.array(stageRefSchema),
+  /** Published model, or null when the pipeline publishes nothing. */
+  model: z.string().nullable(),
+  channel: z.string().nullable(),
+  version: z.string().nullable(),
+});
+
+export const unitInputSchema = z.strictObject({ ...runRefSchema.shape, stage: count, index: count });
+export const unitOutputSchema = receiptSchema;
+
+export const checkInputSchema = runRefSchema;
+export const checkOutputSchema = z.strictObject({
+  ...runRefSchema.shape,
+  units: count,
+  /** Units whose output was taken from the cache. */
+  cached: count,
+  files: count,
+  tensors: count,
+  bytes: count,
+  nonFinite: count,
+});
+
+export const publishInputSchema = z.strictObject({ ...runRefSchema.shape, plannedMs: z.number() });
+export const publishOutcomeSchema = z.enum(["published", "unchanged", "lost-race", "not-requested"]);
+export const publishOutputSchema = z.strictObject({
+  ...runRefSchema.shape,
+  /**
+   * published: the channel points to `version` now. unchanged: it did already, nothing was written. lost-race: the
+   * version is there, but the channel belongs to a run planned later, or to a person's promotion: `current` says who.
+   * not-requested: the pipeline has no `publish`; its files stay in the run's folder.
+   */
+  outcome: publishOutcomeSchema,
+  model: z.string().nullable(),
+  channel: z.string().nullable(),
+  version: z.string().nullable(),
+  /** What the channel points to now, and the run that moved it there (null: a person did). */
+  current: z.strictObject({ version: z.string(), run: z.string().nullable() }).nullable(),
+  files: count,
+  bytes: count,
+});
+
+/** `runs/<run>/result.json`: created once, when a run has published or found nothing to publish. */
+export const resultSchema = z.strictObject({ result: z.literal(1), ...publishOutputSchema.omit({ yard: true }).shape });
+
+/** What a channel object holds. Overwritten only by compare-and-swap. */
+export const channelSchema = z.strictObject({
+  channel: z.literal(1),
+  version: z.string(),
+  /** Version it pointed to before; null for the first. */
+  previous: z.string().nullable(),
+  /** The run that moved it; null when a person did (promote, rollback). */
+  run: z.string().nullable(),
+  /** When the move was decided: when the run was planned, or when the person asked. A later decision wins. */
+  decidedMs: z.number(),
+});
+
+/** A typed error as data. `code` is one of ours, or a name of the platform (`States.Timeout`). */
+export const errorRecordSchema = z.strictObject({
+  code: z.string(),
+  meaning: z.string(),
+  where: z.record(z.string(), z.union([z.string(), z.number()])),
+  found: z.string().optional(),
+  expected: z.string().optional(),
+  hint: z.string(),
+  retryable: z.boolean(),
+});
+
+export const recordFailureInputSchema = z.strictObject({
+  yard: uri,
+  /** Null when planning failed: there is no run yet. */
+  run: z.string().nullable(),
+  /** The state that failed, when the state machine knows it. */
+  state: z.string().optional(),
+  /** As the state machine catches it. */
+  error: z.looseObject({ Error: z.string(), Cause: z.string().optional() }),
+});
+export const failureSchema = z.strictObject({
+  failure: z.literal(1),
+  run: z.string().nullable(),
+  state: z.string().nullable(),
+  error: errorRecordSchema,
+  /** Failed units, at most 20 of them; `unitsFailed` counts all. */
+  units: z.array(z.strictObject({ stage: count, index: count, error: errorRecordSchema })),
+  unitsFailed: count,
+});
+/** `key`: where the record was written, null without a run or when it could not be written (a full disk). */
+export const recordFailureOutputSchema = z.strictObject({
+  yard: uri,
+  key: z.string().nullable(),
+  ...failureSchema.shape,
+});
+
+export const notifyInputSchema = z.strictObject({
+  yard: uri,
+  run: z.string().nullable(),
+  outcome: z.enum(["published", "unchanged", "lost-race", "not-requested", "failed"]),
+});
+export const notifyOutputSchema = z.strictObject({
+  yard: uri,
+  run: z.string().nullable(),
+  outcome: notifyInputSchema.shape.outcome,
+  units: count,
+  cached: count,
+  bytesRead: count,
+  bytesWritten: count,
+  cpuMs: z.number(),
+});
+
+/** MODEL, MODEL@VERSION or MODEL:CHANNEL of a yard, and the folder to pull into. */
+export const pullInputSchema = z.strictObject({ yard: uri, model: z.string().min(1), target: uri });
+export const pullOutputSchema = z.strictObject({
+  model: z.string(),
+  version: z.string(),
+  channel: z.string().nullable(),
+  target: uri,
+  files: count,
+  /** Files that were there already, with the right digest. */
+  present: count,
+  bytes: count,
+});
+
+export const verifyInputSchema = z.strictObject({
+  /** A folder that holds a manifest: a pulled version, or `<yard>/artifacts/<model>/<version>`. */
+  folder: uri,
+});
+export const verifyOutputSchema = z.strictObject({
+  folder: uri,
+  version: z.string(),
+  model: z.string(),
+  files: count,
+  tensors: count,
+  bytes: count,
+});
+
+export const convertInputSchema = z.strictObject({
+  /** URI of the folder to read. */
+  source: uri,
+  /** URI of the folder to write; it must be empty or absent. */
+  target: uri,
+  to: z.enum(["safetensors", "universal"]),
+});
+export const convertOutputSchema = z.strictObject({
+  source: uri,
+  target: uri,
+  to: convertInputSchema.shape.to,
+  digest: z.string().nullable(),
+  files: count,
+  tensors: count,
+  bytes: count,
+});
+
+export type RunRef = z.infer<typeof runRefSchema>;
+export type StageRef = z.infer<typeof stageRefSchema>;
+export type PlanOutput = z.infer<typeof planOutputSchema>;
+export type PublishOutput = z.infer<typeof publishOutputSchema>;
+export type RunResult = z.infer<typeof resultSchema>;
+export type ChannelRecord = z.infer<typeof channelSchema>;
+export type FailureRecord = z.infer<typeof failureSchema>;
+export type ErrorFields = z.infer<typeof errorRecordSchema>;
