@@ -30,7 +30,7 @@ export function streamKey(seed: number, ...names: readonly string[]): StreamKey 
   return [Number.parseInt(hex.slice(0, 8), 16), Number.parseInt(hex.slice(8, 16), 16)];
 }
 
-/** One block: ten rounds over four counter words and two key words, all unsigned 32-bit. Fills `out` with four words. */
+/** One block: ten rounds over four counter words and two key words, all unsigned 32-bit; four words into `out`. */
 export function philox4x32(counter: ArrayLike<number>, key: StreamKey, out: Uint32Array): void {
   let [c0, c1, c2, c3] = [counter[0] ?? 0, counter[1] ?? 0, counter[2] ?? 0, counter[3] ?? 0];
   let [k0, k1] = key;

@@ -6,8 +6,8 @@ const major = Number(process.versions.node.split(".")[0]);
 if (!(major >= NEEDED_MAJOR)) {
   process.stderr.write(
     `Mergeyard needs Node ${NEEDED_MAJOR} or newer; this is Node ${process.versions.node} (${process.execPath}).\n` +
-      "`npm ci` installs the right one as node_modules/.bin/node, and npm's scripts use it: run `npm ci` first, then\n" +
-      "`npm test`, `npm run demo` or `npx mergeyard`.\n",
+      "`npm ci` installs the right one as node_modules/.bin/node, and npm's scripts use it: run `npm ci` first,\n" +
+      "then `npm test`, `npm run demo` or `npx mergeyard`.\n",
   );
   process.exit(1);
 }

@@ -1,6 +1,6 @@
-// `npm test`: runs every test under test/ with Node's own runner, then looks at what ran. Fails when a test failed, when
-// fewer tests ran than test/floor.json demands (a run that finds no tests must not be green), and names the suites that
-// were skipped with the way to enable them, as their skip reasons say it.
+// `npm test`: runs every test under test/ with Node's own runner, then looks at what ran. Fails when a test failed or
+// when fewer tests ran than test/floor.json demands (a run that finds no tests must not be green), and names the suites
+// that were skipped with the way to enable them, as their skip reasons say it.
 //
 //   npm test                           everything, against the floor
 //   npm test -- test/core              only these files or folders; the floor does not apply, but zero tests still fail

@@ -1,4 +1,5 @@
-// A reporter for Node's test runner: counts leaf tests and keeps the skips with their reasons, as JSON for run-tests.ts.
+// A reporter for Node's test runner: counts leaf tests and keeps the skips with their reasons, as JSON for
+// run-tests.ts.
 // Suites are not counted: a suite whose every test is skipped must not pass for a test that ran.
 
 /** @param {AsyncIterable<{ type: string, data: any }>} events */
