@@ -18,11 +18,237 @@ export const ERROR_CODES = {
     retryable: false,
     remedy: "the upload was cut short or is not safetensors; fetch the file again",
   },
+  SafetensorsHeaderTooLarge: {
+    meaning: "the header claims more bytes than any safetensors header may have",
+    retryable: false,
+    remedy: "the file is not safetensors or is damaged; fetch it again",
+  },
+  SafetensorsHeaderPastEnd: {
+    meaning: "the header is longer than the file",
+    retryable: false,
+    remedy: "the upload was cut short; fetch the file again",
+  },
+  SafetensorsForeignContent: {
+    meaning: "the file is something else than its name says",
+    retryable: false,
+    remedy: "upload the real file",
+  },
+  SafetensorsHeaderNotUtf8: {
+    meaning: "the header is not UTF-8",
+    retryable: false,
+    remedy: "the file is damaged; fetch it again or write it again with a safetensors library",
+  },
+  SafetensorsHeaderNotObject: {
+    meaning: "the header does not begin with {",
+    retryable: false,
+    remedy: "the file is damaged or was written by hand; write it again with a safetensors library",
+  },
+  SafetensorsHeaderNotJson: {
+    meaning: "the header is not JSON",
+    retryable: false,
+    remedy: "the file is damaged; fetch it again or write it again with a safetensors library",
+  },
+  SafetensorsHeaderTooDeep: {
+    meaning: "the header is nested too deeply",
+    retryable: false,
+    remedy: "the file is not an honest checkpoint; do not use it",
+  },
+  SafetensorsNameRepeated: {
+    meaning: "a name stands twice in one header",
+    retryable: false,
+    remedy: "write the file again with every tensor under its own name",
+  },
+  SafetensorsNameInvalid: {
+    meaning: "a tensor's name cannot be used",
+    retryable: false,
+    remedy: "rename the tensor and write the file again",
+  },
+  SafetensorsFieldMissing: {
+    meaning: "a tensor's entry lacks a field",
+    retryable: false,
+    remedy: "write the file again with a safetensors library",
+  },
+  SafetensorsFieldInvalid: {
+    meaning: "a field of the header has the wrong form",
+    retryable: false,
+    remedy: "write the file again with a safetensors library",
+  },
+  SafetensorsIntegerInvalid: {
+    meaning: "a shape or offset is not an unsigned 64-bit integer",
+    retryable: false,
+    remedy: "write the file again with a safetensors library",
+  },
+  SafetensorsDtypeUnknown: {
+    meaning: "a tensor has a dtype that safetensors does not define",
+    retryable: false,
+    remedy: "convert the tensor to a dtype of the format and write the file again",
+  },
+  SafetensorsRankTooLarge: {
+    meaning: "a tensor has too many axes",
+    retryable: false,
+    remedy: "reshape the tensor and write the file again",
+  },
+  SafetensorsTooManyTensors: {
+    meaning: "the header lists more tensors than one file may hold",
+    retryable: false,
+    remedy: "split the file into shards",
+  },
+  SafetensorsOffsetsInvalid: {
+    meaning: "a tensor does not begin where the one before it ends",
+    retryable: false,
+    remedy: "the data would overlap or have gaps; write the file again with a safetensors library",
+  },
+  SafetensorsSizeOverflow: {
+    meaning: "a tensor's size does not fit in 64 bits",
+    retryable: false,
+    remedy: "the file is damaged or hostile; do not use it",
+  },
+  SafetensorsSizePartialByte: {
+    meaning: "a tensor's elements do not fill whole bytes",
+    retryable: false,
+    remedy: "pad the tensor's last axis and write the file again",
+  },
+  SafetensorsSizeMismatch: {
+    meaning: "a tensor's byte range does not fit its dtype and shape",
+    retryable: false,
+    remedy: "the header is damaged; fetch the file again",
+  },
+  SafetensorsDataTruncated: {
+    meaning: "the file ends before its last tensor",
+    retryable: false,
+    remedy: "the upload was cut short; fetch the file again",
+  },
+  SafetensorsDataTrailing: {
+    meaning: "the file goes on after its last tensor",
+    retryable: false,
+    remedy: "the file is damaged or two uploads were mixed; fetch the file again",
+  },
   // Kernels and engine
+  EngineNonFinite: {
+    meaning: "NaN or infinite values in a merge",
+    retryable: false,
+    remedy: "repair or replace the model, or write `non_finite: propagate` in the recipe to let them through",
+  },
+  EngineMemoryTooSmall: {
+    meaning: "a merge does not fit in the memory it was given",
+    retryable: false,
+    remedy: "raise --memory; methods that need a whole tensor at once need room for the largest one",
+  },
+  EngineInputChanged: {
+    meaning: "a tensor's bytes do not have the digest that was recorded for it",
+    retryable: false,
+    remedy: "the file was changed or damaged after it was taken in; upload it again under a new name",
+  },
   KernelMemoryExhausted: {
     meaning: "a kernel set ran out of its memory",
     retryable: false,
     remedy: "this is a fault of the plan's memory bound; please report the recipe and the tensor",
+  },
+  // Stores
+  StoreKeyInvalid: {
+    meaning: "the key cannot name an object",
+    retryable: false,
+    remedy: "rename the file or fix the path",
+  },
+  StoreNameInvalid: {
+    meaning: "the name cannot be used for a model, version, channel or pipeline",
+    retryable: false,
+    remedy: "choose another name",
+  },
+  StoreUriInvalid: {
+    meaning: "the place is not one that a store can open",
+    retryable: false,
+    remedy: "give a folder, file:///folder or s3://bucket/prefix",
+  },
+  StoreObjectMissing: {
+    meaning: "there is no such object",
+    retryable: false,
+    remedy: "check the name, and that what should have written it has finished",
+  },
+  StoreObjectTooLarge: {
+    meaning: "the object is larger than what may be read or written in one piece",
+    retryable: false,
+    remedy: "check that it is the file you mean",
+  },
+  StoreObjectChanged: {
+    meaning: "the object changed while it was being read",
+    retryable: false,
+    remedy: "wait until its writer has finished, then run again",
+  },
+  StoreShortRead: {
+    meaning: "the object ends before the requested range does",
+    retryable: false,
+    remedy: "the object was cut short; write or fetch it again",
+  },
+  StoreContentMismatch: {
+    meaning: "the store does not hold what was written",
+    retryable: false,
+    remedy: "do not trust this server or disk with checkpoints before the reason is known",
+  },
+  StoreConditionIgnored: {
+    meaning: "the server ignores conditional writes, so two runs could overwrite each other",
+    retryable: false,
+    remedy: "use a server that honours If-None-Match and If-Match on PutObject",
+  },
+  StoreJsonInvalid: {
+    meaning: "the object is not the JSON document that belongs there",
+    retryable: false,
+    remedy: "see whether a tool other than Mergeyard wrote it; restore or delete it",
+  },
+  StoreRegionIncomplete: {
+    meaning: "a region of a large object did not get exactly its bytes",
+    retryable: false,
+    remedy: "write the object again from its start",
+  },
+  StoreTicketInvalid: {
+    meaning: "the large object being written is unknown to this store or was discarded",
+    retryable: false,
+    remedy: "write the object again from its start",
+  },
+  StoreConflict: {
+    meaning: "another writer holds the object",
+    retryable: true,
+    remedy: "try again in a moment",
+  },
+  StoreUnavailable: {
+    meaning: "the store did not answer, or asked to slow down",
+    retryable: true,
+    remedy: "try again; see whether the endpoint is right and the server is up",
+  },
+  StoreFull: {
+    meaning: "the store has no room for the object",
+    retryable: false,
+    remedy: "free space or raise the quota, then run again",
+  },
+  StoreAccessDenied: {
+    meaning: "the store refused access",
+    retryable: false,
+    remedy: "check file permissions, or the credentials and the bucket's policy",
+  },
+  StoreCredentialsInvalid: {
+    meaning: "the credentials for the store are missing, unknown or expired",
+    retryable: false,
+    remedy: "renew the credentials (AWS_ACCESS_KEY_ID and so on, or the profile)",
+  },
+  StoreBucketMissing: {
+    meaning: "there is no such bucket",
+    retryable: false,
+    remedy: "create the bucket, or check its name, region and the endpoint",
+  },
+  StoreLinkRefused: {
+    meaning: "a symbolic link leads out of the folder or in a circle",
+    retryable: false,
+    remedy: "replace the link by the file itself, or name the folder where the file lives",
+  },
+  StorePathOccupied: {
+    meaning: "a file stands where a folder is needed, or a folder where a file is needed",
+    retryable: false,
+    remedy: "move it away, then run again",
+  },
+  StoreFailed: {
+    meaning: "the store failed in a way that has no code of its own",
+    retryable: false,
+    remedy: "see the cause",
   },
   // Yard and pipeline steps
   YardMissing: {
@@ -120,6 +346,105 @@ export const ERROR_CODES = {
     meaning: "the folder has no manifest.json",
     retryable: false,
     remedy: "name the folder of a published or pulled version",
+  },
+  // Recipes
+  RecipeSyntax: {
+    meaning: "the file is not YAML that a recipe may use",
+    retryable: false,
+    remedy: "correct the line named above",
+  },
+  RecipeDuplicateKey: {
+    meaning: "a key is given twice in one map",
+    retryable: false,
+    remedy: "keep one of the two",
+  },
+  RecipeTooLarge: {
+    meaning: "the recipe is larger than any recipe needs to be",
+    retryable: false,
+    remedy: "check that this is the file you mean",
+  },
+  RecipeUnknownKey: {
+    meaning: "the recipe has a key that nothing reads",
+    retryable: false,
+    remedy: "correct or remove the key",
+  },
+  RecipeFieldInvalid: {
+    meaning: "a field of the recipe has a value of the wrong form",
+    retryable: false,
+    remedy: "write what is expected there; docs/recipes.md has the grammar",
+  },
+  RecipeNotSupported: {
+    meaning: "the recipe asks for something that this version does not do",
+    retryable: false,
+    remedy: "docs/recipes.md says what is supported",
+  },
+  RecipeMethodUnknown: {
+    meaning: "there is no merge method of that name",
+    retryable: false,
+    remedy: "use one of the methods that docs/recipes.md lists",
+  },
+  RecipeParameterUnknown: {
+    meaning: "the method has no parameter of that name",
+    retryable: false,
+    remedy: "correct or remove the parameter",
+  },
+  RecipeParameterInvalid: {
+    meaning: "a parameter has a value that the method does not take",
+    retryable: false,
+    remedy: "give a value as expected",
+  },
+  RecipeParameterMissing: {
+    meaning: "a parameter that the method needs has no value for this model and tensor",
+    retryable: false,
+    remedy: "give it to the model, to its slice, or to all under the top-level `parameters`",
+  },
+  RecipeModelRepeated: {
+    meaning: "a slice lists the same model twice",
+    retryable: false,
+    remedy: "list each model once, or write two slices",
+  },
+  RecipeBaseMissing: {
+    meaning: "the method needs a base model among its inputs",
+    retryable: false,
+    remedy: "name it as `base_model`, and list it in every slice",
+  },
+  RecipeLayerRangesUnequal: {
+    meaning: "the layer ranges of one slice differ in length",
+    retryable: false,
+    remedy: "give every source of the slice the same number of layers",
+  },
+
+  // Command line
+  CliUsage: {
+    meaning: "the command line is not understood",
+    retryable: false,
+    remedy: "see `mergeyard --help`, or `mergeyard COMMAND --help`",
+  },
+  CliSourceMissing: {
+    meaning: "there is nothing at the given path",
+    retryable: false,
+    remedy: "check the path; a relative one starts at the current folder",
+  },
+  CliOutputOccupied: {
+    meaning: "the output folder holds something already",
+    retryable: false,
+    remedy: "choose another folder; --force replaces a former output of Mergeyard, and nothing else",
+  },
+  CliInterrupted: {
+    meaning: "the command was interrupted",
+    retryable: true,
+    remedy: "run the same command again",
+  },
+  CliInternal: {
+    meaning: "Mergeyard itself failed; this is a fault of the program, not of your input",
+    retryable: false,
+    remedy: "report it with the command line and the text below",
+  },
+  // Flow: the state machine and its local run
+  FlowDefinitionInvalid: {
+    meaning: "the state machine's definition is not one that can be run here",
+    retryable: false,
+    remedy: "docs/flow.md lists what a definition may hold; correct the field",
   },
 } as const satisfies Record<string, ErrorKind>;
 

@@ -1,7 +1,9 @@
 // What a merge method is: a frozen object of declared properties and one pure function, `compile`. The planner and the
 // engine read the properties; neither ever asks which method it is. Adding one: a file here named by its id, a line in
 // registry.ts, a golden file.
+import assert from "node:assert/strict";
 import type { z } from "zod";
+import type { Combination } from "../ops/combine.ts";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import type { Shape } from "../tensor.ts";
 
@@ -24,6 +26,15 @@ export type MergeTensor = {
   readonly inputs: readonly MergeInput[];
   readonly parameters: ParameterValues;
   readonly seed: number;
+  readonly rules: MergeRules;
+};
+
+/** Rules of the whole recipe that change what a method does or refuses. */
+export type MergeRules = {
+  /** error: a NaN or infinity in an input or in the output fails the unit; propagate: it is counted. */
+  readonly nonFinite: "error" | "propagate";
+  /** Reproduce the reference's documented defects (`mergekit_compat: strict`). */
+  readonly strict: boolean;
 };
 
 /**
@@ -36,30 +47,44 @@ export type Locality = "element" | "row" | "tensor";
 /** The same span of elements of every input, widened to float32, inputs in the order of MergeTensor.inputs. */
 export type TileView = {
   readonly inputs: readonly Tile[];
-  /** Where an apply pass writes its result; undefined in a reduce pass. Distinct from every input. */
+  /** Where an apply pass writes its result; scratch in a reduce pass. Distinct from every input. */
   readonly output: Tile;
   /** Flat index in the output tensor of the tile's first element. */
   readonly firstElement: number;
   readonly count: number;
 };
 
-/**
- * One streaming pass over a tensor's inputs, tiles in order. A program is a list of reduce passes that gather whole-tensor
- * statistics, and last one apply pass that fills `output` for every tile.
- */
+/** One streaming pass over a tensor's inputs, tiles in order. Inputs come widened to float32. */
 export type Pass = {
   tile(view: TileView): void;
+  /** After the last tile. */
   finish?(): void;
 };
 
-/** `reduce` may be empty. State lives in the closure; the engine runs each pass once, in order, on one thread. */
-export type TensorProgram = { readonly reduce: readonly Pass[]; readonly apply: Pass };
+/**
+ * An apply pass that is a linear combination of the inputs, or of their differences to the base. Said as data, so that
+ * the engine can run it fused; `combination` is asked once, after the reduce passes, one factor for each input in order
+ * (the base's own factor, where `deltas` is true, is not used).
+ */
+export type CombinePass = { readonly deltas: boolean; combination(): Combination };
+
+/**
+ * What `compile` returns: reduce passes that gather whole-tensor statistics, then one apply pass that fills the output.
+ * State lives in closures; the engine runs each pass once, in order, on one thread.
+ */
+export type TensorProgram = { readonly reduce: readonly Pass[]; readonly apply: Pass | CombinePass };
 
 /** What to do when a 2-D embedding differs in size between models; section 2.3 of the merge reference. */
 export type EmbeddingMismatch = "common" | "base" | "error";
 
 /** Why a tensor cannot be merged with these shapes and parameters: known at plan time, from headers alone. */
-export type Refusal = { readonly model?: string; readonly parameter?: string; found: string; expected: string; hint?: string };
+export type Refusal = {
+  readonly model?: string;
+  readonly parameter?: string;
+  found: string;
+  expected: string;
+  hint?: string;
+};
 
 export type MergeMethod = {
   /** As recipes in the wild spell it. */
@@ -83,5 +108,14 @@ export type MergeMethod = {
   readonly modelParameters: z.ZodObject;
   /** Plan-time truth beyond the schemas: impossible combinations of shape and parameters. */
   refuse?(tensor: MergeTensor): Refusal | undefined;
+  /** True when the result is the only input's values unchanged: where the dtype stays too, its bytes are copied. */
+  isIdentity?(tensor: MergeTensor): boolean;
   compile(tensor: MergeTensor, kernels: Kernels): TensorProgram;
 };
+
+/** A parameter that the schema has made a number; an invariant of resolution, so its absence is a fault of ours. */
+export function numberParameter(values: ParameterValues, name: string): number {
+  const value = values[name];
+  assert.ok(typeof value === "number", `parameter ${name} was not resolved`);
+  return value;
+}

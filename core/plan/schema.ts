@@ -98,6 +98,8 @@ export const mergeUnitSchema = z.strictObject({
   fileBytes: count,
   tensors: z.array(unitTensorSchema).min(1),
   nonFinite: z.enum(["error", "propagate"]),
+  /** `mergekit_compat: strict`: reproduce the reference's documented defects. */
+  strict: z.boolean(),
 });
 
 export const unitSchema = z.discriminatedUnion("op", [adoptUnitSchema, describeUnitSchema, mergeUnitSchema]);

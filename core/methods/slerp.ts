@@ -1,0 +1,66 @@
+import { z } from "zod";
+import type { Combination } from "../ops/combine.ts";
+import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
+
+/** A norm at or below this leaves the vector unscaled. Source: merge reference section 4.2 step 3. */
+const NORM_FLOOR = 1e-8;
+/** Beyond this cosine, in either direction, slerp is a straight line. Source: as above, step 4. */
+const PARALLEL_COSINE = 0.9995;
+
+/**
+ * Spherical interpolation between the base a (t = 0) and the other model b (t = 1), each tensor one vector:
+ * R = sin((1-t) th)/sin(th) a + sin(t th)/sin(th) b with cos th = a.b/(|a||b|); (1-t) a + t b when nearly parallel.
+ * Order and rounding: norms and dot product in float64 by tile; trigonometry in float64 on the scalars, the two
+ * coefficients rounded to float32, then a combination in model order. One model alone passes through.
+ * Source: Shoemake 1985; mergekit `slerp` (float32 throughout), merge reference section 4.2.
+ */
+export const slerp = Object.freeze({
+  id: "slerp",
+  title: "SLERP (spherical linear interpolation)",
+  source: "Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985",
+  inputCount: { min: 1, max: 2 },
+  base: "member",
+  locality: "element",
+  reducePasses: 1,
+  scratchTiles: () => 0,
+  seeded: false,
+  embeddingMismatch: "common",
+  parameters: z.strictObject({ t: z.number() }),
+  modelParameters: z.strictObject({}),
+  isIdentity: ({ inputs }) => inputs.length === 1,
+  compile(tensor, kernels) {
+    if (tensor.inputs.length === 1) return { reduce: [], apply: combination([1]) };
+    let [aa, ab, bb] = [0, 0, 0];
+    return {
+      reduce: [
+        {
+          tile({ inputs: [a, b], count }) {
+            if (a === undefined || b === undefined) return;
+            aa += kernels.dot(a, a, count);
+            ab += kernels.dot(a, b, count);
+            bb += kernels.dot(b, b, count);
+          },
+        },
+      ],
+      apply: { deltas: false, combination: () => ({ factors: coefficients(tensor, aa, ab, bb), ...PLAIN }) },
+    };
+  },
+} satisfies MergeMethod);
+
+const PLAIN = { divisor: 1, multiplier: 1 } as const;
+
+function combination(factors: readonly number[]): { deltas: false; combination: () => Combination } {
+  return { deltas: false, combination: () => ({ factors, ...PLAIN }) };
+}
+
+/** The factors of the two inputs in their order; aa, bb are squared norms, ab the dot product of first and second. */
+function coefficients(tensor: MergeTensor, aa: number, ab: number, bb: number): readonly number[] {
+  const t = numberParameter(tensor.parameters, "t");
+  const scale = (squared: number): number => (Math.sqrt(squared) > NORM_FLOOR ? Math.sqrt(squared) : 1);
+  const cosine = Math.min(1, Math.max(-1, ab / (scale(aa) * scale(bb))));
+  const angle = Math.acos(cosine);
+  const straight = Math.abs(cosine) > PARALLEL_COSINE;
+  const base = straight ? 1 - t : Math.sin((1 - t) * angle) / Math.sin(angle);
+  const other = straight ? t : Math.sin(t * angle) / Math.sin(angle);
+  return tensor.inputs[0]?.isBase === true ? [base, other] : [other, base];
+}

@@ -1,0 +1,85 @@
+// Linear combinations straight from stored values: what most methods' apply pass is, fused so that inputs are read once
+// and never written widened. The meaning here is the unfused sequence of operations; the result is the same, bit for bit.
+import { type Arithmetic, scalarArithmetic } from "./arithmetic.ts";
+import { type Cast, scalarCast } from "./cast.ts";
+import type { Block, Tile } from "./memory.ts";
+
+/** Models that one combination may have; more is no kernel's business (the engine then uses single operations). */
+export const COMBINE_SOURCES_MAX = 64;
+
+/** Stored dtypes with a fused form; others (and mixtures) go through single operations. */
+export const COMBINE_DTYPES = ["F32", "F16", "BF16"] as const;
+export type CombineDtype = (typeof COMBINE_DTYPES)[number];
+
+/** True when values of this dtype can be combined without being widened first. */
+export function isCombineDtype(dtype: string): dtype is CombineDtype {
+  return COMBINE_DTYPES.some((known) => known === dtype);
+}
+
+export type Combination = {
+  /** One per source, in order; rounded to float32. */
+  readonly factors: readonly number[];
+  /** Divides the sum; 1 leaves it. */
+  readonly divisor: number;
+  /** Multiplies the (divided) sum; 1 leaves it. Used with a base only. */
+  readonly multiplier: number;
+};
+
+export type Combine = {
+  /**
+   * target[i] = (((0 + s0[i] f0) + s1[i] f1) + ...) / divisor, over values of one dtype at the same byte offset.
+   * Every product, sum and the quotient rounds once to float32.
+   */
+  combine(
+    dtype: CombineDtype,
+    sources: readonly Block[],
+    byteOffset: number,
+    combination: Combination,
+    target: Tile,
+    count: number,
+  ): void;
+  /**
+   * target[i] = b[i] + (((0 + (s0[i] - b[i]) f0) + ...) / divisor) multiplier: the task-vector form of `combine`.
+   * Every difference, product, sum and quotient rounds once to float32.
+   */
+  combineDeltas(
+    dtype: CombineDtype,
+    base: Block,
+    sources: readonly Block[],
+    byteOffset: number,
+    combination: Combination,
+    target: Tile,
+    count: number,
+  ): void;
+};
+
+const scalar: Cast & Arithmetic = { ...scalarCast, ...scalarArithmetic };
+
+export const scalarCombine: Combine = Object.freeze({
+  combine(dtype, sources, byteOffset, { factors, divisor }, target, count) {
+    const source = scratchTile(count);
+    scalar.fill(target, 0, count);
+    sources.forEach((block, index) => {
+      scalar.widen(dtype, block, byteOffset, source, count);
+      scalar.addScaled(target, source, factors[index] ?? 0, count);
+    });
+    if (divisor !== 1) scalar.divide(target, target, divisor, count);
+  },
+  combineDeltas(dtype, base, sources, byteOffset, { factors, divisor, multiplier }, target, count) {
+    const origin = scratchTile(count);
+    const source = scratchTile(count);
+    scalar.widen(dtype, base, byteOffset, origin, count);
+    scalar.fill(target, 0, count);
+    sources.forEach((block, index) => {
+      scalar.widen(dtype, block, byteOffset, source, count);
+      scalar.addScaledDifference(target, source, origin, factors[index] ?? 0, count);
+    });
+    if (divisor !== 1) scalar.divide(target, target, divisor, count);
+    if (multiplier !== 1) scalar.scale(target, target, multiplier, count);
+    scalar.add(target, origin, target, count);
+  },
+} satisfies Combine);
+
+function scratchTile(count: number): Tile {
+  return { address: 0, values: new Float32Array(count) };
+}

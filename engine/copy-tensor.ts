@@ -1,0 +1,57 @@
+// A tensor that the recipe leaves as it is: its stored bytes, whatever the dtype, digested and checked for NaN and
+// infinity on the way.
+import { createHasher } from "../core/artifact/digest.ts";
+import { MergeyardError } from "../core/error.ts";
+import { isFloatDtype } from "../core/ops/cast.ts";
+import { type Block, TILE_ELEMENTS } from "../core/ops/kernels.ts";
+import { elementBytes, elementCount } from "../core/tensor.ts";
+import type { TensorContext, TensorResult } from "./merge-tensor.ts";
+
+/** Copies the only input's bytes. Throws EngineNonFinite, EngineInputChanged and what the store throws. */
+export async function copyTensor(context: Omit<TensorContext, "method">): Promise<TensorResult> {
+  const { kernels, tensor, view, windowElements } = context;
+  const [read] = context.readers;
+  if (read === undefined) throw new RangeError("a copied tensor has one input");
+  const mark = kernels.mark();
+  try {
+    const window = kernels.allocateBlock(elementBytes(tensor.dtype, windowElements));
+    const hasher = createHasher();
+    const total = elementCount(tensor.shape);
+    let nonFinite = 0;
+    for (let first = 0; first < total; first += windowElements) {
+      const count = Math.min(windowElements, total - first);
+      await read(first, count, window);
+      const bytes = window.bytes.subarray(0, elementBytes(tensor.dtype, count));
+      nonFinite += countNonFinite(context, window, count);
+      hasher.update(bytes);
+      await context.write(bytes);
+      context.progress(bytes.byteLength, bytes.byteLength);
+    }
+    const digest = hasher.digest();
+    const where = { model: view.inputs[0]?.model, tensor: tensor.inputs[0]?.tensor };
+    const expected = context.expected[0];
+    if (expected !== undefined && expected !== digest) {
+      throw new MergeyardError("EngineInputChanged", { where, found: digest, expected });
+    }
+    if (nonFinite > 0 && view.rules.nonFinite === "error") {
+      const found = `${nonFinite} values`;
+      throw new MergeyardError("EngineNonFinite", { where, found, expected: "finite numbers only" });
+    }
+    return { digest, nonFiniteInputs: [nonFinite], nonFiniteOutput: nonFinite };
+  } finally {
+    kernels.release(mark);
+  }
+}
+
+function countNonFinite({ kernels, tensor }: Omit<TensorContext, "method">, window: Block, count: number): number {
+  const { dtype } = tensor;
+  if (!isFloatDtype(dtype)) return 0;
+  const mark = kernels.mark();
+  const tile = kernels.allocateTile(TILE_ELEMENTS);
+  let found = 0;
+  for (let done = 0; done < count; done += TILE_ELEMENTS) {
+    found += kernels.widen(dtype, window, elementBytes(dtype, done), tile, Math.min(TILE_ELEMENTS, count - done));
+  }
+  kernels.release(mark);
+  return found;
+}

@@ -1,0 +1,112 @@
+// One region of a merge unit's output file: opens its part of the write, merges its tensors in file order, closes it.
+// Runs in a worker thread; everything that crosses the thread's border is plain data.
+import { MergeyardError } from "../core/error.ts";
+import type { MergeMethod, MergeTensor } from "../core/methods/method.ts";
+import { findMethod } from "../core/methods/registry.ts";
+import type { Kernels } from "../core/ops/kernels.ts";
+import type { MergeUnit, UnitTensor } from "../core/plan/schema.ts";
+import type { ObjectStore, OpenStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
+import { copyTensor } from "./copy-tensor.ts";
+import { createInputReader } from "./input-reader.ts";
+import { mergeTensor, type TensorContext, type TensorResult } from "./merge-tensor.ts";
+import type { MergeRegion } from "./regions.ts";
+import type { ResolvedSource } from "./request.ts";
+
+export type RegionTask = {
+  readonly index: number;
+  readonly region: MergeRegion;
+  readonly ticket: WriteTicket;
+  /** Bytes that go before the first tensor: the file's header, in the first region. */
+  readonly prologue: Uint8Array;
+  readonly tensors: readonly UnitTensor[];
+  readonly rules: MergeTensor["rules"];
+  readonly sources: readonly ResolvedSource[];
+  readonly targetStore: string;
+  readonly windowElements: number;
+};
+
+export type RegionResult = {
+  readonly receipt: RegionReceipt;
+  /** By the region's tensors, in order. */
+  readonly tensors: readonly TensorResult[];
+};
+
+export type RegionDeps = {
+  readonly kernels: Kernels;
+  readonly openStore: OpenStore;
+  readonly signal: AbortSignal;
+  readonly progress: (read: number, written: number) => void;
+};
+
+/** The method of a tensor, or undefined for a copy. Throws RecipeMethodUnknown for an id that is not registered. */
+export function methodOf(tensor: UnitTensor): MergeMethod | undefined {
+  if (tensor.method === "copy") return undefined;
+  const method = findMethod(tensor.method);
+  if (method === undefined) {
+    throw new MergeyardError("RecipeMethodUnknown", { where: { tensor: tensor.name }, found: tensor.method });
+  }
+  return method;
+}
+
+/** Merges the region's tensors and closes its part of the write. */
+export async function mergeRegion(task: RegionTask, deps: RegionDeps): Promise<RegionResult> {
+  const target = deps.openStore(task.targetStore);
+  const writer = await target.openRegion(task.ticket, task.index, { signal: deps.signal });
+  if (task.prologue.byteLength > 0) await writer.write(task.prologue);
+  const results: TensorResult[] = [];
+  for (const tensor of task.tensors) {
+    deps.signal.throwIfAborted();
+    const context = tensorContext(task, tensor, deps, (bytes) => writer.write(bytes));
+    const method = methodOf(tensor);
+    results.push(method === undefined ? await copyTensor(context) : await mergeTensor({ ...context, method }));
+  }
+  return { receipt: await writer.close(), tensors: results };
+}
+
+function tensorContext(
+  task: RegionTask,
+  tensor: UnitTensor,
+  deps: RegionDeps,
+  write: TensorContext["write"],
+): Omit<TensorContext, "method"> {
+  const sources = tensor.inputs.map((input) => sourceOf(task.sources, input.source));
+  const stores = sources.map((source): ObjectStore => deps.openStore(source.store));
+  return {
+    kernels: deps.kernels,
+    tensor,
+    view: viewOf(tensor, sources, task.rules),
+    readers: tensor.inputs.map((input, index) => {
+      const [source, store] = [sources[index], stores[index]];
+      if (source === undefined || store === undefined) throw new RangeError("an input without a source");
+      return createInputReader(input, source, store, deps.signal);
+    }),
+    // A cut input is not read whole, so its digest cannot be checked here.
+    expected: tensor.inputs.map((input, index) =>
+      input.cut === undefined ? sources[index]?.digests?.[input.tensor] : undefined,
+    ),
+    windowElements: task.windowElements,
+    write,
+    progress: deps.progress,
+  };
+}
+
+function viewOf(tensor: UnitTensor, sources: readonly ResolvedSource[], rules: MergeTensor["rules"]): MergeTensor {
+  const { name, shape, parameters, seed } = tensor;
+  const inputs = tensor.inputs.map((input, index) => ({
+    model: sources[index]?.model ?? "",
+    isBase: input.isBase,
+    parameters: input.parameters,
+  }));
+  return { name, shape, parameters, seed, inputs, rules };
+}
+
+function sourceOf(sources: readonly ResolvedSource[], index: number): ResolvedSource {
+  const source = sources[index];
+  if (source === undefined) throw new RangeError(`the plan has no source ${index}`);
+  return source;
+}
+
+/** The tensors of a unit that a region covers. */
+export function tensorsOf(unit: MergeUnit, region: MergeRegion): readonly UnitTensor[] {
+  return unit.tensors.slice(region.firstTensor, region.endTensor);
+}

@@ -1,0 +1,6 @@
+// WebAssembly SIMD kernels. What each must compute is defined in core/ops; this is only how. Rebuild: npm run kernels.
+// Addresses are bytes in the imported memory; counts are elements. No relaxed SIMD, no fused multiply-add.
+export * from "./cast";
+export * from "./arithmetic";
+export * from "./reduce";
+export * from "./combine";

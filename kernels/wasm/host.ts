@@ -1,0 +1,107 @@
+// The WebAssembly kernel set: loads the committed kernels.wasm over a memory of fixed size and calls it with addresses.
+// What the operations compute is defined in core/ops. One instance per thread.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import type { FloatDtype } from "../../core/ops/cast.ts";
+import { COMBINE_SOURCES_MAX, type Combine, type CombineDtype } from "../../core/ops/combine.ts";
+import type { Kernels } from "../../core/ops/kernels.ts";
+import { type Block, createMemory } from "../../core/ops/memory.ts";
+
+/** The module's own data lies below this address. */
+const DATA_BYTES = 65536;
+const PAGE_BYTES = 65536;
+/** Fused kernels work on whole groups of 16 elements: past the end of a source they may read this much. */
+const OVERRUN_BYTES = 64;
+const GROUP_ELEMENTS = 16;
+
+type Convert = (source: number, target: number, count: number) => number;
+
+/** The functions of kernels.wasm; addresses in bytes. */
+type Exports = {
+  readonly fill: (target: number, value: number, count: number) => void;
+  readonly copy: (target: number, a: number, count: number) => void;
+  readonly add: (target: number, a: number, b: number, count: number) => void;
+  readonly subtract: (target: number, a: number, b: number, count: number) => void;
+  readonly scale: (target: number, a: number, factor: number, count: number) => void;
+  readonly divide: (target: number, a: number, divisor: number, count: number) => void;
+  readonly addScaled: (target: number, a: number, factor: number, count: number) => void;
+  readonly addScaledDifference: (target: number, a: number, b: number, factor: number, count: number) => void;
+  readonly dot: (a: number, b: number, count: number) => number;
+  readonly combineTable: () => number;
+} & {
+  readonly [name in `combine${CombineDtype}`]: (n: number, divisor: number, target: number, count: number) => void;
+} & {
+  readonly [name in `combineDeltas${CombineDtype}`]: (
+    base: number,
+    n: number,
+    divisor: number,
+    multiplier: number,
+    target: number,
+    count: number,
+  ) => void;
+} & { readonly [name in `widen${FloatDtype}` | `narrow${FloatDtype}`]: Convert };
+
+let compiled: WebAssembly.Module | undefined;
+
+/** The compiled module; once per thread. */
+function compileModule(): WebAssembly.Module {
+  compiled ??= new WebAssembly.Module(readFileSync(new URL("kernels.wasm", import.meta.url)));
+  return compiled;
+}
+
+/** Kernels over `capacityBytes` of memory (at most 4 GiB less one page); the system backs only pages that are touched. */
+export function createWasmKernels(capacityBytes: number): Kernels {
+  const initial = Math.ceil((DATA_BYTES + capacityBytes + OVERRUN_BYTES) / PAGE_BYTES);
+  const memory = new WebAssembly.Memory({ initial, maximum: 65536 });
+  const instance = new WebAssembly.Instance(compileModule(), { env: { memory } });
+  const wasm = instance.exports as unknown as Exports;
+  return {
+    id: "wasm",
+    ...createMemory(memory.buffer, DATA_BYTES),
+    widen: (dtype, source, byteOffset, target, count) =>
+      wasm[`widen${dtype}`](source.address + byteOffset, target.address, count),
+    narrow: (dtype, source, target, byteOffset, count) =>
+      wasm[`narrow${dtype}`](source.address, target.address + byteOffset, count),
+    fill: (target, value, count) => wasm.fill(target.address, value, count),
+    copy: (target, a, count) => wasm.copy(target.address, a.address, count),
+    add: (target, a, b, count) => wasm.add(target.address, a.address, b.address, count),
+    subtract: (target, a, b, count) => wasm.subtract(target.address, a.address, b.address, count),
+    scale: (target, a, factor, count) => wasm.scale(target.address, a.address, factor, count),
+    divide: (target, a, divisor, count) => wasm.divide(target.address, a.address, divisor, count),
+    addScaled: (target, a, factor, count) => wasm.addScaled(target.address, a.address, factor, count),
+    addScaledDifference: (target, a, b, factor, count) =>
+      wasm.addScaledDifference(target.address, a.address, b.address, factor, count),
+    ...hostCombine(wasm, memory.buffer),
+    dot: (a, b, count) => wasm.dot(a.address, b.address, count),
+  };
+}
+
+/**
+ * Fused combinations. Counts are rounded up to whole groups: tiles start on 64-byte lines, so the elements written past
+ * the end are padding that belongs to the same tile.
+ */
+function hostCombine(wasm: Exports, buffer: ArrayBuffer): Combine {
+  const table = wasm.combineTable();
+  const addresses = new Uint32Array(buffer, table, 2 * COMBINE_SOURCES_MAX);
+  const factorLanes = new Float32Array(buffer, table, 2 * COMBINE_SOURCES_MAX);
+  const setTable = (sources: readonly Block[], byteOffset: number, factors: readonly number[]): number => {
+    assert.ok(sources.length <= COMBINE_SOURCES_MAX);
+    for (let index = 0; index < sources.length; index++) {
+      addresses[2 * index] = (sources[index]?.address ?? 0) + byteOffset;
+      factorLanes[2 * index + 1] = factors[index] ?? 0;
+    }
+    return sources.length;
+  };
+  const wholeGroups = (count: number): number => Math.ceil(count / GROUP_ELEMENTS) * GROUP_ELEMENTS;
+  return {
+    combine(dtype, sources, byteOffset, { factors, divisor }, target, count) {
+      const n = setTable(sources, byteOffset, factors);
+      wasm[`combine${dtype}`](n, divisor, target.address, wholeGroups(count));
+    },
+    combineDeltas(dtype, base, sources, byteOffset, { factors, divisor, multiplier }, target, count) {
+      const n = setTable(sources, byteOffset, factors);
+      const origin = base.address + byteOffset;
+      wasm[`combineDeltas${dtype}`](origin, n, divisor, multiplier, target.address, wholeGroups(count));
+    },
+  };
+}

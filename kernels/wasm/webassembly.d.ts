@@ -1,0 +1,15 @@
+// The part of the WebAssembly JavaScript interface that host.ts uses; TypeScript carries it only in its DOM library, and
+// a server has no DOM.
+declare namespace WebAssembly {
+  class Memory {
+    constructor(descriptor: { initial: number; maximum?: number });
+    readonly buffer: ArrayBuffer;
+  }
+  class Module {
+    constructor(bytes: Uint8Array);
+  }
+  class Instance {
+    constructor(module: Module, imports: Readonly<Record<string, Readonly<Record<string, Memory>>>>);
+    readonly exports: object;
+  }
+}

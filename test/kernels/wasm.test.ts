@@ -1,0 +1,218 @@
+// Goal: every WebAssembly operation gives the bits of the scalar oracle. Method: run both on the same memory images, on
+// lengths around the vector widths, unaligned offsets, and values that go wrong first (NaN, infinities, signed zeros,
+// subnormals, ties, overflow); compare whole tiles as integers.
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, test } from "node:test";
+import { FLOAT_DTYPES } from "../../core/ops/cast.ts";
+import { COMBINE_DTYPES } from "../../core/ops/combine.ts";
+import { createScalarKernels, type Kernels } from "../../core/ops/kernels.ts";
+import { createWasmKernels } from "../../kernels/wasm/host.ts";
+import { buildKernels } from "../../tools/build-kernels.ts";
+
+const LENGTHS = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 255, 1000];
+const LENGTH_MAX = 1000;
+const CAPACITY_BYTES = 2 ** 20;
+
+/** A fixed sequence of 32-bit words (xorshift): the same images for both kernel sets. */
+function* words(seed: number): Generator<number> {
+  for (let state = seed; ; ) {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    yield state >>> 0;
+  }
+}
+
+/** float32 bit patterns where rounding, range and sign go wrong first. */
+const EDGES = [
+  0x00000000, 0x80000000, 0x3f800000, 0xbf800000, 0x00000001, 0x807fffff, 0x00800000, 0x7f7fffff, 0xff7fffff,
+  0x7f800000, 0xff800000, 0x7fc00000, 0xffffffff, 0x7f800001, 0x3f808000, 0x3f818000, 0x3f807fff, 0x3f808001,
+  0x477fe000, 0x477fefff, 0x477ff000, 0x47800000, 0x33800000, 0x33000000, 0x33000001, 0x387fc000, 0x387fe000,
+  0x38800000, 0x38000000, 0x337fffff, 0x7f7f8000, 0x7f7f7fff,
+];
+
+/** Fills bytes with random words, edges mixed in, finite where asked. */
+function fillImage(bytes: Uint8Array, seed: number, finite: boolean): void {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const source = words(seed);
+  for (let offset = 0; offset + 4 <= bytes.byteLength; offset += 4) {
+    const word = source.next().value ?? 0;
+    const edge = EDGES[word % EDGES.length] ?? 0;
+    const value = finite ? 0x3e000000 + (word & 0x81ffffff) : word % 3 === 0 ? edge : word;
+    view.setUint32(offset, value, true);
+  }
+}
+
+/** Runs `use` on both kernel sets and returns what it left in memory, as integers. */
+function onBoth(use: (kernels: Kernels) => { bytes: Uint8Array; result?: number | undefined }): void {
+  const wasm = use(createWasmKernels(CAPACITY_BYTES));
+  const scalar = use(createScalarKernels(CAPACITY_BYTES));
+  assert.deepEqual(wasm.result, scalar.result);
+  assert.deepEqual(Buffer.from(wasm.bytes).toString("hex"), Buffer.from(scalar.bytes).toString("hex"));
+}
+
+/** Bytes of a tile's first `count` values, every NaN as one pattern: WebAssembly leaves NaN payloads open. */
+function tileBytes(values: Float32Array, count: number): Uint8Array {
+  const canonical = Float32Array.from(values.subarray(0, count), (value) => (Number.isNaN(value) ? Number.NaN : value));
+  return new Uint8Array(canonical.buffer);
+}
+
+describe("wasm kernels give the bits of the scalar oracle", () => {
+  for (const dtype of FLOAT_DTYPES) {
+    test(`widen ${dtype}, counting NaN and infinities`, () => {
+      for (const count of LENGTHS) {
+        for (const skip of [0, 1, 3]) {
+          onBoth((kernels) => {
+            const block = kernels.allocateBlock(8 * (LENGTH_MAX + 8));
+            fillImage(block.bytes, 7 + count, false);
+            const tile = kernels.allocateTile(LENGTH_MAX + 16);
+            tile.values.fill(0);
+            const unit = dtype === "F64" ? 8 : dtype === "F32" ? 4 : 2;
+            const result = kernels.widen(dtype, block, skip * unit, tile, count);
+            return { bytes: tileBytes(tile.values, LENGTH_MAX), result };
+          });
+        }
+      }
+    });
+
+    test(`narrow ${dtype}: nearest even, overflow, subnormals, one quiet NaN`, () => {
+      for (const count of LENGTHS) {
+        onBoth((kernels) => {
+          const tile = kernels.allocateTile(LENGTH_MAX + 16);
+          fillImage(new Uint8Array(tile.values.buffer, tile.address, 4 * LENGTH_MAX), 11 + count, false);
+          const block = kernels.allocateBlock(8 * (LENGTH_MAX + 8));
+          block.bytes.fill(0);
+          const result = kernels.narrow(dtype, tile, block, 8, count);
+          return { bytes: block.bytes, result };
+        });
+      }
+    });
+  }
+
+  test("narrow BF16 and F16 agree on every upper half of float32 with rounding bits around the tie", () => {
+    for (const dtype of ["BF16", "F16"] as const) {
+      for (const low of [0x0000, 0x0fff, 0x1000, 0x1001, 0x7fff, 0x8000, 0x8001, 0xffff]) {
+        onBoth((kernels) => {
+          const tile = kernels.allocateTile(65536);
+          new Uint32Array(tile.values.buffer, tile.address, 65536).forEach((_, i, all) => {
+            all[i] = i * 65536 + low;
+          });
+          const block = kernels.allocateBlock(2 * 65536);
+          const result = kernels.narrow(dtype, tile, block, 0, 65536);
+          return { bytes: block.bytes, result };
+        });
+      }
+    }
+  });
+
+  const binary = ["add", "subtract"] as const;
+  for (const name of binary) {
+    test(`${name}, also in place`, () =>
+      eachLength((kernels, [a, b, target], count) => {
+        kernels[name](target, a, b, count);
+        kernels[name](target, target, a, count);
+        return target;
+      }));
+  }
+  for (const name of ["scale", "divide"] as const) {
+    test(`${name}, also in place`, () =>
+      eachLength((kernels, [a, , target], count) => {
+        kernels[name](target, a, 0.1, count);
+        kernels[name](target, target, -3.7, count);
+        return target;
+      }));
+  }
+  test("fill and copy", () =>
+    eachLength((kernels, [a, b, target], count) => {
+      kernels.fill(target, -0.3, count);
+      kernels.copy(b, a, count);
+      kernels.add(target, target, b, count);
+      return target;
+    }));
+  test("addScaled and addScaledDifference round after every step", () =>
+    eachLength((kernels, [a, b, target], count) => {
+      kernels.addScaled(target, a, 1 / 3, count);
+      kernels.addScaledDifference(target, a, b, -0.7, count);
+      return target;
+    }));
+  test("dot adds in eight lanes, then 0 to 7", () => {
+    for (const count of LENGTHS) {
+      onBoth((kernels) => {
+        const [a, b] = [kernels.allocateTile(LENGTH_MAX), kernels.allocateTile(LENGTH_MAX)];
+        fillImage(new Uint8Array(a.values.buffer, a.address, 4 * LENGTH_MAX), 3, true);
+        fillImage(new Uint8Array(b.values.buffer, b.address, 4 * LENGTH_MAX), 4, true);
+        return { bytes: new Uint8Array(0), result: kernels.dot(a, b, count) };
+      });
+    }
+  });
+
+  for (const dtype of COMBINE_DTYPES) {
+    for (const sourceCount of [1, 2, 3, 7]) {
+      test(`combine and combineDeltas of ${sourceCount} ${dtype} sources equal their single operations`, () => {
+        for (const count of LENGTHS) {
+          for (const finite of [true, false]) {
+            onBoth((kernels) => combineCase(kernels, dtype, sourceCount, count, finite));
+          }
+        }
+      });
+    }
+  }
+});
+
+type Three = readonly [a: Tile, b: Tile, target: Tile];
+type Tile = ReturnType<Kernels["allocateTile"]>;
+
+function eachLength(use: (kernels: Kernels, tiles: Three, count: number) => Tile): void {
+  for (const count of LENGTHS) {
+    onBoth((kernels) => {
+      const tiles = [5, 6, 7].map((seed) => {
+        const tile = kernels.allocateTile(LENGTH_MAX);
+        fillImage(new Uint8Array(tile.values.buffer, tile.address, 4 * LENGTH_MAX), seed, false);
+        return tile;
+      });
+      const [a, b, target] = tiles;
+      assert.ok(a && b && target);
+      return { bytes: tileBytes(use(kernels, [a, b, target], count).values, LENGTH_MAX) };
+    });
+  }
+}
+
+function combineCase(
+  kernels: Kernels,
+  dtype: (typeof COMBINE_DTYPES)[number],
+  sourceCount: number,
+  count: number,
+  finite: boolean,
+): { bytes: Uint8Array } {
+  const blocks = Array.from({ length: sourceCount + 1 }, (_, index) => {
+    const block = kernels.allocateBlock(4 * (LENGTH_MAX + 32));
+    fillImage(block.bytes, 20 + index, finite);
+    return block;
+  });
+  const [base, ...sources] = blocks;
+  assert.ok(base);
+  const [plain, deltas] = [kernels.allocateTile(LENGTH_MAX + 16), kernels.allocateTile(LENGTH_MAX + 16)];
+  const combination = { factors: sources.map((_, i) => 0.3 - 0.2 * i), divisor: 1.7, multiplier: 0.9 };
+  kernels.combine(dtype, sources, 64, combination, plain, count);
+  kernels.combineDeltas(dtype, base, sources, 64, combination, deltas, count);
+  return { bytes: Buffer.concat([tileBytes(plain.values, count), tileBytes(deltas.values, count)]) };
+}
+
+test("kernels.wasm is what its sources compile to", () => {
+  const folder = mkdtempSync(join(tmpdir(), "mergeyard-kernels-"));
+  try {
+    const target = join(folder, "kernels.wasm");
+    buildKernels(target);
+    assert.ok(readFileSync(target).equals(readFileSync(new URL("../../kernels/wasm/kernels.wasm", import.meta.url))));
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("a kernel set refuses to hand out more memory than it has", () => {
+  const kernels = createWasmKernels(1 << 16);
+  assert.throws(() => kernels.allocateTile(1 << 20), { code: "KernelMemoryExhausted" });
+});

@@ -1,0 +1,58 @@
+// Worker thread of the merge executor: receives one region at a time, merges it with its own kernels and stores, answers
+// with plain data. Started by executor.ts; holds no state between regions but open files and kernel memory.
+import { parentPort } from "node:worker_threads";
+import { MergeyardError } from "../core/error.ts";
+import type { Kernels } from "../core/ops/kernels.ts";
+import { mergeRegion } from "../engine/merge-region.ts";
+import { createWasmKernels } from "../kernels/wasm/host.ts";
+import { createStoreOpener } from "../stores/open.ts";
+import type { ThreadReply, ThreadTask } from "./thread-messages.ts";
+
+/** Progress is told at most this often, so that it costs nothing. */
+const PROGRESS_INTERVAL_MS = 100;
+
+const port = parentPort;
+if (port === null) throw new Error("thread.ts is started by executor.ts, in a worker thread");
+const reply = (message: ThreadReply): void => port.postMessage(message);
+const openStore = createStoreOpener(process.env);
+const abort = new AbortController();
+let kernels: { readonly set: Kernels; readonly capacityBytes: number } | undefined;
+
+/** Kernels with at least this capacity; kept for the next region. */
+function kernelsFor(capacityBytes: number): Kernels {
+  if (kernels === undefined || kernels.capacityBytes < capacityBytes) {
+    kernels = { set: createWasmKernels(capacityBytes), capacityBytes };
+  }
+  return kernels.set;
+}
+
+async function run({ region, capacityBytes }: ThreadTask): Promise<void> {
+  let [read, written, told] = [0, 0, performance.now()];
+  const tell = (): void => {
+    reply({ type: "progress", read, written });
+    [read, written, told] = [0, 0, performance.now()];
+  };
+  const result = await mergeRegion(region, {
+    kernels: kernelsFor(capacityBytes),
+    openStore,
+    signal: abort.signal,
+    progress: (moreRead, moreWritten) => {
+      read += moreRead;
+      written += moreWritten;
+      if (performance.now() - told >= PROGRESS_INTERVAL_MS) tell();
+    },
+  });
+  tell();
+  reply({ type: "done", index: region.index, result });
+}
+
+port.on("message", (message: ThreadTask | "abort") => {
+  if (message === "abort") {
+    abort.abort();
+    return;
+  }
+  run(message).catch((error: unknown) => {
+    const record = error instanceof MergeyardError ? error.toJSON() : undefined;
+    reply({ type: "failed", record, text: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+  });
+});
