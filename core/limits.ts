@@ -1,0 +1,112 @@
+// Every bound on what a file, folder or recipe may claim, one group per part. Each says its unit, its reason and what
+// happens when it is wrong: too low refuses honest input (raise it), too high lets hostile input cost memory or time.
+// Bounds on our own resources (windows, threads, memory) are not here: they belong to the plan.
+
+/** The bounded JSON scanner (`core/formats/json-scan.ts`). */
+export const JSON_LIMITS = Object.freeze({
+  /**
+   * Levels of nesting. The safetensors reference (serde_json) stops at 128, and no document of ours nests deeper than
+   * 6. Too high: recursion exhausts the stack.
+   */
+  depth: 128,
+  /** Characters of one string. Chat templates and licences in configs reach 100 000. Too high: costs memory only. */
+  stringCharacters: 16_000_000,
+});
+
+/** One safetensors file. */
+export const SAFETENSORS_LIMITS = Object.freeze({
+  /**
+   * Bytes of the JSON header: the reference's own bound, so that both refuse the same files. It is compared with the
+   * file's size before anything is allocated. Too high: a forged length costs that much memory.
+   */
+  headerBytes: 100_000_000,
+  /** Tensors in one file. The largest published models hold under 200 000 in all shards. Too high: memory, 1 KB each. */
+  tensors: 1_000_000,
+  /** Axes of one tensor; torch allows 64. Too high: costs time in every loop over axes. */
+  rank: 64,
+  /** Characters of a tensor's name. Real names stay under 200. Too high: error texts and manifests swell. */
+  nameCharacters: 1024,
+  /** Entries of `__metadata__`. Real files hold 1 to 20. Too high: costs memory, and every entry is kept. */
+  metadataEntries: 10_000,
+});
+
+/** A checkpoint's folder and the small documents in it. */
+export const FOLDER_LIMITS = Object.freeze({
+  /**
+   * Files under the folder, nested ones included. The largest training checkpoints (ranks x states) hold some 50 000.
+   * Too high: naming a whole bucket by mistake lists all of it.
+   */
+  files: 200_000,
+  /** Bytes of a file's name. Local file systems allow 255. Too high: the name cannot be written when it is pulled. */
+  nameBytes: 255,
+  /** Bytes of `model.safetensors.index.json`; 200 000 tensors need 20 MB. Too high: costs memory, four times this. */
+  indexBytes: 100_000_000,
+  /** Bytes of `config.json`. Real ones stay under 1 MB, vocabularies of labels included. Too high: costs memory. */
+  configBytes: 16_000_000,
+});
+
+/** `universal.json`, `manifest.json` and channel files. */
+export const ARTIFACT_LIMITS = Object.freeze({
+  /** Bytes of `universal.json` or `manifest.json`; a tensor takes about 300. Too high: costs memory, ten times this. */
+  documentBytes: 100_000_000,
+  /** Bytes of a channel file: one pointer and its history. Too high: costs memory. */
+  channelBytes: 1_000_000,
+  /** Earlier versions that a channel remembers, newest first. Too low: rollback cannot reach back as far. */
+  channelHistory: 100,
+  /** Characters of a recipe's text inside a manifest. Real recipes stay under 100 000. */
+  recipeCharacters: 4_000_000,
+});
+
+/** Keys of objects, in every store. */
+export const KEY_LIMITS = Object.freeze({
+  /** UTF-8 bytes of a whole key: S3's own bound. Too high: S3 refuses the object. */
+  keyBytes: 1024,
+  /** UTF-8 bytes between two slashes: what file systems allow. Too high: an S3 yard cannot be copied into a folder. */
+  segmentBytes: 255,
+});
+
+/** What every store promises and asks, so that a plan that works in a folder works in S3. */
+export const STORE_LIMITS = Object.freeze({
+  /** Bytes of an object that `create` or `replace` writes from memory. Manifests reach tens of MB. */
+  conditionalBytes: 134_217_728,
+  /** Bytes of the smallest region but the last of a large object: S3's smallest multipart part. */
+  regionBytesMin: 5_242_880,
+  /** Regions of one large object. With 9,000 parts by size this stays under S3's 10,000 parts. */
+  regions: 1000,
+});
+
+/** A recipe file, in YAML. */
+export const RECIPE_LIMITS = Object.freeze({
+  /** Bytes of the file. The longest recipes in the wild, with a setting for each layer, stay under 100 000. */
+  bytes: 1_048_576,
+  /** Values that aliases may stand for, all together; a recipe repeats a list a few times. Too high: alias bombs. */
+  aliases: 100,
+  /** Levels of nesting; the grammar has 9. Too high: recursion exhausts the stack. */
+  depth: 32,
+  /** Documents in one file. */
+  documents: 100,
+  /** Models of one slice. Too high: memory for windows, which the plan refuses anyway. */
+  models: 1000,
+  /** Slices of a layer stack: a model of that many layers does not exist. */
+  slices: 10_000,
+  /** Largest layer number. */
+  layers: 1_000_000,
+  /** Points of a gradient, or entries of a filtered list. */
+  settingItems: 10_000,
+  /** Characters of a name, path or reference. */
+  textCharacters: 4096,
+  /** Characters of a chat template. Real ones reach 30 000. */
+  templateCharacters: 1_000_000,
+  /** Unknown keys that are ignored with a warning before the file is refused: each costs one more parse. */
+  ignoredKeys: 100,
+});
+
+/** A plan file. */
+export const PLAN_LIMITS = Object.freeze({
+  /** Bytes of `plan.jsonl`. 100 000 tensors of three models take 100 MB. Too high: costs memory, three times this. */
+  bytes: 500_000_000,
+  /** Bytes of one line, which is one unit: the tensors of one output file. */
+  lineBytes: 100_000_000,
+  /** Tensors of the output, copies of layers included. */
+  tensors: 1_000_000,
+});

@@ -1,0 +1,80 @@
+// What the grammar allows and this version does not do: one refusal each, so that nothing is quietly left out. When a
+// part becomes executable its line here goes, and docs/recipes.md with it.
+import { MergeyardError } from "../error.ts";
+import { type FieldPath, fieldPlace } from "./origin.ts";
+import type { ParsedRecipe } from "./parse.ts";
+import type { MergeConfig, ModelReference } from "./schema.ts";
+
+type Refusal = { readonly path: FieldPath; readonly found: string; readonly expected: string; readonly hint: string };
+
+/** Throws RecipeNotSupported for the first part of a recipe that has a meaning but is not executed. */
+export function refuseUnsupported(recipe: ParsedRecipe): void {
+  const [refusal] = refusalsOf(recipe.merge);
+  if (refusal !== undefined) {
+    const { path, ...details } = refusal;
+    throw new MergeyardError("RecipeNotSupported", { where: fieldPlace(recipe.origin, path), ...details });
+  }
+  const [output, second] = recipe.pipeline.outputs;
+  const where = { file: recipe.origin.file, field: second === undefined ? "outputs[0]" : "outputs[1]" };
+  if (second !== undefined) {
+    throw new MergeyardError("RecipeNotSupported", { where, found: "several outputs", expected: "one output" });
+  }
+  if (output !== undefined && (output.format !== "safetensors" || output.scheme != null)) {
+    const found = output.scheme == null ? output.format : `${output.format} with scheme ${output.scheme}`;
+    throw new MergeyardError("RecipeNotSupported", { where, found, expected: "format: safetensors" });
+  }
+}
+
+function refusalsOf(merge: MergeConfig): readonly Refusal[] {
+  const refusals: (Refusal | undefined)[] = [
+    ...Object.keys(merge.modules ?? {})
+      .slice(0, 1)
+      .map((module) => ({
+        path: ["modules", module],
+        found: "`modules`",
+        expected: "`models` or `slices`",
+        hint: "with `models`, the parts of a model of several modules are merged by the names of their tensors",
+      })),
+    ...loraRefusals(merge),
+    refuseWhen(merge.tokenizer != null, "tokenizer", "a tokenizer to build", "no `tokenizer`", KEEP_TOKENIZER),
+    refuseWhen(merge.tokenizer_source != null, "tokenizer_source", "`tokenizer_source`", "none", KEEP_TOKENIZER),
+    refuseWhen(merge.chat_template != null, "chat_template", "`chat_template`", "none", KEEP_TEMPLATE),
+    refuseWhen(merge.dtype === "int64", "dtype", "int64", FLOATS, "merging is float arithmetic"),
+    refuseWhen(merge.out_dtype === "int64", "out_dtype", "int64", FLOATS, "merging is float arithmetic"),
+  ];
+  return refusals.filter((refusal) => refusal !== undefined);
+}
+
+const FLOATS = "float32, float16 or bfloat16";
+const KEEP_TOKENIZER =
+  "without it the base model's tokenizer is kept whole, and embeddings are merged row by row: right for fine-tunes of " +
+  "one base that added no tokens";
+const KEEP_TEMPLATE = "without it the base model's chat template is kept";
+
+function refuseWhen(applies: boolean, key: string, found: string, expected: string, hint: string): Refusal | undefined {
+  return applies ? { path: [key], found, expected, hint } : undefined;
+}
+
+function loraRefusals(merge: MergeConfig): readonly Refusal[] {
+  return listReferences(merge)
+    .filter(({ reference }) => reference.lora !== undefined)
+    .map(({ reference, path }) => ({
+      path,
+      found: reference.model,
+      expected: "a model without an adapter",
+      hint: "merge the adapter into its model first, and name the result",
+    }));
+}
+
+function listReferences(merge: MergeConfig): readonly { reference: ModelReference; path: FieldPath }[] {
+  const models = (merge.models ?? []).map(({ model }, index) => ({
+    reference: model,
+    path: ["models", index, "model"],
+  }));
+  const slices = (merge.slices ?? []).flatMap(({ sources, base_model: base }, slice) => [
+    ...sources.map(({ model }, index) => ({ reference: model, path: ["slices", slice, "sources", index, "model"] })),
+    ...(base == null ? [] : [{ reference: base, path: ["slices", slice, "base_model"] }]),
+  ]);
+  const base = merge.base_model == null ? [] : [{ reference: merge.base_model, path: ["base_model"] }];
+  return [...models, ...slices, ...base];
+}
