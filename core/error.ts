@@ -123,6 +123,97 @@ export const ERROR_CODES = {
     retryable: false,
     remedy: "the file is damaged or two uploads were mixed; fetch the file again",
   },
+  // Checkpoint folders
+  CheckpointEmpty: {
+    meaning: "there are no files here",
+    retryable: false,
+    remedy: "check the path; an upload may not have begun",
+  },
+  CheckpointFileMissing: {
+    meaning: "there is no such file",
+    retryable: false,
+    remedy: "check the path",
+  },
+  CheckpointFormatUnsupported: {
+    meaning: "the folder holds a checkpoint of a kind that cannot be read",
+    retryable: false,
+    remedy: "save the model as safetensors",
+  },
+  CheckpointFormatUnknown: {
+    meaning: "no known checkpoint is recognised here",
+    retryable: false,
+    remedy: "name the folder that holds model.safetensors or its index",
+  },
+  CheckpointTooManyFiles: {
+    meaning: "the folder holds more files than any checkpoint",
+    retryable: false,
+    remedy: "name the model's own folder",
+  },
+  CheckpointAmbiguous: {
+    meaning: "it is not clear which files are the model",
+    retryable: false,
+    remedy: "remove the files that are not, or name one file",
+  },
+  CheckpointConfigInvalid: {
+    meaning: "config.json cannot be used",
+    retryable: false,
+    remedy: "fix config.json; it must be one JSON object",
+  },
+  CheckpointIndexMissing: {
+    meaning: "shards are there but their index is not",
+    retryable: false,
+    remedy: "upload the index, model.safetensors.index.json",
+  },
+  CheckpointIndexNotJson: {
+    meaning: "the index is not JSON",
+    retryable: false,
+    remedy: "the upload was cut short; fetch the index again",
+  },
+  CheckpointIndexInvalid: {
+    meaning: "the index has the wrong form",
+    retryable: false,
+    remedy: "write the index again with a safetensors library",
+  },
+  CheckpointIndexNameRepeated: {
+    meaning: "a name stands twice in the index",
+    retryable: false,
+    remedy: "write the index again with a safetensors library",
+  },
+  CheckpointIndexFileNameInvalid: {
+    meaning: "the index names a file that cannot be in its folder",
+    retryable: false,
+    remedy: "write the index again; do not trust where this one came from",
+  },
+  CheckpointShardMissing: {
+    meaning: "a file that the index names is not there",
+    retryable: false,
+    remedy: "upload the missing file",
+  },
+  CheckpointShardUnexpected: {
+    meaning: "a shard lies beside the others that the index does not name",
+    retryable: false,
+    remedy: "two uploads were mixed; remove the left-over file or upload the right index",
+  },
+  CheckpointTensorMissing: {
+    meaning: "a tensor that the index names is not in its file",
+    retryable: false,
+    remedy: "the index and the shards are of different uploads; upload both again",
+  },
+  CheckpointTensorNotIndexed: {
+    meaning: "a shard holds a tensor that the index does not name",
+    retryable: false,
+    remedy: "the index and the shards are of different uploads; upload both again",
+  },
+  CheckpointTensorMisplaced: {
+    meaning: "a tensor is in another shard than the index says",
+    retryable: false,
+    remedy: "the index and the shards are of different uploads; upload both again",
+  },
+  CheckpointTensorRepeated: {
+    meaning: "a tensor is in two shards",
+    retryable: false,
+    remedy: "write the shards again with every tensor once",
+  },
   // Kernels and engine
   EngineNonFinite: {
     meaning: "NaN or infinite values in a merge",

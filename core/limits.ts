@@ -45,14 +45,10 @@ export const FOLDER_LIMITS = Object.freeze({
   configBytes: 16_000_000,
 });
 
-/** `universal.json`, `manifest.json` and channel files. */
+/** `universal.json` and `manifest.json`. */
 export const ARTIFACT_LIMITS = Object.freeze({
   /** Bytes of `universal.json` or `manifest.json`; a tensor takes about 300. Too high: costs memory, ten times this. */
   documentBytes: 100_000_000,
-  /** Bytes of a channel file: one pointer and its history. Too high: costs memory. */
-  channelBytes: 1_000_000,
-  /** Earlier versions that a channel remembers, newest first. Too low: rollback cannot reach back as far. */
-  channelHistory: 100,
   /** Characters of a recipe's text inside a manifest. Real recipes stay under 100 000. */
   recipeCharacters: 4_000_000,
 });
