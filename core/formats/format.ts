@@ -1,0 +1,50 @@
+// What a checkpoint format is: a frozen object that recognises a folder by its file names and opens it by reading
+// headers. Adding one: a file here named by its id and a line in registry.ts; nothing else compares ids.
+import type { Digest } from "../artifact/digest.ts";
+import type { Checkpoint, CheckpointFile, FolderReader, ReadRange } from "../checkpoint.ts";
+import { describePlace, type ErrorPlace } from "../error.ts";
+
+/** Things that are odd but do not make a checkpoint wrong. */
+export const WARNING_CODES = {
+  IndexTotalSizeWrong: "the index states a wrong total_size; it is ignored, as other tools do",
+  FileIgnored: "a file of weights or training state is no part of this checkpoint and is left out",
+} as const;
+
+export type CheckpointWarning = {
+  readonly code: keyof typeof WARNING_CODES;
+  readonly where: ErrorPlace;
+  readonly found?: string;
+  readonly expected?: string;
+};
+
+/** The warning as one line of text. */
+export function describeWarning(warning: CheckpointWarning): string {
+  const found = warning.found === undefined ? "" : `; found ${warning.found}`;
+  const expected = warning.expected === undefined ? "" : `; expected ${warning.expected}`;
+  return `${warning.code}: ${WARNING_CODES[warning.code]} (${describePlace(warning.where)})${found}${expected}`;
+}
+
+/** The part of a tensor file before its first tensor. */
+export type FileHeader = { readonly bytes: number; readonly digest: Digest };
+
+export type OpenedCheckpoint = {
+  readonly checkpoint: Checkpoint;
+  readonly warnings: readonly CheckpointWarning[];
+  /** Of every tensor file, by name. */
+  readonly headers: ReadonlyMap<string, FileHeader>;
+  /** Digest of the document that describes every byte of the checkpoint, when the format has one. */
+  readonly digest: Digest | undefined;
+};
+
+export type CheckpointFormat = {
+  readonly id: string;
+  readonly title: string;
+  /** How the names of files end that are a checkpoint by themselves. */
+  readonly extensions: readonly string[];
+  /** True when the folder is in this format, judged by names alone; `files` may include nested ones. */
+  recognise(files: readonly CheckpointFile[]): boolean;
+  /** Reads the headers, no weights. Throws a typed error for everything malformed. */
+  open(folder: FolderReader): Promise<OpenedCheckpoint>;
+  /** Reads one file whose name ends in one of `extensions`; it has no side files. */
+  openFile(read: ReadRange, file: CheckpointFile): Promise<OpenedCheckpoint>;
+};

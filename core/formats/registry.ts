@@ -1,0 +1,39 @@
+// Every checkpoint format that can be opened. Adding one: its file and a line here.
+import type { CheckpointFile } from "../checkpoint.ts";
+import { MergeyardError } from "../error.ts";
+import type { CheckpointFormat } from "./format.ts";
+import { safetensors } from "./safetensors-folder.ts";
+import { recogniseUnsupported } from "./unsupported.ts";
+
+/** Most specific first: the first format that recognises a folder opens it. */
+export const FORMATS: readonly CheckpointFormat[] = Object.freeze([safetensors]);
+
+/**
+ * The format of a folder, judged by its file names.
+ * Throws: CheckpointEmpty, CheckpointFormatUnsupported (a known kind that cannot be read), CheckpointFormatUnknown.
+ */
+export function recogniseFormat(files: readonly CheckpointFile[]): CheckpointFormat {
+  if (files.length === 0) throw new MergeyardError("CheckpointEmpty", { found: "no files" });
+  return FORMATS.find((format) => format.recognise(files)) ?? refuse(files);
+}
+
+/**
+ * The format of one file, judged by its name.
+ * Throws: CheckpointFormatUnsupported, CheckpointFormatUnknown.
+ */
+export function recogniseFileFormat(file: CheckpointFile): CheckpointFormat {
+  return (
+    FORMATS.find(({ extensions }) => extensions.some((extension) => file.name.endsWith(extension))) ?? refuse([file])
+  );
+}
+
+function refuse(files: readonly CheckpointFile[]): never {
+  const known = recogniseUnsupported(files);
+  const expected = FORMATS.map(({ title }) => title).join(", or ");
+  if (known !== undefined) {
+    throw new MergeyardError("CheckpointFormatUnsupported", { found: known.title, expected, hint: known.hint });
+  }
+  const names = files.slice(0, 5).map(({ name }) => name);
+  const found = `${names.join(", ")}${files.length > names.length ? ` and ${files.length - names.length} more` : ""}`;
+  throw new MergeyardError("CheckpointFormatUnknown", { found, expected });
+}

@@ -1,0 +1,55 @@
+// Checkpoints that people drop and that no parser here reads: recognised by file names, so that the refusal can name
+// the kind and say what to do instead.
+import type { CheckpointFile } from "../checkpoint.ts";
+
+export type UnsupportedKind = { readonly title: string; readonly hint: string };
+
+type Evidence = UnsupportedKind & { readonly path: RegExp };
+
+const SAVE_AS_SAFETENSORS = "load it with the library that wrote it and save it as safetensors";
+
+/** By the path inside the folder; the first that matches a file decides, so the more telling come first. */
+const EVIDENCE: readonly Evidence[] = Object.freeze([
+  {
+    path: /(^|\/)(latest_universal$|zero\/optimizer_state\.pt$)/,
+    title: "DeepSpeed universal checkpoint",
+    hint: SAVE_AS_SAFETENSORS,
+  },
+  {
+    path: /(^|\/)(bf16_)?zero_pp_rank_\d+_mp_rank_\d+|(^|\/)(mp_rank_\d+|layer_\d+-model_\d+)[_-]model_states\.pt$/,
+    title: "DeepSpeed training checkpoint",
+    hint: "consolidate it with the zero_to_fp32.py that lies beside it, with safe serialization",
+  },
+  {
+    path: /(^|\/)latest_checkpointed_iteration\.txt$|(^|\/)iter_\d{7}\//,
+    title: "Megatron-LM checkpoint",
+    hint: "export it to the Hugging Face form with Megatron's own converter",
+  },
+  {
+    path: /\.distcp$/,
+    title: "PyTorch distributed checkpoint (DCP)",
+    hint: "convert it with torch.distributed.checkpoint.format_utils and save it as safetensors",
+  },
+  { path: /\.gguf$/i, title: "GGUF", hint: "use the safetensors checkpoint that the GGUF file was made from" },
+  {
+    path: /(^|\/)(_CHECKPOINT_METADATA|manifest\.ocdbt|_METADATA)$/,
+    title: "orbax checkpoint",
+    hint: SAVE_AS_SAFETENSORS,
+  },
+  {
+    path: /^model_index\.json$/,
+    title: "diffusers pipeline",
+    hint: "name one of its sub-folders, such as unet or transformer",
+  },
+  {
+    path: /\.(bin|pt|pth|ckpt)$/i,
+    title: "PyTorch pickle checkpoint",
+    hint: "load it and save it with save_pretrained(..., safe_serialization=True)",
+  },
+  { path: /\.(h5|msgpack|npz|onnx|pdparams)$/i, title: "checkpoint of another framework", hint: SAVE_AS_SAFETENSORS },
+]);
+
+/** The known but unsupported kind that these files are; undefined when nothing tells. */
+export function recogniseUnsupported(files: readonly CheckpointFile[]): UnsupportedKind | undefined {
+  return EVIDENCE.find(({ path }) => files.some(({ name }) => path.test(name)));
+}
