@@ -1,0 +1,65 @@
+// How arguments are read: the option parsers that commands share, and paths into URIs. A value that cannot be read is a
+// usage error (exit status 2), found before anything else happens.
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import { InvalidArgumentError, Option } from "commander";
+import { parseBytes } from "./text.ts";
+
+const THREADS_MAX = 1024;
+/** Below this no window of any size fits beside the program itself. */
+const MEMORY_BYTES_MIN = 64 * 2 ** 20;
+
+/** `--model NAME=PATH`, repeatable: where a name of the recipe lives. */
+export function modelOption(): Option {
+  return new Option("--model <name=path>", "where a model named in the recipe lives; repeatable")
+    .argParser(collectModel)
+    .default({}, "none");
+}
+
+/** `--threads N`: worker threads; the default is the number of cores. */
+export function threadsOption(): Option {
+  return new Option("--threads <n>", "worker threads (default: one for each core)").argParser(parseThreads);
+}
+
+/** `--memory BYTES`: memory of a process; the default is the planner's. */
+export function memoryOption(): Option {
+  return new Option("--memory <bytes>", "memory of a worker process, such as 512MiB or 2G").argParser(parseMemory);
+}
+
+export function yardOption(): Option {
+  return new Option("--yard <yard>", "the yard: a folder or s3://bucket/prefix").makeOptionMandatory();
+}
+
+export function jsonOption(): Option {
+  return new Option("--json", "print one JSON document instead of text");
+}
+
+/** URI of a folder or object given as a path (seen from `cwd`) or as a URI already. */
+export function toUri(text: string, cwd: string): string {
+  if (/^[a-z][a-z0-9+.-]*:\/\//.test(text)) return text.replace(/\/+$/, "");
+  const { href } = pathToFileURL(path.resolve(cwd, text));
+  return href.endsWith("/") ? href.slice(0, -1) : href;
+}
+
+function collectModel(text: string, previous: Readonly<Record<string, string>>): Record<string, string> {
+  const at = text.indexOf("=");
+  if (at < 1 || at === text.length - 1) throw new InvalidArgumentError("It must be NAME=PATH.");
+  const name = text.slice(0, at);
+  if (Object.hasOwn(previous, name)) throw new InvalidArgumentError(`${name} is given twice.`);
+  return { ...previous, [name]: text.slice(at + 1) };
+}
+
+function parseThreads(text: string): number {
+  const threads = /^\d+$/.test(text) ? Number(text) : 0;
+  if (threads < 1 || threads > THREADS_MAX) {
+    throw new InvalidArgumentError(`It must be a whole number from 1 to ${THREADS_MAX}.`);
+  }
+  return threads;
+}
+
+function parseMemory(text: string): number {
+  const bytes = parseBytes(text);
+  if (bytes === undefined) throw new InvalidArgumentError("It must be a size such as 512MiB, 2G or 1048576.");
+  if (bytes < MEMORY_BYTES_MIN) throw new InvalidArgumentError("It must be at least 64MiB.");
+  return bytes;
+}

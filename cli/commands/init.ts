@@ -1,0 +1,25 @@
+// `mergeyard init YARD`: makes a folder or an S3 prefix a yard.
+import type { Command } from "commander";
+import { jsonOption, toUri } from "../arguments.ts";
+import { printResult, type Terminal } from "../terminal.ts";
+
+export function addInit(program: Command, terminal: Terminal): void {
+  program
+    .command("init")
+    .description("make a folder or an S3 prefix a yard")
+    .argument("<yard>", "a folder, or s3://bucket/prefix")
+    .addOption(jsonOption())
+    .action(async (place: string, options: { json?: boolean }) => {
+      const [{ openStores }, { initYard }] = await Promise.all([
+        import("../open-stores.ts"),
+        import("../../steps/yard.ts"),
+      ]);
+      const yard = toUri(place, terminal.cwd);
+      const { created } = await initYard((await openStores(terminal))(yard));
+      printResult(terminal, options.json, { yard, created }, () =>
+        created
+          ? `${place} is a yard now: drop checkpoints into ${place}/incoming/MODEL/UPLOAD/`
+          : `${place} is a yard already`,
+      );
+    });
+}

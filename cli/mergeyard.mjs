@@ -1,0 +1,39 @@
+#!/usr/bin/env node
+// The `mergeyard` command's first file. Plain JavaScript, because whatever Node is on the machine must be able to read
+// it: under one that is too old it starts the Node that `npm ci` installed, and says so clearly when there is none.
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import module from "node:module";
+import { fileURLToPath } from "node:url";
+
+const NEEDED_MAJOR = 24;
+const PINNED_NODE = fileURLToPath(new URL("../node_modules/node/bin/node", import.meta.url));
+
+/** Runs this same command line under the pinned Node and ends as it ended. */
+function runUnderPinnedNode() {
+  const child = spawn(PINNED_NODE, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio: "inherit" });
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
+    // A terminal sends its signals to both processes; only what was sent to this one alone is passed on.
+    process.on(signal, () => {
+      if (signal === "SIGTERM" || !process.stdin.isTTY) child.kill(signal);
+    });
+  }
+  child.on("close", (code, signal) => {
+    if (signal === null) process.exitCode = code ?? 1;
+    else process.kill(process.pid, signal);
+  });
+}
+
+if (Number(process.versions.node.split(".")[0]) >= NEEDED_MAJOR) {
+  module.enableCompileCache?.(fileURLToPath(new URL("../node_modules/.cache/compile", import.meta.url)));
+  const { runMain } = await import("./main.ts");
+  await runMain();
+} else if (existsSync(PINNED_NODE)) {
+  runUnderPinnedNode();
+} else {
+  process.stderr.write(
+    `error: mergeyard needs Node ${NEEDED_MAJOR} or newer; this is Node ${process.versions.node} (${process.execPath}).\n` +
+      "  what to do: run `npm ci` in Mergeyard's folder; it installs the right Node beside the program.\n",
+  );
+  process.exitCode = 1;
+}
