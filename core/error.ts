@@ -357,10 +357,10 @@ export const ERROR_CODES = {
     retryable: false,
     remedy: "use the version of Mergeyard that made the yard, or a newer one",
   },
-  YardRecordInvalid: {
-    meaning: "a record of the yard is not what it should be",
+  YardPlanInvalid: {
+    meaning: "the plan of a run is not what it should be",
     retryable: false,
-    remedy: "the object was changed by hand or by another tool; restore it, or delete it if it is under cache/",
+    remedy: "the file was changed by hand or made by another version; delete the run's folder and plan again",
   },
   YardReferenceInvalid: {
     meaning: "this is not a name or a reference of a model",

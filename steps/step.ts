@@ -23,6 +23,8 @@ export type UnitDeps = StepDeps & {
   readonly executeMerge: ExecuteMerge;
   readonly threads: number;
   readonly memoryBytes: number;
+  /** CPU milliseconds that this process has used, all threads together; only for records. */
+  readonly cpuMs: () => number;
   readonly progress?: ((done: StepProgress) => void) | undefined;
 };
 

@@ -17,6 +17,10 @@ export const layout = Object.freeze({
   result: (run: string) => `runs/${run}/result.json`,
   events: (run: string) => `runs/${run}/events.jsonl`,
   failure: (run: string, attempt: number) => `runs/${run}/failures/${pad(attempt)}.json`,
+  failures: (run: string) => `runs/${run}/failures/`,
+  /** The last failure of a unit; counts only while the unit has no receipt. */
+  unitFailure: (run: string, stage: number, index: number) =>
+    `runs/${run}/failures/unit-${pad(stage)}-${pad(index)}.json`,
   /** One object per finished state of the local interpreter's execution. */
   journal: (run: string, attempt: number, entry: number) => `runs/${run}/journal/${pad(attempt)}-${pad(entry)}.json`,
   journals: (run: string) => `runs/${run}/journal/`,

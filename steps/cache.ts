@@ -1,0 +1,101 @@
+// The cache: content key → what already holds that output. Entries are hints, checked before every use and safe to
+// delete; a wrong one costs time, never a wrong byte.
+import { z } from "zod";
+import { layout } from "../core/artifact/layout.ts";
+import { MergeyardError } from "../core/error.ts";
+import { receiptSchema, tensorFileSchema } from "../core/plan/receipt.ts";
+import type { ObjectStore } from "../stores/store.ts";
+import { encodeRecord, readRecord } from "./records.ts";
+import { verifyFile } from "./stream.ts";
+
+const cachedFileSchema = z.strictObject({
+  cache: z.literal(1),
+  output: z.literal("file"),
+  /** Key of a file in a published version. */
+  file: z.string(),
+  etag: z.string(),
+  listing: tensorFileSchema,
+  nonFinite: receiptSchema.shape.nonFinite,
+});
+
+const cachedCheckpointSchema = z.strictObject({
+  cache: z.literal(1),
+  output: z.literal("checkpoint"),
+  /** Folder of a universal checkpoint. */
+  prefix: z.string(),
+  digest: z.string(),
+});
+
+export type CachedFile = z.infer<typeof cachedFileSchema>;
+export type CachedCheckpoint = z.infer<typeof cachedCheckpointSchema>;
+
+/**
+ * The file that holds the output of a content key, checked: it is there, has its size, and its ETag is the one at which
+ * its digest was known. Where the ETag differs (the yard was copied or restored) the file is read and digested instead.
+ * Undefined when there is no entry or it does not hold any more.
+ */
+export async function findCachedFile(
+  yard: ObjectStore,
+  key: string,
+  signal: AbortSignal,
+): Promise<CachedFile | undefined> {
+  const entry = await readEntry(yard, key, cachedFileSchema, signal);
+  return entry !== undefined && (await fileHolds(yard, entry, signal)) ? entry : undefined;
+}
+
+/** An entry that does not parse is no entry: it is written anew by whoever makes the output. */
+async function readEntry<Schema extends z.ZodType>(
+  yard: ObjectStore,
+  key: string,
+  schema: Schema,
+  signal: AbortSignal,
+) {
+  try {
+    return (await readRecord(yard, layout.cache(key), schema, signal))?.value;
+  } catch (cause) {
+    if (cause instanceof MergeyardError && cause.code === "StoreJsonInvalid") return undefined;
+    throw cause;
+  }
+}
+
+async function fileHolds(yard: ObjectStore, entry: CachedFile, signal: AbortSignal): Promise<boolean> {
+  const info = await yard.head(entry.file, { signal });
+  if (info === undefined || info.bytes !== entry.listing.bytes) return false;
+  if (info.etag === entry.etag) return true;
+  try {
+    await verifyFile({ store: yard, key: entry.file, bytes: info.bytes }, entry.listing, signal);
+    return true;
+  } catch (cause) {
+    if (cause instanceof MergeyardError && cause.code === "YardFileCorrupt") return false;
+    throw cause;
+  }
+}
+
+/** The universal checkpoint made from a source of this fingerprint, when its listing is still there. */
+export async function findCachedCheckpoint(
+  yard: ObjectStore,
+  fingerprint: string,
+  signal: AbortSignal,
+): Promise<CachedCheckpoint | undefined> {
+  const entry = await readEntry(yard, fingerprint, cachedCheckpointSchema, signal);
+  if (entry === undefined) return undefined;
+  const listing = await yard.head(`${entry.prefix}universal.json`, { signal });
+  return listing === undefined ? undefined : entry;
+}
+
+/** Records what holds the output of a key, in place of an entry that does not hold any more. */
+export async function recordCached(
+  yard: ObjectStore,
+  key: string,
+  entry: CachedFile | CachedCheckpoint,
+  signal: AbortSignal,
+): Promise<void> {
+  const place = layout.cache(key);
+  const bytes = encodeRecord(entry);
+  if ((await yard.create(place, bytes, { signal })).created) return;
+  const standing =
+    entry.output === "file" ? await findCachedFile(yard, key, signal) : await findCachedCheckpoint(yard, key, signal);
+  if (standing !== undefined) return;
+  const stale = await yard.head(place, { signal });
+  if (stale !== undefined) await yard.replace(place, bytes, stale.etag, { signal });
+}

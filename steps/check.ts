@@ -1,0 +1,101 @@
+// Checking a run before it is published: every unit has its receipt, every output file is what the plan promised, its
+// header says so itself, the digests agree, and NaN and infinite values are within what the pipeline allows. Reads
+// receipts and headers, never weights: those were digested while they were written.
+import { digestTensorFile } from "../core/artifact/digest.ts";
+import { MergeyardError } from "../core/error.ts";
+import { readSafetensorsHeader } from "../core/formats/safetensors.ts";
+import { sameShape } from "../core/tensor.ts";
+import { mapBounded } from "./records.ts";
+import { type FinishedMerge, mergesOf, readFinishedUnits } from "./run-receipts.ts";
+import { checkInputSchema, checkOutputSchema } from "./schemas.ts";
+import { defineStep } from "./step.ts";
+import { openRun, type UnitContext } from "./unit-context.ts";
+
+/** Throws YardUnitsUnfinished, YardOutputWrong, YardNonFinite. Changes nothing. */
+export const checkStep = defineStep({
+  name: "check",
+  input: checkInputSchema,
+  output: checkOutputSchema,
+  async run(ref, deps) {
+    const context = await openRun(ref, deps);
+    const finished = await readFinishedUnits(context);
+    const merges = mergesOf(finished);
+    await mapBounded(merges, (merge) => checkOutput(context, merge));
+    const nonFinite = merges.reduce((sum, { receipt }) => sum + receipt.nonFinite.output, 0);
+    const { maxNonFinite } = context.plan.header.checks;
+    if (nonFinite > maxNonFinite) {
+      const worst = merges.find(({ receipt }) => receipt.nonFinite.output > 0);
+      throw new MergeyardError("YardNonFinite", {
+        where: { store: ref.yard, file: worst?.outputKey },
+        found: `${nonFinite} values in ${merges.filter(({ receipt }) => receipt.nonFinite.output > 0).length} files`,
+        expected: `at most ${maxNonFinite}`,
+      });
+    }
+    return {
+      ...ref,
+      units: finished.length,
+      cached: finished.filter(({ receipt }) => receipt.cached).length,
+      files: merges.length,
+      tensors: merges.reduce((sum, { file }) => sum + file.tensors.length, 0),
+      bytes: merges.reduce((sum, { file }) => sum + file.bytes, 0),
+      nonFinite,
+    };
+  },
+});
+
+async function checkOutput(context: UnitContext, merge: FinishedMerge): Promise<void> {
+  checkReceipt(context, merge);
+  const { yard, deps } = context;
+  const { unit, file, outputKey } = merge;
+  const info = await yard.head(outputKey, { signal: deps.signal });
+  if (info?.bytes !== unit.fileBytes)
+    throw wrong(context, merge, `${info?.bytes ?? "no"} bytes`, `${unit.fileBytes} bytes`);
+  const read = async (offset: number, bytes: number): Promise<Uint8Array> => {
+    const into = new Uint8Array(bytes);
+    await yard.readInto(outputKey, offset, into, { signal: deps.signal });
+    return into;
+  };
+  const header = await readSafetensorsHeader(read, { name: outputKey, bytes: info.bytes });
+  if (header.headerDigest !== file.headerDigest) throw wrong(context, merge, header.headerDigest, file.headerDigest);
+  header.tensors.forEach((found, index) => {
+    const expected = file.tensors[index];
+    const offset = found.ranges[0]?.offset;
+    if (expected?.name !== found.name || expected.dtype !== found.dtype || expected.offset !== offset) {
+      throw wrong(context, merge, `tensor ${found.name} ${found.dtype} at ${offset}`, describeTensor(expected));
+    }
+  });
+}
+
+/** A receipt against the plan: same tensors in the same places, and a file digest that is made of theirs. */
+function checkReceipt(context: UnitContext, merge: FinishedMerge): void {
+  const { unit, file } = merge;
+  const digest = digestTensorFile(
+    file.headerDigest,
+    file.tensors.map((tensor) => tensor.digest),
+  );
+  if (digest !== file.digest) throw wrong(context, merge, digest, file.digest);
+  if (file.tensors.length !== unit.tensors.length) {
+    throw wrong(context, merge, `${file.tensors.length} tensors`, `${unit.tensors.length} tensors`);
+  }
+  const headerBytes = unit.fileBytes - unit.tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
+  unit.tensors.forEach((planned, index) => {
+    const made = file.tensors[index];
+    const agrees =
+      made !== undefined &&
+      made.name === planned.name &&
+      made.dtype === planned.dtype &&
+      sameShape(made.shape, planned.shape) &&
+      made.bytes === planned.bytes &&
+      made.offset === headerBytes + planned.offset;
+    if (!agrees) throw wrong(context, merge, describeTensor(made), describeTensor(planned));
+  });
+}
+
+function describeTensor(tensor: { name: string; dtype: string; shape: readonly number[] } | undefined): string {
+  return tensor === undefined ? "no tensor" : `tensor ${tensor.name} ${tensor.dtype} [${tensor.shape}]`;
+}
+
+function wrong(context: UnitContext, merge: FinishedMerge, found: string, expected: string): MergeyardError {
+  const where = { store: context.yard.uri, file: merge.outputKey, unit: merge.unit.index };
+  return new MergeyardError("YardOutputWrong", { where, found, expected });
+}

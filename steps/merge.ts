@@ -1,0 +1,47 @@
+// The merge unit: one output file of a version. Its content key says what the bytes depend on and nothing else; the
+// computing itself is the engine's.
+import assert from "node:assert/strict";
+import { digestJson } from "../core/artifact/digest.ts";
+import { MergeyardError } from "../core/error.ts";
+import { findMethod } from "../core/methods/registry.ts";
+import type { MergeUnit, UnitInput } from "../core/plan/schema.ts";
+import { ENGINE_VERSION } from "../core/version.ts";
+import type { UnitSource } from "./unit-context.ts";
+
+/**
+ * Content key of a merge unit: digest of the engine's version, the operation, its parameters and the digests of the
+ * input tensors. Names of files, models and runs are left out, so that the same bytes are found again under any name;
+ * only random methods, which draw by the model's name, take it in. A foreign input is known by its folder's
+ * fingerprint and its place in it.
+ * Throws YardSourceChanged when a source does not have a tensor that the plan saw in it.
+ */
+export function mergeKey(unit: MergeUnit, sources: readonly (UnitSource | undefined)[]): string {
+  return digestJson({
+    engine: ENGINE_VERSION,
+    operation: "merge",
+    nonFinite: unit.nonFinite,
+    strict: unit.strict,
+    tensors: unit.tensors.map((tensor) => {
+      const seeded = findMethod(tensor.method)?.seeded === true;
+      const { name, dtype, shape, offset, method, parameters } = tensor;
+      const inputs = tensor.inputs.map((input) => describeInput(input, sources[input.source], seeded));
+      return { name, dtype, shape, offset, method, parameters, seed: seeded ? tensor.seed : undefined, inputs };
+    }),
+  });
+}
+
+function describeInput(input: UnitInput, source: UnitSource | undefined, seeded: boolean): unknown {
+  assert.ok(source !== undefined, `the plan has no source ${input.source}`);
+  const { dtype, shape, cut, isBase, parameters } = input;
+  const model = seeded ? source.planned.model : undefined;
+  return { content: contentOf(input, source), dtype, shape, cut, isBase, parameters, model };
+}
+
+function contentOf(input: UnitInput, { planned, resolved }: UnitSource): unknown {
+  if (resolved.digests === undefined) return { fingerprint: planned.fingerprint, ranges: input.ranges };
+  if (Object.hasOwn(resolved.digests, input.tensor)) return resolved.digests[input.tensor];
+  throw new MergeyardError("YardSourceChanged", {
+    where: { store: resolved.store, file: resolved.prefix, model: planned.model, tensor: input.tensor },
+    found: "no such tensor",
+  });
+}

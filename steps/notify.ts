@@ -1,0 +1,52 @@
+// Telling how a run ended: sums up its receipts, keeps the summary as the run's events.jsonl and logs it. It reports
+// what others decided and decides nothing.
+import { layout } from "../core/artifact/layout.ts";
+import { type Receipt, receiptSchema } from "../core/plan/receipt.ts";
+import type { ObjectStore } from "../stores/store.ts";
+import { mapBounded, readRecord } from "./records.ts";
+import { notifyInputSchema, notifyOutputSchema } from "./schemas.ts";
+import { defineStep } from "./step.ts";
+
+export const notifyStep = defineStep({
+  name: "notify",
+  input: notifyInputSchema,
+  output: notifyOutputSchema,
+  async run({ yard, run, outcome }, deps) {
+    const store = deps.openStore(yard);
+    const receipts = run === null ? [] : await readReceipts(store, run);
+    const summary = {
+      yard,
+      run,
+      outcome,
+      units: receipts.length,
+      cached: receipts.filter((receipt) => receipt.cached).length,
+      bytesRead: sum(receipts, (receipt) => receipt.bytesRead),
+      bytesWritten: sum(receipts, (receipt) => receipt.bytesWritten),
+      cpuMs: sum(receipts, (receipt) => receipt.cpuMs),
+    };
+    deps.log({ event: "run-ended", ...summary });
+    // A failed run may go on later; its failures have records of their own.
+    if (run !== null && outcome !== "failed") {
+      const units = receipts.map((receipt) => ({ event: "unit-finished", ...withoutListing(receipt) }));
+      const lines = [...units, { event: "run-ended", ...summary }].map((line) => `${JSON.stringify(line)}\n`);
+      await store.create(layout.events(run), new TextEncoder().encode(lines.join("")));
+    }
+    return summary;
+  },
+});
+
+async function readReceipts(store: ObjectStore, run: string): Promise<readonly Receipt[]> {
+  const keys: string[] = [];
+  for await (const { key } of store.list(layout.receipts(run))) keys.push(key);
+  const records = await mapBounded(keys, (key) => readRecord(store, key, receiptSchema));
+  return records.flatMap((record) => (record === undefined ? [] : [record.value]));
+}
+
+/** A receipt without its tensors: the receipts themselves keep those. */
+function withoutListing({ file, ...receipt }: Receipt) {
+  return { ...receipt, file: file === null ? null : { name: file.name, bytes: file.bytes, digest: file.digest } };
+}
+
+function sum(receipts: readonly Receipt[], value: (receipt: Receipt) => number): number {
+  return receipts.reduce((total, receipt) => total + value(receipt), 0);
+}

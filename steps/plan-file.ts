@@ -1,0 +1,105 @@
+// The plan of a run as a file of the yard: JSON Lines, the header first, then one unit a line in the order of stages
+// and indexes. Written once; every worker reads it and parses only the lines of its own units.
+import type { z } from "zod";
+import { layout } from "../core/artifact/layout.ts";
+import { type ErrorDetails, MergeyardError } from "../core/error.ts";
+import { STORE_LIMITS } from "../core/limits.ts";
+import {
+  type Plan,
+  type PlanHeader,
+  planHeaderSchema,
+  type Stage,
+  type Unit,
+  unitSchema,
+} from "../core/plan/schema.ts";
+import { writeObject } from "../stores/objects.ts";
+import type { ObjectStore } from "../stores/store.ts";
+
+/**
+ * Largest plan that is read. 100 000 tensors of five inputs take some 130 MB; the file is held in memory once, so this
+ * also bounds a worker. Raise it when a real plan meets it.
+ */
+const PLAN_BYTES_MAX = 512 * 1024 * 1024;
+
+/** A plan whose units are parsed when they are asked for. */
+export type StoredPlan = {
+  readonly header: PlanHeader;
+  /** Throws YardPlanInvalid when the plan has no such unit. */
+  unit(stage: number, index: number): Unit;
+};
+
+/** Writes the plan, unless the run has one already: its name says that it is the same. */
+export async function writePlan(store: ObjectStore, plan: Plan, signal: AbortSignal): Promise<void> {
+  const order = new Map(plan.header.stages.map((stage, place) => [stage.index, place]));
+  const place = (unit: Unit): number => order.get(unit.stage) ?? order.size;
+  const units = [...plan.units].sort((a, b) => place(a) - place(b) || a.index - b.index);
+  const lines = [plan.header, ...units].map((line) => `${JSON.stringify(line)}\n`);
+  const bytes = new TextEncoder().encode(lines.join(""));
+  const key = layout.plan(plan.header.run);
+  if (bytes.length <= STORE_LIMITS.conditionalBytes) await store.create(key, bytes, { signal });
+  else if ((await store.head(key, { signal })) === undefined)
+    await writeObject(store, key, bytes, bytes.length, { signal });
+}
+
+/** Reads the plan of a run. Throws YardRunMissing, YardPlanInvalid. */
+export async function readPlan(store: ObjectStore, run: string, signal: AbortSignal): Promise<StoredPlan> {
+  const key = layout.plan(run);
+  const place = { store: store.uri, file: key };
+  const stored = await store.get(key, PLAN_BYTES_MAX, { signal });
+  if (stored === undefined) throw new MergeyardError("YardRunMissing", { where: place });
+  const { bytes } = stored;
+  const lines = findLines(bytes);
+  const invalid = (line: number | undefined, details: ErrorDetails): MergeyardError =>
+    new MergeyardError("YardPlanInvalid", { ...details, where: { ...place, line, ...details.where } });
+  const parse = <Schema extends z.ZodType>(line: number, schema: Schema): z.output<Schema> => {
+    const [start, end] = lines[line] ?? [0, 0];
+    const parsed = schema.safeParse(parseJson(bytes.subarray(start, end)));
+    if (parsed.success) return parsed.data;
+    const issue = parsed.error.issues[0];
+    throw invalid(line + 1, { where: { field: issue?.path.map(String).join(".") }, found: issue?.message });
+  };
+  const header = parse(0, planHeaderSchema);
+  const expected = header.stages.reduce((sum, stage) => sum + stage.units, 1);
+  if (lines.length !== expected) {
+    throw invalid(undefined, { found: `${lines.length} lines`, expected: `${expected} lines` });
+  }
+  return {
+    header,
+    unit(stage, index) {
+      const line = lineOf(header.stages, stage, index);
+      if (line !== undefined) return parse(line, unitSchema);
+      throw invalid(undefined, { where: { unit: index }, expected: `unit ${index} of stage ${stage}` });
+    },
+  };
+}
+
+/** Line of a unit, counting the header as line 0; undefined when the stage or the index is not in the plan. */
+function lineOf(stages: readonly Stage[], stage: number, index: number): number | undefined {
+  let line = 1;
+  for (const entry of stages) {
+    if (entry.index === stage) return index < entry.units ? line + index : undefined;
+    line += entry.units;
+  }
+  return undefined;
+}
+
+/** Undefined, which no schema takes, when the bytes are not JSON. */
+function parseJson(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch {
+    return undefined;
+  }
+}
+
+/** Start and end of every line, newlines left out. */
+function findLines(bytes: Uint8Array): readonly (readonly [number, number])[] {
+  const lines: [number, number][] = [];
+  for (let start = 0; start < bytes.length; ) {
+    const newline = bytes.indexOf(10, start);
+    const end = newline === -1 ? bytes.length : newline;
+    lines.push([start, end]);
+    start = end + 1;
+  }
+  return lines;
+}

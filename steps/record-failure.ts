@@ -1,0 +1,118 @@
+// Recording a failure: turns what the state machine caught into one typed record that names the error, where it was
+// and what to do, and keeps it in the run's folder. It never fails the run a second time: a record that cannot be
+// written (a full disk, no run yet) is still returned and logged.
+import { z } from "zod";
+import { layout } from "../core/artifact/layout.ts";
+import { ERROR_CODES, type ErrorCode } from "../core/error.ts";
+import type { ObjectStore } from "../stores/store.ts";
+import { encodeRecord } from "./records.ts";
+import {
+  type ErrorFields,
+  errorRecordSchema,
+  type FailureRecord,
+  recordFailureInputSchema,
+  recordFailureOutputSchema,
+} from "./schemas.ts";
+import { defineStep, type StepDeps } from "./step.ts";
+import { describeError, INTERNAL_HINT, readUnitFailures, type UnitFailure } from "./unit-failures.ts";
+
+/** Failed units that a record holds; it travels through the state machine, which carries 256 KiB. */
+const UNITS_LISTED_MAX = 20;
+/** Records of one run that are tried before giving up; more failed attempts than this are nobody's wish. */
+const ATTEMPTS_MAX = 10_000;
+
+/** The cause of a failed Lambda function, and of a step run in process. */
+const functionCauseSchema = z.looseObject({ errorType: z.string(), errorMessage: z.string() });
+/** The cause of a failed Batch job: the job as DescribeJobs tells it. */
+const jobCauseSchema = z.looseObject({
+  StatusReason: z.string().optional(),
+  Container: z.looseObject({ ExitCode: z.int().optional(), Reason: z.string().optional() }).optional(),
+});
+
+export const recordFailureStep = defineStep({
+  name: "record-failure",
+  input: recordFailureInputSchema,
+  output: recordFailureOutputSchema,
+  async run({ yard, run, state, error }, deps) {
+    const store = deps.openStore(yard);
+    const caught = parseCaught(error.Error, error.Cause ?? "");
+    const units = run === null || caught.isFunction ? [] : await readUnits(store, run, deps);
+    const failure: FailureRecord = {
+      failure: 1,
+      run,
+      state: state ?? null,
+      error: units[0] === undefined ? caught.error : nameUnit(units[0]),
+      units: units.slice(0, UNITS_LISTED_MAX),
+      unitsFailed: units.length,
+    };
+    deps.log({ event: "run-failed", ...failure });
+    return { yard, key: await keepRecord(store, failure, deps), ...failure };
+  },
+});
+
+async function readUnits(store: ObjectStore, run: string, deps: StepDeps): Promise<readonly UnitFailure[]> {
+  try {
+    return await readUnitFailures(store, run);
+  } catch (cause) {
+    deps.log({ event: "unit-failures-unreadable", error: describeError(cause) });
+    return [];
+  }
+}
+
+function nameUnit({ stage, index, error }: UnitFailure): ErrorFields {
+  return { ...error, where: { ...error.where, stage, unit: index } };
+}
+
+/** The typed error in what a state machine catches: of a function, of a job, or of the platform itself. */
+function parseCaught(name: string, cause: string): { readonly error: ErrorFields; readonly isFunction: boolean } {
+  const json = parseJson(cause);
+  const whole = errorRecordSchema.safeParse(json);
+  if (whole.success) return { error: whole.data, isFunction: true };
+  const thrown = functionCauseSchema.safeParse(json);
+  if (thrown.success) {
+    const { errorType, errorMessage } = thrown.data;
+    const record = errorRecordSchema.safeParse(parseJson(errorMessage));
+    return { error: record.success ? record.data : describeName(errorType, errorMessage), isFunction: true };
+  }
+  const job = jobCauseSchema.safeParse(json);
+  if (!job.success) return { error: describeName(name, cause), isFunction: Object.hasOwn(ERROR_CODES, name) };
+  const { StatusReason, Container } = job.data;
+  const reason = Container?.Reason ?? StatusReason ?? "a job failed";
+  const exit = Container?.ExitCode === undefined ? {} : { found: `exit code ${Container.ExitCode}` };
+  return { error: { ...describeName(name, reason), ...exit }, isFunction: false };
+}
+
+function describeName(name: string, message: string): ErrorFields {
+  if (isCode(name)) {
+    const { meaning, remedy, retryable } = ERROR_CODES[name];
+    return { code: name, meaning, where: {}, found: message, hint: remedy, retryable };
+  }
+  const meaning = message === "" ? "the state machine stopped" : message;
+  return { code: name, meaning, where: {}, hint: INTERNAL_HINT, retryable: false };
+}
+
+function isCode(name: string): name is ErrorCode {
+  return Object.hasOwn(ERROR_CODES, name);
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Writes the record under the next free number; null without a run, or when it cannot be written. */
+async function keepRecord(store: ObjectStore, failure: FailureRecord, deps: StepDeps): Promise<string | null> {
+  if (failure.run === null) return null;
+  try {
+    for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt += 1) {
+      const key = layout.failure(failure.run, attempt);
+      if ((await store.create(key, encodeRecord(failure))).created) return key;
+    }
+  } catch (cause) {
+    deps.log({ event: "failure-not-recorded", error: describeError(cause) });
+  }
+  return null;
+}

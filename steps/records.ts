@@ -1,0 +1,37 @@
+// The yard's small JSON records (receipts, results, channels, cache entries): how they are written and read.
+import type { z } from "zod";
+import { STORE_LIMITS } from "../core/limits.ts";
+import { type Found, findJson } from "../stores/objects.ts";
+import type { ObjectStore } from "../stores/store.ts";
+
+/** Records in flight at once when many are read: enough to hide an object store's latency. */
+const READS_IN_FLIGHT = 16;
+
+/** A record with its ETag, undefined when there is none. Throws StoreJsonInvalid when it was damaged. */
+export function readRecord<Schema extends z.ZodType>(
+  store: ObjectStore,
+  key: string,
+  schema: Schema,
+  signal?: AbortSignal,
+): Promise<Found<z.output<Schema>> | undefined> {
+  return findJson(store, key, schema, STORE_LIMITS.conditionalBytes, { signal });
+}
+
+/** UTF-8 JSON of a record, one field a line, ending in a newline. */
+export function encodeRecord(value: unknown): Uint8Array {
+  return new TextEncoder().encode(`${JSON.stringify(value, null, 1)}\n`);
+}
+
+/** Results of `work` over `items`, in their order, a bounded number at a time; rejects with the first failure. */
+export async function mapBounded<Item, Result>(
+  items: readonly Item[],
+  work: (item: Item, index: number) => Promise<Result>,
+): Promise<Result[]> {
+  const results = new Array<Result>(items.length);
+  const entries = items.entries();
+  const worker = async (): Promise<void> => {
+    for (const [index, item] of entries) results[index] = await work(item, index);
+  };
+  await Promise.all(Array.from({ length: Math.min(READS_IN_FLIGHT, items.length) }, worker));
+  return results;
+}

@@ -1,0 +1,190 @@
+// What the name of a model means to a pipeline: which folder of which store, and whether its tensor digests are known.
+// The order is the user's contract: names given for this run, the pipeline's `models:`, the yard, the recipe's folder,
+// the current folder. Reads listings and small records, and headers where an upload has to be shown complete.
+import { checkName } from "../core/artifact/key.ts";
+import { layout } from "../core/artifact/layout.ts";
+import { MergeyardError } from "../core/error.ts";
+import type { ObjectStore, OpenStore } from "../stores/store.ts";
+import { openCheckpoint } from "./open-checkpoint.ts";
+import { findVersion, listModel, listUploads, parseVersionReference, type UploadListing } from "./yard.ts";
+
+/** Where names are looked up. `yard` is absent for a merge without one. */
+export type ModelScope = {
+  readonly openStore: OpenStore;
+  readonly yard: ObjectStore | undefined;
+  /** Names that win over everything: the command line's first, then the pipeline's own. */
+  readonly aliases: readonly Readonly<Record<string, string>>[];
+  /** URIs of the folders where relative paths are tried, in order: the recipe's, the current one. */
+  readonly folders: readonly string[];
+  readonly signal: AbortSignal;
+};
+
+/** A model's folder. `name` is what it would be called under checkpoints/. */
+export type ModelPlace = {
+  readonly store: ObjectStore;
+  readonly prefix: string;
+  readonly name: string;
+  /** upload: below incoming/; version: below artifacts/; checkpoint: below checkpoints/; folder: anywhere else. */
+  readonly kind: "upload" | "version" | "checkpoint" | "folder";
+};
+
+/** Commit marker of an upload: an object of this name says that all files of the upload were there before it. */
+export const UPLOAD_MARKER = "_COMPLETE";
+
+/**
+ * Finds the folder that a recipe's model reference means.
+ * Throws YardModelMissing (with every place that was tried), YardUploadIncomplete, YardVersionMissing,
+ * YardChannelMissing, YardReferenceInvalid.
+ */
+export async function resolveModel(scope: ModelScope, reference: string): Promise<ModelPlace> {
+  const alias = scope.aliases.find((names) => Object.hasOwn(names, reference))?.[reference];
+  const text = alias ?? reference;
+  const tried: string[] = [];
+  const place = (await findExplicit(scope, text)) ?? (await findInYard(scope, text, tried));
+  if (place !== undefined) return place;
+  for (const folder of scope.folders) {
+    const uri = resolveUri(folder, text);
+    tried.push(uri);
+    if (await hasObjects(scope.openStore(uri), "")) return folderPlace(scope.openStore(uri), text);
+  }
+  throw new MergeyardError("YardModelMissing", { where: { model: reference }, expected: tried.join(" or ") });
+}
+
+/** URIs, absolute paths and the yard's own areas: one place is meant, nothing else is tried. */
+async function findExplicit(scope: ModelScope, text: string): Promise<ModelPlace | undefined> {
+  if (/^[a-z][a-z0-9+.-]*:\/\//.test(text) || text.startsWith("/")) {
+    const uri = text.startsWith("/") ? resolveUri("file:///", text) : text;
+    const store = scope.openStore(uri);
+    if (await hasObjects(store, "")) return folderPlace(store, text);
+    throw new MergeyardError("YardModelMissing", { where: { model: text }, found: "no files", expected: uri });
+  }
+  const [area, ...rest] = text.split("/");
+  const { yard } = scope;
+  if (yard === undefined || rest.length === 0) return undefined;
+  if (area === "incoming") return findUpload(yard, rest, scope.signal);
+  if (area === "artifacts") return findArtifact(yard, rest.join("/"));
+  if (area === "checkpoints") return findCheckpoint(yard, rest.join("/"));
+  return undefined;
+}
+
+/** A bare name: the published version behind `latest`, else the newest complete upload. */
+async function findInYard(scope: ModelScope, text: string, tried: string[]): Promise<ModelPlace | undefined> {
+  const { yard } = scope;
+  const bare = /^([A-Za-z0-9][A-Za-z0-9._-]*)([@:][^/]*)?$/.exec(text);
+  if (yard === undefined || bare === null) return undefined;
+  const [, model = "", version] = bare;
+  tried.push(`${yard.uri}/artifacts/${model}/`, `${yard.uri}/incoming/${model}/`);
+  const listing = await listModel(yard, model);
+  if (listing.versions.length > 0 && (version !== undefined || listing.channels.latest !== undefined)) {
+    return findArtifact(yard, text);
+  }
+  if (listing.uploads.length > 0 && version === undefined) return findUpload(yard, [model], scope.signal);
+  return undefined;
+}
+
+/** `NAME@VERSION_OR_CHANNEL`, `NAME:CHANNEL` or `NAME` (latest). */
+async function findArtifact(yard: ObjectStore, text: string): Promise<ModelPlace> {
+  const asked = parseVersionReference(text);
+  const isVersion =
+    asked.version !== undefined && (await yard.head(layout.versionManifest(asked.model, asked.version)));
+  const reference = isVersion ? asked : { ...asked, version: undefined, channel: asked.channel ?? asked.version };
+  const { model, prefix } = await findVersion(yard, reference);
+  return { store: yard, prefix, name: model, kind: "version" };
+}
+
+/** `NAME@DIGEST` (first digits are enough for the folder's own name) or `NAME/FOLDER`. */
+async function findCheckpoint(yard: ObjectStore, text: string): Promise<ModelPlace> {
+  const match = /^([^@/]+)[@/](?:sha256:)?([0-9a-f]{16,64})\/?$/.exec(text);
+  if (match === null) {
+    throw new MergeyardError("YardReferenceInvalid", {
+      found: `checkpoints/${text}`,
+      expected: "checkpoints/NAME@DIGEST",
+    });
+  }
+  const [, model = "", digest = ""] = match;
+  const prefix = layout.checkpoint(checkName(model), digest);
+  if (await hasObjects(yard, `${prefix}universal.json`))
+    return { store: yard, prefix, name: model, kind: "checkpoint" };
+  throw new MergeyardError("YardModelMissing", {
+    where: { store: yard.uri, model: `checkpoints/${text}` },
+    found: "no universal checkpoint",
+    expected: `${prefix}universal.json`,
+  });
+}
+
+/** `NAME` (its newest complete upload) or `NAME/UPLOAD`. */
+async function findUpload(yard: ObjectStore, path: readonly string[], signal: AbortSignal): Promise<ModelPlace> {
+  const [model = "", upload] = path.filter((segment) => segment !== "");
+  const uploads = await listUploads(yard, model);
+  const wanted = upload === undefined ? uploads : uploads.filter((entry) => entry.upload === upload);
+  const where = { store: yard.uri, model };
+  if (wanted.length === 0) {
+    const known = uploads.map((entry) => entry.upload).join(", ");
+    throw new MergeyardError("YardModelMissing", {
+      where,
+      found: known === "" ? "no upload" : `uploads: ${known}`,
+      expected: `incoming/${path.join("/")}/`,
+    });
+  }
+  const reasons: unknown[] = [];
+  for (const entry of wanted) {
+    const reason = await whyIncomplete(yard, entry, signal);
+    if (reason === undefined) return { store: yard, prefix: entry.prefix, name: model, kind: "upload" };
+    reasons.push(reason);
+  }
+  const [newest] = reasons;
+  throw new MergeyardError("YardUploadIncomplete", {
+    where: { ...where, file: newest instanceof MergeyardError ? newest.where.file : wanted[0]?.prefix },
+    found: newest instanceof Error ? newest.message : String(newest),
+    expected: `a file ${UPLOAD_MARKER}, an index with all its shards, or a lone model.safetensors`,
+    cause: newest,
+  });
+}
+
+/**
+ * Undefined when an upload is complete: its marker is there, or its index and every shard that it names with the size
+ * that the shard's own header says, or a model.safetensors alone. Otherwise what is missing.
+ */
+export async function whyIncomplete(yard: ObjectStore, upload: UploadListing, signal: AbortSignal): Promise<unknown> {
+  const names = upload.files.map((file) => file.key.slice(upload.prefix.length));
+  if (names.includes(UPLOAD_MARKER)) return undefined;
+  const tensorFiles = names.filter((name) => name.endsWith(".safetensors"));
+  const isLone = tensorFiles.length === 1 && tensorFiles[0] === "model.safetensors";
+  if (!isLone && !names.includes("model.safetensors.index.json")) return "no index, and no lone model.safetensors";
+  try {
+    await openCheckpoint(yard, upload.prefix, signal);
+    return undefined;
+  } catch (cause) {
+    if (cause instanceof MergeyardError && !cause.retryable) return cause;
+    throw cause;
+  }
+}
+
+function folderPlace(store: ObjectStore, text: string): ModelPlace {
+  const last =
+    text
+      .split("/")
+      .filter((segment) => segment !== "" && segment !== "." && segment !== "..")
+      .at(-1) ?? "";
+  const name = last
+    .replace(/[^A-Za-z0-9._-]+/g, "-")
+    .replace(/^[^A-Za-z0-9]+/, "")
+    .slice(0, 128);
+  return { store, prefix: "", name: name === "" ? "model" : name, kind: "folder" };
+}
+
+/**
+ * URI of a path seen from a folder's URI: `..` and `.` are resolved, characters escaped as in a URI. An absolute path
+ * is one of the machine's own files.
+ */
+export function resolveUri(folder: string, path: string): string {
+  const escaped = path.split("/").map(encodeURIComponent).join("/");
+  const base = folder.endsWith("/") ? folder : `${folder}/`;
+  const uri = new URL(escaped, path.startsWith("/") ? "file:///" : base).href;
+  return uri.endsWith("/") ? uri.slice(0, -1) : uri;
+}
+
+async function hasObjects(store: ObjectStore, prefix: string): Promise<boolean> {
+  for await (const _ of store.list(prefix)) return true;
+  return false;
+}

@@ -1,0 +1,159 @@
+// Running one unit of a run, whatever its operation: receipt there → done; content key in the cache → receipt; else do
+// it and write the receipt. Run again after any crash, it does only what has no receipt. Called by workers/main.ts.
+import assert from "node:assert/strict";
+import { digestJson } from "../core/artifact/digest.ts";
+import { layout } from "../core/artifact/layout.ts";
+import { MergeyardError } from "../core/error.ts";
+import type { Receipt } from "../core/plan/receipt.ts";
+import type { AdoptUnit, MergeUnit, PlanSource } from "../core/plan/schema.ts";
+import { ENGINE_VERSION } from "../core/version.ts";
+import type { ResolvedSource } from "../engine/request.ts";
+import { adoptFile } from "./adopt.ts";
+import { findCachedFile } from "./cache.ts";
+import { describeSource } from "./describe.ts";
+import { mergeKey } from "./merge.ts";
+import { encodeRecord } from "./records.ts";
+import { unitInputSchema, unitOutputSchema } from "./schemas.ts";
+import { defineStep, type UnitDeps } from "./step.ts";
+import { findReceipt, needReceipt, openRun, type UnitContext, type UnitSource } from "./unit-context.ts";
+
+/** What an operation says of its unit; the rest of the receipt is the same for all. */
+export type UnitWork = Omit<Receipt, "receipt" | "run" | "stage" | "index" | "op" | "cpuMs" | "wallMs">;
+
+/** The step: opens the run and runs one unit of it. A worker that runs many units opens the run once instead. */
+export const runUnitStep = defineStep({
+  name: "run-unit",
+  input: unitInputSchema,
+  output: unitOutputSchema,
+  async run({ yard, run, stage, index }, deps: UnitDeps) {
+    return runUnit(await openRun({ yard, run }, deps), stage, index);
+  },
+});
+
+/**
+ * Runs a unit and returns its receipt; two workers on one unit write the same bytes, and the first receipt counts.
+ * Throws what the operation throws; nothing is left visible then but complete files under the run's own folder.
+ */
+export async function runUnit(context: UnitContext<UnitDeps>, stage: number, index: number): Promise<Receipt> {
+  const { yard, run, plan, deps } = context;
+  const key = layout.receipt(run, stage, index);
+  const finished = await findReceipt(context, stage, index);
+  if (finished !== undefined) {
+    if (await outputStands(context, finished)) return finished;
+    deps.log({ event: "receipt-dropped", stage, unit: index, output: finished.outputKey });
+    await yard.delete(key, { signal: deps.signal });
+  }
+  const unit = plan.unit(stage, index);
+  const startedMs = deps.now();
+  const cpuBefore = deps.cpuMs();
+  const work = await runOperation(context, unit);
+  const receipt: Receipt = {
+    receipt: 1,
+    run,
+    stage,
+    index,
+    op: unit.op,
+    ...work,
+    cpuMs: Math.max(0, deps.cpuMs() - cpuBefore),
+    wallMs: Math.max(0, deps.now() - startedMs),
+  };
+  const { created } = await yard.create(key, encodeRecord(receipt), { signal: deps.signal });
+  return created ? receipt : needReceipt(context, stage, index);
+}
+
+/** False when the file that a receipt speaks of is gone: a version it was cached in was deleted since. */
+async function outputStands(context: UnitContext, receipt: Receipt): Promise<boolean> {
+  if (receipt.outputKey === null) return true;
+  const info = await context.yard.head(receipt.outputKey, { signal: context.deps.signal });
+  return info !== undefined && (receipt.file === null || info.bytes === receipt.file.bytes);
+}
+
+function runOperation(
+  context: UnitContext<UnitDeps>,
+  unit: ReturnType<UnitContext["plan"]["unit"]>,
+): Promise<UnitWork> {
+  if (unit.op === "adopt") return runAdopt(context, unit);
+  if (unit.op === "describe") return describeSource(context, unit);
+  return runMerge(context, unit);
+}
+
+async function runAdopt(context: UnitContext<UnitDeps>, unit: AdoptUnit): Promise<UnitWork> {
+  const { plan, deps } = context;
+  const planned = plan.header.sources[unit.source];
+  assert.ok(planned !== undefined, `the plan has no source ${unit.source}`);
+  const store = deps.openStore(planned.store);
+  const key = `${planned.prefix}${unit.file}`;
+  const info = await store.head(key, { signal: deps.signal });
+  if (info === undefined) {
+    const where = { store: planned.store, file: key, model: planned.model, unit: unit.index };
+    throw new MergeyardError("YardSourceChanged", { where, found: "no such file any more" });
+  }
+  const source = { store, key, bytes: info.bytes, etag: info.etag };
+  const file = await adoptFile(source, unit.file, deps.signal, deps.progress);
+  return {
+    key: digestJson({ engine: ENGINE_VERSION, operation: "adopt", fingerprint: planned.fingerprint, file: unit.file }),
+    cached: false,
+    outputKey: null,
+    file,
+    checkpoint: null,
+    nonFinite: { inputs: {}, output: 0 },
+    bytesRead: file.bytes,
+    bytesWritten: 0,
+    kernels: "none",
+    threads: 1,
+  };
+}
+
+async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promise<UnitWork> {
+  const { yard, run, deps } = context;
+  const sources = await sourcesOf(context, unit);
+  const key = mergeKey(unit, sources);
+  const cached = await findCachedFile(yard, key, deps.signal);
+  if (cached !== undefined) {
+    return {
+      key,
+      cached: true,
+      outputKey: cached.file,
+      file: { ...cached.listing, name: unit.file },
+      checkpoint: null,
+      nonFinite: cached.nonFinite,
+      bytesRead: 0,
+      bytesWritten: 0,
+      kernels: "none",
+      threads: 0,
+    };
+  }
+  const target = { store: yard.uri, key: layout.unitOutput(run, unit.file) };
+  const { threads, memoryBytes, signal } = deps;
+  const resolved = context.plan.header.sources.map((planned, index) =>
+    narrowSource(unit, index, planned, sources[index]),
+  );
+  const request = { unit, sources: resolved, target, threads, memoryBytes };
+  const options = { signal, ...(deps.progress === undefined ? {} : { progress: deps.progress }) };
+  const result = await deps.executeMerge(request, options);
+  return { key, cached: false, outputKey: target.key, checkpoint: null, ...result };
+}
+
+/** By the plan's source index; undefined where the unit does not read that source. */
+async function sourcesOf(context: UnitContext, unit: MergeUnit): Promise<readonly (UnitSource | undefined)[]> {
+  const used = new Set(unit.tensors.flatMap((tensor) => tensor.inputs.map((input) => input.source)));
+  const { sources } = context.plan.header;
+  return Promise.all(sources.map((_, index) => (used.has(index) ? context.source(index) : undefined)));
+}
+
+/** What the engine is told of a source: only the digests that this unit needs, for they cross thread borders. */
+function narrowSource(
+  unit: MergeUnit,
+  index: number,
+  planned: PlanSource,
+  source: UnitSource | undefined,
+): ResolvedSource {
+  if (source === undefined) {
+    return { model: planned.model, store: planned.store, prefix: planned.prefix, digests: undefined };
+  }
+  const { digests } = source.resolved;
+  if (digests === undefined) return source.resolved;
+  const read = unit.tensors.flatMap((tensor) => tensor.inputs.filter((input) => input.source === index));
+  const names = read.map((input) => input.tensor).filter((name) => Object.hasOwn(digests, name));
+  return { ...source.resolved, digests: Object.fromEntries(names.map((name) => [name, digests[name] ?? ""])) };
+}

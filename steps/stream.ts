@@ -1,0 +1,160 @@
+// Streaming one object with bounded memory: reads ahead by one piece while the piece before is digested or copied.
+// Adopting, pulling, verifying and converting go through here; merging has the engine.
+import { createHasher, type Digest, digestTensorFile } from "../core/artifact/digest.ts";
+import { MergeyardError } from "../core/error.ts";
+import type { TensorFile } from "../core/plan/receipt.ts";
+import { writeObject } from "../stores/objects.ts";
+import type { ObjectStore } from "../stores/store.ts";
+
+/**
+ * Bytes of one piece. Two are held at a time. Large enough that a ranged read of an object store is mostly transfer,
+ * small enough that many workers fit in one machine; it never changes a digest.
+ */
+const PIECE_BYTES = 8 * 1024 * 1024;
+
+/** An object as the streaming functions see it. */
+export type StreamSource = { readonly store: ObjectStore; readonly key: string; readonly bytes: number };
+
+/**
+ * The bytes of [0, source.bytes) in order, piece by piece; a piece is only valid until the next is asked for.
+ * Throws what the store throws (StoreObjectMissing, StoreShortRead) and the signal's reason. Memory: 2 pieces.
+ */
+export async function* readPieces(source: StreamSource, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  const pieceBytes = Math.min(PIECE_BYTES, source.bytes);
+  const buffers = [new Uint8Array(pieceBytes), new Uint8Array(source.bytes > pieceBytes ? pieceBytes : 0)];
+  const read = async (offset: number, turn: number): Promise<Uint8Array> => {
+    const piece = (buffers[turn % 2] ?? new Uint8Array(0)).subarray(0, Math.min(pieceBytes, source.bytes - offset));
+    await source.store.readInto(source.key, offset, piece, { signal });
+    return piece;
+  };
+  if (source.bytes === 0) return;
+  let ahead = read(0, 0);
+  for (let offset = 0, turn = 0; offset < source.bytes; offset += pieceBytes, turn += 1) {
+    const piece = await ahead;
+    signal.throwIfAborted();
+    if (offset + pieceBytes < source.bytes) {
+      ahead = read(offset + pieceBytes, turn + 1);
+      ahead.catch(() => undefined); // awaited by the next turn, or dropped when the reader stops before
+    }
+    yield piece;
+  }
+}
+
+/** Digests of the contiguous parts of a stream, fed piece by piece. */
+export type PartHasher = { update(piece: Uint8Array): void; digests(): readonly Digest[] };
+
+/** A hasher of contiguous parts of the given sizes; a part of 0 bytes has the digest of nothing. */
+export function createPartHasher(partBytes: readonly number[]): PartHasher {
+  const digests: Digest[] = [];
+  let hasher = createHasher();
+  let left = partBytes[0] ?? 0;
+  const closeFull = (): void => {
+    while (left === 0 && digests.length < partBytes.length) {
+      digests.push(hasher.digest());
+      hasher = createHasher();
+      left = partBytes[digests.length] ?? 0;
+    }
+  };
+  closeFull();
+  return {
+    update(piece) {
+      for (let done = 0; done < piece.length; ) {
+        const bytes = Math.min(left, piece.length - done);
+        hasher.update(piece.subarray(done, done + bytes));
+        done += bytes;
+        left -= bytes;
+        closeFull();
+      }
+    },
+    digests() {
+      return digests;
+    },
+  };
+}
+
+/** A file as a manifest, a receipt or a universal checkpoint lists it: with parts when it holds tensors. */
+export type ListedFile = { readonly name: string; readonly bytes: number; readonly digest: string } & Partial<
+  Pick<TensorFile, "headerDigest" | "tensors">
+>;
+
+/** Sizes of the parts that the file's digest is made of: the header and each tensor, or the whole file. */
+function partSizes(file: ListedFile): readonly number[] {
+  if (file.tensors === undefined) return [file.bytes];
+  const tensorBytes = file.tensors.map((tensor) => tensor.bytes);
+  return [file.bytes - tensorBytes.reduce((sum, bytes) => sum + bytes, 0), ...tensorBytes];
+}
+
+/** Checks the bytes of a listed file as they pass. */
+export type FileVerifier = { update(piece: Uint8Array): void; finish(): void };
+
+/**
+ * A verifier of a listed file: feed it every byte in order, then `finish`.
+ * Throws YardFileCorrupt naming the first tensor whose bytes differ (or the header, or the file).
+ */
+export function createFileVerifier(
+  file: ListedFile,
+  where: { readonly store: string; readonly key: string },
+): FileVerifier {
+  const hasher = createPartHasher(partSizes(file));
+  return {
+    update: (piece) => hasher.update(piece),
+    finish() {
+      const [first = "", ...others] = hasher.digests();
+      const place = { store: where.store, file: where.key };
+      const refuse = (found: string, expected: string, tensor?: string): never => {
+        throw new MergeyardError("YardFileCorrupt", { where: { ...place, tensor }, found, expected });
+      };
+      if (file.tensors === undefined || file.headerDigest === undefined) {
+        if (first !== file.digest) refuse(first, file.digest);
+        return;
+      }
+      if (first !== file.headerDigest) refuse(`header ${first}`, `header ${file.headerDigest}`);
+      file.tensors.forEach((tensor, index) => {
+        if (others[index] !== tensor.digest) refuse(others[index] ?? "nothing", tensor.digest, tensor.name);
+      });
+      const whole = digestTensorFile(first, others);
+      if (whole !== file.digest) refuse(whole, file.digest);
+    },
+  };
+}
+
+/** Reads a file and checks it against its listing. Throws YardFileCorrupt, or what the store throws. */
+export async function verifyFile(source: StreamSource, file: ListedFile, signal: AbortSignal): Promise<void> {
+  const where = { store: source.store.uri, key: source.key };
+  if (source.bytes !== file.bytes) {
+    throw new MergeyardError("YardFileCorrupt", {
+      where: { store: where.store, file: where.key },
+      found: `${source.bytes} bytes`,
+      expected: `${file.bytes} bytes`,
+    });
+  }
+  for await (const _ of verifiedPieces(source, file, signal));
+}
+
+/** The file's pieces; ends with YardFileCorrupt instead of silently when they are not what the listing says. */
+async function* verifiedPieces(
+  source: StreamSource,
+  file: ListedFile,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  const verifier = createFileVerifier(file, { store: source.store.uri, key: source.key });
+  for await (const piece of readPieces(source, signal)) {
+    verifier.update(piece);
+    yield piece;
+  }
+  verifier.finish();
+}
+
+/**
+ * Copies a file to another store, checking it against its listing on the way; whole and right at the target, or not
+ * there. Throws YardFileCorrupt, or what the stores throw.
+ */
+export async function copyVerified(
+  source: StreamSource,
+  target: { readonly store: ObjectStore; readonly key: string },
+  file: ListedFile,
+  signal: AbortSignal,
+): Promise<void> {
+  const pieces = verifiedPieces(source, file, signal);
+  await writeObject(target.store, target.key, pieces, file.bytes, { signal });
+}
