@@ -6,13 +6,13 @@ import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { MergeyardError } from "../core/error.ts";
 import { addInit } from "./commands/init.ts";
+import { addInspect } from "./commands/inspect.ts";
 import { addLs } from "./commands/ls.ts";
-import { addShow } from "./commands/show.ts";
 import { EXIT, exitStatus, renderError, toMergeyardError } from "./error-block.ts";
 import type { Terminal } from "./terminal.ts";
 
 /** In the order of the help text. */
-const COMMANDS = [addInit, addLs, addShow];
+const COMMANDS = [addInspect, addInit, addLs];
 
 /** Runs one command line (without `node` and the program's name); resolves to the exit status, never rejects. */
 export async function main(args: readonly string[], terminal: Terminal): Promise<number> {

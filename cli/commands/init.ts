@@ -10,12 +10,12 @@ export function addInit(program: Command, terminal: Terminal): void {
     .argument("<yard>", "a folder, or s3://bucket/prefix")
     .addOption(jsonOption())
     .action(async (place: string, options: { json?: boolean }) => {
-      const [{ openStores }, { initYard }] = await Promise.all([
-        import("../open-stores.ts"),
+      const [{ createStoreOpener }, { initYard }] = await Promise.all([
+        import("../../stores/open.ts"),
         import("../../steps/yard.ts"),
       ]);
       const yard = toUri(place, terminal.cwd);
-      const { created } = await initYard((await openStores(terminal))(yard));
+      const { created } = await initYard(createStoreOpener(terminal.env)(yard));
       printResult(terminal, options.json, { yard, created }, () =>
         created
           ? `${place} is a yard now: drop checkpoints into ${place}/incoming/MODEL/UPLOAD/`

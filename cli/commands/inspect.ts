@@ -1,0 +1,134 @@
+// `mergeyard inspect SRC`: what a checkpoint is, from its headers alone: format, files, tensors, dtypes, bytes, problems.
+import type { Command } from "commander";
+import type { Checkpoint, TensorEntry } from "../../core/checkpoint.ts";
+import { elementCount } from "../../core/tensor.ts";
+import type { StoredCheckpoint } from "../../steps/open-checkpoint.ts";
+import { jsonOption } from "../arguments.ts";
+import { printResult, type Terminal } from "../terminal.ts";
+import { formatBytes, formatCount, renderTable } from "../text.ts";
+
+export function addInspect(program: Command, terminal: Terminal): void {
+  program
+    .command("inspect")
+    .description("show a checkpoint's format, tensors, dtypes, bytes and problems")
+    .argument("<src>", "a folder, a file, or an s3:// URI")
+    .option("--tensors", "list every tensor instead of grouping the layers")
+    .addOption(jsonOption())
+    .action(async (source: string, options: { json?: boolean; tensors?: boolean }) => {
+      const [{ createStoreOpener }, { openSource }, { describeWarning }] = await Promise.all([
+        import("../../stores/open.ts"),
+        import("../source.ts"),
+        import("../../core/formats/format.ts"),
+      ]);
+      const opened = await openSource(source, createStoreOpener(terminal.env), terminal);
+      const problems = opened.warnings.map(describeWarning);
+      printResult(terminal, options.json, describeAsData(source, opened), () =>
+        describeAsText(source, opened.checkpoint, problems, options.tensors === true),
+      );
+    });
+}
+
+function describeAsData(source: string, { checkpoint, warnings, fingerprint, digest }: StoredCheckpoint) {
+  const { format, tensorFiles, sideFiles, tensors, metadata, config } = checkpoint;
+  return {
+    source,
+    format,
+    digest: digest ?? null,
+    fingerprint,
+    files: tensorFiles,
+    sideFiles,
+    tensorCount: tensors.length,
+    elements: sumOf(tensors, elementsOf),
+    bytes: sumOf(tensors, bytesOf),
+    dtypes: summariseDtypes(tensors),
+    architectures: config?.architectures ?? null,
+    metadata: Object.fromEntries(metadata),
+    tensors: tensors.map(({ name, dtype, shape, ranges, digest: tensorDigest }) => ({
+      name,
+      dtype,
+      shape,
+      file: ranges[0]?.file ?? null,
+      bytes: sumOf(ranges, (range) => range.bytes),
+      digest: tensorDigest ?? null,
+    })),
+    problems: warnings,
+  };
+}
+
+function describeAsText(source: string, checkpoint: Checkpoint, problems: readonly string[], all: boolean): string {
+  const { format, tensorFiles, sideFiles, tensors, config } = checkpoint;
+  const architectures = Array.isArray(config?.architectures)
+    ? config.architectures.map(String).join(", ")
+    : "not stated";
+  const names = sideFiles.map((file) => file.name).join(", ");
+  const fileBytes = formatBytes(sumOf(tensorFiles, (file) => file.bytes));
+  return [
+    source,
+    `  format        ${format}, ${tensorFiles.length} file${tensorFiles.length === 1 ? "" : "s"}, ${fileBytes}`,
+    `  architecture  ${architectures}`,
+    `  tensors       ${formatCount(tensors.length)}, ${formatCount(sumOf(tensors, elementsOf))} elements`,
+    `  beside them   ${names === "" ? "no other files" : names}`,
+    `  problems      ${problems.length === 0 ? "none" : problems.length}`,
+    ...problems.map((problem) => `    ${problem}`),
+    "",
+    renderDtypes(tensors),
+    "",
+    renderTensors(tensors, all),
+  ].join("\n");
+}
+
+function renderDtypes(tensors: readonly TensorEntry[]): string {
+  return renderTable(
+    [
+      { title: "dtype", align: "left" },
+      { title: "tensors", align: "right" },
+      { title: "elements", align: "right" },
+      { title: "bytes", align: "right" },
+    ],
+    Object.entries(summariseDtypes(tensors)).map(([dtype, { count, elements, bytes }]) => [
+      dtype,
+      formatCount(count),
+      formatCount(elements),
+      formatBytes(bytes),
+    ]),
+  );
+}
+
+/** One line for the tensors that differ in nothing but a number in their name: the layers of a model. */
+function renderTensors(tensors: readonly TensorEntry[], all: boolean): string {
+  const nameOf = ({ name }: TensorEntry) => (all ? name : name.replace(/(?<=^|\.)\d+(?=\.|$)/g, "*"));
+  const groups = Map.groupBy(tensors, (tensor) => `${nameOf(tensor)}\n${tensor.dtype}\n${tensor.shape.join(" x ")}`);
+  return renderTable(
+    [
+      { title: "tensor", align: "left" },
+      { title: "count", align: "right" },
+      { title: "dtype", align: "left" },
+      { title: "shape", align: "left" },
+    ],
+    [...groups].map(([key, members]) => {
+      const [name = "", dtype = "", shape = ""] = key.split("\n");
+      return [name, String(members.length), dtype, shape === "" ? "scalar" : shape];
+    }),
+  );
+}
+
+function summariseDtypes(tensors: readonly TensorEntry[]) {
+  return Object.fromEntries(
+    [...Map.groupBy(tensors, (tensor) => tensor.dtype)].map(([dtype, members]) => [
+      dtype,
+      { count: members.length, elements: sumOf(members, elementsOf), bytes: sumOf(members, bytesOf) },
+    ]),
+  );
+}
+
+function elementsOf({ shape }: TensorEntry): number {
+  return elementCount(shape);
+}
+
+function bytesOf({ ranges }: TensorEntry): number {
+  return sumOf(ranges, (range) => range.bytes);
+}
+
+function sumOf<T>(items: readonly T[], measure: (item: T) => number): number {
+  return items.reduce((sum, item) => sum + measure(item), 0);
+}

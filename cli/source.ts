@@ -1,0 +1,33 @@
+// A checkpoint named on the command line: a folder, a file or an s3:// URI, opened by reading its headers.
+import { statSync } from "node:fs";
+import path from "node:path";
+import { MergeyardError } from "../core/error.ts";
+import { openCheckpoint, openCheckpointFile, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
+import type { OpenStore } from "../stores/store.ts";
+import { toUri } from "./arguments.ts";
+import type { Terminal } from "./terminal.ts";
+
+/** Where a path leads: a folder, or one file of a folder. */
+type SourcePlace = { readonly folder: string; readonly file: string | undefined };
+
+/** Opens what `text` names. Throws CliSourceMissing and everything that opening a checkpoint throws. */
+export async function openSource(text: string, openStore: OpenStore, terminal: Terminal): Promise<StoredCheckpoint> {
+  const { folder, file } = locateSource(text, terminal.cwd);
+  const store = openStore(folder);
+  return file === undefined
+    ? openCheckpoint(store, "", terminal.signal)
+    : openCheckpointFile(store, file, terminal.signal);
+}
+
+/** A path is looked at; of a URI, one whose last part has a checkpoint file's extension is a file. */
+export function locateSource(text: string, cwd: string): SourcePlace {
+  if (/^[a-z][a-z0-9+.-]*:\/\//.test(text)) {
+    const match = /^(.*)\/([^/]+\.safetensors)$/.exec(text);
+    return match === null ? { folder: toUri(text, cwd), file: undefined } : { folder: match[1] ?? "", file: match[2] };
+  }
+  const absolute = path.resolve(cwd, text);
+  const stat = statSync(absolute, { throwIfNoEntry: false });
+  if (stat === undefined) throw new MergeyardError("CliSourceMissing", { where: { file: absolute } });
+  if (stat.isDirectory()) return { folder: toUri(absolute, cwd), file: undefined };
+  return { folder: toUri(path.dirname(absolute), cwd), file: path.basename(absolute) };
+}
