@@ -1,0 +1,87 @@
+// How long a plan may take and what it may cost on AWS: plain arithmetic over the plan's counts and a dated table of
+// prices (prices.json beside this file, replaced by `--prices FILE`). An estimate, never a promise: it always carries
+// the table's date and region.
+import { z } from "zod";
+
+const positive = z.number().positive();
+
+export const pricesSchema = z.strictObject({
+  region: z.string(),
+  /** When the prices were read: `2026-06` or `2026-06-30`. */
+  asOf: z.string().regex(/^\d{4}-\d{2}(?:-\d{2})?$/),
+  source: z.string(),
+  workerVcpuHourUsd: positive,
+  workerGiBHourUsd: positive,
+  /** One request. */
+  s3GetUsd: positive,
+  s3PutUsd: positive,
+  s3GBMonthUsd: positive,
+  stateTransitionUsd: positive,
+  /** The size of a Batch job, how many run at once, and what one sustains between S3 and its cores. */
+  worker: z.strictObject({
+    vcpus: positive,
+    memoryGiB: positive,
+    count: z.int().positive(),
+    bytesPerSecond: positive,
+    startSeconds: z.number().nonnegative(),
+    billedSecondsMin: z.number().nonnegative(),
+  }),
+});
+export type Prices = z.infer<typeof pricesSchema>;
+
+export type StageCounts = { readonly units: number; readonly bytesRead: number; readonly bytesWritten: number };
+export type StageEstimate = { readonly localSeconds: number; readonly awsSeconds: number; readonly awsUsd: number };
+export type Estimate = {
+  readonly stages: readonly StageEstimate[];
+  readonly localSeconds: number;
+  readonly awsSeconds: number;
+  readonly awsUsd: number;
+  /** Of what the run adds to the yard. */
+  readonly storageUsdPerMonth: number;
+};
+
+/** Bytes of one ranged read and of one uploaded part: what the engine asks of S3. */
+const REQUEST_BYTES = 16 * 2 ** 20;
+/** What one thread of this machine merges from a warm page cache, digests included; an old laptop may reach half. */
+const LOCAL_BYTES_PER_SECOND = 500e6;
+/** States that every execution passes besides its stages: plan, check, publish, notify and the choices between them. */
+const FIXED_TRANSITIONS = 12;
+/** For each stage: is there work, the array job, the next one. */
+const STAGE_TRANSITIONS = 3;
+
+/** Time and cost of a plan's stages, one after the other, each spread evenly over as many workers as it has units. */
+export function estimateRun(stages: readonly StageCounts[], prices: Prices, threads: number): Estimate {
+  const estimates = stages.map((stage) => estimateStage(stage, prices, threads));
+  const sum = (measure: (estimate: StageEstimate) => number) =>
+    estimates.reduce((total, estimate) => total + measure(estimate), 0);
+  const written = stages.reduce((total, stage) => total + stage.bytesWritten, 0);
+  return {
+    stages: estimates,
+    localSeconds: sum((estimate) => estimate.localSeconds),
+    awsSeconds: sum((estimate) => estimate.awsSeconds),
+    awsUsd: sum((estimate) => estimate.awsUsd) + FIXED_TRANSITIONS * prices.stateTransitionUsd,
+    storageUsdPerMonth: (written / 1e9) * prices.s3GBMonthUsd,
+  };
+}
+
+function estimateStage(
+  { units, bytesRead, bytesWritten }: StageCounts,
+  prices: Prices,
+  threads: number,
+): StageEstimate {
+  const { worker } = prices;
+  const bytes = bytesRead + bytesWritten;
+  const workers = Math.min(units, worker.count);
+  const rounds = Math.ceil(units / workers);
+  const workSeconds = (rounds * (bytes / units)) / worker.bytesPerSecond;
+  const billedSeconds = Math.max(worker.billedSecondsMin, worker.startSeconds + workSeconds) * workers;
+  const workerHourUsd = worker.vcpus * prices.workerVcpuHourUsd + worker.memoryGiB * prices.workerGiBHourUsd;
+  const requests =
+    (Math.ceil(bytesRead / REQUEST_BYTES) + units) * prices.s3GetUsd +
+    (Math.ceil(bytesWritten / REQUEST_BYTES) + units) * prices.s3PutUsd;
+  return {
+    localSeconds: bytes / (LOCAL_BYTES_PER_SECOND * threads),
+    awsSeconds: worker.startSeconds + workSeconds,
+    awsUsd: (billedSeconds / 3600) * workerHourUsd + requests + STAGE_TRANSITIONS * prices.stateTransitionUsd,
+  };
+}
