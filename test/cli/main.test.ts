@@ -1,0 +1,95 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import test from "node:test";
+import { main } from "../../cli/main.ts";
+import { createRecorder } from "./recorder.ts";
+
+const ROOT = path.resolve(import.meta.dirname, "../..");
+const BIN = path.join(ROOT, "cli/mergeyard.mjs");
+
+/** The code of the error that a run with --json left on stderr. */
+function errorOf(text: string): { code: string; found?: string; where: Record<string, unknown> } {
+  return JSON.parse(text).error;
+}
+
+test("--help prints the commands on stdout and exits with 0", async () => {
+  const terminal = createRecorder();
+  assert.equal(await main(["--help"], terminal), 0);
+  assert.match(terminal.out(), /^Usage: mergeyard/);
+  for (const command of ["inspect", "init", "ls"]) assert.match(terminal.out(), new RegExp(`^ {2}${command} `, "m"));
+  assert.equal(terminal.err(), "");
+});
+
+test("no command prints the help on stderr and is a usage error", async () => {
+  const terminal = createRecorder();
+  assert.equal(await main([], terminal), 2);
+  assert.match(terminal.err(), /^Usage: mergeyard/);
+  assert.equal(terminal.out(), "");
+});
+
+test("--version prints the package's version", async () => {
+  const terminal = createRecorder();
+  assert.equal(await main(["--version"], terminal), 0);
+  assert.equal(terminal.out().trim(), JSON.parse(readFileSync(path.join(ROOT, "package.json"), "utf8")).version);
+});
+
+test("every way to misuse the grammar is one CliUsage block and status 2", async () => {
+  const misuses = [
+    ["lst"],
+    ["ls"],
+    ["ls", "--json", "--yard"],
+    ["ls", "--yard", "y", "--nope"],
+    ["inspect"],
+    ["inspect", "a", "b"],
+  ];
+  for (const args of misuses) {
+    const terminal = createRecorder();
+    assert.equal(await main(args.includes("--json") ? args : [...args, "--json"], terminal), 2, args.join(" "));
+    assert.equal(errorOf(terminal.err()).code, "CliUsage", args.join(" "));
+    assert.equal(terminal.out(), "");
+  }
+});
+
+test("a misspelt command is answered with the nearest one", async () => {
+  const terminal = createRecorder();
+  await main(["inspct", "--json"], terminal);
+  assert.match(errorOf(terminal.err()).found ?? "", /inspect/);
+});
+
+test("a path that leads nowhere is refused with status 1 and named", async () => {
+  const terminal = createRecorder({ cwd: "/nowhere" });
+  assert.equal(await main(["inspect", "models/missing", "--json"], terminal), 1);
+  const { code, where } = errorOf(terminal.err());
+  assert.equal(code, "CliSourceMissing");
+  assert.equal(where.file, "/nowhere/models/missing");
+});
+
+test("an interrupted command says so and exits with 130", async () => {
+  const terminal = createRecorder({ cwd: ROOT });
+  terminal.interrupt();
+  assert.equal(await main(["inspect", "examples/models/base", "--json"], terminal), 130);
+  assert.equal(errorOf(terminal.err()).code, "CliInterrupted");
+});
+
+test("help and local commands load neither the S3 client nor the kernels", () => {
+  // Goal: start-up stays quick. Method: the real program, with a loader hook that prints every module it resolves.
+  const script = `
+    import { registerHooks } from "node:module";
+    registerHooks({ resolve(specifier, context, next) {
+      if (/@aws-sdk|@smithy|jsonata|\\.wasm/.test(specifier)) process.stderr.write("LOADED " + specifier + "\\n");
+      return next(specifier, context);
+    } });`;
+  const hook = `data:text/javascript,${encodeURIComponent(script)}`;
+  for (const args of [["--help"], ["inspect", "examples/models/base", "--json"]]) {
+    const run = spawnSync(process.execPath, ["--import", hook, BIN, ...args], { cwd: ROOT, encoding: "utf8" });
+    assert.equal(run.status, 0, run.stderr);
+    assert.doesNotMatch(run.stderr, /LOADED/);
+  }
+});
+
+test("a reader that goes away ends the program quietly", () => {
+  const run = spawnSync("sh", ["-c", `"${process.execPath}" "${BIN}" --help | head -c 1`], { encoding: "utf8" });
+  assert.equal(run.stderr, "");
+});
