@@ -44,6 +44,15 @@ export interface RegionWriter {
 
 export type StoreOptions = { readonly signal?: AbortSignal | undefined };
 
+export type ConditionalOptions = StoreOptions & {
+  /**
+   * Names one conditional write over all its attempts (the retry wrapper sets it). A repetition that meets the object
+   * which an earlier attempt of the same write put there, its answer lost, says that the write happened. Stores that
+   * never fail after taking effect ignore it.
+   */
+  readonly writeId?: string | undefined;
+};
+
 export interface ObjectStore {
   /** `file:///…`, `s3://bucket/prefix` or `memory://name`: opens the same store again in another process. */
   readonly uri: string;
@@ -64,15 +73,25 @@ export interface ObjectStore {
   list(prefix: string, options?: StoreOptions): AsyncIterable<ObjectInfo>;
 
   /** Create-if-absent of a small object (S3: If-None-Match). `created: false` when something was there before. */
-  create(key: string, bytes: Uint8Array, options?: StoreOptions): Promise<CreateResult>;
+  create(key: string, bytes: Uint8Array, options?: ConditionalOptions): Promise<CreateResult>;
 
-  /** Compare-and-swap of a small object (S3: If-Match). `replaced: false` when the object is not at `etag` any more. */
-  replace(key: string, bytes: Uint8Array, etag: string, options?: StoreOptions): Promise<ReplaceResult>;
+  /**
+   * Compare-and-swap of a small object (S3: If-Match). `replaced: false` when the object is not at `etag` any more, with
+   * the ETag that it is at ("" when there is none). After a lost answer this may also follow a swap that took effect and
+   * was itself overwritten at once; so make updates that may be applied twice.
+   */
+  replace(key: string, bytes: Uint8Array, etag: string, options?: ConditionalOptions): Promise<ReplaceResult>;
 
-  /** Begin a large object of known size. Regions cover [0, bytes) in order, each at least 5 MiB but the last. */
+  /**
+   * Begin a large object of known size. Regions cover [0, bytes) in order, each at least 5 MiB but the last; at most
+   * 1000 of them, none for an empty object.
+   */
   beginWrite(key: string, bytes: number, regions: readonly Region[], options?: StoreOptions): Promise<WriteTicket>;
   openRegion(ticket: WriteTicket, index: number, options?: StoreOptions): Promise<RegionWriter>;
-  /** Makes the object visible, whole. Overwrites what was there (the caller owns the key). */
+  /**
+   * Makes the object visible, whole. Overwrites what was there (the caller owns the key). Repeating it after it
+   * succeeded gives the same answer, as long as the object has not been overwritten since.
+   */
   finishWrite(ticket: WriteTicket, receipts: readonly RegionReceipt[], options?: StoreOptions): Promise<ObjectInfo>;
   /** Discards what was written; also after a crash of the writer. Never fails on an unknown ticket. */
   abortWrite(ticket: WriteTicket, options?: StoreOptions): Promise<void>;
