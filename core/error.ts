@@ -214,6 +214,37 @@ export const ERROR_CODES = {
     retryable: false,
     remedy: "write the shards again with every tensor once",
   },
+  // Universal checkpoints and manifests
+  UniversalInvalid: {
+    meaning: "universal.json cannot be used",
+    retryable: false,
+    remedy: "the checkpoint is damaged; make it again from its source",
+  },
+  UniversalVersionUnsupported: {
+    meaning: "universal.json is of a version that this engine does not know",
+    retryable: false,
+    remedy: "use the version of Mergeyard that wrote it, or make the checkpoint again",
+  },
+  UniversalFileChanged: {
+    meaning: "a file is not what universal.json says",
+    retryable: false,
+    remedy: "the checkpoint is damaged; make it again from its source",
+  },
+  ManifestInvalid: {
+    meaning: "manifest.json cannot be used",
+    retryable: false,
+    remedy: "the version is damaged; pull or publish it again",
+  },
+  ManifestVersionUnsupported: {
+    meaning: "manifest.json is of a version that this engine does not know",
+    retryable: false,
+    remedy: "use the version of Mergeyard that wrote it",
+  },
+  ManifestFileChanged: {
+    meaning: "a file is not what manifest.json says",
+    retryable: false,
+    remedy: "the version was changed after it was published; pull it again",
+  },
   // Kernels and engine
   EngineNonFinite: {
     meaning: "NaN or infinite values in a merge",
@@ -418,10 +449,10 @@ export const ERROR_CODES = {
     retryable: false,
     remedy: "look at the counts per model in the receipts; replace the model, or raise checks.max_nonfinite",
   },
-  YardVersionConflict: {
-    meaning: "another manifest already has this version's name",
+  YardNameConflict: {
+    meaning: "other content already has the name that is made from this content's digest",
     retryable: false,
-    remedy: "the version folder was changed by hand; move it away and run the pipeline again",
+    remedy: "the folder was changed by hand; move it away and run the pipeline again",
   },
   YardChannelContended: {
     meaning: "the channel kept changing while it was being moved",
@@ -536,6 +567,67 @@ export const ERROR_CODES = {
     meaning: "the state machine's definition is not one that can be run here",
     retryable: false,
     remedy: "docs/flow.md lists what a definition may hold; correct the field",
+  },
+  // Plans
+  PlanLayersUnequal: {
+    meaning: "the models differ in their number of layers",
+    retryable: false,
+    remedy: "merge models of one depth, or name the layers to merge with `slices`",
+  },
+  PlanLayersUnknown: {
+    meaning: "the recipe names layers, but the model has no one stack of layers",
+    retryable: false,
+    remedy: "use `models` instead of `slices`",
+  },
+  PlanLayersOutside: {
+    meaning: "the recipe names layers that the model does not have",
+    retryable: false,
+    remedy: "correct the layer range",
+  },
+  PlanTensorMissing: {
+    meaning: "a model lacks a tensor that another one has",
+    retryable: false,
+    remedy: "merge models of one build, or say in the recipe what to do with such tensors",
+  },
+  PlanShapeMismatch: {
+    meaning: "a tensor has different shapes in two models",
+    retryable: false,
+    remedy: "merge models of one build",
+  },
+  PlanDtypeNotMergeable: {
+    meaning: "the weights are of a kind that arithmetic is not defined for",
+    retryable: false,
+    remedy: "merge the models before they are quantized or converted",
+  },
+  PlanInputCount: {
+    meaning: "the method does not take this number of models",
+    retryable: false,
+    remedy: "list as many models as the method takes",
+  },
+  PlanMethodRefused: {
+    meaning: "the method cannot merge this tensor with these parameters",
+    retryable: false,
+    remedy: "change the parameters",
+  },
+  PlanConfigMismatch: {
+    meaning: "the models' configs say that they are of different build",
+    retryable: false,
+    remedy: "merge models of one build",
+  },
+  PlanMemoryExceeded: {
+    meaning: "a tensor cannot be merged within the memory of a worker",
+    retryable: false,
+    remedy: "allow a worker more memory",
+  },
+  PlanNothingToMerge: {
+    meaning: "the output would have no tensors",
+    retryable: false,
+    remedy: "check that the models hold weights and that the recipe does not drop them all",
+  },
+  PlanTooLarge: {
+    meaning: "the plan has more tensors than a plan may have",
+    retryable: false,
+    remedy: "merge fewer layers",
   },
 } as const satisfies Record<string, ErrorKind>;
 

@@ -4,6 +4,7 @@ import { type Digest, digestBytes } from "../core/artifact/digest.ts";
 import type { CheckpointFile, FolderReader } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { OpenedCheckpoint } from "../core/formats/format.ts";
+import { describeByManifest } from "../core/formats/published.ts";
 import { recogniseFileFormat, recogniseFormat } from "../core/formats/registry.ts";
 import { FOLDER_LIMITS } from "../core/limits.ts";
 import type { ObjectInfo, ObjectStore } from "../stores/store.ts";
@@ -29,7 +30,7 @@ export async function openCheckpoint(
   return locateErrors(store, prefix, async () => {
     const objects = await listFolder(store, prefix, signal);
     const folder = createFolderReader(store, prefix, objects, signal);
-    const opened = await recogniseFormat(folder.files).open(folder);
+    const opened = await describeByManifest(folder, await recogniseFormat(folder.files).open(folder));
     return { ...opened, fingerprint: opened.digest ?? fingerprintUsed(opened, objects, prefix) };
   });
 }

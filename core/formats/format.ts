@@ -7,7 +7,7 @@ import { describePlace, type ErrorPlace } from "../error.ts";
 /** Things that are odd but do not make a checkpoint wrong. */
 export const WARNING_CODES = {
   IndexTotalSizeWrong: "the index states a wrong total_size; it is ignored, as other tools do",
-  FileIgnored: "a file of weights or training state is no part of this checkpoint and is left out",
+  FileIgnored: "a file lies here that is no part of this checkpoint and is left out",
 } as const;
 
 export type CheckpointWarning = {

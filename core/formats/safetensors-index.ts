@@ -3,9 +3,9 @@
 import { isPlainFileName } from "../artifact/file-name.ts";
 import type { CheckpointFile, TensorEntry } from "../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../error.ts";
+import { compareUtf8 } from "../utf8-order.ts";
 import type { CheckpointWarning } from "./format.ts";
 import { decodeUtf8, type JsonFault, type JsonOptions, JsonScanner } from "./json-scan.ts";
-import { compareUtf8 } from "./safetensors.ts";
 
 export type ShardIndex = {
   /** Tensor name to file name, in the index's order. */

@@ -7,6 +7,7 @@ import type { CheckpointFile, ReadRange, TensorEntry } from "../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../error.ts";
 import { SAFETENSORS_LIMITS } from "../limits.ts";
 import { DTYPE_BITS, type Dtype, dtypeRank, type Shape, tensorBytes } from "../tensor.ts";
+import { compareUtf8 } from "../utf8-order.ts";
 import { recogniseForeign } from "./foreign-content.ts";
 import { type Exact, type HeaderEntry, scanHeader } from "./safetensors-scan.ts";
 
@@ -236,22 +237,4 @@ function frameHeader(json: string): Uint8Array<ArrayBuffer> {
 
 function quote(text: string): string {
   return JSON.stringify(text);
-}
-
-/**
- * Order of two texts by their UTF-8 bytes, which is the order of their code points; `<` on strings compares UTF-16
- * units and puts U+E000..U+FFFF after all larger code points.
- */
-export function compareUtf8(a: string, b: string): number {
-  const length = Math.min(a.length, b.length);
-  for (let index = 0; index < length; index += 1) {
-    const left = a.charCodeAt(index);
-    const right = b.charCodeAt(index);
-    if (left !== right) {
-      const isSurrogate = (unit: number) => unit >= 0xd800 && unit < 0xe000;
-      if (isSurrogate(left) !== isSurrogate(right)) return isSurrogate(left) ? 1 : -1;
-      return left - right;
-    }
-  }
-  return a.length - b.length;
 }

@@ -3,6 +3,7 @@
 import type { CheckpointFile, FolderReader } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { FOLDER_LIMITS } from "../limits.ts";
+import { sortByName } from "../utf8-order.ts";
 import type { CheckpointWarning } from "./format.ts";
 import { parseJsonDocument } from "./json-scan.ts";
 
@@ -80,8 +81,7 @@ export async function readSideFiles(folder: FolderReader, tensorFiles: readonly 
 
 /** The files without directories in their names, in name order. */
 export function topLevelFiles(files: readonly CheckpointFile[]): CheckpointFile[] {
-  const top = files.filter((file) => !file.name.includes("/"));
-  return top.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
+  return sortByName(files.filter((file) => !file.name.includes("/")));
 }
 
 /** Numbers such as Infinity are taken, since Python writes them into real configs (`time_step_limit`). */
