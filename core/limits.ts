@@ -106,3 +106,9 @@ export const PLAN_LIMITS = Object.freeze({
   /** Tensors of the output, copies of layers included. */
   tensors: 1_000_000,
 });
+
+/** Records of a yard. */
+export const YARD_LIMITS = Object.freeze({
+  /** Earlier versions that a channel remembers, newest first. Too low: rolling back cannot reach as far. */
+  channelHistory: 100,
+});

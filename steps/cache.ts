@@ -6,7 +6,7 @@ import { MergeyardError } from "../core/error.ts";
 import { receiptSchema, tensorFileSchema } from "../core/plan/receipt.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { encodeRecord, readRecord } from "./records.ts";
-import { verifyFile } from "./stream.ts";
+import { fileIsWhole } from "./stream.ts";
 
 const cachedFileSchema = z.strictObject({
   cache: z.literal(1),
@@ -60,15 +60,8 @@ async function readEntry<Schema extends z.ZodType>(
 
 async function fileHolds(yard: ObjectStore, entry: CachedFile, signal: AbortSignal): Promise<boolean> {
   const info = await yard.head(entry.file, { signal });
-  if (info === undefined || info.bytes !== entry.listing.bytes) return false;
-  if (info.etag === entry.etag) return true;
-  try {
-    await verifyFile({ store: yard, key: entry.file, bytes: info.bytes }, entry.listing, signal);
-    return true;
-  } catch (cause) {
-    if (cause instanceof MergeyardError && cause.code === "YardFileCorrupt") return false;
-    throw cause;
-  }
+  if (info?.etag === entry.etag && info.bytes === entry.listing.bytes) return true;
+  return fileIsWhole(yard, entry.file, entry.listing, signal);
 }
 
 /** The universal checkpoint made from a source of this fingerprint, when its listing is still there. */

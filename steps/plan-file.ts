@@ -3,7 +3,7 @@
 import type { z } from "zod";
 import { layout } from "../core/artifact/layout.ts";
 import { type ErrorDetails, MergeyardError } from "../core/error.ts";
-import { STORE_LIMITS } from "../core/limits.ts";
+import { PLAN_LIMITS, STORE_LIMITS } from "../core/limits.ts";
 import {
   type Plan,
   type PlanHeader,
@@ -14,12 +14,6 @@ import {
 } from "../core/plan/schema.ts";
 import { writeObject } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
-
-/**
- * Largest plan that is read. 100 000 tensors of five inputs take some 130 MB; the file is held in memory once, so this
- * also bounds a worker. Raise it when a real plan meets it.
- */
-const PLAN_BYTES_MAX = 512 * 1024 * 1024;
 
 /** A plan whose units are parsed when they are asked for. */
 export type StoredPlan = {
@@ -45,7 +39,7 @@ export async function writePlan(store: ObjectStore, plan: Plan, signal: AbortSig
 export async function readPlan(store: ObjectStore, run: string, signal: AbortSignal): Promise<StoredPlan> {
   const key = layout.plan(run);
   const place = { store: store.uri, file: key };
-  const stored = await store.get(key, PLAN_BYTES_MAX, { signal });
+  const stored = await store.get(key, PLAN_LIMITS.bytes, { signal });
   if (stored === undefined) throw new MergeyardError("YardRunMissing", { where: place });
   const { bytes } = stored;
   const lines = findLines(bytes);

@@ -1,7 +1,9 @@
 // The yard's small JSON records (receipts, results, channels, cache entries): how they are written and read.
 import type { z } from "zod";
+import { digestBytes } from "../core/artifact/digest.ts";
+import { MergeyardError } from "../core/error.ts";
 import { STORE_LIMITS } from "../core/limits.ts";
-import { type Found, findJson } from "../stores/objects.ts";
+import { type Found, findJson, readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 
 /** Records in flight at once when many are read: enough to hide an object store's latency. */
@@ -20,6 +22,26 @@ export function readRecord<Schema extends z.ZodType>(
 /** UTF-8 JSON of a record, one field a line, ending in a newline. */
 export function encodeRecord(value: unknown): Uint8Array {
   return new TextEncoder().encode(`${JSON.stringify(value, null, 1)}\n`);
+}
+
+/**
+ * Creates an object whose key is made from its content; that it is there already is fine, other bytes under the same
+ * key are not. Throws YardNameConflict. Returns whether this call created it.
+ */
+export async function createOnce(
+  store: ObjectStore,
+  key: string,
+  bytes: Uint8Array,
+  signal: AbortSignal,
+): Promise<boolean> {
+  if ((await store.create(key, bytes, { signal })).created) return true;
+  const there = await readAll(store, key, STORE_LIMITS.conditionalBytes, { signal });
+  if (Buffer.compare(there, bytes) === 0) return false;
+  throw new MergeyardError("YardNameConflict", {
+    where: { store: store.uri, file: key },
+    found: digestBytes(there),
+    expected: digestBytes(bytes),
+  });
 }
 
 /** Results of `work` over `items`, in their order, a bounded number at a time; rejects with the first failure. */

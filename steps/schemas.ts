@@ -2,6 +2,7 @@
 // steps. Pointers and counts only, never a list that grows with the model: the state machine carries 256 KiB at most.
 // The steps themselves are one file each beside this one.
 import { z } from "zod";
+import { YARD_LIMITS } from "../core/limits.ts";
 import { receiptSchema } from "../core/plan/receipt.ts";
 
 const count = z.int().nonnegative();
@@ -87,16 +88,20 @@ export const publishOutputSchema = z.strictObject({
 /** `runs/<run>/result.json`: created once, when a run has published or found nothing to publish. */
 export const resultSchema = z.strictObject({ result: z.literal(1), ...publishOutputSchema.omit({ yard: true }).shape });
 
-/** What a channel object holds. Overwritten only by compare-and-swap. */
-export const channelSchema = z.strictObject({
-  channel: z.literal(1),
+const pointerSchema = z.strictObject({
   version: z.string(),
-  /** Version it pointed to before; null for the first. */
-  previous: z.string().nullable(),
-  /** The run that moved it; null when a person did (promote, rollback). */
+  /** The run that moved the channel there; null when a person did (promote, rollback). */
   run: z.string().nullable(),
   /** When the move was decided: when the run was planned, or when the person asked. A later decision wins. */
   decidedMs: z.number(),
+});
+
+/** What a channel object holds: where it points, and where it pointed before. Overwritten by compare-and-swap only. */
+export const channelSchema = z.strictObject({
+  channel: z.literal(1),
+  ...pointerSchema.shape,
+  /** Newest first. */
+  history: z.array(pointerSchema).max(YARD_LIMITS.channelHistory),
 });
 
 /** A typed error as data. `code` is one of ours, or a name of the platform (`States.Timeout`). */
@@ -199,6 +204,7 @@ export type StageRef = z.infer<typeof stageRefSchema>;
 export type PlanOutput = z.infer<typeof planOutputSchema>;
 export type PublishOutput = z.infer<typeof publishOutputSchema>;
 export type RunResult = z.infer<typeof resultSchema>;
+export type ChannelPointer = z.infer<typeof pointerSchema>;
 export type ChannelRecord = z.infer<typeof channelSchema>;
 export type FailureRecord = z.infer<typeof failureSchema>;
 export type ErrorFields = z.infer<typeof errorRecordSchema>;

@@ -158,3 +158,46 @@ export async function copyVerified(
   const pieces = verifiedPieces(source, file, signal);
   await writeObject(target.store, target.key, pieces, file.bytes, { signal });
 }
+
+/**
+ * Puts a file under another key: by the store itself within one store, else as a stream that is checked on the way.
+ * Returns the bytes that went through this process.
+ */
+export async function putFile(
+  source: StreamSource,
+  target: { readonly store: ObjectStore; readonly key: string },
+  file: ListedFile,
+  signal: AbortSignal,
+): Promise<number> {
+  if (source.store.uri === target.store.uri) {
+    await target.store.copy(source.key, target.key, { signal });
+    return 0;
+  }
+  await copyVerified(source, target, file, signal);
+  return file.bytes;
+}
+
+/** Digest of a plain file's bytes. */
+export async function digestFile(source: StreamSource, signal: AbortSignal): Promise<string> {
+  const hasher = createHasher();
+  for await (const piece of readPieces(source, signal)) hasher.update(piece);
+  return hasher.digest();
+}
+
+/** True when the object under a key is there and is the listed file; false when it is missing or damaged. */
+export async function fileIsWhole(
+  store: ObjectStore,
+  key: string,
+  file: ListedFile,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const info = await store.head(key, { signal });
+  if (info === undefined) return false;
+  try {
+    await verifyFile({ store, key, bytes: info.bytes }, file, signal);
+    return true;
+  } catch (cause) {
+    if (cause instanceof MergeyardError && cause.code === "YardFileCorrupt") return false;
+    throw cause;
+  }
+}

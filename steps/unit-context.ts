@@ -7,7 +7,7 @@ import { type Receipt, receiptSchema } from "../core/plan/receipt.ts";
 import type { PlanSource } from "../core/plan/schema.ts";
 import type { ResolvedSource } from "../engine/request.ts";
 import type { ObjectStore } from "../stores/store.ts";
-import { readTensorDigests } from "./checkpoint-digests.ts";
+import { readTensorDigests } from "./checkpoint-listing.ts";
 import { readPlan, type StoredPlan } from "./plan-file.ts";
 import { readRecord } from "./records.ts";
 import type { RunRef } from "./schemas.ts";
@@ -15,7 +15,12 @@ import type { StepDeps } from "./step.ts";
 import { openYard } from "./yard.ts";
 
 /** A source of the plan and where it lies now. */
-export type UnitSource = { readonly planned: PlanSource; readonly resolved: ResolvedSource };
+export type UnitSource = {
+  readonly planned: PlanSource;
+  readonly resolved: ResolvedSource;
+  /** Digest of the universal checkpoint or version that it is; undefined for a foreign folder. */
+  readonly digest: string | undefined;
+};
 
 export type UnitContext<Deps extends StepDeps = StepDeps> = {
   readonly yard: ObjectStore;
@@ -53,17 +58,19 @@ async function locateSource(context: UnitContext, index: number): Promise<UnitSo
   const planned = plan.header.sources[index];
   assert.ok(planned !== undefined, `the plan has no source ${index}`);
   const { model, store, prefix } = planned;
-  if (planned.state === "foreign") return { planned, resolved: { model, store, prefix, digests: undefined } };
+  if (planned.state === "foreign") {
+    return { planned, resolved: { model, store, prefix, digests: undefined }, digest: undefined };
+  }
   if (planned.state === "adopted") {
     const digests = await readTensorDigests(deps.openStore(store), prefix, deps.signal);
-    return { planned, resolved: { model, store, prefix, digests } };
+    return { planned, resolved: { model, store, prefix, digests }, digest: planned.fingerprint };
   }
   assert.ok(planned.describedBy !== undefined, `source ${index} is pending, but no unit describes it`);
   const receipt = await needReceipt(context, planned.describedBy.stage, planned.describedBy.index);
   assert.ok(receipt.checkpoint !== null, "the receipt of a describe unit names its checkpoint");
   const adopted = { model, store: yard.uri, prefix: receipt.checkpoint.prefix };
   const digests = await readTensorDigests(yard, adopted.prefix, deps.signal);
-  return { planned, resolved: { ...adopted, digests } };
+  return { planned, resolved: { ...adopted, digests }, digest: receipt.checkpoint.digest };
 }
 
 /** The receipt of a unit, undefined when it has none yet. */

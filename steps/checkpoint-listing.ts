@@ -1,0 +1,55 @@
+// What a universal checkpoint or a published version says of its own files, read from its one document: the files with
+// their digests, and each tensor's. Tensor files are not touched; open-checkpoint.ts reads their headers too.
+
+import { MANIFEST_FILE, type Manifest, parseManifest } from "../core/artifact/manifest.ts";
+import { listTensorFiles, parseUniversal, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
+import { MergeyardError } from "../core/error.ts";
+import { ARTIFACT_LIMITS } from "../core/limits.ts";
+import { readAll } from "../stores/objects.ts";
+import type { ObjectStore } from "../stores/store.ts";
+
+/**
+ * Digests of the tensors of a universal checkpoint or published version, by name.
+ * Throws YardManifestMissing when the folder has neither document, Universal and Manifest codes when it is malformed.
+ */
+export async function readTensorDigests(
+  store: ObjectStore,
+  prefix: string,
+  signal: AbortSignal,
+): Promise<Readonly<Record<string, string>>> {
+  const key = `${prefix}${UNIVERSAL_FILE}`;
+  const found = await store.get(key, ARTIFACT_LIMITS.documentBytes, { signal });
+  if (found !== undefined) {
+    const { parameters } = parseUniversal(found.bytes, key);
+    return Object.fromEntries(parameters.map(({ name, digest }) => [name, digest]));
+  }
+  const { manifest } = await readManifest(store, prefix, signal);
+  const listings = manifest.files.flatMap((file) => ("tensors" in file ? file.tensors : []));
+  return Object.fromEntries(listings.map(({ name, digest }) => [name, digest]));
+}
+
+/** The manifest of a version's folder, and its bytes. Throws YardManifestMissing and Manifest codes. */
+export async function readManifest(
+  store: ObjectStore,
+  prefix: string,
+  signal: AbortSignal,
+): Promise<{ readonly manifest: Manifest; readonly bytes: Uint8Array }> {
+  const key = `${prefix}${MANIFEST_FILE}`;
+  const found = await store.get(key, ARTIFACT_LIMITS.documentBytes, { signal });
+  const manifest = found === undefined ? undefined : parseManifest(found.bytes, key);
+  if (found === undefined || manifest === undefined) {
+    throw new MergeyardError("YardManifestMissing", {
+      where: { store: store.uri, file: key },
+      found: found === undefined ? "no such file" : "another tool's manifest",
+    });
+  }
+  return { manifest, bytes: found.bytes };
+}
+
+/** The listing of a universal checkpoint. Throws StoreObjectMissing and Universal codes. */
+export async function readUniversal(store: ObjectStore, prefix: string, signal: AbortSignal) {
+  const key = `${prefix}${UNIVERSAL_FILE}`;
+  const bytes = await readAll(store, key, ARTIFACT_LIMITS.documentBytes, { signal });
+  const universal = parseUniversal(bytes, key);
+  return { universal, bytes, files: [...listTensorFiles(universal), ...universal.sideFiles] };
+}

@@ -1,0 +1,157 @@
+// Publishing a checked run: the version's folder file by file, its manifest last, then the cache entries, then the
+// channel, then the run's result. A version's name is the digest of its manifest, so an interrupted publish is repeated
+// into the same folder, and the same bytes are never published twice.
+
+import { digestBytes } from "../core/artifact/digest.ts";
+import { layout } from "../core/artifact/layout.ts";
+import type { PlainFile } from "../core/artifact/listed-file.ts";
+import type { ManifestFile, ManifestInput } from "../core/artifact/manifest.ts";
+import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../core/artifact/manifest.ts";
+import type { SideFile } from "../core/plan/schema.ts";
+import { recordCached } from "./cache.ts";
+import { moveChannel } from "./channel.ts";
+import { createOnce, encodeRecord, mapBounded } from "./records.ts";
+import { type FinishedMerge, mergesOf, readFinishedUnits } from "./run-receipts.ts";
+import { type PublishOutput, publishInputSchema, publishOutputSchema } from "./schemas.ts";
+import { defineStep } from "./step.ts";
+import { copyVerified, digestFile, fileIsWhole, putFile, type StreamSource } from "./stream.ts";
+import { openRun, type UnitContext } from "./unit-context.ts";
+
+/** Throws YardUnitsUnfinished, YardNameConflict, YardChannelContended, Manifest codes, and what the stores throw. */
+export const publishStep = defineStep({
+  name: "publish",
+  input: publishInputSchema,
+  output: publishOutputSchema,
+  async run({ yard, run, plannedMs }, deps) {
+    const context = await openRun({ yard, run }, deps);
+    const output = await publishRun(context, plannedMs);
+    const { yard: _, ...result } = output;
+    await context.yard.create(layout.result(run), encodeRecord({ result: 1, ...result }), { signal: deps.signal });
+    return output;
+  },
+});
+
+async function publishRun(context: UnitContext, plannedMs: number): Promise<PublishOutput> {
+  const { yard, run, plan, deps } = context;
+  const { publish } = plan.header;
+  const merges = mergesOf(await readFinishedUnits(context));
+  const bytes = merges.reduce((sum, { file }) => sum + file.bytes, 0);
+  const base = { yard: yard.uri, run, files: merges.length, bytes };
+  if (publish === undefined) {
+    return { ...base, outcome: "not-requested", model: null, channel: null, version: null, current: null };
+  }
+  const { model, channel } = publish;
+  const version = await describeVersion(context, merges, model);
+  const prefix = layout.version(model, version.name);
+  const existed = await putVersion(context, version, prefix);
+  await mapBounded(merges, (merge) => cacheMerge(context, merge, `${prefix}${merge.unit.file}`, existed));
+  const wanted = { version: version.name, run, decidedMs: plannedMs };
+  const move = await moveChannel(yard, { model, channel }, wanted, deps.signal);
+  // Its own earlier attempt may have moved the channel and then been interrupted.
+  const isOwn = move.outcome === "moved" || (move.outcome === "kept" && move.current.run === run);
+  const outcome = move.outcome === "lost" ? "lost-race" : isOwn ? "published" : "unchanged";
+  const current = { version: move.current.version, run: move.current.run };
+  return {
+    ...base,
+    outcome,
+    model,
+    channel,
+    version: version.name,
+    current,
+    files: version.files.length,
+    bytes: version.bytes,
+  };
+}
+
+/** A file of the version and how it gets there. */
+type VersionFile = { readonly listing: ManifestFile; readonly put: (key: string) => Promise<unknown> };
+
+type Version = {
+  readonly name: string;
+  readonly manifest: Uint8Array;
+  readonly files: readonly VersionFile[];
+  readonly bytes: number;
+};
+
+async function describeVersion(
+  context: UnitContext,
+  merges: readonly FinishedMerge[],
+  model: string,
+): Promise<Version> {
+  const { yard, plan, deps } = context;
+  const { engine, method, recipe } = plan.header;
+  const tensorFiles = merges.map(({ file, outputKey }) => ({
+    listing: file,
+    put: (key: string) =>
+      putFile({ store: yard, key: outputKey, bytes: file.bytes }, { store: yard, key }, file, deps.signal),
+  }));
+  const sideFiles = await mapBounded(plan.header.sideFiles, (file) => describeSideFile(context, file));
+  const files: readonly VersionFile[] = [...tensorFiles, ...sideFiles];
+  const listings = files.map(({ listing }) => listing);
+  const manifest = buildManifest({ model, engine, method, recipe, inputs: await listInputs(context), files: listings });
+  const bytes = listings.reduce((sum, listing) => sum + listing.bytes, 0);
+  return { name: versionName(manifest), manifest: encodeManifest(manifest), files, bytes };
+}
+
+async function describeSideFile(context: UnitContext, file: SideFile): Promise<VersionFile> {
+  const { yard, deps } = context;
+  if (file.from === "text") {
+    const bytes = new TextEncoder().encode(file.text);
+    const listing: PlainFile = { name: file.name, bytes: bytes.length, digest: digestBytes(bytes) };
+    return { listing, put: (key) => createOnce(yard, key, bytes, deps.signal) };
+  }
+  const { resolved } = await context.source(file.source);
+  const store = deps.openStore(resolved.store);
+  const source: StreamSource = { store, key: `${resolved.prefix}${file.file}`, bytes: file.bytes };
+  const listing: PlainFile = { name: file.name, bytes: file.bytes, digest: await digestFile(source, deps.signal) };
+  return { listing, put: (key) => copyVerified(source, { store: yard, key }, listing, deps.signal) };
+}
+
+/** What the version was made from: digests where the inputs have them. */
+function listInputs(context: UnitContext): Promise<readonly ManifestInput[]> {
+  return mapBounded(context.plan.header.sources, async ({ model }, index) => {
+    const { digest } = await context.source(index);
+    return { model, digest: digest ?? null };
+  });
+}
+
+/** Files first, each whole under its final name, the manifest last: it makes the version exist. True if it did before. */
+async function putVersion(context: UnitContext, version: Version, prefix: string): Promise<boolean> {
+  const { yard, deps } = context;
+  const existed = (await yard.head(`${prefix}${MANIFEST_FILE}`, { signal: deps.signal })) !== undefined;
+  if (!existed) {
+    await mapBounded(version.files, async ({ listing, put }) => {
+      const key = `${prefix}${listing.name}`;
+      const there = await yard.head(key, { signal: deps.signal });
+      // Put whole by an earlier attempt: the folder's name is made from the digests of its files.
+      if (there?.bytes !== listing.bytes) await put(key);
+    });
+  }
+  await createOnce(yard, `${prefix}${MANIFEST_FILE}`, version.manifest, deps.signal);
+  return existed;
+}
+
+/**
+ * Later runs take the unit's output from the version. A file that this publish did not put there is read before it is
+ * trusted, and restored from the unit's own when it was damaged.
+ */
+async function cacheMerge(context: UnitContext, merge: FinishedMerge, key: string, existed: boolean): Promise<void> {
+  const { yard, deps } = context;
+  const { receipt, file, outputKey } = merge;
+  if (receipt.cached && existed) return;
+  if (existed && !(await fileIsWhole(yard, key, file, deps.signal))) {
+    deps.log({ event: "version-file-restored", file: key });
+    await putFile({ store: yard, key: outputKey, bytes: file.bytes }, { store: yard, key }, file, deps.signal);
+  }
+  const info = await yard.head(key, { signal: deps.signal });
+  if (info === undefined) return; // deleted meanwhile: nothing to find later
+  const entry = {
+    cache: 1,
+    output: "file",
+    file: key,
+    etag: info.etag,
+    listing: file,
+    nonFinite: receipt.nonFinite,
+  } as const;
+  await recordCached(yard, receipt.key, entry, deps.signal);
+}
