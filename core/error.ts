@@ -568,6 +568,11 @@ export const ERROR_CODES = {
     retryable: false,
     remedy: "docs/flow.md lists what a definition may hold; correct the field",
   },
+  FlowRunBusy: {
+    meaning: "another process is running the same work in this yard",
+    retryable: false,
+    remedy: "wait for it to end; then run the command again, and it will find what was done",
+  },
   // Plans
   PlanLayersUnequal: {
     meaning: "the models differ in their number of layers",

@@ -1,6 +1,16 @@
 // From a recipe file's bytes to a checked recipe: YAML, bounded, each key once, with the line of every field kept for
 // errors. What the fields mean is core/recipe's business.
-import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseAllDocuments } from "yaml";
+import {
+  type Document,
+  isAlias,
+  isMap,
+  isScalar,
+  isSeq,
+  LineCounter,
+  type Node,
+  parseAllDocuments,
+  type YAMLError,
+} from "yaml";
 import { MergeyardError } from "../core/error.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
 import type { FieldPath, RecipeOrigin } from "../core/recipe/origin.ts";
@@ -17,8 +27,8 @@ export function readRecipe(bytes: Uint8Array, file: string): ParsedRecipe {
   }
   const text = decodeUtf8(bytes, file);
   const counter = new LineCounter();
-  const documents = parseYaml(text, counter, file);
-  if (!Array.isArray(documents)) {
+  const documents = parseAllDocuments(text, { lineCounter: counter, schema: "core", version: "1.2", merge: true });
+  if (documents.length === 0) {
     throw new MergeyardError("RecipeFieldInvalid", { where: { file }, found: "an empty file", expected: "a recipe" });
   }
   if (documents.length > RECIPE_LIMITS.documents) {
@@ -31,17 +41,6 @@ export function readRecipe(bytes: Uint8Array, file: string): ParsedRecipe {
   );
 }
 
-function parseYaml(text: string, lineCounter: LineCounter, file: string) {
-  try {
-    return parseAllDocuments(text, { lineCounter, schema: "core", version: "1.2", uniqueKeys: true });
-  } catch (cause) {
-    // The parser recurses: brackets by the ten thousand exhaust the stack before there is a tree to measure.
-    if (!(cause instanceof RangeError)) throw cause;
-    const expected = `at most ${RECIPE_LIMITS.depth} levels`;
-    throw new MergeyardError("RecipeTooLarge", { where: { file }, found: "deeper nesting", expected, cause });
-  }
-}
-
 function decodeUtf8(bytes: Uint8Array, file: string): string {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
@@ -51,24 +50,26 @@ function decodeUtf8(bytes: Uint8Array, file: string): string {
 }
 
 function readDocument(document: Document.Parsed, counter: LineCounter, file: string): RecipeDocument {
-  const [error] = document.errors;
   const lineAt = (offset: number) => counter.linePos(offset).line;
-  if (error !== undefined) {
-    throw new MergeyardError(error.code === "DUPLICATE_KEY" ? "RecipeDuplicateKey" : "RecipeSyntax", {
-      where: { file, line: lineAt(error.pos[0]) },
-      found: error.message.split("\n")[0],
-    });
-  }
+  const [error] = document.errors;
+  if (error !== undefined) throw syntaxError(error, file, lineAt);
   const [warning] = document.warnings;
-  if (warning !== undefined) {
-    // A tag that is not known (`!!python/object` and the like) would silently become a plain value.
-    const found = warning.message.split("\n")[0];
-    throw new MergeyardError("RecipeSyntax", { where: { file, line: lineAt(warning.pos[0]) }, found });
-  }
-  checkDepth(document.contents, file, lineAt);
+  // A tag that is not known (`!!python/object` and the like) would silently become a plain value.
+  if (warning !== undefined) throw syntaxError(warning, file, lineAt);
+  checkTree(document.contents, file, lineAt);
   const origin: RecipeOrigin = { file, prefix: [], line: (path) => lineOf(document.contents, path, lineAt) };
   return { value: toValue(document, file), origin };
 }
+
+function syntaxError(error: YAMLError, file: string, lineAt: LineAt): MergeyardError {
+  const where = { file, line: lineAt(error.pos[0]) };
+  const found = error.message.replace(/ at line \d+, column[^]*$/, "");
+  // The parser recurses: brackets by the ten thousand exhaust its stack before there is a tree to measure.
+  if (/call stack/.test(found)) return new MergeyardError("RecipeTooLarge", { where, ...TOO_DEEP });
+  return new MergeyardError(error.code === "DUPLICATE_KEY" ? "RecipeDuplicateKey" : "RecipeSyntax", { where, found });
+}
+
+const TOO_DEEP = { found: "deeper nesting", expected: `at most ${RECIPE_LIMITS.depth} levels` };
 
 function toValue(document: Document.Parsed, file: string): unknown {
   try {
@@ -82,16 +83,22 @@ function toValue(document: Document.Parsed, file: string): unknown {
 
 type LineAt = (offset: number) => number;
 
-/** Nesting is bounded before anything walks it recursively. */
-function checkDepth(contents: Node | null, file: string, lineAt: LineAt): void {
+/** Nesting is bounded, and keys are known to be plain, before anything walks the tree recursively. */
+function checkTree(contents: Node | null, file: string, lineAt: LineAt): void {
   const open: { node: unknown; depth: number }[] = [{ node: contents, depth: 1 }];
   for (let next = open.pop(); next !== undefined; next = open.pop()) {
     const { node, depth } = next;
     const children = isMap(node) ? node.items.map(({ value }) => value) : isSeq(node) ? node.items : [];
+    const where = { file, line: lineAt((isMap(node) || isSeq(node) ? node.range?.[0] : undefined) ?? 0) };
     if (children.length > 0 && depth > RECIPE_LIMITS.depth) {
-      const line = lineAt((isMap(node) || isSeq(node) ? node.range?.[0] : undefined) ?? 0);
-      const expected = `at most ${RECIPE_LIMITS.depth} levels`;
-      throw new MergeyardError("RecipeTooLarge", { where: { file, line }, found: "deeper nesting", expected });
+      throw new MergeyardError("RecipeTooLarge", { where, ...TOO_DEEP });
+    }
+    if (isMap(node) && !node.items.every(({ key }) => isScalar(key))) {
+      throw new MergeyardError("RecipeSyntax", {
+        where,
+        found: "a key that is a list or a map",
+        expected: "plain keys",
+      });
     }
     for (const child of children) open.push({ node: child, depth: depth + 1 });
   }

@@ -48,6 +48,37 @@ export function processBytes(threadBytes: number, threads: number): number {
   return PROCESS_BYTES + threads * (THREAD_BYTES + threadBytes);
 }
 
+/** Bound on a worker that only digests a file or writes documents: a few pieces of 8 MiB in flight, and headers. */
+export const DIGEST_PEAK_BYTES = PROCESS_BYTES + 160 * 2 ** 20;
+
+/** Smallest window that is tried: 8 tiles. */
+const WINDOW_ELEMENTS_MIN = WINDOW_ELEMENTS_DEFAULT / 8;
+
+/** Windows and threads of a worker process, the kernel memory of each thread, and the bound on all of it. */
+export type Fit = {
+  readonly windowElements: number;
+  readonly threads: number;
+  readonly threadBytes: number;
+  readonly peakBytes: number;
+};
+
+/**
+ * The most threads up to `threads`, then the largest window, that fit into `memoryBytes`; when nothing does, one thread
+ * with the smallest window, whose `peakBytes` then say how much it takes. Neither ever changes a result.
+ */
+export function fitMemory(needs: (windowElements: number) => number, threads: number, memoryBytes: number): Fit {
+  for (let count = threads; count >= 1; count--) {
+    for (let windowElements = WINDOW_ELEMENTS_DEFAULT; windowElements >= WINDOW_ELEMENTS_MIN; windowElements /= 2) {
+      const threadBytes = needs(windowElements);
+      const peakBytes = processBytes(threadBytes, count);
+      if (peakBytes <= memoryBytes) return { windowElements, threads: count, threadBytes, peakBytes };
+    }
+  }
+  const threadBytes = needs(WINDOW_ELEMENTS_MIN);
+  const peakBytes = processBytes(threadBytes, 1);
+  return { windowElements: WINDOW_ELEMENTS_MIN, threads: 1, threadBytes, peakBytes };
+}
+
 /** Blocks and tiles start on 64-byte lines. */
 function align(bytes: number): number {
   return Math.ceil(bytes / 64) * 64;

@@ -1,0 +1,83 @@
+// From planned tensors and the shards they go to, to merge units: places, bytes read and written, and the memory bound.
+import assert from "node:assert/strict";
+import { MergeyardError } from "../error.ts";
+import type { PlannedShard } from "../formats/shard-plan.ts";
+import type { MergeMethod } from "../methods/method.ts";
+import { passthrough } from "../methods/passthrough.ts";
+import type { Recipe } from "../recipe/normalise.ts";
+import { fieldPlace } from "../recipe/origin.ts";
+import type { CutMethod } from "./memory.ts";
+import { fitMemory, kernelBytes } from "./memory.ts";
+import type { PlannedTensor } from "./plan-tensor.ts";
+import type { MergeUnit, UnitTensor } from "./schema.ts";
+
+/** What units have in common. */
+export type UnitOptions = {
+  readonly recipe: Recipe;
+  readonly method: MergeMethod;
+  readonly stage: number;
+  readonly threads: number;
+  readonly memoryBytes: number;
+};
+
+/** A copied tensor as memory and reading see it. */
+const COPY = { locality: "element", scratchTiles: () => 0, reducePasses: 0 } as const;
+
+/** One unit per shard, in order. Throws PlanMemoryExceeded when a tensor does not fit into `memoryBytes` of a worker. */
+export function makeMergeUnits(
+  tensors: readonly PlannedTensor[],
+  shards: readonly PlannedShard[],
+  options: UnitOptions,
+): readonly MergeUnit[] {
+  const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
+  return shards.map((shard, index) => {
+    const placed = shard.tensors.map(({ name, offset, bytes }): UnitTensor => {
+      const planned = byName.get(name);
+      assert.ok(planned !== undefined, "shards hold planned tensors only");
+      return { ...planned, offset, bytes };
+    });
+    const { recipe } = options;
+    return {
+      op: "merge",
+      stage: options.stage,
+      index,
+      peakBytes: boundMemory(placed, options),
+      bytesRead: placed.reduce((sum, tensor) => sum + bytesRead(tensor, options), 0),
+      bytesWritten: shard.fileBytes,
+      file: shard.file,
+      fileBytes: shard.fileBytes,
+      tensors: placed,
+      nonFinite: recipe.nonFinite,
+      strict: recipe.strict,
+    };
+  });
+}
+
+function methodOf({ method: id }: UnitTensor, { method }: UnitOptions): CutMethod & { readonly reducePasses: number } {
+  return [method, passthrough].find((known) => known.id === id) ?? COPY;
+}
+
+/** Every pass reads every input whole, from its first byte to its last. */
+function bytesRead(tensor: UnitTensor, options: UnitOptions): number {
+  const passes = methodOf(tensor, options).reducePasses + 1;
+  return passes * tensor.inputs.reduce((sum, { ranges }) => ranges.reduce((part, { bytes }) => part + bytes, sum), 0);
+}
+
+function boundMemory(tensors: readonly UnitTensor[], options: UnitOptions): number {
+  const { threads, memoryBytes } = options;
+  const needs = (windowElements: number) => (tensor: UnitTensor) =>
+    kernelBytes(methodOf(tensor, options), tensor, windowElements);
+  const fit = fitMemory(
+    (windowElements) => tensors.map(needs(windowElements)).reduce((most, bytes) => Math.max(most, bytes), 0),
+    threads,
+    memoryBytes,
+  );
+  if (fit.peakBytes <= memoryBytes) return fit.peakBytes;
+  const largest = tensors.find((tensor) => needs(fit.windowElements)(tensor) === fit.threadBytes);
+  throw new MergeyardError("PlanMemoryExceeded", {
+    where: { ...fieldPlace(options.recipe.origin, ["merge_method"]), tensor: largest?.name },
+    found: `${fit.peakBytes} bytes for ${options.method.id} of ${largest?.inputs.length ?? 0} models`,
+    expected: `at most ${memoryBytes} bytes`,
+    hint: `give a worker at least ${Math.ceil(fit.peakBytes / 2 ** 20)} MiB (--memory)`,
+  });
+}

@@ -1,0 +1,115 @@
+// The output's config.json: the donor's, with what the merge changed. Keys that are not named here stay as they are.
+// Source: reference `checkpoint-formats.md` section 1.5.
+import type { Checkpoint } from "../checkpoint.ts";
+import { isFloatDtype } from "../ops/cast.ts";
+import { type Dtype, elementCount } from "../tensor.ts";
+import { configSections, LAYER_COUNT_KEYS, tensorRole } from "./architecture.ts";
+import type { LayerOrigin } from "./output-tensors.ts";
+import type { PlannedTensor } from "./plan-tensor.ts";
+
+type Config = NonNullable<Checkpoint["config"]>;
+
+/** What the output's config is made from. */
+export type OutputConfigParts = {
+  readonly donor: Config;
+  /** Replaces `architectures`, when the recipe says so of the donor. */
+  readonly architecture: string | undefined;
+  readonly tensors: readonly PlannedTensor[];
+  /** What every layer of a restacked model is. */
+  readonly layers: readonly LayerOrigin[] | undefined;
+  /** Config of any model of the recipe. */
+  readonly configOf: (model: string) => Config | undefined;
+  /** True when the head was merged from parents of which one does not tie it to the embedding. */
+  readonly untied: boolean;
+};
+
+/** The text of config.json. Infinity is written as Python's JSON writes it, since real configs hold it. */
+export function writeOutputConfig(parts: OutputConfigParts): string {
+  const { donor, tensors, layers } = parts;
+  const { _name_or_path: _name, quantization_config: _quantization, ...kept } = donor;
+  const quantized = donor.quantization_config !== undefined && tensors.every(({ method }) => method === "copy");
+  const config: Record<string, unknown> = quantized
+    ? { ...kept, quantization_config: donor.quantization_config }
+    : kept;
+  if (parts.architecture !== undefined) config.architectures = [parts.architecture];
+  const dtype = DTYPE_NAMES[dominantDtype(tensors) ?? ""];
+  if (dtype !== undefined) config["dtype" in donor && !("torch_dtype" in donor) ? "dtype" : "torch_dtype"] = dtype;
+  if (parts.untied) config.tie_word_embeddings = false;
+  setVocabulary(config, tensors);
+  if (layers !== undefined) setLayers(config, layers, parts);
+  return `${stringify(config)}\n`;
+}
+
+const DTYPE_NAMES: Readonly<Record<string, string>> = {
+  F32: "float32",
+  F16: "float16",
+  BF16: "bfloat16",
+  F64: "float64",
+};
+
+/** The float dtype that most elements have. */
+function dominantDtype(tensors: readonly PlannedTensor[]): Dtype | undefined {
+  const elements = new Map<Dtype, number>();
+  for (const { dtype, shape } of tensors) {
+    if (isFloatDtype(dtype)) elements.set(dtype, (elements.get(dtype) ?? 0) + elementCount(shape));
+  }
+  return [...elements].reduce<[Dtype, number] | undefined>(
+    (most, one) => (most && most[1] >= one[1] ? most : one),
+    undefined,
+  )?.[0];
+}
+
+/** A section of `config` that may be changed: nested ones are copied first, since they belong to the donor. */
+function ownSections(config: Record<string, unknown>): Record<string, unknown>[] {
+  for (const [key, value] of Object.entries(config)) {
+    if (
+      configSections(config)
+        .slice(1)
+        .some((section) => section === value)
+    )
+      config[key] = { ...Object(value) };
+  }
+  const nested = configSections(config).slice(1);
+  return [
+    config,
+    ...Object.values(config).filter((value): value is Record<string, unknown> =>
+      nested.some((section) => section === value),
+    ),
+  ];
+}
+
+/** `vocab_size` is the rows of the embedding, where the config has one at all. */
+function setVocabulary(config: Record<string, unknown>, tensors: readonly PlannedTensor[]): void {
+  const [section] = ownSections(config).filter((part) => typeof part.vocab_size === "number");
+  const vocabulary = typeof section?.vocab_size === "number" ? section.vocab_size : undefined;
+  const embedding = tensors.find((tensor) => tensorRole({ ...tensor, ranges: [] }, vocabulary) === "embedding");
+  const rows = embedding?.shape[0];
+  if (section !== undefined && rows !== undefined) section.vocab_size = rows;
+}
+
+/** The number of layers, and every list with one item a layer, each item from the config of the layer's own model. */
+function setLayers(config: Record<string, unknown>, layers: readonly LayerOrigin[], parts: OutputConfigParts): void {
+  const donors = configSections(parts.donor);
+  ownSections(config).forEach((section, index) => {
+    const before = LAYER_COUNT_KEYS.map((key) => donors[index]?.[key]).find((value) => typeof value === "number");
+    for (const key of LAYER_COUNT_KEYS) if (typeof section[key] === "number") section[key] = layers.length;
+    for (const [key, value] of Object.entries(section)) {
+      if (!Array.isArray(value) || before === undefined || value.length !== before) continue;
+      section[key] = layers.map(({ model, layer }) => {
+        const list = configSections(parts.configOf(model))[index]?.[key];
+        return Array.isArray(list) ? list[layer] : value[layer];
+      });
+    }
+  });
+}
+
+/** JSON with an indent of two; NaN and infinities as Python writes and reads them. */
+function stringify(config: Record<string, unknown>): string {
+  const mark = "\u0000";
+  const text = JSON.stringify(
+    config,
+    (_key, value: unknown) => (typeof value === "number" && !Number.isFinite(value) ? `${mark}${value}${mark}` : value),
+    2,
+  );
+  return text.replaceAll(/"\\u0000(-?Infinity|NaN)\\u0000"/g, "$1");
+}

@@ -1,0 +1,233 @@
+// Which tensors the output has, which tensor of each model feeds each of them, and at which layer position. Names only:
+// whether the inputs fit together is decided tensor by tensor in plan-tensor.ts.
+// Source: mergekit's planner, reference sections 5.4, 5.5; without its architecture files.
+import assert from "node:assert/strict";
+import type { TensorEntry } from "../checkpoint.ts";
+import { MergeyardError } from "../error.ts";
+import type { Recipe, RecipeSlice, RecipeSource } from "../recipe/normalise.ts";
+import { fieldPlace } from "../recipe/origin.ts";
+import { type Architecture, compareNames, parseLayerName, tensorRole, tensorSide } from "./architecture.ts";
+import type { Notes } from "./notes.ts";
+
+/** A model's tensor for an output tensor. `entry` is undefined when the model does not store it. */
+export type OutputInput = {
+  readonly source: RecipeSource;
+  readonly name: string;
+  readonly entry: TensorEntry | undefined;
+};
+
+export type OutputTensor = {
+  readonly name: string;
+  readonly slice: RecipeSlice;
+  /** Layer position in [0, 1]; 0 outside layers. */
+  readonly position: number;
+  readonly inputs: readonly OutputInput[];
+};
+
+/** A source's layer that an output layer is made of. */
+export type LayerOrigin = { readonly model: string; readonly layer: number };
+
+export type Outputs = {
+  /** In the order of compareNames. */
+  readonly tensors: readonly OutputTensor[];
+  /** For restacked models: what every output layer's first source is, in order. */
+  readonly layers: readonly LayerOrigin[] | undefined;
+};
+
+export type ModelsByName = ReadonlyMap<string, Architecture>;
+
+/** Every output tensor. Throws PlanLayersUnequal, PlanLayersUnknown, PlanLayersOutside, RecipeLayerRangesUnequal. */
+export function listOutputs(recipe: Recipe, models: ModelsByName, notes: Notes): Outputs {
+  const outputs = recipe.restacks
+    ? restack(recipe, models, notes)
+    : { tensors: recipe.slices.flatMap((slice) => mergeWhole(recipe, slice, models)), layers: undefined };
+  return { ...outputs, tensors: [...outputs.tensors].sort((a, b) => compareNames(a.name, b.name)) };
+}
+
+/** `models` form: every tensor under its own name; every stack of layers counts positions of its own. */
+function mergeWhole(recipe: Recipe, slice: RecipeSlice, models: ModelsByName): readonly OutputTensor[] {
+  const architectures = slice.sources.map((source) => architectureOf(models, source));
+  const stacks = new Map<string, number>();
+  for (const { stacks: own } of architectures) {
+    for (const [prefix, layers] of own) stacks.set(prefix, Math.max(stacks.get(prefix) ?? 0, layers));
+  }
+  if (recipe.allowUnlisted === undefined) checkDepths(recipe, slice, models);
+  const names = new Set(architectures.flatMap(({ tensors }) => [...tensors.keys()]));
+  return [...names].map((name) => {
+    const place = parseLayerName(name);
+    const layers = place === undefined ? 0 : (stacks.get(place.prefix) ?? 0);
+    const position = place === undefined ? 0 : layerPosition(place.layer, layers);
+    const inputs = slice.sources.map((source, index) => ({
+      source,
+      name,
+      entry: architectures[index]?.tensors.get(name),
+    }));
+    return { name, slice, position, inputs };
+  });
+}
+
+/** t = j / (L - 1); 1 in a stack of one layer. Source: reference section 5.4. */
+function layerPosition(layer: number, layers: number): number {
+  return layers <= 1 ? 1 : layer / (layers - 1);
+}
+
+function checkDepths(recipe: Recipe, slice: RecipeSlice, models: ModelsByName): void {
+  const [first, ...others] = slice.sources;
+  if (first === undefined) return;
+  for (const [prefix, layers] of architectureOf(models, first).stacks) {
+    for (const source of others) {
+      const found = architectureOf(models, source).stacks.get(prefix);
+      if (found === undefined || found === layers) continue;
+      throw new MergeyardError("PlanLayersUnequal", {
+        where: { ...fieldPlace(recipe.origin, source.field), model: source.model },
+        found: `${found} layers in ${prefix}*`,
+        expected: `${layers}, as in ${first.model}`,
+        hint: "write `slices` with the layers to merge, or `allow_unlisted: copy` to keep the surplus layers as they are",
+      });
+    }
+  }
+}
+
+/** `slices` form: output layers are numbered over all slices; what lies outside layers frames them. */
+function restack(recipe: Recipe, models: ModelsByName, notes: Notes): Outputs {
+  const tensors: OutputTensor[] = [];
+  const layers: LayerOrigin[] = [];
+  for (const slice of recipe.slices) {
+    const cut = slice.sources.map((source) => cutLayers(recipe, source, models));
+    const count = cut[0]?.count ?? 0;
+    const other = cut.findIndex((entry) => entry.count !== count);
+    if (other !== -1) throw unequalRanges(recipe, slice, count, cut[other]?.count ?? 0, other);
+    for (let step = 0; step < count; step++) {
+      tensors.push(...stackLayer(slice, cut, step, layers.length));
+      layers.push({ model: slice.sources[0]?.model ?? "", layer: (cut[0]?.from ?? 0) + step });
+    }
+  }
+  return { tensors: [...tensors, ...frameTensors(recipe, models, notes)], layers };
+}
+
+/** The layers that a source gives to a slice, and its tensors by layer and suffix. */
+type CutLayers = {
+  readonly source: RecipeSource;
+  readonly prefix: string;
+  readonly from: number;
+  readonly count: number;
+  readonly byLayer: ReadonlyMap<number, ReadonlyMap<string, TensorEntry>>;
+};
+
+function cutLayers(recipe: Recipe, source: RecipeSource, models: ModelsByName): CutLayers {
+  const architecture = architectureOf(models, source);
+  const prefix = architecture.mainStack;
+  const where = { ...fieldPlace(recipe.origin, [...source.field, "layer_range"]), model: source.model };
+  if (prefix === undefined) {
+    const stacks = [...architecture.stacks].map(([name, layers]) => `${name}* (${layers})`);
+    throw new MergeyardError("PlanLayersUnknown", {
+      where,
+      found: stacks.length === 0 ? "no layers" : stacks.join(", "),
+      expected: "one stack of layers, or a config.json that says how many layers the model has",
+    });
+  }
+  const total = architecture.stacks.get(prefix) ?? 0;
+  const { from, count } = source.layers ?? { from: 0, count: total };
+  if (from + count > total) {
+    throw new MergeyardError("PlanLayersOutside", {
+      where,
+      found: `[${from}, ${from + count}]`,
+      expected: `within [0, ${total}], the model's layers`,
+    });
+  }
+  return { source, prefix, from, count, byLayer: indexLayers(architecture, prefix) };
+}
+
+function indexLayers(architecture: Architecture, prefix: string): Map<number, Map<string, TensorEntry>> {
+  const byLayer = new Map<number, Map<string, TensorEntry>>();
+  for (const entry of architecture.tensors.values()) {
+    const place = parseLayerName(entry.name);
+    if (place?.prefix !== prefix) continue;
+    const tensors = byLayer.get(place.layer) ?? new Map<string, TensorEntry>();
+    byLayer.set(place.layer, tensors.set(place.suffix, entry));
+  }
+  return byLayer;
+}
+
+function unequalRanges(
+  recipe: Recipe,
+  slice: RecipeSlice,
+  count: number,
+  found: number,
+  index: number,
+): MergeyardError {
+  const source = slice.sources[index];
+  return new MergeyardError("RecipeLayerRangesUnequal", {
+    where: { ...fieldPlace(recipe.origin, source?.field ?? slice.field), model: source?.model },
+    found: `${found} layers`,
+    expected: `${count}, as the slice's first source`,
+  });
+}
+
+/** Output layer `target`: step `step` of a slice, under the first source's name of the stack. */
+function stackLayer(slice: RecipeSlice, cut: readonly CutLayers[], step: number, target: number): OutputTensor[] {
+  const sources = cut.map(({ source, prefix, from, byLayer }) => ({
+    source,
+    start: `${prefix}${from + step}`,
+    tensors: byLayer.get(from + step),
+  }));
+  const suffixes = new Set(sources.flatMap(({ tensors }) => [...(tensors?.keys() ?? [])]));
+  const position = layerPosition(step, cut[0]?.count ?? 0);
+  return [...suffixes].map((suffix) => ({
+    name: `${cut[0]?.prefix ?? ""}${target}${suffix}`,
+    slice,
+    position,
+    inputs: sources.map(({ source, start, tensors }) => ({
+      source,
+      name: `${start}${suffix}`,
+      entry: tensors?.get(suffix),
+    })),
+  }));
+}
+
+/** Tensors outside the restacked layers: those before them from the first slice, those after from the last. */
+function frameTensors(recipe: Recipe, models: ModelsByName, notes: Notes): readonly OutputTensor[] {
+  const first = recipe.slices[0];
+  const last = recipe.slices.at(-1);
+  if (first === undefined || last === undefined) return [];
+  const before = frameOf(first, models, []);
+  const after = first === last ? before : frameOf(last, models, listHeads(models));
+  const chosen = new Map<string, OutputTensor>();
+  for (const tensor of [...before, ...after]) {
+    const side = tensorSide(tensor.name);
+    if (first !== last && side === undefined) {
+      notes.add("tensors that could stand before or after the layers are taken from the first slice", tensor.name);
+    }
+    if (tensor.slice === (side === "after" ? last : first)) chosen.set(tensor.name, tensor);
+  }
+  return [...chosen.values()];
+}
+
+/** Heads of all models: a last slice whose models tie theirs still has to fill the head that others store. */
+function listHeads(models: ModelsByName): readonly string[] {
+  return [...models.values()].flatMap(({ tensors, vocabulary }) =>
+    [...tensors.values()].filter((entry) => tensorRole(entry, vocabulary) === "head").map(({ name }) => name),
+  );
+}
+
+function frameOf(slice: RecipeSlice, models: ModelsByName, more: readonly string[]): readonly OutputTensor[] {
+  const architectures = slice.sources.map((source) => architectureOf(models, source));
+  const own = architectures.flatMap(({ tensors, mainStack }) =>
+    [...tensors.keys()].filter((name) => parseLayerName(name)?.prefix !== mainStack),
+  );
+  const names = new Set([...own, ...more]);
+  return [...names].map((name) => {
+    const inputs = slice.sources.map((source, index) => ({
+      source,
+      name,
+      entry: architectures[index]?.tensors.get(name),
+    }));
+    return { name, slice, position: 0, inputs };
+  });
+}
+
+function architectureOf(models: ModelsByName, source: RecipeSource): Architecture {
+  const architecture = models.get(source.model);
+  assert.ok(architecture !== undefined, `no checkpoint was given for ${source.model}`);
+  return architecture;
+}

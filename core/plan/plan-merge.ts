@@ -1,0 +1,140 @@
+// The merge stage: from a recipe and the headers of its models to one unit per output file, each tensor with its inputs
+// as byte ranges, and the files around the weights. Reads no weights and does no I/O.
+import assert from "node:assert/strict";
+import type { Checkpoint } from "../checkpoint.ts";
+import { MergeyardError } from "../error.ts";
+import { planShards } from "../formats/shard-plan.ts";
+import { PLAN_LIMITS } from "../limits.ts";
+import type { MergeMethod } from "../methods/method.ts";
+import { findMethod, METHOD_IDS } from "../methods/registry.ts";
+import { nearestName } from "../recipe/nearest.ts";
+import type { Recipe, RecipeSlice } from "../recipe/normalise.ts";
+import { fieldPlace } from "../recipe/origin.ts";
+import { checkParameters, createResolver, findIdleFilters } from "../recipe/parameters.ts";
+import { describeArchitecture } from "./architecture.ts";
+import { makeMergeUnits } from "./merge-units.ts";
+import { createNotes } from "./notes.ts";
+import { listOutputs, type ModelsByName, type Outputs, type OutputTensor } from "./output-tensors.ts";
+import { planTensor } from "./plan-tensor.ts";
+import type { MergeUnit, PlanSource, SideFile } from "./schema.ts";
+import { planSideFiles } from "./side-files.ts";
+
+/** What is merged: the recipe, its text and the output's name for the model card, and the models it names. */
+export type MergeTask = {
+  readonly name: string;
+  readonly recipe: Recipe;
+  /** As the user wrote it. */
+  readonly text: string;
+  /** Every model of `recipe.references`; a plan's source index counts in it. */
+  readonly models: readonly MergeModel[];
+};
+
+/** A model of the recipe: where its files are, and what their headers say. `source.model` is its reference's spelling. */
+export type MergeModel = { readonly source: PlanSource; readonly checkpoint: Checkpoint };
+
+/** How the output is cut and what a worker may use; nothing here changes a weight. */
+export type MergeOptions = {
+  /** Bytes of tensors in one output file, 5e9 unless said otherwise; a larger tensor gets a file of its own. */
+  readonly shardBytes?: number | undefined;
+  /** Bound on a worker process, 512 MiB unless said otherwise. */
+  readonly memoryBytes?: number | undefined;
+  /** Threads of a worker process. */
+  readonly threads?: number | undefined;
+  /** Index of the merge stage in the plan. */
+  readonly stage?: number | undefined;
+  /** Where methods are looked up; the registry unless said otherwise. */
+  readonly findMethod?: ((id: string) => MergeMethod | undefined) | undefined;
+};
+
+export type MergePlan = {
+  readonly method: MergeMethod;
+  readonly units: readonly MergeUnit[];
+  /** Small files of the output; `source` counts in `models`. */
+  readonly sideFiles: readonly SideFile[];
+  readonly warnings: readonly string[];
+};
+
+/** Largest shard of the reference's writer, and so the usual one. */
+export const SHARD_BYTES_DEFAULT = 5_000_000_000;
+export const MEMORY_BYTES_DEFAULT = 512 * 2 ** 20;
+/** Threads of a worker when nothing is said: what the smallest instances of both architectures have. */
+export const THREADS_DEFAULT = 2;
+
+/**
+ * Plans a merge.
+ * Throws every Plan code but those of plan files, and the Recipe codes that need tensors or a method to be found.
+ */
+export function planMerge({ name, recipe, text, models }: MergeTask, options: MergeOptions = {}): MergePlan {
+  const method = lookUp(recipe, options.findMethod ?? findMethod);
+  const notes = createNotes();
+  for (const warning of [...recipe.warnings, ...checkParameters(recipe, method)]) notes.add(warning);
+  for (const slice of recipe.slices) checkBase(recipe, slice, method);
+  const architectures: ModelsByName = new Map(
+    models.map(({ source, checkpoint }) => [source.model, describeArchitecture(checkpoint)]),
+  );
+  const outputs = listOutputs(recipe, architectures, notes);
+  checkSize(recipe, outputs);
+  const resolver = createResolver(recipe, method);
+  const planning = { recipe, method, models: architectures, sourceIndex: indexModels(models), resolver, notes };
+  const tensors = outputs.tensors.flatMap((tensor) => planTensor(tensor, planning) ?? []);
+  if (tensors.length === 0) {
+    throw new MergeyardError("PlanNothingToMerge", { where: fieldPlace(recipe.origin, []), found: "no tensors" });
+  }
+  for (const warning of findIdleFilters(recipe, namesOf(outputs.tensors))) notes.add(warning);
+  const { shards, index } = planShards(tensors, options.shardBytes ?? SHARD_BYTES_DEFAULT);
+  const units = makeMergeUnits(tensors, shards, {
+    recipe,
+    method,
+    stage: options.stage ?? 0,
+    threads: options.threads ?? THREADS_DEFAULT,
+    memoryBytes: options.memoryBytes ?? MEMORY_BYTES_DEFAULT,
+  });
+  const { layers } = outputs;
+  const sideFiles = planSideFiles({ name, recipe, text, method, models, architectures, tensors, layers, index, notes });
+  return { method, units, sideFiles, warnings: notes.list() };
+}
+
+function indexModels(models: readonly MergeModel[]): (model: string) => number {
+  const indexes = new Map(models.map(({ source }, index) => [source.model, index]));
+  return (model) => {
+    const index = indexes.get(model);
+    assert.ok(index !== undefined, `no checkpoint was given for ${model}`);
+    return index;
+  };
+}
+
+function lookUp(recipe: Recipe, find: (id: string) => MergeMethod | undefined): MergeMethod {
+  const method = find(recipe.method);
+  if (method !== undefined) return method;
+  const nearest = nearestName(recipe.method, METHOD_IDS);
+  throw new MergeyardError("RecipeMethodUnknown", {
+    where: fieldPlace(recipe.origin, ["merge_method"]),
+    found: recipe.method,
+    expected: METHOD_IDS.join(", "),
+    hint: nearest === undefined ? undefined : `did you mean \`${nearest}\`?`,
+  });
+}
+
+/** A base that is subtracted or interpolated from must be one of the slice's models. */
+function checkBase(recipe: Recipe, slice: RecipeSlice, method: MergeMethod): void {
+  if (method.base === "none" || method.base === "optional") return;
+  if (slice.sources.some(({ model }) => model === slice.base)) return;
+  throw new MergeyardError("RecipeBaseMissing", {
+    where: { ...fieldPlace(recipe.origin, slice.field), model: slice.base },
+    found: slice.base === undefined ? "no base_model" : "a base that the slice does not list",
+    expected: slice.base === undefined ? `base_model for ${method.id}` : `${slice.base} among the sources`,
+  });
+}
+
+function checkSize(recipe: Recipe, { tensors }: Outputs): void {
+  if (tensors.length <= PLAN_LIMITS.tensors) return;
+  throw new MergeyardError("PlanTooLarge", {
+    where: fieldPlace(recipe.origin, []),
+    found: `${tensors.length} tensors`,
+    expected: `at most ${PLAN_LIMITS.tensors}`,
+  });
+}
+
+function namesOf(tensors: readonly OutputTensor[]): ReadonlySet<string> {
+  return new Set(tensors.flatMap(({ name, inputs }) => [name, ...inputs.map((input) => input.name)]));
+}

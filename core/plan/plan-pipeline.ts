@@ -1,0 +1,138 @@
+// The whole plan of a run: adopt and describe what is not yet in the universal format, then merge. Pure: the step that
+// calls it has read the headers, and writes what comes back.
+import { digestJson } from "../artifact/digest.ts";
+import { shortDigest } from "../artifact/layout.ts";
+import type { Recipe } from "../recipe/normalise.ts";
+import type { ParsedRecipe } from "../recipe/parse.ts";
+import { ENGINE_VERSION } from "../version.ts";
+import { DIGEST_PEAK_BYTES } from "./memory.ts";
+import { type MergeModel, type MergeOptions, planMerge, SHARD_BYTES_DEFAULT } from "./plan-merge.ts";
+import type { AdoptUnit, DescribeUnit, Plan, PlanSource, Stage, Unit } from "./schema.ts";
+
+/** A model of a pipeline. A `pending` source becomes a universal checkpoint of `checkpointName` during the run. */
+export type PipelineModel = MergeModel & { readonly checkpointName: string };
+
+export type PipelineTask = {
+  readonly parsed: ParsedRecipe;
+  /** `normaliseRecipe(parsed)`. */
+  readonly recipe: Recipe;
+  /** Every model of `recipe.references`, in that order. */
+  readonly models: readonly PipelineModel[];
+};
+
+/**
+ * The plan of a pipeline's run. Stages without units are left out; units are in the order of stages and indexes.
+ * Throws what planMerge throws.
+ */
+export function planPipeline({ parsed, recipe, models }: PipelineTask, options: MergeOptions = {}): Plan {
+  const { pipeline, text } = parsed;
+  const adoption = planAdoption(models);
+  const hasAdoption = adoption.describes.length > 0;
+  const stage = hasAdoption ? DESCRIBE_STAGE + 1 : 0;
+  const name = pipeline.publish?.model ?? pipeline.name;
+  const sources = models.map(({ source }) => ({ ...source, ...adoption.describedBy(source) }));
+  const merge = planMerge({ name, recipe, text, models }, { ...options, stage });
+  const stages = [
+    ...(hasAdoption ? [describeStage(ADOPT_STAGE, "adopt", "shard", adoption.adopts)] : []),
+    ...(hasAdoption ? [describeStage(DESCRIBE_STAGE, "describe", "shard", adoption.describes)] : []),
+    describeStage(stage, "merge", "apply", merge.units),
+  ];
+  return {
+    header: {
+      plan: 1,
+      engine: ENGINE_VERSION,
+      name: pipeline.name,
+      run: nameRun(parsed, sources, options),
+      recipe: text,
+      method: merge.method.id,
+      sources,
+      stages,
+      sideFiles: [...merge.sideFiles],
+      checks: { maxNonFinite: pipeline.checks.max_nonfinite },
+      ...(pipeline.publish == null
+        ? {}
+        : { publish: { model: pipeline.publish.model, channel: pipeline.publish.channel } }),
+      warnings: [...merge.warnings],
+    },
+    units: [...adoption.adopts, ...adoption.describes, ...merge.units],
+  };
+}
+
+const ADOPT_STAGE = 0;
+const DESCRIBE_STAGE = 1;
+
+/** Digest of everything the run's output depends on: the same work has the same name, and is found again. */
+function nameRun(parsed: ParsedRecipe, sources: readonly PlanSource[], options: MergeOptions): string {
+  const digest = digestJson({
+    engine: ENGINE_VERSION,
+    recipe: parsed.document,
+    shardBytes: options.shardBytes ?? SHARD_BYTES_DEFAULT,
+    sources: sources.map(({ model, format, fingerprint }) => ({ model, format, fingerprint })),
+  });
+  return shortDigest(digest);
+}
+
+type Adoption = {
+  readonly adopts: readonly AdoptUnit[];
+  readonly describes: readonly DescribeUnit[];
+  readonly describedBy: (source: PlanSource) => Pick<PlanSource, "describedBy">;
+};
+
+/** Units that digest and describe pending sources; a folder that two names mean is adopted once. */
+function planAdoption(models: readonly PipelineModel[]): Adoption {
+  const adopts: AdoptUnit[] = [];
+  const describes: DescribeUnit[] = [];
+  const byFolder = new Map<string, number>();
+  models.forEach(({ source, checkpoint, checkpointName }, index) => {
+    if (source.state !== "pending" || byFolder.has(folderKey(source))) return;
+    const own = checkpoint.tensorFiles.map(
+      (file, offset): AdoptUnit => ({
+        op: "adopt",
+        stage: ADOPT_STAGE,
+        index: adopts.length + offset,
+        peakBytes: DIGEST_PEAK_BYTES,
+        bytesRead: file.bytes,
+        bytesWritten: 0,
+        source: index,
+        file: file.name,
+      }),
+    );
+    adopts.push(...own);
+    byFolder.set(folderKey(source), describes.length);
+    describes.push({
+      op: "describe",
+      stage: DESCRIBE_STAGE,
+      index: describes.length,
+      peakBytes: DIGEST_PEAK_BYTES,
+      bytesRead: 0,
+      bytesWritten: [...checkpoint.tensorFiles, ...checkpoint.sideFiles].reduce((sum, { bytes }) => sum + bytes, 0),
+      source: index,
+      model: checkpointName,
+      adopts: own.map(({ stage, index: unit }) => ({ stage, index: unit })),
+    });
+  });
+  return {
+    adopts,
+    describes,
+    describedBy(source) {
+      const index = source.state === "pending" ? byFolder.get(folderKey(source)) : undefined;
+      return index === undefined ? {} : { describedBy: { stage: DESCRIBE_STAGE, index } };
+    },
+  };
+}
+
+function folderKey({ store, prefix }: PlanSource): string {
+  return `${store}\n${prefix}`;
+}
+
+function describeStage(index: number, name: string, kind: Stage["kind"], units: readonly Unit[]): Stage {
+  return {
+    index,
+    name,
+    kind,
+    units: units.length,
+    bytesRead: units.reduce((sum, unit) => sum + unit.bytesRead, 0),
+    bytesWritten: units.reduce((sum, unit) => sum + unit.bytesWritten, 0),
+    peakBytes: units.reduce((most, unit) => Math.max(most, unit.peakBytes), 0),
+  };
+}

@@ -1,0 +1,330 @@
+// One output tensor: which inputs take part, at which shape and dtype, by which method with which parameters; or why it
+// cannot be merged. Everything here is decided from headers and the recipe.
+// Source: reference sections 2.1 to 2.3; where we are stricter, docs/recipes.md says so.
+import assert from "node:assert/strict";
+import type { TensorEntry } from "../checkpoint.ts";
+import { type ErrorPlace, MergeyardError } from "../error.ts";
+import type { MergeMethod, MergeTensor, ParameterValues } from "../methods/method.ts";
+import { passthrough } from "../methods/passthrough.ts";
+import { isFloatDtype } from "../ops/cast.ts";
+import type { Recipe } from "../recipe/normalise.ts";
+import { fieldPlace } from "../recipe/origin.ts";
+import type { ParameterResolver } from "../recipe/parameters.ts";
+import { type Dtype, type Shape, sameShape } from "../tensor.ts";
+import { findTied, tensorRole } from "./architecture.ts";
+import type { Notes } from "./notes.ts";
+import type { ModelsByName, OutputInput, OutputTensor } from "./output-tensors.ts";
+import type { UnitInput, UnitTensor } from "./schema.ts";
+
+/** What all tensors of a merge have in common. */
+export type TensorPlanning = {
+  readonly recipe: Recipe;
+  readonly method: MergeMethod;
+  readonly models: ModelsByName;
+  /** Index of a model among the plan's sources. */
+  readonly sourceIndex: (model: string) => number;
+  readonly resolver: ParameterResolver;
+  readonly notes: Notes;
+};
+
+/** An output tensor that only lacks its place in a file. */
+export type PlannedTensor = Omit<UnitTensor, "offset" | "bytes">;
+
+/** An input that the model stores, perhaps under another name. */
+type Present = Omit<OutputInput, "entry"> & { readonly entry: TensorEntry };
+
+/** `copy`: the bytes of the only input; its dtype and shape are the output's. */
+type Shaped = { readonly inputs: readonly Present[]; readonly shape: Shape };
+
+/**
+ * The plan of one output tensor; undefined when the recipe drops it.
+ * Throws PlanTensorMissing, PlanShapeMismatch, PlanDtypeNotMergeable, PlanInputCount, PlanMethodRefused,
+ * RecipeParameterMissing, RecipeParameterInvalid.
+ */
+export function planTensor(tensor: OutputTensor, planning: TensorPlanning): PlannedTensor | undefined {
+  const { recipe, notes } = planning;
+  const { present, missing } = findInputs(tensor, planning);
+  const [gone] = missing;
+  if (gone !== undefined) {
+    if (recipe.allowUnlisted === undefined) throw missingError(tensor, gone, planning);
+    notes.add(`tensors that a model lacks are ${recipe.allowUnlisted === "copy" ? "copied" : "dropped"}`, tensor.name);
+    return recipe.allowUnlisted === "drop" ? undefined : copyTensor(tensor, referenceOf(tensor, present), planning);
+  }
+  const reference = referenceOf(tensor, present);
+  if (present.every(({ entry }) => isWhole(entry.dtype))) return copyWhole(tensor, present, reference, planning);
+  const { inputs, shape } = fitShapes(tensor, present, reference, planning);
+  if (inputs.length === 1 && present.length > 1) return copyTensor(tensor, reference, planning);
+  return mergeInputs(tensor, { inputs, shape }, reference, planning);
+}
+
+/** Inputs with an entry; an embedding or head that a model ties is read from the tensor it is tied to. */
+function findInputs(tensor: OutputTensor, { models, notes }: TensorPlanning) {
+  const present: Present[] = [];
+  const missing: OutputInput[] = [];
+  const stored = tensor.inputs.find(({ entry }) => entry !== undefined) ?? anyStored(tensor.name, models);
+  for (const input of tensor.inputs) {
+    const entry = input.entry ?? tiedEntry(input, stored?.entry, models);
+    if (entry === undefined) missing.push(input);
+    else present.push({ ...input, entry });
+    if (entry !== undefined && input.entry === undefined) {
+      notes.add(`${input.source.model} ties its embeddings: read from ${entry.name}`, tensor.name);
+    }
+  }
+  return { present, missing };
+}
+
+function anyStored(name: string, models: ModelsByName): { entry: TensorEntry } | undefined {
+  for (const { tensors } of models.values()) {
+    const entry = tensors.get(name);
+    if (entry !== undefined) return { entry };
+  }
+  return undefined;
+}
+
+function tiedEntry(
+  { source }: OutputInput,
+  stored: TensorEntry | undefined,
+  models: ModelsByName,
+): TensorEntry | undefined {
+  const model = models.get(source.model);
+  if (stored === undefined || model === undefined || tensorRole(stored, model.vocabulary) === undefined)
+    return undefined;
+  return findTied(model, stored);
+}
+
+/** The base where it is an input, else the first: its dtype and shape are the tensor's. */
+function referenceOf({ slice }: OutputTensor, present: readonly Present[]): Present {
+  const reference = present.find(({ source }) => source.model === slice.base) ?? present[0];
+  assert.ok(reference !== undefined, "an output tensor is stored by some model");
+  return reference;
+}
+
+/** Whole numbers and truth values: never averaged. */
+function isWhole(dtype: Dtype): boolean {
+  return /^(?:[IU]\d+|BOOL)$/.test(dtype);
+}
+
+function copyWhole(
+  tensor: OutputTensor,
+  present: readonly Present[],
+  reference: Present,
+  planning: TensorPlanning,
+): PlannedTensor {
+  const other = present.find(({ entry }) => !sameShape(entry.shape, reference.entry.shape));
+  if (other !== undefined && planning.recipe.onMismatch === "error")
+    throw shapeError(tensor, other, reference, planning);
+  if (present.length > 1) {
+    const remark = `whole-number tensors are copied from ${reference.source.model}, whatever the other models hold`;
+    planning.notes.add(remark, tensor.name);
+  }
+  return copyTensor(tensor, reference, planning);
+}
+
+/** The reference's tensor as it is: its bytes where the dtype stays, else one rounding to the output dtype. */
+function copyTensor(tensor: OutputTensor, input: Present, planning: TensorPlanning): PlannedTensor {
+  const { dtype, shape } = input.entry;
+  const output = outputDtype(input.entry, planning.recipe);
+  return {
+    name: tensor.name,
+    dtype: output,
+    shape: [...shape],
+    method: output === dtype ? "copy" : passthrough.id,
+    parameters: {},
+    seed: 0,
+    inputs: [unitInput(input, tensor, shape, {}, planning)],
+  };
+}
+
+/** The recipe's dtype for floats; the stored one for everything that cannot be converted. */
+function outputDtype(entry: TensorEntry, recipe: Recipe): Dtype {
+  return isFloatDtype(entry.dtype) ? (recipe.outputDtype ?? entry.dtype) : entry.dtype;
+}
+
+/** The shape of the output, and the inputs that fit: cut where the method cuts embeddings, left out under `skip`. */
+function fitShapes(
+  tensor: OutputTensor,
+  present: readonly Present[],
+  reference: Present,
+  planning: TensorPlanning,
+): Shaped {
+  const shape = targetShape(present, reference, planning);
+  const cuts = !sameShape(shape, reference.entry.shape) || isCuttable(present, planning);
+  const fits = ({ entry }: Present) => sameShape(entry.shape, shape) || (cuts && contains(entry.shape, shape));
+  const other = present.find((input) => !fits(input));
+  if (other === undefined) return { inputs: present, shape };
+  if (planning.recipe.onMismatch === "error") throw shapeError(tensor, other, reference, planning);
+  planning.notes.add(`${other.source.model} is left out where its shape differs`, tensor.name);
+  return { inputs: present.filter(fits), shape };
+}
+
+/** Embeddings of different size: the common top-left part, or the base's, as the method declares. */
+function targetShape(present: readonly Present[], reference: Present, planning: TensorPlanning): Shape {
+  const { shape } = reference.entry;
+  if (planning.method.embeddingMismatch !== "common" || !isCuttable(present, planning)) return shape;
+  return shape.map((length, axis) =>
+    present.reduce((least, { entry }) => Math.min(least, entry.shape[axis] ?? 0), length),
+  );
+}
+
+function isCuttable(present: readonly Present[], { method, models }: TensorPlanning): boolean {
+  if (method.embeddingMismatch === "error" || present.some(({ entry }) => entry.shape.length !== 2)) return false;
+  return present.some(({ entry, source }) => tensorRole(entry, models.get(source.model)?.vocabulary) !== undefined);
+}
+
+function contains(outer: Shape, inner: Shape): boolean {
+  return outer.every((length, axis) => length >= (inner[axis] ?? 0));
+}
+
+function mergeInputs(
+  tensor: OutputTensor,
+  { inputs, shape }: Shaped,
+  reference: Present,
+  planning: TensorPlanning,
+): PlannedTensor {
+  const { method, recipe, resolver } = planning;
+  const { slice, position, name } = tensor;
+  checkInputCount(tensor, inputs, planning);
+  const parameters = resolver.global({ slice, position, tensor: name });
+  const values = inputs.map((input) => resolver.model({ slice, position, tensor: input.name, source: input.source }));
+  const view: MergeTensor = {
+    name,
+    shape,
+    inputs: inputs.map(({ source }, index) => ({
+      model: source.model,
+      isBase: source.model === slice.base,
+      parameters: values[index] ?? {},
+    })),
+    parameters,
+    seed: recipe.seed,
+    rules: { nonFinite: recipe.nonFinite, strict: recipe.strict },
+  };
+  refuseByMethod(view, tensor, inputs, planning);
+  const dtype = outputDtype(reference.entry, recipe);
+  const isCopy = method.isIdentity?.(view) === true && dtype === reference.entry.dtype;
+  if (isCopy) noteKeptDtype(tensor, dtype, planning);
+  else checkFloats(tensor, inputs, planning);
+  if (shape.length === 2 && inputs.some(({ entry }) => !sameShape(entry.shape, shape))) {
+    planning.notes.add(`embeddings are cut to ${shape.join(" x ")}`, name);
+  }
+  return {
+    name,
+    dtype,
+    shape: [...shape],
+    method: isCopy ? "copy" : method.id,
+    parameters: isCopy ? {} : defined(parameters),
+    seed: recipe.seed,
+    inputs: inputs.map((input, index) =>
+      unitInput(input, tensor, shape, isCopy ? {} : (values[index] ?? {}), planning),
+    ),
+  };
+}
+
+function unitInput(
+  { source, entry }: Present,
+  { slice }: OutputTensor,
+  shape: Shape,
+  parameters: ParameterValues,
+  { sourceIndex }: TensorPlanning,
+): UnitInput {
+  const [rows = 0, columns = 0] = shape;
+  return {
+    source: sourceIndex(source.model),
+    tensor: entry.name,
+    dtype: entry.dtype,
+    shape: [...entry.shape],
+    ranges: entry.ranges.map((range) => ({ ...range })),
+    ...(sameShape(entry.shape, shape) ? {} : { cut: { rows, columns } }),
+    isBase: source.model === slice.base,
+    parameters: defined(parameters),
+  };
+}
+
+function defined(values: ParameterValues): Record<string, number | boolean> {
+  const entries = Object.entries(values).flatMap(([name, value]) =>
+    value === undefined ? [] : [[name, value] as const],
+  );
+  return Object.fromEntries(entries);
+}
+
+function checkInputCount(tensor: OutputTensor, inputs: readonly Present[], { method, recipe }: TensorPlanning): void {
+  const { min, max } = method.inputCount;
+  if (inputs.length >= min && inputs.length <= max) return;
+  throw new MergeyardError("PlanInputCount", {
+    where: { ...fieldPlace(recipe.origin, tensor.slice.field), tensor: tensor.name },
+    found: `${inputs.length} models`,
+    expected: min === max ? `${min} for ${method.id}` : `${min} to ${max} for ${method.id}`,
+  });
+}
+
+function noteKeptDtype({ name }: OutputTensor, dtype: Dtype, { recipe, notes }: TensorPlanning): void {
+  if (recipe.outputDtype === undefined || isFloatDtype(dtype)) return;
+  notes.add(`${dtype} tensors are copied as they are: only float dtypes are converted to ${recipe.outputDtype}`, name);
+}
+
+function checkFloats(
+  tensor: OutputTensor,
+  inputs: readonly Present[],
+  { method, recipe, notes }: TensorPlanning,
+): void {
+  if (inputs.some(({ entry }) => entry.dtype === "F64")) notes.add("F64 tensors are merged in float32", tensor.name);
+  const other = inputs.find(({ entry }) => !isFloatDtype(entry.dtype));
+  if (other === undefined) return;
+  throw new MergeyardError("PlanDtypeNotMergeable", {
+    where: { ...place(tensor, other, recipe), file: other.entry.ranges[0]?.file },
+    found: other.entry.dtype,
+    expected: `F32, F16, BF16 or F64 for ${method.id}`,
+  });
+}
+
+function refuseByMethod(
+  view: MergeTensor,
+  tensor: OutputTensor,
+  inputs: readonly Present[],
+  { method, recipe }: TensorPlanning,
+): void {
+  const refusal = method.refuse?.(view);
+  if (refusal === undefined) return;
+  const { model, parameter, found, expected, hint } = refusal;
+  const input = inputs.find(({ source }) => source.model === model);
+  const field = input === undefined ? tensor.slice.field : input.source.field;
+  const where = fieldPlace(recipe.origin, parameter === undefined ? field : [...field, "parameters", parameter]);
+  throw new MergeyardError("PlanMethodRefused", {
+    where: { ...where, model, tensor: tensor.name },
+    found,
+    expected,
+    hint,
+  });
+}
+
+function missingError(tensor: OutputTensor, gone: OutputInput, { recipe }: TensorPlanning): MergeyardError {
+  const holders = tensor.inputs.filter(({ entry }) => entry !== undefined).map(({ source }) => source.model);
+  return new MergeyardError("PlanTensorMissing", {
+    where: { ...fieldPlace(recipe.origin, gone.source.field), model: gone.source.model, tensor: gone.name },
+    found: "no such tensor",
+    expected: `a tensor of every model, as in ${holders.join(", ")}`,
+    hint:
+      "write `allow_unlisted: copy` to take such tensors from the base (else from the first model that has them), or " +
+      "`allow_unlisted: drop` to leave them out",
+  });
+}
+
+function shapeError(
+  tensor: OutputTensor,
+  other: Present,
+  reference: Present,
+  { recipe, models }: TensorPlanning,
+): MergeyardError {
+  const isVocabulary = tensorRole(other.entry, models.get(other.source.model)?.vocabulary) !== undefined;
+  return new MergeyardError("PlanShapeMismatch", {
+    where: place(tensor, other, recipe),
+    found: `[${other.entry.shape.join(", ")}]`,
+    expected: `[${reference.entry.shape.join(", ")}], as in ${reference.source.model}`,
+    hint: isVocabulary
+      ? "the models have different vocabularies: use fine-tunes of one base, or `on_mismatch: skip` to keep the base's rows"
+      : "merge models of one build, or write `on_mismatch: skip` to merge such tensors without the models that differ",
+  });
+}
+
+function place(tensor: OutputTensor, input: Present, recipe: Recipe): ErrorPlace {
+  return { ...fieldPlace(recipe.origin, input.source.field), model: input.source.model, tensor: tensor.name };
+}

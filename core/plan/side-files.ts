@@ -1,0 +1,128 @@
+// The small files of the output: a config that fits the weights, one whole set of tokenizer files, every parent's
+// licence, the index and the model card. What a file is, is decided by core/formats/side-files.ts.
+// Source: reference `checkpoint-formats.md` section 1.5.
+import type { CheckpointFile } from "../checkpoint.ts";
+import { type FileRole, fileRole } from "../formats/side-files.ts";
+import type { MergeMethod } from "../methods/method.ts";
+import type { Recipe } from "../recipe/normalise.ts";
+import { type Architecture, tensorRole } from "./architecture.ts";
+import { checkConfigs, checkQuantization } from "./config-check.ts";
+import { writeModelCard } from "./model-card.ts";
+import type { Notes } from "./notes.ts";
+import { writeOutputConfig } from "./output-config.ts";
+import type { LayerOrigin, ModelsByName } from "./output-tensors.ts";
+import type { MergeModel } from "./plan-merge.ts";
+import type { PlannedTensor } from "./plan-tensor.ts";
+import type { SideFile } from "./schema.ts";
+
+export type SideFileParts = {
+  readonly name: string;
+  readonly recipe: Recipe;
+  readonly text: string;
+  readonly method: MergeMethod;
+  readonly models: readonly MergeModel[];
+  readonly architectures: ModelsByName;
+  readonly tensors: readonly PlannedTensor[];
+  readonly layers: readonly LayerOrigin[] | undefined;
+  readonly index: { readonly name: string; readonly text: string } | undefined;
+  readonly notes: Notes;
+};
+
+/** Roles of files that travel with the model whose config the output has. */
+const DONATED: readonly FileRole[] = ["generation", "tokenizer", "processor"];
+
+/** The output's side files in name order. Throws PlanConfigMismatch, PlanDtypeNotMergeable (quantized parents). */
+export function planSideFiles(parts: SideFileParts): readonly SideFile[] {
+  const { recipe, models, notes } = parts;
+  const configs = models.flatMap(({ source, checkpoint: { config } }) =>
+    config === undefined ? [] : [{ model: source.model, config }],
+  );
+  checkConfigs(recipe, configs, notes);
+  if (parts.tensors.some(({ method }) => method !== "copy")) checkQuantization(recipe, configs);
+  const donorName = recipe.configSource ?? recipe.base ?? recipe.references[0]?.model;
+  const donorIndex = models.findIndex(({ source }) => source.model === donorName);
+  const donor = models[donorIndex];
+  const files: SideFile[] = [
+    ...(donor === undefined ? [] : donatedFiles(donor, donorIndex, notes)),
+    ...(donor === undefined ? [] : configFile(donor, parts)),
+    ...licenceFiles(models, donorIndex),
+    ...(parts.index === undefined ? [] : [{ from: "text" as const, ...parts.index }]),
+    { from: "text", name: "README.md", text: cardOf(parts) },
+  ];
+  return files.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
+}
+
+function donatedFiles(donor: MergeModel, source: number, notes: Notes): readonly SideFile[] {
+  const taken: SideFile[] = [];
+  for (const { name, bytes } of donor.checkpoint.sideFiles) {
+    const role = fileRole(name);
+    if (DONATED.includes(role)) taken.push({ from: "source", name, source, file: name, bytes });
+    if (role === "code")
+      notes.add("code is never run and never copied; add these files yourself if you trust them", name);
+    if (role === "other") notes.add("files that are no known part of a model are not copied", name);
+  }
+  return taken;
+}
+
+function configFile(donor: MergeModel, parts: SideFileParts): readonly SideFile[] {
+  const { config } = donor.checkpoint;
+  if (config === undefined) {
+    parts.notes.add("the output has no config.json, since its model has none", donor.source.model);
+    return [];
+  }
+  const reference = parts.recipe.references.find(({ model }) => model === donor.source.model);
+  const configOf = (model: string) => parts.models.find(({ source }) => source.model === model)?.checkpoint.config;
+  const { tensors, layers } = parts;
+  const untied = config.tie_word_embeddings === true && mergesUntiedHead(parts);
+  if (untied) parts.notes.add("tie_word_embeddings is set to false: a parent's head differs from its embedding");
+  const architecture = reference?.overrideArchitecture;
+  const text = writeOutputConfig({ donor: config, architecture, tensors, layers, configOf, untied });
+  return [{ from: "text", name: "config.json", text }];
+}
+
+/** True when the output has a head and some parent stores one that its config does not tie. */
+function mergesUntiedHead({ tensors, architectures }: SideFileParts): boolean {
+  return [...architectures.values()].some(
+    (model) => !model.maybeTied && tensors.some(({ name }) => isHead(model, name)),
+  );
+}
+
+function isHead(model: Architecture, name: string): boolean {
+  const entry = model.tensors.get(name);
+  return entry !== undefined && tensorRole(entry, model.vocabulary) === "head";
+}
+
+/** The licence files of every parent; those of parents other than the config's carry the parent's name. */
+function licenceFiles(models: readonly MergeModel[], donor: number): readonly SideFile[] {
+  const names = new Set<string>();
+  return models.flatMap(({ source, checkpoint }, index) =>
+    checkpoint.sideFiles
+      .filter(({ name }) => fileRole(name) === "licence")
+      .map((file): SideFile => {
+        const name = index === donor ? file.name : uniqueName(file, source.model, names);
+        names.add(name);
+        return { from: "source", name, source: index, file: file.name, bytes: file.bytes };
+      }),
+  );
+}
+
+function uniqueName({ name }: CheckpointFile, model: string, taken: ReadonlySet<string>): string {
+  const slug = model
+    .replaceAll(/[^A-Za-z0-9._-]+/g, "-")
+    .replaceAll(/^[-.]+|[-.]+$/g, "")
+    .slice(-80);
+  for (let number = 1; ; number++) {
+    const candidate = `${name}.${slug}${number === 1 ? "" : `-${number}`}`;
+    if (!taken.has(candidate)) return candidate;
+  }
+}
+
+function cardOf({ name, recipe, text, method, models }: SideFileParts): string {
+  return writeModelCard({
+    name,
+    method,
+    models: models.map(({ source }) => source.model),
+    base: recipe.base,
+    recipe: text,
+  });
+}
