@@ -63,7 +63,7 @@ function readDocument(document: Document.Parsed, counter: LineCounter, file: str
 
 function syntaxError(error: YAMLError, file: string, lineAt: LineAt): MergeyardError {
   const where = { file, line: lineAt(error.pos[0]) };
-  const found = error.message.replace(/ at line \d+, column[^]*$/, "");
+  const found = error.message.replace(/ at line \d+, column.*$/s, "");
   // The parser recurses: brackets by the ten thousand exhaust its stack before there is a tree to measure.
   if (/call stack/.test(found)) return new MergeyardError("RecipeTooLarge", { where, ...TOO_DEEP });
   return new MergeyardError(error.code === "DUPLICATE_KEY" ? "RecipeDuplicateKey" : "RecipeSyntax", { where, found });
