@@ -7,7 +7,7 @@ import { MergeyardError } from "../core/error.ts";
 import { encodeSafetensorsHeader } from "../core/formats/safetensors.ts";
 import type { TensorFile } from "../core/plan/receipt.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
-import { chooseWindow } from "../engine/memory.ts";
+import { fitUnit } from "../engine/memory.ts";
 import { type RegionResult, type RegionTask, tensorsOf } from "../engine/merge-region.ts";
 import { cutRegions, type MergeRegion } from "../engine/regions.ts";
 import type { ExecuteMerge, MergeProgress, MergeRequest, MergeResult } from "../engine/request.ts";
@@ -40,19 +40,21 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
     const target = openStore(request.target.store);
     const regions = cutRegions(request.unit, request.threads);
     const count = Math.min(request.threads, regions.length);
-    const window = chooseWindow(request.unit, count, request.memoryBytes);
+    const fit = fitUnit(request.unit, count, request.memoryBytes);
     const ticket = await target.beginWrite(request.target.key, request.unit.fileBytes, regions.map(spanOf), { signal });
     try {
       const header = headerOf(request.unit);
-      const tasks = regions.map((region, index) => regionTask(request, ticket, region, index, header, window.elements));
-      const workers = ensureThreads(window.threads);
-      const { results, done } = await runTasks(workers, tasks, window.threadBytes, signal, progress);
+      const tasks = regions.map((region, index) =>
+        regionTask(request, ticket, region, index, header, fit.windowElements),
+      );
+      const workers = ensureThreads(fit.threads);
+      const { results, done } = await runTasks(workers, tasks, fit.threadBytes, signal, progress);
       await target.finishWrite(
         ticket,
         results.map((result) => result.receipt),
         { signal },
       );
-      return { ...summarise(request, header, results), ...done, kernels: "wasm", threads: window.threads };
+      return { ...summarise(request, header, results), ...done, kernels: "wasm", threads: fit.threads };
     } catch (error) {
       // Threads may be in the middle of a region: they go before what they write does.
       await close();

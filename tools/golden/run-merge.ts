@@ -1,0 +1,93 @@
+// Plans and runs one merge of small models in this thread: the planner, the engine and the WebAssembly kernels as they
+// are, only the worker threads left out.
+import { join } from "node:path";
+import { MEMORY_BYTES_DEFAULT, type MergeModel, planMerge } from "../../core/plan/plan-merge.ts";
+import type { MergeUnit, PlanSource, SideFile } from "../../core/plan/schema.ts";
+import { normaliseRecipe } from "../../core/recipe/normalise.ts";
+import { mergeRegion } from "../../engine/merge-region.ts";
+import { createWasmKernels } from "../../kernels/wasm/host.ts";
+import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
+import { readRecipe } from "../../steps/read-recipe.ts";
+import { createDirectoryStore } from "../../stores/directory.ts";
+import { createMemoryStore } from "../../stores/memory.ts";
+import type { OpenStore } from "../../stores/store.ts";
+import type { Tensor } from "./tensors.ts";
+
+export type MergedTensors = ReadonlyMap<string, Tensor>;
+export type MergeOutcome = { readonly tensors: MergedTensors; readonly config: Record<string, unknown> | undefined };
+
+/** Runs a recipe (YAML or JSON text) whose model paths are relative to `folder`; of all tensors, or of those in `only`. */
+export async function runMerge(folder: string, text: string, only?: readonly string[]): Promise<MergeOutcome> {
+  const recipe = normaliseRecipe(readRecipe(Buffer.from(text), "recipe.yaml"));
+  const models = await Promise.all(recipe.references.map(({ model }) => openModel(folder, model)));
+  const plan = planMerge({ name: "golden", recipe, text, models: models.map((model) => restrict(model, only)) });
+  const openStore: OpenStore = (uri) =>
+    uri.startsWith("memory:") ? target : createDirectoryStore(uri, { durable: false });
+  const target = createMemoryStore("golden");
+  const tensors = new Map<string, Tensor>();
+  for (const unit of plan.units) {
+    for (const [name, tensor] of await runUnit(unit, models, openStore)) tensors.set(name, tensor);
+  }
+  return { tensors, config: configOf(plan.sideFiles) };
+}
+
+async function openModel(folder: string, model: string): Promise<MergeModel> {
+  const path = join(folder, model);
+  const isFile = path.endsWith(".safetensors");
+  const store = createDirectoryStore(isFile ? join(path, "..") : path, { durable: false });
+  const opened = isFile
+    ? await openCheckpointFile(store, path.slice(path.lastIndexOf("/") + 1))
+    : await openCheckpoint(store, "");
+  const source: PlanSource = {
+    model,
+    store: isFile ? join(path, "..") : path,
+    prefix: "",
+    format: opened.checkpoint.format,
+    fingerprint: opened.fingerprint,
+    state: "foreign",
+  };
+  return { source, checkpoint: opened.checkpoint };
+}
+
+/** Method cases list a few tensors of a model; the others are left out before planning. */
+function restrict(model: MergeModel, only: readonly string[] | undefined): MergeModel {
+  if (only === undefined) return model;
+  const tensors = model.checkpoint.tensors.filter(({ name }) => only.includes(name));
+  return { ...model, checkpoint: { ...model.checkpoint, tensors } };
+}
+
+async function runUnit(unit: MergeUnit, models: readonly MergeModel[], openStore: OpenStore): Promise<MergedTensors> {
+  const store = openStore("memory://golden");
+  const dataBytes = unit.tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
+  const region = { offset: 0, bytes: dataBytes, firstTensor: 0, endTensor: unit.tensors.length };
+  const ticket = await store.beginWrite("data", dataBytes, [{ offset: 0, bytes: dataBytes }]);
+  const sources = models.map(({ source }) => ({ ...source, digests: undefined }));
+  const task = {
+    index: 0,
+    region,
+    ticket,
+    prologue: new Uint8Array(0),
+    tensors: unit.tensors,
+    rules: { nonFinite: unit.nonFinite, strict: unit.strict },
+    sources,
+    targetStore: "memory://golden",
+    windowElements: 8192,
+  };
+  const kernels = createWasmKernels(MEMORY_BYTES_DEFAULT);
+  const signal = new AbortController().signal;
+  const { receipt } = await mergeRegion(task, { kernels, openStore, signal, progress: () => {} });
+  await store.finishWrite(ticket, [receipt]);
+  const data = new Uint8Array(dataBytes);
+  await store.readInto("data", 0, data);
+  return new Map(
+    unit.tensors.map(({ name, dtype, shape, offset, bytes }) => [
+      name,
+      { dtype, shape, bytes: data.slice(offset, offset + bytes) },
+    ]),
+  );
+}
+
+function configOf(sideFiles: readonly SideFile[]): Record<string, unknown> | undefined {
+  const file = sideFiles.find(({ name }) => name === "config.json");
+  return file?.from === "text" ? JSON.parse(file.text) : undefined;
+}
