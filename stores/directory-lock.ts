@@ -73,7 +73,7 @@ function take(locks: string, path: string, depth: number): string | undefined {
       symlinkSync(own, path);
       return own;
     } catch (error) {
-      if (errnoOf(error) === "ENOENT") mkdirSync(locks, { recursive: true });
+      if (errnoOf(error) === "ENOENT") makeLockFolder(locks);
       else if (errnoOf(error) !== "EEXIST") throw error;
     }
     const holder = holderAt(path);
@@ -82,6 +82,15 @@ function take(locks: string, path: string, depth: number): string | undefined {
     if (!breakLock(locks, path, holder, depth + 1)) return undefined;
   }
   return undefined;
+}
+
+function makeLockFolder(locks: string): void {
+  try {
+    mkdirSync(locks, { recursive: true });
+  } catch (error) {
+    // Another process removed it, empty, at the same moment; the caller tries again.
+    if (errnoOf(error) !== "ENOENT") throw error;
+  }
 }
 
 function breakLock(locks: string, path: string, holder: string, depth: number): boolean {

@@ -83,7 +83,7 @@ export async function prepareTarget(root: Root, key: string, durable: boolean): 
   const found = await nearestExisting(root, folder);
   if (found.path !== undefined) checkInside(root, found.path, key);
   if (!found.isWhole) {
-    const first = await mkdir(folder, { recursive: true });
+    const first = await makeFolders(folder);
     if (durable && first !== undefined) await syncNewFolders(first, folder);
   }
   return join(root.path, key);
@@ -99,6 +99,20 @@ async function nearestExisting(root: Root, folder: string): Promise<{ path: stri
     if (path === root.path) break;
   }
   return { path: undefined, isWhole: false };
+}
+
+/** Times that a folder is made again because another process removed it, empty, under our feet. */
+export const REMAKE_MAX = 200;
+
+/** Makes a folder and those above it; the first that was missing. Others may remove empty ones at the same time. */
+export async function makeFolders(path: string): Promise<string | undefined> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await mkdir(path, { recursive: true });
+    } catch (error) {
+      if (errnoOf(error) !== "ENOENT" || attempt >= REMAKE_MAX) throw error;
+    }
+  }
 }
 
 async function syncNewFolders(first: string, last: string): Promise<void> {

@@ -4,11 +4,19 @@
 // process that writes. A store that is not durable (a plain output folder) skips the fsyncs and leaves no `.mergeyard`.
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
-import { copyFile, type FileHandle, link, lstat, mkdir, open, readdir, rename, rmdir, unlink } from "node:fs/promises";
+import { copyFile, type FileHandle, link, lstat, open, readdir, rename, rmdir, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { RESERVED_SEGMENT } from "../core/artifact/key.ts";
 import { MergeyardError } from "../core/error.ts";
-import { errnoOf, isAbsence, prepareTarget, type Root, syncFolder } from "./directory-paths.ts";
+import {
+  errnoOf,
+  isAbsence,
+  makeFolders,
+  prepareTarget,
+  REMAKE_MAX,
+  type Root,
+  syncFolder,
+} from "./directory-paths.ts";
 
 /** A folder store's settings and the state it shares between calls. */
 export type Area = {
@@ -21,8 +29,6 @@ export type Area = {
 
 /** Age at which the temporary file of a writer that shows no life is removed; every write to it starts the age anew. */
 const ABANDONED_MS = 24 * 3600 * 1000;
-/** Times that a folder is made again because a concurrent `delete` removed it, empty, under our feet. */
-const ATTEMPTS_MAX = 32;
 /** Link failures that mean "not on this file system, or not this file", after which a real copy is made. */
 const NO_LINK = ["EPERM", "EXDEV", "EMLINK", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EACCES"];
 
@@ -47,8 +53,8 @@ export async function createTemporary(area: Area): Promise<{ name: string; path:
     try {
       return { name, path, handle: await open(path, "wx") };
     } catch (error) {
-      if (errnoOf(error) !== "ENOENT" || attempt >= ATTEMPTS_MAX) throw error;
-      await mkdir(folder, { recursive: true });
+      if (errnoOf(error) !== "ENOENT" || attempt >= REMAKE_MAX) throw error;
+      await makeFolders(folder);
     }
   }
 }
@@ -109,7 +115,7 @@ async function atTarget(
 ): Promise<boolean> {
   for (let attempt = 1; ; attempt++) {
     const target = await prepareTarget(area.root, key, area.durable).catch((error: unknown) => {
-      if (errnoOf(error) === "ENOENT" && attempt < ATTEMPTS_MAX) return undefined;
+      if (errnoOf(error) === "ENOENT" && attempt < REMAKE_MAX) return undefined;
       throw error;
     });
     if (target === undefined) continue;
@@ -118,7 +124,7 @@ async function atTarget(
       if (isPublished && area.durable) await syncFolder(dirname(target));
       return isPublished;
     } catch (error) {
-      if (errnoOf(error) !== "ENOENT" || attempt >= ATTEMPTS_MAX) throw error;
+      if (errnoOf(error) !== "ENOENT" || attempt >= REMAKE_MAX) throw error;
       if ((await lstat(temporary).catch(undefinedWhenAbsent)) === undefined) {
         throw new MergeyardError("StoreTicketInvalid", { where: { store: area.root.path, file: key }, cause: error });
       }
