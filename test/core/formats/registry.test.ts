@@ -1,0 +1,65 @@
+// Which format opens what, and the refusals of everything that none opens.
+import assert from "node:assert/strict";
+import { suite, test } from "node:test";
+import { MergeyardError } from "../../../core/error.ts";
+import { FORMATS, recogniseFileFormat, recogniseFormat } from "../../../core/formats/registry.ts";
+
+const named = (names: readonly string[]) => names.map((name) => ({ name, bytes: 100 }));
+
+suite("the registry of formats", () => {
+  test("has every format once", () => {
+    const ids = FORMATS.map(({ id }) => id);
+    assert.equal(new Set(ids).size, ids.length);
+  });
+
+  test("opens a folder by the most specific format that recognises it", () => {
+    assert.equal(recogniseFormat(named(["model.safetensors", "config.json"])).id, "safetensors");
+    assert.equal(recogniseFormat(named(["model.safetensors.index.json"])).id, "safetensors");
+    assert.equal(recogniseFormat(named(["model.safetensors", "universal.json"])).id, "universal");
+    assert.equal(recogniseFormat(named(["model.safetensors", "pytorch_model.bin", "latest"])).id, "safetensors");
+  });
+
+  test("opens a file by its extension", () => {
+    assert.equal(recogniseFileFormat({ name: "x.safetensors", bytes: 1 }).id, "safetensors");
+  });
+
+  test("refuses kinds that it knows but cannot read by their title", () => {
+    const kinds: readonly (readonly [readonly string[], string])[] = [
+      [["pytorch_model.bin", "config.json"], "PyTorch pickle checkpoint"],
+      [["consolidated.00.pth"], "PyTorch pickle checkpoint"],
+      [
+        ["latest", "global_step5/mp_rank_00_model_states.pt", "global_step5/zero_pp_rank_0_mp_rank_00_optim_states.pt"],
+        "DeepSpeed training checkpoint",
+      ],
+      [["mp_rank_00_model_states.pt"], "DeepSpeed training checkpoint"],
+      [["bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"], "DeepSpeed training checkpoint"],
+      [["layer_01-model_00-model_states.pt"], "DeepSpeed training checkpoint"],
+      [["latest_universal", "step5_universal/zero/a/fp32.pt"], "DeepSpeed universal checkpoint"],
+      [[".metadata", "__0_0.distcp"], "PyTorch distributed checkpoint (DCP)"],
+      [["latest_checkpointed_iteration.txt", "iter_0000100/common.pt"], "Megatron-LM checkpoint"],
+      [["model-q4_k_m.gguf"], "GGUF"],
+      [["checkpoint/_METADATA", "checkpoint/manifest.ocdbt"], "orbax checkpoint"],
+      [["model_index.json", "unet/config.json"], "diffusers pipeline"],
+      [["tf_model.h5"], "checkpoint of another framework"],
+    ];
+    for (const [names, title] of kinds) {
+      assert.throws(
+        () => recogniseFormat(named(names)),
+        (error) =>
+          error instanceof MergeyardError && error.code === "CheckpointFormatUnsupported" && error.found === title,
+        title,
+      );
+    }
+    assert.throws(() => recogniseFileFormat({ name: "x.gguf", bytes: 1 }), { code: "CheckpointFormatUnsupported" });
+  });
+
+  test("refuses what it does not know, naming some of it", () => {
+    const names = ["1.txt", "2.txt", "3.txt", "4.txt", "5.txt", "6.txt"];
+    assert.throws(() => recogniseFormat(named(names)), {
+      code: "CheckpointFormatUnknown",
+      found: "1.txt, 2.txt, 3.txt, 4.txt, 5.txt and 1 more",
+    });
+    assert.throws(() => recogniseFileFormat({ name: "notes.txt", bytes: 1 }), { code: "CheckpointFormatUnknown" });
+    assert.throws(() => recogniseFormat([]), { code: "CheckpointEmpty" });
+  });
+});
