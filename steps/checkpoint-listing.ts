@@ -1,31 +1,34 @@
 // What a universal checkpoint or a published version says of its own files, read from its one document: the files with
 // their digests, and each tensor's. Tensor files are not touched; open-checkpoint.ts reads their headers too.
 
-import { MANIFEST_FILE, type Manifest, parseManifest } from "../core/artifact/manifest.ts";
-import { listTensorFiles, parseUniversal, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
+import { MANIFEST_FILE, type Manifest, manifestDigest, parseManifest } from "../core/artifact/manifest.ts";
+import { checkpointDigest, listTensorFiles, parseUniversal, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
 import { MergeyardError } from "../core/error.ts";
 import { ARTIFACT_LIMITS } from "../core/limits.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 
+/** Digest of a checkpoint as a whole, and of its tensors by name. */
+export type CheckpointDigests = { readonly digest: string; readonly digests: Readonly<Record<string, string>> };
+
 /**
- * Digests of the tensors of a universal checkpoint or published version, by name.
+ * The digests of a universal checkpoint or published version.
  * Throws YardManifestMissing when the folder has neither document, Universal and Manifest codes when it is malformed.
  */
-export async function readTensorDigests(
-  store: ObjectStore,
-  prefix: string,
-  signal: AbortSignal,
-): Promise<Readonly<Record<string, string>>> {
+export async function readDigests(store: ObjectStore, prefix: string, signal: AbortSignal): Promise<CheckpointDigests> {
   const key = `${prefix}${UNIVERSAL_FILE}`;
   const found = await store.get(key, ARTIFACT_LIMITS.documentBytes, { signal });
   if (found !== undefined) {
-    const { parameters } = parseUniversal(found.bytes, key);
-    return Object.fromEntries(parameters.map(({ name, digest }) => [name, digest]));
+    const universal = parseUniversal(found.bytes, key);
+    return { digest: checkpointDigest(universal), digests: byName(universal.parameters) };
   }
   const { manifest } = await readManifest(store, prefix, signal);
   const listings = manifest.files.flatMap((file) => ("tensors" in file ? file.tensors : []));
-  return Object.fromEntries(listings.map(({ name, digest }) => [name, digest]));
+  return { digest: manifestDigest(manifest), digests: byName(listings) };
+}
+
+function byName(tensors: readonly { readonly name: string; readonly digest: string }[]) {
+  return Object.fromEntries(tensors.map(({ name, digest }) => [name, digest]));
 }
 
 /** The manifest of a version's folder, and its bytes. Throws YardManifestMissing and Manifest codes. */

@@ -33,13 +33,16 @@ export async function describeSource(context: UnitContext, unit: DescribeUnit): 
   const prefix = layout.checkpoint(unit.model, digest);
   const document = encodeUniversal(universal);
   let bytesCopied = 0;
-  if ((await yard.head(`${prefix}${UNIVERSAL_FILE}`, { signal: deps.signal })) === undefined) {
-    for (const file of [...tensorFiles, ...sideFiles]) {
-      const source = { store, key: `${planned.prefix}${file.name}`, bytes: file.bytes };
-      bytesCopied += await putFile(source, { store: yard, key: `${prefix}${file.name}` }, file, deps.signal);
-    }
-    await openUnchanged(store, planned, deps.signal); // what was copied is what was digested
+  for (const file of [...tensorFiles, ...sideFiles]) {
+    const target = { store: yard, key: `${prefix}${file.name}` };
+    // A stream that an earlier attempt finished is not repeated. What the store copies by itself is: a link into an
+    // upload that was written over since would otherwise stay.
+    const there = store.uri === yard.uri ? undefined : await yard.head(target.key, { signal: deps.signal });
+    if (there?.bytes === file.bytes) continue;
+    const source = { store, key: `${planned.prefix}${file.name}`, bytes: file.bytes };
+    bytesCopied += await putFile(source, target, file, deps.signal);
   }
+  await openUnchanged(store, planned, deps.signal); // what was copied is what was digested
   await createOnce(yard, `${prefix}${UNIVERSAL_FILE}`, document, deps.signal);
   await recordCached(yard, planned.fingerprint, { cache: 1, output: "checkpoint", prefix, digest }, deps.signal);
   return {

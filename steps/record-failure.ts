@@ -27,6 +27,8 @@ const functionCauseSchema = z.looseObject({ errorType: z.string(), errorMessage:
 const jobCauseSchema = z.looseObject({
   StatusReason: z.string().optional(),
   Container: z.looseObject({ ExitCode: z.int().optional(), Reason: z.string().optional() }).optional(),
+  /** Of the local runner, which hears what its workers say. */
+  Failures: z.array(z.looseObject({ Error: errorRecordSchema.optional() })).optional(),
 });
 
 export const recordFailureStep = defineStep({
@@ -76,7 +78,9 @@ function parseCaught(name: string, cause: string): { readonly error: ErrorFields
   }
   const job = jobCauseSchema.safeParse(json);
   if (!job.success) return { error: describeName(name, cause), isFunction: Object.hasOwn(ERROR_CODES, name) };
-  const { StatusReason, Container } = job.data;
+  const { StatusReason, Container, Failures } = job.data;
+  const told = Failures?.find((failure) => failure.Error !== undefined)?.Error;
+  if (told !== undefined) return { error: told, isFunction: false };
   const reason = Container?.Reason ?? StatusReason ?? "a job failed";
   const exit = Container?.ExitCode === undefined ? {} : { found: `exit code ${Container.ExitCode}` };
   return { error: { ...describeName(name, reason), ...exit }, isFunction: false };

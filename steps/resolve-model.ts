@@ -179,7 +179,7 @@ function folderPlace(store: ObjectStore, text: string): ModelPlace {
  */
 export function resolveUri(folder: string, path: string): string {
   const escaped = path.split("/").map(encodeURIComponent).join("/");
-  const base = folder.endsWith("/") ? folder : `${folder}/`;
+  const base = folder.replace(/[?#].*$/, "").replace(/\/*$/, "/"); // a store's URI may carry options
   const uri = new URL(escaped, path.startsWith("/") ? "file:///" : base).href;
   return uri.endsWith("/") ? uri.slice(0, -1) : uri;
 }

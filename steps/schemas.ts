@@ -31,6 +31,10 @@ export const planInputSchema = z.strictObject({
   models: z.record(z.string(), z.string()).default({}),
   /** URI of the current folder, the last place where a relative path is looked up; absent in the cloud. */
   folder: uri.optional(),
+  /** Bytes of tensors in one output file; memory and threads of the workers that the plan is made for. */
+  shardBytes: z.int().positive().optional(),
+  memoryBytes: z.int().positive().optional(),
+  threads: z.int().positive().optional(),
 });
 
 export const planOutputSchema = z.strictObject({
@@ -201,6 +205,7 @@ export const convertOutputSchema = z.strictObject({
 
 export type RunRef = z.infer<typeof runRefSchema>;
 export type StageRef = z.infer<typeof stageRefSchema>;
+export type PlanInput = z.infer<typeof planInputSchema>;
 export type PlanOutput = z.infer<typeof planOutputSchema>;
 export type PublishOutput = z.infer<typeof publishOutputSchema>;
 export type RunResult = z.infer<typeof resultSchema>;

@@ -7,7 +7,7 @@ import { type Receipt, receiptSchema } from "../core/plan/receipt.ts";
 import type { PlanSource } from "../core/plan/schema.ts";
 import type { ResolvedSource } from "../engine/request.ts";
 import type { ObjectStore } from "../stores/store.ts";
-import { readTensorDigests } from "./checkpoint-listing.ts";
+import { readDigests } from "./checkpoint-listing.ts";
 import { readPlan, type StoredPlan } from "./plan-file.ts";
 import { readRecord } from "./records.ts";
 import type { RunRef } from "./schemas.ts";
@@ -62,15 +62,15 @@ async function locateSource(context: UnitContext, index: number): Promise<UnitSo
     return { planned, resolved: { model, store, prefix, digests: undefined }, digest: undefined };
   }
   if (planned.state === "adopted") {
-    const digests = await readTensorDigests(deps.openStore(store), prefix, deps.signal);
-    return { planned, resolved: { model, store, prefix, digests }, digest: planned.fingerprint };
+    const { digest, digests } = await readDigests(deps.openStore(store), prefix, deps.signal);
+    return { planned, resolved: { model, store, prefix, digests }, digest };
   }
   assert.ok(planned.describedBy !== undefined, `source ${index} is pending, but no unit describes it`);
   const receipt = await needReceipt(context, planned.describedBy.stage, planned.describedBy.index);
   assert.ok(receipt.checkpoint !== null, "the receipt of a describe unit names its checkpoint");
   const adopted = { model, store: yard.uri, prefix: receipt.checkpoint.prefix };
-  const digests = await readTensorDigests(yard, adopted.prefix, deps.signal);
-  return { planned, resolved: { ...adopted, digests }, digest: receipt.checkpoint.digest };
+  const { digest, digests } = await readDigests(yard, adopted.prefix, deps.signal);
+  return { planned, resolved: { ...adopted, digests }, digest };
 }
 
 /** The receipt of a unit, undefined when it has none yet. */

@@ -3,6 +3,7 @@
 // stopped machine), 1 not worth trying again. The local runner starts the same file as a child process.
 import { z } from "zod";
 import { MergeyardError } from "../core/error.ts";
+import { MEMORY_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
 import type { ExecuteMerge } from "../engine/request.ts";
 import { runUnit } from "../steps/run-unit.ts";
 import type { StepEvent, StepProgress, UnitDeps } from "../steps/step.ts";
@@ -19,8 +20,6 @@ const EXIT_FAILED = 1;
 /** EX_TEMPFAIL of sysexits.h: a passing fault, or the machine was taken away. Retry rules of the jobs name it. */
 export const EXIT_TRANSIENT = 75;
 
-/** Memory of the merge when nothing is said: with Node's own, a worker stays below 512 MiB. */
-const MEMORY_BYTES_DEFAULT = 320 * 1024 * 1024;
 /** Time between progress events of one unit. Shorter floods the log service, longer looks dead. */
 const PROGRESS_INTERVAL_MS = 1000;
 /** Time that a stopped worker has to drop its unit before it ends anyway; Batch kills 30 s after SIGTERM. */

@@ -1,0 +1,148 @@
+// Planning a run: reads the pipeline and the headers of its models, names the run after what it depends on, and writes
+// its plan. Reads no weights; writes nothing when anything is wrong. The same work has the same run, so an interrupted
+// one is found again, and a finished one is left alone.
+
+import { layout } from "../core/artifact/layout.ts";
+import { MergeyardError } from "../core/error.ts";
+import { describeWarning } from "../core/formats/format.ts";
+import { RECIPE_LIMITS } from "../core/limits.ts";
+import type { PipelineModel } from "../core/plan/plan-pipeline.ts";
+import { planPipeline } from "../core/plan/plan-pipeline.ts";
+import type { Plan, PlanHeader, PlanSource } from "../core/plan/schema.ts";
+import { normaliseRecipe } from "../core/recipe/normalise.ts";
+import { readAll } from "../stores/objects.ts";
+import type { ObjectStore } from "../stores/store.ts";
+import { findCachedCheckpoint } from "./cache.ts";
+import { openCheckpoint, type StoredCheckpoint } from "./open-checkpoint.ts";
+import { readPlan, writePlan } from "./plan-file.ts";
+import { readRecipe } from "./read-recipe.ts";
+import { readRecord } from "./records.ts";
+import { type ModelPlace, type ModelScope, resolveModel, resolveUri } from "./resolve-model.ts";
+import {
+  JOBS_MAX,
+  type PlanInput,
+  type PlanOutput,
+  planInputSchema,
+  planOutputSchema,
+  resultSchema,
+  type StageRef,
+} from "./schemas.ts";
+import { defineStep, type StepDeps } from "./step.ts";
+import { openYard, readChannel } from "./yard.ts";
+
+/**
+ * Throws YardMissing, the Recipe and Plan codes, what resolving and opening the models throws (Yard, Checkpoint,
+ * Safetensors, Universal, Manifest codes), and what the stores throw.
+ */
+export const planStep = defineStep({
+  name: "plan",
+  input: planInputSchema,
+  output: planOutputSchema,
+  async run(input, deps): Promise<PlanOutput> {
+    const yard = await openYard(deps.openStore, input.yard);
+    const plan = await preparePlan(input, yard, deps);
+    const { run } = plan.header;
+    const plannedMs = deps.now();
+    for (const warning of plan.header.warnings) deps.log({ event: "warning", run, text: warning });
+    const header = await keepPlan(yard, plan, deps);
+    const publish = header.publish;
+    const base = { yard: yard.uri, run, plannedMs, model: publish?.model ?? null, channel: publish?.channel ?? null };
+    const finished = await findFinished(yard, header, deps);
+    if (finished !== undefined) return { ...base, outcome: "unchanged", stages: [], version: finished.version };
+    return { ...base, outcome: "planned", stages: listStages(header), version: null };
+  },
+});
+
+/** The plan of a pipeline as things are now, written nowhere: what `planStep` keeps, and what a preview shows. */
+export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: StepDeps): Promise<Plan> {
+  const { store: uri, key } = input.pipeline;
+  const store = deps.openStore(uri);
+  const bytes = await readAll(store, key, RECIPE_LIMITS.bytes + 1, { signal: deps.signal });
+  const parsed = readRecipe(bytes, key);
+  const recipe = normaliseRecipe(parsed);
+  const scope: ModelScope = {
+    openStore: deps.openStore,
+    yard,
+    aliases: [input.models, parsed.pipeline.models ?? {}],
+    folders: [
+      resolveUri(uri, key.split("/").slice(0, -1).join("/")),
+      ...(input.folder === undefined ? [] : [input.folder]),
+    ],
+    signal: deps.signal,
+  };
+  const models: PipelineModel[] = [];
+  for (const { model } of recipe.references) models.push(await openModel(scope, yard, model, deps));
+  const { shardBytes, memoryBytes, threads } = input;
+  return planPipeline({ parsed, recipe, models }, { shardBytes, memoryBytes, threads });
+}
+
+/**
+ * A model of the recipe with its headers. What has digests of its own is read where it is; an upload or folder that was
+ * adopted before is read from its universal checkpoint; another is adopted by this run.
+ */
+async function openModel(scope: ModelScope, yard: ObjectStore, model: string, deps: StepDeps): Promise<PipelineModel> {
+  const place = await resolveModel(scope, model);
+  const opened = await openCheckpoint(place.store, place.prefix, deps.signal);
+  for (const warning of opened.warnings) deps.log({ event: "warning", model, text: describeWarning(warning) });
+  const source = describeSource(model, place, opened, opened.digest === undefined ? "pending" : "adopted");
+  const base = { checkpointName: place.name };
+  if (opened.digest !== undefined) return { ...base, source, checkpoint: opened.checkpoint };
+  const known = await findAdopted(yard, opened.fingerprint, deps);
+  if (known === undefined) return { ...base, source, checkpoint: opened.checkpoint };
+  const { prefix, checkpoint } = known;
+  // The fingerprint stays the upload's own: the run keeps its name from before to after the adoption.
+  const adopted = { ...source, store: yard.uri, prefix, format: checkpoint.format, state: "adopted" as const };
+  return { ...base, source: adopted, checkpoint };
+}
+
+function describeSource(
+  model: string,
+  place: ModelPlace,
+  opened: StoredCheckpoint,
+  state: PlanSource["state"],
+): PlanSource {
+  const { store, prefix } = place;
+  const { checkpoint, fingerprint } = opened;
+  return { model, store: store.uri, prefix, format: checkpoint.format, fingerprint, state };
+}
+
+/** The universal checkpoint of a source that was adopted before; undefined when it is not whole any more. */
+async function findAdopted(yard: ObjectStore, fingerprint: string, deps: StepDeps) {
+  const cached = await findCachedCheckpoint(yard, fingerprint, deps.signal);
+  if (cached === undefined) return undefined;
+  try {
+    const opened = await openCheckpoint(yard, cached.prefix, deps.signal);
+    return opened.digest === cached.digest ? { prefix: cached.prefix, checkpoint: opened.checkpoint } : undefined;
+  } catch (cause) {
+    if (!(cause instanceof MergeyardError) || cause.retryable) throw cause;
+    deps.log({ event: "checkpoint-dropped", prefix: cached.prefix, code: cause.code });
+    return undefined;
+  }
+}
+
+/** Writes recipe and plan; the plan last, it makes the run exist. The plan that was there before counts. */
+async function keepPlan(yard: ObjectStore, plan: Plan, deps: StepDeps): Promise<PlanHeader> {
+  const { run, recipe } = plan.header;
+  await yard.create(layout.recipe(run), new TextEncoder().encode(recipe), { signal: deps.signal });
+  await writePlan(yard, plan, deps.signal);
+  return (await readPlan(yard, run, deps.signal)).header;
+}
+
+/**
+ * The result of a run that has nothing left to do: it ended before, and its channel points to what it published, or to
+ * what a person chose since. Undefined when it is new, unfinished, or when another run has moved the channel: then it is
+ * asked for again, and publishes again.
+ */
+async function findFinished(yard: ObjectStore, { run, publish }: PlanHeader, deps: StepDeps) {
+  const result = (await readRecord(yard, layout.result(run), resultSchema, deps.signal))?.value;
+  if (result === undefined || publish === undefined) return result;
+  const channel = (await readChannel(yard, publish.model, publish.channel))?.value;
+  const stands = channel !== undefined && (channel.version === result.version || channel.run === null);
+  return stands ? result : undefined;
+}
+
+function listStages(header: PlanHeader): StageRef[] {
+  return header.stages
+    .filter(({ units }) => units > 0)
+    .map(({ index, name, kind, units }) => ({ index, name, kind, units, jobs: Math.min(JOBS_MAX, units) }));
+}
