@@ -1,0 +1,203 @@
+// `mergeyard merge`: one merge without a yard. The same planner and the same merge units as a pipeline's run; sources
+// are read where they are, and the output is a folder that appears whole or not at all.
+import { pathToFileURL } from "node:url";
+import { digestBytes } from "../core/artifact/digest.ts";
+import type { ManifestFile } from "../core/artifact/manifest.ts";
+import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../core/artifact/manifest.ts";
+import { MergeyardError } from "../core/error.ts";
+import { RECIPE_LIMITS } from "../core/limits.ts";
+import { type MergePlan, planMerge } from "../core/plan/plan-merge.ts";
+import type { PlanSource, SideFile } from "../core/plan/schema.ts";
+import { normaliseRecipe } from "../core/recipe/normalise.ts";
+import type { ParsedRecipe } from "../core/recipe/parse.ts";
+import { ENGINE_VERSION } from "../core/version.ts";
+import type { ExecuteMerge, MergeProgress, MergeResult, ResolvedSource } from "../engine/request.ts";
+import { openCheckpoint, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
+import { readRecipe } from "../steps/read-recipe.ts";
+import { resolveModel } from "../steps/resolve-model.ts";
+import { copyVerified, digestFile } from "../steps/stream.ts";
+import { writeObject } from "../stores/objects.ts";
+import type { ObjectStore, OpenStore } from "../stores/store.ts";
+import { beginOutputFolder } from "./output-folder.ts";
+
+export type MergeFolderRequest = {
+  /** The recipe: a mergekit configuration or a pipeline file, of which only the merge part counts here. */
+  readonly recipe: { readonly folder: string; readonly file: string };
+  /** Names that win over everything else; values are paths or URIs. */
+  readonly models: Readonly<Record<string, string>>;
+  /** URI of the current folder, the last place where a relative path is looked up. */
+  readonly currentFolder: string;
+  /** Absolute path of the output. */
+  readonly target: string;
+  /** Replace a former output. */
+  readonly force: boolean;
+  readonly threads: number;
+  readonly memoryBytes: number;
+};
+
+export type MergeFolderDeps = {
+  readonly openStore: OpenStore;
+  readonly executeMerge: ExecuteMerge;
+  readonly signal: AbortSignal;
+  /** Once, when everything that headers can tell is settled and no byte of weights has been read. */
+  readonly planned: (plan: { readonly totalBytes: number; readonly warnings: readonly string[] }) => void;
+  /** Bytes read and written so far, of `totalBytes`. */
+  readonly progress: (doneBytes: number) => void;
+};
+
+export type MergeFolderResult = {
+  readonly target: string;
+  readonly version: string;
+  readonly method: string;
+  readonly files: number;
+  readonly tensors: number;
+  readonly bytes: number;
+  readonly bytesRead: number;
+  /** NaN and infinite values of the output. */
+  readonly nonFinite: number;
+  readonly warnings: readonly string[];
+};
+
+/**
+ * Plans and merges; the folder is whole at `target` when this resolves, and nothing is left when it rejects.
+ * Throws CliOutputOccupied, and Recipe, Plan, Checkpoint, Engine and Store codes.
+ */
+export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolderDeps): Promise<MergeFolderResult> {
+  const parsed = await loadRecipe(request, deps);
+  const recipe = normaliseRecipe(parsed);
+  const models = await Promise.all(recipe.references.map(({ model }) => openModel(model, parsed, request, deps)));
+  const name = parsed.pipeline.publish?.model ?? parsed.pipeline.name;
+  const plan = planMerge(
+    { name, recipe, text: parsed.text, models: models.map(({ source, opened }) => ({ source, ...opened })) },
+    { threads: request.threads, memoryBytes: request.memoryBytes },
+  );
+  const output = await beginOutputFolder(request.target, { force: request.force });
+  try {
+    const totalBytes = plan.units.reduce((sum, unit) => sum + unit.bytesRead + unit.bytesWritten, 0);
+    deps.planned({ totalBytes, warnings: plan.warnings });
+    const { href } = pathToFileURL(output.path);
+    const target = deps.openStore(`${href}?durable=false`);
+    const results = await runUnits(plan, models.map(toResolved), target.uri, request, deps);
+    const listings: ManifestFile[] = results.map(({ file }) => file);
+    for (const file of plan.sideFiles) listings.push(await putSideFile(file, models, target, deps));
+    const manifest = buildManifest({
+      model: name,
+      engine: ENGINE_VERSION,
+      method: plan.method.id,
+      recipe: parsed.text,
+      inputs: models.map(({ source, opened }) => ({ model: source.model, digest: opened.digest ?? null })),
+      files: listings,
+    });
+    const bytes = encodeManifest(manifest);
+    await writeObject(target, MANIFEST_FILE, bytes, bytes.length, deps);
+    deps.signal.throwIfAborted();
+    await output.commit();
+    return { ...summarise(results, plan, listings), target: request.target, version: versionName(manifest) };
+  } catch (error) {
+    await output.discard();
+    throw error;
+  }
+}
+
+type OpenedModel = {
+  readonly source: PlanSource;
+  readonly opened: StoredCheckpoint;
+  readonly store: ObjectStore;
+};
+
+async function loadRecipe({ recipe }: MergeFolderRequest, deps: MergeFolderDeps): Promise<ParsedRecipe> {
+  const store = deps.openStore(recipe.folder);
+  const stored = await store.get(recipe.file, RECIPE_LIMITS.bytes, deps);
+  if (stored === undefined) {
+    throw new MergeyardError("CliSourceMissing", { where: { store: store.uri, file: recipe.file } });
+  }
+  return readRecipe(stored.bytes, recipe.file);
+}
+
+async function openModel(
+  model: string,
+  parsed: ParsedRecipe,
+  { recipe, models, currentFolder }: MergeFolderRequest,
+  { openStore, signal }: MergeFolderDeps,
+): Promise<OpenedModel> {
+  const place = await resolveModel(
+    {
+      openStore,
+      yard: undefined,
+      aliases: [models, parsed.pipeline.models ?? {}],
+      folders: [recipe.folder, currentFolder],
+      signal,
+    },
+    model,
+  );
+  const opened = await openCheckpoint(place.store, place.prefix, signal);
+  const source: PlanSource = {
+    model,
+    store: place.store.uri,
+    prefix: place.prefix,
+    format: opened.checkpoint.format,
+    fingerprint: opened.fingerprint,
+    state: opened.digest === undefined ? "foreign" : "adopted",
+  };
+  return { source, opened, store: place.store };
+}
+
+/** Tensor digests that the checkpoint states of itself are checked while it is read. */
+function toResolved({ source, opened }: OpenedModel): ResolvedSource {
+  const { model, store, prefix } = source;
+  const stated = opened.checkpoint.tensors.flatMap(({ name, digest }) =>
+    digest === undefined ? [] : [[name, digest]],
+  );
+  return { model, store, prefix, digests: stated.length === 0 ? undefined : Object.fromEntries(stated) };
+}
+
+async function runUnits(
+  plan: MergePlan,
+  sources: readonly ResolvedSource[],
+  store: string,
+  { threads, memoryBytes }: MergeFolderRequest,
+  { executeMerge, signal, progress }: MergeFolderDeps,
+): Promise<readonly MergeResult[]> {
+  const results: MergeResult[] = [];
+  let before = 0;
+  for (const unit of plan.units) {
+    const target = { store, key: unit.file };
+    const show = ({ bytesRead, bytesWritten }: MergeProgress) => progress(before + bytesRead + bytesWritten);
+    results.push(await executeMerge({ unit, sources, target, threads, memoryBytes }, { signal, progress: show }));
+    before += unit.bytesRead + unit.bytesWritten;
+    progress(before);
+  }
+  return results;
+}
+
+async function putSideFile(
+  file: SideFile,
+  models: readonly OpenedModel[],
+  target: ObjectStore,
+  { signal }: MergeFolderDeps,
+): Promise<ManifestFile> {
+  if (file.from === "text") {
+    const bytes = new TextEncoder().encode(file.text);
+    await writeObject(target, file.name, bytes, bytes.length, { signal });
+    return { name: file.name, bytes: bytes.length, digest: digestBytes(bytes) };
+  }
+  const model = models[file.source];
+  const source = { store: model?.store ?? target, key: `${model?.source.prefix}${file.file}`, bytes: file.bytes };
+  const listing = { name: file.name, bytes: file.bytes, digest: await digestFile(source, signal) };
+  await copyVerified(source, { store: target, key: file.name }, listing, signal);
+  return listing;
+}
+
+function summarise(results: readonly MergeResult[], plan: MergePlan, listings: readonly ManifestFile[]) {
+  const sum = (measure: (result: MergeResult) => number) =>
+    results.reduce((total, result) => total + measure(result), 0);
+  return {
+    method: plan.method.id,
+    files: listings.length + 1,
+    tensors: sum(({ file }) => file.tensors.length),
+    bytes: sum(({ file }) => file.bytes),
+    bytesRead: sum(({ bytesRead }) => bytesRead),
+    nonFinite: sum(({ nonFinite }) => nonFinite.output),
+    warnings: plan.warnings,
+  };
+}

@@ -1,0 +1,131 @@
+// The folder that a command makes: filled under another name beside its place, and renamed there when it is whole, so
+// that nobody ever sees half of it. What is there already is refused, unless it is a former output and may go.
+import { randomBytes } from "node:crypto";
+import { mkdir, readdir, readFile, rename, rm, rmdir } from "node:fs/promises";
+import { hostname } from "node:os";
+import path from "node:path";
+import { MANIFEST_FILE, parseManifest } from "../core/artifact/manifest.ts";
+import { MergeyardError } from "../core/error.ts";
+
+/** A folder being filled. */
+export type OutputFolder = {
+  /** Absolute path to fill. */
+  readonly path: string;
+  /** Puts the folder in its place. */
+  commit(): Promise<void>;
+  /** Takes away what was filled; nothing else was touched. */
+  discard(): Promise<void>;
+};
+
+const PARTIAL = ".partial-";
+
+/**
+ * Begins a folder that will be at `target` (absolute). Throws CliOutputOccupied when something is there: an empty folder
+ * is fine, and with `force` a former output of ours that holds nothing but the files of its own manifest.
+ */
+export async function beginOutputFolder(target: string, options: { readonly force: boolean }): Promise<OutputFolder> {
+  await checkPlace(target, options.force);
+  const parent = path.dirname(target);
+  await mkdir(parent, { recursive: true });
+  await sweepAbandoned(parent, path.basename(target));
+  const nonce = randomBytes(4).toString("hex");
+  const partial = path.join(parent, `${partialPrefix(path.basename(target))}${process.pid}-${nonce}`);
+  await mkdir(partial);
+  return {
+    path: partial,
+    async commit() {
+      await checkPlace(target, options.force);
+      await replaceFolder(partial, target);
+    },
+    discard: () => rm(partial, { recursive: true, force: true }),
+  };
+}
+
+function partialPrefix(name: string): string {
+  return `.${name}${PARTIAL}${hostname()}-`;
+}
+
+/** Removes what killed commands of this machine left beside the target: their process is gone, so nobody fills it. */
+async function sweepAbandoned(parent: string, name: string): Promise<void> {
+  const prefix = partialPrefix(name);
+  for (const entry of await readdir(parent)) {
+    const pid = entry.startsWith(prefix) ? Number(/^\d+/.exec(entry.slice(prefix.length))?.[0]) : Number.NaN;
+    if (Number.isInteger(pid) && !isRunning(pid)) await rm(path.join(parent, entry), { recursive: true, force: true });
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    // Not ours to signal, but there.
+    return error instanceof Error && "code" in error && error.code === "EPERM";
+  }
+}
+
+async function checkPlace(target: string, force: boolean): Promise<void> {
+  const entries = await listEntries(target);
+  if (entries === undefined || entries.length === 0) return;
+  const foreign = await findForeignEntry(target, entries);
+  const where = { file: target };
+  if (foreign !== undefined) {
+    throw new MergeyardError("CliOutputOccupied", {
+      where,
+      found: foreign,
+      expected: "an empty folder, or none",
+      hint: "choose another folder; only a former output of Mergeyard is ever replaced",
+    });
+  }
+  if (!force) {
+    const hint = "add --force to replace this former output, or choose another folder";
+    throw new MergeyardError("CliOutputOccupied", { where, found: "a former output", hint });
+  }
+}
+
+/** Undefined when there is nothing. Throws CliOutputOccupied for what is no folder. */
+async function listEntries(target: string): Promise<readonly string[] | undefined> {
+  try {
+    return await readdir(target);
+  } catch (cause) {
+    if (!(cause instanceof Error) || !("code" in cause)) throw cause;
+    if (cause.code === "ENOENT") return undefined;
+    if (cause.code !== "ENOTDIR") throw cause;
+    throw new MergeyardError("CliOutputOccupied", { where: { file: target }, found: "a file", expected: "a folder" });
+  }
+}
+
+/** An entry that is not of the folder's own manifest; undefined when all are: then it is a former output. */
+async function findForeignEntry(target: string, entries: readonly string[]): Promise<string | undefined> {
+  const names = await readManifestNames(target);
+  return entries.find((entry) => !names.has(entry));
+}
+
+async function readManifestNames(target: string): Promise<ReadonlySet<string>> {
+  try {
+    const manifest = parseManifest(await readFile(path.join(target, MANIFEST_FILE)));
+    return new Set(manifest === undefined ? [] : [MANIFEST_FILE, ...manifest.files.map(({ name }) => name)]);
+  } catch {
+    // No manifest, or none of ours: every entry is somebody else's.
+    return new Set();
+  }
+}
+
+/** Renames `source` to `target`; a former output goes only after the new one stands in its place. */
+async function replaceFolder(source: string, target: string): Promise<void> {
+  const entries = await listEntries(target);
+  if (entries === undefined) return rename(source, target);
+  if (entries.length === 0) {
+    await rmdir(target);
+    return rename(source, target);
+  }
+  const former = `${source}.former`;
+  await rename(target, former);
+  try {
+    await rename(source, target);
+  } catch (error) {
+    await rename(former, target);
+    throw error;
+  }
+  await rm(former, { recursive: true, force: true });
+}

@@ -1,0 +1,96 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { z } from "zod";
+import { ERROR_CODES, MergeyardError } from "../../core/error.ts";
+import { BATCH_SUBMIT_JOB, LAMBDA_INVOKE, renderDefinition, transientErrors } from "../../flow/definition.ts";
+import { loadMachine } from "../../local/asl/load.ts";
+import { NAMES } from "./names.ts";
+
+const retrySchema = z.looseObject({ ErrorEquals: z.array(z.string()) });
+const taskSchema = z.looseObject({
+  Type: z.literal("Task"),
+  Resource: z.string(),
+  TimeoutSeconds: z.int(),
+  Retry: z.array(retrySchema).optional(),
+  Catch: z.array(z.looseObject({ ErrorEquals: z.array(z.string()), Next: z.string() })),
+});
+const machineSchema = z.looseObject({ States: z.record(z.string(), z.looseObject({ Type: z.string() })) });
+
+function tasks(): [string, z.infer<typeof taskSchema>][] {
+  const { States } = machineSchema.parse(renderDefinition(NAMES));
+  return Object.entries(States)
+    .filter(([, state]) => state.Type === "Task")
+    .map(([name, state]) => [name, taskSchema.parse(state)]);
+}
+
+test("the rendered definition loads in the local interpreter", () => {
+  const machine = loadMachine(renderDefinition(NAMES), { resources: new Set([LAMBDA_INVOKE, BATCH_SUBMIT_JOB]) });
+  assert.equal(machine.startAt, "Plan");
+  assert.ok(machine.states.size > 10);
+});
+
+test("rendering fills in every name and the result is stable", () => {
+  const text = JSON.stringify(renderDefinition(NAMES));
+  assert.doesNotMatch(text, /\$\{[A-Za-z]/);
+  for (const name of Object.values(NAMES)) assert.ok(text.includes(`"${name}"`), name);
+  assert.equal(JSON.stringify(renderDefinition(NAMES)), text);
+});
+
+test("a placeholder without a name is refused", () => {
+  const { CpuQueue: _, ...rest } = NAMES;
+  assert.throws(
+    () => Reflect.apply(renderDefinition, undefined, [rest]),
+    (error) =>
+      error instanceof MergeyardError &&
+      error.code === "FlowDefinitionInvalid" &&
+      error.found === `\${CpuQueue}` &&
+      error.where.field === "States.RunStageJob.Arguments.JobQueue",
+  );
+});
+
+test("functions retry exactly what the error table and Lambda call transient", () => {
+  const codes = Object.entries(ERROR_CODES).flatMap(([code, kind]) => (kind.retryable ? [code] : []));
+  assert.ok(codes.length > 0);
+  const expected = transientErrors();
+  for (const code of codes) assert.ok(expected.includes(code), code);
+  assert.ok(expected.every((name) => codes.includes(name) || name.startsWith("Lambda.")));
+  const lambdas = tasks().filter(([, task]) => task.Resource === LAMBDA_INVOKE);
+  assert.equal(lambdas.length, 6);
+  for (const [name, task] of lambdas)
+    assert.deepEqual(
+      task.Retry?.map((entry) => entry.ErrorEquals),
+      [expected],
+      name,
+    );
+});
+
+test("jobs are not retried by the state machine: the job definition does that", () => {
+  const jobs = tasks().filter(([, task]) => task.Resource === BATCH_SUBMIT_JOB);
+  assert.deepEqual(
+    jobs.map(([name]) => name),
+    ["RunStageJob", "RunStageArray"],
+  );
+  for (const [name, task] of jobs) assert.equal(task.Retry, undefined, name);
+});
+
+test("every task has a timeout and catches every error", () => {
+  const targets = new Map(tasks().map(([name, task]) => [name, task.Catch.at(-1)?.Next]));
+  for (const [name, task] of tasks()) {
+    assert.deepEqual(task.Catch.at(-1)?.ErrorEquals, ["States.ALL"], name);
+    assert.ok(task.TimeoutSeconds > 0, name);
+  }
+  assert.deepEqual(Object.fromEntries(targets), {
+    Plan: "RecordFailure",
+    RunStageJob: "RecordFailure",
+    RunStageArray: "RecordFailure",
+    Check: "RecordFailure",
+    Publish: "RecordFailure",
+    Notify: "RecordFailure",
+    RecordFailure: "NotifyFailure",
+    NotifyFailure: "Failed",
+  });
+});
+
+test("the definition is well within the service's size", () => {
+  assert.ok(Buffer.byteLength(JSON.stringify(renderDefinition(NAMES))) < 100_000);
+});

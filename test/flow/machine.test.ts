@@ -1,0 +1,189 @@
+// The pipeline's state machine run with fakes behind its tasks: which calls it makes, with what, in which order.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { BATCH_SUBMIT_JOB, LAMBDA_INVOKE, renderDefinition } from "../../flow/definition.ts";
+import type { ExecutionResult } from "../../local/asl/execute.ts";
+import { execute } from "../../local/asl/execute.ts";
+import { stateFailure } from "../../local/asl/failure.ts";
+import { isJsonObject, type Json, type JsonObject } from "../../local/asl/json.ts";
+import { loadMachine } from "../../local/asl/load.ts";
+import { createFakeClock } from "../local/asl/fake-clock.ts";
+import { NAMES } from "./names.ts";
+
+const INPUT = { yard: "memory://yard", pipeline: { store: "memory://yard", key: "pipelines/p.yaml" } };
+const RUN = "sha256:0123456789abcdef";
+const REF = { yard: INPUT.yard, run: RUN };
+const PUBLISHED = {
+  ...REF,
+  outcome: "published",
+  model: "m",
+  channel: "c",
+  version: "v",
+  current: null,
+  files: 1,
+  bytes: 2,
+};
+
+function planned(jobs: readonly number[]): JsonObject {
+  const stages = jobs.map((count, index) => ({
+    index: index * 2,
+    name: `s${index}`,
+    kind: "apply",
+    units: 9,
+    jobs: count,
+  }));
+  return { ...REF, outcome: "planned", plannedMs: 5, stages, model: "m", channel: "c", version: null };
+}
+
+type Call = readonly [string, Json];
+type Fakes = { readonly plan: Json; readonly fail?: Readonly<Record<string, readonly string[]>> };
+
+/** Runs the machine; `fail` names the errors that the calls of a task meet, one after the other. */
+async function run(fakes: Fakes): Promise<{ result: ExecutionResult; calls: readonly Call[] }> {
+  const calls: Call[] = [];
+  const answers: Readonly<Record<string, Json>> = {
+    plan: fakes.plan,
+    check: { ...REF, units: 3 },
+    publish: PUBLISHED,
+    notify: { units: 3 },
+    "record-failure": { key: null },
+    batch: { Status: "SUCCEEDED" },
+  };
+  const answer = (name: string, payload: Json): Json => {
+    const before = calls.filter(([called]) => called === name).length;
+    calls.push([name, payload]);
+    const error = fakes.fail?.[name]?.[before];
+    if (error !== undefined) throw stateFailure(error, `${name} failed`);
+    return answers[name] ?? null;
+  };
+  const result = await execute({
+    machine: loadMachine(renderDefinition(NAMES), { resources: new Set([LAMBDA_INVOKE, BATCH_SUBMIT_JOB]) }),
+    input: INPUT,
+    name: "test",
+    clock: createFakeClock(),
+    tasks: new Map([
+      [
+        LAMBDA_INVOKE,
+        async (input) => {
+          assert.ok(isJsonObject(input) && typeof input.FunctionName === "string");
+          const name = input.FunctionName.split(":").at(-1) ?? "";
+          return { StatusCode: 200, Payload: answer(name, input.Payload ?? null) };
+        },
+      ],
+      [BATCH_SUBMIT_JOB, async (input) => answer("batch", input)],
+    ]),
+  });
+  return { result, calls };
+}
+
+function job(stage: number, jobs: number): JsonObject {
+  return {
+    JobName: `mergeyard-s${stage / 2}-sha256-0123456789abcdef`,
+    JobQueue: NAMES.CpuQueue,
+    JobDefinition: NAMES.WorkerJobDefinition,
+    ...(jobs === 1 ? {} : { ArrayProperties: { Size: jobs } }),
+    ContainerOverrides: {
+      Environment: [
+        { Name: "MERGEYARD_YARD", Value: INPUT.yard },
+        { Name: "MERGEYARD_RUN", Value: RUN },
+        { Name: "MERGEYARD_STAGE", Value: String(stage) },
+        { Name: "MERGEYARD_JOBS", Value: String(jobs) },
+      ],
+    },
+    Timeout: { AttemptDurationSeconds: 172_800 },
+  };
+}
+const SUCCESS: readonly Call[] = [
+  ["check", REF],
+  ["publish", { ...REF, plannedMs: 5 }],
+  ["notify", { ...REF, outcome: "published" }],
+];
+
+test("a planned run runs its stages in order, a plain job for one job and an array for more", async () => {
+  const { result, calls } = await run({ plan: planned([1, 2, 10_000]) });
+  assert.deepEqual(calls, [
+    ["plan", INPUT],
+    ["batch", job(0, 1)],
+    ["batch", job(2, 2)],
+    ["batch", job(4, 10_000)],
+    ...SUCCESS,
+  ]);
+  assert.deepEqual(result, { status: "SUCCEEDED", output: { result: PUBLISHED, summary: { units: 3 } } });
+});
+
+test("a plan without stages goes straight to its check", async () => {
+  const { calls } = await run({ plan: planned([]) });
+  assert.deepEqual(calls, [["plan", INPUT], ...SUCCESS]);
+});
+
+test("an unchanged plan runs nothing and says so", async () => {
+  const plan = { ...planned([]), outcome: "unchanged", version: "v" };
+  const { result, calls } = await run({ plan });
+  assert.deepEqual(calls, [
+    ["plan", INPUT],
+    ["notify", { ...REF, outcome: "unchanged" }],
+  ]);
+  const unchanged = { ...PUBLISHED, outcome: "unchanged", current: { version: "v", run: RUN }, files: 0, bytes: 0 };
+  assert.deepEqual(result, { status: "SUCCEEDED", output: { result: unchanged, summary: { units: 3 } } });
+});
+
+test("an unchanged run that publishes nothing has no current version", async () => {
+  const plan = { ...planned([]), outcome: "unchanged", model: null, channel: null };
+  const { result } = await run({ plan });
+  assert.ok(result.status === "SUCCEEDED" && isJsonObject(result.output) && isJsonObject(result.output.result));
+  assert.equal(result.output.result.current, null);
+  assert.equal(result.output.result.version, null);
+});
+
+for (const [state, task, before] of [
+  ["RunStageJob", "batch", ["plan"]],
+  ["Check", "check", ["plan", "batch"]],
+  ["Publish", "publish", ["plan", "batch", "check"]],
+  ["Notify", "notify", ["plan", "batch", "check", "publish"]],
+] as const) {
+  test(`a failure of ${state} is recorded, told and ends the execution`, async () => {
+    const { result, calls } = await run({ plan: planned([1]), fail: { [task]: ["Broken"] } });
+    assert.deepEqual(
+      calls.map(([name]) => name),
+      [...before, task, "record-failure", "notify"],
+    );
+    assert.deepEqual(calls.at(-2)?.[1], { ...REF, state, error: { Error: "Broken", Cause: `${task} failed` } });
+    assert.deepEqual(calls.at(-1)?.[1], { ...REF, outcome: "failed" });
+    assert.deepEqual(result, { status: "FAILED", error: "Broken", cause: `${task} failed` });
+  });
+}
+
+test("a plan that fails is recorded without a run", async () => {
+  const { result, calls } = await run({ plan: null, fail: { plan: ["RecipeKeyUnknown"] } });
+  const error = { Error: "RecipeKeyUnknown", Cause: "plan failed" };
+  assert.deepEqual(calls.slice(1), [
+    ["record-failure", { yard: INPUT.yard, run: null, state: "Plan", error }],
+    ["notify", { yard: INPUT.yard, run: null, outcome: "failed" }],
+  ]);
+  assert.deepEqual(result, { status: "FAILED", error: "RecipeKeyUnknown", cause: "plan failed" });
+});
+
+test("a failure to record or to tell does not hide the first error", async () => {
+  const fail = { check: ["First"], "record-failure": ["Second"], notify: ["Third"] };
+  const { result, calls } = await run({ plan: planned([1]), fail });
+  assert.deepEqual(
+    calls.map(([name]) => name),
+    ["plan", "batch", "check", "record-failure", "notify"],
+  );
+  assert.deepEqual(result, { status: "FAILED", error: "First", cause: "check failed" });
+});
+
+test("transient errors of a function are tried again, other errors are not", async () => {
+  const { result, calls } = await run({
+    plan: planned([1]),
+    fail: { publish: ["StoreUnavailable", "Lambda.ServiceException"], batch: [] },
+  });
+  assert.equal(result.status, "SUCCEEDED");
+  assert.equal(calls.filter(([name]) => name === "publish").length, 3);
+});
+
+test("transient errors of a job are not tried again", async () => {
+  const { result, calls } = await run({ plan: planned([1]), fail: { batch: ["StoreUnavailable"] } });
+  assert.equal(result.status, "FAILED");
+  assert.equal(calls.filter(([name]) => name === "batch").length, 1);
+});

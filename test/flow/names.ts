@@ -1,0 +1,10 @@
+// Names for the placeholders of the definition, as a deployment would give them.
+export const NAMES = {
+  PlanFunction: "arn:aws:lambda:eu-west-1:111122223333:function:plan",
+  CheckFunction: "arn:aws:lambda:eu-west-1:111122223333:function:check",
+  PublishFunction: "arn:aws:lambda:eu-west-1:111122223333:function:publish",
+  NotifyFunction: "arn:aws:lambda:eu-west-1:111122223333:function:notify",
+  RecordFailureFunction: "arn:aws:lambda:eu-west-1:111122223333:function:record-failure",
+  WorkerJobDefinition: "arn:aws:batch:eu-west-1:111122223333:job-definition/worker:1",
+  CpuQueue: "arn:aws:batch:eu-west-1:111122223333:job-queue/cpu",
+};
