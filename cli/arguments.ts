@@ -41,6 +41,13 @@ export function toUri(text: string, cwd: string): string {
   return href.endsWith("/") ? href.slice(0, -1) : href;
 }
 
+/** A path of this machine, for what cannot be made elsewhere. */
+export function parseLocalPath(text: string): string {
+  if (text === "") throw new InvalidArgumentError("It must be a path.");
+  if (/^[a-z][a-z0-9+.-]*:\/\//.test(text)) throw new InvalidArgumentError("It must be a folder of this machine.");
+  return text;
+}
+
 function collectModel(text: string, previous: Readonly<Record<string, string>>): Record<string, string> {
   const at = text.indexOf("=");
   if (at < 1 || at === text.length - 1) throw new InvalidArgumentError("It must be NAME=PATH.");

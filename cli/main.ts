@@ -8,11 +8,12 @@ import { MergeyardError } from "../core/error.ts";
 import { addInit } from "./commands/init.ts";
 import { addInspect } from "./commands/inspect.ts";
 import { addLs } from "./commands/ls.ts";
+import { addMerge } from "./commands/merge.ts";
 import { EXIT, exitStatus, renderError, toMergeyardError } from "./error-block.ts";
 import type { Terminal } from "./terminal.ts";
 
 /** In the order of the help text. */
-const COMMANDS = [addInspect, addInit, addLs];
+const COMMANDS = [addMerge, addInspect, addInit, addLs];
 
 /** Runs one command line (without `node` and the program's name); resolves to the exit status, never rejects. */
 export async function main(args: readonly string[], terminal: Terminal): Promise<number> {

@@ -1,0 +1,86 @@
+// `mergeyard merge CONFIG --out DIR`: one merge, file to file, without a yard.
+import path from "node:path";
+import type { Command } from "commander";
+import type { MergeFolderResult } from "../../local/merge-folder.ts";
+import { jsonOption, memoryOption, modelOption, parseLocalPath, threadsOption, toUri } from "../arguments.ts";
+import { createProgress } from "../progress.ts";
+import { printResult, type Terminal } from "../terminal.ts";
+import { formatBytes, formatCount, formatDuration } from "../text.ts";
+
+type Options = {
+  readonly out: string;
+  readonly model: Readonly<Record<string, string>>;
+  readonly threads?: number;
+  readonly memory?: number;
+  readonly force?: boolean;
+  readonly json?: boolean;
+};
+
+export function addMerge(program: Command, terminal: Terminal): void {
+  program
+    .command("merge")
+    .description("merge checkpoints as a mergekit configuration says")
+    .argument("<config>", "a mergekit configuration or a pipeline file; relative paths in it start at its folder")
+    .requiredOption("--out <dir>", "the folder to make; it must be empty or absent", parseLocalPath)
+    .addOption(modelOption())
+    .addOption(threadsOption())
+    .addOption(memoryOption())
+    .option("--force", "replace a former output of Mergeyard")
+    .addOption(jsonOption())
+    .action((config: string, options: Options) => merge(config, options, terminal));
+}
+
+async function merge(config: string, options: Options, terminal: Terminal): Promise<void> {
+  const [{ createStoreOpener }, { createMergeExecutor, defaultThreads }, { mergeFolder }, { MEMORY_BYTES_DEFAULT }] =
+    await Promise.all([
+      import("../../stores/open.ts"),
+      import("../../workers/executor.ts"),
+      import("../../local/merge-folder.ts"),
+      import("../../core/plan/plan-merge.ts"),
+    ]);
+  const openStore = createStoreOpener(terminal.env);
+  const executor = createMergeExecutor(openStore);
+  const progress = createProgress(terminal, { silent: options.json === true });
+  const startedMs = terminal.now();
+  const recipe = toUri(config, terminal.cwd);
+  const slash = recipe.lastIndexOf("/");
+  try {
+    const result = await mergeFolder(
+      {
+        recipe: { folder: recipe.slice(0, slash), file: decodeURIComponent(recipe.slice(slash + 1)) },
+        models: options.model,
+        currentFolder: toUri(terminal.cwd, terminal.cwd),
+        target: path.resolve(terminal.cwd, options.out),
+        force: options.force === true,
+        threads: options.threads ?? defaultThreads(),
+        memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
+      },
+      {
+        openStore,
+        executeMerge: executor.execute,
+        signal: terminal.signal,
+        planned: ({ totalBytes, warnings }) => {
+          for (const warning of warnings) progress.note(`warning: ${warning}`);
+          progress.begin("merge", totalBytes);
+        },
+        progress: (doneBytes) => progress.update(doneBytes),
+      },
+    );
+    progress.end();
+    const elapsedMs = terminal.now() - startedMs;
+    printResult(terminal, options.json, { ...result, elapsedMs }, () => describe(result, options.out, elapsedMs));
+  } finally {
+    progress.end();
+    await executor.close();
+  }
+}
+
+function describe(result: MergeFolderResult, out: string, elapsedMs: number): string {
+  const rate = formatBytes((result.bytesRead / Math.max(1, elapsedMs)) * 1000);
+  const lines = [
+    `${result.method}: ${formatCount(result.tensors)} tensors, ${formatBytes(result.bytes)} in ${out}`,
+    `version ${result.version}, ${formatBytes(result.bytesRead)} read in ${formatDuration(elapsedMs)} (${rate}/s)`,
+  ];
+  if (result.nonFinite > 0) lines.push(`${formatCount(result.nonFinite)} values of the output are NaN or infinite`);
+  return lines.join("\n");
+}
