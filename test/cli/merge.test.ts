@@ -1,0 +1,221 @@
+// `mergeyard merge` through the command line, in this process, on the example models with the real engine.
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { hostname, tmpdir } from "node:os";
+import path from "node:path";
+import test, { after } from "node:test";
+import { main } from "../../cli/main.ts";
+import { parseManifest } from "../../core/artifact/manifest.ts";
+import { createRecorder } from "./recorder.ts";
+
+const EXAMPLES = path.resolve(import.meta.dirname, "../../examples");
+const scratch = mkdtempSync(path.join(tmpdir(), "mergeyard-merge-"));
+after(() => rmSync(scratch, { recursive: true, force: true }));
+
+type Outcome = { status: number; result: Record<string, unknown>; error: Record<string, unknown> | undefined };
+
+async function merge(args: readonly string[], cwd: string = EXAMPLES): Promise<Outcome> {
+  const terminal = createRecorder({ cwd });
+  const status = await main(["merge", ...args, "--json"], terminal);
+  const result = status === 0 ? JSON.parse(terminal.out()) : {};
+  return { status, result, error: status === 0 ? undefined : JSON.parse(terminal.err()).error };
+}
+
+function recipeFile(name: string, text: string): string {
+  const file = path.join(scratch, `${name}.yaml`);
+  writeFileSync(file, text);
+  return file;
+}
+
+/** Bytes of one tensor of a safetensors file, read without any of our own code. */
+function readTensor(file: string, name: string): Uint16Array {
+  const bytes = readFileSync(file);
+  const headerBytes = Number(bytes.readBigUInt64LE(0));
+  const [start, end] = JSON.parse(bytes.toString("utf8", 8, 8 + headerBytes))[name].data_offsets;
+  return new Uint16Array(new Uint8Array(bytes.subarray(8 + headerBytes + start, 8 + headerBytes + end)).buffer);
+}
+
+function fromBf16(bits: number): number {
+  return new Float32Array(new Uint32Array([bits << 16]).buffer)[0] ?? Number.NaN;
+}
+
+function toBf16(value: number): number {
+  const bits = new Uint32Array(new Float32Array([value]).buffer)[0] ?? 0;
+  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
+}
+
+function residue(folder: string): string[] {
+  return readdirSync(folder).filter((name) => name.includes(".partial-"));
+}
+
+for (const example of ["linear", "task-arithmetic", "slerp", "passthrough"]) {
+  test(`the example recipe ${example}.yaml merges into a folder that describes itself`, async () => {
+    const out = path.join(scratch, `example-${example}`);
+    const { status, result, error } = await merge([`${example}.yaml`, "--out", out]);
+    assert.equal(status, 0, JSON.stringify(error));
+    const manifest = parseManifest(readFileSync(path.join(out, "manifest.json")));
+    const listed = manifest?.files.map(({ name, bytes }) => [name, bytes]);
+    const there = readdirSync(out)
+      .filter((name) => name !== "manifest.json")
+      .sort()
+      .map((name) => [name, readFileSync(path.join(out, name)).length]);
+    assert.deepEqual(listed, there);
+    assert.equal(result.files, there.length + 1);
+    assert.ok(listed?.some(([name]) => name === "config.json"));
+  });
+}
+
+test("an average of two BF16 models is the float32 average, rounded once", async () => {
+  const out = path.join(scratch, "average");
+  assert.equal((await merge(["linear.yaml", "--out", out])).status, 0);
+  const name = "model.layers.2.mlp.down_proj.weight";
+  const [a, b] = ["shakespeare", "python"].map((model) =>
+    readTensor(path.join(EXAMPLES, "models", model, "model.safetensors"), name),
+  );
+  const merged = readTensor(path.join(out, "model.safetensors"), name);
+  assert.equal(merged.length, 128 * 384);
+  merged.forEach((bits, index) => {
+    const sum = Math.fround(fromBf16(a?.[index] ?? 0) + fromBf16(b?.[index] ?? 0));
+    assert.equal(bits, toBf16(Math.fround(sum / 2)), `element ${index}`);
+  });
+});
+
+test("threads and memory never change a byte", async () => {
+  const digests = new Set<unknown>();
+  for (const args of [
+    ["--threads", "1"],
+    ["--threads", "3"],
+    ["--threads", "2", "--memory", "200MiB"],
+  ]) {
+    const out = path.join(scratch, `threads-${args.join("")}`);
+    const { status, result } = await merge(["task-arithmetic.yaml", "--out", out, ...args]);
+    assert.equal(status, 0);
+    digests.add(result.version);
+  }
+  assert.equal(digests.size, 1);
+});
+
+test("what is in the output folder is never lost", async () => {
+  const out = path.join(scratch, "occupied");
+  mkdirSync(out);
+  assert.equal((await merge(["linear.yaml", "--out", out])).status, 0, "an empty folder is fine");
+  const again = await merge(["linear.yaml", "--out", out]);
+  assert.deepEqual([again.status, again.error?.code], [1, "CliOutputOccupied"]);
+  assert.equal((await merge(["slerp.yaml", "--out", out, "--force"])).status, 0);
+  assert.match(readFileSync(path.join(out, "manifest.json"), "utf8"), /"method": ?"slerp"/);
+
+  writeFileSync(path.join(out, "notes.txt"), "mine");
+  const foreign = await merge(["linear.yaml", "--out", out, "--force"]);
+  assert.deepEqual([foreign.status, foreign.error?.code, foreign.error?.found], [1, "CliOutputOccupied", "notes.txt"]);
+  assert.equal(readFileSync(path.join(out, "notes.txt"), "utf8"), "mine");
+
+  const file = path.join(scratch, "a-file");
+  writeFileSync(file, "");
+  assert.equal((await merge(["linear.yaml", "--out", file, "--force"])).error?.code, "CliOutputOccupied");
+});
+
+test("a name is looked up on the command line, in the file's models, beside the recipe, then in the current folder", async () => {
+  const folder = path.join(scratch, "lookup");
+  cpSync(path.join(EXAMPLES, "models/python"), path.join(folder, "cwd/one"), { recursive: true });
+  const text = (models: string) => `name: lookup
+merge:
+  merge_method: linear
+  models:
+    - { model: one, parameters: { weight: 1 } }
+${models}`;
+  const inputs = async (recipe: string, args: readonly string[]) => {
+    const out = path.join(scratch, `lookup-${recipe}-${args.length}`);
+    const outcome = await merge(
+      [recipeFile(recipe, text(RECIPES[recipe] ?? "")), "--out", out, ...args],
+      path.join(folder, "cwd"),
+    );
+    assert.equal(outcome.status, 0, JSON.stringify(outcome.error));
+    return readTensor(path.join(out, "model.safetensors"), "lm_head.weight");
+  };
+  const RECIPES: Record<string, string> = {
+    bare: "",
+    named: `models: { one: ${path.join(EXAMPLES, "models/shakespeare")} }\n`,
+  };
+  const original = (model: string) =>
+    readTensor(path.join(EXAMPLES, "models", model, "model.safetensors"), "lm_head.weight");
+  assert.deepEqual(await inputs("bare", []), original("python"), "the current folder is the last resort");
+  assert.deepEqual(await inputs("named", []), original("shakespeare"), "models: of the file");
+  const given = ["--model", `one=${path.join(EXAMPLES, "models/python")}`];
+  assert.deepEqual(await inputs("named", given), original("python"), "the command line wins");
+});
+
+test("bad input is one error with its code and place, and leaves nothing behind", async () => {
+  const head = "merge_method: linear\nmodels:\n  - model: ";
+  const shakespeare = path.join(EXAMPLES, "models/shakespeare");
+  const cases: [string, string, string][] = [
+    ["missing-model", `${head}nowhere\n    parameters: { weight: 1 }\n`, "YardModelMissing"],
+    ["unknown-method", `merge_method: liner\nmodels:\n  - model: ${shakespeare}\n`, "RecipeMethodUnknown"],
+    ["misspelt-key", `${head}${shakespeare}\n    paramters: { weight: 1 }\n`, "RecipeUnknownKey"],
+    ["no-yaml", "merge_method: [", "RecipeSyntax"],
+  ];
+  for (const [name, text, code] of cases) {
+    const folder = path.join(scratch, `bad-${name}`);
+    mkdirSync(folder);
+    const { status, error } = await merge([recipeFile(name, text), "--out", path.join(folder, "out")]);
+    assert.deepEqual([status, error?.code], [1, code], name);
+    assert.deepEqual(readdirSync(folder), [], name);
+  }
+  const absent = await merge(["no-such.yaml", "--out", path.join(scratch, "never")]);
+  assert.deepEqual([absent.status, absent.error?.code], [1, "CliSourceMissing"]);
+});
+
+test("NaN in a tensor fails the merge, names the tensor, and leaves no folder", async () => {
+  const folder = path.join(scratch, "nan");
+  cpSync(path.join(EXAMPLES, "models/python"), path.join(folder, "model"), { recursive: true });
+  const file = path.join(folder, "model/model.safetensors");
+  const bytes = readFileSync(file);
+  bytes.writeUInt16LE(0x7fc0, bytes.length - 2);
+  writeFileSync(file, bytes);
+  const text = `merge_method: linear\nmodels:\n  - { model: ${folder}/model, parameters: { weight: 1 } }\n`;
+  const { status, error } = await merge([recipeFile("nan", text), "--out", path.join(folder, "out")]);
+  assert.deepEqual([status, error?.code], [1, "EngineNonFinite"]);
+  assert.deepEqual(readdirSync(folder), ["model"]);
+});
+
+test("an interrupted merge exits with 130 and leaves nothing behind", async () => {
+  const folder = path.join(scratch, "interrupted");
+  mkdirSync(folder);
+  const terminal = createRecorder({ cwd: EXAMPLES });
+  const running = main(["merge", "linear.yaml", "--out", path.join(folder, "out"), "--json"], terminal);
+  // Goal: interrupt while the engine works. Method: as soon as the folder that is being filled is there.
+  while (residue(folder).length === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+  terminal.interrupt();
+  assert.equal(await running, 130);
+  assert.equal(JSON.parse(terminal.err()).error.code, "CliInterrupted");
+  assert.deepEqual(readdirSync(folder), []);
+});
+
+test("what a killed merge left beside the output is swept by the next, a running one's is not", async () => {
+  const folder = path.join(scratch, "swept");
+  const dead = spawnSync(process.execPath, ["-e", ""]).pid;
+  const [left, filled] = [dead, process.pid].map((pid) => `.out.partial-${hostname()}-${pid}-0`);
+  for (const name of [left, filled]) mkdirSync(path.join(folder, name ?? ""), { recursive: true });
+  assert.equal((await merge(["linear.yaml", "--out", path.join(folder, "out")])).status, 0);
+  assert.deepEqual(residue(folder), [filled]);
+});
+
+test("an output elsewhere than on this machine is a usage error", async () => {
+  const { status, error } = await merge(["linear.yaml", "--out", "s3://bucket/prefix"]);
+  assert.deepEqual([status, error?.code], [2, "CliUsage"]);
+});
+
+test("options that cannot be read are usage errors before anything is opened", async () => {
+  const bad = [
+    ["--threads", "0"],
+    ["--threads", "many"],
+    ["--memory", "1KiB"],
+    ["--memory", "lots"],
+    ["--model", "name"],
+    ["--model", "a=b", "--model", "a=c"],
+  ];
+  for (const args of bad) {
+    const { status, error } = await merge(["no-such.yaml", "--out", "x", ...args]);
+    assert.deepEqual([status, error?.code], [2, "CliUsage"], args.join(" "));
+  }
+});
