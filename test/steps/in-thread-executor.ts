@@ -1,0 +1,74 @@
+// The merge executor without threads, for tests whose stores live in this process: the engine's own regions, scalar
+// kernels.
+import { digestBytes, digestTensorFile } from "../../core/artifact/digest.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { createScalarKernels } from "../../core/ops/kernels.ts";
+import { fitUnit } from "../../engine/memory.ts";
+import { mergeRegion, tensorsOf } from "../../engine/merge-region.ts";
+import { cutRegions } from "../../engine/regions.ts";
+import type { ExecuteMerge, MergeRequest } from "../../engine/request.ts";
+import type { OpenStore } from "../../stores/store.ts";
+
+/** `onMerge` sees every unit that is really computed. */
+export function createInThreadExecutor(
+  openStore: OpenStore,
+  onMerge: (request: MergeRequest) => void = () => undefined,
+): ExecuteMerge {
+  return async (request, { signal }) => {
+    onMerge(request);
+    const { unit, sources, target } = request;
+    const store = openStore(target.store);
+    const regions = cutRegions(unit, 1);
+    const { windowElements, threadBytes } = fitUnit(unit, 1, request.memoryBytes);
+    const kernels = createScalarKernels(threadBytes);
+    const { header } = encodeSafetensorsHeader(unit.tensors, new Map([["format", "pt"]]));
+    const spans = regions.map(({ offset, bytes }) => ({ offset, bytes }));
+    const ticket = await store.beginWrite(target.key, unit.fileBytes, spans, { signal });
+    const counts = { bytesRead: 0, bytesWritten: 0 };
+    const progress = (read: number, written: number): void => {
+      counts.bytesRead += read;
+      counts.bytesWritten += written;
+    };
+    try {
+      const results = [];
+      for (const [index, region] of regions.entries()) {
+        const prologue = index === 0 ? header : new Uint8Array(0);
+        const rules = { nonFinite: unit.nonFinite, strict: unit.strict };
+        const tensors = tensorsOf(unit, region);
+        const task = {
+          index,
+          region,
+          ticket,
+          prologue,
+          tensors,
+          rules,
+          sources,
+          targetStore: target.store,
+          windowElements,
+        };
+        results.push(await mergeRegion(task, { kernels, openStore, signal, progress }));
+      }
+      await store.finishWrite(
+        ticket,
+        results.map((result) => result.receipt),
+        { signal },
+      );
+      const tensors = results.flatMap((result) => result.tensors);
+      const listed = unit.tensors.map(({ name, dtype, shape, offset, bytes }, index) => {
+        const digest = tensors[index]?.digest ?? "";
+        return { name, dtype, shape, offset: header.length + offset, bytes, digest };
+      });
+      const headerDigest = digestBytes(header);
+      const digest = digestTensorFile(
+        headerDigest,
+        listed.map((tensor) => tensor.digest),
+      );
+      const output = tensors.reduce((sum, tensor) => sum + tensor.nonFiniteOutput, 0);
+      const file = { name: unit.file, bytes: unit.fileBytes, digest, headerDigest, tensors: listed };
+      return { file, nonFinite: { inputs: {}, output }, ...counts, kernels: kernels.id, threads: 1 };
+    } catch (cause) {
+      await store.abortWrite(ticket);
+      throw cause;
+    }
+  };
+}

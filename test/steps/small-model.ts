@@ -1,0 +1,63 @@
+// Small checkpoints for pipeline tests: two layers, three shards, an index, a config and a tokenizer, as a team would
+// upload them. The values follow from the seed alone.
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { writeObject } from "../../stores/objects.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { putText } from "./deps.ts";
+
+const SHAPES: readonly (readonly [string, readonly number[]])[] = [
+  ["model.embed_tokens.weight", [16, 8]],
+  ["model.layers.0.mlp.up_proj.weight", [24, 8]],
+  ["model.layers.1.mlp.up_proj.weight", [24, 8]],
+  ["model.norm.weight", [8]],
+];
+
+/** Tensors of each shard, by index into SHAPES. */
+const SHARDS = [[0], [1, 2], [3]];
+
+export type SmallModel = {
+  readonly seed: number;
+  /** Index of an element of the first tensor that is NaN. */
+  readonly nanAt?: number | undefined;
+};
+
+/** float32 values in (-1, 1), never 0. */
+function values(seed: number, count: number): Float32Array {
+  return Float32Array.from({ length: count }, (_, index) => Math.sin(seed * 1000 + index + 1) * 0.9 + 0.05);
+}
+
+function shardBytes(tensors: readonly number[], { seed, nanAt }: SmallModel): Uint8Array {
+  const specs = tensors.map((index) => {
+    const [name = "", shape = []] = SHAPES[index] ?? [];
+    return { name, dtype: "F32" as const, shape, index };
+  });
+  const { header, tensors: placed, fileBytes } = encodeSafetensorsHeader(specs);
+  const file = new Uint8Array(fileBytes);
+  file.set(header);
+  for (const { name, offset, bytes } of placed) {
+    const index = SHAPES.findIndex(([known]) => known === name);
+    const data = values(seed * 10 + index, bytes / 4);
+    if (index === 0 && nanAt !== undefined) data[nanAt] = Number.NaN;
+    file.set(new Uint8Array(data.buffer), header.length + offset);
+  }
+  return file;
+}
+
+/** Writes the model's files below `prefix`; the index last, which makes the upload complete. */
+export async function putModel(store: ObjectStore, prefix: string, model: SmallModel): Promise<void> {
+  const weightMap: Record<string, string> = {};
+  for (const [shard, tensors] of SHARDS.entries()) {
+    const name = `model-0000${shard + 1}-of-00003.safetensors`;
+    const bytes = shardBytes(tensors, model);
+    await writeObject(store, `${prefix}${name}`, bytes, bytes.length);
+    for (const index of tensors) weightMap[SHAPES[index]?.[0] ?? ""] = name;
+  }
+  const config = { architectures: ["LlamaForCausalLM"], model_type: "llama", hidden_size: 8, num_hidden_layers: 2 };
+  await putText(store, `${prefix}config.json`, JSON.stringify({ ...config, vocab_size: 16, torch_dtype: "float32" }));
+  await putText(store, `${prefix}tokenizer.json`, `{"seed": "the same for all"}`);
+  await putText(
+    store,
+    `${prefix}model.safetensors.index.json`,
+    JSON.stringify({ metadata: {}, weight_map: weightMap }),
+  );
+}
