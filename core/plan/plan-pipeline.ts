@@ -104,8 +104,9 @@ function planAdoption(models: readonly PipelineModel[]): Adoption {
       stage: DESCRIBE_STAGE,
       index: describes.length,
       peakBytes: DIGEST_PEAK_BYTES,
+      // Files are copied by the server or linked: no byte of them passes the worker.
       bytesRead: 0,
-      bytesWritten: [...checkpoint.tensorFiles, ...checkpoint.sideFiles].reduce((sum, { bytes }) => sum + bytes, 0),
+      bytesWritten: 0,
       source: index,
       model: checkpointName,
       adopts: own.map(({ stage, index: unit }) => ({ stage, index: unit })),

@@ -1,0 +1,227 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { normaliseRecipe } from "../../../core/recipe/normalise.ts";
+import { readRecipe } from "../../../steps/read-recipe.ts";
+import { assertRefused, type Expected } from "./refusal.ts";
+
+const normalise = (text: string) => normaliseRecipe(readRecipe(new TextEncoder().encode(text), "recipe.yaml"));
+const modelNames = (text: string) => normalise(text).slices.map(({ sources }) => sources.map(({ model }) => model));
+
+test("models are one slice over all layers, a base that is not listed comes last and has no settings", () => {
+  const recipe = normalise(
+    "merge_method: task_arithmetic\nbase_model: base\nparameters: {lambda: 2}\n" +
+      "models:\n  - {model: a, parameters: {weight: 1}}\n  - {model: b}\n",
+  );
+  assert.equal(recipe.restacks, false);
+  assert.equal(recipe.slices.length, 1);
+  const [slice] = recipe.slices;
+  assert.deepEqual(
+    slice?.sources.map(({ model, layers }) => [model, layers]),
+    [
+      ["a", undefined],
+      ["b", undefined],
+      ["base", undefined],
+    ],
+  );
+  assert.deepEqual(
+    slice?.sources.map(({ level }) => Object.keys(level.settings)),
+    [["weight"], [], []],
+  );
+  assert.deepEqual(
+    slice?.levels.map(({ settings }) => Object.keys(settings)),
+    [["lambda"]],
+  );
+  assert.equal(slice?.base, "base");
+  assert.deepEqual(
+    recipe.references.map(({ model }) => model),
+    ["a", "b", "base"],
+  );
+});
+
+test("a listed base stays where it is", () => {
+  assert.deepEqual(modelNames("merge_method: x\nbase_model: b\nmodels: [{model: a}, {model: b}, {model: c}]\n"), [
+    ["a", "b", "c"],
+  ]);
+});
+
+test("slices keep their own order, ranges, settings and base; the base is not added", () => {
+  const recipe = normalise(`
+merge_method: linear
+base_model: base
+parameters: {normalize: false}
+slices:
+  - sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [1, 3], parameters: {weight: 3}}]
+    parameters: {weight: 2}
+  - sources: [{model: c, layer_range: [4, 5]}]
+    base_model: c
+`);
+  assert.equal(recipe.restacks, true);
+  assert.deepEqual(
+    recipe.slices.map(({ base, sources }) => [base, sources.map(({ model, layers }) => [model, layers])]),
+    [
+      [
+        "base",
+        [
+          ["a", { from: 0, count: 2 }],
+          ["b", { from: 1, count: 2 }],
+        ],
+      ],
+      ["c", [["c", { from: 4, count: 1 }]]],
+    ],
+  );
+  assert.deepEqual(
+    recipe.slices[0]?.levels.map(({ field, settings }) => [field.join("."), Object.keys(settings)]),
+    [
+      ["slices.0.parameters", ["weight"]],
+      ["parameters", ["normalize"]],
+    ],
+  );
+  assert.deepEqual(
+    recipe.references.map(({ model }) => model),
+    ["a", "b", "c", "base"],
+  );
+});
+
+test("the output dtype is out_dtype, else dtype, with or without torch. in front", () => {
+  const cases: readonly (readonly [string, string | undefined])[] = [
+    ["", undefined],
+    ["dtype: bfloat16", "BF16"],
+    ["dtype: torch.float16", "F16"],
+    ["dtype: bfloat16\nout_dtype: float32", "F32"],
+    ["out_dtype: torch.bfloat16", "BF16"],
+  ];
+  for (const [lines, dtype] of cases) {
+    assert.equal(normalise(`merge_method: x\nmodels: [{model: a}]\n${lines}\n`).outputDtype, dtype, lines);
+  }
+});
+
+test("empty lists count as absent", () => {
+  assert.deepEqual(modelNames("merge_method: x\nmodels: [{model: a}]\nslices: []\nmodules: {}\n"), [["a"]]);
+});
+
+test("our own keys have their defaults", () => {
+  const { allowUnlisted, onMismatch, nonFinite, strict, seed, configSource } = normalise(
+    "merge_method: x\nmodels: [{model: a}]\n",
+  );
+  assert.deepEqual(
+    [allowUnlisted, onMismatch, nonFinite, strict, seed, configSource],
+    [undefined, "error", "error", false, 0, undefined],
+  );
+});
+
+test("a repeated model under strict has the later layers at the first place with the first settings", () => {
+  const recipe = normalise(`
+merge_method: linear
+mergekit_compat: strict
+slices:
+  - sources:
+      - {model: a, layer_range: [0, 1], parameters: {weight: 1}}
+      - {model: b, layer_range: [0, 1]}
+      - {model: a, layer_range: [2, 3], parameters: {weight: 9}}
+`);
+  const [first, second, third] = recipe.slices[0]?.sources ?? [];
+  assert.deepEqual([first?.model, second?.model, third], ["a", "b", undefined]);
+  assert.deepEqual(first?.layers, { from: 2, count: 1 });
+  assert.deepEqual(first?.level.settings, { weight: { kind: "scalar", value: 1 } });
+});
+
+test("config_source names a model of the recipe, or the base", () => {
+  const source = (line: string) =>
+    normalise(`merge_method: x\nmodels: [{model: a}, {model: b}]\n${line}\n`).configSource;
+  assert.equal(source("config_source: b"), "b");
+  assert.equal(source("config_source: base"), "a");
+  assert.equal(source("config_source: base\nbase_model: b"), "b");
+});
+
+test("residual_weight is read, and said to have no effect", () => {
+  const text = "merge_method: x\nslices: [{sources: [{model: a, layer_range: [0, 1]}], residual_weight: 0.5}]\n";
+  assert.equal(normalise(text).warnings.length, 1);
+});
+
+const MODELS = "merge_method: linear\nmodels:\n  - {model: a}\n  - {model: b}\n";
+const slices = (...sources: readonly string[]) =>
+  `merge_method: linear\nslices:\n  - sources:\n${sources.map((source) => `      - ${source}\n`).join("")}`;
+
+const REFUSALS: readonly (readonly [string, string, Expected])[] = [
+  ["neither models nor slices", "merge_method: linear\n", { code: "RecipeFieldInvalid", found: "none of them" }],
+  [
+    "models and slices",
+    `${MODELS}slices: [{sources: [{model: a, layer_range: [0, 1]}]}]\n`,
+    { code: "RecipeFieldInvalid", field: "slices", line: 5, found: "models and slices" },
+  ],
+  [
+    "a model listed twice",
+    `${MODELS}  - {model: a}\n`,
+    { code: "RecipeModelRepeated", field: "models[2]", line: 5, model: "a" },
+  ],
+  [
+    "ranges of different length",
+    slices("{model: a, layer_range: [0, 2]}", "{model: b, layer_range: [0, 3]}"),
+    { code: "RecipeLayerRangesUnequal", field: "slices[0]", line: 3, found: "2, 3 layers" },
+  ],
+  [
+    "an empty range",
+    slices("{model: a, layer_range: [2, 2]}"),
+    { code: "RecipeFieldInvalid", field: "slices[0].sources[0].layer_range", line: 4 },
+  ],
+  [
+    "a range that runs backwards",
+    slices("{model: a, layer_range: [3, 2]}"),
+    { code: "RecipeFieldInvalid", found: "[3, 2]" },
+  ],
+  [
+    "a config_source that is no model of the recipe",
+    `${MODELS}config_source: c\n`,
+    { code: "RecipeFieldInvalid", field: "config_source", found: "c" },
+  ],
+  [
+    "modules",
+    "merge_method: linear\nmodules: {text: {models: [{model: a}]}}\n",
+    { code: "RecipeNotSupported", field: "modules.text", line: 2 },
+  ],
+  [
+    "an adapter",
+    "merge_method: linear\nmodels:\n  - model: a+lora\n",
+    { code: "RecipeNotSupported", field: "models[0].model", line: 3, found: "a+lora" },
+  ],
+  [
+    "an adapter on the base",
+    `${MODELS}base_model: c+lora\n`,
+    { code: "RecipeNotSupported", field: "base_model", line: 5 },
+  ],
+  [
+    "a tokenizer to build",
+    `${MODELS}tokenizer: {source: union}\n`,
+    { code: "RecipeNotSupported", field: "tokenizer", line: 5 },
+  ],
+  [
+    "a tokenizer source",
+    `${MODELS}tokenizer_source: union\n`,
+    { code: "RecipeNotSupported", field: "tokenizer_source", line: 5 },
+  ],
+  [
+    "a chat template",
+    `${MODELS}chat_template: auto\n`,
+    { code: "RecipeNotSupported", field: "chat_template", line: 5 },
+  ],
+  ["whole numbers as dtype", `${MODELS}dtype: int64\n`, { code: "RecipeNotSupported", field: "dtype", line: 5 }],
+  [
+    "an output in another format",
+    "name: x\nmerge: {merge_method: linear, models: [{model: a}]}\noutputs: [{format: gguf, scheme: q4_k_m}]\n",
+    { code: "RecipeNotSupported", field: "outputs[0]", found: "gguf with scheme q4_k_m" },
+  ],
+  [
+    "several outputs",
+    "name: x\nmerge: {merge_method: linear, models: [{model: a}]}\noutputs: [{format: safetensors}, {format: safetensors}]\n",
+    { code: "RecipeNotSupported", field: "outputs[1]" },
+  ],
+];
+
+for (const [what, text, expected] of REFUSALS) {
+  test(`refused: ${what}`, () => void assertRefused(() => normalise(text), expected));
+}
+
+test("inside a pipeline file the fields are named from its start", () => {
+  const text = "name: x\nmerge:\n  merge_method: linear\n  models:\n    - {model: a}\n    - {model: a}\n";
+  assertRefused(() => normalise(text), { code: "RecipeModelRepeated", field: "merge.models[1]", line: 6 });
+});

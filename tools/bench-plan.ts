@@ -1,0 +1,118 @@
+// Plans a merge of three synthetic models of Llama 3.1 405B's build, from headers made in memory, and prints what it
+// takes. Nothing is read from disk: this measures the planner alone, plan file included.
+// Run: node tools/bench-plan.ts [--models N] [--layers N]
+import { parseArgs } from "node:util";
+import type { Checkpoint, TensorEntry } from "../core/checkpoint.ts";
+import { planPipeline } from "../core/plan/plan-pipeline.ts";
+import { normaliseRecipe } from "../core/recipe/normalise.ts";
+import { elementCount } from "../core/tensor.ts";
+import { readRecipe } from "../steps/read-recipe.ts";
+
+/** Sizes of Llama 3.1 405B. Source: the model's published config. */
+const BUILD = { layers: 126, hidden: 16_384, inter: 53_248, kv: 1024, vocabulary: 128_256, shardBytes: 4.25e9 };
+
+/** Headers of a model of this build: BF16, shards of about 4.25 GB, as published. */
+export function syntheticModel(layers = BUILD.layers): Checkpoint {
+  const { hidden, inter, kv, vocabulary } = BUILD;
+  const block: [string, number[]][] = [
+    ["input_layernorm", [hidden]],
+    ["mlp.down_proj", [hidden, inter]],
+    ["mlp.gate_proj", [inter, hidden]],
+    ["mlp.up_proj", [inter, hidden]],
+    ["post_attention_layernorm", [hidden]],
+    ["self_attn.k_proj", [kv, hidden]],
+    ["self_attn.o_proj", [hidden, hidden]],
+    ["self_attn.q_proj", [hidden, hidden]],
+    ["self_attn.v_proj", [kv, hidden]],
+  ];
+  const shapes: [string, number[]][] = [
+    ["model.embed_tokens", [vocabulary, hidden]],
+    ...Array.from({ length: layers }, (_, layer) =>
+      block.map(([name, shape]): [string, number[]] => [`model.layers.${layer}.${name}`, shape]),
+    ).flat(),
+    ["model.norm", [hidden]],
+    ["lm_head", [vocabulary, hidden]],
+  ];
+  return {
+    format: "safetensors",
+    ...placeTensors(shapes),
+    sideFiles: [{ name: "config.json", bytes: 800 }],
+    metadata: new Map([["format", "pt"]]),
+    config: {
+      architectures: ["LlamaForCausalLM"],
+      model_type: "llama",
+      hidden_size: hidden,
+      intermediate_size: inter,
+      num_attention_heads: 128,
+      num_hidden_layers: layers,
+      num_key_value_heads: 8,
+      tie_word_embeddings: false,
+      torch_dtype: "bfloat16",
+      vocab_size: vocabulary,
+    },
+  };
+}
+
+function placeTensors(shapes: readonly [string, number[]][]): Pick<Checkpoint, "tensors" | "tensorFiles"> {
+  const tensors: TensorEntry[] = [];
+  const sizes: number[] = [];
+  for (const [name, shape] of shapes) {
+    const bytes = 2 * elementCount(shape);
+    const last = sizes.at(-1);
+    if (last === undefined || last + bytes > BUILD.shardBytes) sizes.push(4096);
+    const index = sizes.length - 1;
+    const offset = sizes[index] ?? 0;
+    const file = `model-${String(index + 1).padStart(5, "0")}.safetensors`;
+    tensors.push({ name: `${name}.weight`, dtype: "BF16", shape, ranges: [{ file, offset, bytes }] });
+    sizes[index] = offset + bytes;
+  }
+  const files = sizes.map((bytes, index) => ({
+    name: `model-${String(index + 1).padStart(5, "0")}.safetensors`,
+    bytes,
+  }));
+  return { tensors, tensorFiles: files };
+}
+
+/** Plans a task arithmetic merge of `count` such models, the first the base; every source still has to be adopted. */
+export function planSynthetic(count: number, layers = BUILD.layers) {
+  const names = Array.from({ length: count }, (_, index) => (index === 0 ? "base" : `tune-${index}`));
+  const models = names.slice(1).map((name) => `  - model: ${name}\n    parameters: {weight: [0.2, 0.5, 0.8]}\n`);
+  const text = `merge_method: task_arithmetic\nbase_model: base\ndtype: bfloat16\nmodels:\n${models.join("")}`;
+  const parsed = readRecipe(new TextEncoder().encode(text), "synthetic.yaml");
+  const recipe = normaliseRecipe(parsed);
+  const checkpoints = new Map(names.map((name) => [name, syntheticModel(layers)]));
+  return planPipeline({
+    parsed,
+    recipe,
+    models: recipe.references.map(({ model }) => ({
+      source: {
+        model,
+        store: "memory://synthetic",
+        prefix: `incoming/${model}/1/`,
+        format: "safetensors",
+        fingerprint: `sha256:${"0".repeat(64)}`,
+        state: "pending",
+      },
+      checkpoint: checkpoints.get(model) ?? syntheticModel(layers),
+      checkpointName: model,
+    })),
+  });
+}
+
+if (import.meta.main) {
+  const { values } = parseArgs({
+    options: { models: { type: "string", default: "3" }, layers: { type: "string", default: String(BUILD.layers) } },
+  });
+  const started = performance.now();
+  const plan = planSynthetic(Number(values.models), Number(values.layers));
+  const planned = performance.now();
+  const lines = [plan.header, ...plan.units].map((line) => `${JSON.stringify(line)}\n`);
+  const written = performance.now();
+  const tensors = plan.units.reduce((sum, unit) => sum + (unit.op === "merge" ? unit.tensors.length : 0), 0);
+  console.log(`${tensors} tensors, ${plan.units.length} units in ${plan.header.stages.length} stages`);
+  console.log(
+    `planned in ${((planned - started) / 1000).toFixed(2)} s, encoded in ${((written - planned) / 1000).toFixed(2)} s`,
+  );
+  console.log(`plan file ${(lines.reduce((sum, line) => sum + line.length, 0) / 1e6).toFixed(1)} MB`);
+  console.log(`peak RSS ${(process.resourceUsage().maxRSS / 1024).toFixed(0)} MiB`);
+}
