@@ -41,6 +41,12 @@ export function toUri(text: string, cwd: string): string {
   return href.endsWith("/") ? href.slice(0, -1) : href;
 }
 
+/** The store and the key of a file's URI. */
+export function splitUri(uri: string): { store: string; key: string } {
+  const slash = uri.lastIndexOf("/");
+  return { store: uri.slice(0, slash), key: decodeURIComponent(uri.slice(slash + 1)) };
+}
+
 /** A path of this machine, for what cannot be made elsewhere. */
 export function parseLocalPath(text: string): string {
   if (text === "") throw new InvalidArgumentError("It must be a path.");

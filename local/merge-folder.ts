@@ -5,6 +5,7 @@ import { digestBytes } from "../core/artifact/digest.ts";
 import type { ManifestFile } from "../core/artifact/manifest.ts";
 import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../core/artifact/manifest.ts";
 import { MergeyardError } from "../core/error.ts";
+import { describeWarning } from "../core/formats/format.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
 import { type MergePlan, planMerge } from "../core/plan/plan-merge.ts";
 import type { PlanSource, SideFile } from "../core/plan/schema.ts";
@@ -22,7 +23,7 @@ import { beginOutputFolder } from "./output-folder.ts";
 
 export type MergeFolderRequest = {
   /** The recipe: a mergekit configuration or a pipeline file, of which only the merge part counts here. */
-  readonly recipe: { readonly folder: string; readonly file: string };
+  readonly recipe: { readonly store: string; readonly key: string };
   /** Names that win over everything else; values are paths or URIs. */
   readonly models: Readonly<Record<string, string>>;
   /** URI of the current folder, the last place where a relative path is looked up. */
@@ -71,10 +72,11 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
     { name, recipe, text: parsed.text, models: models.map(({ source, opened }) => ({ source, ...opened })) },
     { threads: request.threads, memoryBytes: request.memoryBytes },
   );
+  const warnings = [...models.flatMap(({ opened }) => opened.warnings.map(describeWarning)), ...plan.warnings];
   const output = await beginOutputFolder(request.target, { force: request.force });
   try {
     const totalBytes = plan.units.reduce((sum, unit) => sum + unit.bytesRead + unit.bytesWritten, 0);
-    deps.planned({ totalBytes, warnings: plan.warnings });
+    deps.planned({ totalBytes, warnings });
     const { href } = pathToFileURL(output.path);
     const target = deps.openStore(`${href}?durable=false`);
     const results = await runUnits(plan, models.map(toResolved), target.uri, request, deps);
@@ -92,7 +94,8 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
     await writeObject(target, MANIFEST_FILE, bytes, bytes.length, deps);
     deps.signal.throwIfAborted();
     await output.commit();
-    return { ...summarise(results, plan, listings), target: request.target, version: versionName(manifest) };
+    const summary = summarise(results, plan, listings);
+    return { ...summary, target: request.target, version: versionName(manifest), warnings };
   } catch (error) {
     await output.discard();
     throw error;
@@ -106,12 +109,12 @@ type OpenedModel = {
 };
 
 async function loadRecipe({ recipe }: MergeFolderRequest, deps: MergeFolderDeps): Promise<ParsedRecipe> {
-  const store = deps.openStore(recipe.folder);
-  const stored = await store.get(recipe.file, RECIPE_LIMITS.bytes, deps);
+  const store = deps.openStore(recipe.store);
+  const stored = await store.get(recipe.key, RECIPE_LIMITS.bytes, deps);
   if (stored === undefined) {
-    throw new MergeyardError("CliSourceMissing", { where: { store: store.uri, file: recipe.file } });
+    throw new MergeyardError("CliSourceMissing", { where: { store: store.uri, file: recipe.key } });
   }
-  return readRecipe(stored.bytes, recipe.file);
+  return readRecipe(stored.bytes, recipe.key);
 }
 
 async function openModel(
@@ -125,7 +128,7 @@ async function openModel(
       openStore,
       yard: undefined,
       aliases: [models, parsed.pipeline.models ?? {}],
-      folders: [recipe.folder, currentFolder],
+      folders: [recipe.store, currentFolder],
       signal,
     },
     model,
@@ -198,6 +201,5 @@ function summarise(results: readonly MergeResult[], plan: MergePlan, listings: r
     bytes: sum(({ file }) => file.bytes),
     bytesRead: sum(({ bytesRead }) => bytesRead),
     nonFinite: sum(({ nonFinite }) => nonFinite.output),
-    warnings: plan.warnings,
   };
 }

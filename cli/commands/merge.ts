@@ -2,7 +2,7 @@
 import path from "node:path";
 import type { Command } from "commander";
 import type { MergeFolderResult } from "../../local/merge-folder.ts";
-import { jsonOption, memoryOption, modelOption, parseLocalPath, threadsOption, toUri } from "../arguments.ts";
+import { jsonOption, memoryOption, modelOption, parseLocalPath, splitUri, threadsOption, toUri } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { formatBytes, formatCount, formatDuration } from "../text.ts";
@@ -42,12 +42,10 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
   const executor = createMergeExecutor(openStore);
   const progress = createProgress(terminal, { silent: options.json === true });
   const startedMs = terminal.now();
-  const recipe = toUri(config, terminal.cwd);
-  const slash = recipe.lastIndexOf("/");
   try {
     const result = await mergeFolder(
       {
-        recipe: { folder: recipe.slice(0, slash), file: decodeURIComponent(recipe.slice(slash + 1)) },
+        recipe: splitUri(toUri(config, terminal.cwd)),
         models: options.model,
         currentFolder: toUri(terminal.cwd, terminal.cwd),
         target: path.resolve(terminal.cwd, options.out),

@@ -1,0 +1,156 @@
+// `mergeyard plan PIPELINE --yard YARD`: what a run would do, from headers alone: stages, units, bytes, memory, time, and
+// what it would cost on AWS. Writes nothing.
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import type { Command } from "commander";
+import type { Plan, PlanHeader } from "../../core/plan/schema.ts";
+import { jsonOption, memoryOption, modelOption, splitUri, threadsOption, toUri, yardOption } from "../arguments.ts";
+import type { Estimate, Prices } from "../estimate.ts";
+import { printResult, type Terminal } from "../terminal.ts";
+import { formatBytes, formatCount, formatDuration, formatMemory, renderTable } from "../text.ts";
+
+type Options = {
+  readonly yard: string;
+  readonly model: Readonly<Record<string, string>>;
+  readonly threads?: number;
+  readonly memory?: number;
+  readonly prices?: string;
+  readonly json?: boolean;
+};
+
+export function addPlan(program: Command, terminal: Terminal): void {
+  program
+    .command("plan")
+    .description("show what a run would do, take and cost, without doing it")
+    .argument("<pipeline>", "a pipeline file")
+    .addOption(yardOption())
+    .addOption(modelOption())
+    .addOption(threadsOption())
+    .addOption(memoryOption())
+    .option("--prices <file>", "prices and workers in the form of cli/prices.json")
+    .addOption(jsonOption())
+    .action((pipeline: string, options: Options) => plan(pipeline, options, terminal));
+}
+
+async function plan(pipeline: string, options: Options, terminal: Terminal): Promise<void> {
+  const [
+    { createStoreOpener },
+    { preparePlan },
+    { openYard },
+    { estimateRun },
+    { createStepDeps },
+    { defaultThreads },
+  ] = await Promise.all([
+    import("../../stores/open.ts"),
+    import("../../steps/plan.ts"),
+    import("../../steps/yard.ts"),
+    import("../estimate.ts"),
+    import("../step-deps.ts"),
+    import("../../workers/executor.ts"),
+  ]);
+  const prices = await readPrices(options.prices, terminal.cwd);
+  const openStore = createStoreOpener(terminal.env);
+  const yard = await openYard(openStore, toUri(options.yard, terminal.cwd));
+  const threads = options.threads ?? defaultThreads();
+  const prepared = await preparePlan(
+    {
+      yard: yard.uri,
+      pipeline: splitUri(toUri(pipeline, terminal.cwd)),
+      models: { ...options.model },
+      folder: toUri(terminal.cwd, terminal.cwd),
+      threads,
+      ...(options.memory === undefined ? {} : { memoryBytes: options.memory }),
+    },
+    yard,
+    createStepDeps(terminal, openStore),
+  );
+  const estimate = estimateRun(prepared.header.stages, prices, threads);
+  printResult(terminal, options.json, toData(prepared, estimate, prices), () =>
+    render(prepared.header, estimate, prices),
+  );
+}
+
+/** Throws CliPricesInvalid. */
+async function readPrices(file: string | undefined, cwd: string): Promise<Prices> {
+  const [{ pricesSchema }, { MergeyardError }] = await Promise.all([
+    import("../estimate.ts"),
+    import("../../core/error.ts"),
+  ]);
+  const place = file === undefined ? new URL("../prices.json", import.meta.url) : path.resolve(cwd, file);
+  try {
+    return pricesSchema.parse(JSON.parse(readFileSync(place, "utf8")));
+  } catch (cause) {
+    const found = cause instanceof Error ? cause.message : String(cause);
+    throw new MergeyardError("CliPricesInvalid", { where: { file: String(place) }, found, cause });
+  }
+}
+
+function toData({ header, units }: Plan, estimate: Estimate, prices: Prices) {
+  const { name, run, method, sources, stages, publish, warnings } = header;
+  return {
+    name,
+    run,
+    method,
+    sources: sources.map(({ model, store, prefix, format, state }) => ({ model, store, prefix, format, state })),
+    stages: stages.map((stage, index) => ({ ...stage, ...estimate.stages[index] })),
+    units: units.length,
+    bytesRead: sumOf(stages.map((stage) => stage.bytesRead)),
+    bytesWritten: sumOf(stages.map((stage) => stage.bytesWritten)),
+    publish: publish ?? null,
+    estimate: { ...estimate, stages: undefined, region: prices.region, pricesAsOf: prices.asOf },
+    warnings,
+  };
+}
+
+function render(header: PlanHeader, estimate: Estimate, prices: Prices): string {
+  const { name, run, method, sources, stages, publish, warnings } = header;
+  const rows = stages.map((stage, index) => [
+    stage.name,
+    stage.kind,
+    formatCount(stage.units),
+    formatBytes(stage.bytesRead),
+    formatBytes(stage.bytesWritten),
+    formatMemory(stage.peakBytes),
+    formatDuration((estimate.stages[index]?.localSeconds ?? 0) * 1000),
+    formatDuration((estimate.stages[index]?.awsSeconds ?? 0) * 1000),
+    formatUsd(estimate.stages[index]?.awsUsd ?? 0),
+  ]);
+  const total = [
+    "total",
+    "",
+    formatCount(sumOf(stages.map((stage) => stage.units))),
+    formatBytes(sumOf(stages.map((stage) => stage.bytesRead))),
+    formatBytes(sumOf(stages.map((stage) => stage.bytesWritten))),
+    formatMemory(Math.max(0, ...stages.map((stage) => stage.peakBytes))),
+    formatDuration(estimate.localSeconds * 1000),
+    formatDuration(estimate.awsSeconds * 1000),
+    formatUsd(estimate.awsUsd),
+  ];
+  const right = (title: string) => ({ title, align: "right" as const });
+  return [
+    `${name}: ${method} of ${sources.length} models, run ${run}`,
+    publish === undefined ? "publishes nothing" : `publishes ${publish.model}:${publish.channel}`,
+    "",
+    renderTable(
+      [
+        { title: "stage", align: "left" },
+        { title: "kind", align: "left" },
+        ...["units", "read", "written", "memory", "time here", "time on AWS", "cost on AWS"].map(right),
+      ],
+      [...rows, total],
+    ),
+    "",
+    `Estimates. AWS: ${prices.region}, prices of ${prices.asOf}, ${prices.worker.count} workers at most; what is written ` +
+      `costs ${formatUsd(estimate.storageUsdPerMonth)} a month to keep.`,
+    ...warnings.map((warning) => `warning: ${warning}`),
+  ].join("\n");
+}
+
+function sumOf(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0);
+}
+
+/** Small sums keep two significant digits; nobody is told that work is free. */
+function formatUsd(dollars: number): string {
+  return dollars >= 0.1 || dollars === 0 ? `$${dollars.toFixed(2)}` : `$${dollars.toPrecision(2)}`;
+}
