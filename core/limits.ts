@@ -20,7 +20,7 @@ export const SAFETENSORS_LIMITS = Object.freeze({
    * file's size before anything is allocated. Too high: a forged length costs that much memory.
    */
   headerBytes: 100_000_000,
-  /** Tensors in one file. The largest published models hold under 200 000 in all shards. Too high: memory, 1 KB each. */
+  /** Tensors in one file. The largest published models hold under 200 000 in all shards. Too high: 1 KB each. */
   tensors: 1_000_000,
   /** Axes of one tensor; torch allows 64. Too high: costs time in every loop over axes. */
   rank: 64,

@@ -40,6 +40,15 @@ export function parseDocument<Schema extends z.ZodType>(
   if (mark !== kind.version) {
     throw new MergeyardError(kind.unsupported, { where: { file }, found: mark, expected: kind.version });
   }
+  return checkDocument(value, file, kind);
+}
+
+/** The value by the kind's schema. Throws the kind's `invalid` code, naming the first field that is wrong. */
+export function checkDocument<Schema extends z.ZodType>(
+  value: unknown,
+  file: string,
+  kind: DocumentKind<Schema>,
+): z.output<Schema> {
   const parsed = kind.schema.safeParse(value);
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];

@@ -5,20 +5,20 @@ import { MergeyardError } from "../error.ts";
 import { ARTIFACT_LIMITS } from "../limits.ts";
 import { compareUtf8, sortByName } from "../utf8-order.ts";
 import { type Digest, digestBytes, digestJson } from "./digest.ts";
-import { type DocumentKind, encodeDocument, parseDocument } from "./document.ts";
+import { checkDocument, type DocumentKind, encodeDocument, parseDocument } from "./document.ts";
 import { shortDigest } from "./layout.ts";
 import { digestSchema, findListingProblem, plainFileSchema, tensorFileListingSchema } from "./listed-file.ts";
 
 export const MANIFEST_FILE = "manifest.json";
 
-export const manifestInputSchema = z.strictObject({
+const manifestInputSchema = z.strictObject({
   /** The reference as the recipe spells it. */
   model: z.string(),
   /** Digest of the universal checkpoint or of the version's manifest; null for a folder read as it was. */
   digest: digestSchema.nullable(),
 });
 
-export const manifestSchema = z.strictObject({
+const manifestSchema = z.strictObject({
   manifest: z.literal(1),
   model: z.string().min(1),
   /** Version of the engine (`core/version.ts`). */
@@ -61,8 +61,8 @@ export function buildManifest(parts: ManifestParts): Manifest {
   const files = sortByName(parts.files);
   const digest = digestBytes(recipe);
   const manifest = { manifest: 1 as const, model, engine, method, recipe: { text: recipe, digest }, inputs, files };
-  const parsed = manifestSchema.parse(manifest);
-  verifyManifestShape(parsed);
+  const parsed = checkDocument(manifest, MANIFEST_FILE, KIND);
+  checkManifest(parsed, MANIFEST_FILE);
   return parsed;
 }
 
@@ -77,7 +77,7 @@ export function encodeManifest(manifest: Manifest): Uint8Array<ArrayBuffer> {
  */
 export function parseManifest(bytes: Uint8Array, file: string = MANIFEST_FILE): Manifest | undefined {
   const manifest = parseDocument(bytes, file, KIND);
-  if (manifest !== undefined) verifyManifestShape(manifest, file);
+  if (manifest !== undefined) checkManifest(manifest, file);
   return manifest;
 }
 
@@ -95,7 +95,7 @@ export function versionName(manifest: Manifest): string {
  * What the schema cannot say: files once and in order, none named as the manifest itself, the recipe at its digest,
  * every tensor file's parts adding up to it. Throws ManifestInvalid.
  */
-export function verifyManifestShape(manifest: Manifest, file: string = MANIFEST_FILE): void {
+function checkManifest(manifest: Manifest, file: string): void {
   const refuse = (field: string, found: string, expected: string): never => {
     throw new MergeyardError("ManifestInvalid", { where: { file, field }, found, expected });
   };

@@ -35,7 +35,7 @@ const tensorPlaceSchema = z.strictObject({
  * apart and the mean counts. fragment: cut along `dim`; `parts` when the axis is several tensors joined (fused q, k, v)
  * that are cut each by itself, with `widths` per rank when the cuts are uneven.
  */
-export const patternSchema = z.discriminatedUnion("kind", [
+const patternSchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("unique") }),
   z.strictObject({ kind: z.literal("replicated") }),
   z.strictObject({ kind: z.literal("averaged") }),
@@ -58,7 +58,7 @@ const statesSchema = z.strictObject({
   exp_avg_sq: tensorPlaceSchema.optional(),
 });
 
-export const parameterSchema = z.strictObject({
+const parameterSchema = z.strictObject({
   name: z.string(),
   shape: z.array(count),
   ...tensorPlaceSchema.shape,
@@ -70,7 +70,7 @@ export const parameterSchema = z.strictObject({
   states: statesSchema.optional(),
 });
 
-export const universalSchema = z.strictObject({
+const universalSchema = z.strictObject({
   universal: z.literal(1),
   /** Tensor files, in name order. */
   files: z.array(z.strictObject({ ...plainFileSchema.shape, headerDigest: digestSchema })),
@@ -84,7 +84,6 @@ export const universalSchema = z.strictObject({
 
 export type Universal = z.infer<typeof universalSchema>;
 export type UniversalParameter = z.infer<typeof parameterSchema>;
-export type ParameterPattern = z.infer<typeof patternSchema>;
 
 const KIND: DocumentKind<typeof universalSchema> = {
   mark: "universal",

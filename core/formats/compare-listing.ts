@@ -53,7 +53,7 @@ export function checkHeader(
   }
 }
 
-/** Throws `code` unless the bytes of the listed config.json are the listed ones: it is the one side file that is used. */
+/** Throws `code` unless the bytes of the listed config.json are the listed ones: no other side file is used. */
 export async function checkConfig(folder: FolderReader, listed: readonly PlainFile[], code: ErrorCode): Promise<void> {
   const config = listed.find(({ name }) => name === "config.json");
   if (config === undefined) return;

@@ -5,7 +5,7 @@ import type { Checkpoint, CheckpointFile, FolderReader, ReadRange } from "../che
 import { describePlace, type ErrorPlace } from "../error.ts";
 
 /** Things that are odd but do not make a checkpoint wrong. */
-export const WARNING_CODES = {
+const WARNING_CODES = {
   IndexTotalSizeWrong: "the index states a wrong total_size; it is ignored, as other tools do",
   FileIgnored: "a file lies here that is no part of this checkpoint and is left out",
 } as const;

@@ -38,26 +38,6 @@ const ESCAPES: Readonly<Record<string, string>> = Object.freeze({
   t: "\t",
 });
 
-/** Text of UTF-8 bytes; a byte order mark stays in it, so that the scanner sees and refuses it. */
-export function decodeUtf8(bytes: Uint8Array, options: JsonOptions): string {
-  try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch {
-    throw options.refuse({ kind: "encoding", offset: 0, found: "bytes that are not UTF-8", expected: "UTF-8" });
-  }
-}
-
-/**
- * The value of a whole JSON document; objects are plain, and `__proto__` is an ordinary name in them. Numbers are as
- * JSON.parse gives them. A name given twice in one object is refused.
- */
-export function parseJsonDocument(bytes: Uint8Array, options: JsonOptions): unknown {
-  const scanner = new JsonScanner(decodeUtf8(bytes, options), options);
-  const value = scanner.readValue();
-  scanner.readEnd();
-  return value;
-}
-
 /** A cursor over one JSON text. Every read skips white space first and throws the caller's error at a fault. */
 export class JsonScanner {
   private readonly text: string;
@@ -277,6 +257,26 @@ export class JsonScanner {
     const rest = this.text.slice(this.index, this.index + 24);
     return rest === "" ? "the end of the text" : JSON.stringify(rest);
   }
+}
+
+/** Text of UTF-8 bytes; a byte order mark stays in it, so that the scanner sees and refuses it. */
+export function decodeUtf8(bytes: Uint8Array, options: JsonOptions): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    throw options.refuse({ kind: "encoding", offset: 0, found: "bytes that are not UTF-8", expected: "UTF-8" });
+  }
+}
+
+/**
+ * The value of a whole JSON document; objects are plain, and `__proto__` is an ordinary name in them. Numbers are as
+ * JSON.parse gives them. A name given twice in one object is refused.
+ */
+export function parseJsonDocument(bytes: Uint8Array, options: JsonOptions): unknown {
+  const scanner = new JsonScanner(decodeUtf8(bytes, options), options);
+  const value = scanner.readValue();
+  scanner.readEnd();
+  return value;
 }
 
 function matchAt(pattern: RegExp, text: string, index: number): string | undefined {

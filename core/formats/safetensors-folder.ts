@@ -1,5 +1,6 @@
 // A folder of safetensors as Hugging Face tools write it: one file, or shards with an index, and side files around
 // them. Which file is the model is settled by name and never guessed: an ambiguous folder is refused.
+import assert from "node:assert/strict";
 import type { CheckpointFile, FolderReader, ReadRange, TensorEntry } from "../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../error.ts";
 import { FOLDER_LIMITS } from "../limits.ts";
@@ -63,7 +64,7 @@ async function assemble(
 }
 
 function describeHeader(header: SafetensorsHeader | undefined): FileHeader {
-  if (header === undefined) throw new RangeError("every tensor file has a header");
+  assert.ok(header !== undefined, "every tensor file has a header");
   return { bytes: header.headerBytes, digest: header.headerDigest };
 }
 
@@ -88,7 +89,7 @@ export async function readHeaders(
   await Promise.all(Array.from({ length: Math.min(READS_IN_FLIGHT, files.length) }, work));
   for (const index of large) {
     const file = files[index];
-    if (file === undefined) continue;
+    assert.ok(file !== undefined);
     const read: ReadRange = (offset, bytes) => folder.read(file.name, offset, bytes);
     headers[index] = parseSafetensorsHeader(await completeHeader(read, await readHeaderStart(read, file)), file);
   }

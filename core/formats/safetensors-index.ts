@@ -72,8 +72,9 @@ function readTotalSize(metadata: unknown): unknown {
 }
 
 /**
- * Compares an index with what its shards hold; returns the warnings. Throws: CheckpointTensorRepeated (in two shards),
- * CheckpointTensorNotIndexed, CheckpointTensorMisplaced (in another shard than the index says), CheckpointTensorMissing.
+ * Compares an index with what its shards hold; returns the warnings.
+ * Throws: CheckpointTensorRepeated (in two shards), CheckpointTensorMissing, CheckpointTensorMisplaced (in another
+ * shard than the index says), CheckpointTensorNotIndexed.
  */
 export function compareIndex(
   index: ShardIndex,

@@ -39,14 +39,7 @@ const FAULT_CODES: Readonly<Record<JsonFault["kind"], ErrorCode>> = Object.freez
   "too-long": "SafetensorsFieldInvalid",
 });
 
-/**
- * Entries and metadata of a header's JSON.
- * Throws: the Safetensors codes about form (`SafetensorsHeaderNotJson`, `SafetensorsNameRepeated`, …).
- */
-export function scanHeader(json: Uint8Array, file: string): HeaderText {
-  return new HeaderReader(json, file).read();
-}
-
+/** One pass over the JSON; knows the tensor and field it is at, for the place of an error. */
 class HeaderReader {
   private readonly file: string;
   private readonly text: string;
@@ -189,4 +182,12 @@ class HeaderReader {
     };
     return new MergeyardError(code, { where, found, expected });
   }
+}
+
+/**
+ * Entries and metadata of a header's JSON.
+ * Throws: the Safetensors codes about form (`SafetensorsHeaderNotJson`, `SafetensorsNameRepeated`, …).
+ */
+export function scanHeader(json: Uint8Array, file: string): HeaderText {
+  return new HeaderReader(json, file).read();
 }

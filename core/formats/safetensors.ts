@@ -2,6 +2,7 @@
 // offsets and refuses every malformed header with a code of its own; writing gives the header's bytes and every
 // tensor's place, so that a plan knows them before any weight is read.
 // Source: the safetensors Rust crate; where we are stricter, docs/format.md says so.
+import assert from "node:assert/strict";
 import { digestBytes } from "../artifact/digest.ts";
 import type { CheckpointFile, ReadRange, TensorEntry } from "../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../error.ts";
@@ -66,7 +67,7 @@ export async function completeHeader(read: ReadRange, start: HeaderStart): Promi
  */
 export function parseSafetensorsHeader(header: Uint8Array, file: CheckpointFile): SafetensorsHeader {
   const headerBytes = readHeaderBytes(header, file);
-  if (header.length < headerBytes) throw new RangeError("the caller must pass the whole header");
+  assert.ok(header.length >= headerBytes, "the caller passes the whole header");
   const bytes = header.subarray(0, headerBytes);
   const { entries, metadata } = scanHeader(bytes.subarray(LENGTH_BYTES), file.name);
   const sorted = [...entries].sort((a, b) => compareExact(a.begin, b.begin) || compareExact(a.end, b.end));

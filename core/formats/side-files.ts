@@ -10,7 +10,8 @@ import { parseJsonDocument } from "./json-scan.ts";
 /**
  * config: rewritten for the output. generation, processor: from the base. tokenizer: one whole set from one parent.
  * code: never run, copied only when allowed. card: rewritten. licence: of every parent. index: rebuilt. record: our own
- * documents and the upload's marker. adapter: a LoRA's config. trainer: a trainer's leftovers, partly pickles. weights: tensors in any format.
+ * documents and the upload's marker. adapter: a LoRA's config. trainer: a trainer's leftovers, partly pickles. weights:
+ * tensors in any format.
  */
 export type FileRole =
   | "config"

@@ -1,5 +1,6 @@
 // A folder that holds a universal checkpoint. Its `universal.json` is compared with the files that are there: sizes,
 // header digests and every entry of every header. The bytes of tensors are checked when they are read.
+import assert from "node:assert/strict";
 import { checkDocumentBytes } from "../artifact/document.ts";
 import type { TensorFileListing } from "../artifact/listed-file.ts";
 import { checkpointDigest, listTensorFiles, parseUniversal, UNIVERSAL_FILE } from "../artifact/universal.ts";
@@ -62,7 +63,7 @@ async function openUniversalFolder(folder: FolderReader): Promise<OpenedCheckpoi
 type Header = Awaited<ReturnType<typeof readHeaders>>[number];
 
 function checkEntries(listing: TensorFileListing | undefined, header: Header): readonly TensorEntry[] {
-  if (listing === undefined) throw new RangeError("every header belongs to a listed file");
+  assert.ok(listing !== undefined, "every header belongs to a listed file");
   checkHeader(listing, { bytes: header.headerBytes, digest: header.headerDigest }, header.tensors, CHANGED);
   return header.tensors;
 }

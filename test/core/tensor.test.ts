@@ -15,8 +15,8 @@ import {
 suite("dtypes", () => {
   test("are the reference's, in its order", () => {
     const reference =
-      "BOOL F4 F6_E2M3 F6_E3M2 U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ I16 U16 F16 BF16 I32 U32 F32 C64 " +
-      "F64 I64 U64";
+      "BOOL F4 F6_E2M3 F6_E3M2 U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ I16 U16 F16 BF16 I32 U32 F32 " +
+      "C64 F64 I64 U64";
     assert.deepEqual(DTYPES, reference.split(" "));
     assert.equal(dtypeRank("BOOL"), 0);
     assert.equal(dtypeRank("U64"), DTYPES.length - 1);
