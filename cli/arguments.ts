@@ -5,7 +5,8 @@ import { pathToFileURL } from "node:url";
 import { InvalidArgumentError, Option } from "commander";
 import { parseBytes } from "./text.ts";
 
-const THREADS_MAX = 1024;
+/** Of threads and processes. */
+const COUNT_MAX = 1024;
 /** Below this no window of any size fits beside the program itself. */
 const MEMORY_BYTES_MIN = 64 * 2 ** 20;
 
@@ -18,7 +19,14 @@ export function modelOption(): Option {
 
 /** `--threads N`: worker threads; the default is the number of cores. */
 export function threadsOption(): Option {
-  return new Option("--threads <n>", "worker threads (default: one for each core)").argParser(parseThreads);
+  return new Option("--threads <n>", "worker threads (default: one for each core)").argParser(parseCount);
+}
+
+/** `--jobs N`: worker processes at one time. */
+export function jobsOption(): Option {
+  return new Option("--jobs <n>", "worker processes at one time (default: one for each core, 8 at most)").argParser(
+    parseCount,
+  );
 }
 
 /** `--memory BYTES`: memory of a process; the default is the planner's. */
@@ -62,10 +70,10 @@ function collectModel(text: string, previous: Readonly<Record<string, string>>):
   return { ...previous, [name]: text.slice(at + 1) };
 }
 
-function parseThreads(text: string): number {
+function parseCount(text: string): number {
   const threads = /^\d+$/.test(text) ? Number(text) : 0;
-  if (threads < 1 || threads > THREADS_MAX) {
-    throw new InvalidArgumentError(`It must be a whole number from 1 to ${THREADS_MAX}.`);
+  if (threads < 1 || threads > COUNT_MAX) {
+    throw new InvalidArgumentError(`It must be a whole number from 1 to ${COUNT_MAX}.`);
   }
   return threads;
 }

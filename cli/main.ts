@@ -10,11 +10,12 @@ import { addInspect } from "./commands/inspect.ts";
 import { addLs } from "./commands/ls.ts";
 import { addMerge } from "./commands/merge.ts";
 import { addPlan } from "./commands/plan.ts";
+import { addRun } from "./commands/run.ts";
 import { EXIT, exitStatus, renderError, toMergeyardError } from "./error-block.ts";
 import type { Terminal } from "./terminal.ts";
 
 /** In the order of the help text. */
-const COMMANDS = [addMerge, addInspect, addInit, addPlan, addLs];
+const COMMANDS = [addMerge, addInspect, addInit, addPlan, addRun, addLs];
 
 /** Runs one command line (without `node` and the program's name); resolves to the exit status, never rejects. */
 export async function main(args: readonly string[], terminal: Terminal): Promise<number> {

@@ -41,6 +41,11 @@ export function formatCount(count: number): string {
   return String(count).replace(/\B(?=(\d{3})+$)/g, " ");
 }
 
+/** `1 unit`, `8 units`. */
+export function countOf(count: number, noun: string): string {
+  return `${formatCount(count)} ${noun}${count === 1 ? "" : "s"}`;
+}
+
 /** `0.4 s`, `42 s`, `3 min 20 s`, `2 h 05 min`. */
 export function formatDuration(milliseconds: number): string {
   const seconds = milliseconds / 1000;

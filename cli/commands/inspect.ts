@@ -5,7 +5,7 @@ import { elementCount } from "../../core/tensor.ts";
 import type { StoredCheckpoint } from "../../steps/open-checkpoint.ts";
 import { jsonOption } from "../arguments.ts";
 import { printResult, type Terminal } from "../terminal.ts";
-import { formatBytes, formatCount, renderTable } from "../text.ts";
+import { countOf, formatBytes, formatCount, renderTable } from "../text.ts";
 
 export function addInspect(program: Command, terminal: Terminal): void {
   program
@@ -64,7 +64,7 @@ function describeAsText(source: string, checkpoint: Checkpoint, problems: readon
   const fileBytes = formatBytes(sumOf(tensorFiles, (file) => file.bytes));
   return [
     source,
-    `  format        ${format}, ${tensorFiles.length} file${tensorFiles.length === 1 ? "" : "s"}, ${fileBytes}`,
+    `  format        ${format}, ${countOf(tensorFiles.length, "file")}, ${fileBytes}`,
     `  architecture  ${architectures}`,
     `  tensors       ${formatCount(tensors.length)}, ${formatCount(sumOf(tensors, elementsOf))} elements`,
     `  beside them   ${names === "" ? "no other files" : names}`,
