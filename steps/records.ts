@@ -48,12 +48,13 @@ export async function createOnce(
 export async function mapBounded<Item, Result>(
   items: readonly Item[],
   work: (item: Item, index: number) => Promise<Result>,
+  inFlight: number = READS_IN_FLIGHT,
 ): Promise<Result[]> {
   const results = new Array<Result>(items.length);
   const entries = items.entries();
   const worker = async (): Promise<void> => {
     for (const [index, item] of entries) results[index] = await work(item, index);
   };
-  await Promise.all(Array.from({ length: Math.min(READS_IN_FLIGHT, items.length) }, worker));
+  await Promise.all(Array.from({ length: Math.min(inFlight, items.length) }, worker));
   return results;
 }

@@ -8,7 +8,7 @@ import type { Receipt } from "../core/plan/receipt.ts";
 import type { AdoptUnit, MergeUnit, PlanSource } from "../core/plan/schema.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import type { ResolvedSource } from "../engine/request.ts";
-import { adoptFile } from "./adopt.ts";
+import { adoptFile, findAdoptSource } from "./adopt.ts";
 import { findCachedFile } from "./cache.ts";
 import { describeSource } from "./describe.ts";
 import { mergeKey } from "./merge.ts";
@@ -83,12 +83,11 @@ async function runAdopt(context: UnitContext<UnitDeps>, unit: AdoptUnit): Promis
   assert.ok(planned !== undefined, `the plan has no source ${unit.source}`);
   const store = deps.openStore(planned.store);
   const key = `${planned.prefix}${unit.file}`;
-  const info = await store.head(key, { signal: deps.signal });
-  if (info === undefined) {
+  const source = await findAdoptSource(store, key, deps.signal);
+  if (source === undefined) {
     const where = { store: planned.store, file: key, model: planned.model, unit: unit.index };
     throw new MergeyardError("YardSourceChanged", { where, found: "no such file any more" });
   }
-  const source = { store, key, bytes: info.bytes, etag: info.etag };
   const file = await adoptFile(source, unit.file, deps.signal, deps.progress);
   return {
     key: digestJson({ engine: ENGINE_VERSION, operation: "adopt", fingerprint: planned.fingerprint, file: unit.file }),

@@ -174,13 +174,18 @@ export const pullOutputSchema = z.strictObject({
 });
 
 export const verifyInputSchema = z.strictObject({
-  /** A folder that holds a manifest: a pulled version, or `<yard>/artifacts/<model>/<version>`. */
+  /** A pulled version, `<yard>/artifacts/<model>/<version>`, or a universal checkpoint. */
   folder: uri,
+  /** The version that it should be. */
+  version: z.string().optional(),
 });
 export const verifyOutputSchema = z.strictObject({
   folder: uri,
-  version: z.string(),
-  model: z.string(),
+  /** Of a version; null for a universal checkpoint. */
+  model: z.string().nullable(),
+  version: z.string().nullable(),
+  /** Digest of the manifest, or of universal.json. */
+  digest: z.string(),
   files: count,
   tensors: count,
   bytes: count,
@@ -189,6 +194,8 @@ export const verifyOutputSchema = z.strictObject({
 export const convertInputSchema = z.strictObject({
   /** URI of the folder to read. */
   source: uri,
+  /** One file of it that is a checkpoint by itself. */
+  sourceFile: z.string().optional(),
   /** URI of the folder to write; it must be empty or absent. */
   target: uri,
   to: z.enum(["safetensors", "universal"]),
@@ -197,6 +204,7 @@ export const convertOutputSchema = z.strictObject({
   source: uri,
   target: uri,
   to: convertInputSchema.shape.to,
+  /** Of a universal checkpoint. */
   digest: z.string().nullable(),
   files: count,
   tensors: count,

@@ -13,9 +13,11 @@ export type StepDeps = {
   readonly now: () => number;
   readonly log: (event: StepEvent) => void;
   readonly signal: AbortSignal;
+  /** Told now and then, for a progress line. */
+  readonly progress?: ((done: StepProgress) => void) | undefined;
 };
 
-/** Bytes done so far of what a step is doing; for a progress line. */
+/** Bytes done so far of what a step is doing. */
 export type StepProgress = { readonly bytesRead: number; readonly bytesWritten: number };
 
 /** What the data plane has besides: the merge executor and how much of the machine it may use. */
@@ -25,7 +27,6 @@ export type UnitDeps = StepDeps & {
   readonly memoryBytes: number;
   /** CPU milliseconds that this process has used, all threads together; only for records. */
   readonly cpuMs: () => number;
-  readonly progress?: ((done: StepProgress) => void) | undefined;
 };
 
 export type Step<Input extends z.ZodType, Output extends z.ZodType, Deps extends StepDeps = StepDeps> = {

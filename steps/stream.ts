@@ -12,6 +12,9 @@ import type { ObjectStore } from "../stores/store.ts";
  */
 const PIECE_BYTES = 8 * 1024 * 1024;
 
+/** Files that are streamed side by side by one process; each holds a few pieces. */
+export const STREAMS_IN_FLIGHT = 4;
+
 /** An object as the streaming functions see it. */
 export type StreamSource = { readonly store: ObjectStore; readonly key: string; readonly bytes: number };
 
@@ -119,7 +122,12 @@ export function createFileVerifier(
 }
 
 /** Reads a file and checks it against its listing. Throws YardFileCorrupt, or what the store throws. */
-export async function verifyFile(source: StreamSource, file: ListedFile, signal: AbortSignal): Promise<void> {
+export async function verifyFile(
+  source: StreamSource,
+  file: ListedFile,
+  signal: AbortSignal,
+  took?: (bytes: number) => void,
+): Promise<void> {
   const where = { store: source.store.uri, key: source.key };
   if (source.bytes !== file.bytes) {
     throw new MergeyardError("YardFileCorrupt", {
@@ -128,7 +136,7 @@ export async function verifyFile(source: StreamSource, file: ListedFile, signal:
       expected: `${file.bytes} bytes`,
     });
   }
-  for await (const _ of verifiedPieces(source, file, signal));
+  for await (const _ of verifiedPieces(source, file, signal, took));
 }
 
 /** The file's pieces; ends with YardFileCorrupt instead of silently when they are not what the listing says. */
@@ -136,11 +144,13 @@ async function* verifiedPieces(
   source: StreamSource,
   file: ListedFile,
   signal: AbortSignal,
+  took?: (bytes: number) => void,
 ): AsyncGenerator<Uint8Array> {
   const verifier = createFileVerifier(file, { store: source.store.uri, key: source.key });
   for await (const piece of readPieces(source, signal)) {
     verifier.update(piece);
     yield piece;
+    took?.(piece.length);
   }
   verifier.finish();
 }
@@ -154,8 +164,9 @@ export async function copyVerified(
   target: { readonly store: ObjectStore; readonly key: string },
   file: ListedFile,
   signal: AbortSignal,
+  took?: (bytes: number) => void,
 ): Promise<void> {
-  const pieces = verifiedPieces(source, file, signal);
+  const pieces = verifiedPieces(source, file, signal, took);
   await writeObject(target.store, target.key, pieces, file.bytes, { signal });
 }
 

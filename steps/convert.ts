@@ -1,0 +1,144 @@
+// Converting a checkpoint between a safetensors folder and the universal format. The tensor files are the same in both,
+// so they are copied, digested on the way; only the documents around them differ.
+
+import { digestBytes } from "../core/artifact/digest.ts";
+import type { PlainFile } from "../core/artifact/listed-file.ts";
+import { adoptSafetensors, encodeUniversal, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
+import type { CheckpointFile, TensorEntry } from "../core/checkpoint.ts";
+import { MergeyardError } from "../core/error.ts";
+import { encodeShardIndex } from "../core/formats/safetensors-index.ts";
+import { fileRole } from "../core/formats/side-files.ts";
+import { universal as universalFormat } from "../core/formats/universal-folder.ts";
+import type { TensorFile } from "../core/plan/receipt.ts";
+import { writeObject } from "../stores/objects.ts";
+import type { ObjectStore } from "../stores/store.ts";
+import { adoptPieces, findAdoptSource } from "./adopt.ts";
+import { readUniversal } from "./checkpoint-listing.ts";
+import { openCheckpoint, openCheckpointFile, type StoredCheckpoint } from "./open-checkpoint.ts";
+import { createOnce, mapBounded } from "./records.ts";
+import { convertInputSchema, convertOutputSchema } from "./schemas.ts";
+import { defineStep, type StepDeps } from "./step.ts";
+import { copyVerified, digestFile, STREAMS_IN_FLIGHT } from "./stream.ts";
+
+/**
+ * Throws YardTargetOccupied, YardSourceChanged, YardFileCorrupt (a source with digests that its bytes do not have), the
+ * codes of opening a checkpoint, and what the stores throw. The document that makes the target a checkpoint comes last.
+ */
+export const convertStep = defineStep({
+  name: "convert",
+  input: convertInputSchema,
+  output: convertOutputSchema,
+  async run({ source: sourceUri, sourceFile, target: targetUri, to }, deps) {
+    const [source, target] = [deps.openStore(sourceUri), deps.openStore(targetUri)];
+    const opened = await (sourceFile === undefined
+      ? openCheckpoint(source, "", deps.signal)
+      : openCheckpointFile(source, sourceFile, deps.signal));
+    for await (const { key } of target.list("", { signal: deps.signal })) {
+      throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
+    }
+    const copying: Copying = { source, target, opened, deps, done: { bytesRead: 0, bytesWritten: 0 } };
+    const files = await copyFiles(copying, to);
+    const document = to === "universal" ? await describeUniversal(copying, files) : await describeIndex(opened, files);
+    if (document !== undefined) await createOnce(target, document.name, document.bytes, deps.signal);
+    return {
+      source: source.uri,
+      target: target.uri,
+      to,
+      digest: to === "universal" && document !== undefined ? digestBytes(document.bytes) : null,
+      files: files.tensorFiles.length + files.sideFiles.length,
+      tensors: opened.checkpoint.tensors.length,
+      bytes: [...files.tensorFiles, ...files.sideFiles].reduce((sum, file) => sum + file.bytes, 0),
+    };
+  },
+});
+
+type Copying = {
+  readonly source: ObjectStore;
+  readonly target: ObjectStore;
+  readonly opened: StoredCheckpoint;
+  readonly deps: StepDeps;
+  readonly done: { bytesRead: number; bytesWritten: number };
+};
+
+type CopiedFiles = { readonly tensorFiles: readonly TensorFile[]; readonly sideFiles: readonly PlainFile[] };
+
+/** Copies what the target format holds: a safetensors folder has no place for files of optimizer state alone. */
+async function copyFiles(copying: Copying, to: "safetensors" | "universal"): Promise<CopiedFiles> {
+  const { checkpoint } = copying.opened;
+  const used = new Set(checkpoint.tensors.flatMap(({ ranges }) => ranges.map(({ file }) => file)));
+  const wanted = checkpoint.tensorFiles.filter(({ name }) => to === "universal" || used.has(name));
+  const tensorFiles = await mapBounded(wanted, (file) => copyTensorFile(copying, file), STREAMS_IN_FLIGHT);
+  const sideFiles = await mapBounded(checkpoint.sideFiles, (file) => copySideFile(copying, file), STREAMS_IN_FLIGHT);
+  return { tensorFiles, sideFiles };
+}
+
+async function copyTensorFile(copying: Copying, { name, bytes }: CheckpointFile): Promise<TensorFile> {
+  const { source, target, opened, deps } = copying;
+  const where = { store: source.uri, file: name };
+  const from = await findAdoptSource(source, name, deps.signal);
+  if (from === undefined) throw new MergeyardError("YardSourceChanged", { where, found: "no such file any more" });
+  let listing: TensorFile | undefined;
+  const pieces = adoptPieces(from, name, deps.signal, (file) => {
+    checkDigests(where, opened.checkpoint.tensors, file);
+    listing = file;
+  });
+  await writeObject(target, name, counted(pieces, copying), from.bytes, { signal: deps.signal });
+  if (listing === undefined) throw new MergeyardError("YardSourceChanged", { where, expected: `${bytes} bytes` });
+  return listing;
+}
+
+/** Tensors whose digests the source states must have them. */
+function checkDigests(
+  where: { readonly store: string; readonly file: string },
+  entries: readonly TensorEntry[],
+  file: TensorFile,
+): void {
+  const stated = new Map(
+    entries.filter(({ ranges }) => ranges[0]?.file === file.name).map((entry) => [entry.name, entry.digest]),
+  );
+  for (const { name, digest } of file.tensors) {
+    const expected = stated.get(name);
+    if (expected === undefined || expected === digest) continue;
+    throw new MergeyardError("YardFileCorrupt", { where: { ...where, tensor: name }, found: digest, expected });
+  }
+}
+
+async function* counted(pieces: AsyncIterable<Uint8Array>, { deps, done }: Copying): AsyncGenerator<Uint8Array> {
+  for await (const piece of pieces) {
+    yield piece;
+    done.bytesRead += piece.length;
+    done.bytesWritten += piece.length;
+    deps.progress?.({ ...done });
+  }
+}
+
+async function copySideFile(copying: Copying, { name, bytes }: CheckpointFile): Promise<PlainFile> {
+  const { source, target, deps } = copying;
+  const from = { store: source, key: name, bytes };
+  const file = { name, bytes, digest: await digestFile(from, deps.signal) };
+  await copyVerified(from, { store: target, key: name }, file, deps.signal);
+  return file;
+}
+
+type Document = { readonly name: string; readonly bytes: Uint8Array };
+
+/** What is universal already keeps its own document: it says more than the files do. */
+async function describeUniversal({ source, opened, deps }: Copying, files: CopiedFiles): Promise<Document> {
+  const bytes =
+    opened.checkpoint.format === universalFormat.id
+      ? (await readUniversal(source, "", deps.signal)).bytes
+      : encodeUniversal(adoptSafetensors(files.tensorFiles, files.sideFiles));
+  return { name: UNIVERSAL_FILE, bytes };
+}
+
+/** A folder of several files needs an index, unless it brought one. */
+async function describeIndex(opened: StoredCheckpoint, files: CopiedFiles): Promise<Document | undefined> {
+  if (files.tensorFiles.length < 2 || files.sideFiles.some(({ name }) => fileRole(name) === "index")) return undefined;
+  const places = opened.checkpoint.tensors.map(({ name, ranges }) => [name, ranges[0]?.file ?? ""] as const);
+  const bytes = opened.checkpoint.tensors.flatMap(({ ranges }) => ranges.map((range) => range.bytes));
+  const text = encodeShardIndex(
+    new Map(places),
+    bytes.reduce((sum, each) => sum + each, 0),
+  );
+  return { name: "model.safetensors.index.json", bytes: new TextEncoder().encode(text) };
+}

@@ -1,0 +1,78 @@
+// Verifying a folder against what it says of itself: a published or pulled version against its manifest, a universal
+// checkpoint against universal.json. Every byte is read.
+
+import { MANIFEST_FILE, manifestDigest, versionName } from "../core/artifact/manifest.ts";
+import { checkpointDigest, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
+import { MergeyardError } from "../core/error.ts";
+import type { ObjectStore } from "../stores/store.ts";
+import { readManifest, readUniversal } from "./checkpoint-listing.ts";
+import { mapBounded } from "./records.ts";
+import { verifyInputSchema, verifyOutputSchema } from "./schemas.ts";
+import { defineStep, type StepDeps } from "./step.ts";
+import { type ListedFile, STREAMS_IN_FLIGHT, verifyFile } from "./stream.ts";
+
+/** Throws YardManifestMissing, YardFileCorrupt (the first file that differs), Manifest and Universal codes. */
+export const verifyStep = defineStep({
+  name: "verify",
+  input: verifyInputSchema,
+  output: verifyOutputSchema,
+  async run({ folder, version }, deps) {
+    const store = deps.openStore(folder);
+    const described = await readDescription(store, deps);
+    if (version !== undefined && described.version !== version) {
+      throw new MergeyardError("YardFileCorrupt", {
+        where: { store: store.uri, file: described.document },
+        found: `version ${described.version ?? "of a universal checkpoint"}`,
+        expected: `version ${version}`,
+      });
+    }
+    const done = { bytesRead: 0, bytesWritten: 0 };
+    await mapBounded(described.files, (file) => verifyListed(store, file, deps, done), STREAMS_IN_FLIGHT);
+    const { model, digest, files } = described;
+    return {
+      folder: store.uri,
+      model,
+      version: described.version,
+      digest,
+      files: files.length,
+      tensors: files.reduce((sum, file) => sum + (file.tensors?.length ?? 0), 0),
+      bytes: files.reduce((sum, file) => sum + file.bytes, 0),
+    };
+  },
+});
+
+type Description = {
+  readonly document: string;
+  readonly model: string | null;
+  readonly version: string | null;
+  readonly digest: string;
+  readonly files: readonly ListedFile[];
+};
+
+async function readDescription(store: ObjectStore, deps: StepDeps): Promise<Description> {
+  if ((await store.head(UNIVERSAL_FILE, { signal: deps.signal })) !== undefined) {
+    const { universal, files } = await readUniversal(store, "", deps.signal);
+    return { document: UNIVERSAL_FILE, model: null, version: null, digest: checkpointDigest(universal), files };
+  }
+  const { manifest } = await readManifest(store, "", deps.signal);
+  const { model, files } = manifest;
+  return { document: MANIFEST_FILE, model, version: versionName(manifest), digest: manifestDigest(manifest), files };
+}
+
+async function verifyListed(
+  store: ObjectStore,
+  file: ListedFile,
+  deps: StepDeps,
+  done: { bytesRead: number; bytesWritten: number },
+): Promise<void> {
+  const info = await store.head(file.name, { signal: deps.signal });
+  if (info === undefined) {
+    const where = { store: store.uri, file: file.name };
+    throw new MergeyardError("YardFileCorrupt", { where, found: "no such file", expected: `${file.bytes} bytes` });
+  }
+  await verifyFile({ store, key: file.name, bytes: info.bytes }, file, deps.signal, (bytes) => {
+    done.bytesRead += bytes;
+    deps.progress?.({ ...done });
+  });
+  deps.log({ event: "file-verified", file: file.name, bytes: file.bytes });
+}
