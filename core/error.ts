@@ -149,6 +149,11 @@ export const ERROR_CODES = {
     retryable: false,
     remedy: "name the model's own folder",
   },
+  CheckpointTooManyTensors: {
+    meaning: "the folder holds more tensors than any checkpoint",
+    retryable: false,
+    remedy: "the files are not an honest checkpoint; do not use them",
+  },
   CheckpointAmbiguous: {
     meaning: "it is not clear which files are the model",
     retryable: false,
@@ -551,6 +556,16 @@ export const ERROR_CODES = {
     meaning: "the output folder holds something already",
     retryable: false,
     remedy: "choose another folder; --force replaces a former output of Mergeyard, and nothing else",
+  },
+  CliPricesInvalid: {
+    meaning: "the file of prices cannot be read",
+    retryable: false,
+    remedy: "copy cli/prices.json and change its numbers",
+  },
+  CliRunFailed: {
+    meaning: "the run failed for a reason that has no code of its own",
+    retryable: false,
+    remedy: "run the same command again; if it fails again, report it with the run's folder",
   },
   CliInterrupted: {
     meaning: "the command was interrupted",

@@ -37,6 +37,8 @@ export const FOLDER_LIMITS = Object.freeze({
    * Too high: naming a whole bucket by mistake lists all of it.
    */
   files: 200_000,
+  /** Tensors of all files together. Real models hold under 200 000. Too high: costs memory, 1 KB each. */
+  tensors: 2_000_000,
   /** Bytes of a file's name. Local file systems allow 255. Too high: the name cannot be written when it is pulled. */
   nameBytes: 255,
   /** Bytes of `model.safetensors.index.json`; 200 000 tensors need 20 MB. Too high: costs memory, four times this. */

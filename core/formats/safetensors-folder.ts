@@ -70,19 +70,27 @@ function describeHeader(header: SafetensorsHeader | undefined): FileHeader {
 
 /**
  * Headers of the files, in their order. The first reads run side by side; headers larger than the guess are read and
- * parsed one after another, so that forged lengths cannot add up.
+ * parsed one after another, so that forged lengths cannot add up. Throws: Safetensors codes, CheckpointTooManyTensors.
  */
 export async function readHeaders(
   folder: FolderReader,
   files: readonly CheckpointFile[],
+  tensorsMax: number = FOLDER_LIMITS.tensors,
 ): Promise<readonly SafetensorsHeader[]> {
   const headers = new Array<SafetensorsHeader>(files.length);
+  let tensors = 0;
+  const keep = (index: number, file: CheckpointFile, header: SafetensorsHeader) => {
+    tensors += header.tensors.length;
+    headers[index] = header;
+    if (tensors <= tensorsMax) return;
+    throw folderError("CheckpointTooManyTensors", file.name, `${tensors} up to this file`, `at most ${tensorsMax}`);
+  };
   const large: number[] = [];
   const pending = files.entries();
   const work = async () => {
     for (const [index, file] of pending) {
       const start = await readHeaderStart((offset, bytes) => folder.read(file.name, offset, bytes), file);
-      if (start.bytes.length >= start.headerBytes) headers[index] = parseSafetensorsHeader(start.bytes, file);
+      if (start.bytes.length >= start.headerBytes) keep(index, file, parseSafetensorsHeader(start.bytes, file));
       else large.push(index);
     }
   };
@@ -91,7 +99,7 @@ export async function readHeaders(
     const file = files[index];
     assert.ok(file !== undefined);
     const read: ReadRange = (offset, bytes) => folder.read(file.name, offset, bytes);
-    headers[index] = parseSafetensorsHeader(await completeHeader(read, await readHeaderStart(read, file)), file);
+    keep(index, file, parseSafetensorsHeader(await completeHeader(read, await readHeaderStart(read, file)), file));
   }
   return headers;
 }

@@ -1,7 +1,7 @@
-// Damaged checkpoints. Goal: whatever the bytes, opening a folder ends with a checkpoint that holds together or with one
-// typed refusal, never with another exception, a read beyond a file, or time out of proportion. Method: seeded damage
-// to every valid golden file and to the documents beside it, half of the headers with their length set right again so
-// that the damage reaches the checks behind it.
+// Damaged checkpoints. Goal: whatever the bytes, opening a folder ends with a checkpoint that holds together or with
+// one typed refusal, never with another exception, a read beyond a file, or time out of proportion. Method: seeded
+// damage to every valid golden file and to the documents beside it, half of the headers with their length set right
+// again so that the damage reaches the checks behind it.
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";

@@ -1,4 +1,5 @@
-// Seeded damage to bytes, for fuzzing parsers: what transfers, disks and forgers do. The same seed gives the same bytes.
+// Seeded damage to bytes, for fuzzing parsers: what transfers, disks and forgers do. One seed always gives the same
+// bytes.
 
 /** Uniform integers in [0, bound) from a seed (mulberry32: small, fast, good enough to pick damages). */
 export function createPicker(seed: number): (bound: number) => number {
@@ -37,7 +38,7 @@ const TOKENS = [
   " ",
 ].map((text) => new TextEncoder().encode(text));
 
-/** `bytes` with one to four damages: bits, bytes, spans cut, doubled, moved or replaced, tokens put in, the end cut off. */
+/** `bytes` with one to four damages: bits, spans cut, doubled, moved or replaced, tokens put in, the end cut off. */
 export function mutate(bytes: Uint8Array, pick: (bound: number) => number): Uint8Array {
   let result = bytes;
   for (let count = 1 + pick(4); count > 0; count -= 1) result = damage(result, pick);

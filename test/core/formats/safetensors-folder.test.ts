@@ -4,7 +4,7 @@ import { suite, test } from "node:test";
 import { type ErrorCode, MergeyardError } from "../../../core/error.ts";
 import { describeWarning } from "../../../core/formats/format.ts";
 import { encodeSafetensorsHeader, type TensorSpec } from "../../../core/formats/safetensors.ts";
-import { safetensors } from "../../../core/formats/safetensors-folder.ts";
+import { readHeaders, safetensors } from "../../../core/formats/safetensors-folder.ts";
 import { fileRole } from "../../../core/formats/side-files.ts";
 import { memoryFolder } from "./folder.ts";
 
@@ -227,6 +227,12 @@ suite("what lies beside the weights", () => {
       assert.equal(where.file, "config.json");
     }
   });
+});
+
+test("tensors are counted over all files", async () => {
+  const folder = memoryFolder({ "a.safetensors": makeFile(["a", "b"]), "b.safetensors": makeFile(["c"]) });
+  assert.equal((await readHeaders(folder, folder.files, 3)).length, 2);
+  await assert.rejects(readHeaders(folder, folder.files, 2), { code: "CheckpointTooManyTensors" });
 });
 
 test("many shards are opened with one read each, large headers one after another", async () => {
