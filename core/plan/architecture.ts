@@ -38,7 +38,7 @@ export type Architecture = {
 export const LAYER_COUNT_KEYS = ["num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth"] as const;
 
 /** Parts of a config that describe the language model of a model of several parts. */
-const TEXT_CONFIG_KEYS = ["text_config", "language_config", "llm_config", "decoder"] as const;
+export const TEXT_CONFIG_KEYS = ["text_config", "language_config", "llm_config", "decoder"] as const;
 
 /** Reads names and config; costs one pass over the tensors. */
 export function describeArchitecture(checkpoint: Checkpoint): Architecture {

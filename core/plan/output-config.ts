@@ -3,7 +3,7 @@
 import type { Checkpoint } from "../checkpoint.ts";
 import { isFloatDtype } from "../ops/cast.ts";
 import { type Dtype, elementCount } from "../tensor.ts";
-import { configSections, LAYER_COUNT_KEYS, tensorRole } from "./architecture.ts";
+import { configSections, LAYER_COUNT_KEYS, TEXT_CONFIG_KEYS, tensorRole } from "./architecture.ts";
 import type { LayerOrigin } from "./output-tensors.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
 
@@ -59,28 +59,21 @@ function dominantDtype(tensors: readonly PlannedTensor[]): Dtype | undefined {
   )?.[0];
 }
 
-/** A section of `config` that may be changed: nested ones are copied first, since they belong to the donor. */
-function ownSections(config: Record<string, unknown>): Record<string, unknown>[] {
-  for (const [key, value] of Object.entries(config)) {
-    if (
-      configSections(config)
-        .slice(1)
-        .some((section) => section === value)
-    )
-      config[key] = { ...Object(value) };
-  }
-  const nested = configSections(config).slice(1);
-  return [
-    config,
-    ...Object.values(config).filter((value): value is Record<string, unknown> =>
-      nested.some((section) => section === value),
-    ),
-  ];
+/** The sections of `config` in the order of configSections; nested ones are copied first, since they are the donor's. */
+function ownSections(config: Record<string, unknown>): readonly Record<string, unknown>[] {
+  const nested = TEXT_CONFIG_KEYS.flatMap((key) => {
+    const section = config[key];
+    if (typeof section !== "object" || section === null || Array.isArray(section)) return [];
+    const own: Record<string, unknown> = { ...section };
+    config[key] = own;
+    return [own];
+  });
+  return [config, ...nested];
 }
 
 /** `vocab_size` is the rows of the embedding, where the config has one at all. */
 function setVocabulary(config: Record<string, unknown>, tensors: readonly PlannedTensor[]): void {
-  const [section] = ownSections(config).filter((part) => typeof part.vocab_size === "number");
+  const section = ownSections(config).find((part) => typeof part.vocab_size === "number");
   const vocabulary = typeof section?.vocab_size === "number" ? section.vocab_size : undefined;
   const embedding = tensors.find((tensor) => tensorRole({ ...tensor, ranges: [] }, vocabulary) === "embedding");
   const rows = embedding?.shape[0];
