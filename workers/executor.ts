@@ -1,6 +1,8 @@
 // The merge executor: runs a merge unit on worker threads. It cuts the output file into regions, hands them out as
 // threads become free, and makes the file visible when all are done, or leaves nothing behind.
+import module from "node:module";
 import { availableParallelism } from "node:os";
+import { dirname } from "node:path";
 import { Worker } from "node:worker_threads";
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
@@ -29,7 +31,8 @@ export function defaultThreads(): number {
 export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
   const threads: Worker[] = [];
   const ensureThreads = (count: number): readonly Worker[] => {
-    while (threads.length < count) threads.push(new Worker(new URL("thread.ts", import.meta.url)));
+    const env = threadEnvironment();
+    while (threads.length < count) threads.push(new Worker(new URL("thread.ts", import.meta.url), { env }));
     return threads.slice(0, count);
   };
   const close = async (): Promise<void> => {
@@ -63,6 +66,13 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
     }
   };
   return { execute, close };
+}
+
+/** The process's environment; when it keeps compiled code, its threads, which load the same files, do too. */
+function threadEnvironment(): NodeJS.ProcessEnv {
+  const folder = module.getCompileCacheDir();
+  // The folder in use is a version's own, below the one that was asked for.
+  return folder === undefined ? process.env : { ...process.env, NODE_COMPILE_CACHE: dirname(folder) };
 }
 
 function spanOf({ offset, bytes }: MergeRegion): { offset: number; bytes: number } {
