@@ -49,6 +49,12 @@ export function toUri(text: string, cwd: string): string {
   return href.endsWith("/") ? href.slice(0, -1) : href;
 }
 
+/** The same for a folder that is made: plain files, nothing of the store's own beside them. */
+export function toOutputUri(text: string, cwd: string): string {
+  const uri = toUri(text, cwd);
+  return uri.startsWith("file:") ? `${uri}?durable=false` : uri;
+}
+
 /** The store and the key of a file's URI. */
 export function splitUri(uri: string): { store: string; key: string } {
   const slash = uri.lastIndexOf("/");

@@ -5,17 +5,21 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { MergeyardError } from "../core/error.ts";
+import { addConvert } from "./commands/convert.ts";
 import { addInit } from "./commands/init.ts";
 import { addInspect } from "./commands/inspect.ts";
 import { addLs } from "./commands/ls.ts";
 import { addMerge } from "./commands/merge.ts";
 import { addPlan } from "./commands/plan.ts";
+import { addPull } from "./commands/pull.ts";
 import { addRun } from "./commands/run.ts";
+import { addShow } from "./commands/show.ts";
+import { addVerify } from "./commands/verify.ts";
 import { EXIT, exitStatus, renderError, toMergeyardError } from "./error-block.ts";
 import type { Terminal } from "./terminal.ts";
 
 /** In the order of the help text. */
-const COMMANDS = [addMerge, addInspect, addInit, addPlan, addRun, addLs];
+const COMMANDS = [addMerge, addInspect, addConvert, addVerify, addInit, addPlan, addRun, addPull, addLs, addShow];
 
 /** Runs one command line (without `node` and the program's name); resolves to the exit status, never rejects. */
 export async function main(args: readonly string[], terminal: Terminal): Promise<number> {

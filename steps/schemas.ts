@@ -216,6 +216,7 @@ export type StageRef = z.infer<typeof stageRefSchema>;
 export type PlanInput = z.infer<typeof planInputSchema>;
 export type PlanOutput = z.infer<typeof planOutputSchema>;
 export type PublishOutput = z.infer<typeof publishOutputSchema>;
+export type VerifyOutput = z.infer<typeof verifyOutputSchema>;
 export type RunResult = z.infer<typeof resultSchema>;
 export type ChannelPointer = z.infer<typeof pointerSchema>;
 export type ChannelRecord = z.infer<typeof channelSchema>;

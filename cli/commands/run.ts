@@ -1,8 +1,7 @@
 // `mergeyard run PIPELINE --yard YARD`: runs a pipeline on this machine through the state machine, and publishes.
 import { availableParallelism } from "node:os";
-import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
-import type { PipelineFunctions, PipelineOutcome } from "../../local/run-pipeline.ts";
+import type { PipelineOutcome } from "../../local/run-pipeline.ts";
 import type { FailureRecord, PublishOutput } from "../../steps/schemas.ts";
 import type { StepEvent } from "../../steps/step.ts";
 import type { OpenStore } from "../../stores/store.ts";
@@ -33,7 +32,6 @@ type Options = {
 /** More workers at once only wait for each other's disk; more threads in one only for its memory. */
 const JOBS_MAX = 8;
 const THREADS_MAX = 4;
-const WORKER = fileURLToPath(new URL("../../workers/main.ts", import.meta.url));
 
 export function addRun(program: Command, terminal: Terminal): void {
   program
@@ -50,11 +48,11 @@ export function addRun(program: Command, terminal: Terminal): void {
 }
 
 async function run(pipeline: string, options: Options, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { runPipeline }, { MEMORY_BYTES_DEFAULT }, functions] = await Promise.all([
+  const [{ createStoreOpener }, { runPipeline }, { MEMORY_BYTES_DEFAULT }, { pipelineParts }] = await Promise.all([
     import("../../stores/open.ts"),
     import("../../local/run-pipeline.ts"),
     import("../../core/plan/plan-merge.ts"),
-    loadFunctions(),
+    import("../../local/pipeline-parts.ts"),
   ]);
   const openStore = createStoreOpener(terminal.env);
   const yard = toUri(options.yard, terminal.cwd);
@@ -81,30 +79,10 @@ async function run(pipeline: string, options: Options, terminal: Terminal): Prom
       signal: terminal.signal,
       onEvent,
     },
-    { openStore, functions, worker: [process.execPath, WORKER] },
+    pipelineParts(openStore),
   ).finally(() => progress.end());
   if (outcome.status !== "done") throw await toError(outcome);
   printResult(terminal, options.json, outcome, () => describe(outcome));
-}
-
-/** The functions of the state machine, run in this process. */
-async function loadFunctions(): Promise<PipelineFunctions> {
-  const [{ runStep }, { planStep }, { checkStep }, { publishStep }, { notifyStep }, { recordFailureStep }] =
-    await Promise.all([
-      import("../../steps/step.ts"),
-      import("../../steps/plan.ts"),
-      import("../../steps/check.ts"),
-      import("../../steps/publish.ts"),
-      import("../../steps/notify.ts"),
-      import("../../steps/record-failure.ts"),
-    ]);
-  return {
-    plan: (payload, deps) => runStep(planStep, payload, deps),
-    check: (payload, deps) => runStep(checkStep, payload, deps),
-    publish: (payload, deps) => runStep(publishStep, payload, deps),
-    notify: (payload, deps) => runStep(notifyStep, payload, deps),
-    recordFailure: (payload, deps) => runStep(recordFailureStep, payload, deps),
-  };
 }
 
 async function readStageBytes(

@@ -1,0 +1,62 @@
+// `mergeyard pull MODEL DIR --yard YARD`: fetches a published version into a folder, every file checked on its way.
+import type { Command } from "commander";
+import { jsonOption, toOutputUri, toUri, yardOption } from "../arguments.ts";
+import { createProgress } from "../progress.ts";
+import { createStepDeps } from "../step-deps.ts";
+import { printResult, type Terminal } from "../terminal.ts";
+import { countOf, formatBytes } from "../text.ts";
+
+export function addPull(program: Command, terminal: Terminal): void {
+  program
+    .command("pull")
+    .description("fetch a published version into a folder and verify it")
+    .argument("<model>", "MODEL (its latest), MODEL@VERSION or MODEL:CHANNEL")
+    .argument("<dir>", "the folder to fill; an interrupted pull goes on where it stopped")
+    .addOption(yardOption())
+    .addOption(jsonOption())
+    .action((model: string, folder: string, options: { yard: string; json?: boolean }) =>
+      pull(model, folder, options, terminal),
+    );
+}
+
+async function pull(
+  model: string,
+  folder: string,
+  options: { yard: string; json?: boolean },
+  terminal: Terminal,
+): Promise<void> {
+  const [{ createStoreOpener }, { runStep }, { pullStep }, { findVersion, openYard, parseVersionReference }, listing] =
+    await Promise.all([
+      import("../../stores/open.ts"),
+      import("../../steps/step.ts"),
+      import("../../steps/pull.ts"),
+      import("../../steps/yard.ts"),
+      import("../../steps/checkpoint-listing.ts"),
+    ]);
+  const openStore = createStoreOpener(terminal.env);
+  const yard = await openYard(openStore, toUri(options.yard, terminal.cwd));
+  const place = await findVersion(yard, parseVersionReference(model));
+  const { manifest } = await listing.readManifest(yard, place.prefix, terminal.signal);
+  const progress = createProgress(terminal, { silent: options.json === true });
+  progress.begin(
+    "pull",
+    manifest.files.reduce((sum, file) => sum + file.bytes, 0),
+  );
+  // The version that was found: a channel that moves meanwhile changes nothing any more.
+  const input = {
+    yard: yard.uri,
+    model: `${place.model}@${place.version}`,
+    target: toOutputUri(folder, terminal.cwd),
+  };
+  const deps = {
+    ...createStepDeps(terminal, openStore),
+    progress: ({ bytesWritten }: { bytesWritten: number }) => progress.update(bytesWritten),
+  };
+  const pulled = await runStep(pullStep, input, deps).finally(() => progress.end());
+  const result = { ...pulled, channel: place.channel ?? null, target: toUri(folder, terminal.cwd) };
+  printResult(terminal, options.json, result, () => {
+    const present = result.present === 0 ? "" : `, ${result.present} of them there already`;
+    const files = `${countOf(result.files, "file")}, ${formatBytes(result.bytes)}${present}`;
+    return `pulled ${result.model}@${result.version} into ${folder}: ${files}, every digest right`;
+  });
+}

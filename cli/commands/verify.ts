@@ -1,0 +1,96 @@
+// `mergeyard verify`: reads every byte and checks it against its digest: a folder that was pulled, merged or converted,
+// or versions of a yard.
+import type { Command } from "commander";
+import type { VerifyOutput } from "../../steps/schemas.ts";
+import type { ObjectStore, OpenStore } from "../../stores/store.ts";
+import { jsonOption, toUri } from "../arguments.ts";
+import { createProgress } from "../progress.ts";
+import { createStepDeps } from "../step-deps.ts";
+import { printResult, type Terminal } from "../terminal.ts";
+import { countOf, formatBytes } from "../text.ts";
+
+type Options = { readonly yard?: string; readonly json?: boolean };
+/** A folder to verify, and the version that it should be. */
+type Target = { readonly title: string; readonly folder: string; readonly version: string | undefined };
+
+export function addVerify(program: Command, terminal: Terminal): void {
+  program
+    .command("verify")
+    .description("check every byte against its digest")
+    .argument("[target]", "a folder; with --yard MODEL, MODEL@VERSION or MODEL:CHANNEL, or nothing for all versions")
+    .option("--yard <yard>", "verify versions of this yard")
+    .addOption(jsonOption())
+    .action((target: string | undefined, options: Options) => verify(target, options, terminal));
+}
+
+async function verify(target: string | undefined, options: Options, terminal: Terminal): Promise<void> {
+  const [{ createStoreOpener }, { runStep }, { verifyStep }] = await Promise.all([
+    import("../../stores/open.ts"),
+    import("../../steps/step.ts"),
+    import("../../steps/verify.ts"),
+  ]);
+  const openStore = createStoreOpener(terminal.env);
+  const targets = await findTargets(target, options, openStore, terminal);
+  const progress = createProgress(terminal, { silent: options.json === true });
+  const deps = {
+    ...createStepDeps(terminal, openStore),
+    progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
+  };
+  const results: VerifyOutput[] = [];
+  try {
+    for (const { title, folder, version } of targets) {
+      progress.begin(`verify ${title}`, await readTotalBytes(openStore(folder), terminal.signal));
+      results.push(await runStep(verifyStep, version === undefined ? { folder } : { folder, version }, deps));
+    }
+  } finally {
+    progress.end();
+  }
+  printResult(terminal, options.json, { verified: results }, () =>
+    results.length === 0
+      ? "the yard has no published version"
+      : results.map((result, index) => describe(targets[index]?.title ?? "", result)).join("\n"),
+  );
+}
+
+async function findTargets(
+  target: string | undefined,
+  options: Options,
+  openStore: OpenStore,
+  terminal: Terminal,
+): Promise<readonly Target[]> {
+  const { MergeyardError } = await import("../../core/error.ts");
+  if (options.yard === undefined) {
+    if (target === undefined) throw new MergeyardError("CliUsage", { found: "neither a folder nor --yard" });
+    return [{ title: target, folder: toUri(target, terminal.cwd), version: undefined }];
+  }
+  const { findVersion, listModels, openYard, parseVersionReference } = await import("../../steps/yard.ts");
+  const yard = await openYard(openStore, toUri(options.yard, terminal.cwd));
+  const toTarget = (model: string, version: string): Target => ({
+    title: `${model}@${version}`,
+    folder: `${yard.uri}/artifacts/${model}/${version}`,
+    version,
+  });
+  if (target !== undefined) {
+    const { model, version } = await findVersion(yard, parseVersionReference(target));
+    return [toTarget(model, version)];
+  }
+  const models = await listModels(yard);
+  return models.flatMap(({ model, versions }) => versions.map(({ version }) => toTarget(model, version)));
+}
+
+/** Bytes of the files that the folder's document lists; 0 when verifying will say what is wrong with it. */
+async function readTotalBytes(store: ObjectStore, signal: AbortSignal): Promise<number> {
+  const { readManifest, readUniversal } = await import("../../steps/checkpoint-listing.ts");
+  const listManifest = async () => (await readManifest(store, "", signal)).manifest;
+  try {
+    const isUniversal = (await store.head("universal.json", { signal })) !== undefined;
+    const { files } = isUniversal ? await readUniversal(store, "", signal) : await listManifest();
+    return files.map((file) => file.bytes).reduce((sum, bytes) => sum + bytes, 0);
+  } catch {
+    return 0;
+  }
+}
+
+function describe(title: string, { files, tensors, bytes, digest }: VerifyOutput): string {
+  return `${title} is whole: ${countOf(files, "file")}, ${countOf(tensors, "tensor")}, ${formatBytes(bytes)}, ${digest}`;
+}
