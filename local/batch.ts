@@ -154,6 +154,7 @@ async function runAttempt(
     killAfterMs: options.killAfterMs ?? KILL_AFTER_MS,
     timeoutMs: seconds === undefined ? undefined : seconds * 1000,
     clock: options.clock,
+    onStart: (pid) => options.log({ event: "worker-started", job: job.JobName, index, attempt, pid }),
     onLine: (line) => {
       const event = parseEvent(line);
       if (event.event === "unit-failed") error = errorRecordSchema.safeParse(event.error).data ?? error;

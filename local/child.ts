@@ -17,6 +17,7 @@ export type ChildOptions = {
   /** The child is stopped in the same way when it takes longer; never when undefined. */
   readonly timeoutMs: number | undefined;
   readonly clock: Clock;
+  readonly onStart: (pid: number) => void;
   /** One line of standard output, without its end. */
   readonly onLine: (line: string) => void;
 };
@@ -46,6 +47,7 @@ export async function runChild(options: ChildOptions): Promise<ChildEnd> {
     env: { ...options.environment, MERGEYARD_PARENT_PIPE: "1" },
     stdio: ["pipe", "pipe", "pipe"],
   });
+  if (child.pid !== undefined) options.onStart(child.pid);
   // Nothing is ever written; a child that closes its end is no fault.
   child.stdin.on("error", () => undefined);
   readLines(child.stdout, options.onLine);

@@ -35,6 +35,8 @@ export type PipelineRun = {
   readonly jobs: number;
   readonly threads: number;
   readonly memoryBytes: number;
+  /** Bytes of tensors in one output file; the planner's default when undefined. */
+  readonly shardBytes?: number | undefined;
   /** What workers inherit: store settings, credentials, PATH. */
   readonly environment: Readonly<Record<string, string | undefined>>;
   /** Aborted: workers are stopped, and the same call later goes on. */
@@ -126,12 +128,16 @@ export async function runPipeline(run: PipelineRun, parts: PipelineParts): Promi
 /** What functions gave that the state machine does not carry to its end. */
 type Seen = { failure: FailureRecord | undefined };
 
-function inputOf({ yard, pipeline, models, folder }: PipelineRun): Json {
+/** The input of the state machine: what the plan step takes. */
+function inputOf({ yard, pipeline, models, folder, shardBytes, memoryBytes, threads }: PipelineRun): Json {
   return {
     yard,
     pipeline: { store: pipeline.store, key: pipeline.key },
     models: { ...models },
+    memoryBytes,
+    threads,
     ...(folder === undefined ? {} : { folder }),
+    ...(shardBytes === undefined ? {} : { shardBytes }),
   };
 }
 

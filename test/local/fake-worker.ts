@@ -51,6 +51,10 @@ if (verb === "print") {
   process.stdout.write("plain text\n{broken\n");
   await new Promise((resolve) => process.stdout.write(`${"x".repeat(3_000_000)}\nno end`, resolve));
 }
+if (verb === "tell") {
+  const { MERGEYARD_THREADS: threads, MERGEYARD_MEMORY_BYTES: memoryBytes } = process.env;
+  say({ event: "told", resources: { threads, memoryBytes } });
+}
 if (verb === "exit") process.exit(Number(argument));
 note("done");
 process.exit(0);

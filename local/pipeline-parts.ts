@@ -1,0 +1,26 @@
+// The real parts of a local run: the steps as functions, and the worker as a child process of this Node.
+import { fileURLToPath } from "node:url";
+import { checkStep } from "../steps/check.ts";
+import { notifyStep } from "../steps/notify.ts";
+import { planStep } from "../steps/plan.ts";
+import { publishStep } from "../steps/publish.ts";
+import { recordFailureStep } from "../steps/record-failure.ts";
+import { runStep } from "../steps/step.ts";
+import type { OpenStore } from "../stores/store.ts";
+import type { PipelineParts } from "./run-pipeline.ts";
+
+const WORKER = "../workers/main.ts";
+
+export function pipelineParts(openStore: OpenStore): PipelineParts {
+  return {
+    openStore,
+    functions: {
+      plan: (payload, deps) => runStep(planStep, payload, deps),
+      check: (payload, deps) => runStep(checkStep, payload, deps),
+      publish: (payload, deps) => runStep(publishStep, payload, deps),
+      notify: (payload, deps) => runStep(notifyStep, payload, deps),
+      recordFailure: (payload, deps) => runStep(recordFailureStep, payload, deps),
+    },
+    worker: [process.execPath, fileURLToPath(new URL(WORKER, import.meta.url))],
+  };
+}
