@@ -56,14 +56,17 @@ async function compareContent(
   etag: string,
   options: StoreOptions | undefined,
 ): Promise<void> {
-  const info = await store.head(key, options);
-  if (info === undefined) throw mismatch(store, key, "nothing", `${bytes.byteLength} bytes`);
+  const found = await store.get(key, bytes.byteLength, options).catch(async (error: unknown) => {
+    const isLarger = error instanceof MergeyardError && error.code === "StoreObjectTooLarge";
+    const info = isLarger ? await store.head(key, options) : undefined;
+    if (info === undefined) throw error;
+    return { bytes: undefined, etag: info.etag };
+  });
+  if (found === undefined) throw mismatch(store, key, "nothing", `${bytes.byteLength} bytes`);
   // Another writer may have replaced it since; only the version that we wrote is ours to judge.
-  if (info.etag !== etag) return;
-  compareSize(store, info, bytes.byteLength);
-  const found = await store.get(key, bytes.byteLength, options);
-  if (found === undefined || found.etag !== etag) return;
-  if (Buffer.compare(found.bytes, bytes) !== 0) throw mismatch(store, key, "other bytes", "the bytes written");
+  if (found.etag !== etag) return;
+  const isSame = found.bytes !== undefined && Buffer.compare(found.bytes, bytes) === 0;
+  if (!isSame) throw mismatch(store, key, "other bytes", "the bytes written");
 }
 
 function compareSize(store: ObjectStore, info: ObjectInfo, bytes: number): void {

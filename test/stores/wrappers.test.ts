@@ -32,9 +32,8 @@ test("a retryable failure is tried as often as the policy says, another one neve
   }
 });
 
-test("pauses grow to their bound and are spread by the given random numbers", async (t) => {
+test("pauses grow to their bound and are spread by the given random numbers", async () => {
   const delays: number[] = [];
-  t.mock.method(globalThis, "setTimeout");
   const slow = { attemptsMax: 5, delayMs: 8, delayMsMax: 20, random: () => 0 };
   let last = performance.now();
   await withRetries(slow, undefined, async () => {
