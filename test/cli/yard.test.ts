@@ -1,0 +1,197 @@
+// The yard's commands through the command line: init, plan, run, ls, show, pull, verify, with real workers as children.
+import assert from "node:assert/strict";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import test, { after } from "node:test";
+import { main } from "../../cli/main.ts";
+import { createRecorder } from "./recorder.ts";
+
+const EXAMPLES = path.resolve(import.meta.dirname, "../../examples");
+const PIPELINE = path.join(EXAMPLES, "pipeline.yaml");
+const scratch = mkdtempSync(path.join(tmpdir(), "mergeyard-yard-"));
+/** The yard of the test that runs a pipeline from end to end; later tests look at what it left. */
+const WHOLE = path.join(scratch, "whole");
+after(() => rmSync(scratch, { recursive: true, force: true }));
+
+type Answer = {
+  status: number;
+  out: Record<string, unknown>;
+  error: Record<string, unknown> | undefined;
+  events: string;
+};
+
+async function call(...args: readonly string[]): Promise<Answer> {
+  const terminal = createRecorder({ cwd: scratch });
+  const status = await main([...args, "--json"], { ...terminal, env: process.env });
+  const lines = terminal.err().trimEnd().split("\n");
+  const out = status === 0 ? JSON.parse(terminal.out()) : {};
+  const error = status === 0 ? undefined : JSON.parse(lines.at(-1) ?? "").error;
+  return { status, out, error, events: terminal.err() };
+}
+
+/** A yard with the example models as uploads. */
+async function makeYard(name: string): Promise<string> {
+  const yard = path.join(scratch, name);
+  assert.deepEqual((await call("init", yard)).out, { yard: `file://${yard}`, created: true });
+  for (const model of ["base", "shakespeare", "python"]) {
+    cpSync(path.join(EXAMPLES, "models", model), path.join(yard, "incoming", model, "1"), { recursive: true });
+  }
+  return yard;
+}
+
+/** Every file of a yard, without the store's own bookkeeping. */
+function listFiles(yard: string): string[] {
+  return readdirSync(yard, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && !entry.parentPath.includes(".mergeyard"))
+    .map((entry) => path.relative(yard, path.join(entry.parentPath, entry.name)))
+    .sort();
+}
+
+test("init makes a place a yard once, and refuses a place that holds other things", async () => {
+  const yard = await makeYard("once");
+  assert.equal((await call("init", yard)).out.created, false);
+  const full = path.join(scratch, "full");
+  cpSync(path.join(EXAMPLES, "models/base"), full, { recursive: true });
+  const refused = await call("init", full);
+  assert.deepEqual([refused.status, refused.error?.code], [1, "YardPlaceNotEmpty"]);
+});
+
+test("a command on a place that is no yard says so", async () => {
+  for (const args of [["ls"], ["show", "m"], ["pull", "m", "d"], ["plan", PIPELINE], ["run", PIPELINE], ["verify"]]) {
+    const { status, error } = await call(...args, "--yard", path.join(scratch, "no-yard"));
+    assert.deepEqual([status, error?.code], [1, "YardMissing"], args.join(" "));
+  }
+});
+
+test("a pipeline is planned, run, listed, shown, pulled and verified; the same run again computes nothing", async () => {
+  const yard = await makeYard(path.basename(WHOLE));
+  const before = listFiles(yard);
+  const plan = await call("plan", PIPELINE, "--yard", yard);
+  assert.deepEqual(listFiles(yard), before, "planning writes nothing");
+  assert.equal(plan.out.units, 8);
+  const { region, pricesAsOf, awsUsd } = Object(plan.out.estimate);
+  assert.deepEqual([region, pricesAsOf], ["us-east-1", "2026-06"]);
+  assert.ok(awsUsd > 0);
+
+  const first = await call("run", PIPELINE, "--yard", yard);
+  assert.equal(first.status, 0, first.events);
+  const { version, outcome } = Object(first.out.result);
+  assert.deepEqual([outcome, Object(first.out.summary).units, Object(first.out.summary).cached], ["published", 8, 0]);
+
+  const again = await call("run", PIPELINE, "--yard", yard);
+  assert.deepEqual([Object(again.out.result).outcome, Object(again.out.result).version], ["unchanged", version]);
+  assert.doesNotMatch(again.events, /unit-started|"cached":false/, "nothing is computed again");
+
+  const models = Object((await call("ls", "--yard", yard)).out).models;
+  const listed = models.find((entry: { model: string }) => entry.model === "bard-and-snake");
+  assert.deepEqual(listed.channels, { nightly: version });
+  assert.equal(models.find((entry: { model: string }) => entry.model === "base").uploads.length, 1);
+
+  const shown = await call("show", "bard-and-snake:nightly", "--yard", yard);
+  assert.deepEqual([shown.out.version, shown.out.channels], [version, ["nightly"]]);
+  assert.equal(Object(shown.out.manifest).inputs.length, 3);
+
+  const folder = path.join(scratch, "pulled");
+  const pulled = await call("pull", "bard-and-snake:nightly", folder, "--yard", yard);
+  assert.deepEqual([pulled.out.version, pulled.out.files, pulled.out.present], [version, 4, 0]);
+  assert.deepEqual(readdirSync(folder).sort(), [
+    "README.md",
+    "config.json",
+    "manifest.json",
+    "model.safetensors",
+    "tokenizer.json",
+  ]);
+  assert.equal((await call("pull", `bard-and-snake@${version}`, folder, "--yard", yard)).out.present, 4);
+
+  assert.equal(Object((await call("verify", folder)).out).verified[0].version, version);
+  assert.equal(Object((await call("verify", "--yard", yard)).out).verified.length, 1);
+  const weights = path.join(folder, "model.safetensors");
+  const bytes = readFileSync(weights);
+  bytes.writeUInt8((bytes.at(-1) ?? 0) ^ 1, bytes.length - 1);
+  writeFileSync(weights, bytes);
+  const spoilt = await call("verify", folder);
+  assert.deepEqual([spoilt.status, spoilt.error?.code], [1, "YardFileCorrupt"]);
+  assert.equal(Object(spoilt.error?.where).tensor, "model.norm.weight");
+});
+
+test("what is asked for and is not there is named, with what there is", async () => {
+  const yard = WHOLE;
+  const cases: [string[], string][] = [
+    [["show", "nobody"], "YardModelMissing"],
+    [["show", "bard-and-snake"], "YardChannelMissing"],
+    [["pull", "bard-and-snake@0000000000000000", "x"], "YardVersionMissing"],
+    [["pull", "a@b@c", "x"], "YardReferenceInvalid"],
+  ];
+  for (const [args, code] of cases) {
+    const { status, error } = await call(...args, "--yard", yard);
+    assert.deepEqual([status, error?.code], [1, code], args.join(" "));
+  }
+});
+
+test("a truncated shard fails the plan before anything is written, with the file and what to do", async () => {
+  const yard = await makeYard("truncated");
+  truncateSync(path.join(yard, "incoming/python/1/model.safetensors"), 1_000_000);
+  const before = listFiles(yard);
+  const { status, error } = await call("run", PIPELINE, "--yard", yard);
+  assert.deepEqual([status, error?.code], [1, "YardUploadIncomplete"], JSON.stringify(error));
+  assert.match(String(Object(error?.where).file), /model\.safetensors/);
+  assert.deepEqual(listFiles(yard), before);
+});
+
+test("a run that was interrupted exits with 130, and the same command goes on and publishes the same version", async () => {
+  const yard = await makeYard("interrupted");
+  const terminal = createRecorder({ cwd: scratch });
+  const running = main(["run", PIPELINE, "--yard", yard, "--json"], {
+    ...terminal,
+    env: process.env,
+    stderr: {
+      write(text) {
+        terminal.stderr.write(text);
+        // Between the stages: the adopted files have their receipts, the rest is to come.
+        if (/"jobs-ended"/.test(text)) terminal.interrupt();
+      },
+    },
+  });
+  assert.equal(await running, 130);
+  const receipts = () =>
+    listFiles(yard)
+      .filter((name) => /receipts\/000000-/.test(name))
+      .map((name) => [name, statSync(path.join(yard, name)).mtimeMs]);
+  const [adopted, whole] = [receipts(), Object((await call("show", "bard-and-snake:nightly", "--yard", WHOLE)).out)];
+  assert.equal(adopted.length, 4);
+  const next = await call("run", PIPELINE, "--yard", yard);
+  assert.equal(next.status, 0, next.events);
+  assert.match(next.events, /"resumed":true/);
+  assert.deepEqual(receipts(), adopted, "finished units are not run again");
+  const { outcome, version } = Object(next.out.result);
+  assert.deepEqual([outcome, version], ["published", whole.version]);
+});
+
+test("another table of prices replaces ours, and a broken one is refused", async () => {
+  const yard = WHOLE;
+  const table = JSON.parse(readFileSync(path.resolve(EXAMPLES, "../cli/prices.json"), "utf8"));
+  const file = path.join(scratch, "prices.json");
+  writeFileSync(file, JSON.stringify({ ...table, region: "eu-central-1", asOf: "2026-11-01" }));
+  const estimate = Object((await call("plan", PIPELINE, "--yard", yard, "--prices", file)).out.estimate);
+  assert.deepEqual([estimate.region, estimate.pricesAsOf], ["eu-central-1", "2026-11-01"]);
+  writeFileSync(file, JSON.stringify({ ...table, workerVcpuHourUsd: -1 }));
+  const refused = await call("plan", PIPELINE, "--yard", yard, "--prices", file);
+  assert.deepEqual([refused.status, refused.error?.code], [1, "CliPricesInvalid"]);
+});
+
+test("a checkpoint goes to the universal format and back without a changed byte", async () => {
+  const [universal, back] = [path.join(scratch, "universal"), path.join(scratch, "back")];
+  const original = path.join(EXAMPLES, "models/base");
+  assert.equal((await call("convert", original, "--to", "universal", "--out", universal)).status, 0);
+  assert.equal((await call("inspect", universal)).out.format, "universal");
+  assert.equal((await call("verify", universal)).status, 0);
+  assert.equal((await call("convert", universal, "--to", "safetensors", "--out", back)).status, 0);
+  assert.deepEqual(readdirSync(back), readdirSync(original));
+  for (const name of readdirSync(original)) {
+    assert.deepEqual(readFileSync(path.join(back, name)), readFileSync(path.join(original, name)), name);
+  }
+  const occupied = await call("convert", original, "--to", "universal", "--out", back);
+  assert.deepEqual([occupied.status, occupied.error?.code], [1, "CliOutputOccupied"]);
+  assert.equal((await call("convert", original, "--to", "gguf", "--out", "x")).status, 2);
+});
