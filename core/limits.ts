@@ -89,8 +89,8 @@ export const RECIPE_LIMITS = Object.freeze({
   slices: 10_000,
   /** Largest layer number. */
   layers: 1_000_000,
-  /** Points of a gradient, or entries of a filtered list. */
-  settingItems: 10_000,
+  /** Points of a gradient, or entries of a filtered list. Too high: every entry is tried on every tensor's name. */
+  settingItems: 1000,
   /** Characters of a name, path or reference. */
   textCharacters: 4096,
   /** Characters of a chat template. Real ones reach 30 000. */
@@ -103,8 +103,6 @@ export const RECIPE_LIMITS = Object.freeze({
 export const PLAN_LIMITS = Object.freeze({
   /** Bytes of `plan.jsonl`. 100 000 tensors of three models take 100 MB. Too high: costs memory, three times this. */
   bytes: 500_000_000,
-  /** Bytes of one line, which is one unit: the tensors of one output file. */
-  lineBytes: 100_000_000,
   /** Tensors of the output, copies of layers included. */
   tensors: 1_000_000,
 });

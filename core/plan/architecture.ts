@@ -55,7 +55,7 @@ export function describeArchitecture(checkpoint: Checkpoint): Architecture {
     stacks,
     mainStack: candidates.length === 1 ? candidates[0]?.[0] : undefined,
     vocabulary: configNumbers(checkpoint.config, ["vocab_size"])[0],
-    maybeTied: checkpoint.config?.tie_word_embeddings !== false,
+    maybeTied: !configSections(checkpoint.config).some((section) => section.tie_word_embeddings === false),
   };
 }
 

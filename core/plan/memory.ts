@@ -6,11 +6,11 @@ import { elementBytes, elementCount } from "../tensor.ts";
 import type { UnitTensor } from "./schema.ts";
 
 /** Elements of a window when nothing else is asked for: 64 tiles, 1 MiB of BF16, small enough to stay in cache. */
-export const WINDOW_ELEMENTS_DEFAULT = 64 * TILE_ELEMENTS;
+const WINDOW_ELEMENTS_DEFAULT = 64 * TILE_ELEMENTS;
 
 /** Memory of a worker process before any kernel memory: runtime, code, and per thread its own heap. */
-export const PROCESS_BYTES = 96 * 2 ** 20;
-export const THREAD_BYTES = 32 * 2 ** 20;
+const PROCESS_BYTES = 96 * 2 ** 20;
+const THREAD_BYTES = 32 * 2 ** 20;
 
 /** How the engine cuts one tensor: `window` elements are read at a time, `tile` elements handed to the method. */
 export type Cut = { readonly windowElements: number; readonly tileElements: number };
@@ -44,7 +44,7 @@ export function kernelBytes(method: CutMethod, tensor: UnitTensor, windowElement
 }
 
 /** Bound on a worker process that runs tensors needing at most `threadBytes` of kernel memory on `threads` threads. */
-export function processBytes(threadBytes: number, threads: number): number {
+function processBytes(threadBytes: number, threads: number): number {
   return PROCESS_BYTES + threads * (THREAD_BYTES + threadBytes);
 }
 

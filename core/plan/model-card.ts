@@ -26,7 +26,7 @@ export function writeModelCard({ name, method, models, base, recipe }: ModelCard
     "",
     `# ${name}`,
     "",
-    `A merge of ${models.length === 1 ? "one model" : `${models.length} models`}, made by Mergeyard from the recipe below.`,
+    `A merge of ${models.length} model${models.length === 1 ? "" : "s"}, made by Mergeyard from the recipe below.`,
     "",
     "## Method",
     "",

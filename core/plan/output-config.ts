@@ -34,7 +34,10 @@ export function writeOutputConfig(parts: OutputConfigParts): string {
   if (parts.architecture !== undefined) config.architectures = [parts.architecture];
   const dtype = DTYPE_NAMES[dominantDtype(tensors) ?? ""];
   if (dtype !== undefined) config["dtype" in donor && !("torch_dtype" in donor) ? "dtype" : "torch_dtype"] = dtype;
-  if (parts.untied) config.tie_word_embeddings = false;
+  if (parts.untied) {
+    for (const section of ownSections(config))
+      if (section.tie_word_embeddings === true) section.tie_word_embeddings = false;
+  }
   setVocabulary(config, tensors);
   if (layers !== undefined) setLayers(config, layers, parts);
   return `${stringify(config)}\n`;
@@ -59,7 +62,7 @@ function dominantDtype(tensors: readonly PlannedTensor[]): Dtype | undefined {
   )?.[0];
 }
 
-/** The sections of `config` in the order of configSections; nested ones are copied first, since they are the donor's. */
+/** The sections of `config`, ordered as by configSections; nested ones are copied first, since they are the donor's. */
 function ownSections(config: Record<string, unknown>): readonly Record<string, unknown>[] {
   const nested = TEXT_CONFIG_KEYS.flatMap((key) => {
     const section = config[key];

@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import type { TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
+import { PLAN_LIMITS } from "../limits.ts";
 import type { Recipe, RecipeSlice, RecipeSource } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import { type Architecture, compareNames, parseLayerName, tensorRole, tensorSide } from "./architecture.ts";
@@ -82,7 +83,7 @@ function checkDepths(recipe: Recipe, slice: RecipeSlice, models: ModelsByName): 
         where: { ...fieldPlace(recipe.origin, source.field), model: source.model },
         found: `${found} layers in ${prefix}*`,
         expected: `${layers}, as in ${first.model}`,
-        hint: "write `slices` with the layers to merge, or `allow_unlisted: copy` to keep the surplus layers as they are",
+        hint: "write `slices` with the layers to merge, or `allow_unlisted: copy` to keep surplus layers as they are",
       });
     }
   }
@@ -90,19 +91,34 @@ function checkDepths(recipe: Recipe, slice: RecipeSlice, models: ModelsByName): 
 
 /** `slices` form: output layers are numbered over all slices; what lies outside layers frames them. */
 function restack(recipe: Recipe, models: ModelsByName, notes: Notes): Outputs {
+  const indexes = new Map([...models].map(([model, architecture]) => [model, indexLayers(architecture)]));
+  const cuts = recipe.slices.map((slice) => {
+    const cut = slice.sources.map((source) => cutLayers(recipe, source, architectureOf(models, source), indexes));
+    const other = cut.find(({ count }) => count !== cut[0]?.count);
+    if (other !== undefined) throw unequalRanges(recipe, cut[0]?.count ?? 0, other);
+    return { slice, cut, count: cut[0]?.count ?? 0 };
+  });
+  checkSize(recipe, cuts);
   const tensors: OutputTensor[] = [];
   const layers: LayerOrigin[] = [];
-  for (const slice of recipe.slices) {
-    const cut = slice.sources.map((source) => cutLayers(recipe, source, models));
-    const count = cut[0]?.count ?? 0;
-    const other = cut.findIndex((entry) => entry.count !== count);
-    if (other !== -1) throw unequalRanges(recipe, slice, count, cut[other]?.count ?? 0, other);
+  for (const { slice, cut, count } of cuts) {
     for (let step = 0; step < count; step++) {
       tensors.push(...stackLayer(slice, cut, step, layers.length));
-      layers.push({ model: slice.sources[0]?.model ?? "", layer: (cut[0]?.from ?? 0) + step });
+      layers.push({ model: cut[0]?.source.model ?? "", layer: (cut[0]?.from ?? 0) + step });
     }
   }
   return { tensors: [...tensors, ...frameTensors(recipe, models, notes)], layers };
+}
+
+/** A short recipe can stack the same layers ten thousand times: counted before anything is made. */
+function checkSize(recipe: Recipe, cuts: readonly { cut: readonly CutLayers[]; count: number }[]): void {
+  const tensors = cuts.reduce((sum, { cut, count }) => sum + count * (cut[0]?.byLayer.get(cut[0].from)?.size ?? 0), 0);
+  if (tensors <= PLAN_LIMITS.tensors) return;
+  throw new MergeyardError("PlanTooLarge", {
+    where: fieldPlace(recipe.origin, ["slices"]),
+    found: `${tensors} tensors`,
+    expected: `at most ${PLAN_LIMITS.tensors}`,
+  });
 }
 
 /** The layers that a source gives to a slice, and its tensors by layer and suffix. */
@@ -111,11 +127,18 @@ type CutLayers = {
   readonly prefix: string;
   readonly from: number;
   readonly count: number;
-  readonly byLayer: ReadonlyMap<number, ReadonlyMap<string, TensorEntry>>;
+  readonly byLayer: LayerIndex;
 };
 
-function cutLayers(recipe: Recipe, source: RecipeSource, models: ModelsByName): CutLayers {
-  const architecture = architectureOf(models, source);
+/** Tensors of the main stack, by layer and by what follows the layer's number. */
+type LayerIndex = ReadonlyMap<number, ReadonlyMap<string, TensorEntry>>;
+
+function cutLayers(
+  recipe: Recipe,
+  source: RecipeSource,
+  architecture: Architecture,
+  indexes: ReadonlyMap<string, LayerIndex>,
+): CutLayers {
   const prefix = architecture.mainStack;
   const where = { ...fieldPlace(recipe.origin, [...source.field, "layer_range"]), model: source.model };
   if (prefix === undefined) {
@@ -135,31 +158,25 @@ function cutLayers(recipe: Recipe, source: RecipeSource, models: ModelsByName): 
       expected: `within [0, ${total}], the model's layers`,
     });
   }
-  return { source, prefix, from, count, byLayer: indexLayers(architecture, prefix) };
+  return { source, prefix, from, count, byLayer: indexes.get(source.model) ?? new Map() };
 }
 
-function indexLayers(architecture: Architecture, prefix: string): Map<number, Map<string, TensorEntry>> {
+function indexLayers(architecture: Architecture): LayerIndex {
   const byLayer = new Map<number, Map<string, TensorEntry>>();
   for (const entry of architecture.tensors.values()) {
     const place = parseLayerName(entry.name);
-    if (place?.prefix !== prefix) continue;
+    if (place === undefined || place.prefix !== architecture.mainStack) continue;
     const tensors = byLayer.get(place.layer) ?? new Map<string, TensorEntry>();
     byLayer.set(place.layer, tensors.set(place.suffix, entry));
   }
   return byLayer;
 }
 
-function unequalRanges(
-  recipe: Recipe,
-  slice: RecipeSlice,
-  count: number,
-  found: number,
-  index: number,
-): MergeyardError {
-  const source = slice.sources[index];
+function unequalRanges(recipe: Recipe, count: number, other: CutLayers): MergeyardError {
+  const { source } = other;
   return new MergeyardError("RecipeLayerRangesUnequal", {
-    where: { ...fieldPlace(recipe.origin, source?.field ?? slice.field), model: source?.model },
-    found: `${found} layers`,
+    where: { ...fieldPlace(recipe.origin, source.field), model: source.model },
+    found: `${other.count} layers`,
     expected: `${count}, as the slice's first source`,
   });
 }

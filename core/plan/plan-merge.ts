@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import type { Checkpoint } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { planShards } from "../formats/shard-plan.ts";
-import { PLAN_LIMITS } from "../limits.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import { findMethod, METHOD_IDS } from "../methods/registry.ts";
 import { nearestName } from "../recipe/nearest.ts";
@@ -14,7 +13,7 @@ import { checkParameters, createResolver, findIdleFilters } from "../recipe/para
 import { describeArchitecture } from "./architecture.ts";
 import { makeMergeUnits } from "./merge-units.ts";
 import { createNotes } from "./notes.ts";
-import { listOutputs, type ModelsByName, type Outputs, type OutputTensor } from "./output-tensors.ts";
+import { listOutputs, type ModelsByName, type OutputTensor } from "./output-tensors.ts";
 import { planTensor } from "./plan-tensor.ts";
 import type { MergeUnit, PlanSource, SideFile } from "./schema.ts";
 import { planSideFiles } from "./side-files.ts";
@@ -29,7 +28,7 @@ export type MergeTask = {
   readonly models: readonly MergeModel[];
 };
 
-/** A model of the recipe: where its files are, and what their headers say. `source.model` is its reference's spelling. */
+/** A model of the recipe: where its files are, and what their headers say. `source.model` spells its reference. */
 export type MergeModel = { readonly source: PlanSource; readonly checkpoint: Checkpoint };
 
 /** How the output is cut and what a worker may use; nothing here changes a weight. */
@@ -58,7 +57,7 @@ export type MergePlan = {
 export const SHARD_BYTES_DEFAULT = 5_000_000_000;
 export const MEMORY_BYTES_DEFAULT = 512 * 2 ** 20;
 /** Threads of a worker when nothing is said: what the smallest instances of both architectures have. */
-export const THREADS_DEFAULT = 2;
+const THREADS_DEFAULT = 2;
 
 /**
  * Plans a merge.
@@ -73,7 +72,6 @@ export function planMerge({ name, recipe, text, models }: MergeTask, options: Me
     models.map(({ source, checkpoint }) => [source.model, describeArchitecture(checkpoint)]),
   );
   const outputs = listOutputs(recipe, architectures, notes);
-  checkSize(recipe, outputs);
   const resolver = createResolver(recipe, method);
   const planning = { recipe, method, models: architectures, sourceIndex: indexModels(models), resolver, notes };
   const tensors = outputs.tensors.flatMap((tensor) => planTensor(tensor, planning) ?? []);
@@ -123,15 +121,6 @@ function checkBase(recipe: Recipe, slice: RecipeSlice, method: MergeMethod): voi
     where: { ...fieldPlace(recipe.origin, slice.field), model: slice.base },
     found: slice.base === undefined ? "no base_model" : "a base that the slice does not list",
     expected: slice.base === undefined ? `base_model for ${method.id}` : `${slice.base} among the sources`,
-  });
-}
-
-function checkSize(recipe: Recipe, { tensors }: Outputs): void {
-  if (tensors.length <= PLAN_LIMITS.tensors) return;
-  throw new MergeyardError("PlanTooLarge", {
-    where: fieldPlace(recipe.origin, []),
-    found: `${tensors.length} tensors`,
-    expected: `at most ${PLAN_LIMITS.tensors}`,
   });
 }
 

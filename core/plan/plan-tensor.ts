@@ -320,7 +320,7 @@ function shapeError(
     found: `[${other.entry.shape.join(", ")}]`,
     expected: `[${reference.entry.shape.join(", ")}], as in ${reference.source.model}`,
     hint: isVocabulary
-      ? "the models have different vocabularies: use fine-tunes of one base, or `on_mismatch: skip` to keep the base's rows"
+      ? "the vocabularies differ: use fine-tunes of one base, or `on_mismatch: skip` to keep the base's rows"
       : "merge models of one build, or write `on_mismatch: skip` to merge such tensors without the models that differ",
   });
 }

@@ -25,7 +25,8 @@ export const sourceSchema = z.strictObject({
   fingerprint: digest,
   /**
    * adopted: a universal checkpoint or artifact, its tensor digests known from its manifest; pending: the describe unit
-   * `describedBy` of this plan will make it one, its folder and digests are in that unit's receipt; foreign: read as it is.
+   * `describedBy` of this plan will make it one, its folder and digests are in that unit's receipt; foreign: read as it
+   * is.
    */
   state: z.enum(["adopted", "pending", "foreign"]),
   describedBy: z.strictObject({ stage: count, index: count }).optional(),
@@ -69,7 +70,7 @@ const unitBase = {
   bytesWritten: count,
 };
 
-/** Read one tensor file of a foreign safetensors checkpoint and digest its header and tensors. Writes only a receipt. */
+/** Read a tensor file of a foreign safetensors checkpoint and digest its header and tensors. Writes only a receipt. */
 export const adoptUnitSchema = z.strictObject({
   ...unitBase,
   op: z.literal("adopt"),

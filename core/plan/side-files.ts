@@ -5,7 +5,7 @@ import type { CheckpointFile } from "../checkpoint.ts";
 import { type FileRole, fileRole } from "../formats/side-files.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
-import { type Architecture, tensorRole } from "./architecture.ts";
+import { type Architecture, configSections, tensorRole } from "./architecture.ts";
 import { checkConfigs, checkQuantization } from "./config-check.ts";
 import { writeModelCard } from "./model-card.ts";
 import type { Notes } from "./notes.ts";
@@ -73,7 +73,8 @@ function configFile(donor: MergeModel, parts: SideFileParts): readonly SideFile[
   const reference = parts.recipe.references.find(({ model }) => model === donor.source.model);
   const configOf = (model: string) => parts.models.find(({ source }) => source.model === model)?.checkpoint.config;
   const { tensors, layers } = parts;
-  const untied = config.tie_word_embeddings === true && mergesUntiedHead(parts);
+  const saysTied = configSections(config).some((section) => section.tie_word_embeddings === true);
+  const untied = saysTied && mergesUntiedHead(parts);
   if (untied) parts.notes.add("tie_word_embeddings is set to false: a parent's head differs from its embedding");
   const architecture = reference?.overrideArchitecture;
   const text = writeOutputConfig({ donor: config, architecture, tensors, layers, configOf, untied });
@@ -94,7 +95,7 @@ function isHead(model: Architecture, name: string): boolean {
 
 /** The licence files of every parent; those of parents other than the config's carry the parent's name. */
 function licenceFiles(models: readonly MergeModel[], donor: number): readonly SideFile[] {
-  const names = new Set<string>();
+  const names = new Set(models[donor]?.checkpoint.sideFiles.map(({ name }) => name));
   return models.flatMap(({ source, checkpoint }, index) =>
     checkpoint.sideFiles
       .filter(({ name }) => fileRole(name) === "licence")

@@ -24,7 +24,7 @@ export function fieldPlace(origin: RecipeOrigin, path: FieldPath): ErrorPlace {
 }
 
 /** `models[1].parameters.weight`; undefined for the document itself. */
-export function formatFieldPath(path: FieldPath): string | undefined {
+function formatFieldPath(path: FieldPath): string | undefined {
   if (path.length === 0) return undefined;
   return path
     .map((part) => (typeof part === "number" ? `[${part}]` : `.${String(part)}`))

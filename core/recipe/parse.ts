@@ -10,7 +10,7 @@ import { type MergeConfig, mergeSchema, type Pipeline, pipelineSchema } from "./
 /** One document of a recipe file. */
 export type RecipeDocument = { readonly value: unknown; readonly origin: RecipeOrigin };
 
-/** A recipe whose every field has a legal form. What the fields mean together is checked by normalise.ts and the plan. */
+/** A recipe whose every field has a legal form. What they mean together is checked by normalise.ts and the plan. */
 export type ParsedRecipe = {
   /** As the user wrote it. */
   readonly text: string;

@@ -57,7 +57,7 @@ const referenceMapSchema = closed({
 });
 
 /** `path[@revision][+lora[@revision]]`, or the map form with `model`, `lora` and `override_architecture`. */
-export const modelReferenceSchema = z.union([referenceTextSchema, referenceMapSchema]);
+const modelReferenceSchema = z.union([referenceTextSchema, referenceMapSchema]);
 
 type Located = { readonly path: string; readonly revision: string | undefined };
 

@@ -47,8 +47,8 @@ function refusalsOf(merge: MergeConfig): readonly Refusal[] {
 
 const FLOATS = "float32, float16 or bfloat16";
 const KEEP_TOKENIZER =
-  "without it the base model's tokenizer is kept whole, and embeddings are merged row by row: right for fine-tunes of " +
-  "one base that added no tokens";
+  "without it the base model's tokenizer is kept whole and embeddings are merged row by row: right for fine-tunes " +
+  "of one base that added no tokens";
 const KEEP_TEMPLATE = "without it the base model's chat template is kept";
 
 function refuseWhen(applies: boolean, key: string, found: string, expected: string, hint: string): Refusal | undefined {

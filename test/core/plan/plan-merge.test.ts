@@ -8,7 +8,10 @@ import { assertRefused, type Expected } from "../recipe/refusal.ts";
 import { type Models, makeCheckpoint, makeLlama, planText, tensorOf, tensorsOf } from "./checkpoints.ts";
 
 const linearOf = (...models: readonly string[]) =>
-  `merge_method: linear\nmodels:\n${models.map((model) => `  - {model: ${model}, parameters: {weight: 1}}\n`).join("")}`;
+  [
+    "merge_method: linear\nmodels:\n",
+    ...models.map((model) => `  - {model: ${model}, parameters: {weight: 1}}\n`),
+  ].join("");
 const taskOf = (base: string, ...models: readonly string[]) =>
   `${linearOf(...models).replace("linear", "task_arithmetic")}base_model: ${base}\n`;
 const LAYER = "model.layers.1.mlp.up_proj.weight";
@@ -57,7 +60,8 @@ test("the base is marked, is an input without a weight, and joins last when it i
 
 test("gradients run over the layers, and outside layers their first point counts", () => {
   const text =
-    "merge_method: linear\nmodels: [{model: a, parameters: {weight: [1, 0.5, 0]}}, {model: b, parameters: {weight: 1}}]\n";
+    "merge_method: linear\nmodels: [{model: a, parameters: {weight: [1, 0.5, 0]}}, {model: b}]\n" +
+    "parameters: {weight: 1}\n";
   const plan = planText(text, { a: makeLlama(), b: makeLlama() });
   const weight = (name: string) => tensorOf(plan, name).inputs[0]?.parameters.weight;
   const layers = [0, 1, 2].map((layer) => weight(`model.layers.${layer}.mlp.up_proj.weight`));
@@ -207,7 +211,7 @@ test("the recipe's rules and seed travel with the units", () => {
 
 test("filters that match nothing are warned of", () => {
   const text =
-    "merge_method: linear\nmodels: [{model: a}]\nparameters:\n  weight:\n    - {filter: mpl, value: 2}\n    - value: 1\n";
+    "merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: [{filter: mpl, value: 2}, {value: 1}]}\n";
   const { warnings } = planText(text, { a: makeLlama() });
   assert.equal(warnings.length, 1);
   assert.match(warnings[0] ?? "", /"mpl"/);
@@ -325,7 +329,7 @@ const REFUSALS: readonly (readonly [string, string, Models, Expected])[] = [
   ],
   [
     "a base that a slice does not list",
-    "merge_method: task_arithmetic\nbase_model: a\nslices:\n  - sources: [{model: b, layer_range: [0, 1], parameters: {weight: 1}}]\n",
+    "merge_method: task_arithmetic\nbase_model: a\nslices:\n  - sources: [{model: b, layer_range: [0, 1]}]\n",
     THREE,
     { code: "RecipeBaseMissing", model: "a", field: "slices[0]", line: 4 },
   ],
@@ -343,7 +347,8 @@ const REFUSALS: readonly (readonly [string, string, Models, Expected])[] = [
   ],
   [
     "weights that sum to zero",
-    "merge_method: linear\nmodels:\n  - {model: a, parameters: {weight: 1}}\n  - {model: b, parameters: {weight: -1}}\n",
+    "merge_method: linear\nmodels:\n  - {model: a, parameters: {weight: 1}}\n" +
+      "  - {model: b, parameters: {weight: -1}}\n",
     THREE,
     { code: "PlanMethodRefused", tensor: "lm_head.weight" },
   ],

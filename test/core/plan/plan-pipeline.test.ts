@@ -137,13 +137,14 @@ test("a plan covers every output byte exactly once, and every input range lies i
   fc.assert(
     fc.property(tensors, fc.integer({ min: 1, max: 400 }), fc.boolean(), (shapes, shardBytes, converts) => {
       const models = { a: makeCheckpoint(shapes), b: makeCheckpoint(shapes) };
-      const text = `merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n${converts ? "dtype: float16\n" : ""}`;
+      const inputs = "models: [{model: a}, {model: b}]\nparameters: {weight: 1}\n";
+      const text = `merge_method: linear\n${inputs}${converts ? "dtype: float16\n" : ""}`;
       const planned = plan({ text, models, options: { shardBytes } });
       assertCovered(planned);
       const merged = planned.units.flatMap((unit) => (unit.op === "merge" ? unit.tensors : []));
       assert.deepEqual(merged.map(({ name }) => name).sort(), Object.keys(shapes).sort());
-      for (const { inputs } of merged) {
-        for (const input of inputs) {
+      for (const tensor of merged) {
+        for (const input of tensor.inputs) {
           const stored = models[input.source === 0 ? "a" : "b"].tensors.find(({ name }) => name === input.tensor);
           assert.deepEqual(input.ranges, stored?.ranges);
           assert.equal(

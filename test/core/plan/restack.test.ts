@@ -115,6 +115,13 @@ test("the language part of a nested config is changed, the donor's own is not", 
   assert.equal(config.text_config.num_hidden_layers, 3);
 });
 
+test("refused: ten thousand slices that stack a million tensors, before any is made", () => {
+  const shapes = Object.fromEntries(Array.from({ length: 120 }, (_, tensor) => [`h.0.w${tensor}`, [1]]));
+  const text = stack(...Array.from({ length: 10_000 }, () => "{model: a, layer_range: [0, 1]}"));
+  const models = { a: makeCheckpoint(shapes) };
+  assertRefused(() => planText(text, models), { code: "PlanTooLarge", field: "slices", found: "1200000 tensors" });
+});
+
 const TWO_STACKS = { a: makeCheckpoint({ "encoder.block.0.w": [2], "decoder.block.0.w": [2] }) };
 const REFUSALS: readonly (readonly [string, string, Models, Expected])[] = [
   [

@@ -5,7 +5,10 @@ import { completeModelCard } from "../../../core/plan/model-card.ts";
 import { configOf, type Models, makeCheckpoint, makeLlama, planText } from "./checkpoints.ts";
 
 const linearOf = (...models: readonly string[]) =>
-  `merge_method: linear\nmodels:\n${models.map((model) => `  - {model: ${model}, parameters: {weight: 1}}\n`).join("")}`;
+  [
+    "merge_method: linear\nmodels:\n",
+    ...models.map((model) => `  - {model: ${model}, parameters: {weight: 1}}\n`),
+  ].join("");
 const files = (...names: readonly string[]) => names.map((name) => ({ name, bytes: 7 }));
 
 function listFiles(text: string, models: Models, shardBytes?: number): Record<string, string | number> {
@@ -57,6 +60,15 @@ test("every parent's licence travels, under its own name but for the config's pa
       ["NOTICE.org-b-2", 2],
     ],
   );
+});
+
+test("a licence's new name never takes the place of a file of the config's parent", () => {
+  const models = {
+    b: makeLlama({ sideFiles: files("LICENSE") }),
+    a: makeLlama({ sideFiles: files("LICENSE", "LICENSE.b") }),
+  };
+  const listed = listFiles(`${linearOf("b", "a")}base_model: a\n`, models);
+  assert.deepEqual([listed.LICENSE, listed["LICENSE.b"], listed["LICENSE.b-2"]], [1, 1, 0]);
 });
 
 test("code and unknown files stay behind and are named", () => {
@@ -119,6 +131,8 @@ test("the vocabulary is the embedding's rows after a cut", () => {
 test("a tied base merged with a parent whose head is its own is no longer tied", () => {
   const models = { a: makeLlama({ tied: true, head: false }), b: makeLlama({ tied: false }) };
   assert.equal(configOf(planText(linearOf("a", "b"), models)).tie_word_embeddings, false);
+  const nested = { a: makeLlama({ config: { text_config: { tie_word_embeddings: true } } }), b: models.b };
+  assert.deepEqual(configOf(planText(linearOf("a", "b"), nested)).text_config, { tie_word_embeddings: false });
   const tied = { a: makeLlama({ tied: true }), b: makeLlama({ tied: true, head: false }) };
   assert.equal(configOf(planText(linearOf("a", "b"), tied)).tie_word_embeddings, true);
 });
@@ -136,8 +150,7 @@ test("a value that only changes behaviour is a warning", () => {
 });
 
 test("override_architecture of the config's parent is the output's architecture", () => {
-  const text =
-    "merge_method: linear\nmodels:\n  - {model: {model: a, override_architecture: OtherForCausalLM}, parameters: {weight: 1}}\n";
+  const text = "merge_method: passthrough\nmodels: [{model: {model: a, override_architecture: OtherForCausalLM}}]\n";
   assert.deepEqual(configOf(planText(text, { a: makeLlama() })).architectures, ["OtherForCausalLM"]);
 });
 

@@ -212,7 +212,8 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
   ],
   [
     "several outputs",
-    "name: x\nmerge: {merge_method: linear, models: [{model: a}]}\noutputs: [{format: safetensors}, {format: safetensors}]\n",
+    "name: x\nmerge: {merge_method: linear, models: [{model: a}]}\n" +
+      "outputs: [{format: safetensors}, {format: safetensors}]\n",
     { code: "RecipeNotSupported", field: "outputs[1]" },
   ],
 ];

@@ -68,7 +68,7 @@ test("what is no number, gradient or filtered list is refused with its place in 
     [[{ filter: "x" }], [0]],
     [[{ filter: "x", value: [{ filter: "y", value: 1 }] }], [0, "value", 0]],
     [[{ filter: "x", value: 1, vlaue: 2 }], [0]],
-    [Array.from({ length: 10_001 }, () => 1), []],
+    [Array.from({ length: 1001 }, () => 1), []],
   ];
   for (const [written, path] of cases) {
     const result = settingSchema.safeParse(written);
