@@ -42,6 +42,8 @@ export type RunReport = {
   handle(event: StepEvent): void;
   /** Gives the stages their sizes; until then progress has no total. */
   setStages(bytes: StageBytes): void;
+  /** Units that ended during this call; none when there was nothing to do. */
+  unitsEnded(): number;
 };
 
 /** States of the machine that do something besides running jobs; the others only choose the way. */
@@ -62,6 +64,7 @@ type Stage = {
 export function createRunReport(progress: Progress): RunReport {
   let stages: StageBytes = new Map();
   let stage: Stage = { name: "", done: new Map(), running: new Map() };
+  let unitsEnded = 0;
   const showBytes = () => {
     const finished = [...stage.done.values()].reduce((sum, { read, written }) => sum + read + written, 0);
     progress.update([...stage.running.values()].reduce((sum, bytes) => sum + bytes, finished));
@@ -74,6 +77,7 @@ export function createRunReport(progress: Progress): RunReport {
       stage.running.set(event.unit, event.bytesRead + event.bytesWritten);
       showBytes();
     } else if (event.event === "unit-finished") {
+      unitsEnded += 1;
       stage.running.delete(event.unit);
       stage.done.set(event.unit, { read: event.bytesRead, written: event.bytesWritten, cached: event.cached });
       showBytes();
@@ -83,6 +87,7 @@ export function createRunReport(progress: Progress): RunReport {
     }
   };
   return {
+    unitsEnded: () => unitsEnded,
     setStages: (bytes) => {
       stages = bytes;
     },

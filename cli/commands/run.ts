@@ -82,7 +82,7 @@ async function run(pipeline: string, options: Options, terminal: Terminal): Prom
     pipelineParts(openStore),
   ).finally(() => progress.end());
   if (outcome.status !== "done") throw await toError(outcome);
-  printResult(terminal, options.json, outcome, () => describe(outcome));
+  printResult(terminal, options.json, outcome, () => describe(outcome, report.unitsEnded()));
 }
 
 async function readStageBytes(
@@ -110,7 +110,8 @@ async function toError(outcome: Exclude<PipelineOutcome, { status: "done" }>): P
   return new MergeyardError("CliRunFailed", { where, found: `${code}: ${failure.meaning}`, expected, hint });
 }
 
-function describe({ result, summary }: Extract<PipelineOutcome, { status: "done" }>): string {
+function describe({ result, summary }: Extract<PipelineOutcome, { status: "done" }>, unitsEnded: number): string {
+  if (unitsEnded === 0) return `${describeResult(result)}; nothing was computed`;
   const cached = summary.cached === 0 ? "" : `, ${formatCount(summary.cached)} from the cache`;
   const bytes = `${formatBytes(summary.bytesRead)} read, ${formatBytes(summary.bytesWritten)} written`;
   return `${describeResult(result)}\n${countOf(summary.units, "unit")}${cached}; ${bytes}`;
