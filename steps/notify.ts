@@ -5,7 +5,8 @@ import { type Receipt, receiptSchema } from "../core/plan/receipt.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { mapBounded, readRecord } from "./records.ts";
 import { notifyInputSchema, notifyOutputSchema } from "./schemas.ts";
-import { defineStep } from "./step.ts";
+import { defineStep, type StepDeps } from "./step.ts";
+import { describeError } from "./unit-failures.ts";
 
 export const notifyStep = defineStep({
   name: "notify",
@@ -29,11 +30,20 @@ export const notifyStep = defineStep({
     if (run !== null && outcome !== "failed") {
       const units = receipts.map((receipt) => ({ event: "unit-finished", ...withoutListing(receipt) }));
       const lines = [...units, { event: "run-ended", ...summary }].map((line) => `${JSON.stringify(line)}\n`);
-      await store.create(layout.events(run), new TextEncoder().encode(lines.join("")));
+      await keepEvents(store, layout.events(run), lines.join(""), deps);
     }
     return summary;
   },
 });
+
+/** The run has ended, whether its summary can be kept or not. */
+async function keepEvents(store: ObjectStore, key: string, text: string, deps: StepDeps): Promise<void> {
+  try {
+    await store.create(key, new TextEncoder().encode(text), { signal: deps.signal });
+  } catch (cause) {
+    deps.log({ event: "events-not-kept", error: describeError(cause) });
+  }
+}
 
 async function readReceipts(store: ObjectStore, run: string): Promise<readonly Receipt[]> {
   const keys: string[] = [];

@@ -90,8 +90,8 @@ async function openModel(scope: ModelScope, yard: ObjectStore, model: string, de
   const known = await findAdopted(yard, opened.fingerprint, deps);
   if (known === undefined) return { ...base, source, checkpoint: opened.checkpoint };
   const { prefix, checkpoint } = known;
-  // The fingerprint stays the upload's own: the run keeps its name from before to after the adoption.
-  const adopted = { ...source, store: yard.uri, prefix, format: checkpoint.format, state: "adopted" as const };
+  // Format and fingerprint stay the upload's own: the run keeps its name from before to after the adoption.
+  const adopted = { ...source, store: yard.uri, prefix, state: "adopted" as const };
   return { ...base, source: adopted, checkpoint };
 }
 

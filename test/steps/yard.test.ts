@@ -3,8 +3,7 @@ import { test } from "node:test";
 import { findVersion, initYard, listModels, listUploads, openYard, parseVersionReference } from "../../steps/yard.ts";
 import { newStore, openerOf, putText } from "./deps.ts";
 
-const channelText = (version: string) =>
-  JSON.stringify({ channel: 1, version, previous: null, run: null, decidedMs: 1 });
+const channelText = (version: string) => JSON.stringify({ channel: 1, version, run: null, decidedMs: 1, history: [] });
 
 test("a new place becomes a yard once, and opens as one", async () => {
   const store = newStore();
