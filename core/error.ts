@@ -508,7 +508,7 @@ export const ERROR_CODES = {
   RecipeMethodUnknown: {
     meaning: "there is no merge method of that name",
     retryable: false,
-    remedy: "use one of the methods that docs/recipes.md lists",
+    remedy: "use one of the methods that are listed as expected",
   },
   RecipeParameterUnknown: {
     meaning: "the method has no parameter of that name",

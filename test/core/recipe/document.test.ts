@@ -1,0 +1,38 @@
+// docs/recipes.md against the code: its examples are planned, and it names every key and every refusal.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import test from "node:test";
+import { ERROR_CODES } from "../../../core/error.ts";
+import { normaliseRecipe } from "../../../core/recipe/normalise.ts";
+import { mergeSchema, pipelineSchema } from "../../../core/recipe/schema.ts";
+import { readRecipe } from "../../../steps/read-recipe.ts";
+import { makeLlama, planText } from "../plan/checkpoints.ts";
+
+const text = readFileSync(new URL("../../../docs/recipes.md", import.meta.url), "utf8");
+const examples = [...text.matchAll(/^```yaml\n(.*?)^```$/gms)].map((match) => match[1] ?? "");
+
+test("the examples are recipes that are planned without a warning", () => {
+  assert.equal(examples.length, 2);
+  for (const example of examples) {
+    const { references } = normaliseRecipe(readRecipe(new TextEncoder().encode(example), "example.yaml"));
+    const models = Object.fromEntries(references.map(({ model }) => [model, makeLlama()]));
+    assert.deepEqual(planText(example, models).warnings, []);
+  }
+});
+
+test("every key is named", () => {
+  const keys = [...Object.keys(mergeSchema.shape), ...Object.keys(pipelineSchema.shape)];
+  assert.deepEqual(
+    keys.filter((key) => !new RegExp(`\`${key}\`|^ *${key}:`, "m").test(text)),
+    [],
+  );
+});
+
+test("every code that it names exists", () => {
+  const named = [...text.matchAll(/`((?:Recipe|Plan)[A-Z]\w+)`/g)].map((match) => match[1] ?? "");
+  assert.ok(named.length >= 18);
+  assert.deepEqual(
+    named.filter((code) => !Object.hasOwn(ERROR_CODES, code)),
+    [],
+  );
+});
