@@ -12,7 +12,7 @@ import { readRecipe } from "../steps/read-recipe.ts";
 const BUILD = { layers: 126, hidden: 16_384, inter: 53_248, kv: 1024, vocabulary: 128_256, shardBytes: 4.25e9 };
 
 /** Headers of a model of this build: BF16, shards of about 4.25 GB, as published. */
-export function syntheticModel(layers = BUILD.layers): Checkpoint {
+function syntheticModel(layers = BUILD.layers): Checkpoint {
   const { hidden, inter, kv, vocabulary } = BUILD;
   const block: [string, number[]][] = [
     ["input_layernorm", [hidden]],

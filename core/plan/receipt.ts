@@ -6,7 +6,7 @@ import { DTYPES } from "../tensor.ts";
 const count = z.int().nonnegative();
 const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
 
-export const tensorDigestSchema = z.strictObject({
+const tensorDigestSchema = z.strictObject({
   name: z.string(),
   dtype: z.enum(DTYPES),
   shape: z.array(count),
@@ -51,6 +51,5 @@ export const receiptSchema = z.strictObject({
   threads: count,
 });
 
-export type TensorDigest = z.infer<typeof tensorDigestSchema>;
 export type TensorFile = z.infer<typeof tensorFileSchema>;
 export type Receipt = z.infer<typeof receiptSchema>;

@@ -8,7 +8,7 @@ const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
 const dtype = z.enum(DTYPES);
 const shape = z.array(count);
 
-export const byteRangeSchema = z.strictObject({ file: z.string().min(1), offset: count, bytes: count });
+const byteRangeSchema = z.strictObject({ file: z.string().min(1), offset: count, bytes: count });
 
 /** A model that units read: a folder in a store. */
 export const sourceSchema = z.strictObject({
@@ -48,7 +48,7 @@ export const unitInputSchema = z.strictObject({
 });
 
 /** One output tensor of a merge unit. `offset` counts from the first byte after the output file's header. */
-export const unitTensorSchema = z.strictObject({
+const unitTensorSchema = z.strictObject({
   name: z.string(),
   dtype,
   shape,
@@ -71,7 +71,7 @@ const unitBase = {
 };
 
 /** Read a tensor file of a foreign safetensors checkpoint and digest its header and tensors. Writes only a receipt. */
-export const adoptUnitSchema = z.strictObject({
+const adoptUnitSchema = z.strictObject({
   ...unitBase,
   op: z.literal("adopt"),
   source: count,
@@ -79,7 +79,7 @@ export const adoptUnitSchema = z.strictObject({
 });
 
 /** Make a universal checkpoint of a source: its files and universal.json under checkpoints/<model>/<digest>/. */
-export const describeUnitSchema = z.strictObject({
+const describeUnitSchema = z.strictObject({
   ...unitBase,
   op: z.literal("describe"),
   source: count,
@@ -90,7 +90,7 @@ export const describeUnitSchema = z.strictObject({
 });
 
 /** Merge tensors into one safetensors file of the output. */
-export const mergeUnitSchema = z.strictObject({
+const mergeUnitSchema = z.strictObject({
   ...unitBase,
   op: z.literal("merge"),
   /** File name of the output in the artifact folder. */
@@ -105,7 +105,7 @@ export const mergeUnitSchema = z.strictObject({
 
 export const unitSchema = z.discriminatedUnion("op", [adoptUnitSchema, describeUnitSchema, mergeUnitSchema]);
 
-export const stageSchema = z.strictObject({
+const stageSchema = z.strictObject({
   index: count,
   name: z.string(),
   kind: z.enum(["shard", "prepare", "apply", "export"]),
@@ -116,7 +116,7 @@ export const stageSchema = z.strictObject({
 });
 
 /** Small files of the artifact, settled at plan time (config.json, tokenizer, index, model card). */
-export const sideFileSchema = z.discriminatedUnion("from", [
+const sideFileSchema = z.discriminatedUnion("from", [
   z.strictObject({ from: z.literal("text"), name: z.string(), text: z.string() }),
   z.strictObject({ from: z.literal("source"), name: z.string(), source: count, file: z.string(), bytes: count }),
 ]);

@@ -84,7 +84,7 @@ export function makeSource(model: string, state: PlanSource["state"] = "foreign"
 export type Models = Readonly<Record<string, Checkpoint>>;
 
 /** The models that a recipe names, in its order. */
-export function modelsOf(references: readonly { model: string }[], models: Models): MergeModel[] {
+function modelsOf(references: readonly { model: string }[], models: Models): MergeModel[] {
   return references.map(({ model }) => {
     const checkpoint = models[model];
     if (checkpoint === undefined) throw new Error(`the test has no model ${model}`);
