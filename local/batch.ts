@@ -1,5 +1,5 @@
-// AWS Batch played on one machine: a job, or an array of jobs, as child processes. Same variables, same exit codes, same
-// retry rules (flow/job-retry.ts), same end: an array runs all its jobs and fails when one of them did.
+// AWS Batch played on one machine: a job, or an array of jobs, as child processes. Same variables, same exit codes,
+// same retry rules (flow/job-retry.ts), same end: an array runs all its jobs and fails when one of them did.
 import { z } from "zod";
 import { JOB_RETRY, judgeExit } from "../flow/job-retry.ts";
 import type { ErrorFields } from "../steps/schemas.ts";
@@ -45,8 +45,8 @@ const submitJobSchema = z.strictObject({
 type Submission = z.infer<typeof submitJobSchema>;
 
 /**
- * The task behind `batch:submitJob.sync`. Gives the finished job; fails with States.TaskFailed and the job as its cause,
- * all failed indexes in it, when an attempt of one failed for good; with Batch.ClientException for a wrong submission.
+ * The task behind `batch:submitJob.sync`. Gives the finished job. Fails with States.TaskFailed, and the job with all
+ * its failed indexes as the cause, when one failed for good; with Batch.ClientException for a wrong submission.
  */
 export function createLocalBatch(options: LocalBatchOptions): TaskFunction {
   let submitted = 0;

@@ -1,5 +1,6 @@
 // One execution of a loaded machine, from its input to its end. Every finished state is put in the journal before the
 // next one starts; a state that the journal knows is not run again.
+import assert from "node:assert/strict";
 import { type Clock, systemClock } from "./clock.ts";
 import { isStateFailure } from "./failure.ts";
 import { runMap, runParallel } from "./fan-out.ts";
@@ -81,7 +82,7 @@ async function runTable(table: StateTable, input: Json, frame: Frame): Promise<J
   for (let sequence = 0; name !== null; sequence += 1) {
     frame.signal.throwIfAborted();
     const state: State | undefined = table.states.get(name);
-    if (state === undefined) throw new Error(`no state ${name} in a definition that was checked`);
+    assert.ok(state !== undefined, `no state ${name} in a definition that was checked`);
     const path: string = `${frame.path}${sequence}:${name}`;
     const finished: Finished = await runJournaled(state, { frame, name, path, input: current, retryCount: 0 });
     assignVariables(frame.scope, finished.assigned);

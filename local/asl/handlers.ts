@@ -10,7 +10,7 @@ import type { RetrierDocument } from "./schema.ts";
  * Seconds before try `attempt` (1 for the first repetition): IntervalSeconds x BackoffRate^(attempt - 1), at most
  * MaxDelaySeconds; with FULL jitter anything from 0 up to that.
  */
-export function retryDelaySeconds(retrier: RetrierDocument, attempt: number, random: () => number): number {
+function retryDelaySeconds(retrier: RetrierDocument, attempt: number, random: () => number): number {
   const backoff = retrier.IntervalSeconds * retrier.BackoffRate ** (attempt - 1);
   const capped = Math.min(backoff, retrier.MaxDelaySeconds ?? Number.MAX_SAFE_INTEGER);
   return retrier.JitterStrategy === "FULL" ? capped * random() : capped;

@@ -1,5 +1,6 @@
 // What each type of state does: one function per type, from a visit to what the state leaves behind. Parallel and Map
 // are in fan-out.ts.
+import assert from "node:assert/strict";
 import { sleep } from "./clock.ts";
 import { stateFailure } from "./failure.ts";
 import { bindingsOf, evaluateInteger, finish, type Visit } from "./frame.ts";
@@ -71,7 +72,7 @@ export async function runChoice(state: ChoiceState, visit: Visit): Promise<Finis
 export function runTaskState(state: TaskState, visit: Visit): Promise<Finished> {
   const { execution, signal } = visit.frame;
   const task = execution.tasks.get(state.resource);
-  if (task === undefined) throw new Error(`no task for ${state.resource}, which the definition was loaded with`);
+  assert.ok(task !== undefined, `no task for ${state.resource}, which the definition was loaded with`);
   return withHandlers(visit, state, async (current) => {
     const bindings = bindingsOf(current);
     const input = (await state.arguments?.evaluate(bindings)) ?? current.input;

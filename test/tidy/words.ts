@@ -77,7 +77,8 @@ export const BANNED_WORDS: readonly BannedWord[] = [
     in: "code",
     pattern: /\bnew (?:Error|TypeError|RangeError)\(/,
     instead: "MergeyardError with a code of the table, or assert for a broken invariant",
-    allowed: ["test/", "tools/", "infra/"],
+    // Failures of a state machine have the names that the machine gives them, not codes of the table.
+    allowed: ["test/", "tools/", "infra/", "local/asl/failure.ts"],
   },
 ];
 
