@@ -130,8 +130,8 @@ async function keepPlan(yard: ObjectStore, plan: Plan, deps: StepDeps): Promise<
 
 /**
  * The result of a run that has nothing left to do: it ended before, and its channel points to what it published, or to
- * what a person chose since. Undefined when it is new, unfinished, or when another run has moved the channel: then it is
- * asked for again, and publishes again.
+ * what a person chose since. Undefined when it is new, unfinished, or when another run has moved the channel: then it
+ * is asked for again, and publishes again.
  */
 async function findFinished(yard: ObjectStore, { run, publish }: PlanHeader, deps: StepDeps) {
   const result = (await readRecord(yard, layout.result(run), resultSchema, deps.signal))?.value;

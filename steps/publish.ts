@@ -115,7 +115,7 @@ function listInputs(context: UnitContext): Promise<readonly ManifestInput[]> {
   });
 }
 
-/** Files first, each whole under its final name, the manifest last: it makes the version exist. True if it did before. */
+/** Files first, each whole under its final name, the manifest last: it makes the version exist. True: it did before. */
 async function putVersion(context: UnitContext, version: Version, prefix: string): Promise<boolean> {
   const { yard, deps } = context;
   const existed = (await yard.head(`${prefix}${MANIFEST_FILE}`, { signal: deps.signal })) !== undefined;

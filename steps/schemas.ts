@@ -12,10 +12,10 @@ const uri = z.string().min(1);
 export const JOBS_MAX = 10_000;
 
 /** The run of a yard: what every step after the plan is given. */
-export const runRefSchema = z.strictObject({ yard: uri, run: z.string().min(1) });
+const runRefSchema = z.strictObject({ yard: uri, run: z.string().min(1) });
 
 /** Of a stage, what the state machine needs: job i of `jobs` runs units i, i + jobs, i + 2 jobs, ... below `units`. */
-export const stageRefSchema = z.strictObject({
+const stageRefSchema = z.strictObject({
   index: count,
   name: z.string(),
   kind: z.enum(["shard", "prepare", "apply", "export"]),
@@ -71,7 +71,7 @@ export const checkOutputSchema = z.strictObject({
 });
 
 export const publishInputSchema = z.strictObject({ ...runRefSchema.shape, plannedMs: z.number() });
-export const publishOutcomeSchema = z.enum(["published", "unchanged", "lost-race", "not-requested"]);
+const publishOutcomeSchema = z.enum(["published", "unchanged", "lost-race", "not-requested"]);
 export const publishOutputSchema = z.strictObject({
   ...runRefSchema.shape,
   /**
@@ -217,7 +217,6 @@ export type PlanInput = z.infer<typeof planInputSchema>;
 export type PlanOutput = z.infer<typeof planOutputSchema>;
 export type PublishOutput = z.infer<typeof publishOutputSchema>;
 export type VerifyOutput = z.infer<typeof verifyOutputSchema>;
-export type RunResult = z.infer<typeof resultSchema>;
 export type ChannelPointer = z.infer<typeof pointerSchema>;
 export type ChannelRecord = z.infer<typeof channelSchema>;
 export type FailureRecord = z.infer<typeof failureSchema>;

@@ -94,10 +94,7 @@ export type FileVerifier = { update(piece: Uint8Array): void; finish(): void };
  * A verifier of a listed file: feed it every byte in order, then `finish`.
  * Throws YardFileCorrupt naming the first tensor whose bytes differ (or the header, or the file).
  */
-export function createFileVerifier(
-  file: ListedFile,
-  where: { readonly store: string; readonly key: string },
-): FileVerifier {
+function createFileVerifier(file: ListedFile, where: { readonly store: string; readonly key: string }): FileVerifier {
   const hasher = createPartHasher(partSizes(file));
   return {
     update: (piece) => hasher.update(piece),

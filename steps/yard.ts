@@ -113,7 +113,7 @@ function pointers(channels: ReadonlyMap<string, ChannelRecord>): Readonly<Record
 }
 
 /** The channels of a model by name, in name order. */
-export async function listChannels(store: ObjectStore, model: string): Promise<ReadonlyMap<string, ChannelRecord>> {
+async function listChannels(store: ObjectStore, model: string): Promise<ReadonlyMap<string, ChannelRecord>> {
   const channels = new Map<string, ChannelRecord>();
   const prefix = layout.channel(checkName(model), "").slice(0, -".json".length);
   for await (const { key } of store.list(prefix)) {

@@ -1,5 +1,5 @@
 // Dependencies of steps for tests: stores by URI, a clock that ticks, and what was logged.
-import type { StepDeps, StepEvent, UnitDeps } from "../../steps/step.ts";
+import type { StepEvent, UnitDeps } from "../../steps/step.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
 import type { ObjectStore, OpenStore } from "../../stores/store.ts";
 
@@ -34,11 +34,6 @@ export function testDeps(openStore: OpenStore, overrides: Partial<UnitDeps> = {}
     events,
     ...overrides,
   };
-}
-
-/** Plain dependencies for steps of the control plane. */
-export function controlDeps(openStore: OpenStore): StepDeps {
-  return testDeps(openStore);
 }
 
 /** Writes text under a key, whatever is there. */

@@ -161,7 +161,7 @@ test("a truncated shard is no complete upload: the one before counts, or the run
   assert.deepEqual(await readPublished(yard), before);
 });
 
-test("a recipe with a model that is nowhere, an unknown method or a misspelt key is refused and nothing is written", async () => {
+test("a missing model, an unknown method and a misspelt key are refused, and nothing is written", async () => {
   const yard = newStore();
   await makeYard(yard);
   const cases = [
@@ -207,10 +207,11 @@ test("check refuses missing receipts and files that are not what their receipts 
   for await (const { key } of yard.list(`runs/${planned.run}/output/`)) outputs.push(key);
   const [output = ""] = outputs;
   const bytes = await readAll(yard, output, 1e6);
-  for (const damaged of [bytes.subarray(0, bytes.length - 2), bytes.with(20, 0x20)]) {
+  const renamed = Buffer.from(bytes);
+  renamed.write("M", renamed.indexOf("model."));
+  for (const damaged of [bytes.subarray(0, bytes.length - 2), renamed]) {
     await writeObject(yard, output, damaged, damaged.length);
-    const error = await runStep(checkStep, ref, deps).catch((cause) => cause);
-    assert.match(error.code, /^(YardOutputWrong|Safetensors)/);
+    await assert.rejects(runStep(checkStep, ref, deps), { code: "YardOutputWrong" });
   }
   await writeObject(yard, output, bytes, bytes.length);
   assert.equal((await runStep(checkStep, ref, deps)).cached, 0);

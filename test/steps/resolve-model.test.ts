@@ -102,7 +102,7 @@ test("names given for the run win over the pipeline's, and both over the yard", 
   assert.equal((await resolveModel(scope, "chat")).prefix, "incoming/code/1/");
 });
 
-test("a path is looked for beside the recipe, then in the current folder, and the error names every place", async () => {
+test("a path is looked for beside the recipe, then in the current folder; the error names every place", async () => {
   const yard = await newYard();
   const root = `memory://resolve-${process.pid}`;
   await putText(createMemoryStore(`${root.slice(9)}/here/models/chat`), "config.json", "{}");
@@ -113,10 +113,9 @@ test("a path is looked for beside the recipe, then in the current folder, and th
   assert.equal((await resolveModel(scope, "./models/../models/chat/")).store.uri, `${root}/there/models/chat`);
   assert.equal((await resolveModel(scope, "only")).store.uri, `${root}/here/only`);
   assert.equal((await resolveModel(scope, `${root}/here/only`)).name, "only");
-  await assert.rejects(resolveModel(scope, "nowhere"), {
-    code: "YardModelMissing",
-    expected: `${yard.uri}/artifacts/nowhere/ or ${yard.uri}/incoming/nowhere/ or ${root}/there/nowhere or ${root}/here/nowhere`,
-  });
+  const places = [`${yard.uri}/artifacts/nowhere/`, `${yard.uri}/incoming/nowhere/`, `${root}/there/nowhere`];
+  const expected = [...places, `${root}/here/nowhere`].join(" or ");
+  await assert.rejects(resolveModel(scope, "nowhere"), { code: "YardModelMissing", expected });
   await assert.rejects(resolveModel(scope, `${root}/nowhere`), {
     code: "YardModelMissing",
     expected: `${root}/nowhere`,
