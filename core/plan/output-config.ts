@@ -83,6 +83,9 @@ function setVocabulary(config: Record<string, unknown>, tensors: readonly Planne
   if (section !== undefined && rows !== undefined) section.vocab_size = rows;
 }
 
+/** Keys of lists that say something of each layer, such as `layer_types`, `layers_block_type`, `no_rope_layers`. */
+const LAYER_LIST = /layer|block/;
+
 /** The number of layers, and every list with one item a layer, each item from the config of the layer's own model. */
 function setLayers(config: Record<string, unknown>, layers: readonly LayerOrigin[], parts: OutputConfigParts): void {
   const donors = configSections(parts.donor);
@@ -90,7 +93,7 @@ function setLayers(config: Record<string, unknown>, layers: readonly LayerOrigin
     const before = LAYER_COUNT_KEYS.map((key) => donors[index]?.[key]).find((value) => typeof value === "number");
     for (const key of LAYER_COUNT_KEYS) if (typeof section[key] === "number") section[key] = layers.length;
     for (const [key, value] of Object.entries(section)) {
-      if (!Array.isArray(value) || before === undefined || value.length !== before) continue;
+      if (!LAYER_LIST.test(key) || !Array.isArray(value) || value.length !== before) continue;
       section[key] = layers.map(({ model, layer }) => {
         const list = configSections(parts.configOf(model))[index]?.[key];
         return Array.isArray(list) ? list[layer] : value[layer];

@@ -33,7 +33,7 @@ export type PlannedTensor = Omit<UnitTensor, "offset" | "bytes">;
 /** An input that the model stores, perhaps under another name. */
 type Present = Omit<OutputInput, "entry"> & { readonly entry: TensorEntry };
 
-/** `copy`: the bytes of the only input; its dtype and shape are the output's. */
+/** The inputs that fit together, and the shape of what they make. */
 type Shaped = { readonly inputs: readonly Present[]; readonly shape: Shape };
 
 /**
@@ -47,8 +47,10 @@ export function planTensor(tensor: OutputTensor, planning: TensorPlanning): Plan
   const [gone] = missing;
   if (gone !== undefined) {
     if (recipe.allowUnlisted === undefined) throw missingError(tensor, gone, planning);
-    notes.add(`tensors that a model lacks are ${recipe.allowUnlisted === "copy" ? "copied" : "dropped"}`, tensor.name);
-    return recipe.allowUnlisted === "drop" ? undefined : copyTensor(tensor, referenceOf(tensor, present), planning);
+    // None is present where the last slice's model has no head, although another model does.
+    const copies = recipe.allowUnlisted === "copy" && present.length > 0;
+    notes.add(`tensors that a model lacks are ${copies ? "copied" : "dropped"}`, tensor.name);
+    return copies ? copyTensor(tensor, referenceOf(tensor, present), planning) : undefined;
   }
   const reference = referenceOf(tensor, present);
   if (present.every(({ entry }) => isWhole(entry.dtype))) return copyWhole(tensor, present, reference, planning);
@@ -296,8 +298,10 @@ function refuseByMethod(
   });
 }
 
-function missingError(tensor: OutputTensor, gone: OutputInput, { recipe }: TensorPlanning): MergeyardError {
+function missingError(tensor: OutputTensor, gone: OutputInput, { recipe, models }: TensorPlanning): MergeyardError {
   const holders = tensor.inputs.filter(({ entry }) => entry !== undefined).map(({ source }) => source.model);
+  if (holders.length === 0)
+    for (const [model, { tensors }] of models) if (tensors.has(tensor.name)) holders.push(model);
   return new MergeyardError("PlanTensorMissing", {
     where: { ...fieldPlace(recipe.origin, gone.source.field), model: gone.source.model, tensor: gone.name },
     found: "no such tensor",

@@ -47,6 +47,18 @@ test("a last slice whose model ties its head fills the head that another model s
   );
 });
 
+test("a last slice whose model has no head at all is refused, or gives none when the recipe allows it", () => {
+  const models = { a: makeLlama(), b: makeLlama({ tied: false, head: false }) };
+  const text = stack("{model: a, layer_range: [0, 1]}", "{model: b, layer_range: [0, 1]}");
+  assertRefused(() => planText(text, models), {
+    code: "PlanTensorMissing",
+    model: "b",
+    tensor: "lm_head.weight",
+    expected: "a tensor of every model, as in a",
+  });
+  assert.equal(tensorsOf(planText(`${text}allow_unlisted: copy\n`, models)).has("lm_head.weight"), false);
+});
+
 test("a tensor whose name does not say where it stands is taken from the first slice, with a warning", () => {
   const of = () => makeCheckpoint({ mystery: [2], "h.0.w": [2], "h.1.w": [2] });
   const plan = planText(stack("{model: a, layer_range: [0, 1]}", "{model: b, layer_range: [1, 2]}"), {
@@ -94,14 +106,14 @@ parameters:
 
 test("lists with one item a layer follow their layers, each from its own model's config", () => {
   const models = {
-    a: makeLlama({ config: { layer_types: ["a0", "a1", "a2"], eos_token_id: [1, 2] } }),
+    a: makeLlama({ config: { layer_types: ["a0", "a1", "a2"], eos_token_id: [1, 2, 3] } }),
     b: makeLlama({ layers: 4, config: { layer_types: ["b0", "b1", "b2", "b3"] } }),
   };
   const config = configOf(
     planText(stack("{model: a, layer_range: [1, 3]}", "{model: b, layer_range: [3, 4]}"), models),
   );
   assert.deepEqual(config.layer_types, ["a1", "a2", "b3"]);
-  assert.deepEqual(config.eos_token_id, [1, 2]);
+  assert.deepEqual(config.eos_token_id, [1, 2, 3]);
 });
 
 test("the language part of a nested config is changed, the donor's own is not", () => {
