@@ -252,5 +252,5 @@ function importAliases(code: string): number {
 }
 
 test("docs/errors.md says what the table of codes says", () => {
-  assert.equal(readText("docs/errors.md"), renderErrorsDocument(), "run `npm run errors`");
+  assert.equal(readText("docs/errors.md"), renderErrorsDocument(), "run `npm run docs`");
 });

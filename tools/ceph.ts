@@ -8,15 +8,21 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
-export type Gateway = { readonly endpoint: string; readonly pids: readonly number[] };
-
 /** Bytes of the sparse file that holds all objects; it takes what is written to it. */
 const DISK_BYTES = 20 * 1024 ** 3;
 /** Seconds to wait for any one daemon; the whole start takes about 20. */
 const WAIT_S = 90;
 
-/** Starts the three daemons in an empty folder; they go on running after this process. */
-export async function startGateway(folder: string, accessKey: string, secretKey: string): Promise<Gateway> {
+/**
+ * Starts the three daemons in an empty folder and gives the gateway's address. They go on running after this process;
+ * `started` learns each one's number as soon as it runs.
+ */
+export async function startGateway(
+  folder: string,
+  accessKey: string,
+  secretKey: string,
+  started: (pid: number) => void,
+): Promise<string> {
   const [monitorPort, gatewayPort] = [await findFreePort(), await findFreePort()];
   const cluster = randomUUID();
   for (const name of ["mon", "osd", "rgw", "log", "run"]) mkdirSync(join(folder, name), { recursive: true });
@@ -27,17 +33,17 @@ export async function startGateway(folder: string, accessKey: string, secretKey:
   const address = `[v2:127.0.0.1:${monitorPort}]`;
   ceph("monmaptool", ["--create", "--fsid", cluster, "--addv", "a", address, map]);
   ceph("ceph-mon", ["--mkfs", "-i", "a", "--monmap", map, "--keyring", join(folder, "keyring")]);
-  const monitor = startDaemon(folder, "ceph-mon", ["-i", "a"]);
+  started(startDaemon(folder, "ceph-mon", ["-i", "a"]));
   const disk = randomUUID();
   await retryFor(() => ceph("ceph", ["--connect-timeout", "5", "osd", "new", disk, "0"]));
   ceph("ceph-osd", ["--mkfs", "-i", "0", "--osd-uuid", disk]);
-  const storage = startDaemon(folder, "ceph-osd", ["-i", "0"]);
-  const gateway = startDaemon(folder, "radosgw", ["-n", "client.rgw.a"]);
+  started(startDaemon(folder, "ceph-osd", ["-i", "0"]));
+  started(startDaemon(folder, "radosgw", ["-n", "client.rgw.a"]));
   const endpoint = `http://127.0.0.1:${gatewayPort}`;
   await retryFor(async () => void (await fetch(endpoint)));
   const user = ["user", "create", "--uid", "tests", "--display-name", "tests"];
   ceph("radosgw-admin", [...user, "--access-key", accessKey, "--secret-key", secretKey]);
-  return { endpoint, pids: [gateway, storage, monitor] };
+  return endpoint;
 }
 
 function composeConfig(folder: string, cluster: string, monitorPort: number, gatewayPort: number): string {

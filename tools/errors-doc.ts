@@ -1,4 +1,4 @@
-// `npm run errors`: writes docs/errors.md from the table of codes in core/error.ts. With --check it writes nothing and
+// `npm run docs`: writes docs/errors.md from the table of codes in core/error.ts. With --check it writes nothing and
 // exits with 1 when the document is not what the table says; a test does the same.
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
@@ -24,7 +24,7 @@ export function renderErrorsDocument(): string {
   );
   return `# Errors
 
-Made from the table in \`core/error.ts\` by \`npm run errors\`; do not edit. Every refusal and failure is one of these
+Made from the table in \`core/error.ts\` by \`npm run docs\`; do not edit. Every refusal and failure is one of these
 codes. The command line prints it with the place, what was found, what was expected and what to do; \`--json\` prints
 the same as an object. "Try again" says whether the same thing can succeed later (network, capacity): the state
 machine's retries are made from it.
@@ -41,7 +41,7 @@ if (import.meta.main) {
   const wanted = renderErrorsDocument();
   if (!process.argv.includes("--check")) writeFileSync(FILE, wanted);
   else if (readFileSync(FILE, "utf8") !== wanted) {
-    console.error("docs/errors.md is not what core/error.ts says: run `npm run errors`");
+    console.error("docs/errors.md is not what core/error.ts says: run `npm run docs`");
     process.exitCode = 1;
   }
 }

@@ -5,7 +5,7 @@
 //   apt-get install --no-install-recommends radosgw ceph-mon ceph-osd ceph-common
 //   eval "$(node tools/s3-server.ts start)" && npm test; node tools/s3-server.ts stop
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -15,31 +15,50 @@ import { startGateway } from "./ceph.ts";
 type Settings = Readonly<Record<string, string>>;
 type State = { readonly settings: Settings; readonly pids: readonly number[] };
 
-const folder = process.env["MERGEYARD_TEST_S3_FOLDER"] ?? join(tmpdir(), `mergeyard-s3-${process.getuid?.() ?? 0}`);
+const folder = process.env.MERGEYARD_TEST_S3_FOLDER ?? join(tmpdir(), `mergeyard-s3-${process.getuid?.() ?? 0}`);
 const stateFile = join(folder, "server.json");
 
 async function start(): Promise<void> {
   if (existsSync(folder)) await stop();
   mkdirSync(folder, { recursive: true, mode: 0o700 });
+  try {
+    print(await startServer());
+  } catch (error) {
+    // Whatever was started must not outlive a start that failed; its logs are the only thing worth seeing.
+    console.error(readLogs(), error instanceof Error ? error.message : error);
+    console.error("needs Debian's radosgw ceph-mon ceph-osd ceph-common (apt-get install --no-install-recommends)");
+    await stop();
+    process.exitCode = 1;
+  }
+}
+
+async function startServer(): Promise<Settings> {
   const [accessKey, secretKey, bucket] = [randomBytes(10).toString("hex"), randomBytes(20).toString("hex"), "tests"];
-  const gateway = await startGateway(folder, accessKey, secretKey);
+  const pids: number[] = [];
+  const save = (settings: Settings) => writeFileSync(stateFile, JSON.stringify({ settings, pids }), { mode: 0o600 });
+  const endpoint = await startGateway(folder, accessKey, secretKey, (pid) => {
+    pids.push(pid);
+    save({});
+  });
   const settings = {
-    MERGEYARD_TEST_S3_ENDPOINT: gateway.endpoint,
+    MERGEYARD_TEST_S3_ENDPOINT: endpoint,
     MERGEYARD_TEST_S3_BUCKET: bucket,
     AWS_ACCESS_KEY_ID: accessKey,
     AWS_SECRET_ACCESS_KEY: secretKey,
     AWS_REGION: "us-east-1",
   };
-  writeFileSync(stateFile, JSON.stringify({ settings, pids: gateway.pids }), { mode: 0o600 });
-  const client = new S3Client({
-    endpoint: gateway.endpoint,
-    region: settings.AWS_REGION,
-    forcePathStyle: true,
-    credentials: { accessKeyId: accessKey, secretAccessKey: secretKey },
-  });
+  const credentials = { accessKeyId: accessKey, secretAccessKey: secretKey };
+  const client = new S3Client({ endpoint, region: settings.AWS_REGION, forcePathStyle: true, credentials });
   await client.send(new CreateBucketCommand({ Bucket: bucket }));
   client.destroy();
-  print(settings);
+  save(settings);
+  return settings;
+}
+
+/** The last lines of each daemon's log. */
+function readLogs(): string {
+  const names = existsSync(join(folder, "log")) ? readdirSync(join(folder, "log")) : [];
+  return names.map((name) => `${name}:\n${readFileSync(join(folder, "log", name), "utf8").slice(-800)}`).join("\n");
 }
 
 async function stop(): Promise<void> {

@@ -7,6 +7,8 @@ import { createProgress } from "../progress.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { formatBytes, formatCount, formatDuration } from "../text.ts";
 
+const RATE_SHOWN_MS = 2000;
+
 type Options = {
   readonly out: string;
   readonly model: Readonly<Record<string, string>>;
@@ -74,10 +76,12 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
 }
 
 function describe(result: MergeFolderResult, out: string, elapsedMs: number): string {
-  const rate = formatBytes((result.bytesRead / Math.max(1, elapsedMs)) * 1000);
+  // Below that, the time is the program's start, and the rate would say nothing.
+  const isTelling = elapsedMs >= RATE_SHOWN_MS;
+  const rate = isTelling ? ` (${formatBytes((result.bytesRead / elapsedMs) * 1000)}/s)` : "";
   const lines = [
     `${result.method}: ${formatCount(result.tensors)} tensors, ${formatBytes(result.bytes)} in ${out}`,
-    `version ${result.version}, ${formatBytes(result.bytesRead)} read in ${formatDuration(elapsedMs)} (${rate}/s)`,
+    `version ${result.version}, ${formatBytes(result.bytesRead)} read in ${formatDuration(elapsedMs)}${rate}`,
   ];
   if (result.nonFinite > 0) lines.push(`${formatCount(result.nonFinite)} values of the output are NaN or infinite`);
   return lines.join("\n");

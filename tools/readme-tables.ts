@@ -1,0 +1,40 @@
+// `npm run docs`: writes the tables of README.md from the registries, between their markers. A test compares; nobody
+// edits them.
+import { readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { FORMATS } from "../core/formats/registry.ts";
+import { findMethod, METHOD_IDS } from "../core/methods/registry.ts";
+
+const FILE = path.resolve(import.meta.dirname, "../README.md");
+
+const BASES = { none: "", optional: "optional", required: "required", member: "one of the models" } as const;
+
+/** README.md with its tables made anew. */
+export function renderReadmeTables(readme: string): string {
+  return replaceBetween(replaceBetween(readme, "methods", methodsTable()), "formats", formatsTable());
+}
+
+function methodsTable(): string {
+  const rows = METHOD_IDS.flatMap((id) => {
+    const method = findMethod(id);
+    if (method === undefined) return [];
+    const { min, max } = method.inputCount;
+    const models = max === Number.POSITIVE_INFINITY ? `${min} or more` : min === max ? `${min}` : `${min} to ${max}`;
+    return [`| \`${id}\` | ${method.title} | ${models} | ${BASES[method.base]} | ${method.source} |`];
+  });
+  return ["| `merge_method` | method | models | base model | source |", "|---|---|---|---|---|", ...rows].join("\n");
+}
+
+function formatsTable(): string {
+  const rows = FORMATS.map(({ id, title }) => `| \`${id}\` | ${title} |`);
+  return ["| format | what is recognised |", "|---|---|", ...rows].join("\n");
+}
+
+function replaceBetween(text: string, name: string, table: string): string {
+  const [begin, end] = [`<!-- ${name}: made by npm run docs -->`, `<!-- end of ${name} -->`];
+  const [from, to] = [text.indexOf(begin), text.indexOf(end)];
+  if (from === -1 || to < from) throw new Error(`README.md has no place for the table of ${name}`);
+  return `${text.slice(0, from + begin.length)}\n${table}\n${text.slice(to)}`;
+}
+
+if (import.meta.main) writeFileSync(FILE, renderReadmeTables(readFileSync(FILE, "utf8")));
