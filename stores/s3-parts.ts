@@ -34,5 +34,8 @@ export function planParts(bytes: number, regions: readonly Region[]): readonly R
   });
 }
 
+/** The largest object that is sure to need no part over S3's 5 GiB; the planner never makes files near it. */
+export const OBJECT_BYTES_MAX = PARTS_BY_SIZE * 2560 * MIB;
+
 /** Bytes up to which an object of one region is written by one request. */
 export const SINGLE_PUT_BYTES_MAX = 8 * MIB;

@@ -16,7 +16,7 @@ import { assertRegions, checkReceipts, regionMismatch, regionOf } from "./region
 import { withRetries } from "./retry.ts";
 import { type Bucket, fullKey, headObject, request, unexpected } from "./s3-client.ts";
 import { readETag, writeETag } from "./s3-dialect.ts";
-import { planParts, SINGLE_PUT_BYTES_MAX } from "./s3-parts.ts";
+import { OBJECT_BYTES_MAX, planParts, SINGLE_PUT_BYTES_MAX } from "./s3-parts.ts";
 import type { ObjectInfo, Region, RegionReceipt, RegionWriter, WriteTicket } from "./store.ts";
 
 const SINGLE = "single:";
@@ -32,6 +32,14 @@ export async function beginUpload(
   signal: AbortSignal | undefined,
 ): Promise<WriteTicket> {
   assertRegions(bytes, regions);
+  if (bytes > OBJECT_BYTES_MAX) {
+    const where = { store: bucket.uri, file: key };
+    throw new MergeyardError("StoreObjectTooLarge", {
+      where,
+      found: bytes,
+      expected: `at most ${OBJECT_BYTES_MAX} bytes`,
+    });
+  }
   if (regions.length <= 1 && bytes <= SINGLE_PUT_BYTES_MAX) {
     const token = `${SINGLE}${randomUUID()}`;
     bucket.singles.set(token, new Uint8Array(bytes));

@@ -1,7 +1,7 @@
 // What every object store must do: one suite, run by a short file for each store and again through wrappers. A store
 // that passes may be put under any step. Each test opens a store of its own, empty.
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { describe, test } from "node:test";
 import { Worker } from "node:worker_threads";
 import type { ErrorCode } from "../../core/error.ts";
 import { MergeyardError } from "../../core/error.ts";
@@ -24,6 +24,8 @@ export type Subject = {
   readonly losesAnswers?: boolean;
   /** Objects of the test of long listings; more than 1000 exceeds a page of S3's. */
   readonly listed?: number;
+  /** Tests that run at once, for stores that mostly wait. */
+  readonly concurrency?: number;
   /** Runs of the model test; fewer for slow stores. */
   readonly modelRuns: number;
 };
@@ -32,8 +34,13 @@ const MIB = 1024 * 1024;
 
 /** Declares the suite for one store. */
 export function conformance(subject: Subject): void {
+  const options = { concurrency: subject.concurrency ?? 1, skip: subject.skip ?? false };
+  describe(subject.name, options, () => declareChecks(subject));
+}
+
+function declareChecks(subject: Subject): void {
   const check: Check = (sentence, body) => {
-    test(`${subject.name} ${sentence}`, { skip: subject.skip ?? false }, async () => {
+    test(`${subject.name} ${sentence}`, async () => {
       const opened = await subject.open();
       try {
         await body(opened.store);

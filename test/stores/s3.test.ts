@@ -45,6 +45,7 @@ conformance({
   hasThreads: true,
   skip,
   listed: 1005,
+  concurrency: 4,
   modelRuns: 4,
 });
 
@@ -61,6 +62,7 @@ conformance({
   losesAnswers: true,
   skip,
   listed: 40,
+  concurrency: 4,
   modelRuns: 2,
 });
 
