@@ -29,12 +29,15 @@ export function attemptEnd(end: ChildEnd): AttemptEnd {
   return { statusReason: "Essential container in task exited", reason: end.startError ?? "", exitCode };
 }
 
+/** Characters of standard error in a reason; it stands in the cause several times. */
+const REASON_CHARACTERS_MAX = 500;
+
 /** `exit code 1: <last line of standard error>` and its like. */
 export function describeEnd(end: ChildEnd): string {
-  if (end.startError !== undefined) return `could not be started: ${end.startError}`;
+  if (end.startError !== undefined) return `could not be started: ${end.startError.slice(0, REASON_CHARACTERS_MAX)}`;
   if (end.timedOut) return "Job attempt duration exceeded timeout";
   const how = end.signal === undefined ? `exit code ${end.exitCode}` : `ended by ${end.signal}`;
-  const last = end.stderr.trimEnd().split("\n").at(-1) ?? "";
+  const last = (end.stderr.trimEnd().split("\n").at(-1) ?? "").slice(0, REASON_CHARACTERS_MAX);
   return last === "" ? how : `${how}: ${last}`;
 }
 

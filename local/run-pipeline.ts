@@ -58,6 +58,8 @@ export type PipelineParts = {
   readonly functions: PipelineFunctions;
   /** Starts a worker. */
   readonly worker: Command;
+  /** What workers find in their environment unless the run's own says something else. */
+  readonly workerEnvironment?: Readonly<Record<string, string>> | undefined;
   readonly clock?: Clock | undefined;
   readonly killAfterMs?: number | undefined;
   readonly retryDelayMs?: number | undefined;
@@ -178,6 +180,7 @@ function createWorkers(run: PipelineRun, parts: PipelineParts, clock: Clock) {
   return createLocalBatch({
     definitions: new Map([[NAMES.WorkerJobDefinition, parts.worker]]),
     environment: {
+      ...parts.workerEnvironment,
       ...run.environment,
       MERGEYARD_THREADS: String(run.threads),
       MERGEYARD_MEMORY_BYTES: String(run.memoryBytes),

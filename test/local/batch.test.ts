@@ -79,7 +79,7 @@ function isAlive(pid: number): boolean {
 }
 async function until(condition: () => boolean): Promise<void> {
   for (let tries = 0; !condition(); tries += 1) {
-    assert.ok(tries < 500, "waited too long");
+    assert.ok(tries < 1500, "waited too long");
     await pause(20);
   }
 }

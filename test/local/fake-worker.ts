@@ -22,21 +22,18 @@ if (process.env.MERGEYARD_PARENT_PIPE === "1") {
     })
     .resume();
 }
-note("started");
-say({ event: "unit-started", unit: 1, stage: process.env.MERGEYARD_STAGE, attempt });
-if (verb === "slow") await pause(Number(argument));
-if (verb === "hang") await pause(600_000);
+// Handlers stand before the start is noted: tests send signals as soon as they see it.
 if (verb === "polite") {
   process.once("SIGTERM", () => {
     note("stopped");
     process.exit(75);
   });
-  await pause(600_000);
 }
-if (verb === "deaf") {
-  process.on("SIGTERM", () => note("ignored"));
-  await pause(600_000);
-}
+if (verb === "deaf") process.on("SIGTERM", () => note("ignored"));
+note("started");
+say({ event: "unit-started", unit: 1, stage: process.env.MERGEYARD_STAGE, attempt });
+if (verb === "slow") await pause(Number(argument));
+if (verb === "hang" || verb === "polite" || verb === "deaf") await pause(600_000);
 if (verb === "kill") {
   process.kill(process.pid, argument ?? "SIGKILL");
   await pause(600_000);

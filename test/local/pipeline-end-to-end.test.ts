@@ -2,6 +2,7 @@
 // runner killed at moments spread over the run.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { cpSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -46,19 +47,21 @@ type Event = Record<string, unknown> & { event: string };
 const eventSchema = z.looseObject({ event: z.string() });
 const outcomeSchema = z.looseObject({ status: z.string() });
 
-/** Runs the pipeline in a process of its own; `onEvent` may kill it. */
-async function runIn(yard: string, onEvent: (event: Event, kill: () => void) => void = () => undefined) {
+/** Runs the pipeline in a process of its own, which may be told when to kill itself or a worker. */
+async function runIn(yard: string, ...fatal: readonly string[]) {
   const { NODE_TEST_CONTEXT: _, ...environment } = process.env;
-  const child = spawn(process.execPath, [RUNNER, yard], { env: environment, stdio: ["ignore", "pipe", "inherit"] });
+  const args = [RUNNER, yard, ...fatal];
+  const env = { ...environment, NODE_COMPILE_CACHE: join(folder, "compile") };
+  const child = spawn(process.execPath, args, { env, stdio: ["ignore", "pipe", "inherit"] });
+  const ended = once(child, "close");
   const events: Event[] = [];
   for await (const line of createInterface({ input: child.stdout })) {
-    const event = eventSchema.parse(JSON.parse(line));
-    events.push(event);
-    onEvent(event, () => child.kill("SIGKILL"));
+    events.push(eventSchema.parse(JSON.parse(line)));
   }
+  const [, signal] = await ended;
   const last = events.at(-1);
   const outcome = last?.event === "outcome" ? outcomeSchema.parse(last.outcome) : undefined;
-  return { events, outcome };
+  return { events, outcome, killed: signal === "SIGKILL" };
 }
 
 type Run = Awaited<ReturnType<typeof runIn>>;
@@ -99,12 +102,7 @@ test("killed at any moment, the same command finishes the run and publishes the 
   for (const [from, event, seen] of MOMENTS) {
     await t.test(`killed at ${event} ${seen}`, async () => {
       const yard = copyOf(from);
-      let left = seen;
-      const first = await runIn(yard, (one, kill) => {
-        if (one.event === event) left -= 1;
-        if (left === 0) kill();
-      });
-      assert.equal(first.outcome, undefined);
+      assert.ok((await runIn(yard, event, String(seen))).killed);
       const store = openStore(yard, {});
       const before = await outputsOf(store);
       const result = publishedBy(await runIn(yard));
@@ -133,13 +131,7 @@ async function outputsOf(store: ObjectStore): Promise<[string, string][]> {
 
 test("a worker that is killed is started again and the run goes on", async () => {
   const yard = copyOf(adopted);
-  let killed = 0;
-  const run = await runIn(yard, (event) => {
-    if (event.event !== "worker-started" || killed > 0) return;
-    killed = Number(event.pid);
-    process.kill(killed, "SIGKILL");
-  });
-  assert.ok(killed > 0);
+  const run = await runIn(yard, "worker-started", "1", "worker");
   assert.equal(publishedBy(run).outcome, "published");
   assert.ok(run.events.some((event) => event.event === "job-attempt-failed" && event.again === true));
 });
