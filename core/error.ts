@@ -434,6 +434,11 @@ export const ERROR_CODES = {
     retryable: false,
     remedy: "the file was damaged or changed after it was recorded; restore it or make it again",
   },
+  YardPipelineMissing: {
+    meaning: "there is no such pipeline file",
+    retryable: false,
+    remedy: "name the pipeline's YAML file; a yard's own are under pipelines/",
+  },
   YardRunMissing: {
     meaning: "the yard has no such run, or its plan is not whole",
     retryable: false,

@@ -31,7 +31,7 @@ import { defineStep, type StepDeps } from "./step.ts";
 import { openYard, readChannel } from "./yard.ts";
 
 /**
- * Throws YardMissing, the Recipe and Plan codes, what resolving and opening the models throws (Yard, Checkpoint,
+ * Throws YardMissing, YardPipelineMissing, the Recipe and Plan codes, what resolving and opening the models throws (Yard, Checkpoint,
  * Safetensors, Universal, Manifest codes), and what the stores throw.
  */
 export const planStep = defineStep({
@@ -57,6 +57,9 @@ export const planStep = defineStep({
 export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: StepDeps): Promise<Plan> {
   const { store: uri, key } = input.pipeline;
   const store = deps.openStore(uri);
+  if ((await store.head(key, { signal: deps.signal })) === undefined) {
+    throw new MergeyardError("YardPipelineMissing", { where: { store: uri, file: key } });
+  }
   const bytes = await readAll(store, key, RECIPE_LIMITS.bytes + 1, { signal: deps.signal });
   const parsed = readRecipe(bytes, key);
   const recipe = normaliseRecipe(parsed);
@@ -141,8 +144,17 @@ async function findFinished(yard: ObjectStore, { run, publish }: PlanHeader, dep
   return stands ? result : undefined;
 }
 
+/**
+ * Bytes read and written that make a job worth its start: a process, and on Batch a container. Smaller, and small
+ * models spend their time starting; larger, and medium ones use fewer machines than they could.
+ */
+const JOB_BYTES_MIN = 32 * 1024 * 1024;
+
 function listStages(header: PlanHeader): StageRef[] {
   return header.stages
     .filter(({ units }) => units > 0)
-    .map(({ index, name, kind, units }) => ({ index, name, kind, units, jobs: Math.min(JOBS_MAX, units) }));
+    .map(({ index, name, kind, units, bytesRead, bytesWritten }) => {
+      const worthwhile = Math.max(1, Math.ceil((bytesRead + bytesWritten) / JOB_BYTES_MIN));
+      return { index, name, kind, units, jobs: Math.min(JOBS_MAX, units, worthwhile) };
+    });
 }

@@ -178,6 +178,13 @@ test("a missing model, an unknown method and a misspelt key are refused, and not
   }
 });
 
+test("a pipeline file that is not there is refused by name", async () => {
+  const yard = newStore();
+  await makeYard(yard);
+  const expected = { code: "YardPipelineMissing", where: { store: yard.uri, file: "pipelines/none.yaml" } };
+  await assert.rejects(plan(yard, depsOn(yard), "pipelines/none.yaml"), expected);
+});
+
 async function listAll(store: ObjectStore): Promise<string[]> {
   const keys: string[] = [];
   for await (const { key } of store.list("")) keys.push(key);

@@ -50,6 +50,11 @@ test("a pipeline publishes a version that opens, verifies and says where it came
     ],
   );
   assert.ok(merged.length > 1);
+  assert.deepEqual(
+    plan.stages.map(({ jobs }) => jobs),
+    [1, 1, 1],
+    "work this small is not worth several jobs",
+  );
   assert.equal(result?.outcome, "published");
   const prefix = `artifacts/ab/${result?.version}/`;
   const manifest = parseManifest(await readAll(yard, `${prefix}manifest.json`, 1e6));
