@@ -9,14 +9,15 @@ import type { TensorContext, TensorResult } from "./merge-tensor.ts";
 
 /** Copies the only input's bytes. Throws EngineNonFinite, EngineInputChanged and what the store throws. */
 export async function copyTensor(context: Omit<TensorContext, "method">): Promise<TensorResult> {
-  const { kernels, tensor, view, windowElements } = context;
+  const { kernels, tensor, view } = context;
+  const total = elementCount(tensor.shape);
+  const windowElements = Math.min(context.windowElements, Math.max(1, total));
   const [read] = context.readers;
   if (read === undefined) throw new RangeError("a copied tensor has one input");
   const mark = kernels.mark();
   try {
     const window = kernels.allocateBlock(elementBytes(tensor.dtype, windowElements));
     const hasher = createHasher();
-    const total = elementCount(tensor.shape);
     let nonFinite = 0;
     for (let first = 0; first < total; first += windowElements) {
       const count = Math.min(windowElements, total - first);
@@ -47,7 +48,7 @@ function countNonFinite({ kernels, tensor }: Omit<TensorContext, "method">, wind
   const { dtype } = tensor;
   if (!isFloatDtype(dtype)) return 0;
   const mark = kernels.mark();
-  const tile = kernels.allocateTile(TILE_ELEMENTS);
+  const tile = kernels.allocateTile(Math.min(TILE_ELEMENTS, count));
   let found = 0;
   for (let done = 0; done < count; done += TILE_ELEMENTS) {
     found += kernels.widen(dtype, window, elementBytes(dtype, done), tile, Math.min(TILE_ELEMENTS, count - done));

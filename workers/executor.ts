@@ -1,11 +1,7 @@
 // The merge executor: runs a merge unit on worker threads. It cuts the output file into regions, hands them out as
 // threads become free, and makes the file visible when all are done, or leaves nothing behind.
-import module from "node:module";
 import { availableParallelism } from "node:os";
-import { dirname } from "node:path";
-import { Worker } from "node:worker_threads";
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
-import { MergeyardError } from "../core/error.ts";
 import { encodeSafetensorsHeader } from "../core/formats/safetensors.ts";
 import type { TensorFile } from "../core/plan/receipt.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
@@ -14,7 +10,7 @@ import { type RegionResult, type RegionTask, tensorsOf } from "../engine/merge-r
 import { cutRegions, type MergeRegion } from "../engine/regions.ts";
 import type { ExecuteMerge, MergeProgress, MergeRequest, MergeResult } from "../engine/request.ts";
 import type { OpenStore, WriteTicket } from "../stores/store.ts";
-import type { ThreadReply, ThreadTask } from "./thread-messages.ts";
+import { createLocalRunner, createThreadRunner, type RegionRunner } from "./region-runner.ts";
 
 export type MergeExecutor = {
   readonly execute: ExecuteMerge;
@@ -27,52 +23,46 @@ export function defaultThreads(): number {
   return availableParallelism();
 }
 
-/** Threads start with the first unit and stay for the next ones. One unit at a time. */
+/**
+ * The calling thread merges too, and worker threads join it: they start with the first unit that has work for them and
+ * stay for the next. One unit at a time.
+ */
 export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
-  const threads: Worker[] = [];
-  const ensureThreads = (count: number): readonly Worker[] => {
-    const env = threadEnvironment();
-    while (threads.length < count) threads.push(new Worker(new URL("thread.ts", import.meta.url), { env }));
-    return threads.slice(0, count);
+  const runners: RegionRunner[] = [];
+  const ensureRunners = (count: number): readonly RegionRunner[] => {
+    if (runners.length === 0) runners.push(createLocalRunner(openStore));
+    while (runners.length < count) runners.push(createThreadRunner());
+    return runners.slice(0, count);
   };
   const close = async (): Promise<void> => {
-    await Promise.all(threads.splice(0).map((thread) => thread.terminate()));
+    await Promise.all(runners.splice(0).map((runner) => runner.close()));
   };
   const execute: ExecuteMerge = async (request, { signal, progress }) => {
     signal.throwIfAborted();
     const target = openStore(request.target.store);
     const regions = cutRegions(request.unit, request.threads);
-    const count = Math.min(request.threads, regions.length);
-    const fit = fitUnit(request.unit, count, request.memoryBytes);
+    const fit = fitUnit(request.unit, Math.min(request.threads, regions.length), request.memoryBytes);
     const ticket = await target.beginWrite(request.target.key, request.unit.fileBytes, regions.map(spanOf), { signal });
+    const failure = new AbortController();
     try {
       const header = headerOf(request.unit);
       const tasks = regions.map((region, index) =>
         regionTask(request, ticket, region, index, header, fit.windowElements),
       );
-      const workers = ensureThreads(fit.threads);
-      const { results, done } = await runTasks(workers, tasks, fit.threadBytes, signal, progress);
-      await target.finishWrite(
-        ticket,
-        results.map((result) => result.receipt),
-        { signal },
-      );
+      const options = { signal: AbortSignal.any([signal, failure.signal]), progress };
+      const { results, done } = await runTasks(ensureRunners(fit.threads), tasks, fit.threadBytes, options);
+      const receipts = results.map((result) => result.receipt);
+      await target.finishWrite(ticket, receipts, { signal });
       return { ...summarise(request, header, results), ...done, kernels: "wasm", threads: fit.threads };
     } catch (error) {
-      // Threads may be in the middle of a region: they go before what they write does.
+      failure.abort(error);
+      // Worker threads may be in the middle of a region: they go before what they write does.
       await close();
       await target.abortWrite(ticket);
       throw error;
     }
   };
   return { execute, close };
-}
-
-/** The process's environment; when it keeps compiled code, its threads, which load the same files, do too. */
-function threadEnvironment(): NodeJS.ProcessEnv {
-  const folder = module.getCompileCacheDir();
-  // The folder in use is a version's own, below the one that was asked for.
-  return folder === undefined ? process.env : { ...process.env, NODE_COMPILE_CACHE: dirname(folder) };
 }
 
 function spanOf({ offset, bytes }: MergeRegion): { offset: number; bytes: number } {
@@ -108,55 +98,29 @@ function regionTask(
 
 type Finished = { readonly results: readonly RegionResult[]; readonly done: MergeProgress };
 
-/** Hands tasks to threads as they become free; resolves with the results in task order, rejects at the first failure. */
-function runTasks(
-  threads: readonly Worker[],
+type TaskOptions = { readonly signal: AbortSignal; readonly progress: ((done: MergeProgress) => void) | undefined };
+
+/** Hands tasks to runners as they become free; resolves with the results in task order, rejects at the first failure. */
+async function runTasks(
+  runners: readonly RegionRunner[],
   tasks: readonly RegionTask[],
   capacityBytes: number,
-  signal: AbortSignal,
-  progress: ((done: MergeProgress) => void) | undefined,
+  { signal, progress }: TaskOptions,
 ): Promise<Finished> {
-  const { promise, resolve, reject } = Promise.withResolvers<Finished>();
   const results: RegionResult[] = [];
   let done: MergeProgress = { bytesRead: 0, bytesWritten: 0 };
-  let [next, finished] = [0, 0];
-  const give = (thread: Worker): void => {
-    const region = tasks[next++];
-    if (region !== undefined) thread.postMessage({ region, capacityBytes } satisfies ThreadTask);
+  const count = (more: MergeProgress): void => {
+    done = { bytesRead: done.bytesRead + more.bytesRead, bytesWritten: done.bytesWritten + more.bytesWritten };
+    progress?.(done);
   };
-  const take = (thread: Worker, reply: ThreadReply): void => {
-    if (reply.type === "failed") {
-      reject(failureOf(reply));
-    } else if (reply.type === "progress") {
-      done = { bytesRead: done.bytesRead + reply.read, bytesWritten: done.bytesWritten + reply.written };
-      progress?.(done);
-    } else {
-      results[reply.index] = reply.result;
-      finished++;
-      if (finished === tasks.length) resolve({ results, done });
-      else give(thread);
+  let next = 0;
+  const drain = async (runner: RegionRunner): Promise<void> => {
+    for (let task = tasks[next++]; task !== undefined; task = tasks[next++]) {
+      results[task.index] = await runner.run(task, capacityBytes, { signal, progress: count });
     }
   };
-  const silence = threads.map((thread) => {
-    const onMessage = (reply: ThreadReply): void => take(thread, reply);
-    const onExit = (code: number): void => reject(new Error(`a worker thread ended with status ${code}`));
-    thread.on("message", onMessage).on("error", reject).on("exit", onExit);
-    return () => thread.off("message", onMessage).off("error", reject).off("exit", onExit);
-  });
-  const onAbort = (): void => reject(signal.reason);
-  signal.addEventListener("abort", onAbort, { once: true });
-  threads.forEach(give);
-  return promise.finally(() => {
-    signal.removeEventListener("abort", onAbort);
-    for (const stop of silence) stop();
-  });
-}
-
-/** The error of a thread, as the same class it was there. */
-function failureOf(reply: Extract<ThreadReply, { type: "failed" }>): Error {
-  if (reply.record === undefined) return new Error(reply.text);
-  const { code, where, found, expected, hint } = reply.record;
-  return new MergeyardError(code, { where, found, expected, hint });
+  await Promise.all(runners.map(drain));
+  return { results, done };
 }
 
 function summarise(

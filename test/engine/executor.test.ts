@@ -152,6 +152,19 @@ describe("a merge unit", () => {
     assert.deepEqual(Buffer.compare(written.subarray(first), source.subarray(header)), 0);
   });
 
+  test("copies small tensors within the memory that the plan states for them", async () => {
+    const unit = unitOf({ method: "copy" });
+    const small = unit.tensors.filter(({ bytes }) => bytes < 100);
+    const tensors = small.map((tensor, index) => ({ ...tensor, offset: index === 0 ? 0 : 52 }));
+    const header = encodeSafetensorsHeader(tensors, new Map([["format", "pt"]])).header.byteLength;
+    const fileBytes = header + tensors.reduce((sum, { bytes }) => sum + bytes, 0);
+    const { file } = await run(requestOf({ ...unit, tensors, fileBytes }, { threads: 1 }));
+    assert.deepEqual(
+      file.tensors.map(({ name }) => name),
+      ["empty", "odd", "scalar"],
+    );
+  });
+
   test("counts every byte read and written as it goes", async () => {
     const seen: number[] = [];
     const options = {
