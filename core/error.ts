@@ -421,8 +421,7 @@ export const ERROR_CODES = {
   YardUploadIncomplete: {
     meaning: "no upload of the model is complete",
     retryable: false,
-    remedy:
-      "wait until the upload has ended, or repeat it; a file _COMPLETE, a whole index or a lone model.safetensors ends it",
+    remedy: "wait until it has ended, or repeat it; _COMPLETE, a whole index or a lone model.safetensors ends it",
   },
   YardSourceChanged: {
     meaning: "the files of a model changed while the run was using them",
