@@ -1,0 +1,123 @@
+// `npm run bench`: what merging costs, as ratios: CPU-seconds against mergekit on the same files, wall time against plainly
+// reading the inputs and writing the output once. Machines are shared and noisy, so runs are interleaved and the least of
+// each figure counts. Nothing here passes or fails.
+//
+//   npm run bench -- [--dir DIR] [--rounds N] [--methods a,b] [--mergekit CHECKOUT --pydantic-site SITE --peer BENCH.py]
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { z } from "zod";
+import { type Cost, least, measure } from "./bench/measure.ts";
+import { makeBenchModels } from "./bench/models.ts";
+
+/** Recipes as mergekit's bench runs them, and mergekit's CPU-seconds on an idle 2-vCPU EPYC machine where measured. */
+const RECIPES: Readonly<
+  Record<string, { base: boolean; models: readonly string[]; density?: number; t?: number; mergekitS?: number }>
+> = {
+  linear: { base: false, models: ["base", "ft1", "ft2"], mergekitS: 11.6 },
+  task_arithmetic: { base: true, models: ["ft1", "ft2"], mergekitS: 11.2 },
+  slerp: { base: true, models: ["base", "ft1"], t: 0.4, mergekitS: 13.4 },
+  ties: { base: true, models: ["ft1", "ft2"], density: 0.3, mergekitS: 110 },
+  dare_linear: { base: true, models: ["ft1", "ft2"], density: 0.3, mergekitS: 31 },
+};
+const WEIGHTS: Readonly<Record<string, number>> = { base: 0.5, ft1: 0.3, ft2: 0.2 };
+
+const { values: options } = parseArgs({
+  options: {
+    dir: { type: "string", default: ".bench" },
+    rounds: { type: "string", default: "3" },
+    methods: { type: "string", default: "linear,task_arithmetic,slerp" },
+    mergekit: { type: "string" },
+    "pydantic-site": { type: "string" },
+    peer: { type: "string", default: "../shared/bench/merge/bench.py" },
+  },
+});
+
+const root = resolve(import.meta.dirname, "..");
+const dir = resolve(options.dir);
+
+function recipeText(method: string): string {
+  const recipe = RECIPES[method];
+  if (recipe === undefined) throw new Error(`the bench has no recipe for ${method}`);
+  const models = recipe.models.map((model) => {
+    const weight = method === "slerp" ? {} : { weight: WEIGHTS[model] };
+    const density = recipe.density === undefined ? {} : { density: recipe.density };
+    return { model: join(dir, model), parameters: { ...weight, ...density } };
+  });
+  const base = recipe.base ? { base_model: join(dir, "base") } : {};
+  const parameters = recipe.t === undefined ? {} : { parameters: { t: recipe.t } };
+  return JSON.stringify({ merge_method: method, ...base, models, ...parameters }, undefined, 2);
+}
+
+/** One merge, the output removed again. */
+async function runOurs(method: string): Promise<Cost> {
+  const folder = mkdtempSync(join(dir, "run-"));
+  try {
+    const recipe = join(folder, "recipe.yaml");
+    writeFileSync(recipe, recipeText(method));
+    return await measure(`node cli/mergeyard.mjs merge ${recipe} --out ${join(folder, "out")} --threads 2`, root);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+/** The same bytes moved without any work: cat of the inputs, cp of one of them. */
+async function runCopy(models: readonly string[]): Promise<Cost> {
+  const files = models.map((model) => join(dir, model, "model.safetensors"));
+  const target = join(dir, "copy.tmp");
+  try {
+    return await measure(`{ cat ${files.join(" ")} > /dev/null; cp ${files[0]} ${target}; }`, root);
+  } finally {
+    rmSync(target, { force: true });
+  }
+}
+
+const peerRows = z.object({ rows: z.array(z.object({ method: z.string(), e2e_cpu_s: z.number().optional() })) });
+
+/** mergekit's CPU-seconds in this sitting, when a checkout was named. */
+function runMergekit(methods: readonly string[]): ReadonlyMap<string, number> {
+  const site = options["pydantic-site"];
+  if (options.mergekit === undefined || site === undefined) return new Map();
+  const json = join(dir, "mergekit.json");
+  const peer = ["--mergekit", options.mergekit, "--pydantic-site", site, "--threads", "1", "--e2e", "--json", json];
+  const scope = ["--compute-tensors", "1", "--budget", "1", "--e2e-limit", "400", "--methods", methods.join(",")];
+  execFileSync("/usr/bin/python3", [options.peer, "run", dir, ...peer, ...scope], { stdio: "ignore" });
+  const { rows } = peerRows.parse(JSON.parse(readFileSync(json, "utf8")));
+  return new Map(
+    rows.flatMap(({ method, e2e_cpu_s: seconds }) => (seconds === undefined ? [] : [[method, seconds] as const])),
+  );
+}
+
+mkdirSync(dir, { recursive: true });
+console.log(`models in ${dir} (3 x 0.9 GB, made once)`);
+makeBenchModels(dir);
+const methods = options.methods.split(",");
+const mergekit = runMergekit(methods);
+console.log("method           CPU-s   mergekit  ratio   wall s  copy s  ratio   peak MiB");
+for (const method of methods) {
+  const recipe = RECIPES[method];
+  const inputs = [...new Set([...(recipe?.base === true ? ["base"] : []), ...(recipe?.models ?? [])])];
+  const [ours, copies]: [Cost[], Cost[]] = [[], []];
+  for (let round = 0; round < Number(options.rounds); round++) {
+    ours.push(await runOurs(method));
+    copies.push(await runCopy(inputs));
+  }
+  const [our, copy] = [least(ours), least(copies)];
+  const measured = mergekit.get(method);
+  const peer = measured ?? recipe?.mergekitS;
+  const cells = [
+    method.padEnd(15),
+    our.cpuS.toFixed(2).padStart(6),
+    (peer === undefined ? "-" : `${peer.toFixed(1)}${measured === undefined ? "*" : " "}`).padStart(9),
+    (peer === undefined ? "-" : `1/${(peer / our.cpuS).toFixed(1)}`).padStart(7),
+    our.wallS.toFixed(2).padStart(7),
+    copy.wallS.toFixed(2).padStart(7),
+    `${(our.wallS / copy.wallS).toFixed(2)}x`.padStart(7),
+    (our.peakBytes / 2 ** 20).toFixed(0).padStart(9),
+  ];
+  console.log(cells.join(" "));
+}
+if (mergekit.size === 0) {
+  console.log("* mergekit on an idle 2-vCPU EPYC machine; name a checkout with --mergekit to measure it here");
+}
