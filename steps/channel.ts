@@ -2,7 +2,8 @@
 //
 // The ordering rule: the later decision wins. A run decides when it is planned, a person when they promote or roll
 // back. A run that took long therefore never moves a channel back over a run that was planned after it, whichever ends
-// first, and never undoes what a person decided while it ran. Equal times are ordered by the run's name.
+// first, and never undoes what a person decided while it ran. Equal times are ordered by the run's name. Clocks differ:
+// who decides takes a time later than what the channel says then, so that a clock that is behind loses nothing.
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
 import { YARD_LIMITS } from "../core/limits.ts";

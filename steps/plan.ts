@@ -3,6 +3,7 @@
 // one is found again, and a finished one is left alone.
 
 import { layout } from "../core/artifact/layout.ts";
+import { UNIVERSAL_FILE } from "../core/artifact/universal.ts";
 import { MergeyardError } from "../core/error.ts";
 import { describeWarning } from "../core/formats/format.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
@@ -19,6 +20,7 @@ import { readRecipe } from "./read-recipe.ts";
 import { readRecord } from "./records.ts";
 import { type ModelPlace, type ModelScope, resolveModel, resolveUri } from "./resolve-model.ts";
 import {
+  type ChannelRecord,
   JOBS_MAX,
   type PlanInput,
   type PlanOutput,
@@ -31,8 +33,8 @@ import { defineStep, type StepDeps } from "./step.ts";
 import { openYard, readChannel } from "./yard.ts";
 
 /**
- * Throws YardMissing, YardPipelineMissing, the Recipe and Plan codes, what resolving and opening the models throws (Yard, Checkpoint,
- * Safetensors, Universal, Manifest codes), and what the stores throw.
+ * Throws YardMissing, YardPipelineMissing, the Recipe and Plan codes, what resolving and opening the models throws
+ * (Yard, Checkpoint, Safetensors, Universal, Manifest codes), and what the stores throw.
  */
 export const planStep = defineStep({
   name: "plan",
@@ -41,14 +43,15 @@ export const planStep = defineStep({
   async run(input, deps): Promise<PlanOutput> {
     const yard = await openYard(deps.openStore, input.yard);
     const plan = await preparePlan(input, yard, deps);
-    const { run } = plan.header;
-    const plannedMs = deps.now();
-    for (const warning of plan.header.warnings) deps.log({ event: "warning", run, text: warning });
-    const header = await keepPlan(yard, plan, deps);
-    const publish = header.publish;
+    const { run, publish, warnings } = plan.header;
+    for (const warning of warnings) deps.log({ event: "warning", run, text: warning });
+    const channel = publish && (await readChannel(yard, publish.model, publish.channel))?.value;
+    // Later than what the channel says now, even where this machine's clock is behind the one that moved it.
+    const plannedMs = Math.max(deps.now(), (channel?.decidedMs ?? 0) + 1);
     const base = { yard: yard.uri, run, plannedMs, model: publish?.model ?? null, channel: publish?.channel ?? null };
-    const finished = await findFinished(yard, header, deps);
+    const finished = await findFinished(yard, plan.header, channel, deps);
     if (finished !== undefined) return { ...base, outcome: "unchanged", stages: [], version: finished.version };
+    const header = await keepPlan(yard, plan, deps);
     return { ...base, outcome: "planned", stages: listStages(header), version: null };
   },
 });
@@ -123,12 +126,32 @@ async function findAdopted(yard: ObjectStore, fingerprint: string, deps: StepDep
   }
 }
 
-/** Writes recipe and plan; the plan last, it makes the run exist. The plan that was there before counts. */
+/**
+ * Writes recipe and plan; the plan last, it makes the run exist. The plan that was there before counts, with the
+ * receipts of its units; but when a checkpoint that it reads was deleted since, the run begins anew.
+ */
 async function keepPlan(yard: ObjectStore, plan: Plan, deps: StepDeps): Promise<PlanHeader> {
   const { run, recipe } = plan.header;
+  if ((await yard.head(layout.plan(run), { signal: deps.signal })) !== undefined) {
+    const { header } = await readPlan(yard, run, deps.signal);
+    if (await sourcesStand(header, plan.header, deps)) return header;
+    deps.log({ event: "run-begun-anew", run });
+    for await (const { key } of yard.list(layout.run(run), { signal: deps.signal })) await yard.delete(key);
+  }
   await yard.create(layout.recipe(run), new TextEncoder().encode(recipe), { signal: deps.signal });
   await writePlan(yard, plan, deps.signal);
   return (await readPlan(yard, run, deps.signal)).header;
+}
+
+/** False when a checkpoint that an earlier plan of the run found is not there any more. */
+async function sourcesStand(before: PlanHeader, now: PlanHeader, deps: StepDeps): Promise<boolean> {
+  for (const [index, { state, store, prefix }] of before.sources.entries()) {
+    const same = now.sources[index];
+    if (state !== "adopted" || (same?.store === store && same.prefix === prefix)) continue;
+    if ((await deps.openStore(store).head(`${prefix}${UNIVERSAL_FILE}`, { signal: deps.signal })) === undefined)
+      return false;
+  }
+  return true;
 }
 
 /**
@@ -136,10 +159,14 @@ async function keepPlan(yard: ObjectStore, plan: Plan, deps: StepDeps): Promise<
  * what a person chose since. Undefined when it is new, unfinished, or when another run has moved the channel: then it
  * is asked for again, and publishes again.
  */
-async function findFinished(yard: ObjectStore, { run, publish }: PlanHeader, deps: StepDeps) {
+async function findFinished(
+  yard: ObjectStore,
+  { run, publish }: PlanHeader,
+  channel: ChannelRecord | undefined,
+  deps: StepDeps,
+) {
   const result = (await readRecord(yard, layout.result(run), resultSchema, deps.signal))?.value;
   if (result === undefined || publish === undefined) return result;
-  const channel = (await readChannel(yard, publish.model, publish.channel))?.value;
   const stands = channel !== undefined && (channel.version === result.version || channel.run === null);
   return stands ? result : undefined;
 }

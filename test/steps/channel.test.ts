@@ -7,7 +7,7 @@ import { readChannel } from "../../steps/yard.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
-import { makeYard, plan, recipe, runUnits } from "./pipeline.ts";
+import { makeYard, plan, recipe, runPipeline, runUnits } from "./pipeline.ts";
 
 const { signal } = new AbortController();
 const PLACE = { model: "ab", channel: "nightly" };
@@ -98,6 +98,18 @@ test("publishers race on one channel: all versions are whole, one is current, th
     }
     assert.ok(results.some(({ outcome }) => outcome === "lost-race"));
   }
+});
+
+test("a run planned after another has published is later, whatever its machine's clock says", async () => {
+  const yard = newStore();
+  const openStore = openerOf(yard);
+  await makeYard(yard);
+  const executeMerge = createInThreadExecutor(openStore);
+  const ahead = await runPipeline(yard, testDeps(openStore, { executeMerge }, 9_000_000));
+  await putText(yard, "pipelines/small.yaml", recipe(0.25));
+  const behind = await runPipeline(yard, testDeps(openStore, { executeMerge }, 1_000));
+  assert.deepEqual([ahead.result?.outcome, behind.result?.outcome], ["published", "published"]);
+  assert.equal((await readChannel(yard, "ab", "nightly"))?.value.version, behind.result?.version);
 });
 
 test("the same run published twice at once says so once, and loses to nobody", async () => {

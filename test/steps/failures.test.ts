@@ -178,6 +178,21 @@ test("a missing model, an unknown method and a misspelt key are refused, and not
   }
 });
 
+test("a run whose checkpoints were deleted while it was interrupted goes on", async () => {
+  const version = await expectedVersion();
+  const yard = newStore();
+  await makeYard(yard);
+  for (const weight of [0.5, 0.25]) {
+    // First with uploads that the run itself adopts, then with uploads that another run has adopted.
+    await putText(yard, "pipelines/small.yaml", recipe(weight));
+    await runUnits(await plan(yard, depsOn(yard)), depsOn(yard));
+    for await (const { key } of yard.list("checkpoints/")) await yard.delete(key);
+    const { result } = await runPipeline(yard, depsOn(yard));
+    assert.equal(result?.outcome, "published");
+    if (weight === 0.5) assert.equal(result.version, version);
+  }
+});
+
 test("a pipeline file that is not there is refused by name", async () => {
   const yard = newStore();
   await makeYard(yard);

@@ -36,8 +36,13 @@ export async function makeYard(yard: ObjectStore): Promise<void> {
 export type PipelineEnd = { readonly plan: PlanOutput; readonly result: PublishOutput | undefined };
 
 /** Plans the pipeline with output files small enough that there are several. */
-export function plan(yard: ObjectStore, deps: UnitDeps, key = "pipelines/small.yaml"): Promise<PlanOutput> {
-  const pipeline = { store: yard.uri, key };
+export function plan(
+  yard: ObjectStore,
+  deps: UnitDeps,
+  key = "pipelines/small.yaml",
+  recipes: ObjectStore = yard,
+): Promise<PlanOutput> {
+  const pipeline = { store: recipes.uri, key };
   return runStep(planStep, { yard: yard.uri, pipeline, shardBytes: 400 }, deps);
 }
 
@@ -52,8 +57,13 @@ export async function runUnits(planned: PlanOutput, deps: UnitDeps): Promise<voi
 }
 
 /** The whole pipeline; `result` is undefined when the plan found nothing changed. */
-export async function runPipeline(yard: ObjectStore, deps: UnitDeps, key?: string): Promise<PipelineEnd> {
-  const planned = await plan(yard, deps, key);
+export async function runPipeline(
+  yard: ObjectStore,
+  deps: UnitDeps,
+  key?: string,
+  recipes?: ObjectStore,
+): Promise<PipelineEnd> {
+  const planned = await plan(yard, deps, key, recipes);
   if (planned.outcome === "unchanged") return { plan: planned, result: undefined };
   await runUnits(planned, deps);
   const ref = { yard: planned.yard, run: planned.run };
