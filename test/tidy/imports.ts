@@ -27,7 +27,11 @@ const IMPORT_LAW: Readonly<Record<string, Law>> = {
   kernels: { folders: ["core/"], packages: [], node: "all" },
   stores: { folders: ["core/"], packages: ["zod", "@aws-sdk/client-s3", /^@smithy\//], node: "all" },
   engine: { folders: ["core/", STORE_INTERFACE], packages: ["zod"], node: [...PURE_NODE, "node:worker_threads"] },
-  steps: { folders: ["core/", "engine/", STORE_INTERFACE, "stores/objects.ts"], packages: ["zod", "yaml"], node: PURE_NODE },
+  steps: {
+    folders: ["core/", "engine/", STORE_INTERFACE, "stores/objects.ts"],
+    packages: ["zod", "yaml"],
+    node: PURE_NODE,
+  },
   flow: { folders: ["core/error.ts", "steps/schemas.ts"], packages: ["zod"], node: PURE_NODE },
   functions: { folders: ["core/", "steps/", "stores/"], packages: ["zod", "@middy/core"], node: "all" },
   workers: { folders: ["core/", "steps/", "stores/", "kernels/", "engine/"], packages: ["zod"], node: "all" },

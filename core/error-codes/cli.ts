@@ -1,0 +1,40 @@
+// Error codes: arguments of the command line.
+import type { ErrorKind } from "./kind.ts";
+
+export const CLI_CODES = {
+  CliUsage: {
+    meaning: "the command line is not understood",
+    retryable: false,
+    remedy: "see `mergeyard --help`, or `mergeyard COMMAND --help`",
+  },
+  CliSourceMissing: {
+    meaning: "there is nothing at the given path",
+    retryable: false,
+    remedy: "check the path; a relative one starts at the current folder",
+  },
+  CliOutputOccupied: {
+    meaning: "the output folder holds something already",
+    retryable: false,
+    remedy: "choose another folder; --force replaces a former output of Mergeyard, and nothing else",
+  },
+  CliPricesInvalid: {
+    meaning: "the file of prices cannot be read",
+    retryable: false,
+    remedy: "copy cli/prices.json and change its numbers",
+  },
+  CliRunFailed: {
+    meaning: "the run failed for a reason that has no code of its own",
+    retryable: false,
+    remedy: "run the same command again; if it fails again, report it with the run's folder",
+  },
+  CliInterrupted: {
+    meaning: "the command was interrupted",
+    retryable: true,
+    remedy: "run the same command again",
+  },
+  CliInternal: {
+    meaning: "Mergeyard itself failed; this is a fault of the program, not of your input",
+    retryable: false,
+    remedy: "report it with the command line and the text below",
+  },
+} as const satisfies Record<string, ErrorKind>;

@@ -1,0 +1,65 @@
+// Error codes: what headers show that cannot be merged.
+import type { ErrorKind } from "./kind.ts";
+
+export const PLAN_CODES = {
+  PlanLayersUnequal: {
+    meaning: "the models differ in their number of layers",
+    retryable: false,
+    remedy: "merge models of one depth, or name the layers to merge with `slices`",
+  },
+  PlanLayersUnknown: {
+    meaning: "the recipe names layers, but the model has no one stack of layers",
+    retryable: false,
+    remedy: "use `models` instead of `slices`",
+  },
+  PlanLayersOutside: {
+    meaning: "the recipe names layers that the model does not have",
+    retryable: false,
+    remedy: "correct the layer range",
+  },
+  PlanTensorMissing: {
+    meaning: "a model lacks a tensor that another one has",
+    retryable: false,
+    remedy: "merge models of one build, or say in the recipe what to do with such tensors",
+  },
+  PlanShapeMismatch: {
+    meaning: "a tensor has different shapes in two models",
+    retryable: false,
+    remedy: "merge models of one build",
+  },
+  PlanDtypeNotMergeable: {
+    meaning: "the weights are of a kind that arithmetic is not defined for",
+    retryable: false,
+    remedy: "merge the models before they are quantized or converted",
+  },
+  PlanInputCount: {
+    meaning: "the method does not take this number of models",
+    retryable: false,
+    remedy: "list as many models as the method takes",
+  },
+  PlanMethodRefused: {
+    meaning: "the method cannot merge this tensor with these parameters",
+    retryable: false,
+    remedy: "change the parameters",
+  },
+  PlanConfigMismatch: {
+    meaning: "the models' configs say that they are of different build",
+    retryable: false,
+    remedy: "merge models of one build",
+  },
+  PlanMemoryExceeded: {
+    meaning: "a tensor cannot be merged within the memory of a worker",
+    retryable: false,
+    remedy: "allow a worker more memory",
+  },
+  PlanNothingToMerge: {
+    meaning: "the output would have no tensors",
+    retryable: false,
+    remedy: "check that the models hold weights and that the recipe does not drop them all",
+  },
+  PlanTooLarge: {
+    meaning: "the plan has more tensors than a plan may have",
+    retryable: false,
+    remedy: "merge fewer layers",
+  },
+} as const satisfies Record<string, ErrorKind>;
