@@ -12,10 +12,11 @@ const WEYL_0 = 0x9e3779b9;
 const WEYL_1 = 0xbb67ae85;
 
 const TWO_32 = 2 ** 32;
-/** Values are multiples of 2^-24: exact in float32, never rounded up to 1. */
-const UNIFORM_STEP = 2 ** -24;
-/** Random words per counter. */
+/** Random numbers are whole multiples of 1 / this: exact in float64, and always below 1. */
+export const UNIFORM_STEPS = 2 ** 40;
+/** Random words, and bytes, per counter. */
 const LANES = 4;
+const BYTES = 16;
 
 /** The key of one stream of random numbers: two unsigned 32-bit words. */
 export type StreamKey = readonly [low: number, high: number];
@@ -53,35 +54,22 @@ export function philox4x32(counter: ArrayLike<number>, key: StreamKey, out: Uint
 }
 
 /**
- * Value of element `index` of a stream: uniform on [0, 1) in steps of 2^-24 (the top 24 bits of the word).
- * The word is lane `index mod 4` of the block whose counter is (low, high word of `floor(index / 4)`, 0, 0).
+ * Value of element `index` of a stream: uniform on [0, 1) in steps of 2^-40, (byte 2^32 + word) / 2^40.
+ * The byte is byte `index mod 16` (words in order, each little-endian) of the block whose counter is (low, high word of
+ * `floor(index / 16)`, 0, 0); the word is word `index mod 4` of the block of counter (low, high word of
+ * `floor(index / 4)`, 1, 0). Comparing with a threshold needs the word only when the bytes are equal, once in 256: a
+ * block of four words then serves 16 elements.
  */
 export function uniformAt(key: StreamKey, index: number): number {
   const words = new Uint32Array(LANES);
-  fillBlock(key, Math.floor(index / LANES), new Uint32Array(LANES), words);
-  return ((words[index % LANES] ?? 0) >>> 8) * UNIFORM_STEP;
+  fillBlock(key, Math.floor(index / BYTES), 0, words);
+  const byte = ((words[(index % BYTES) >> 2] ?? 0) >>> (8 * (index & 3))) & 0xff;
+  fillBlock(key, Math.floor(index / LANES), 1, words);
+  return (byte * TWO_32 + (words[index % LANES] ?? 0)) / UNIFORM_STEPS;
 }
 
-/** out[i] = uniformAt(key, firstIndex + i): any cut of a stream into pieces gives the same values. */
-export function fillUniform(key: StreamKey, firstIndex: number, out: Float32Array): void {
-  const counter = new Uint32Array(LANES);
-  const words = new Uint32Array(LANES);
-  let block = -1;
-  for (let i = 0; i < out.length; i += 1) {
-    const index = firstIndex + i;
-    const wanted = Math.floor(index / LANES);
-    if (wanted !== block) {
-      fillBlock(key, wanted, counter, words);
-      block = wanted;
-    }
-    out[i] = ((words[index % LANES] ?? 0) >>> 8) * UNIFORM_STEP;
-  }
-}
-
-function fillBlock(key: StreamKey, block: number, counter: Uint32Array, words: Uint32Array): void {
-  counter[0] = block % TWO_32;
-  counter[1] = Math.floor(block / TWO_32);
-  philox4x32(counter, key, words);
+function fillBlock(key: StreamKey, block: number, plane: number, words: Uint32Array): void {
+  philox4x32([block % TWO_32, Math.floor(block / TWO_32), plane, 0], key, words);
 }
 
 /** High 32 bits of the 64-bit product of two unsigned words, by 16-bit halves: every partial sum is below 2^53. */

@@ -4,8 +4,12 @@
 import { type Arithmetic, scalarArithmetic } from "./arithmetic.ts";
 import { type Cast, scalarCast } from "./cast.ts";
 import { type Combine, scalarCombine } from "./combine.ts";
+import { type Mask, scalarMask } from "./mask.ts";
+import { type Masked, scalarMasked } from "./masked.ts";
 import { createMemory, type Memory } from "./memory.ts";
+import { type Rank, scalarRank } from "./rank.ts";
 import { type Reduce, scalarReduce } from "./reduce.ts";
+import { type Select, scalarSelect } from "./select.ts";
 
 export type { Block, Tile } from "./memory.ts";
 
@@ -16,7 +20,7 @@ export type { Block, Tile } from "./memory.ts";
  */
 export const TILE_ELEMENTS = 8192;
 
-export type Operations = Cast & Arithmetic & Combine & Reduce;
+export type Operations = Cast & Arithmetic & Combine & Reduce & Select & Masked & Mask & Rank;
 export type Kernels = { readonly id: "scalar" | "wasm" } & Memory & Operations;
 
 /** The oracle: every operation in plain TypeScript, over `capacityBytes` of memory. */
@@ -28,5 +32,9 @@ export function createScalarKernels(capacityBytes: number): Kernels {
     ...scalarArithmetic,
     ...scalarCombine,
     ...scalarReduce,
+    ...scalarSelect,
+    ...scalarMasked,
+    ...scalarMask,
+    ...scalarRank,
   };
 }

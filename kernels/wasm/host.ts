@@ -6,6 +6,7 @@ import type { FloatDtype } from "../../core/ops/cast.ts";
 import { COMBINE_SOURCES_MAX, type Combine, type CombineDtype } from "../../core/ops/combine.ts";
 import type { Kernels } from "../../core/ops/kernels.ts";
 import { type Block, createMemory } from "../../core/ops/memory.ts";
+import { hostTaskVectors, type TaskVectorExports } from "./host-task-vectors.ts";
 
 /** The module's own data lies below this address. */
 const DATA_BYTES = 65536;
@@ -39,7 +40,7 @@ type Exports = {
     target: number,
     count: number,
   ) => void;
-} & { readonly [name in `widen${FloatDtype}` | `narrow${FloatDtype}`]: Convert };
+} & { readonly [name in `widen${FloatDtype}` | `narrow${FloatDtype}`]: Convert } & TaskVectorExports;
 
 let compiled: WebAssembly.Module | undefined;
 
@@ -73,6 +74,7 @@ export function createWasmKernels(capacityBytes: number): Kernels {
       wasm.addScaledDifference(target.address, a.address, b.address, factor, count),
     ...hostCombine(wasm, memory.buffer),
     dot: (a, b, count) => wasm.dot(a.address, b.address, count),
+    ...hostTaskVectors(wasm, memory.buffer),
   };
 }
 

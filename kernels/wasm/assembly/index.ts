@@ -4,3 +4,7 @@ export * from "./cast";
 export * from "./arithmetic";
 export * from "./reduce";
 export * from "./combine";
+export * from "./select";
+export * from "./masked";
+export * from "./mask";
+export * from "./rank";

@@ -1,0 +1,73 @@
+// Magnitudes of task vectors as integers, to find an order statistic by counting instead of sorting. The key of a
+// difference is the bit pattern of |fl32(source - base)|: it grows with the magnitude. Every NaN has one key, the largest.
+// Source of the rules: merge reference, sections 2.4, 14 rules 3 and 4.
+import { clearRest, type Deltas, readDeltas, setBit, wordsOf } from "./deltas.ts";
+import type { Block } from "./memory.ts";
+
+/** Key of every NaN; no key is larger. */
+export const KEY_MAX = 0x7fc00000;
+
+/** Two keys, low < high or equal, that an order statistic is expected to lie between. */
+export type Bracket = { readonly low: number; readonly high: number };
+
+export type BracketCounts = {
+  /** Keys above `high`, from `high` up, and from `low` up. */
+  readonly above: number;
+  readonly fromHigh: number;
+  readonly fromLow: number;
+  /** Keys in the list now. */
+  readonly listed: number;
+};
+
+export type Select = {
+  /** target[first + i] = key of element i, as 32-bit words. */
+  writeKeys(deltas: Deltas, target: Block, first: number, count: number): void;
+  /**
+   * Counts keys against a bracket and appends those strictly inside it to `list`, in order, after the `listed` words
+   * that it holds; the list has room for `count` more and one.
+   */
+  countBracket(deltas: Deltas, bracket: Bracket, list: Block, listed: number, count: number): BracketCounts;
+  /** Adds 1 to word (key - origin) >>> shift of `bins` for every key where that is below `binCount`. */
+  countKeys(deltas: Deltas, origin: number, shift: number, bins: Block, binCount: number, count: number): void;
+  /** Keys equal to `key`. */
+  countEqual(deltas: Deltas, key: number, count: number): number;
+  /** Bit bitOffset + i = low <= key <= high; zeros up to a whole group of bits. */
+  markKeys(deltas: Deltas, low: number, high: number, bits: Block, bitOffset: number, count: number): void;
+};
+
+export const scalarSelect: Select = Object.freeze({
+  writeKeys(deltas, target, first, count) {
+    wordsOf(target).set(keysOf(deltas, count), first);
+  },
+  countBracket(deltas, { low, high }, list, listed, count) {
+    const keys = keysOf(deltas, count);
+    const inside = keys.filter((key) => key > low && key < high);
+    wordsOf(list).set(inside, listed);
+    const countFrom = (least: number) => keys.reduce((sum, key) => sum + (key >= least ? 1 : 0), 0);
+    return {
+      above: countFrom(high + 1),
+      fromHigh: countFrom(high),
+      fromLow: countFrom(low),
+      listed: listed + inside.length,
+    };
+  },
+  countKeys(deltas, origin, shift, bins, binCount, count) {
+    const counts = wordsOf(bins);
+    for (const key of keysOf(deltas, count)) {
+      const bin = (key - origin) >>> shift;
+      if (bin < binCount) counts[bin] = (counts[bin] ?? 0) + 1;
+    }
+  },
+  countEqual: (deltas, key, count) => keysOf(deltas, count).filter((other) => other === key).length,
+  markKeys(deltas, low, high, bits, bitOffset, count) {
+    keysOf(deltas, count).forEach((key, i) => {
+      setBit(bits, bitOffset + i, low <= key && key <= high);
+    });
+    clearRest(bits, bitOffset, count);
+  },
+} satisfies Select);
+
+function keysOf(deltas: Deltas, count: number): Uint32Array {
+  const bits = new Uint32Array(readDeltas(deltas, count).buffer);
+  return bits.map((word) => Math.min(word & 0x7fffffff, KEY_MAX));
+}

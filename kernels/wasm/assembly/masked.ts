@@ -1,0 +1,305 @@
+// core/ops/masked.ts: task vectors under masks, summed, combined and elected, sixteen elements at a time. Sources come in a
+// table that the host fills, 16 bytes each: address (u32), address of the mask bits (u32), scale (f32), weight (f32).
+import { lower, one, rest, upper } from "./stored";
+
+/** Room for MASKED_SOURCES_MAX entries. */
+const TABLE: usize = memory.data(1024);
+/** Weighted differences of one group of sixteen, 64 bytes a source. */
+const GROUP: usize = memory.data(4096);
+/** Results of sumMagnitudes: two float64. */
+const SUMS: usize = memory.data(16);
+/** The last, incomplete run of 32 magnitudes, and its mask. */
+const TAIL: usize = memory.data(128);
+
+export function maskedTable(): usize {
+  return TABLE;
+}
+
+export function maskedSums(): usize {
+  return SUMS;
+}
+
+/** All ones in the lanes whose bit is set: bits 4q to 4q+3 of a group of sixteen. */
+@inline function laneMask(bits: v128, quarter: i32): v128 {
+  const lanes = i32x4.shl(i32x4(1, 2, 4, 8), 4 * quarter);
+  return i32x4.eq(v128.and(bits, lanes), lanes);
+}
+
+@inline function lowerDelta<T>(source: v128, base: v128): v128 {
+  return f32x4.sub(lower<T>(source), lower<T>(base));
+}
+
+@inline function upperDelta<T>(source: v128, base: v128): v128 {
+  return f32x4.sub(upper<T>(source), upper<T>(base));
+}
+
+@inline function promoteHigh(values: v128): v128 {
+  return f64x2.promote_low_f32x4(v128.shuffle<u32>(values, values, 2, 3, 2, 3));
+}
+
+@inline function tree(
+  m0: v128,
+  m1: v128,
+  m2: v128,
+  m3: v128,
+  m4: v128,
+  m5: v128,
+  m6: v128,
+  m7: v128,
+): v128 {
+  const first = f32x4.add(f32x4.add(m0, m1), f32x4.add(m2, m3));
+  return f32x4.add(first, f32x4.add(f32x4.add(m4, m5), f32x4.add(m6, m7)));
+}
+
+@inline function sumMagnitudesOf<T>(source: usize, base: usize, bits: usize, count: i32): void {
+  const half: usize = 8 * sizeof<T>();
+  let all01 = f64x2.splat(0);
+  let all23 = f64x2.splat(0);
+  let kept01 = f64x2.splat(0);
+  let kept23 = f64x2.splat(0);
+  let s = source;
+  let b = base;
+  const vectorEnd = source + <usize>(count & ~31) * sizeof<T>();
+  for (; s < vectorEnd; s += 4 * half, b += 4 * half, bits += 4) {
+    const s0 = v128.load(s);
+    const b0 = v128.load(b);
+    const s1 = v128.load(s + half);
+    const b1 = v128.load(b + half);
+    const s2 = v128.load(s + half * 2);
+    const b2 = v128.load(b + half * 2);
+    const s3 = v128.load(s + half * 3);
+    const b3 = v128.load(b + half * 3);
+    const m0 = f32x4.abs(lowerDelta<T>(s0, b0));
+    const m1 = f32x4.abs(upperDelta<T>(rest<T>(s, s0), rest<T>(b, b0)));
+    const m2 = f32x4.abs(lowerDelta<T>(s1, b1));
+    const m3 = f32x4.abs(upperDelta<T>(rest<T>(s + half, s1), rest<T>(b + half, b1)));
+    const m4 = f32x4.abs(lowerDelta<T>(s2, b2));
+    const m5 = f32x4.abs(upperDelta<T>(rest<T>(s + half * 2, s2), rest<T>(b + half * 2, b2)));
+    const m6 = f32x4.abs(lowerDelta<T>(s3, b3));
+    const m7 = f32x4.abs(upperDelta<T>(rest<T>(s + half * 3, s3), rest<T>(b + half * 3, b3)));
+    const all = tree(m0, m1, m2, m3, m4, m5, m6, m7);
+    const marks = v128.load32_splat(bits);
+    const k0 = v128.and(m0, laneMask(marks, 0));
+    const k1 = v128.and(m1, laneMask(marks, 1));
+    const k2 = v128.and(m2, laneMask(marks, 2));
+    const k3 = v128.and(m3, laneMask(marks, 3));
+    const k4 = v128.and(m4, laneMask(marks, 4));
+    const k5 = v128.and(m5, laneMask(marks, 5));
+    const k6 = v128.and(m6, laneMask(marks, 6));
+    const k7 = v128.and(m7, laneMask(marks, 7));
+    const kept = tree(k0, k1, k2, k3, k4, k5, k6, k7);
+    all01 = f64x2.add(all01, f64x2.promote_low_f32x4(all));
+    all23 = f64x2.add(all23, promoteHigh(all));
+    kept01 = f64x2.add(kept01, f64x2.promote_low_f32x4(kept));
+    kept23 = f64x2.add(kept23, promoteHigh(kept));
+  }
+  const left = count & 31;
+  if (left != 0) {
+    const all = tailTree<T>(s, b, left, 0xffffffff);
+    const marks = left > 16 ? load<u32>(bits) : <u32>load<u16>(bits);
+    const kept = tailTree<T>(s, b, left, marks);
+    all01 = f64x2.add(all01, f64x2.promote_low_f32x4(all));
+    all23 = f64x2.add(all23, promoteHigh(all));
+    kept01 = f64x2.add(kept01, f64x2.promote_low_f32x4(kept));
+    kept23 = f64x2.add(kept23, promoteHigh(kept));
+  }
+  store<f64>(SUMS, sumLanes(all01, all23));
+  store<f64>(SUMS, sumLanes(kept01, kept23), 8);
+}
+
+@inline function sumLanes(lanes01: v128, lanes23: v128): f64 {
+  return (
+    f64x2.extract_lane(lanes01, 0) +
+    f64x2.extract_lane(lanes01, 1) +
+    (f64x2.extract_lane(lanes23, 0) + f64x2.extract_lane(lanes23, 1))
+  );
+}
+
+/** The tree sum of an incomplete run: what is missing or not marked is zero. */
+function tailTree<T>(source: usize, base: usize, count: i32, marks: u32): v128 {
+  memory.fill(TAIL, 0, 128);
+  for (let i: usize = 0; i < <usize>count; i++) {
+    const delta = one<T>(source + i * sizeof<T>()) - one<T>(base + i * sizeof<T>());
+    if ((marks >> <u32>i) & 1) store<f32>(TAIL + (i << 2), abs(delta));
+  }
+  return tree(
+    v128.load(TAIL),
+    v128.load(TAIL, 16),
+    v128.load(TAIL, 32),
+    v128.load(TAIL, 48),
+    v128.load(TAIL, 64),
+    v128.load(TAIL, 80),
+    v128.load(TAIL, 96),
+    v128.load(TAIL, 112),
+  );
+}
+
+/** The two sums are at `maskedSums`. */
+export function sumMagnitudes(dtype: i32, source: usize, base: usize, bits: usize, count: i32): void {
+  if (dtype == 0) sumMagnitudesOf<u16>(source, base, bits, count);
+  else if (dtype == 1) sumMagnitudesOf<i16>(source, base, bits, count);
+  else sumMagnitudesOf<f32>(source, base, bits, count);
+}
+
+/** ((delta * (scale where marked, else 0)) * weight): two roundings. */
+@inline function weigh(delta: v128, marks: v128, quarter: i32, scale: v128, weight: v128): v128 {
+  return f32x4.mul(f32x4.mul(delta, v128.and(laneMask(marks, quarter), scale)), weight);
+}
+
+@inline function finish(sum: v128, base: v128, divides: bool, divisor: v128, multiplies: bool, factor: v128): v128 {
+  if (divides) sum = f32x4.div(sum, divisor);
+  if (multiplies) sum = f32x4.mul(sum, factor);
+  return f32x4.add(base, sum);
+}
+
+@inline function combineOf<T>(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): void {
+  const half: usize = 8 * sizeof<T>();
+  const tableEnd = TABLE + (<usize>n << 4);
+  const divides = divisor != 1;
+  const divisors = f32x4.splat(divisor);
+  const multiplies = multiplier != 1;
+  const multipliers = f32x4.splat(multiplier);
+  let offset: usize = 0;
+  let bitOffset: usize = 0;
+  const end = target + (<usize>count << 2);
+  for (let t = target; t < end; t += 64, offset += 2 * half, bitOffset += 2) {
+    const b0 = v128.load(b + offset);
+    const b1 = v128.load(b + offset + half);
+    const base0 = lower<T>(b0);
+    const base1 = upper<T>(rest<T>(b + offset, b0));
+    const base2 = lower<T>(b1);
+    const base3 = upper<T>(rest<T>(b + offset + half, b1));
+    let sum0 = f32x4.splat(0);
+    let sum1 = f32x4.splat(0);
+    let sum2 = f32x4.splat(0);
+    let sum3 = f32x4.splat(0);
+    for (let entry = TABLE; entry < tableEnd; entry += 16) {
+      const source = <usize>load<u32>(entry) + offset;
+      const marks = v128.load16_splat(<usize>load<u32>(entry, 4) + bitOffset);
+      const scale = v128.load32_splat(entry, 8);
+      const weight = v128.load32_splat(entry, 12);
+      const s0 = v128.load(source);
+      const s1 = v128.load(source + half);
+      const d0 = f32x4.sub(lower<T>(s0), base0);
+      const d1 = f32x4.sub(upper<T>(rest<T>(source, s0)), base1);
+      const d2 = f32x4.sub(lower<T>(s1), base2);
+      const d3 = f32x4.sub(upper<T>(rest<T>(source + half, s1)), base3);
+      sum0 = f32x4.add(sum0, weigh(d0, marks, 0, scale, weight));
+      sum1 = f32x4.add(sum1, weigh(d1, marks, 1, scale, weight));
+      sum2 = f32x4.add(sum2, weigh(d2, marks, 2, scale, weight));
+      sum3 = f32x4.add(sum3, weigh(d3, marks, 3, scale, weight));
+    }
+    v128.store(t, finish(sum0, base0, divides, divisors, multiplies, multipliers));
+    v128.store(t, finish(sum1, base1, divides, divisors, multiplies, multipliers), 16);
+    v128.store(t, finish(sum2, base2, divides, divisors, multiplies, multipliers), 32);
+    v128.store(t, finish(sum3, base3, divides, divisors, multiplies, multipliers), 48);
+  }
+}
+
+/** Without election; the divisor is one number. */
+export function combineMasked(
+  dtype: i32,
+  base: usize,
+  n: i32,
+  divisor: f32,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): void {
+  if (dtype == 0) combineOf<u16>(base, n, divisor, multiplier, target, count);
+  else if (dtype == 1) combineOf<i16>(base, n, divisor, multiplier, target, count);
+  else combineOf<f32>(base, n, divisor, multiplier, target, count);
+}
+
+/** Sign bits of the minority: set where the sum is neither positive nor zero. */
+@inline function flips(sum: v128): v128 {
+  return v128.andnot(i32x4.splat(<i32>0x80000000), f32x4.ge(sum, f32x4.splat(0)));
+}
+
+/** One where the value has the majority's sign, else zero. */
+@inline function vote(value: v128, flip: v128): v128 {
+  return v128.and(f32x4.gt(v128.xor(value, flip), f32x4.splat(0)), f32x4.splat(1));
+}
+
+/** A quarter of a group: the elected sum over all sources, divided by its weights where asked. */
+@inline function elect(quarter: usize, total: v128, tableEnd: usize, divides: bool): v128 {
+  const flip = flips(total);
+  let sum = f32x4.splat(0);
+  let weights = f32x4.splat(0);
+  let stored = GROUP + quarter;
+  for (let entry = TABLE; entry < tableEnd; entry += 16, stored += 64) {
+    const value = v128.load(stored);
+    const chosen = vote(value, flip);
+    sum = f32x4.add(sum, f32x4.mul(value, chosen));
+    if (divides) weights = f32x4.add(weights, f32x4.mul(v128.load32_splat(entry, 12), chosen));
+  }
+  if (!divides) return sum;
+  const one = f32x4.splat(1);
+  return f32x4.div(sum, v128.bitselect(one, weights, f32x4.eq(weights, f32x4.splat(0))));
+}
+
+@inline function electOf<T>(b: usize, n: i32, divides: bool, multiplier: f32, target: usize, count: i32): void {
+  const half: usize = 8 * sizeof<T>();
+  const tableEnd = TABLE + (<usize>n << 4);
+  const multiplies = multiplier != 1;
+  const multipliers = f32x4.splat(multiplier);
+  let offset: usize = 0;
+  let bitOffset: usize = 0;
+  const end = target + (<usize>count << 2);
+  for (let t = target; t < end; t += 64, offset += 2 * half, bitOffset += 2) {
+    const b0 = v128.load(b + offset);
+    const b1 = v128.load(b + offset + half);
+    const base0 = lower<T>(b0);
+    const base1 = upper<T>(rest<T>(b + offset, b0));
+    const base2 = lower<T>(b1);
+    const base3 = upper<T>(rest<T>(b + offset + half, b1));
+    let sum0 = f32x4.splat(0);
+    let sum1 = f32x4.splat(0);
+    let sum2 = f32x4.splat(0);
+    let sum3 = f32x4.splat(0);
+    let stored = GROUP;
+    for (let entry = TABLE; entry < tableEnd; entry += 16, stored += 64) {
+      const source = <usize>load<u32>(entry) + offset;
+      const marks = v128.load16_splat(<usize>load<u32>(entry, 4) + bitOffset);
+      const scale = v128.load32_splat(entry, 8);
+      const weight = v128.load32_splat(entry, 12);
+      const s0 = v128.load(source);
+      const s1 = v128.load(source + half);
+      const v0 = weigh(f32x4.sub(lower<T>(s0), base0), marks, 0, scale, weight);
+      const v1 = weigh(f32x4.sub(upper<T>(rest<T>(source, s0)), base1), marks, 1, scale, weight);
+      const v2 = weigh(f32x4.sub(lower<T>(s1), base2), marks, 2, scale, weight);
+      const v3 = weigh(f32x4.sub(upper<T>(rest<T>(source + half, s1)), base3), marks, 3, scale, weight);
+      v128.store(stored, v0);
+      v128.store(stored, v1, 16);
+      v128.store(stored, v2, 32);
+      v128.store(stored, v3, 48);
+      sum0 = f32x4.add(sum0, v0);
+      sum1 = f32x4.add(sum1, v1);
+      sum2 = f32x4.add(sum2, v2);
+      sum3 = f32x4.add(sum3, v3);
+    }
+    sum0 = elect(0, sum0, tableEnd, divides);
+    sum1 = elect(16, sum1, tableEnd, divides);
+    sum2 = elect(32, sum2, tableEnd, divides);
+    sum3 = elect(48, sum3, tableEnd, divides);
+    v128.store(t, finish(sum0, base0, false, sum0, multiplies, multipliers));
+    v128.store(t, finish(sum1, base1, false, sum1, multiplies, multipliers), 16);
+    v128.store(t, finish(sum2, base2, false, sum2, multiplies, multipliers), 32);
+    v128.store(t, finish(sum3, base3, false, sum3, multiplies, multipliers), 48);
+  }
+}
+
+/** With election; `divides` by the sum of the chosen weights of each element. */
+export function electMasked(
+  dtype: i32,
+  base: usize,
+  n: i32,
+  divides: bool,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): void {
+  if (dtype == 0) electOf<u16>(base, n, divides, multiplier, target, count);
+  else if (dtype == 1) electOf<i16>(base, n, divides, multiplier, target, count);
+  else electOf<f32>(base, n, divides, multiplier, target, count);
+}

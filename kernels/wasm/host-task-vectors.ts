@@ -1,0 +1,155 @@
+// The WebAssembly operations on task vectors: selection, masks, ranks, and combinations under masks. What they compute is
+// defined in core/ops; this turns blocks into addresses.
+import assert from "node:assert/strict";
+import type { CombineDtype } from "../../core/ops/combine.ts";
+import { BIT_GROUP, type Deltas } from "../../core/ops/deltas.ts";
+import { type Mask, thresholdOf } from "../../core/ops/mask.ts";
+import { MASKED_SOURCES_MAX, type Masked } from "../../core/ops/masked.ts";
+import type { Block } from "../../core/ops/memory.ts";
+import type { Rank } from "../../core/ops/rank.ts";
+import type { Select } from "../../core/ops/select.ts";
+
+/** Leading parameters of the operations on differences: dtype, source, base, count. */
+type DeltasIn = readonly [dtype: number, source: number, base: number];
+
+/** The functions of kernels.wasm that this file calls; addresses in bytes. */
+export type TaskVectorExports = {
+  readonly writeKeys: (...args: [...DeltasIn, target: number, count: number]) => void;
+  readonly countBracket: (...args: [...DeltasIn, count: number, low: number, high: number, list: number]) => number;
+  readonly selectCounts: () => number;
+  readonly countKeys: (
+    ...args: [...DeltasIn, count: number, origin: number, shift: number, bins: number, binCount: number]
+  ) => void;
+  readonly countEqual: (...args: [...DeltasIn, count: number, key: number]) => number;
+  readonly markKeys: (...args: [...DeltasIn, count: number, low: number, high: number, bits: number]) => void;
+  readonly sumMagnitudes: (...args: [...DeltasIn, bits: number, count: number]) => void;
+  readonly maskedSums: () => number;
+  readonly maskedTable: () => number;
+  readonly combineMasked: (
+    ...args: [
+      dtype: number,
+      base: number,
+      n: number,
+      divisor: number,
+      multiplier: number,
+      target: number,
+      count: number,
+    ]
+  ) => void;
+  readonly electMasked: (
+    ...args: [
+      dtype: number,
+      base: number,
+      n: number,
+      divides: number,
+      multiplier: number,
+      target: number,
+      count: number,
+    ]
+  ) => void;
+  readonly drawMask: (
+    ...args: [key0: number, key1: number, first: number, high: number, low: number, bits: number, count: number]
+  ) => void;
+  readonly drawRankedMask: (
+    ...args: [
+      key0: number,
+      key1: number,
+      first: number,
+      lows: number,
+      highs: number,
+      ranks: number,
+      bits: number,
+      count: number,
+    ]
+  ) => void;
+  readonly rankKeys: (keys: number, outer: number, length: number, inner: number, scratch: number) => void;
+};
+
+/** Dtypes as the module numbers them. */
+const DTYPE: Readonly<Record<CombineDtype, number>> = { BF16: 0, F16: 1, F32: 2 };
+
+/** Combinations work on whole groups of 16 elements, as `combine` does. */
+const GROUP_ELEMENTS = 16;
+
+function deltasIn({ dtype, source, base, byteOffset }: Deltas): DeltasIn {
+  return [DTYPE[dtype], source.address + byteOffset, base.address + byteOffset];
+}
+
+function bitsIn(bits: Block, bitOffset: number): number {
+  assert.ok(bitOffset % BIT_GROUP === 0, `bit offset ${bitOffset}`);
+  return bits.address + bitOffset / 8;
+}
+
+/** Operations on task vectors over an instance and its memory. */
+export function hostTaskVectors(wasm: TaskVectorExports, buffer: ArrayBuffer): Select & Masked & Mask & Rank {
+  return { ...hostSelect(wasm, buffer), ...hostMasked(wasm, buffer), ...hostMask(wasm) };
+}
+
+function hostSelect(wasm: TaskVectorExports, buffer: ArrayBuffer): Select {
+  const counts = new Int32Array(buffer, wasm.selectCounts(), 3);
+  return {
+    writeKeys: (deltas, target, first, count) => wasm.writeKeys(...deltasIn(deltas), target.address + 4 * first, count),
+    countBracket(deltas, { low, high }, list, listed, count) {
+      const end = wasm.countBracket(...deltasIn(deltas), count, low, high, list.address + 4 * listed);
+      const [above = 0, fromHigh = 0, fromLow = 0] = counts;
+      return { above, fromHigh, fromLow, listed: (end - list.address) / 4 };
+    },
+    countKeys: (deltas, origin, shift, bins, binCount, count) =>
+      wasm.countKeys(...deltasIn(deltas), count, origin, shift, bins.address, binCount),
+    countEqual: (deltas, key, count) => wasm.countEqual(...deltasIn(deltas), count, key),
+    markKeys: (deltas, low, high, bits, bitOffset, count) =>
+      wasm.markKeys(...deltasIn(deltas), count, low, high, bitsIn(bits, bitOffset)),
+  };
+}
+
+function hostMasked(wasm: TaskVectorExports, buffer: ArrayBuffer): Masked {
+  const sums = new Float64Array(buffer, wasm.maskedSums(), 2);
+  const table = wasm.maskedTable();
+  const addresses = new Uint32Array(buffer, table, 4 * MASKED_SOURCES_MAX);
+  const lanes = new Float32Array(buffer, table, 4 * MASKED_SOURCES_MAX);
+  return {
+    sumMagnitudes(deltas, bits, bitOffset, count) {
+      wasm.sumMagnitudes(...deltasIn(deltas), bitsIn(bits, bitOffset), count);
+      const [all = 0, kept = 0] = sums;
+      return { all, kept };
+    },
+    combineMasked(dtype, base, sources, byteOffset, combination, target, count) {
+      assert.ok(sources.length <= MASKED_SOURCES_MAX);
+      sources.forEach(({ block, bits, bitOffset, scale, weight }, index) => {
+        addresses[4 * index] = block.address + byteOffset;
+        addresses[4 * index + 1] = bitsIn(bits, bitOffset);
+        lanes[4 * index + 2] = scale;
+        lanes[4 * index + 3] = weight;
+      });
+      const { elects, normalizes, divisor, multiplier } = combination;
+      const origin = base.address + byteOffset;
+      const groups = Math.ceil(count / GROUP_ELEMENTS) * GROUP_ELEMENTS;
+      const n = sources.length;
+      if (elects) wasm.electMasked(DTYPE[dtype], origin, n, normalizes ? 1 : 0, multiplier, target.address, groups);
+      else wasm.combineMasked(DTYPE[dtype], origin, n, divisor, multiplier, target.address, groups);
+    },
+  };
+}
+
+function hostMask(wasm: TaskVectorExports): Mask & Rank {
+  return {
+    drawMask([low0, high0], firstElement, probability, bits, bitOffset, count) {
+      assert.ok(firstElement % BIT_GROUP === 0, `first element ${firstElement}`);
+      const { high, low } = thresholdOf(probability);
+      wasm.drawMask(low0, high0, firstElement, high, low, bitsIn(bits, bitOffset), count);
+    },
+    drawRankedMask: ([low0, high0], firstElement, { highs, lows }, ranks, bits, bitOffset, count) =>
+      wasm.drawRankedMask(
+        low0,
+        high0,
+        firstElement,
+        lows.address,
+        highs.address,
+        ranks.address,
+        bitsIn(bits, bitOffset),
+        count,
+      ),
+    rankKeys: (keys, outer, length, inner, scratch) =>
+      wasm.rankKeys(keys.address, outer, length, inner, scratch.address),
+  };
+}

@@ -1,0 +1,209 @@
+// Goal: every WebAssembly operation on task vectors gives the bits of the scalar oracle. Method: both on the same images,
+// dtypes and lengths, with NaN, infinities, signed zeros, subnormals and many equal values among them.
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { COMBINE_DTYPES, type CombineDtype } from "../../core/ops/combine.ts";
+import { type Deltas, wordsOf } from "../../core/ops/deltas.ts";
+import type { Kernels } from "../../core/ops/kernels.ts";
+import { writeThresholds } from "../../core/ops/mask.ts";
+import type { Block } from "../../core/ops/memory.ts";
+import { rankScratchBytes } from "../../core/ops/rank.ts";
+import { KEY_MAX } from "../../core/ops/select.ts";
+import { streamKey, uniformAt } from "../../core/random.ts";
+import { fillImage, LENGTHS, onBoth, tileBytes } from "./oracle.ts";
+
+const LENGTH_MAX = 1000;
+const IMAGES = ["any", "finite", "close"] as const;
+type Image = (typeof IMAGES)[number];
+
+/** A base and a source; `close`: they differ by a few small steps, so that many magnitudes are equal. */
+function deltasOf(kernels: Kernels, dtype: CombineDtype, image: Image, skip = 3): Deltas {
+  const [base, source] = [kernels.allocateBlock(4 * (LENGTH_MAX + 64)), kernels.allocateBlock(4 * (LENGTH_MAX + 64))];
+  fillImage(base.bytes, 20, image !== "any");
+  if (image === "close") {
+    base.bytes.forEach((byte, i) => {
+      source.bytes[i] = i % 4 === 0 ? byte ^ (i % 5) : byte;
+    });
+  } else fillImage(source.bytes, 21, image === "finite");
+  return { dtype, base, source, byteOffset: skip * (dtype === "F32" ? 4 : 2) };
+}
+
+/** Runs `use` for every dtype, image and length. */
+function eachDeltas(use: (kernels: Kernels, deltas: Deltas, count: number) => { bytes: Uint8Array; result?: unknown }) {
+  for (const dtype of COMBINE_DTYPES) {
+    for (const image of IMAGES) {
+      for (const count of LENGTHS) onBoth((kernels) => use(kernels, deltasOf(kernels, dtype, image), count));
+    }
+  }
+}
+
+function filled(kernels: Kernels, bytes: number): Block {
+  const block = kernels.allocateBlock(bytes);
+  block.bytes.fill(0xa5);
+  return block;
+}
+
+/** Keys of the first `count` elements, sorted, to choose brackets among them. */
+function sortedKeys(kernels: Kernels, deltas: Deltas, count: number): Uint32Array {
+  const block = kernels.allocateBlock(4 * LENGTH_MAX);
+  kernels.writeKeys(deltas, block, 0, count);
+  return wordsOf(block).slice(0, count).sort();
+}
+
+describe("wasm operations on task vectors give the bits of the scalar oracle", () => {
+  test("writeKeys: magnitudes as integers, every NaN the largest", () => {
+    eachDeltas((kernels, deltas, count) => {
+      const target = filled(kernels, 4 * (LENGTH_MAX + 8));
+      kernels.writeKeys(deltas, target, 5, count);
+      assert.ok(wordsOf(target).every((word, i) => i < 5 || i >= 5 + count || word <= KEY_MAX));
+      return { bytes: target.bytes };
+    });
+  });
+
+  test("countBracket counts against both ends and lists what lies inside, in order", () => {
+    eachDeltas((kernels, deltas, count) => {
+      const keys = sortedKeys(kernels, deltas, count);
+      const pick = (share: number) => keys[Math.floor(share * (count - 1))] ?? 0;
+      const list = filled(kernels, 4 * (LENGTH_MAX + 64));
+      const brackets = [
+        { low: pick(0.3), high: pick(0.6) },
+        { low: pick(0.5), high: pick(0.5) },
+        { low: 0, high: pick(0.1) },
+        { low: pick(0.9), high: 0x7fffffff },
+      ];
+      const result = brackets.map((bracket) => {
+        const counts = kernels.countBracket(deltas, bracket, list, 7, count);
+        return { counts, listed: [...wordsOf(list).slice(7, counts.listed)] };
+      });
+      return { bytes: new Uint8Array(0), result };
+    });
+  });
+
+  test("countKeys adds to bins of any origin and width", () => {
+    eachDeltas((kernels, deltas, count) => {
+      const bins = kernels.allocateBlock(4 * 65536);
+      bins.bytes.fill(0);
+      kernels.countKeys(deltas, 0, 16, bins, 32768, count);
+      kernels.countKeys(deltas, 0x3e000000, 0, bins, 65536, count);
+      kernels.countKeys(deltas, 0x3d000000, 9, bins, 5000, count);
+      return { bytes: bins.bytes };
+    });
+  });
+
+  test("countEqual and markKeys", () => {
+    eachDeltas((kernels, deltas, count) => {
+      const keys = sortedKeys(kernels, deltas, count);
+      const [low, high] = [keys[Math.floor(count / 4)] ?? 0, keys[Math.floor(count / 2)] ?? 0];
+      const bits = filled(kernels, LENGTH_MAX / 8 + 64);
+      kernels.markKeys(deltas, low, high, bits, 32, count);
+      const result = [low, high, 0, KEY_MAX, 12345].map((key) => kernels.countEqual(deltas, key, count));
+      return { bytes: bits.bytes, result };
+    });
+  });
+
+  test("sumMagnitudes adds runs of 32 as trees, all and marked", () => {
+    eachDeltas((kernels, deltas, count) => {
+      const bits = kernels.allocateBlock(LENGTH_MAX / 8 + 64);
+      fillImage(bits.bytes, 77, false);
+      return { bytes: new Uint8Array(0), result: kernels.sumMagnitudes(deltas, bits, 16, count) };
+    });
+  });
+
+  for (const sourceCount of [0, 1, 2, 3, 7]) {
+    test(`combineMasked of ${sourceCount} sources, with and without election`, () => {
+      eachDeltas((kernels, deltas, count) => combineCase(kernels, deltas, sourceCount, count));
+    });
+  }
+
+  test("drawMask draws the numbers of core/random.ts, ties of the first byte included", () => {
+    const key = streamKey(5, "tensor", "model");
+    for (const count of LENGTHS) {
+      for (const first of [0, 16, 8192, 2 ** 36 - 48]) {
+        for (const probability of [0, 0.5, 0.3, uniformAt(key, first + 3), 1 - 2 ** -53]) {
+          onBoth((kernels) => {
+            const bits = filled(kernels, LENGTH_MAX / 8 + 64);
+            kernels.drawMask(key, first, probability, bits, 16, count);
+            return { bytes: bits.bytes };
+          });
+        }
+      }
+    }
+  });
+
+  test("drawRankedMask draws with the probability of each rank, from any first element", () => {
+    const key = streamKey(6, "tensor", "model");
+    for (const count of [...LENGTHS, 1024, 1025, 3000]) {
+      for (const first of [0, 7, 63, 11008, 2 ** 36 - 5]) {
+        onBoth((kernels) => {
+          const thresholds = { highs: kernels.allocateBlock(100), lows: kernels.allocateBlock(400) };
+          writeThresholds(thresholds, 100, (rank) => 0.2 + (0.6 * rank) / 99);
+          const ranks = kernels.allocateBlock(4 * 3000);
+          wordsOf(ranks).forEach((_, i, all) => {
+            all[i] = (i * 37) % 100;
+          });
+          const bits = filled(kernels, 3000 / 8 + 64);
+          kernels.drawRankedMask(key, first, thresholds, ranks, bits, 16, count);
+          return { bytes: bits.bytes };
+        });
+      }
+    }
+  });
+
+  // Lines whose keys are all alike, all different, share upper halves, or mix both: every branch of the sort.
+  const lines = {
+    equal: () => 0x3c000000,
+    zeros: () => 0,
+    steps: (i: number) => ((i * 7) % 19) << 16,
+    "few mixed": (i: number) => (((i * 7) % 19) << 16) + (i % 13 === 0 ? (i * 977) & 0xffff : 0) + 0x3a000000,
+    "one bin": (i: number) => 0x3c120000 + ((i * 40503) & 0xffff),
+    wide: (i: number) => (Math.imul(i + 1, 0x9e3779b1) >>> 1) % KEY_MAX,
+    tiny: (i: number) => (i * 3) % 5,
+    "zeros and others": (i: number) => (i % 3 === 0 ? 0 : 0x3b000000 + ((i * 131) << 12)),
+  };
+  for (const [name, keyOf] of Object.entries(lines)) {
+    test(`rankKeys of lines with keys: ${name}`, () => {
+      const shapes = [
+        [3, 1, 1],
+        [2, 2, 1],
+        [3, 17, 1],
+        [2, 33, 5],
+        [1, 1000, 1],
+        [2, 300, 3],
+      ] as const;
+      for (const [outer, length, inner] of shapes) {
+        onBoth((kernels) => {
+          const keys = kernels.allocateBlock(4 * outer * length * inner);
+          wordsOf(keys).forEach((_, i, all) => {
+            all[i] = keyOf(i);
+          });
+          kernels.rankKeys(keys, outer, length, inner, kernels.allocateBlock(rankScratchBytes(length)));
+          return { bytes: keys.bytes };
+        });
+      }
+    });
+  }
+});
+
+function combineCase(kernels: Kernels, deltas: Deltas, sourceCount: number, count: number) {
+  const { dtype, base, byteOffset } = deltas;
+  const sources = Array.from({ length: sourceCount }, (_, index) => {
+    const block = index === 0 ? deltas.source : kernels.allocateBlock(4 * (LENGTH_MAX + 64));
+    if (index > 0) fillImage(block.bytes, 40 + index, index % 2 === 0);
+    const bits = kernels.allocateBlock(LENGTH_MAX / 8 + 64);
+    fillImage(bits.bytes, 60 + index, false);
+    return { block, bits, bitOffset: 16 * index, scale: index === 1 ? 1 : 1.37, weight: 0.5 - 0.4 * index };
+  });
+  const plain = { elects: false, normalizes: false, divisor: 1, multiplier: 1 };
+  const combinations = [
+    plain,
+    { ...plain, divisor: 1.7, multiplier: 0.9 },
+    { ...plain, elects: true },
+    { ...plain, elects: true, normalizes: true, multiplier: 1.3 },
+  ];
+  const bytes = combinations.map((combination) => {
+    const target = kernels.allocateTile(LENGTH_MAX + 16);
+    kernels.combineMasked(dtype, base, sources, byteOffset, combination, target, count);
+    return tileBytes(target.values, count);
+  });
+  return { bytes: Buffer.concat(bytes) };
+}
