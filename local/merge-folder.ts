@@ -7,6 +7,7 @@ import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../co
 import { MergeyardError } from "../core/error.ts";
 import { describeWarning } from "../core/formats/format.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
+import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
 import { type MergePlan, planMerge } from "../core/plan/plan-merge.ts";
 import type { PlanSource, SideFile } from "../core/plan/schema.ts";
 import { normaliseRecipe } from "../core/recipe/normalise.ts";
@@ -180,7 +181,9 @@ async function putSideFile(
   { signal }: MergeFolderDeps,
 ): Promise<ManifestFile> {
   if (file.from === "text") {
-    const bytes = new TextEncoder().encode(file.text);
+    const digests = models.map(({ opened }) => opened.digest);
+    const text = file.name === MODEL_CARD_FILE ? completeModelCard(file.text, digests) : file.text;
+    const bytes = new TextEncoder().encode(text);
     await writeObject(target, file.name, bytes, bytes.length, { signal });
     return { name: file.name, bytes: bytes.length, digest: digestBytes(bytes) };
   }

@@ -7,6 +7,7 @@ import { layout } from "../core/artifact/layout.ts";
 import type { PlainFile } from "../core/artifact/listed-file.ts";
 import type { ManifestFile, ManifestInput } from "../core/artifact/manifest.ts";
 import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../core/artifact/manifest.ts";
+import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
 import type { SideFile } from "../core/plan/schema.ts";
 import { recordCached } from "./cache.ts";
 import { moveChannel } from "./channel.ts";
@@ -85,18 +86,25 @@ async function describeVersion(
     put: (key: string) =>
       putFile({ store: yard, key: outputKey, bytes: file.bytes }, { store: yard, key }, file, deps.signal),
   }));
-  const sideFiles = await mapBounded(plan.header.sideFiles, (file) => describeSideFile(context, file));
+  const inputs = await listInputs(context);
+  const sideFiles = await mapBounded(plan.header.sideFiles, (file) => describeSideFile(context, file, inputs));
   const files: readonly VersionFile[] = [...tensorFiles, ...sideFiles];
   const listings = files.map(({ listing }) => listing);
-  const manifest = buildManifest({ model, engine, method, recipe, inputs: await listInputs(context), files: listings });
+  const manifest = buildManifest({ model, engine, method, recipe, inputs, files: listings });
   const bytes = listings.reduce((sum, listing) => sum + listing.bytes, 0);
   return { name: versionName(manifest), manifest: encodeManifest(manifest), files, bytes };
 }
 
-async function describeSideFile(context: UnitContext, file: SideFile): Promise<VersionFile> {
+async function describeSideFile(
+  context: UnitContext,
+  file: SideFile,
+  inputs: readonly ManifestInput[],
+): Promise<VersionFile> {
   const { yard, deps } = context;
   if (file.from === "text") {
-    const bytes = new TextEncoder().encode(file.text);
+    const digests = inputs.map(({ digest }) => digest ?? undefined);
+    const text = file.name === MODEL_CARD_FILE ? completeModelCard(file.text, digests) : file.text;
+    const bytes = new TextEncoder().encode(text);
     const listing: PlainFile = { name: file.name, bytes: bytes.length, digest: digestBytes(bytes) };
     return { listing, put: (key) => createOnce(yard, key, bytes, deps.signal) };
   }

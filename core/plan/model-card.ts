@@ -2,6 +2,9 @@
 // once they are adopted, so the card is planned with marks and completed when the version is published.
 import type { MergeMethod } from "../methods/method.ts";
 
+/** Name of the card's file. */
+export const MODEL_CARD_FILE = "README.md";
+
 export type ModelCard = {
   readonly name: string;
   readonly method: Pick<MergeMethod, "id" | "title" | "source">;
@@ -56,12 +59,12 @@ function digestMark(index: number): string {
 }
 
 /**
- * The card with the digests in place: `digests[i]` is that of the plan's source i, undefined for one that is read where
- * it is and was not adopted.
+ * The card with the digests in place: `digests[i]` is that of the plan's source i, undefined for a foreign one, which
+ * has none: its fingerprint would say when its files were written, and the same merge would have two versions.
  */
 export function completeModelCard(card: string, digests: readonly (string | undefined)[]): string {
   return digests.reduce<string>(
-    (text, digest, index) => text.replace(digestMark(index), digest ?? "not adopted"),
+    (text, digest, index) => text.replace(digestMark(index), digest ?? "not digested"),
     card,
   );
 }

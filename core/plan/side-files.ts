@@ -7,7 +7,7 @@ import type { MergeMethod } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { type Architecture, configSections, tensorRole } from "./architecture.ts";
 import { checkConfigs, checkQuantization } from "./config-check.ts";
-import { writeModelCard } from "./model-card.ts";
+import { MODEL_CARD_FILE, writeModelCard } from "./model-card.ts";
 import type { Notes } from "./notes.ts";
 import { writeOutputConfig } from "./output-config.ts";
 import type { LayerOrigin, ModelsByName } from "./output-tensors.ts";
@@ -47,7 +47,7 @@ export function planSideFiles(parts: SideFileParts): readonly SideFile[] {
     ...(donor === undefined ? [] : configFile(donor, parts)),
     ...licenceFiles(models, donorIndex),
     ...(parts.index === undefined ? [] : [{ from: "text" as const, ...parts.index }]),
-    { from: "text", name: "README.md", text: cardOf(parts) },
+    { from: "text", name: MODEL_CARD_FILE, text: cardOf(parts) },
   ];
   return files.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
 }

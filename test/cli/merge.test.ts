@@ -81,6 +81,30 @@ test("an average of two BF16 models is the float32 average, rounded once", async
   });
 });
 
+test("the model card states the digests of inputs that have one, and the version is the same wherever they lie", async () => {
+  const [version, foreign, moved] = ["version", "foreign", "moved"].map((name) => path.join(scratch, `card-${name}`));
+  const merged = await merge(["linear.yaml", "--out", version ?? ""]);
+  const inputs = path.join(scratch, "card-inputs");
+  cpSync(path.join(EXAMPLES, "models/python"), path.join(inputs, "python"), { recursive: true });
+  cpSync(version ?? "", path.join(inputs, "average"), { recursive: true });
+  const text = `merge_method: linear
+models:
+  - { model: average, parameters: { weight: 1 } }
+  - { model: python, parameters: { weight: 1 } }
+`;
+  const recipe = recipeFile("card", text);
+  const first = await merge([recipe, "--out", foreign ?? ""], inputs);
+  assert.equal(first.status, 0, JSON.stringify(first.error));
+  const card = readFileSync(path.join(foreign ?? "", "README.md"), "utf8");
+  assert.doesNotMatch(card, /<!--/);
+  assert.match(card, new RegExp(`\\| average \\| sha256:${String(merged.result.version)}[0-9a-f]+ \\|`));
+  assert.match(card, /\| python \| not digested \|/);
+
+  cpSync(inputs, `${inputs}-copy`, { recursive: true });
+  const second = await merge([recipe, "--out", moved ?? ""], `${inputs}-copy`);
+  assert.equal(second.result.version, first.result.version);
+});
+
 test("threads and memory never change a byte", async () => {
   const digests = new Set<unknown>();
   for (const args of [

@@ -63,6 +63,9 @@ test("a pipeline publishes a version that opens, verifies and says where it came
     ["one", "two"],
   );
   assert.ok(manifest?.inputs.every(({ digest }) => digest !== null));
+  const card = Buffer.from(await readAll(yard, `${prefix}README.md`, 1e6)).toString();
+  for (const { model, digest } of manifest?.inputs ?? []) assert.ok(card.includes(`| ${model} | ${digest} |`), card);
+  assert.doesNotMatch(card, /<!--/);
   const keys = await listKeys(yard, prefix);
   assert.deepEqual(
     keys,

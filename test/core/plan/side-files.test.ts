@@ -181,7 +181,7 @@ test("the card names method, paper, models and recipe, and takes the digests lat
   const complete = completeModelCard(card.text, ["sha256:12", undefined]);
   assert.match(complete, /arXiv:2203\.05482/);
   assert.match(complete, /\| a\\\|b \| sha256:12 \|/);
-  assert.match(complete, /\| c \| not adopted \|/);
+  assert.match(complete, /\| c \| not digested \|/);
   assert.ok(complete.includes(`\`\`\`\`yaml\n${text.trimEnd()}\n\`\`\`\`\n`));
   assert.equal(/digest of source/.test(complete), false);
 });
