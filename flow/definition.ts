@@ -10,6 +10,8 @@ export type Substitutions = {
   readonly PublishFunction: string;
   readonly NotifyFunction: string;
   readonly RecordFailureFunction: string;
+  /** Of stages that make universal checkpoints of uploads: the same worker, allowed to write checkpoints. */
+  readonly ShardJobDefinition: string;
   readonly WorkerJobDefinition: string;
   readonly CpuQueue: string;
 };

@@ -85,6 +85,7 @@ const NAMES = Object.freeze({
   PublishFunction: "publish",
   NotifyFunction: "notify",
   RecordFailureFunction: "record-failure",
+  ShardJobDefinition: "sharder",
   WorkerJobDefinition: "worker",
   CpuQueue: "local",
 }) satisfies Substitutions;
@@ -178,7 +179,11 @@ function bindFunctions(
 
 function createWorkers(run: PipelineRun, parts: PipelineParts, clock: Clock) {
   return createLocalBatch({
-    definitions: new Map([[NAMES.WorkerJobDefinition, parts.worker]]),
+    // One program; on AWS the two differ in what they may write.
+    definitions: new Map([
+      [NAMES.ShardJobDefinition, parts.worker],
+      [NAMES.WorkerJobDefinition, parts.worker],
+    ]),
     environment: {
       ...parts.workerEnvironment,
       ...run.environment,

@@ -41,7 +41,6 @@ export async function runUnit(context: UnitContext<UnitDeps>, stage: number, ind
   if (finished !== undefined) {
     if (await outputStands(context, finished)) return finished;
     deps.log({ event: "receipt-dropped", stage, unit: index, output: finished.outputKey });
-    await yard.delete(key, { signal: deps.signal });
   }
   const unit = plan.unit(stage, index);
   const startedMs = deps.now();
@@ -57,8 +56,23 @@ export async function runUnit(context: UnitContext<UnitDeps>, stage: number, ind
     cpuMs: Math.max(0, deps.cpuMs() - cpuBefore),
     wallMs: Math.max(0, deps.now() - startedMs),
   };
-  const { created } = await yard.create(key, encodeRecord(receipt), { signal: deps.signal });
-  return created ? receipt : needReceipt(context, stage, index);
+  return keepReceipt(context, key, receipt);
+}
+
+/**
+ * Creates the receipt, in place of one whose file is gone: workers delete nothing. When another worker was faster, its
+ * receipt counts.
+ */
+async function keepReceipt(context: UnitContext, key: string, receipt: Receipt): Promise<Receipt> {
+  const { yard, deps } = context;
+  const { signal } = deps;
+  const bytes = encodeRecord(receipt);
+  const { created, etag } = await yard.create(key, bytes, { signal });
+  if (created) return receipt;
+  const there = await needReceipt(context, receipt.stage, receipt.index);
+  if (await outputStands(context, there)) return there;
+  const { replaced } = await yard.replace(key, bytes, etag, { signal });
+  return replaced ? receipt : needReceipt(context, receipt.stage, receipt.index);
 }
 
 /** False when the file that a receipt speaks of is gone: a version it was cached in was deleted since. */

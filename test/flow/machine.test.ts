@@ -28,7 +28,7 @@ function planned(jobs: readonly number[]): JsonObject {
   const stages = jobs.map((count, index) => ({
     index: index * 2,
     name: `s${index}`,
-    kind: "apply",
+    kind: index < jobs.length - 2 ? "shard" : "apply",
     units: 9,
     jobs: count,
   }));
@@ -76,11 +76,11 @@ async function run(fakes: Fakes): Promise<{ result: ExecutionResult; calls: read
   return { result, calls };
 }
 
-function job(stage: number, jobs: number): JsonObject {
+function job(stage: number, jobs: number, definition: string = NAMES.WorkerJobDefinition): JsonObject {
   return {
     JobName: `mergeyard-s${stage / 2}-sha256-0123456789abcdef`,
     JobQueue: NAMES.CpuQueue,
-    JobDefinition: NAMES.WorkerJobDefinition,
+    JobDefinition: definition,
     ...(jobs === 1 ? {} : { ArrayProperties: { Size: jobs } }),
     ContainerOverrides: {
       Environment: [
@@ -100,12 +100,13 @@ const SUCCESS: readonly Call[] = [
 ];
 
 test("a planned run runs its stages in order, a plain job for one job and an array for more", async () => {
-  const { result, calls } = await run({ plan: planned([1, 2, 10_000]) });
+  const { result, calls } = await run({ plan: planned([1, 2, 10_000, 1]) });
   assert.deepEqual(calls, [
     ["plan", INPUT],
-    ["batch", job(0, 1)],
-    ["batch", job(2, 2)],
+    ["batch", job(0, 1, NAMES.ShardJobDefinition)],
+    ["batch", job(2, 2, NAMES.ShardJobDefinition)],
     ["batch", job(4, 10_000)],
+    ["batch", job(6, 1)],
     ...SUCCESS,
   ]);
   assert.deepEqual(result, { status: "SUCCEEDED", output: { result: PUBLISHED, summary: { units: 3 } } });

@@ -5,6 +5,7 @@ export const NAMES = {
   PublishFunction: "arn:aws:lambda:eu-west-1:111122223333:function:publish",
   NotifyFunction: "arn:aws:lambda:eu-west-1:111122223333:function:notify",
   RecordFailureFunction: "arn:aws:lambda:eu-west-1:111122223333:function:record-failure",
+  ShardJobDefinition: "arn:aws:batch:eu-west-1:111122223333:job-definition/sharder:1",
   WorkerJobDefinition: "arn:aws:batch:eu-west-1:111122223333:job-definition/worker:1",
   CpuQueue: "arn:aws:batch:eu-west-1:111122223333:job-queue/cpu",
 };
