@@ -14,7 +14,9 @@ function countNonFinite(address: usize, count: i32): i32 {
   return found;
 }
 
+/** BF16 is the upper half of float32: one shuffle with zeros for four values. */
 export function widenBF16(source: usize, target: usize, count: i32): i32 {
+  const zero = i16x8.splat(0);
   const exponent = i16x8.splat(0x7f80);
   let any = i16x8.splat(0);
   let s = source;
@@ -23,8 +25,8 @@ export function widenBF16(source: usize, target: usize, count: i32): i32 {
   for (; s < vectorEnd; s += 16, t += 32) {
     const half = v128.load(s);
     any = v128.or(any, i16x8.eq(v128.and(half, exponent), exponent));
-    v128.store(t, i32x4.shl(i32x4.extend_low_i16x8_u(half), 16));
-    v128.store(t, i32x4.shl(i32x4.extend_high_i16x8_u(half), 16), 16);
+    v128.store(t, v128.shuffle<u16>(zero, half, 0, 8, 1, 9, 2, 10, 3, 11));
+    v128.store(t, v128.shuffle<u16>(zero, half, 4, 12, 5, 13, 6, 14, 7, 15), 16);
   }
   let tail = 0;
   const end = source + (<usize>count << 1);
@@ -57,14 +59,14 @@ export function widenF32(source: usize, target: usize, count: i32): i32 {
   return v128.any_true(any) || tail ? countNonFinite(target, count) : 0;
 }
 
-/** Four halves in the low 16 bits of each lane to float32 bits: exact, subnormals through one exact multiplication. */
+/** Four halves, sign-extended to 32 bits, to float32 bits: exact, subnormals through one exact multiplication. */
 @inline export function halvesToFloats(half: v128): v128 {
-  const magnitude = i32x4.shl(v128.and(half, i32x4.splat(0x7fff)), 13);
-  const scaled = f32x4.mul(magnitude, f32x4.splat(reinterpret<f32>(0x77800000)));
-  const special = i32x4.gt_s(v128.and(half, i32x4.splat(0x7fff)), i32x4.splat(0x7bff));
-  const sign = i32x4.shl(v128.and(half, i32x4.splat(0x8000)), 16);
-  const exponent = v128.and(special, i32x4.splat(EXPONENT));
-  return v128.or(v128.or(scaled, exponent), sign);
+  // Exponent and mantissa 13 bits up, the sign at the top: the value divided by 2^112.
+  const shifted = v128.and(i32x4.shl(half, 13), i32x4.splat(<i32>0x8fffffff));
+  const scaled = f32x4.mul(shifted, f32x4.splat(reinterpret<f32>(0x77800000)));
+  // Infinity and NaN come out as 2^16 and more, which no finite half is.
+  const special = f32x4.ge(f32x4.abs(scaled), f32x4.splat(65536));
+  return v128.or(scaled, v128.and(special, i32x4.splat(EXPONENT)));
 }
 
 export function widenF16(source: usize, target: usize, count: i32): i32 {
@@ -76,13 +78,13 @@ export function widenF16(source: usize, target: usize, count: i32): i32 {
   for (; s < vectorEnd; s += 16, t += 32) {
     const half = v128.load(s);
     any = v128.or(any, i16x8.eq(v128.and(half, exponent), exponent));
-    v128.store(t, halvesToFloats(i32x4.extend_low_i16x8_u(half)));
-    v128.store(t, halvesToFloats(i32x4.extend_high_i16x8_u(half)), 16);
+    v128.store(t, halvesToFloats(i32x4.extend_low_i16x8_s(half)));
+    v128.store(t, halvesToFloats(i32x4.extend_high_i16x8_s(half)), 16);
   }
   let tail = 0;
   const end = source + (<usize>count << 1);
   for (; s < end; s += 2, t += 4) {
-    const bits = i32x4.extract_lane(halvesToFloats(i32x4.splat(<i32>load<u16>(s))), 0);
+    const bits = i32x4.extract_lane(halvesToFloats(i32x4.splat(<i32>load<i16>(s))), 0);
     store<i32>(t, bits);
     tail |= isNonFinite(bits);
   }
@@ -117,8 +119,9 @@ export function narrowBF16(source: usize, target: usize, count: i32): i32 {
     const low = v128.load(s);
     const high = v128.load(s, 16);
     const half = v128.shuffle<u16>(roundToBF16(low), roundToBF16(high), 1, 3, 5, 7, 9, 11, 13, 15);
-    const nan = v128.or(f32x4.ne(low, low), f32x4.ne(high, high));
-    any = v128.or(any, v128.or(nan, i16x8.eq(v128.and(half, exponent), exponent)));
+    // NaN if either is; infinities of both signs may say so too, and are looked at again all the same.
+    const sum = f32x4.add(low, high);
+    any = v128.or(any, v128.or(f32x4.ne(sum, sum), i16x8.eq(v128.and(half, exponent), exponent)));
     v128.store(t, half);
   }
   const end = source + (<usize>count << 2);
@@ -164,18 +167,31 @@ export function narrowF32(source: usize, target: usize, count: i32): i32 {
   return v128.any_true(any) || tail ? countNonFinite(target, count) : 0;
 }
 
+/** Magnitudes from 2^-14 up to 2^16 make normal halves (or round to infinity): one subtraction tells. */
+@inline function isNormalHalf(magnitude: v128): v128 {
+  return i32x4.lt_u(i32x4.sub(magnitude, i32x4.splat(0x38800000)), i32x4.splat(0x0f000000));
+}
+
 /** float32 to half in the low 16 bits of each lane: nearest even, overflow to infinity, subnormals kept, NaN 7e00. */
 @inline function floatsToHalves(value: v128): v128 {
   const sign = v128.and(i32x4.shr_u(value, 16), i32x4.splat(0x8000));
   const magnitude = v128.and(value, i32x4.splat(0x7fffffff));
-  // Subnormal halves: adding 0.5 puts the rounding of the float unit at the right bit.
-  const small = i32x4.sub(f32x4.add(magnitude, f32x4.splat(0.5)), i32x4.splat(0x3f000000));
   const odd = v128.and(i32x4.shr_u(magnitude, 13), i32x4.splat(1));
   const rebiased = i32x4.add(i32x4.add(magnitude, i32x4.splat(<i32>0xc8000fff)), odd);
-  const normal = i32x4.shr_u(rebiased, 13);
-  let half = v128.bitselect(small, normal, i32x4.lt_s(magnitude, i32x4.splat(0x38800000)));
-  half = v128.bitselect(i32x4.splat(0x7c00), half, i32x4.ge_s(magnitude, i32x4.splat(0x47800000)));
-  return v128.bitselect(i32x4.splat(0x7e00), v128.or(half, sign), f32x4.ne(value, value));
+  const normal = v128.or(i32x4.shr_u(rebiased, 13), sign);
+  // Most weights are normal halves; the rest is worth a branch.
+  if (i32x4.all_true(isNormalHalf(magnitude))) return normal;
+  return irregularHalves(value, magnitude, normal, sign);
+}
+
+/** The same for lanes that may be subnormal, too large, or NaN. */
+function irregularHalves(value: v128, magnitude: v128, normal: v128, sign: v128): v128 {
+  // Adding 0.5 puts the rounding of the float unit at a subnormal half's last bit.
+  const small = i32x4.sub(f32x4.add(magnitude, f32x4.splat(0.5)), i32x4.splat(0x3f000000));
+  let half = v128.bitselect(v128.or(small, sign), normal, i32x4.lt_s(magnitude, i32x4.splat(0x38800000)));
+  const infinity = v128.or(i32x4.splat(0x7c00), sign);
+  half = v128.bitselect(infinity, half, i32x4.ge_s(magnitude, i32x4.splat(0x47800000)));
+  return v128.bitselect(i32x4.splat(0x7e00), half, f32x4.ne(value, value));
 }
 
 export function narrowF16(source: usize, target: usize, count: i32): i32 {

@@ -13,8 +13,9 @@ export function combineTable(): usize {
 /** Four stored values from `address` as float32. */
 @inline function load4<T>(address: usize): v128 {
   if (isFloat<T>()) return v128.load(address);
-  if (isSigned<T>()) return halvesToFloats(v128.load_ext<u16>(address));
-  return i32x4.shl(v128.load_ext<u16>(address), 16);
+  if (isSigned<T>()) return halvesToFloats(v128.load_ext<i16>(address));
+  // BF16 is the upper half of float32: one shuffle with zeros.
+  return v128.shuffle<u16>(i16x8.splat(0), v128.load64_zero(address), 0, 8, 1, 9, 2, 10, 3, 11);
 }
 
 @inline function combine<T>(n: i32, divisor: f32, target: usize, count: i32): void {

@@ -12,20 +12,20 @@ import { halvesToFloats } from "./cast";
 /** Values 0 to 3 of eight, from the first vector. */
 @inline export function lower<T>(first: v128): v128 {
   if (isFloat<T>()) return first;
-  if (isSigned<T>()) return halvesToFloats(i32x4.extend_low_i16x8_u(first));
+  if (isSigned<T>()) return halvesToFloats(i32x4.extend_low_i16x8_s(first));
   return v128.shuffle<u16>(i16x8.splat(0), first, 0, 8, 1, 9, 2, 10, 3, 11);
 }
 
 /** Values 4 to 7 of eight, from the second vector. */
 @inline export function upper<T>(second: v128): v128 {
   if (isFloat<T>()) return second;
-  if (isSigned<T>()) return halvesToFloats(i32x4.extend_high_i16x8_u(second));
+  if (isSigned<T>()) return halvesToFloats(i32x4.extend_high_i16x8_s(second));
   return v128.shuffle<u16>(i16x8.splat(0), second, 4, 12, 5, 13, 6, 14, 7, 15);
 }
 
 /** One stored value as float32. */
 @inline export function one<T>(address: usize): f32 {
   if (isFloat<T>()) return load<f32>(address);
-  if (isSigned<T>()) return f32x4.extract_lane(halvesToFloats(i32x4.splat(<i32>load<u16>(address))), 0);
+  if (isSigned<T>()) return f32x4.extract_lane(halvesToFloats(i32x4.splat(<i32>load<i16>(address))), 0);
   return reinterpret<f32>(<u32>load<u16>(address) << 16);
 }
