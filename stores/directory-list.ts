@@ -19,7 +19,7 @@ const CONTENT_ETAG_BYTES_MAX = 65_536;
 const LIST_BATCH = 32;
 
 /** ETag of small content. */
-export function etagOfContent(bytes: Uint8Array): string {
+function etagOfContent(bytes: Uint8Array): string {
   return `c-${digestBytes(bytes).slice("sha256:".length, "sha256:".length + 32)}`;
 }
 

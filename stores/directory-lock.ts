@@ -6,8 +6,8 @@
 // that holder's nonce: only the owner of the break lock may remove the dead lock, and it looks again before it does, so
 // a slow contender can never remove a lock that a third one took meanwhile. Break locks of dead breakers are broken by
 // the same rule.
-import { createHash, randomUUID } from "node:crypto";
-import { lstatSync, mkdirSync, readFileSync, readlinkSync, symlinkSync, unlinkSync } from "node:fs";
+import { createHash, randomInt, randomUUID } from "node:crypto";
+import { mkdirSync, readFileSync, readlinkSync, symlinkSync, unlinkSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -28,15 +28,20 @@ type Holder = {
 };
 
 /**
- * Milliseconds after which a lock is broken although its holder cannot be shown to be dead: a holder on another machine
- * or in another container, or a thread of a live process that was terminated. The guarded work takes under a
- * millisecond, and a holder that finds itself later than half of this gives up.
+ * Milliseconds of watching one holder after which its lock is broken although it cannot be shown to be dead: it is on
+ * another machine or in another container, or a thread of a live process that was terminated. The guarded work is
+ * synchronous and takes under a millisecond; a machine would have to be suspended within it for this to be too short.
  */
-const LEASE_MS = 60_000;
-/** Milliseconds to wait for live holders before StoreConflict. Too low: crowded channels fail; too high: slow errors. */
-const WAIT_MS = 30_000;
+const WATCH_MS = 60_000;
+/**
+ * Milliseconds to wait for live holders before StoreConflict. Too low: crowded channels fail; too high: slow errors.
+ */
+const WAIT_MS = 90_000;
 /** Dead holders in a row while breaking; each level is another process killed within the same millisecond. */
 const BREAK_DEPTH_MAX = 8;
+
+/** What one contender has seen: which holder each lock had, and since when in its own time of waiting. */
+type Watch = { waitedMs: number; readonly seen: Map<string, { readonly holder: string; readonly sinceMs: number }> };
 
 /**
  * Runs `work`, which must be synchronous, while holding the lock of a key. Throws StoreConflict when live holders do
@@ -44,20 +49,21 @@ const BREAK_DEPTH_MAX = 8;
  */
 export async function underLock<T>(locks: string, key: string, work: () => T, signal?: AbortSignal): Promise<T> {
   const path = join(locks, createHash("sha256").update(key).digest("hex").slice(0, 40));
-  const deadline = Date.now() + WAIT_MS;
-  for (let waits = 0; ; waits++) {
+  const watch: Watch = { waitedMs: 0, seen: new Map() };
+  for (let waits = 1; watch.waitedMs < WAIT_MS; waits++) {
     signal?.throwIfAborted();
-    const outcome = tryUnderLock(locks, path, work);
+    const outcome = tryUnderLock(locks, path, watch, work);
     if (outcome !== undefined) return outcome.value;
-    if (Date.now() > deadline)
-      throw new MergeyardError("StoreConflict", { where: { file: key }, found: holderAt(path) });
-    await sleep(1 + Math.random() * Math.min(30, 2 * waits));
+    const delayMs = 1 + randomInt(Math.min(64, 2 * waits));
+    await sleep(delayMs);
+    watch.waitedMs += delayMs;
   }
+  throw new MergeyardError("StoreConflict", { where: { file: key }, found: holderAt(path) });
 }
 
 /** One attempt, without any wait: undefined when a live holder has the lock. */
-function tryUnderLock<T>(locks: string, path: string, work: () => T): { value: T } | undefined {
-  const own = take(locks, path, 0);
+function tryUnderLock<T>(locks: string, path: string, watch: Watch, work: () => T): { value: T } | undefined {
+  const own = take(locks, path, watch, 0);
   if (own === undefined) return undefined;
   try {
     return { value: work() };
@@ -66,7 +72,7 @@ function tryUnderLock<T>(locks: string, path: string, work: () => T): { value: T
   }
 }
 
-function take(locks: string, path: string, depth: number): string | undefined {
+function take(locks: string, path: string, watch: Watch, depth: number): string | undefined {
   const own = describeHolder();
   for (let attempt = 0; attempt < 16; attempt++) {
     try {
@@ -78,8 +84,8 @@ function take(locks: string, path: string, depth: number): string | undefined {
     }
     const holder = holderAt(path);
     if (holder === undefined) continue;
-    if (!isBreakable(path, holder) || depth >= BREAK_DEPTH_MAX) return undefined;
-    if (!breakLock(locks, path, holder, depth + 1)) return undefined;
+    if (!isBreakable(path, holder, watch) || depth >= BREAK_DEPTH_MAX) return undefined;
+    if (!breakLock(locks, path, holder, watch, depth + 1)) return undefined;
   }
   return undefined;
 }
@@ -93,9 +99,9 @@ function makeLockFolder(locks: string): void {
   }
 }
 
-function breakLock(locks: string, path: string, holder: string, depth: number): boolean {
+function breakLock(locks: string, path: string, holder: string, watch: Watch, depth: number): boolean {
   const breakPath = join(locks, `break-${createHash("sha256").update(path).update(holder).digest("hex").slice(0, 40)}`);
-  const own = take(locks, breakPath, depth);
+  const own = take(locks, breakPath, watch, depth);
   if (own === undefined) return false;
   try {
     if (holderAt(path) === holder) unlinkSync(path);
@@ -118,11 +124,13 @@ function holderAt(path: string): string | undefined {
   }
 }
 
-function isBreakable(path: string, text: string): boolean {
+function isBreakable(path: string, text: string, watch: Watch): boolean {
   const holder = parseHolder(text);
   if (holder !== undefined && isDead(holder)) return true;
-  const link = lstatSync(path, { throwIfNoEntry: false });
-  return link !== undefined && Date.now() - link.mtimeMs > LEASE_MS;
+  const seen = watch.seen.get(path);
+  if (seen?.holder === text) return watch.waitedMs - seen.sinceMs >= WATCH_MS;
+  watch.seen.set(path, { holder: text, sinceMs: watch.waitedMs });
+  return false;
 }
 
 /** True only when the holder certainly runs no more. */

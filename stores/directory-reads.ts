@@ -7,7 +7,13 @@ import { join } from "node:path";
 import { MergeyardError } from "../core/error.ts";
 import { locate, type Root } from "./directory-paths.ts";
 
-type OpenFile = { readonly fd: number; readonly stats: BigIntStats; users: number; isRetired: boolean; usedMs: number };
+type OpenFile = {
+  readonly fd: number;
+  readonly stats: BigIntStats;
+  users: number;
+  isRetired: boolean;
+  isRecent: boolean;
+};
 
 export type ReadCache = {
   readonly root: Root;
@@ -17,7 +23,7 @@ export type ReadCache = {
 
 /** Descriptors kept open. Too high: deleted files keep their space for longer; too low: files are opened again. */
 const OPEN_FILES_MAX = 64;
-/** Milliseconds that an unused descriptor is kept. */
+/** Milliseconds between looks for unused descriptors; one that two looks found unused is closed. */
 const IDLE_MS = 5000;
 /** Bytes asked for in one system call; Linux reads at most 2 GiB - 4 KiB at once. */
 const CALL_BYTES_MAX = 1 << 30;
@@ -85,7 +91,7 @@ async function openFile(cache: ReadCache, key: string): Promise<OpenFile> {
     closeSync(fd);
     throw missing(cache.root.path, key);
   }
-  const file: OpenFile = { fd, stats, users: 1, isRetired: false, usedMs: 0 };
+  const file: OpenFile = { fd, stats, users: 1, isRetired: false, isRecent: true };
   // Two readers may open the same file at once; the later descriptor stays cached, the earlier closes after use.
   forgetFile(cache, key);
   cache.files.set(key, file);
@@ -107,7 +113,7 @@ function readOnce(fd: number, into: Uint8Array, start: number, position: number)
 
 function giveBack(cache: ReadCache, file: OpenFile): void {
   file.users -= 1;
-  file.usedMs = performance.now();
+  file.isRecent = true;
   if (file.isRetired) {
     if (file.users === 0) closeSync(file.fd);
     return;
@@ -121,9 +127,9 @@ function giveBack(cache: ReadCache, file: OpenFile): void {
 
 function closeIdle(cache: ReadCache): void {
   cache.timer = undefined;
-  const before = performance.now() - IDLE_MS;
   for (const [key, file] of [...cache.files]) {
-    if (file.users === 0 && file.usedMs <= before) forgetFile(cache, key);
+    if (file.users === 0 && !file.isRecent) forgetFile(cache, key);
+    file.isRecent = false;
   }
   if (cache.files.size > 0) cache.timer = setTimeout(closeIdle, IDLE_MS, cache).unref();
 }

@@ -1,7 +1,8 @@
 // How a file becomes visible in a folder store: written under `.mergeyard/tmp/`, made durable, then linked (create) or
-// renamed (everything else) to its key, then its folder made durable. A failure before the link or rename leaves nothing
-// visible, and the temporary file is removed; those of killed processes are removed when they are a day old by the next
-// process that writes. A store that is not durable (a plain output folder) skips the fsyncs and leaves no `.mergeyard`.
+// renamed (everything else) to its key, then its folder made durable. A failure before the link or rename leaves
+// nothing visible, and the temporary file is removed; those of killed processes are removed when they are a day old
+// by the next process that writes. A store that is not durable (a plain output folder) skips the fsyncs and leaves no
+// `.mergeyard`.
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
 import { copyFile, type FileHandle, link, lstat, open, readdir, rename, rmdir, unlink } from "node:fs/promises";
@@ -32,26 +33,28 @@ const ABANDONED_MS = 24 * 3600 * 1000;
 /** Link failures that mean "not on this file system, or not this file", after which a real copy is made. */
 const NO_LINK = ["EPERM", "EXDEV", "EMLINK", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EACCES"];
 
-export function temporaryFolder(root: Root): string {
-  return join(root.path, RESERVED_SEGMENT, "tmp");
-}
-
 export function lockFolder(root: Root): string {
   return join(root.path, RESERVED_SEGMENT, "locks");
 }
 
 /** Opens a new temporary file for writing. The caller closes it and removes or publishes the file. */
 export async function createTemporary(area: Area): Promise<{ name: string; path: string; handle: FileHandle }> {
-  const folder = temporaryFolder(area.root);
-  if (!area.isSwept) {
-    area.isSwept = true;
-    await sweepAbandoned(folder);
-  }
+  const folder = join(area.root.path, RESERVED_SEGMENT, "tmp");
   const name = randomUUID();
   const path = join(folder, name);
+  const handle = await createFile(folder, path);
+  if (!area.isSwept) {
+    area.isSwept = true;
+    // The new file tells the time as the file system has it, which may be another machine's.
+    await sweepAbandoned(folder, (await handle.stat()).mtimeMs);
+  }
+  return { name, path, handle };
+}
+
+async function createFile(folder: string, path: string): Promise<FileHandle> {
   for (let attempt = 1; ; attempt++) {
     try {
-      return { name, path, handle: await open(path, "wx") };
+      return await open(path, "wx");
     } catch (error) {
       if (errnoOf(error) !== "ENOENT" || attempt >= REMAKE_MAX) throw error;
       await makeFolders(folder);
@@ -59,12 +62,12 @@ export async function createTemporary(area: Area): Promise<{ name: string; path:
   }
 }
 
-async function sweepAbandoned(folder: string): Promise<void> {
+async function sweepAbandoned(folder: string, nowMs: number): Promise<void> {
   const names = await readdir(folder).catch(emptyWhenAbsent);
   for (const name of names) {
     const path = join(folder, name);
     const stats = await lstat(path).catch(undefinedWhenAbsent);
-    if (stats !== undefined && Date.now() - stats.mtimeMs > ABANDONED_MS) await removeFile(path);
+    if (stats !== undefined && nowMs - stats.mtimeMs > ABANDONED_MS) await removeFile(path);
   }
 }
 
@@ -179,13 +182,13 @@ export async function discardTemporary(area: Area, path: string): Promise<void> 
 export async function tidyArea(area: Area): Promise<void> {
   if (area.durable) return;
   const own = join(area.root.path, RESERVED_SEGMENT);
-  for (const folder of [temporaryFolder(area.root), lockFolder(area.root), own]) {
+  for (const folder of [join(own, "tmp"), lockFolder(area.root), own]) {
     await rmdir(folder).catch(() => undefined);
   }
 }
 
 /** Removes a file; no error when it is gone already. */
-export async function removeFile(path: string): Promise<void> {
+async function removeFile(path: string): Promise<void> {
   await unlink(path).catch(undefinedWhenAbsent);
 }
 

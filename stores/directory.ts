@@ -1,7 +1,8 @@
 // The object store in a folder, the embedded default: one file per object, written atomically and durably, safe with
 // many processes on it. `.mergeyard/` under the root is its own area (temporary files, locks) and is never an object.
 // A folder that is only read (a user's model) is never written to, not even for bookkeeping. Its parts: paths and
-// links (directory-paths.ts), temporary files (-temp), locks (-lock), regions (-regions), reads (-reads), listing (-list).
+// links (directory-paths.ts), temporary files (-temp), locks (-lock), regions (-regions), reads (-reads), listing
+// (-list).
 import assert from "node:assert/strict";
 import { lstatSync, renameSync, unlinkSync, utimesSync } from "node:fs";
 import { lstat, open, stat } from "node:fs/promises";
@@ -29,9 +30,13 @@ import {
 import type { CreateResult, ObjectInfo, ObjectStore, ReplaceResult, StoredObject } from "./store.ts";
 
 export type DirectoryStoreOptions = {
-  /** True: files and folders are synced to the disk before a write returns. False: atomic only, and no trace is left. */
+  /**
+   * True: files and folders are synced to the disk before a write returns. False: atomic only, and no trace is left.
+   */
   readonly durable: boolean;
-  /** False for a file system without hard links (FAT, some network ones); found out by itself where that is possible. */
+  /**
+   * False for a file system without hard links (FAT, some network ones); found out by itself where that is possible.
+   */
   readonly hardLinks?: boolean;
 };
 

@@ -1,6 +1,6 @@
-// A store that fails on purpose, for tests: seeded faults at a given rate, and a crash at the n-th operation. Faults are
-// those of real stores (no answer, a lost answer, a cut connection, a conflict, slowness). Appending to a region is never
-// at fault by rate, because nothing above a store may repeat it; it counts for the crash.
+// A store that fails on purpose, for tests: seeded faults at a given rate, and a crash at the n-th operation. Faults
+// are those of real stores (no answer, a lost answer, a cut connection, a conflict, slowness). Appending to a region
+// is never at fault by rate, because nothing above a store may repeat it; it counts for the crash.
 import { setTimeout as pause } from "node:timers/promises";
 import { MergeyardError } from "../core/error.ts";
 import type { ConditionalOptions, ObjectStore, RegionWriter } from "./store.ts";

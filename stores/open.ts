@@ -19,7 +19,8 @@ const SCHEME = /^([A-Za-z][A-Za-z0-9+.-]*):\/\//;
 
 /**
  * The store at a place. A path, and `file:///folder`, give a durable folder store; `file:///folder?durable=false` one
- * for plain output, which is atomic but not synced to the disk and leaves nothing but the files. Throws StoreUriInvalid.
+ * for plain output, which is atomic but not synced to the disk and leaves nothing but the files. Throws
+ * StoreUriInvalid.
  */
 export function openStore(place: string, env: StoreEnvironment): ObjectStore {
   const scheme = SCHEME.exec(place)?.[1]?.toLowerCase();

@@ -1,12 +1,13 @@
 // Retries: a bounded number of attempts with growing, jittered pauses, for errors that the table of codes calls
 // retryable. The only retry layer there is: clients below make one attempt each, so that attempts do not multiply.
 //
-// A conditional write whose answer was lost may have taken effect, so that its repetition meets its own success. All its
-// attempts therefore carry one write id, by which the store tells its own object from a foreign one. Comparing bodies is
-// not enough: two writers of a counter write equal bytes, and both would believe that theirs counted. `finishWrite` may
-// be repeated by the stores' own promise. Bytes appended to a region cannot be: a store repeats those below this layer,
-// or not at all. A repeated `beginWrite` may leave an unused reservation, which every store removes after some days.
-import { randomUUID } from "node:crypto";
+// A conditional write whose answer was lost may have taken effect, so that its repetition meets its own success. All
+// its attempts therefore carry one write id, by which the store tells its own object from a foreign one. Comparing
+// bodies is not enough: two writers of a counter write equal bytes, and both would believe that theirs counted.
+// `finishWrite` may be repeated by the stores' own promise. Bytes appended to a region cannot be: a store repeats
+// those below this layer, or not at all. A repeated `beginWrite` may leave an unused reservation, which every store
+// removes after some days.
+import { randomInt, randomUUID } from "node:crypto";
 import { setTimeout as pause } from "node:timers/promises";
 import { MergeyardError } from "../core/error.ts";
 import type { ObjectInfo, ObjectStore, StoreOptions } from "./store.ts";
@@ -26,7 +27,7 @@ export const DEFAULT_RETRY_POLICY: RetryPolicy = Object.freeze({
   attemptsMax: 7,
   delayMs: 200,
   delayMsMax: 10_000,
-  random: Math.random,
+  random: () => randomInt(2 ** 32) / 2 ** 32,
 });
 
 /** Runs an operation until it succeeds, fails for good, or has been tried `attemptsMax` times. */

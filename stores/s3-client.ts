@@ -1,5 +1,5 @@
-// What all parts of the S3 store share: one attempt per request, errors of the table, keys under the store's prefix, and
-// HEAD.
+// What all parts of the S3 store share: one attempt per request, errors of the table, keys under the store's prefix,
+// and HEAD.
 import { HeadBucketCommand, HeadObjectCommand, type S3Client } from "@aws-sdk/client-s3";
 import { checkKey } from "../core/artifact/key.ts";
 import { MergeyardError } from "../core/error.ts";

@@ -1,4 +1,5 @@
-// Server-side copies of objects beyond what one CopyObject takes: a multipart upload whose parts are ranges of the source.
+// Server-side copies of objects beyond what one CopyObject takes: a multipart upload whose parts are ranges of the
+// source.
 import {
   AbortMultipartUploadCommand,
   CompleteMultipartUploadCommand,

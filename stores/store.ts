@@ -32,7 +32,9 @@ export type WriteTicket = {
   readonly token: string;
 };
 
-/** What closing a region yields and `finishWrite` needs; plain data (S3 part numbers and ETags; nothing for a folder). */
+/**
+ * What closing a region yields and `finishWrite` needs; plain data (S3 part numbers and ETags; nothing for a folder).
+ */
 export type RegionReceipt = { readonly index: number; readonly parts: readonly { number: number; etag: string }[] };
 
 export interface RegionWriter {
@@ -61,8 +63,8 @@ export interface ObjectStore {
   head(key: string, options?: StoreOptions): Promise<ObjectInfo | undefined>;
 
   /**
-   * Fills `into` from `offset`. Throws StoreObjectMissing, or StoreShortRead when the object ends before `into` is full:
-   * a short read never becomes zeros.
+   * Fills `into` from `offset`. Throws StoreObjectMissing, or StoreShortRead when the object ends before `into` is
+   * full: a short read never becomes zeros.
    */
   readInto(key: string, offset: number, into: Uint8Array, options?: StoreOptions): Promise<void>;
 
@@ -76,9 +78,9 @@ export interface ObjectStore {
   create(key: string, bytes: Uint8Array, options?: ConditionalOptions): Promise<CreateResult>;
 
   /**
-   * Compare-and-swap of a small object (S3: If-Match). `replaced: false` when the object is not at `etag` any more, with
-   * the ETag that it is at ("" when there is none). After a lost answer this may also follow a swap that took effect and
-   * was itself overwritten at once; so make updates that may be applied twice.
+   * Compare-and-swap of a small object (S3: If-Match). `replaced: false` when the object is not at `etag` any more,
+   * with the ETag that it is at ("" when there is none). After a lost answer this may also follow a swap that took
+   * effect and was itself overwritten at once; so make updates that may be applied twice.
    */
   replace(key: string, bytes: Uint8Array, etag: string, options?: ConditionalOptions): Promise<ReplaceResult>;
 

@@ -1,6 +1,7 @@
-// A one-machine Ceph on loopback, only as large as an S3 gateway needs: one monitor, one storage daemon on a sparse file,
-// one radosgw. Started by tools/s3-server.ts for the S3 tests; the programs come from Debian's packages. Ceph wants its
-// keys and its monitor map made before anything runs, hence the order below. No manager daemon, no dashboard.
+// A one-machine Ceph on loopback, only as large as an S3 gateway needs: one monitor, one storage daemon on a sparse
+// file, one radosgw. Started by tools/s3-server.ts for the S3 tests; the programs come from Debian's packages. Ceph
+// wants its keys and its monitor map made before anything runs, hence the order below. No manager daemon, no
+// dashboard.
 import { execFileSync, spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { mkdirSync, openSync, writeFileSync } from "node:fs";

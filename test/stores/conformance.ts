@@ -50,6 +50,7 @@ function declareChecks(subject: Subject): void {
     });
   };
   checkReads(check);
+  checkWholeReads(check);
   checkCreate(check);
   checkReplace(check, subject.losesAnswers ?? false);
   checkRegions(check, subject.hasThreads);
@@ -119,7 +120,9 @@ function checkReads(check: Check): void {
     await store.readInto("object", 90, new Uint8Array(10));
     await store.readInto("object", 100, new Uint8Array(0));
   });
+}
 
+function checkWholeReads(check: Check): void {
   check("says that an object is missing", async (store) => {
     assert.equal(await store.head("none"), undefined);
     assert.equal(await store.get("none/at/all", 10), undefined);

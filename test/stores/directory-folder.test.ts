@@ -222,6 +222,32 @@ test("a read after a file was replaced, cut or moved by another tool sees the fi
     await rejectsWith(store.readInto("model", 0, into), "StoreObjectMissing");
   }));
 
+test("a small file's ETag follows its content even when size, time and inode number stay the same", () =>
+  inFolder(async (folder, store) => {
+    const path = join(folder, "yard/channel");
+    const { etag } = await store.create("channel", new TextEncoder().encode("one"));
+    const { mtimeMs, ino } = statSync(path);
+    writeFileSync(path, "two");
+    utimesSync(path, mtimeMs / 1000, mtimeMs / 1000);
+    assert.equal(statSync(path).ino, ino);
+    assert.notEqual((await store.head("channel"))?.etag, etag);
+    assert.equal((await store.replace("channel", patterned(3), etag)).replaced, false);
+  }));
+
+test("a large file that replaces one from the future is younger still", () =>
+  inFolder(async (folder, store) => {
+    const path = join(folder, "yard/large");
+    await store.create("large", patterned(70_000, 1));
+    const future = Date.now() / 1000 + 3600;
+    utimesSync(path, future, future);
+    const before = await store.head("large");
+    const { replaced, etag } = await store.replace("large", patterned(70_000, 2), before?.etag ?? "");
+    assert.ok(replaced);
+    const after = await store.head("large");
+    assert.equal(after?.etag, etag);
+    assert.ok(statSync(path).mtimeMs / 1000 > future);
+  }));
+
 test("many files read in turn keep few descriptors open", () =>
   inFolder(async (_folder, store) => {
     const keys = Array.from({ length: 150 }, (_none, index) => `file-${index}`);

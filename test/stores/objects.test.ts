@@ -36,7 +36,7 @@ test("a JSON document is parsed, checked and given with its ETag", async () => {
   await rejectsWith(readJson(store, "a.json", schema, 5), "StoreObjectTooLarge");
 });
 
-test("a document that is not JSON, not UTF-8 or not what belongs there is refused with its first wrong field", async () => {
+test("a document that is no JSON, no UTF-8 or not what belongs there is refused with its place", async () => {
   const store = newStore();
   await store.create("text", encode("version: 1"));
   await store.create("bytes", Uint8Array.of(0x22, 0xff, 0x22));
