@@ -91,13 +91,13 @@ function tensorContext(
 }
 
 function viewOf(tensor: UnitTensor, sources: readonly ResolvedSource[], rules: MergeTensor["rules"]): MergeTensor {
-  const { name, shape, parameters, seed } = tensor;
+  const { name, shape, parameters, seed, working } = tensor;
   const inputs = tensor.inputs.map((input, index) => ({
     model: sources[index]?.model ?? "",
     isBase: input.isBase,
     parameters: input.parameters,
   }));
-  return { name, shape, parameters, seed, inputs, rules };
+  return { name, shape, parameters, seed, inputs, rules, working };
 }
 
 function sourceOf(sources: readonly ResolvedSource[], index: number): ResolvedSource {

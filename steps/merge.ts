@@ -23,9 +23,10 @@ export function mergeKey(unit: MergeUnit, sources: readonly (UnitSource | undefi
     strict: unit.strict,
     tensors: unit.tensors.map((tensor) => {
       const seeded = findMethod(tensor.method)?.seeded === true;
-      const { name, dtype, shape, offset, method, parameters } = tensor;
+      const { name, dtype, shape, offset, method, parameters, working } = tensor;
       const inputs = tensor.inputs.map((input) => describeInput(input, sources[input.source], seeded));
-      return { name, dtype, shape, offset, method, parameters, seed: seeded ? tensor.seed : undefined, inputs };
+      const seed = seeded ? tensor.seed : undefined;
+      return { name, dtype, shape, offset, method, parameters, working, seed, inputs };
     }),
   });
 }

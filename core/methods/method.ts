@@ -3,12 +3,13 @@
 // registry.ts, a golden file.
 import assert from "node:assert/strict";
 import type { z } from "zod";
-import type { Combination } from "../ops/combine.ts";
-import type { Kernels, Tile } from "../ops/kernels.ts";
-import type { Shape } from "../tensor.ts";
+import type { FloatDtype } from "../ops/cast.ts";
+import type { Combination, CombineDtype } from "../ops/combine.ts";
+import { type Block, type Kernels, TILE_ELEMENTS, type Tile } from "../ops/kernels.ts";
+import { elementCount, type Shape } from "../tensor.ts";
 
 /** Values of one parameter set, after gradients, filters and defaults are resolved for one tensor. */
-export type ParameterValues = Readonly<Record<string, number | boolean | undefined>>;
+export type ParameterValues = Readonly<Record<string, number | boolean | string | undefined>>;
 
 /** One model's part in one output tensor. */
 export type MergeInput = {
@@ -27,6 +28,19 @@ export type MergeTensor = {
   readonly parameters: ParameterValues;
   readonly seed: number;
   readonly rules: MergeRules;
+  /**
+   * Under `rules.strict`, where the reference computes in 16 bits: the dtype that it rounds to after every step. A method
+   * that does not know it computes in float32, as always.
+   */
+  readonly working?: HalfDtype | undefined;
+};
+
+/** Dtypes of 16 bits that the reference computes in. */
+export type HalfDtype = Extract<FloatDtype, "F16" | "BF16">;
+
+/** What scratch memory may depend on: a tensor's plan says it all. */
+export type ScratchTensor = Pick<MergeTensor, "shape" | "parameters" | "working"> & {
+  readonly inputs: readonly Pick<MergeInput, "isBase" | "parameters">[];
 };
 
 /** Rules of the whole recipe that change what a method does or refuses. */
@@ -40,9 +54,20 @@ export type MergeRules = {
 /**
  * How the engine must cut a tensor for a method:
  * element: tiles of TILE_ELEMENTS (the last one shorter); row: tiles of whole rows of the last axis, as many as fit in
- * TILE_ELEMENTS and at least one; tensor: one tile that is the whole tensor.
+ * TILE_ELEMENTS and at least one; slice: the same with slices of the first axis (a vector is one slice); tensor: one
+ * tile that is the whole tensor.
  */
-export type Locality = "element" | "row" | "tensor";
+export type Locality = "element" | "row" | "slice" | "tensor";
+
+/** Elements of a whole tile of a tensor; the last one may be shorter. */
+export function tileElementsOf(locality: Locality, shape: Shape): number {
+  if (locality === "element") return TILE_ELEMENTS;
+  const total = Math.max(1, elementCount(shape));
+  if (locality === "tensor") return total;
+  const slices = shape.length < 2 ? 1 : Math.max(1, shape[0] ?? 1);
+  const unit = locality === "row" ? Math.max(1, shape.at(-1) ?? 1) : total / slices;
+  return unit * Math.max(1, Math.floor(TILE_ELEMENTS / unit));
+}
 
 /** The same span of elements of every input, widened to float32, inputs in the order of MergeTensor.inputs. */
 export type TileView = {
@@ -54,12 +79,36 @@ export type TileView = {
   readonly count: number;
 };
 
-/** One streaming pass over a tensor's inputs, tiles in order. Inputs come widened to float32. */
-export type Pass = {
-  tile(view: TileView): void;
+/** The same span as a TileView's, as it is stored; methods that read it fuse the conversion with their arithmetic. */
+export type StoredView = {
+  /** Of every input: where they differ in dtype, the engine has widened them to F32. */
+  readonly dtype: CombineDtype;
+  readonly inputs: readonly Block[];
+  /** Of the span's first element, in every input. */
+  readonly byteOffset: number;
+  readonly output: Tile;
+  readonly firstElement: number;
+  readonly count: number;
+};
+
+/** Elements [first, first + count) of a tensor. */
+export type ElementSpan = { readonly first: number; readonly count: number };
+
+/** What any pass may say besides what it does with a tile. */
+export type PassOptions = {
   /** After the last tile. */
   finish?(): void;
+  /** Reduce passes: false when this pass has nothing to do; asked when its turn comes. */
+  isNeeded?(): boolean;
+  /** Reduce passes: only these spans are read, each at most TILE_ELEMENTS long, instead of all tiles: a sample. */
+  readonly spans?: readonly ElementSpan[] | undefined;
 };
+
+/** One streaming pass over a tensor's inputs, tiles in order. Inputs come widened to float32. */
+export type Pass = PassOptions & { tile(view: TileView): void };
+
+/** A pass whose inputs come as they are stored. A value that is not finite must make the result not finite. */
+export type StoredPass = PassOptions & { storedTile(view: StoredView): void };
 
 /**
  * An apply pass that is a linear combination of the inputs, or of their differences to the base. Said as data, so that
@@ -72,7 +121,10 @@ export type CombinePass = { readonly deltas: boolean; combination(): Combination
  * What `compile` returns: reduce passes that gather whole-tensor statistics, then one apply pass that fills the output.
  * State lives in closures; the engine runs each pass once, in order, on one thread.
  */
-export type TensorProgram = { readonly reduce: readonly Pass[]; readonly apply: Pass | CombinePass };
+export type TensorProgram = {
+  readonly reduce: readonly (Pass | StoredPass)[];
+  readonly apply: Pass | StoredPass | CombinePass;
+};
 
 /** What to do when a 2-D embedding differs in size between models; section 2.3 of the merge reference. */
 export type EmbeddingMismatch = "common" | "base" | "error";
@@ -97,9 +149,12 @@ export type MergeMethod = {
   /** none: a base is an ordinary input; required: subtracted from the others; member: must be one of the inputs. */
   readonly base: "none" | "optional" | "required" | "member";
   readonly locality: Locality;
+  /** Reduce passes that read all inputs, as a rule: for estimates. */
   readonly reducePasses: number;
   /** Float32 tiles that `compile` allocates, as a function of the number of inputs; bounds memory at plan time. */
   scratchTiles(inputCount: number): number;
+  /** Bytes of everything else that `compile` allocates, each block rounded up to 64; none unless said. */
+  scratchBytes?(tensor: ScratchTensor): number;
   readonly seeded: boolean;
   readonly embeddingMismatch: EmbeddingMismatch;
   /** Global parameters (evaluated once per output tensor) with the only copy of each default. */

@@ -1,13 +1,32 @@
 // Every merge method by its id, in sorted order. Tables in the documents, command-line help and parameter checks are
 // made from this map.
+import { breadcrumbs } from "./breadcrumbs.ts";
+import { breadcrumbs_ties } from "./breadcrumbs_ties.ts";
+import { dare_linear } from "./dare_linear.ts";
+import { dare_ties } from "./dare_ties.ts";
+import { della } from "./della.ts";
+import { della_linear } from "./della_linear.ts";
 import { linear } from "./linear.ts";
 import type { MergeMethod } from "./method.ts";
 import { passthrough } from "./passthrough.ts";
 import { slerp } from "./slerp.ts";
 import { task_arithmetic } from "./task_arithmetic.ts";
+import { ties } from "./ties.ts";
 
 const METHODS: ReadonlyMap<string, MergeMethod> = new Map(
-  Object.entries({ linear, passthrough, slerp, task_arithmetic } satisfies Record<string, MergeMethod>),
+  Object.entries({
+    breadcrumbs,
+    breadcrumbs_ties,
+    dare_linear,
+    dare_ties,
+    della,
+    della_linear,
+    linear,
+    passthrough,
+    slerp,
+    task_arithmetic,
+    ties,
+  } satisfies Record<string, MergeMethod>),
 );
 
 /** Ids in sorted order. */

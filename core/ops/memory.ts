@@ -11,6 +11,11 @@ export type Tile = { readonly address: number; readonly values: Float32Array };
 /** Every allocation starts on a cache line; also the widest vector and element alignment there is. */
 const ALIGNMENT_BYTES = 64;
 
+/** Bytes that an allocation of `bytes` takes. */
+export function allocatedBytes(bytes: number): number {
+  return Math.ceil(bytes / ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
+}
+
 export type Memory = {
   /** Allocations live until `release(mark)`; they throw KernelMemoryExhausted beyond the capacity. Not zeroed. */
   allocateBlock(bytes: number): Block;
@@ -23,7 +28,7 @@ export type Memory = {
 export function createMemory(buffer: ArrayBufferLike, firstAddress: number): Memory {
   let next = firstAddress;
   const reserve = (bytes: number): number => {
-    const address = Math.ceil(next / ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
+    const address = allocatedBytes(next);
     if (address + bytes > buffer.byteLength) {
       throw new MergeyardError("KernelMemoryExhausted", {
         found: `${bytes} bytes asked for, ${buffer.byteLength - address} left`,

@@ -1,7 +1,8 @@
 // How much memory a merge takes: one formula, used by the planner to bound a unit and by the engine to size a thread's
 // kernel memory, so that the bound the plan shows is the bound that holds.
-import type { MergeMethod } from "../methods/method.ts";
+import { type MergeMethod, tileElementsOf } from "../methods/method.ts";
 import { TILE_ELEMENTS } from "../ops/kernels.ts";
+import { allocatedBytes } from "../ops/memory.ts";
 import { elementBytes, elementCount } from "../tensor.ts";
 import type { UnitTensor } from "./schema.ts";
 
@@ -16,19 +17,14 @@ const THREAD_BYTES = 32 * 2 ** 20;
 export type Cut = { readonly windowElements: number; readonly tileElements: number };
 
 /** Properties of a method that decide the cut; a "copy" has element locality, no passes and no scratch. */
-export type CutMethod = Pick<MergeMethod, "locality" | "scratchTiles">;
+export type CutMethod = Pick<MergeMethod, "locality" | "scratchTiles" | "scratchBytes">;
 
 /** The cut of a tensor for a method. Tiles are part of the numerics, windows are not. */
 export function cutTensor(method: CutMethod, shape: readonly number[], windowElements: number): Cut {
   const total = Math.max(1, elementCount(shape));
   if (method.locality === "tensor") return { windowElements: total, tileElements: total };
-  if (method.locality === "row") {
-    const row = Math.max(1, shape.at(-1) ?? 1);
-    const tileElements = row * Math.max(1, Math.floor(TILE_ELEMENTS / row));
-    return { windowElements: tileElements * Math.max(1, Math.floor(windowElements / tileElements)), tileElements };
-  }
-  const tiles = Math.max(1, Math.floor(windowElements / TILE_ELEMENTS));
-  return { windowElements: TILE_ELEMENTS * tiles, tileElements: TILE_ELEMENTS };
+  const tileElements = tileElementsOf(method.locality, shape);
+  return { windowElements: tileElements * Math.max(1, Math.floor(windowElements / tileElements)), tileElements };
 }
 
 /** Kernel memory that one thread needs for one tensor: two windows an input and for the output, tiles, scratch. */
@@ -37,10 +33,13 @@ export function kernelBytes(method: CutMethod, tensor: UnitTensor, windowElement
   const cut = cutTensor(method, tensor.shape, windowElements);
   const window = Math.min(cut.windowElements, total);
   const tile = Math.min(cut.tileElements, total);
-  const inputWindows = tensor.inputs.reduce((sum, input) => sum + 2 * align(elementBytes(input.dtype, window)), 0);
-  const outputWindows = 2 * align(elementBytes(tensor.dtype, window));
+  const inputWindows = tensor.inputs.reduce(
+    (sum, input) => sum + 2 * allocatedBytes(elementBytes(input.dtype, window)),
+    0,
+  );
+  const outputWindows = 2 * allocatedBytes(elementBytes(tensor.dtype, window));
   const tiles = tensor.inputs.length + 1 + method.scratchTiles(tensor.inputs.length);
-  return inputWindows + outputWindows + tiles * align(4 * tile);
+  return inputWindows + outputWindows + tiles * allocatedBytes(4 * tile) + (method.scratchBytes?.(tensor) ?? 0);
 }
 
 /** Bound on a worker process that runs tensors needing at most `threadBytes` of kernel memory on `threads` threads. */
@@ -77,9 +76,4 @@ export function fitMemory(needs: (windowElements: number) => number, threads: nu
   const threadBytes = needs(WINDOW_ELEMENTS_MIN);
   const peakBytes = processBytes(threadBytes, 1);
   return { windowElements: WINDOW_ELEMENTS_MIN, threads: 1, threadBytes, peakBytes };
-}
-
-/** Blocks and tiles start on 64-byte lines. */
-function align(bytes: number): number {
-  return Math.ceil(bytes / 64) * 64;
 }

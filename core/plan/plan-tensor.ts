@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import type { TensorEntry } from "../checkpoint.ts";
 import { type ErrorPlace, MergeyardError } from "../error.ts";
-import type { MergeMethod, MergeTensor, ParameterValues } from "../methods/method.ts";
+import type { HalfDtype, MergeMethod, MergeTensor, ParameterValues } from "../methods/method.ts";
 import { passthrough } from "../methods/passthrough.ts";
 import { isFloatDtype } from "../ops/cast.ts";
 import type { Recipe } from "../recipe/normalise.ts";
@@ -142,6 +142,12 @@ function outputDtype(entry: TensorEntry, recipe: Recipe): Dtype {
   return isFloatDtype(entry.dtype) ? (recipe.outputDtype ?? entry.dtype) : entry.dtype;
 }
 
+/** The 16-bit dtype that the reference would compute in: the recipe's, else the base's; reproduced under `strict` only. */
+function workingDtype(reference: TensorEntry, recipe: Recipe): HalfDtype | undefined {
+  const dtype = recipe.workingDtype ?? reference.dtype;
+  return recipe.strict && (dtype === "F16" || dtype === "BF16") ? dtype : undefined;
+}
+
 /** The shape of the output, and the inputs that fit: cut where the method cuts embeddings, left out under `skip`. */
 function fitShapes(
   tensor: OutputTensor,
@@ -188,6 +194,7 @@ function mergeInputs(
   checkInputCount(tensor, inputs, planning);
   const parameters = resolver.global({ slice, position, tensor: name });
   const values = inputs.map((input) => resolver.model({ slice, position, tensor: input.name, source: input.source }));
+  const working = workingDtype(reference.entry, recipe);
   const view: MergeTensor = {
     name,
     shape,
@@ -199,6 +206,7 @@ function mergeInputs(
     parameters,
     seed: recipe.seed,
     rules: { nonFinite: recipe.nonFinite, strict: recipe.strict },
+    working,
   };
   refuseByMethod(view, tensor, inputs, planning);
   const dtype = outputDtype(reference.entry, recipe);
@@ -215,6 +223,7 @@ function mergeInputs(
     method: isCopy ? "copy" : method.id,
     parameters: isCopy ? {} : defined(parameters),
     seed: recipe.seed,
+    ...(isCopy || working === undefined ? {} : { working }),
     inputs: inputs.map((input, index) =>
       unitInput(input, tensor, shape, isCopy ? {} : (values[index] ?? {}), planning),
     ),
@@ -241,7 +250,7 @@ function unitInput(
   };
 }
 
-function defined(values: ParameterValues): Record<string, number | boolean> {
+function defined(values: ParameterValues): UnitTensor["parameters"] {
   const entries = Object.entries(values).flatMap(([name, value]) =>
     value === undefined ? [] : [[name, value] as const],
   );

@@ -7,6 +7,7 @@ const count = z.int().nonnegative();
 const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
 const dtype = z.enum(DTYPES);
 const shape = z.array(count);
+const parameterValues = z.record(z.string(), z.union([z.number(), z.boolean(), z.string()]));
 
 const byteRangeSchema = z.strictObject({ file: z.string().min(1), offset: count, bytes: count });
 
@@ -44,7 +45,7 @@ export const unitInputSchema = z.strictObject({
   /** Only the top-left `rows` x `columns` of a 2-D tensor takes part (embeddings of different size). */
   cut: z.strictObject({ rows: count, columns: count }).optional(),
   isBase: z.boolean(),
-  parameters: z.record(z.string(), z.union([z.number(), z.boolean()])),
+  parameters: parameterValues,
 });
 
 /** One output tensor of a merge unit. `offset` counts from the first byte after the output file's header. */
@@ -56,8 +57,10 @@ const unitTensorSchema = z.strictObject({
   bytes: count,
   /** Registered method id, or "copy": the single input's bytes, untouched. */
   method: z.string(),
-  parameters: z.record(z.string(), z.union([z.number(), z.boolean()])),
+  parameters: parameterValues,
   seed: count,
+  /** Under `mergekit_compat: strict`: the dtype of 16 bits that the reference rounds to after every step. */
+  working: z.enum(["F16", "BF16"]).optional(),
   inputs: z.array(unitInputSchema).min(1),
 });
 

@@ -44,6 +44,8 @@ export type Recipe = {
   readonly references: readonly ModelReference[];
   /** Dtype of every merged tensor; undefined: that of the base's (else the first model's) tensor. */
   readonly outputDtype: FloatDtype | undefined;
+  /** The recipe's `dtype`, which mergekit computes in; only `strict` does. Undefined: the dtype of the base's file. */
+  readonly workingDtype: FloatDtype | undefined;
   readonly allowUnlisted: "copy" | "drop" | undefined;
   readonly onMismatch: "error" | "skip";
   readonly nonFinite: "error" | "propagate";
@@ -82,6 +84,7 @@ export function normaliseRecipe(parsed: ParsedRecipe): Recipe {
     base,
     references,
     outputDtype: dtype == null ? undefined : DTYPES[dtype],
+    workingDtype: merge.dtype == null ? undefined : DTYPES[merge.dtype],
     allowUnlisted: merge.allow_unlisted ?? undefined,
     onMismatch: merge.on_mismatch,
     nonFinite: merge.non_finite,

@@ -8,7 +8,7 @@ import { nearestName } from "./nearest.ts";
 import type { Recipe, RecipeSlice, RecipeSource, SettingsLevel } from "./normalise.ts";
 import { describeValue, fieldPlace } from "./origin.ts";
 import { MERGEKIT_PARAMETERS } from "./parse.ts";
-import { evaluateSetting, filterMatches, type Setting, type SettingValue } from "./setting.ts";
+import { evaluateSetting, filterMatches, type Setting, type SettingScalar, type SettingValue } from "./setting.ts";
 
 /** `parameters` and `modelParameters` of a method: the only schemas of their names, types and defaults. */
 export type ParameterSchemas = Pick<MergeMethod, "id" | "base" | "parameters" | "modelParameters">;
@@ -111,7 +111,7 @@ export function createResolver(recipe: Recipe, method: ParameterSchemas): Parame
   };
 }
 
-type Found = { readonly value: number | boolean; readonly level: SettingsLevel };
+type Found = { readonly value: SettingScalar; readonly level: SettingsLevel };
 
 /** Of every parameter, the value of the nearest level that has one for this tensor. */
 function findValues(
@@ -142,7 +142,7 @@ function createChecker(schema: z.ZodObject): (found: ReadonlyMap<string, Found>,
     const key = [...found].map(([name, { value }]) => `${name}=${value}`).join(" ");
     const known = seen.get(key);
     if (known !== undefined) return known;
-    const values: Record<string, number | boolean | undefined> = {};
+    const values: Record<string, SettingScalar | undefined> = {};
     let complete = true;
     for (const [name, field] of Object.entries(schema.shape)) {
       const entry = found.get(name);
@@ -186,27 +186,29 @@ function refuse(
 }
 
 type Checked =
-  | { readonly ok: true; readonly value: number | boolean | undefined }
+  | { readonly ok: true; readonly value: SettingScalar | undefined }
   | { readonly ok: false; readonly expected: string };
 
 /**
  * The value that a parameter's schema makes of what the recipe says, defaults included. True and 1, false and 0 are the
  * same: mergekit turns booleans into numbers, and recipes write both.
  */
-function checkValue(schema: z.core.$ZodType, value: number | boolean | undefined): Checked {
+function checkValue(schema: z.core.$ZodType, value: SettingScalar | undefined): Checked {
   let expected = "";
   for (const candidate of candidatesOf(value)) {
     const result = z.core.safeParse(schema, candidate);
     const { data } = result;
-    if (result.success && (data === undefined || typeof data === "number" || typeof data === "boolean")) {
-      return { ok: true, value: data };
-    }
+    if (result.success && isScalar(data)) return { ok: true, value: data };
     expected ||= result.error?.issues[0]?.message ?? "a number, true or false";
   }
   return { ok: false, expected };
 }
 
-function candidatesOf(value: number | boolean | undefined): readonly (number | boolean | undefined)[] {
+function isScalar(data: unknown): data is SettingScalar | undefined {
+  return data === undefined || typeof data === "number" || typeof data === "boolean" || typeof data === "string";
+}
+
+function candidatesOf(value: SettingScalar | undefined): readonly (SettingScalar | undefined)[] {
   if (typeof value === "boolean") return [value, value ? 1 : 0];
   return value === 0 || value === 1 ? [value, value === 1] : [value];
 }

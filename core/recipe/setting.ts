@@ -4,9 +4,12 @@ import { z } from "zod";
 import { RECIPE_LIMITS } from "../limits.ts";
 import { describeValue } from "./origin.ts";
 
+/** A word is the name of a choice, such as a kind of rescaling; which words there are is the method's matter. */
+export type SettingScalar = number | boolean | string;
+
 /** One value for every layer, or control points that are interpolated over the layers. */
 export type SettingValue =
-  | { readonly kind: "scalar"; readonly value: number | boolean }
+  | { readonly kind: "scalar"; readonly value: SettingScalar }
   | { readonly kind: "gradient"; readonly values: readonly number[] };
 
 /** An entry of a conditional list: the first whose filter is absent, `*` or part of the tensor's name decides. */
@@ -17,9 +20,9 @@ export type Setting = SettingValue | { readonly kind: "conditional"; readonly en
 type Report = (path: readonly (string | number)[], found: unknown, expected: string, hint?: string) => void;
 
 /**
- * A setting as recipes write it: number, boolean, numeric string, list of numbers, or list of `{filter, value}` maps.
- * Source: mergekit `ParameterSetting`, reference section 5.3. A single `{filter, value}` map outside a list passes
- * mergekit's parser and fails when it is evaluated; it is refused here.
+ * A setting as recipes write it: number, boolean, numeric string, list of numbers, or list of `{filter, value}` maps; and
+ * beyond mergekit a word. Source: mergekit `ParameterSetting`, reference section 5.3. A single `{filter, value}` map
+ * outside a list passes mergekit's parser and fails when it is evaluated; it is refused here.
  */
 export const settingSchema = z.unknown().transform((input, context): Setting => {
   let failed = false;
@@ -92,7 +95,7 @@ function readEntry(item: unknown, index: number, report: Report, unknownKeys: Un
 function readValue(input: unknown, path: readonly (string | number)[], report: Report): SettingValue | undefined {
   if (!Array.isArray(input)) {
     const value = readScalar(input);
-    if (value === undefined) report(path, input, "a number, true, false or a list");
+    if (value === undefined) report(path, input, "a number, true, false, a word or a list");
     return value === undefined ? undefined : { kind: "scalar", value };
   }
   if (input.length === 0 || input.length > RECIPE_LIMITS.settingItems) {
@@ -101,18 +104,21 @@ function readValue(input: unknown, path: readonly (string | number)[], report: R
   }
   const values = input.map((item: unknown, index) => {
     const value = readScalar(item);
-    if (value === undefined) report([...path, index], item, "a number");
+    if (value === undefined || typeof value === "string") report([...path, index], item, "a number");
     return Number(value);
   });
   return { kind: "gradient", values };
 }
 
+const WORD = /^[a-z][a-z0-9_]{0,63}$/;
 const NUMERIC = /^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*$/;
 
-function readScalar(input: unknown): number | boolean | undefined {
+function readScalar(input: unknown): SettingScalar | undefined {
   if (typeof input === "boolean") return input;
   if (typeof input === "number") return Number.isFinite(input) ? input : undefined;
-  if (typeof input !== "string" || !NUMERIC.test(input)) return undefined;
+  if (typeof input !== "string") return undefined;
+  if (WORD.test(input)) return input;
+  if (!NUMERIC.test(input)) return undefined;
   return Number.isFinite(Number(input)) ? Number(input) : undefined;
 }
 
@@ -130,13 +136,13 @@ export function filterMatches(filter: string | undefined, tensor: string): boole
  * conditional list matches. Gradient g[0..m-1]: x = position * (m - 1), i = floor(x), f = x - i, value
  * (1 - f) g[i] + f g[min(i + 1, m - 1)]. Source: mergekit `evaluate_setting`, reference section 5.3.
  */
-export function evaluateSetting(setting: Setting, tensor: string, position: number): number | boolean | undefined {
+export function evaluateSetting(setting: Setting, tensor: string, position: number): SettingScalar | undefined {
   if (setting.kind !== "conditional") return evaluateValue(setting, position);
   const entry = setting.entries.find(({ filter }) => filterMatches(filter, tensor));
   return entry === undefined ? undefined : evaluateValue(entry.value, position);
 }
 
-function evaluateValue(value: SettingValue, position: number): number | boolean {
+function evaluateValue(value: SettingValue, position: number): SettingScalar {
   if (value.kind === "scalar") return value.value;
   const last = value.values.length - 1;
   const x = position * last;

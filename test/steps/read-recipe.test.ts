@@ -135,8 +135,8 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
   ],
   [
     "a setting that is no number",
-    `${LINEAR}parameters:\n  normalize: maybe\n`,
-    { code: "RecipeFieldInvalid", field: "parameters.normalize", line: 6, found: '"maybe"' },
+    `${LINEAR}parameters:\n  normalize: maybe so\n`,
+    { code: "RecipeFieldInvalid", field: "parameters.normalize", line: 6, found: '"maybe so"' },
   ],
   [
     "a gradient with a word in it",

@@ -12,9 +12,10 @@ test("settings evaluate as the reference defines, by form, tensor and layer posi
     { filter: "mlp.up", value: 0.25 },
     { filter: "*", value: 9 },
   ];
-  const cases: readonly (readonly [unknown, string, number, number | boolean | undefined])[] = [
+  const cases: readonly (readonly [unknown, string, number, number | boolean | string | undefined])[] = [
     [0.5, "x", 0.3, 0.5],
     [true, "x", 0.3, true],
+    ["inverse_density", "x", 0.3, "inverse_density"],
     ["0.5", "x", 0.3, 0.5],
     [" -1e-3 ", "x", 0.3, -0.001],
     [[1, 0.5, 0], "x", 0, 1],
@@ -53,9 +54,10 @@ test("a gradient starts at its first point, ends at its last and never leaves th
   );
 });
 
-test("what is no number, gradient or filtered list is refused with its place in the setting", () => {
+test("what is no number, word, gradient or filtered list is refused with its place in the setting", () => {
   const cases: readonly (readonly [unknown, readonly (string | number)[]])[] = [
-    ["high", []],
+    ["two words", []],
+    ["High", []],
     [null, []],
     [Number.NaN, []],
     [Number.POSITIVE_INFINITY, []],

@@ -1,0 +1,197 @@
+// Sparsifiers that keep elements by the rank of their magnitude in the whole tensor: the largest ones (TIES), or a band that
+// leaves out the smallest and the very largest (breadcrumbs). Exact, with the rule for equal magnitudes of merge reference
+// section 2.5: the lower index counts as larger where the largest are kept, as smaller where a band is.
+import assert from "node:assert/strict";
+import { z } from "zod";
+import { setBit, wordsOf } from "../../ops/deltas.ts";
+import type { Block, Kernels } from "../../ops/kernels.ts";
+import { KEY_MAX } from "../../ops/select.ts";
+import { elementCount } from "../../tensor.ts";
+import { type MergeInput, type MergeTensor, numberParameter, type Refusal } from "../method.ts";
+import { type Cut, createCutSearch, SELECTABLE_ELEMENTS_MAX, searchBytes } from "./order-statistic.ts";
+import type { MarkTile, Sparsification, Sparsifier } from "./sparsifier.ts";
+
+/**
+ * The k = floor(density N) elements of largest magnitude; of equal ones at the cut those with the lowest index.
+ * k = 0 is refused, as in the reference, unless `min_keep: 1` keeps one element.
+ * Source: TIES-Merging, arXiv:2306.01708, trimming; merge reference section 4.7.
+ */
+export const magnitude: Sparsifier = Object.freeze({
+  parameters: { min_keep: z.int().min(0).max(1).default(0) },
+  modelParameters: {},
+  locality: "element",
+  reducePasses: 1,
+  seeded: false,
+  scratchBytes: ({ shape, inputs }) => searchBytes(elementCount(shape), inputs.length, 1),
+  refuse(tensor, input) {
+    const total = elementCount(tensor.shape);
+    if (total === 0 || keptCount(tensor, input) >= 1) return refuseSize(total, input);
+    return {
+      model: input.model,
+      parameter: "density",
+      found: `${numberParameter(input.parameters, "density")} of ${total} elements, which keeps none`,
+      expected: `at least ${1 / total}`,
+      hint: "write `min_keep: 1` among the parameters of the merge to keep the largest element of such tensors",
+    };
+  },
+  compile(tensor, kernels) {
+    const total = elementCount(tensor.shape);
+    const counts = tensor.inputs.map((input) => keptCount(tensor, input));
+    const search = createCutSearch(
+      kernels,
+      total,
+      counts.map((count) => [count]),
+    );
+    const bandOf = (source: number): Band => {
+      const cut = search.cut(source, 0);
+      return { classes: [{ ...cut, from: 0, to: (counts[source] ?? 0) - cut.above }], low: cut.key, high: KEY_MAX };
+    };
+    return markBands(tensor, kernels, search, bandOf);
+  },
+} satisfies Sparsifier);
+
+/**
+ * Ascending by magnitude, equal ones in index order, the elements at positions bot to N - top - 1:
+ * keep = floor(density N), top = floor(gamma N), bot = N - keep - top; when bot < 0, top is lowered by that much.
+ * With top = 0 the reference keeps nothing, a defect that `mergekit_compat: strict` reproduces.
+ * Source: Model Breadcrumbs, arXiv:2312.06795; merge reference section 4.10.
+ */
+export const outliers: Sparsifier = Object.freeze({
+  parameters: {},
+  modelParameters: { gamma: z.number().default(0.01) },
+  locality: "element",
+  reducePasses: 1,
+  seeded: false,
+  scratchBytes: ({ shape, inputs }) => searchBytes(elementCount(shape), inputs.length, 2),
+  refuse(tensor, input) {
+    const parameter = ["density", "gamma"].find((name) => numberParameter(input.parameters, name) < 0);
+    if (parameter === undefined) return refuseSize(elementCount(tensor.shape), input);
+    const found = `${numberParameter(input.parameters, parameter)}`;
+    return { model: input.model, parameter, found, expected: "0 or more" };
+  },
+  compile(tensor, kernels) {
+    const total = elementCount(tensor.shape);
+    const spans = tensor.inputs.map((input) => keptSpan(tensor, input));
+    const search = createCutSearch(
+      kernels,
+      total,
+      spans.map((span) => ranksOf(span, total)),
+    );
+    const bandOf = (source: number): Band => {
+      const span = spans[source];
+      assert.ok(span !== undefined, "a sparse model has a span");
+      if (span.first >= span.end) return NOTHING;
+      const low = span.first > 0 ? search.cut(source, 0) : undefined;
+      const high = span.end < total ? search.cut(source, low === undefined ? 0 : 1) : undefined;
+      return { classes: bandClasses(total, span, low, high), low: low?.key ?? 0, high: high?.key ?? KEY_MAX };
+    };
+    return markBands(tensor, kernels, search, bandOf);
+  },
+} satisfies Sparsifier);
+
+function keptCount(tensor: MergeTensor, input: MergeInput): number {
+  const count = Math.floor(numberParameter(input.parameters, "density") * elementCount(tensor.shape));
+  return Math.max(count, numberParameter(tensor.parameters, "min_keep"));
+}
+
+function refuseSize(total: number, { model }: MergeInput): Refusal | undefined {
+  if (total <= SELECTABLE_ELEMENTS_MAX) return undefined;
+  return { model, found: `a tensor of ${total} elements`, expected: `at most ${SELECTABLE_ELEMENTS_MAX}` };
+}
+
+/** Positions [first, end) in ascending order that are kept. */
+type KeptSpan = { readonly first: number; readonly end: number };
+
+function keptSpan({ shape, rules }: MergeTensor, { parameters }: MergeInput): KeptSpan {
+  const total = elementCount(shape);
+  const keep = Math.floor(numberParameter(parameters, "density") * total);
+  const top = Math.floor(numberParameter(parameters, "gamma") * total);
+  if (top === 0 && rules.strict) return { first: 0, end: 0 };
+  const bottom = total - keep - top;
+  return { first: Math.max(0, bottom), end: total - (bottom < 0 ? top + bottom : top) };
+}
+
+/** Ranks, 1 for the largest, of the first and the last kept position, where something lies beyond. */
+function ranksOf({ first, end }: KeptSpan, total: number): readonly number[] {
+  if (first >= end) return [];
+  return [...(first > 0 ? [total - first] : []), ...(end < total ? [total - end + 1] : [])];
+}
+
+/** Elements of one key: those whose ordinal, in index order, is in [from, to) are kept. */
+type EqualClass = Cut & { readonly from: number; readonly to: number };
+
+/** Kept are the keys between low and high; where a bound is the key of a class, the class decides. */
+type Band = { readonly classes: readonly EqualClass[]; readonly low: number; readonly high: number };
+
+const NOTHING: Band = Object.freeze({ classes: [], low: 1, high: 0 });
+
+/** The classes at the two ends; one, when both ends have the same key. */
+function bandClasses(total: number, span: KeptSpan, low: Cut | undefined, high: Cut | undefined): EqualClass[] {
+  /** Ordinal, within the class of a cut, of an ascending position. */
+  const ordinal = (cut: Cut, position: number) => position - (total - cut.above - cut.equal);
+  if (low !== undefined && high !== undefined && low.key === high.key) {
+    return [{ ...low, from: ordinal(low, span.first), to: ordinal(low, span.end) }];
+  }
+  return [
+    ...(low === undefined ? [] : [{ ...low, from: ordinal(low, span.first), to: low.equal }]),
+    ...(high === undefined ? [] : [{ ...high, from: 0, to: ordinal(high, span.end) }]),
+  ];
+}
+
+function markBands(
+  tensor: MergeTensor,
+  kernels: Kernels,
+  search: ReturnType<typeof createCutSearch>,
+  bandOf: (source: number) => Band,
+): Sparsification {
+  return {
+    reduce: search.passes,
+    startMarking(): MarkTile {
+      if (elementCount(tensor.shape) === 0) return () => {};
+      const marks = tensor.inputs.map((_, source) => markBand(kernels, bandOf(source), search.scratch(source)));
+      return (source, tile, bits, bitOffset) => marks[source]?.(source, tile, bits, bitOffset);
+    },
+  };
+}
+
+/** Marks one model's band, counting equal elements only as long as their number matters. */
+function markBand(kernels: Kernels, { classes, low, high }: Band, scratch: Block): MarkTile {
+  const seen = classes.map(() => 0);
+  return (source, tile, bits, bitOffset) => {
+    const deltas = tile.deltas(source);
+    const verdicts = classes.map((own, index) => {
+      const { from, to, equal, key } = own;
+      const before = seen[index] ?? 0;
+      if (before >= to) return "none";
+      if (before >= from && to >= equal) return "all";
+      const after = before + kernels.countEqual(deltas, key, tile.count);
+      seen[index] = after;
+      if (before >= from && after <= to) return "all";
+      return after <= from ? "none" : { skip: from - before, end: to - before };
+    });
+    const isOpen = (key: number) => classes.some((own, index) => own.key === key && verdicts[index] !== "all");
+    kernels.markKeys(deltas, isOpen(low) ? low + 1 : low, isOpen(high) ? high - 1 : high, bits, bitOffset, tile.count);
+    classes.forEach(({ key }, index) => {
+      const verdict = verdicts[index];
+      if (typeof verdict !== "object") return;
+      kernels.writeKeys(deltas, scratch, 0, tile.count);
+      markEqual(wordsOf(scratch).subarray(0, tile.count), key, verdict, bits, bitOffset);
+    });
+  };
+}
+
+/** Sets the bits of the equal elements whose ordinal in the tile is in [skip, end). */
+function markEqual(
+  keys: Uint32Array,
+  key: number,
+  { skip, end }: { skip: number; end: number },
+  bits: Block,
+  bitOffset: number,
+): void {
+  let ordinal = 0;
+  keys.forEach((other, i) => {
+    if (other !== key) return;
+    if (ordinal >= skip && ordinal < end) setBit(bits, bitOffset + i, true);
+    ordinal++;
+  });
+}

@@ -1,0 +1,291 @@
+// Exact order statistics of magnitudes, streaming, without sorting. A sample of the tensor puts each wanted statistic
+// between two keys; one pass over everything counts what lies above and below and lists the few keys between, among which
+// the statistic is found. Where the sample misled, or too much lies between, two passes of histograms find it instead. The
+// result is exact in every case: the sample only decides how fast.
+import assert from "node:assert/strict";
+import { wordsOf } from "../../ops/deltas.ts";
+import { type Block, type Kernels, TILE_ELEMENTS } from "../../ops/kernels.ts";
+import { allocatedBytes } from "../../ops/memory.ts";
+import type { Bracket } from "../../ops/select.ts";
+import type { ElementSpan } from "../method.ts";
+import type { DeltaPass, DeltaTile } from "./sparsifier.ts";
+
+/** The key of one rank, how many keys are larger, and how many are equal to it, itself included. */
+export type Cut = { readonly key: number; readonly above: number; readonly equal: number };
+
+/** Spans of a sample and elements of each, spread evenly; a tensor of no more elements is its own sample. */
+const SAMPLE_SPANS = 64;
+const SPAN_ELEMENTS = 4096;
+const SAMPLE_ELEMENTS = SAMPLE_SPANS * SPAN_ELEMENTS;
+/** Half-width of a bracket in standard deviations of the sampled rank, estimated from the spread between spans. */
+const DEVIATIONS = 5;
+/** A list for each rank has room for this share of the elements, and all lists together for this many keys. */
+const LIST_SHARE = 1 / 32;
+const LIST_KEYS_MAX = 2 ** 24;
+/** Lists are planned to fill up to this share. */
+const LIST_FILL = 0.75;
+
+/** Bins of the two histograms: the upper 15 and the lower 16 bits of a key. */
+const COARSE_BINS = 2 ** 15;
+const FINE_BINS = 2 ** 16;
+/** Larger than every key. */
+const ABOVE_ALL = 0x7fffffff;
+
+/** More elements would overflow a bin. */
+export const SELECTABLE_ELEMENTS_MAX = 2 ** 32 - 1;
+
+export type CutSearch = {
+  readonly passes: readonly DeltaPass[];
+  /** The statistic of rank `ranks[source][index]`; after the passes. */
+  cut(source: number, index: number): Cut;
+  /** Scratch of a model: free once the passes are over, with room for a tile of keys. */
+  scratch(source: number): Block;
+};
+
+/** Keys that a model's block has room for: its sample, its lists, or the bins of its histograms. */
+function blockKeys(total: number, sources: number, ranks: number): number {
+  if (total <= SAMPLE_ELEMENTS) return Math.max(total, TILE_ELEMENTS);
+  return Math.max(SAMPLE_ELEMENTS, ranks * listKeys(total, sources * ranks), COARSE_BINS + ranks * FINE_BINS);
+}
+
+function listKeys(total: number, lists: number): number {
+  return Math.max(FINE_BINS, Math.min(Math.ceil(total * LIST_SHARE), Math.floor(LIST_KEYS_MAX / lists)));
+}
+
+/** Kernel memory of a search over `sources` models with at most `ranks` ranks each. */
+export function searchBytes(total: number, sources: number, ranks: number): number {
+  return sources * allocatedBytes(4 * blockKeys(total, sources, ranks));
+}
+
+/** One wanted rank of one model, and what is known of it. */
+type Search = {
+  readonly source: number;
+  /** 1 is the largest magnitude. */
+  readonly rank: number;
+  /** Its parts of the model's block. */
+  readonly list: Block;
+  readonly bins: Block;
+  bracket: Bracket | undefined;
+  counts: { above: number; fromHigh: number; fromLow: number; listed: number };
+  /** Of the histograms: the coarse bin that holds the rank, and the keys above it. */
+  coarse: { bin: number; above: number };
+  cut: Cut | undefined;
+};
+
+/**
+ * Finds, for every model, the magnitudes of given ranks among `total` elements. Cost: one pass as a rule, none besides
+ * the sample for tensors of at most 262144 elements, three when the sample misleads.
+ */
+export function createCutSearch(kernels: Kernels, total: number, ranks: readonly (readonly number[])[]): CutSearch {
+  const most = ranks.reduce((count, own) => Math.max(count, own.length), 1);
+  const blocks = ranks.map(() => kernels.allocateBlock(4 * blockKeys(total, ranks.length, most)));
+  const searches = ranks.flatMap((own, source) =>
+    own.map((rank, index) => createSearch(blocks[source], { total, lists: ranks.length * most, source, rank, index })),
+  );
+  if (total === 0 || searches.length === 0) return { passes: [], cut: () => EMPTY, scratch: pickBlock(blocks) };
+  return {
+    passes: [
+      samplePass(kernels, total, searches, blocks),
+      bracketPass(kernels, searches),
+      coarsePass(kernels, searches, blocks),
+      finePass(kernels, searches),
+    ],
+    cut(source, index) {
+      const { cut } = searches.filter((search) => search.source === source)[index] ?? {};
+      assert.ok(cut !== undefined, "a cut is known after the passes");
+      return cut;
+    },
+    scratch: pickBlock(blocks),
+  };
+}
+
+const EMPTY: Cut = { key: 0, above: 0, equal: 0 };
+
+function pickBlock(blocks: readonly Block[]): (source: number) => Block {
+  return (source) => {
+    const block = blocks[source];
+    assert.ok(block !== undefined, "a sparse model has a block");
+    return block;
+  };
+}
+
+function createSearch(
+  block: Block | undefined,
+  at: { total: number; lists: number; source: number; rank: number; index: number },
+): Search {
+  assert.ok(block !== undefined, "a sparse model has a block");
+  const keys = at.total <= SAMPLE_ELEMENTS ? 0 : listKeys(at.total, at.lists);
+  const bins = at.total <= SAMPLE_ELEMENTS ? 0 : FINE_BINS;
+  return {
+    source: at.source,
+    rank: at.rank,
+    list: part(block, at.index * keys, keys),
+    bins: part(block, bins === 0 ? 0 : COARSE_BINS + at.index * bins, bins),
+    bracket: undefined,
+    counts: { above: 0, fromHigh: 0, fromLow: 0, listed: 0 },
+    coarse: { bin: 0, above: 0 },
+    cut: undefined,
+  };
+}
+
+/** Words [first, first + count) of a block. */
+function part(block: Block, first: number, count: number): Block {
+  return { address: block.address + 4 * first, bytes: block.bytes.subarray(4 * first, 4 * (first + count)) };
+}
+
+function samplePass(kernels: Kernels, total: number, searches: readonly Search[], blocks: readonly Block[]): DeltaPass {
+  const isWhole = total <= SAMPLE_ELEMENTS;
+  let sampled = 0;
+  return {
+    spans: isWhole ? undefined : sampleSpans(total),
+    tile(tile) {
+      blocks.forEach((block, source) => {
+        kernels.writeKeys(tile.deltas(source), block, sampled, tile.count);
+      });
+      sampled += tile.count;
+    },
+    finish() {
+      for (const search of searches) {
+        const keys = wordsOf(pickBlock(blocks)(search.source)).subarray(0, sampled);
+        if (isWhole) search.cut = cutAmong(keys, search.rank);
+        else search.bracket = bracketOf(keys, search, total);
+      }
+    },
+  };
+}
+
+function sampleSpans(total: number): readonly ElementSpan[] {
+  return Array.from({ length: SAMPLE_SPANS }, (_, index) => {
+    const middle = ((index + 0.5) * total) / SAMPLE_SPANS;
+    return { first: Math.floor(middle - SPAN_ELEMENTS / 2), count: SPAN_ELEMENTS };
+  });
+}
+
+/** The keys that a rank surely lies between, going by a sample; undefined when too much lies between. */
+function bracketOf(sample: Uint32Array, { rank, list }: Search, total: number): Bracket | undefined {
+  const share = rank / total;
+  const center = Math.min(sample.length, Math.max(1, Math.round(share * sample.length)));
+  const width = Math.ceil(DEVIATIONS * rankDeviation(sample, cutAmong(sample, center).key, share)) + 8;
+  const high = center - width < 1 ? ABOVE_ALL : cutAmong(sample, center - width).key;
+  const low = center + width > sample.length ? 0 : cutAmong(sample, center + width).key;
+  const inside = sample.reduce((sum, key) => sum + (key > low && key < high ? 1 : 0), 0);
+  const expected = (inside / sample.length) * total;
+  return expected <= LIST_FILL * (list.bytes.length / 4) - TILE_ELEMENTS ? { low, high } : undefined;
+}
+
+/** Standard deviation of the number of sampled keys above a key: of independent draws, or of spans where that is more. */
+function rankDeviation(sample: Uint32Array, key: number, share: number): number {
+  const counts = Array.from({ length: SAMPLE_SPANS }, (_, span) =>
+    sample
+      .subarray(span * SPAN_ELEMENTS, (span + 1) * SPAN_ELEMENTS)
+      .reduce((sum, other) => sum + (other > key ? 1 : 0), 0),
+  );
+  const mean = counts.reduce((sum, count) => sum + count, 0) / SAMPLE_SPANS;
+  const variance = counts.reduce((sum, count) => sum + (count - mean) ** 2, 0) / (SAMPLE_SPANS - 1);
+  return Math.sqrt(Math.max(sample.length * share * (1 - share), SAMPLE_SPANS * variance));
+}
+
+function bracketPass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
+  return {
+    isNeeded: () => searches.some(({ bracket }) => bracket !== undefined),
+    tile(tile) {
+      for (const search of searches) countTile(kernels, search, tile);
+    },
+    finish() {
+      for (const search of searches) if (search.bracket !== undefined) search.cut = cutInBracket(search);
+    },
+  };
+}
+
+function countTile(kernels: Kernels, search: Search, tile: DeltaTile): void {
+  const { bracket, counts, list } = search;
+  if (bracket === undefined) return;
+  if (4 * (counts.listed + tile.count + 1) > list.bytes.length) {
+    search.bracket = undefined;
+    return;
+  }
+  const found = kernels.countBracket(tile.deltas(search.source), bracket, list, counts.listed, tile.count);
+  counts.above += found.above;
+  counts.fromHigh += found.fromHigh;
+  counts.fromLow += found.fromLow;
+  counts.listed = found.listed;
+}
+
+/** The cut, when it lies in the bracket after all. */
+function cutInBracket({ rank, bracket, counts, list }: Search): Cut | undefined {
+  if (bracket === undefined || rank <= counts.above || rank > counts.fromLow) return undefined;
+  if (rank <= counts.fromHigh) {
+    return { key: bracket.high, above: counts.above, equal: counts.fromHigh - counts.above };
+  }
+  const belowHigh = rank - counts.fromHigh;
+  if (belowHigh > counts.listed) {
+    const above = counts.fromHigh + counts.listed;
+    return { key: bracket.low, above, equal: counts.fromLow - above };
+  }
+  const inside = cutAmong(wordsOf(list).subarray(0, counts.listed), belowHigh);
+  return { ...inside, above: counts.fromHigh + inside.above };
+}
+
+function coarsePass(kernels: Kernels, searches: readonly Search[], blocks: readonly Block[]): DeltaPass {
+  const missing = () => searches.filter(({ cut }) => cut === undefined);
+  return {
+    isNeeded: () => missing().length > 0,
+    tile(tile) {
+      for (const source of new Set(missing().map((search) => search.source))) {
+        const bins = part(pickBlock(blocks)(source), 0, COARSE_BINS);
+        if (tile.firstElement === 0) bins.bytes.fill(0);
+        kernels.countKeys(tile.deltas(source), 0, 16, bins, COARSE_BINS, tile.count);
+      }
+    },
+    finish() {
+      for (const search of missing()) {
+        search.coarse = findBin(wordsOf(part(pickBlock(blocks)(search.source), 0, COARSE_BINS)), search.rank);
+      }
+    },
+  };
+}
+
+function finePass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
+  const missing = () => searches.filter(({ cut }) => cut === undefined);
+  return {
+    isNeeded: () => missing().length > 0,
+    tile(tile) {
+      for (const { source, coarse, bins } of missing()) {
+        if (tile.firstElement === 0) bins.bytes.fill(0);
+        kernels.countKeys(tile.deltas(source), coarse.bin * FINE_BINS, 0, bins, FINE_BINS, tile.count);
+      }
+    },
+    finish() {
+      for (const search of missing()) {
+        const { bin, above, count } = findBin(wordsOf(search.bins), search.rank - search.coarse.above);
+        search.cut = { key: search.coarse.bin * FINE_BINS + bin, above: search.coarse.above + above, equal: count };
+      }
+    },
+  };
+}
+
+/** The bin that holds the element of a rank, counted from the last bin down. */
+function findBin(bins: Uint32Array, rank: number): { bin: number; above: number; count: number } {
+  let above = 0;
+  for (let bin = bins.length - 1; bin >= 0; bin--) {
+    const count = bins[bin] ?? 0;
+    if (above + count >= rank) return { bin, above, count };
+    above += count;
+  }
+  assert.fail(`rank ${rank} of ${above} elements`);
+}
+
+/** Scratch of cutAmong. */
+const upperBins = new Uint32Array(COARSE_BINS);
+const lowerBins = new Uint32Array(FINE_BINS);
+
+/** The cut of a rank among keys, by the same two histograms. */
+export function cutAmong(keys: Uint32Array, rank: number): Cut {
+  upperBins.fill(0);
+  lowerBins.fill(0);
+  for (const key of keys) upperBins[key >>> 16] = (upperBins[key >>> 16] ?? 0) + 1;
+  const upper = findBin(upperBins, rank);
+  for (const key of keys) if (key >>> 16 === upper.bin) lowerBins[key & 0xffff] = (lowerBins[key & 0xffff] ?? 0) + 1;
+  const lower = findBin(lowerBins, rank - upper.above);
+  return { key: upper.bin * FINE_BINS + lower.bin, above: upper.above + lower.above, equal: lower.count };
+}

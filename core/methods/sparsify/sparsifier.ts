@@ -1,0 +1,49 @@
+// The first axis of the task-vector family: which elements of a task vector are kept. A sparsifier sees one output tensor
+// and the models whose density is below 1, and marks the elements that it keeps, tile by tile. It knows nothing of weights,
+// signs or scales.
+import type { z } from "zod";
+import type { Deltas } from "../../ops/deltas.ts";
+import type { Block, Kernels } from "../../ops/kernels.ts";
+import type { ElementSpan, Locality, MergeInput, MergeTensor, Refusal, ScratchTensor } from "../method.ts";
+
+/** One tile of every sparse model, in the order of the tensor's inputs. */
+export type DeltaTile = {
+  /** Differences of sparse model `source`; valid until those of another model are asked for. */
+  deltas(source: number): Deltas;
+  readonly firstElement: number;
+  readonly count: number;
+};
+
+/** A reduce pass over the differences; as a method's pass otherwise. */
+export type DeltaPass = {
+  tile(tile: DeltaTile): void;
+  finish?(): void;
+  isNeeded?(): boolean;
+  readonly spans?: readonly ElementSpan[] | undefined;
+};
+
+/**
+ * Marks the kept elements of one model in one tile: bit bitOffset + i of `bits`. Within a pass it is called for tiles in
+ * order, and in each tile for the models in order.
+ */
+export type MarkTile = (source: number, tile: DeltaTile, bits: Block, bitOffset: number) => void;
+
+/** What `compile` returns: passes that gather what marking needs, and marking, begun anew for every pass that marks. */
+export type Sparsification = {
+  readonly reduce: readonly DeltaPass[];
+  startMarking(): MarkTile;
+};
+
+export type Sparsifier = {
+  /** Parameters besides density, with the only copy of each default. */
+  readonly parameters: z.ZodRawShape;
+  readonly modelParameters: z.ZodRawShape;
+  readonly locality: Locality;
+  readonly reducePasses: number;
+  readonly seeded: boolean;
+  /** Bytes that `compile` allocates for a tensor whose inputs are the sparse models alone. */
+  scratchBytes(tensor: ScratchTensor): number;
+  /** Why one sparse model cannot be sparsified so: known from shapes and parameters. */
+  refuse(tensor: MergeTensor, input: MergeInput): Refusal | undefined;
+  compile(tensor: MergeTensor, kernels: Kernels): Sparsification;
+};

@@ -1,0 +1,231 @@
+// The frame of the task-vector family: R = W0 + lambda * consensus of the weighted, sparsified, rescaled differences
+// W_i - W0. Its members are a table over three axes: how a difference is sparsified, whether signs are elected, and the
+// defaults of normalizing and rescaling; each has a file that names its place in the table.
+// Source: mergekit `GeneralizedTaskArithmeticMerge`, merge reference section 4.6.
+import assert from "node:assert/strict";
+import { z } from "zod";
+import type { Block, Kernels } from "../ops/kernels.ts";
+import { MASKED_SOURCES_MAX } from "../ops/masked.ts";
+import {
+  type Locality,
+  type MergeInput,
+  type MergeMethod,
+  type MergeTensor,
+  numberParameter,
+  type ScratchTensor,
+  type StoredView,
+  type TensorProgram,
+} from "./method.ts";
+import { createMaskStore, type MaskStore, maskStoreBytes } from "./sparsify/mask-store.ts";
+import { divisorOf, RESCALES, type Rescale, type Round, rescaleOf, rescaling } from "./sparsify/rescale.ts";
+import type { DeltaPass, DeltaTile, Sparsifier } from "./sparsify/sparsifier.ts";
+import { compileWorking, roundingTo, workingBytes } from "./working-steps.ts";
+
+/** A member's place in the table. */
+export type TaskVectorRow = {
+  readonly id: string;
+  readonly title: string;
+  readonly source: string;
+  /** Undefined: differences stay dense, and density is ignored. */
+  readonly sparsifier: Sparsifier | undefined;
+  /** Only values of the majority's sign count. */
+  readonly elects: boolean;
+  readonly normalize: boolean;
+  readonly rescale: boolean;
+};
+
+/** One model's part in a tensor. */
+type TaskVector = {
+  /** Among the tensor's inputs. */
+  readonly input: number;
+  readonly weight: number;
+  readonly density: number;
+  /** Index among the sparse models; undefined: all elements are kept. */
+  readonly sparse: number | undefined;
+};
+
+/** A tensor of the family, read once. */
+export type TaskVectorTask = {
+  readonly tensor: MergeTensor;
+  /** The base's index among the tensor's inputs. */
+  readonly base: number;
+  readonly vectors: readonly TaskVector[];
+  /** The tensor with the sparse models as its only inputs, as sparsifiers see it; and where those are in the tensor. */
+  readonly sparse: MergeTensor;
+  readonly sparseInputs: readonly number[];
+  readonly elects: boolean;
+  readonly rescale: Rescale;
+  readonly normalizes: boolean;
+  readonly multiplier: number;
+};
+
+/**
+ * The merge method of a row. Order and rounding: differences, products, sums and quotients each round to float32; sums
+ * start at 0 and run in model order. Exact against the reference but for rescaling, whose sums of magnitudes are more
+ * exact here. Equal magnitudes and random numbers follow our own rules (merge reference, sections 2.5 and 2.7).
+ */
+export function taskVectorMethod(row: TaskVectorRow): MergeMethod {
+  const { sparsifier } = row;
+  return Object.freeze({
+    id: row.id,
+    title: row.title,
+    source: row.source,
+    inputCount: { min: 1, max: sparsifier === undefined ? Number.POSITIVE_INFINITY : MASKED_SOURCES_MAX + 1 },
+    base: "required",
+    locality: localityOf(row),
+    reducePasses: (sparsifier?.reducePasses ?? 0) + (row.rescale ? 1 : 0),
+    scratchTiles: () => 0,
+    scratchBytes: (tensor) => scratchBytes(row, tensor),
+    seeded: sparsifier?.seeded ?? false,
+    embeddingMismatch: "base",
+    parameters: z.strictObject({
+      normalize: z.boolean().default(row.normalize),
+      rescale: z.union([z.boolean(), z.enum(RESCALES)]).default(row.rescale),
+      lambda: z.number().default(1),
+      int8_mask: z.boolean().default(false),
+      ...sparsifier?.parameters,
+    }),
+    modelParameters: z.strictObject({
+      weight: z.number(),
+      density: z.number().default(1),
+      ...sparsifier?.modelParameters,
+    }),
+    refuse(tensor) {
+      for (const input of tensor.inputs) {
+        const refusal = isSparse(row, input) ? sparsifier?.refuse(tensor, input) : undefined;
+        if (refusal !== undefined) return refusal;
+      }
+      return undefined;
+    },
+    isIdentity: ({ inputs }) => inputs.every(({ isBase }) => isBase),
+    compile: (tensor, kernels) => compileRow(row, tensor, kernels),
+  } satisfies MergeMethod);
+}
+
+function localityOf({ sparsifier }: TaskVectorRow): Locality {
+  return sparsifier?.locality ?? "element";
+}
+
+/** density >= 1 leaves a difference as it is, whatever the sparsifier. */
+function isSparse(row: TaskVectorRow, { isBase, parameters }: Pick<MergeInput, "isBase" | "parameters">): boolean {
+  return row.sparsifier !== undefined && !isBase && numberParameter(parameters, "density") < 1;
+}
+
+function scratchBytes(row: TaskVectorRow, tensor: ScratchTensor): number {
+  const sparse = { ...tensor, inputs: tensor.inputs.filter((input) => isSparse(row, input)) };
+  if (tensor.working === undefined && sparse.inputs.length === 0 && !row.elects) return 0;
+  const keeps = rescaleOf(tensor.parameters) === "l1";
+  return (
+    (sparse.inputs.length === 0 ? 0 : (row.sparsifier?.scratchBytes(sparse) ?? 0)) +
+    maskStoreBytes(sparse, localityOf(row), keeps) +
+    (tensor.working === undefined ? 0 : workingBytes(tensor.shape, localityOf(row)))
+  );
+}
+
+function readTask(row: TaskVectorRow, tensor: MergeTensor): TaskVectorTask {
+  const sparse = tensor.inputs.filter((input) => isSparse(row, input));
+  const vectors = tensor.inputs.flatMap((input, index) => {
+    if (input.isBase) return [];
+    const place = sparse.indexOf(input);
+    return {
+      input: index,
+      weight: numberParameter(input.parameters, "weight"),
+      density: numberParameter(input.parameters, "density"),
+      sparse: place < 0 ? undefined : place,
+    };
+  });
+  return {
+    tensor,
+    base: tensor.inputs.findIndex((input) => input.isBase),
+    vectors,
+    sparse: { ...tensor, inputs: sparse },
+    sparseInputs: sparse.map((input) => tensor.inputs.indexOf(input)),
+    elects: row.elects,
+    rescale: rescaleOf(tensor.parameters),
+    normalizes: tensor.parameters.normalize === true,
+    multiplier: numberParameter(tensor.parameters, "lambda"),
+  };
+}
+
+function compileRow(row: TaskVectorRow, tensor: MergeTensor, kernels: Kernels): TensorProgram {
+  const task = readTask(row, tensor);
+  const { working } = tensor;
+  if (working === undefined && task.sparse.inputs.length === 0 && !row.elects) {
+    return { reduce: [], apply: combinePass(task) };
+  }
+  const sparsified = sparsify(row, task, kernels, working === undefined ? Math.fround : roundingTo(working));
+  if (working === undefined) return compileMasked(task, sparsified, kernels);
+  return compileWorking(task, sparsified, { dtype: working, locality: localityOf(row) }, kernels);
+}
+
+/** All differences whole and no election: a plain combination. */
+function combinePass(task: TaskVectorTask): TensorProgram["apply"] {
+  const factors = task.tensor.inputs.map(() => 0);
+  for (const { input, weight } of task.vectors) factors[input] = weight;
+  const divisor = divisorOf(task, Math.fround);
+  return { deltas: true, combination: () => ({ factors, divisor, multiplier: task.multiplier }) };
+}
+
+/** Masks and rescaling factors of the sparse models, and the passes over their differences that both need. */
+export type Sparsified = {
+  readonly masks: MaskStore;
+  /** By sparse model; known after the passes. */
+  readonly scales: readonly number[];
+  readonly reduce: readonly DeltaPass[];
+};
+
+function sparsify(row: TaskVectorRow, task: TaskVectorTask, kernels: Kernels, round: Round): Sparsified {
+  const sparsification =
+    row.sparsifier === undefined || task.sparse.inputs.length === 0
+      ? { reduce: [], startMarking: () => () => {} }
+      : row.sparsifier.compile(task.sparse, kernels);
+  const keeps = task.rescale === "l1";
+  const masks = createMaskStore(kernels, task.sparse, localityOf(row), keeps, sparsification.startMarking);
+  const { scales, passes } = rescaling(task, masks, kernels, round);
+  return { masks, scales, reduce: [...sparsification.reduce, ...passes] };
+}
+
+function compileMasked(task: TaskVectorTask, { masks, scales, reduce }: Sparsified, kernels: Kernels): TensorProgram {
+  const combination = {
+    elects: task.elects,
+    normalizes: task.normalizes,
+    divisor: divisorOf(task, Math.fround),
+    multiplier: task.multiplier,
+  };
+  return {
+    reduce: reduce.map(({ tile, ...options }) => ({
+      ...options,
+      storedTile: (view: StoredView) => tile(deltaTile(task, view)),
+    })),
+    apply: {
+      storedTile(view) {
+        const { dtype, inputs, byteOffset, output, count } = view;
+        masks.mark(deltaTile(task, view));
+        const sources = task.vectors.map(({ input, weight, sparse }) => ({
+          block: blockAt(inputs, input),
+          ...masks.marksOf(sparse),
+          scale: sparse === undefined ? 1 : (scales[sparse] ?? 1),
+          weight,
+        }));
+        kernels.combineMasked(dtype, blockAt(inputs, task.base), sources, byteOffset, combination, output, count);
+      },
+    },
+  };
+}
+
+/** The sparse models' differences in a tile of stored values. */
+function deltaTile({ sparseInputs, base }: TaskVectorTask, view: StoredView): DeltaTile {
+  const { dtype, inputs, byteOffset, firstElement, count } = view;
+  const from = blockAt(inputs, base);
+  return {
+    firstElement,
+    count,
+    deltas: (source) => ({ dtype, base: from, source: blockAt(inputs, sparseInputs[source] ?? -1), byteOffset }),
+  };
+}
+
+function blockAt(blocks: readonly Block[], index: number): Block {
+  const block = blocks[index];
+  assert.ok(block !== undefined, "an input of the tensor");
+  return block;
+}

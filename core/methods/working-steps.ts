@@ -1,0 +1,117 @@
+// The task-vector family in 16 bits, as the reference computes it when files or recipe say float16 or bfloat16: every step
+// is done in float32 and rounded to the working dtype, sums once at their end. Only `mergekit_compat: strict` asks for it;
+// it is element by element and slow. Source: merge reference, section 2.1.
+import assert from "node:assert/strict";
+import { bfloat16ToFloat32, float32ToBfloat16 } from "../ops/cast.ts";
+import { bitAt, type Deltas } from "../ops/deltas.ts";
+import type { Block, Kernels, Tile } from "../ops/kernels.ts";
+import { allocatedBytes } from "../ops/memory.ts";
+import { elementCount, type Shape } from "../tensor.ts";
+import { type HalfDtype, type Locality, type TensorProgram, type TileView, tileElementsOf } from "./method.ts";
+import { divisorOf, type Round } from "./sparsify/rescale.ts";
+import type { DeltaTile } from "./sparsify/sparsifier.ts";
+import type { Sparsified, TaskVectorTask } from "./task-vectors.ts";
+
+/** float32 rounding, then nearest-even rounding to the dtype. */
+export function roundingTo(dtype: HalfDtype): Round {
+  if (dtype === "F16") return (value) => Math.f16round(Math.fround(value));
+  return (value) => bfloat16ToFloat32(float32ToBfloat16(Math.fround(value)));
+}
+
+/** Kernel memory of `compileWorking`: a tile of differences and one of zeros. */
+export function workingBytes(shape: Shape, locality: Locality): number {
+  return 2 * allocatedBytes(4 * tileOf(shape, locality));
+}
+
+function tileOf(shape: Shape, locality: Locality): number {
+  return Math.min(tileElementsOf(locality, shape), Math.max(1, elementCount(shape)));
+}
+
+/** Every step of the frame, rounded to `dtype`. */
+export function compileWorking(
+  task: TaskVectorTask,
+  { masks, scales, reduce }: Sparsified,
+  { dtype, locality }: { readonly dtype: HalfDtype; readonly locality: Locality },
+  kernels: Kernels,
+): TensorProgram {
+  const round = roundingTo(dtype);
+  const differences = createDifferences(task, round, kernels, tileOf(task.tensor.shape, locality));
+  const divisor = divisorOf(task, round);
+  return {
+    reduce: reduce.map(({ tile, ...options }) => ({
+      ...options,
+      tile: (view: TileView) => tile(differences.tile(view)),
+    })),
+    apply: {
+      tile(view) {
+        masks.mark(differences.tile(view));
+        const values = task.vectors.map(({ input, weight, sparse }) => {
+          const { bits, bitOffset } = masks.marksOf(sparse);
+          const scale = sparse === undefined ? 1 : (scales[sparse] ?? 1);
+          return differences
+            .values(view, input)
+            .map((value, i) => round(round(value * (bitAt(bits, bitOffset + i) ? scale : 0)) * round(weight)));
+        });
+        const base = tileAt(view, task.base).values;
+        for (let i = 0; i < view.count; i++) {
+          const own = values.map((value) => value[i] ?? 0);
+          let sum = task.elects ? electSum(own, task, round) : addUp(own, round);
+          if (divisor !== 1) sum = round(sum / divisor);
+          if (task.multiplier !== 1) sum = round(sum * Math.fround(task.multiplier));
+          view.output.values[i] = round(round(base[i] ?? 0) + sum);
+        }
+      },
+    },
+  };
+}
+
+/** Rounded differences, one model's at a time; for kernels, as float32 values minus zeros. */
+function createDifferences(task: TaskVectorTask, round: Round, kernels: Kernels, tileElements: number) {
+  const [delta, zero] = [kernels.allocateTile(tileElements), kernels.allocateTile(tileElements)];
+  zero.values.fill(0);
+  const stored: Deltas = { dtype: "F32", base: blockOf(zero), source: blockOf(delta), byteOffset: 0 };
+  const fill = (view: TileView, input: number): void => {
+    const [base, source] = [tileAt(view, task.base).values, tileAt(view, input).values];
+    for (let i = 0; i < view.count; i++) delta.values[i] = round(round(source[i] ?? 0) - round(base[i] ?? 0));
+  };
+  return {
+    values(view: TileView, input: number): Float32Array {
+      fill(view, input);
+      return delta.values.subarray(0, view.count);
+    },
+    tile: (view: TileView): DeltaTile => ({
+      firstElement: view.firstElement,
+      count: view.count,
+      deltas(source) {
+        fill(view, task.sparseInputs[source] ?? -1);
+        return stored;
+      },
+    }),
+  };
+}
+
+function addUp(values: readonly number[], round: Round): number {
+  return round(values.reduce((sum, value) => Math.fround(sum + value), 0));
+}
+
+/** The sum of the values with the majority's sign, divided by their weights where asked. */
+function electSum(values: readonly number[], { vectors, normalizes }: TaskVectorTask, round: Round): number {
+  const majority = addUp(values, round) >= 0 ? 1 : -1;
+  const votes = values.map((value) => (Math.sign(value) === majority ? 1 : 0));
+  const chosen = values.map((value, j) => value * (votes[j] ?? 0));
+  const sum = addUp(chosen, round);
+  if (!normalizes) return sum;
+  const weights = vectors.map(({ weight }, j) => round(weight) * (votes[j] ?? 0));
+  const divisor = addUp(weights, round);
+  return round(sum / (divisor === 0 ? 1 : divisor));
+}
+
+function tileAt({ inputs }: TileView, index: number): Tile {
+  const tile = inputs[index];
+  assert.ok(tile !== undefined, "an input of the tensor");
+  return tile;
+}
+
+function blockOf({ address, values }: Tile): Block {
+  return { address, bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength) };
+}

@@ -1,0 +1,176 @@
+// What happens to one tile in one pass of a method: from the windows of the inputs, as they are stored, to the method, and
+// in the apply pass on to the output's dtype. Buffers are those of one tensor on one thread.
+import assert from "node:assert/strict";
+import type { CombinePass, Pass, StoredPass } from "../core/methods/method.ts";
+import { type FloatDtype, isFloatDtype } from "../core/ops/cast.ts";
+import { COMBINE_SOURCES_MAX, type CombineDtype, isCombineDtype } from "../core/ops/combine.ts";
+import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
+import type { UnitTensor } from "../core/plan/schema.ts";
+import { elementBytes } from "../core/tensor.ts";
+
+/** The buffers of a tensor. */
+export type Buffers = {
+  /** Windows of every input: two that alternate, and those that are kept between passes. */
+  readonly windows: readonly (readonly Block[])[];
+  readonly outputs: readonly [Block, Block];
+  readonly inputTiles: readonly Tile[];
+  readonly outputTile: Tile;
+};
+
+/** What a tensor's passes work on and count. */
+export type TileRun = {
+  readonly kernels: Kernels;
+  readonly tensor: UnitTensor;
+  readonly buffers: Buffers;
+  /** NaN and infinite values by input; false until a pass has looked at all of them. */
+  readonly nonFiniteInputs: number[];
+  inputsCounted: boolean;
+  nonFiniteOutput: number;
+};
+
+/** Where a tile is: the inputs' slot, the output's, elements into both, and the tensor's flat element. */
+export type TilePlace = {
+  readonly slot: number;
+  readonly output: 0 | 1;
+  readonly offset: number;
+  readonly count: number;
+  readonly first: number;
+};
+
+export type HandleTile = (place: TilePlace) => void;
+
+/** The work on a tile of a reduce pass. A pass over all tiles that widens them counts what is not finite on the way. */
+export function reduceTile(run: TileRun, pass: Pass | StoredPass): HandleTile {
+  const counting = !run.inputsCounted && "tile" in pass && pass.spans === undefined;
+  return "tile" in pass ? widenedTile(run, pass, counting) : storedTile(run, pass);
+}
+
+/** The work on a tile of the apply pass, up to the output's bytes. */
+export function applyTile(run: TileRun, pass: Pass | StoredPass | CombinePass): HandleTile {
+  const { kernels, tensor, buffers } = run;
+  const counting = !run.inputsCounted && "tile" in pass;
+  const compute =
+    "tile" in pass
+      ? widenedTile(run, pass, counting)
+      : "storedTile" in pass
+        ? storedTile(run, pass)
+        : combinedTile(run, pass);
+  // What reads stored values does not look at them: a result that is not finite says when to.
+  const looksBack = !run.inputsCounted && !("tile" in pass);
+  const dtype = floatDtype(tensor.dtype);
+  const unit = elementBytes(dtype, 1);
+  return (place) => {
+    compute(place);
+    const { offset, count } = place;
+    const bad = kernels.narrow(dtype, buffers.outputTile, buffers.outputs[place.output], offset * unit, count);
+    run.nonFiniteOutput += bad;
+    if (bad > 0 && looksBack) widenInputs(run, place, true);
+  };
+}
+
+function widenedTile(run: TileRun, pass: Pass, counting: boolean): HandleTile {
+  const { inputTiles: inputs, outputTile: output } = run.buffers;
+  return (place) => {
+    widenInputs(run, place, counting);
+    pass.tile({ inputs, output, firstElement: place.first, count: place.count });
+  };
+}
+
+function widenInputs(
+  { kernels, tensor, buffers, nonFiniteInputs }: TileRun,
+  place: TilePlace,
+  counting: boolean,
+): void {
+  tensor.inputs.forEach((input, index) => {
+    const dtype = floatDtype(input.dtype);
+    const window = pick(buffers.windows[index]?.[place.slot]);
+    const tile = pick(buffers.inputTiles[index]);
+    const bad = kernels.widen(dtype, window, place.offset * elementBytes(dtype, 1), tile, place.count);
+    if (counting) nonFiniteInputs[index] = (nonFiniteInputs[index] ?? 0) + bad;
+  });
+}
+
+/** The stored dtype of all inputs, when it is one that kernels read directly. */
+function commonDtype({ inputs }: UnitTensor): CombineDtype | undefined {
+  const dtype = inputs[0]?.dtype ?? "F32";
+  return isCombineDtype(dtype) && inputs.every((input) => input.dtype === dtype) ? dtype : undefined;
+}
+
+/** Windows by slot instead of by input. */
+function slotsOf({ windows }: Buffers, inputs: readonly number[]): readonly (readonly Block[])[] {
+  return (windows[0] ?? []).map((_, slot) => inputs.map((index) => pick(windows[index]?.[slot])));
+}
+
+/** Inputs as they are stored, or, where their dtypes differ, widened: a tile of float32 is a block of F32. */
+function storedTile(run: TileRun, pass: StoredPass): HandleTile {
+  const { tensor, buffers } = run;
+  const output = buffers.outputTile;
+  const dtype = commonDtype(tensor);
+  if (dtype === undefined) {
+    const inputs = buffers.inputTiles.map(blockOf);
+    return (place) => {
+      widenInputs(run, place, false);
+      const { first: firstElement, count } = place;
+      pass.storedTile({ dtype: "F32", inputs, byteOffset: 0, output, firstElement, count });
+    };
+  }
+  const unit = elementBytes(dtype, 1);
+  const indexes = tensor.inputs.map((_, index) => index);
+  const slots = slotsOf(buffers, indexes);
+  return ({ slot, offset, count, first: firstElement }) => {
+    pass.storedTile({ dtype, inputs: pick(slots[slot]), byteOffset: offset * unit, output, firstElement, count });
+  };
+}
+
+function blockOf({ address, values }: Tile): Block {
+  return { address, bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength) };
+}
+
+/** A combination as one fused kernel when all inputs have the same stored dtype, else as its single operations. */
+function combinedTile(run: TileRun, pass: CombinePass): HandleTile {
+  const { kernels, tensor, buffers } = run;
+  const { factors, divisor, multiplier } = pass.combination();
+  const baseIndex = pass.deltas ? tensor.inputs.findIndex((input) => input.isBase) : -1;
+  const sources = tensor.inputs.map((_, index) => index).filter((index) => index !== baseIndex);
+  const combination = { factors: sources.map((index) => factors[index] ?? 0), divisor, multiplier };
+  const output = buffers.outputTile;
+  const dtype = commonDtype(tensor);
+  if (dtype !== undefined && sources.length <= COMBINE_SOURCES_MAX) {
+    const unit = elementBytes(dtype, 1);
+    const slots = slotsOf(buffers, sources);
+    const bases = baseIndex < 0 ? undefined : pick(buffers.windows[baseIndex]);
+    return ({ slot, offset, count }) => {
+      const from = pick(slots[slot]);
+      if (bases === undefined) kernels.combine(dtype, from, offset * unit, combination, output, count);
+      else kernels.combineDeltas(dtype, pick(bases[slot]), from, offset * unit, combination, output, count);
+    };
+  }
+  return (place) => {
+    const { count } = place;
+    widenInputs(run, place, false);
+    kernels.fill(output, 0, count);
+    const base = baseIndex < 0 ? undefined : pick(buffers.inputTiles[baseIndex]);
+    sources.forEach((source, index) => {
+      const tile = pick(buffers.inputTiles[source]);
+      const factor = combination.factors[index] ?? 0;
+      if (base === undefined) kernels.addScaled(output, tile, factor, count);
+      else kernels.addScaledDifference(output, tile, base, factor, count);
+    });
+    if (divisor !== 1) kernels.divide(output, output, divisor, count);
+    if (base === undefined) return;
+    if (multiplier !== 1) kernels.scale(output, output, multiplier, count);
+    kernels.add(output, base, output, count);
+  };
+}
+
+/** The planner refuses arithmetic on other dtypes. */
+function floatDtype(dtype: string): FloatDtype {
+  assert.ok(isFloatDtype(dtype), `no arithmetic is defined for ${dtype}`);
+  return dtype;
+}
+
+/** The element that indices into our own arrays always have. */
+function pick<T>(value: T | undefined): T {
+  assert.ok(value !== undefined, "an index outside the engine's buffers");
+  return value;
+}
