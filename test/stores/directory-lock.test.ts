@@ -6,6 +6,7 @@ import { syncBuiltinESMExports } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import timers from "node:timers/promises";
 import { underLock } from "../../stores/directory-lock.ts";
 
 async function inFolder(body: (locks: string) => Promise<void>): Promise<void> {
@@ -29,6 +30,20 @@ async function hookingSymlinks(before: (path: string) => void, body: () => Promi
     await body();
   } finally {
     fs.symlinkSync = real;
+    syncBuiltinESMExports();
+  }
+}
+
+/** Lets pauses pass at once; `during` sees each one's length. */
+async function skippingPauses(during: (delayMs: number) => void, body: () => Promise<void>): Promise<void> {
+  const real = timers.setTimeout;
+  const skip = async (delayMs?: number) => during(delayMs ?? 0);
+  Object.assign(timers, { setTimeout: skip });
+  syncBuiltinESMExports();
+  try {
+    await body();
+  } finally {
+    timers.setTimeout = real;
     syncBuiltinESMExports();
   }
 }
@@ -107,4 +122,39 @@ test("a holder in another system is not taken for dead", () =>
       { name: "TimeoutError" },
     );
     assert.equal(fs.readlinkSync(path), foreign);
+  }));
+
+test("a holder that cannot be judged loses its lock when one contender has watched it for a minute", () =>
+  inFolder(async (locks) => {
+    const { path, holder } = await readLock(locks);
+    fs.symlinkSync(holder.replace(/"system":"/, '"system":"other '), path);
+    let pausedMs = 0;
+    const count = (delayMs: number) => {
+      pausedMs += delayMs;
+    };
+    await skippingPauses(count, async () => assert.equal(await underLock(locks, "key", () => 1), 1));
+    assert.ok(pausedMs >= 60_000 && pausedMs < 61_000, `${pausedMs} ms`);
+    assert.deepEqual(fs.readdirSync(locks), []);
+  }));
+
+test("holders that come and go are waited for, but not for ever", () =>
+  inFolder(async (locks) => {
+    const { path, holder } = await readLock(locks);
+    fs.symlinkSync(holder, path);
+    let pausedMs = 0;
+    let changes = 0;
+    const takeOver = (delayMs: number) => {
+      pausedMs += delayMs;
+      if (pausedMs < 20_000 * (changes + 1)) return;
+      changes += 1;
+      fs.unlinkSync(path);
+      fs.symlinkSync(holder.replace(/"nonce":"/, `"nonce":"${changes}`), path);
+    };
+    await skippingPauses(takeOver, async () => {
+      await assert.rejects(
+        underLock(locks, "key", () => 1),
+        { code: "StoreConflict" },
+      );
+    });
+    assert.equal(changes, 4);
   }));

@@ -124,6 +124,11 @@ test("an abort ends a request with the caller's reason", async () => {
     await assert.rejects(store.readInto("a", 0, await read(10), { signal: controller.signal }), /enough/);
     await assert.rejects(store.head("a", { signal: controller.signal }), /enough/);
   });
+  const second = new AbortController();
+  const abortThen: Answer = () => second.abort(new Error("enough of this"));
+  await withAnswers([abortThen], async ({ store }) => {
+    await assert.rejects(store.head("a", { signal: second.signal }), /enough of this/);
+  });
 });
 
 test("a create sends its condition and its id, and knows by the id whether it won before", async () => {
@@ -234,6 +239,16 @@ test("a part that cannot be sent fails the region, not the process", async () =>
   await withAnswers([begun, failure(403, "AccessDenied")], async ({ store }) => {
     const ticket = await store.beginWrite("large", 9 * MIB, regions);
     const writer = await store.openRegion(ticket, 0);
+    await writer.write(patterned(9 * MIB));
+    await rejectsWith(writer.close(), "StoreAccessDenied");
+  });
+  const [bytes, two] = [20 * MIB, [{ offset: 0, bytes: 20 * MIB }]];
+  await withAnswers([begun, failure(403, "AccessDenied")], async ({ store, left }) => {
+    const writer = await store.openRegion(await store.beginWrite("large", bytes, two), 0);
+    await writer.write(patterned(11 * MIB));
+    // The first part fails while nobody waits for it.
+    for (let wait = 0; wait < 100 && left() > 0; wait++) await new Promise((resolve) => setTimeout(resolve, 10));
+    await new Promise((resolve) => setTimeout(resolve, 50));
     await writer.write(patterned(9 * MIB));
     await rejectsWith(writer.close(), "StoreAccessDenied");
   });
