@@ -10,6 +10,7 @@ import { createMemory, type Memory } from "./memory.ts";
 import { type Rank, scalarRank } from "./rank.ts";
 import { type Reduce, scalarReduce } from "./reduce.ts";
 import { type Select, scalarSelect } from "./select.ts";
+import { type Signs, scalarSigns } from "./signs.ts";
 
 export type { Block, Tile } from "./memory.ts";
 
@@ -20,7 +21,7 @@ export type { Block, Tile } from "./memory.ts";
  */
 export const TILE_ELEMENTS = 8192;
 
-export type Operations = Cast & Arithmetic & Combine & Reduce & Select & Masked & Mask & Rank;
+export type Operations = Cast & Arithmetic & Combine & Reduce & Select & Masked & Mask & Rank & Signs;
 export type Kernels = { readonly id: "scalar" | "wasm" } & Memory & Operations;
 
 /** The oracle: every operation in plain TypeScript, over `capacityBytes` of memory. */
@@ -36,5 +37,6 @@ export function createScalarKernels(capacityBytes: number): Kernels {
     ...scalarMasked,
     ...scalarMask,
     ...scalarRank,
+    ...scalarSigns,
   };
 }

@@ -28,6 +28,8 @@ type Exports = {
   readonly addScaled: (target: number, a: number, factor: number, count: number) => void;
   readonly addScaledDifference: (target: number, a: number, b: number, factor: number, count: number) => void;
   readonly dot: (a: number, b: number, count: number) => number;
+  readonly markSigns: (marks: number, a: number, isFirst: number, count: number) => void;
+  readonly countConflicts: (marks: number, count: number) => number;
   readonly combineTable: () => number;
 } & {
   readonly [name in `combine${CombineDtype}`]: (n: number, divisor: number, target: number, count: number) => void;
@@ -74,6 +76,8 @@ export function createWasmKernels(capacityBytes: number): Kernels {
       wasm.addScaledDifference(target.address, a.address, b.address, factor, count),
     ...hostCombine(wasm, memory.buffer),
     dot: (a, b, count) => wasm.dot(a.address, b.address, count),
+    markSigns: (marks, a, isFirst, count) => wasm.markSigns(marks.address, a.address, isFirst ? 1 : 0, count),
+    countConflicts: (marks, count) => wasm.countConflicts(marks.address, count),
     ...hostTaskVectors(wasm, memory.buffer),
   };
 }

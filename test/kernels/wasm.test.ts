@@ -104,6 +104,22 @@ describe("wasm kernels give the bits of the scalar oracle", () => {
     }
   });
 
+  test("marks of signs, and their conflicts", () => {
+    for (const count of LENGTHS) {
+      onBoth((kernels) => {
+        const marks = kernels.allocateTile(LENGTH_MAX);
+        marks.values.fill(1);
+        [31, 32, 33].forEach((seed, index) => {
+          const tile = kernels.allocateTile(LENGTH_MAX);
+          fillImage(new Uint8Array(tile.values.buffer, tile.address, 4 * LENGTH_MAX), seed, false);
+          kernels.markSigns(marks, tile, index === 0, count);
+        });
+        const result = kernels.countConflicts(marks, count);
+        return { bytes: new Uint8Array(marks.values.buffer, marks.address, 4 * LENGTH_MAX), result };
+      });
+    }
+  });
+
   for (const dtype of COMBINE_DTYPES) {
     for (const sourceCount of [1, 2, 3, 7]) {
       test(`combine and combineDeltas of ${sourceCount} ${dtype} sources equal their single operations`, () => {

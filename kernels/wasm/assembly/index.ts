@@ -8,3 +8,4 @@ export * from "./select";
 export * from "./masked";
 export * from "./mask";
 export * from "./rank";
+export * from "./signs";
