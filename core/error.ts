@@ -5,6 +5,7 @@ import { ENGINE_CODES } from "./error-codes/engine.ts";
 import { FLOW_CODES } from "./error-codes/flow.ts";
 import { FORMAT_CODES } from "./error-codes/format.ts";
 import type { ErrorKind } from "./error-codes/kind.ts";
+import { PICKLED_CODES } from "./error-codes/pickled.ts";
 import { PLAN_CODES } from "./error-codes/plan.ts";
 import { RECIPE_CODES } from "./error-codes/recipe.ts";
 import { STORE_CODES } from "./error-codes/store.ts";
@@ -13,6 +14,7 @@ import { YARD_CODES } from "./error-codes/yard.ts";
 /** Every code, by the part that throws it. A code is added together with a test that provokes it. */
 export const ERROR_CODES = {
   ...FORMAT_CODES,
+  ...PICKLED_CODES,
   ...ENGINE_CODES,
   ...STORE_CODES,
   ...YARD_CODES,

@@ -99,6 +99,14 @@ export const RECIPE_LIMITS = Object.freeze({
   ignoredKeys: 100,
 });
 
+/** `tokenizer.json` and the small documents beside a model that the planner reads. */
+export const TOKENIZER_LIMITS = Object.freeze({
+  /** Bytes of one document. The largest vocabularies in use take 35 MB. Too high: costs memory, ten times this. */
+  bytes: 100_000_000,
+  /** Largest id of a token. Real vocabularies stay under 300 000. Too high: an embedding of that many rows is planned. */
+  tokens: 4_000_000,
+});
+
 /** A plan file. */
 export const PLAN_LIMITS = Object.freeze({
   /** Bytes of `plan.jsonl`. 100 000 tensors of three models take 100 MB. Too high: costs memory, three times this. */
@@ -111,4 +119,41 @@ export const PLAN_LIMITS = Object.freeze({
 export const YARD_LIMITS = Object.freeze({
   /** Earlier versions that a channel remembers, newest first. Too low: rolling back cannot reach as far. */
   channelHistory: 100,
+});
+
+/** A zip archive, as torch.save writes it. */
+export const ZIP_LIMITS = Object.freeze({
+  /** Entries of one archive. The largest torch files hold some 100 000 storages. Too high: costs memory, 300 B each. */
+  entries: 1_000_000,
+  /** Bytes of the directory; an entry takes about 70. Too high: costs memory, four times this. */
+  directoryBytes: 67_108_864,
+});
+
+/** One pickle: `data.pkl` of a torch file, or `.metadata` of a distributed checkpoint. */
+export const PICKLE_LIMITS = Object.freeze({
+  /** Bytes. 200 000 tensors take 40 MB. Too high: costs memory, ten times this at worst. */
+  bytes: 134_217_728,
+  /** Opcodes. A tensor takes about 30. Too high: costs seconds. */
+  opcodes: 20_000_000,
+  /** Objects and texts that it makes; a tensor takes about 6. Too high: costs memory, 100 bytes each. */
+  objects: 4_000_000,
+  /** Levels of nesting; training states nest to 12. Too high: walking the result exhausts the stack. */
+  depth: 500,
+  /** Values, shared ones counted wherever they are reached. Too high: walking them all takes minutes. */
+  nodes: 20_000_000,
+  /** Bytes of one integer; random states hold some of 2 500. Too high: arithmetic on it is quadratic. */
+  integerBytes: 16_384,
+});
+
+/** Tensors of a torch file. */
+export const TORCH_LIMITS = Object.freeze({
+  /** Elements of one tensor: 2^48, a petabyte in float32. Too high: sizes are no exact numbers any more. */
+  elements: 281_474_976_710_656,
+  /**
+   * Runs of bytes that one tensor may be gathered from. Views that are cut by rows need as many as rows; a transposed
+   * matrix needs one for every element, and is refused. Too high: costs memory and one read each.
+   */
+  runs: 16_384,
+  /** Bytes that are read before it is known how long the pickles of a legacy file are. */
+  legacyWindowBytes: 1_048_576,
 });

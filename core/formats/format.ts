@@ -8,6 +8,7 @@ import { describePlace, type ErrorPlace } from "../error.ts";
 const WARNING_CODES = {
   IndexTotalSizeWrong: "the index states a wrong total_size; it is ignored, as other tools do",
   FileIgnored: "a file lies here that is no part of this checkpoint and is left out",
+  TensorsIgnored: "a file holds tensors beside the model's own (an optimizer's, a wrapper's); they are left out",
 } as const;
 
 export type CheckpointWarning = {

@@ -3,11 +3,12 @@ import type { CheckpointFile } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import type { CheckpointFormat } from "./format.ts";
 import { safetensors } from "./safetensors-folder.ts";
+import { torch } from "./torch.ts";
 import { universal } from "./universal-folder.ts";
 import { recogniseUnsupported } from "./unsupported.ts";
 
 /** Most specific first: the first format that recognises a folder opens it. */
-export const FORMATS: readonly CheckpointFormat[] = Object.freeze([universal, safetensors]);
+export const FORMATS: readonly CheckpointFormat[] = Object.freeze([universal, safetensors, torch]);
 
 /**
  * The format of a folder, judged by its file names.

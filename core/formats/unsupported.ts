@@ -41,11 +41,6 @@ const EVIDENCE: readonly Evidence[] = Object.freeze([
     title: "diffusers pipeline",
     hint: "name one of its sub-folders, such as unet or transformer",
   },
-  {
-    path: /\.(bin|pt|pth|ckpt)$/i,
-    title: "PyTorch pickle checkpoint",
-    hint: "load it and save it with save_pretrained(..., safe_serialization=True)",
-  },
   { path: /\.(h5|msgpack|npz|onnx|pdparams)$/i, title: "checkpoint of another framework", hint: SAVE_AS_SAFETENSORS },
 ]);
 

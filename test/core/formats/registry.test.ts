@@ -17,16 +17,17 @@ suite("the registry of formats", () => {
     assert.equal(recogniseFormat(named(["model.safetensors.index.json"])).id, "safetensors");
     assert.equal(recogniseFormat(named(["model.safetensors", "universal.json"])).id, "universal");
     assert.equal(recogniseFormat(named(["model.safetensors", "pytorch_model.bin", "latest"])).id, "safetensors");
+    assert.equal(recogniseFormat(named(["pytorch_model.bin", "config.json"])).id, "torch");
+    assert.equal(recogniseFormat(named(["consolidated.00.pth"])).id, "torch");
   });
 
   test("opens a file by its extension", () => {
     assert.equal(recogniseFileFormat({ name: "x.safetensors", bytes: 1 }).id, "safetensors");
+    assert.equal(recogniseFileFormat({ name: "x.pt", bytes: 1 }).id, "torch");
   });
 
   test("refuses kinds that it knows but cannot read by their title", () => {
     const kinds: readonly (readonly [readonly string[], string])[] = [
-      [["pytorch_model.bin", "config.json"], "PyTorch pickle checkpoint"],
-      [["consolidated.00.pth"], "PyTorch pickle checkpoint"],
       [
         ["latest", "global_step5/mp_rank_00_model_states.pt", "global_step5/zero_pp_rank_0_mp_rank_00_optim_states.pt"],
         "DeepSpeed training checkpoint",
