@@ -9,7 +9,7 @@
 import { createHash, randomInt, randomUUID } from "node:crypto";
 import { mkdirSync, readFileSync, readlinkSync, symlinkSync, unlinkSync } from "node:fs";
 import { hostname } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { MergeyardError } from "../core/error.ts";
 import { errnoOf } from "./directory-paths.ts";
@@ -90,12 +90,14 @@ function take(locks: string, path: string, watch: Watch, depth: number): string 
   return undefined;
 }
 
+/** Makes the folder. Another process may remove it, empty, at any moment, so the caller tries again. */
 function makeLockFolder(locks: string): void {
-  try {
-    mkdirSync(locks, { recursive: true });
-  } catch (error) {
-    // Another process removed it, empty, at the same moment; the caller tries again.
-    if (errnoOf(error) !== "ENOENT") throw error;
+  for (const folder of [dirname(locks), locks]) {
+    try {
+      mkdirSync(folder);
+    } catch (error) {
+      if (!["EEXIST", "ENOENT"].includes(errnoOf(error) ?? "")) throw error;
+    }
   }
 }
 

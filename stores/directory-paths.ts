@@ -104,14 +104,21 @@ async function nearestExisting(root: Root, folder: string): Promise<{ path: stri
 /** Times that a folder is made again because another process removed it, empty, under our feet. */
 export const REMAKE_MAX = 200;
 
-/** Makes a folder and those above it; the first that was missing. Others may remove empty ones at the same time. */
+/**
+ * Makes a folder and those above it; the topmost that was missing. Others may remove empty ones at the same time, which
+ * Node's own recursive mkdir mistakes for a file in the way.
+ */
 export async function makeFolders(path: string): Promise<string | undefined> {
+  let first: string | undefined;
   for (let attempt = 1; ; attempt++) {
     try {
-      return await mkdir(path, { recursive: true });
+      await mkdir(path);
+      return first ?? path;
     } catch (error) {
+      if (errnoOf(error) === "EEXIST") return first;
       if (errnoOf(error) !== "ENOENT" || attempt >= REMAKE_MAX) throw error;
     }
+    first = (await makeFolders(dirname(path))) ?? first;
   }
 }
 
@@ -119,13 +126,19 @@ async function syncNewFolders(first: string, last: string): Promise<void> {
   for (let path = last; path.length >= first.length; path = dirname(path)) await syncFolder(dirname(path));
 }
 
-/** Makes the entries of a folder durable: without it a rename may be undone by a power cut. */
+/**
+ * Makes the entries of a folder durable: without it a rename may be undone by a power cut. A folder that is gone has
+ * been emptied and removed by someone else, whose business its durability is.
+ */
 export async function syncFolder(path: string): Promise<void> {
-  const handle = await open(path, "r");
+  const handle = await open(path, "r").catch((error: unknown) => {
+    if (isAbsence(error)) return undefined;
+    throw error;
+  });
   try {
-    await handle.sync();
+    await handle?.sync();
   } finally {
-    await handle.close();
+    await handle?.close();
   }
 }
 

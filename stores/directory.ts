@@ -234,7 +234,7 @@ async function deleteObject(area: Area, cache: ReadCache, key: string, signal?: 
   };
   await underLock(lockFolder(area.root), key, remove, signal);
   forgetFile(cache, key);
-  if (area.durable) await syncFolder(dirname(path)).catch(absentAsUndefined);
+  if (area.durable) await syncFolder(dirname(path));
   await pruneFolders(area, key);
   await tidyArea(area);
 }

@@ -35,6 +35,20 @@ async function count(): Promise<void> {
   }
 }
 
+/** Fills and empties folders that other processes fill and empty. */
+async function churn(): Promise<void> {
+  for (let index = 0; index < 30; index++) {
+    const key = `deep/${index % 3}/${argument}-${index}`;
+    const target = `deep/${index % 2}/copies/${argument}-${index}`;
+    await store.create(key, patterned(10));
+    await store.copy(key, target);
+    await writeObject(store, key, patterned(20), 20);
+    if ((await store.head(key))?.bytes !== 20 || (await store.head(target))?.bytes !== 10) process.exitCode = 9;
+    await store.delete(key);
+    await store.delete(target);
+  }
+}
+
 /** Writes and dies at the n-th operation. */
 async function crashAt(at: number): Promise<void> {
   const crash = { at, when: "after", act: () => neverAfter(die) } as const;
@@ -91,6 +105,7 @@ function folderOf(of: ObjectStore): string {
 const tasks: Record<string, () => Promise<void>> = {
   claim,
   count,
+  churn,
   crash: () => crashAt(Number(argument)),
   dieLocked,
   dieBreaking,

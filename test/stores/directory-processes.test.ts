@@ -68,6 +68,20 @@ test("several processes that swap one object lose no update", () =>
     assert.equal(await readCounter(store), 200);
   }));
 
+test("processes that fill and empty the same folders never lose a file nor meet an error", () =>
+  inFolder(async (plain, folder) => {
+    const durable = createDirectoryStore(join(folder, "durable"), { durable: true });
+    for (const store of [plain, durable]) {
+      const ended = await Promise.all([0, 1, 2].map((racer) => run("churn", store, racer)));
+      assert.deepEqual(
+        ended.map((child) => child.status),
+        [0, 0, 0],
+      );
+      assert.deepEqual(await listAll(store), []);
+    }
+    assert.deepEqual(await readdir(folder), ["durable"]);
+  }));
+
 test("the lock of a killed process is taken over by exactly one of those who wait", () =>
   inFolder(async (store, folder) => {
     await setCounter(store);
