@@ -4,8 +4,9 @@ import { MergeyardError } from "../core/error.ts";
 import type { MergeMethod, MergeTensor } from "../core/methods/method.ts";
 import { findMethod } from "../core/methods/registry.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
+import { valueDtype } from "../core/plan/memory.ts";
 import type { MergeUnit, UnitTensor } from "../core/plan/schema.ts";
-import type { ObjectStore, OpenStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
+import type { OpenStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
 import { copyTensor } from "./copy-tensor.ts";
 import { createInputReader } from "./input-reader.ts";
 import { mergeTensor, type TensorContext, type TensorResult } from "./merge-tensor.ts";
@@ -56,9 +57,14 @@ export async function mergeRegion(task: RegionTask, deps: RegionDeps): Promise<R
   const results: TensorResult[] = [];
   for (const tensor of task.tensors) {
     deps.signal.throwIfAborted();
-    const context = tensorContext(task, tensor, deps, (bytes) => writer.write(bytes));
-    const method = methodOf(tensor);
-    results.push(method === undefined ? await copyTensor(context) : await mergeTensor({ ...context, method }));
+    const mark = deps.kernels.mark();
+    try {
+      const context = tensorContext(task, tensor, deps, (bytes) => writer.write(bytes));
+      const method = methodOf(tensor);
+      results.push(method === undefined ? await copyTensor(context) : await mergeTensor({ ...context, method }));
+    } finally {
+      deps.kernels.release(mark);
+    }
   }
   return { receipt: await writer.close(), tensors: results };
 }
@@ -70,19 +76,15 @@ function tensorContext(
   write: TensorContext["write"],
 ): Omit<TensorContext, "method"> {
   const sources = tensor.inputs.map((input) => sourceOf(task.sources, input.source));
-  const stores = sources.map((source): ObjectStore => deps.openStore(source.store));
   return {
     kernels: deps.kernels,
-    tensor,
+    // Readers hand out values, perhaps of another dtype than the stored ones.
+    tensor: { ...tensor, inputs: tensor.inputs.map((input) => ({ ...input, dtype: valueDtype(input) })) },
     view: viewOf(tensor, sources, task.rules),
-    readers: tensor.inputs.map((input, index) => {
-      const [source, store] = [sources[index], stores[index]];
-      if (source === undefined || store === undefined) throw new RangeError("an input without a source");
-      return createInputReader(input, source, store, deps.signal);
-    }),
-    // A cut input is not read whole, so its digest cannot be checked here.
+    readers: tensor.inputs.map((input) => createInputReader(input, { ...deps, sources: task.sources })),
+    // An input that is cut, or whose rows are in another order, is not read from end to end: it cannot be digested.
     expected: tensor.inputs.map((input, index) =>
-      input.cut === undefined ? sources[index]?.digests?.[input.tensor] : undefined,
+      input.cut === undefined && input.rows === undefined ? sources[index]?.digests?.[input.tensor] : undefined,
     ),
     windowElements: task.windowElements,
     write,

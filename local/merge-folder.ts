@@ -7,6 +7,7 @@ import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../co
 import { MergeyardError } from "../core/error.ts";
 import { describeWarning } from "../core/formats/format.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
+import { documentNames } from "../core/plan/documents.ts";
 import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
 import { type MergePlan, planMerge } from "../core/plan/plan-merge.ts";
 import type { PlanSource, SideFile } from "../core/plan/schema.ts";
@@ -15,6 +16,7 @@ import type { ParsedRecipe } from "../core/recipe/parse.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import type { ExecuteMerge, MergeProgress, MergeResult, ResolvedSource } from "../engine/request.ts";
 import { openCheckpoint, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
+import { readDocuments } from "../steps/read-documents.ts";
 import { readRecipe } from "../steps/read-recipe.ts";
 import { resolveModel } from "../steps/resolve-model.ts";
 import { copyVerified, digestFile } from "../steps/stream.ts";
@@ -67,10 +69,18 @@ export type MergeFolderResult = {
 export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolderDeps): Promise<MergeFolderResult> {
   const parsed = await loadRecipe(request, deps);
   const recipe = normaliseRecipe(parsed);
-  const models = await Promise.all(recipe.references.map(({ model }) => openModel(model, parsed, request, deps)));
+  const names = documentNames(recipe);
+  const models = await Promise.all(
+    recipe.references.map(({ model }) => openModel(model, names, parsed, request, deps)),
+  );
   const name = parsed.pipeline.publish?.model ?? parsed.pipeline.name;
   const plan = planMerge(
-    { name, recipe, text: parsed.text, models: models.map(({ source, opened }) => ({ source, ...opened })) },
+    {
+      name,
+      recipe,
+      text: parsed.text,
+      models: models.map(({ source, opened, documents }) => ({ source, documents, ...opened })),
+    },
     { threads: request.threads, memoryBytes: request.memoryBytes },
   );
   const warnings = [...models.flatMap(({ opened }) => opened.warnings.map(describeWarning)), ...plan.warnings];
@@ -106,6 +116,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
 type OpenedModel = {
   readonly source: PlanSource;
   readonly opened: StoredCheckpoint;
+  readonly documents: ReadonlyMap<string, Uint8Array>;
   readonly store: ObjectStore;
 };
 
@@ -120,6 +131,7 @@ async function loadRecipe({ recipe }: MergeFolderRequest, deps: MergeFolderDeps)
 
 async function openModel(
   model: string,
+  documentNames: readonly string[],
   parsed: ParsedRecipe,
   { recipe, models, currentFolder }: MergeFolderRequest,
   { openStore, signal }: MergeFolderDeps,
@@ -135,6 +147,7 @@ async function openModel(
     model,
   );
   const opened = await openCheckpoint(place.store, place.prefix, signal);
+  const documents = await readDocuments(place, opened.checkpoint, documentNames, signal);
   const source: PlanSource = {
     model,
     store: place.store.uri,
@@ -143,7 +156,7 @@ async function openModel(
     fingerprint: opened.fingerprint,
     state: opened.digest === undefined ? "foreign" : "adopted",
   };
-  return { source, opened, store: place.store };
+  return { source, opened, documents, store: place.store };
 }
 
 /** Tensor digests that the checkpoint states of itself are checked while it is read. */

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { digestJson } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
 import { findMethod } from "../core/methods/registry.ts";
-import type { MergeUnit, UnitInput } from "../core/plan/schema.ts";
+import type { MergeUnit, StoredTensor, UnitInput } from "../core/plan/schema.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import type { UnitSource } from "./unit-context.ts";
 
@@ -24,21 +24,34 @@ export function mergeKey(unit: MergeUnit, sources: readonly (UnitSource | undefi
     tensors: unit.tensors.map((tensor) => {
       const seeded = findMethod(tensor.method)?.seeded === true;
       const { name, dtype, shape, offset, method, parameters, working } = tensor;
-      const inputs = tensor.inputs.map((input) => describeInput(input, sources[input.source], seeded));
+      const inputs = tensor.inputs.map((input) => describeInput(input, sources, seeded));
       const seed = seeded ? tensor.seed : undefined;
       return { name, dtype, shape, offset, method, parameters, working, seed, inputs };
     }),
   });
 }
 
-function describeInput(input: UnitInput, source: UnitSource | undefined, seeded: boolean): unknown {
+function describeInput(input: UnitInput, sources: readonly (UnitSource | undefined)[], seeded: boolean): unknown {
+  const source = sources[input.source];
   assert.ok(source !== undefined, `the plan has no source ${input.source}`);
   const { dtype, shape, cut, isBase, parameters } = input;
   const model = seeded ? source.planned.model : undefined;
-  return { content: contentOf(input, source), dtype, shape, cut, isBase, parameters, model };
+  const rows = input.rows && {
+    ...input.rows,
+    others: input.rows.others.map((other) => describeStored(other, sources)),
+  };
+  return { content: contentOf(input, source), dtype, shape, cut, rows, isBase, parameters, model };
 }
 
-function contentOf(input: UnitInput, { planned, resolved }: UnitSource): unknown {
+/** A tensor of any source by its content. */
+function describeStored(tensor: StoredTensor, sources: readonly (UnitSource | undefined)[]): unknown {
+  const source = sources[tensor.source];
+  assert.ok(source !== undefined, `the plan has no source ${tensor.source}`);
+  const { dtype, shape } = tensor;
+  return { content: contentOf(tensor, source), dtype, shape };
+}
+
+function contentOf(input: StoredTensor, { planned, resolved }: UnitSource): unknown {
   if (resolved.digests === undefined) return { fingerprint: planned.fingerprint, ranges: input.ranges };
   if (Object.hasOwn(resolved.digests, input.tensor)) return resolved.digests[input.tensor];
   throw new MergeyardError("YardSourceChanged", {

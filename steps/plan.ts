@@ -7,6 +7,7 @@ import { UNIVERSAL_FILE } from "../core/artifact/universal.ts";
 import { MergeyardError } from "../core/error.ts";
 import { describeWarning } from "../core/formats/format.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
+import { documentNames } from "../core/plan/documents.ts";
 import type { PipelineModel } from "../core/plan/plan-pipeline.ts";
 import { planPipeline } from "../core/plan/plan-pipeline.ts";
 import type { Plan, PlanHeader, PlanSource } from "../core/plan/schema.ts";
@@ -16,6 +17,7 @@ import type { ObjectStore } from "../stores/store.ts";
 import { findCachedCheckpoint } from "./cache.ts";
 import { openCheckpoint, type StoredCheckpoint } from "./open-checkpoint.ts";
 import { readPlan, writePlan } from "./plan-file.ts";
+import { readDocuments } from "./read-documents.ts";
 import { readRecipe } from "./read-recipe.ts";
 import { readRecord } from "./records.ts";
 import { type ModelPlace, type ModelScope, resolveModel, resolveUri } from "./resolve-model.ts";
@@ -76,8 +78,14 @@ export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: Ste
     ],
     signal: deps.signal,
   };
+  const names = documentNames(recipe);
   const models: PipelineModel[] = [];
-  for (const { model } of recipe.references) models.push(await openModel(scope, yard, model, deps));
+  for (const { model } of recipe.references) {
+    const opened = await openModel(scope, yard, model, deps);
+    const { source, checkpoint } = opened;
+    const place = { store: deps.openStore(source.store), prefix: source.prefix };
+    models.push({ ...opened, documents: await readDocuments(place, checkpoint, names, deps.signal) });
+  }
   const { shardBytes, memoryBytes, threads } = input;
   return planPipeline({ parsed, recipe, models }, { shardBytes, memoryBytes, threads });
 }

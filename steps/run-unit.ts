@@ -5,7 +5,7 @@ import { digestJson } from "../core/artifact/digest.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { Receipt } from "../core/plan/receipt.ts";
-import type { AdoptUnit, MergeUnit, PlanSource } from "../core/plan/schema.ts";
+import { type AdoptUnit, type MergeUnit, type PlanSource, storedOf } from "../core/plan/schema.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import type { ResolvedSource } from "../engine/request.ts";
 import { adoptFile, findAdoptSource } from "./adopt.ts";
@@ -35,7 +35,7 @@ export const runUnitStep = defineStep({
  * Throws what the operation throws; nothing is left visible then but complete files under the run's own folder.
  */
 export async function runUnit(context: UnitContext<UnitDeps>, stage: number, index: number): Promise<Receipt> {
-  const { yard, run, plan, deps } = context;
+  const { run, plan, deps } = context;
   const key = layout.receipt(run, stage, index);
   const finished = await findReceipt(context, stage, index);
   if (finished !== undefined) {
@@ -149,7 +149,7 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
 
 /** By the plan's source index; undefined where the unit does not read that source. */
 async function sourcesOf(context: UnitContext, unit: MergeUnit): Promise<readonly (UnitSource | undefined)[]> {
-  const used = new Set(unit.tensors.flatMap((tensor) => tensor.inputs.map((input) => input.source)));
+  const used = new Set(unit.tensors.flatMap((tensor) => tensor.inputs.flatMap(storedOf)).map(({ source }) => source));
   const { sources } = context.plan.header;
   return Promise.all(sources.map((_, index) => (used.has(index) ? context.source(index) : undefined)));
 }
@@ -166,7 +166,9 @@ function narrowSource(
   }
   const { digests } = source.resolved;
   if (digests === undefined) return source.resolved;
-  const read = unit.tensors.flatMap((tensor) => tensor.inputs.filter((input) => input.source === index));
-  const names = read.map((input) => input.tensor).filter((name) => Object.hasOwn(digests, name));
+  const read = unit.tensors
+    .flatMap((tensor) => tensor.inputs.flatMap(storedOf))
+    .filter(({ source: own }) => own === index);
+  const names = read.map(({ tensor }) => tensor).filter((name) => Object.hasOwn(digests, name));
   return { ...source.resolved, digests: Object.fromEntries(names.map((name) => [name, digests[name] ?? ""])) };
 }

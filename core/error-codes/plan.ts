@@ -57,6 +57,31 @@ export const PLAN_CODES = {
     retryable: false,
     remedy: "check that the models hold weights and that the recipe does not drop them all",
   },
+  PlanTokenizerMissing: {
+    meaning: "the recipe rebuilds the tokenizer, but a model has none that can be read",
+    retryable: false,
+    remedy: "put the model's tokenizer.json beside its weights",
+  },
+  PlanTokenizerInvalid: {
+    meaning: "a tokenizer file is not what the tokenizers library writes",
+    retryable: false,
+    remedy: "write the tokenizer again with the program that made it",
+  },
+  PlanDocumentInvalid: {
+    meaning: "a small file beside a model's weights cannot be read",
+    retryable: false,
+    remedy: "write the file again with the program that made it",
+  },
+  PlanTokenizersDiffer: {
+    meaning: "the models' tokenizers are of kinds that have no union",
+    retryable: false,
+    remedy: "keep one model's vocabulary: `tokenizer: {source: base}`, or the name of a model as its source",
+  },
+  PlanTokenMissing: {
+    meaning: "the recipe takes a token's row from a model that has no such row",
+    retryable: false,
+    remedy: "name a model that has the token, or a token that the model has",
+  },
   PlanTooLarge: {
     meaning: "the plan has more tensors than a plan may have",
     retryable: false,

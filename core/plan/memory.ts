@@ -3,8 +3,8 @@
 import { type MergeMethod, tileElementsOf } from "../methods/method.ts";
 import { TILE_ELEMENTS } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
-import { elementBytes, elementCount } from "../tensor.ts";
-import type { UnitTensor } from "./schema.ts";
+import { type Dtype, elementBytes, elementCount } from "../tensor.ts";
+import type { UnitInput, UnitTensor } from "./schema.ts";
 
 /** Elements of a window when nothing else is asked for: 64 tiles, 1 MiB of BF16, small enough to stay in cache. */
 const WINDOW_ELEMENTS_DEFAULT = 64 * TILE_ELEMENTS;
@@ -39,7 +39,24 @@ export function kernelBytes(method: CutMethod, tensor: UnitTensor, windowElement
   );
   const outputWindows = 2 * allocatedBytes(elementBytes(tensor.dtype, window));
   const tiles = tensor.inputs.length + 1 + method.scratchTiles(tensor.inputs.length);
-  return inputWindows + outputWindows + tiles * allocatedBytes(4 * tile) + (method.scratchBytes?.(tensor) ?? 0);
+  const readers = tensor.inputs.reduce((sum, input) => sum + readerBytes(input), 0);
+  return (
+    readers + inputWindows + outputWindows + tiles * allocatedBytes(4 * tile) + (method.scratchBytes?.(tensor) ?? 0)
+  );
+}
+
+/** The dtype in which an input's values come to a method: the stored one, unless rows are computed. */
+export function valueDtype({ dtype, rows }: Pick<UnitInput, "dtype" | "rows">): Dtype {
+  return rows?.dtype ?? dtype;
+}
+
+/** Reads of gathered rows that go on at a time, each through memory of its own, and the bytes of that memory. */
+export const GATHER_SPANS = 8;
+export const GATHER_SPAN_BYTES = 256 * 1024;
+
+/** Kernel memory of an input's reader: for each span its bytes and a tile of half of them, and a span for padding. */
+function readerBytes({ rows }: UnitInput): number {
+  return rows === undefined ? 0 : GATHER_SPANS * 1.5 * GATHER_SPAN_BYTES + GATHER_SPAN_BYTES;
 }
 
 /** Bound on a worker process that runs tensors needing at most `threadBytes` of kernel memory on `threads` threads. */

@@ -6,10 +6,11 @@ import type { MergeMethod } from "../methods/method.ts";
 import { passthrough } from "../methods/passthrough.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
+import { tensorBytes } from "../tensor.ts";
 import type { CutMethod } from "./memory.ts";
-import { fitMemory, kernelBytes } from "./memory.ts";
+import { fitMemory, kernelBytes, valueDtype } from "./memory.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
-import type { MergeUnit, UnitTensor } from "./schema.ts";
+import type { MergeUnit, UnitInput, UnitTensor } from "./schema.ts";
 
 /** What units have in common. */
 export type UnitOptions = {
@@ -57,10 +58,14 @@ function methodOf({ method: id }: UnitTensor, { method }: UnitOptions): CutMetho
   return [method, passthrough].find((known) => known.id === id) ?? COPY;
 }
 
-/** Every pass reads every input whole, from its first byte to its last. */
+/** Every pass reads every input whole, from its first byte to its last; of gathered rows, all there are. */
 function bytesRead(tensor: UnitTensor, options: UnitOptions): number {
   const passes = methodOf(tensor, options).reducePasses + 1;
-  return passes * tensor.inputs.reduce((sum, { ranges }) => ranges.reduce((part, { bytes }) => part + bytes, sum), 0);
+  const bytesOf = (input: UnitInput) =>
+    input.rows === undefined
+      ? input.ranges.reduce((sum, { bytes }) => sum + bytes, 0)
+      : tensorBytes(valueDtype(input), tensor.shape);
+  return passes * tensor.inputs.reduce((sum, input) => sum + bytesOf(input), 0);
 }
 
 function boundMemory(tensors: readonly UnitTensor[], options: UnitOptions): number {

@@ -19,6 +19,8 @@ export type OutputConfigParts = {
   readonly layers: readonly LayerOrigin[] | undefined;
   /** Config of any model of the recipe. */
   readonly configOf: (model: string) => Config | undefined;
+  /** What the output's vocabulary calls a token id of the donor. */
+  readonly renumber?: ((id: number) => number) | undefined;
   /** True when the head was merged from parents of which one does not tie it to the embedding. */
   readonly untied: boolean;
 };
@@ -40,7 +42,8 @@ export function writeOutputConfig(parts: OutputConfigParts): string {
   }
   setVocabulary(config, tensors);
   if (layers !== undefined) setLayers(config, layers, parts);
-  return `${stringify(config)}\n`;
+  if (parts.renumber !== undefined) for (const section of ownSections(config)) setTokenIds(section, parts.renumber);
+  return stringifyConfig(config);
 }
 
 const DTYPE_NAMES: Readonly<Record<string, string>> = {
@@ -102,13 +105,20 @@ function setLayers(config: Record<string, unknown>, layers: readonly LayerOrigin
   });
 }
 
-/** JSON with an indent of two; NaN and infinities as Python writes and reads them. */
-function stringify(config: Record<string, unknown>): string {
+/** Every id under a key such as `eos_token_id`, or in a list under one, as the output's vocabulary numbers it. */
+export function setTokenIds(config: Record<string, unknown>, renumber: (id: number) => number): void {
+  const map = (id: unknown): unknown =>
+    typeof id === "number" && id >= 0 ? renumber(id) : Array.isArray(id) ? id.map(map) : id;
+  for (const [key, value] of Object.entries(config)) if (/(?:^|_)token_id$/.test(key)) config[key] = map(value);
+}
+
+/** JSON with an indent of two and a newline; NaN and infinities as Python writes and reads them. */
+export function stringifyConfig(config: Record<string, unknown>): string {
   const mark = "\u0000";
   const text = JSON.stringify(
     config,
     (_key, value: unknown) => (typeof value === "number" && !Number.isFinite(value) ? `${mark}${value}${mark}` : value),
     2,
   );
-  return text.replaceAll(/"\\u0000(-?Infinity|NaN)\\u0000"/g, "$1");
+  return `${text.replaceAll(/"\\u0000(-?Infinity|NaN)\\u0000"/g, "$1")}\n`;
 }

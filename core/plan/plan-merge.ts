@@ -10,6 +10,7 @@ import { nearestName } from "../recipe/nearest.ts";
 import type { Recipe, RecipeSlice } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import { checkParameters, createResolver, findIdleFilters } from "../recipe/parameters.ts";
+import { readTokenizerJson } from "../tokenizer/tokenizer-json.ts";
 import { describeArchitecture } from "./architecture.ts";
 import { makeMergeUnits } from "./merge-units.ts";
 import { createNotes } from "./notes.ts";
@@ -17,6 +18,7 @@ import { listOutputs, type ModelsByName, type OutputTensor } from "./output-tens
 import { planTensor } from "./plan-tensor.ts";
 import type { MergeUnit, PlanSource, SideFile } from "./schema.ts";
 import { planSideFiles } from "./side-files.ts";
+import { planVocabulary, type ReadTokenizer } from "./vocabulary.ts";
 
 /** What is merged: the recipe, its text and the output's name for the model card, and the models it names. */
 export type MergeTask = {
@@ -29,7 +31,12 @@ export type MergeTask = {
 };
 
 /** A model of the recipe: where its files are, and what their headers say. `source.model` spells its reference. */
-export type MergeModel = { readonly source: PlanSource; readonly checkpoint: Checkpoint };
+export type MergeModel = {
+  readonly source: PlanSource;
+  readonly checkpoint: Checkpoint;
+  /** Small files beside the weights, by name: those of `documentNames(recipe)` that the model has. */
+  readonly documents?: ReadonlyMap<string, Uint8Array> | undefined;
+};
 
 /** How the output is cut and what a worker may use; nothing here changes a weight. */
 export type MergeOptions = {
@@ -41,6 +48,8 @@ export type MergeOptions = {
   readonly threads?: number | undefined;
   /** Index of the merge stage in the plan. */
   readonly stage?: number | undefined;
+  /** How tokenizer.json is read; the form of the tokenizers library unless said otherwise. */
+  readonly readTokenizer?: ReadTokenizer | undefined;
   /** Where methods are looked up; the registry unless said otherwise. */
   readonly findMethod?: ((id: string) => MergeMethod | undefined) | undefined;
 };
@@ -71,9 +80,21 @@ export function planMerge({ name, recipe, text, models }: MergeTask, options: Me
   const architectures: ModelsByName = new Map(
     models.map(({ source, checkpoint }) => [source.model, describeArchitecture(checkpoint)]),
   );
-  const outputs = listOutputs(recipe, architectures, notes);
-  const resolver = createResolver(recipe, method);
-  const planning = { recipe, method, models: architectures, sourceIndex: indexModels(models), resolver, notes };
+  const names = mergedModels(recipe);
+  const merged: ModelsByName = new Map([...architectures].filter(([model]) => names.has(model)));
+  const readTokenizer = options.readTokenizer ?? readTokenizerJson;
+  const vocabulary = planVocabulary({ recipe, models, architectures, merged: names, readTokenizer, notes });
+  const outputs = listOutputs(recipe, merged, notes);
+  const planning = {
+    recipe,
+    method,
+    models: merged,
+    donors: architectures,
+    vocabulary,
+    sourceIndex: indexModels(models),
+    resolver: createResolver(recipe, method),
+    notes,
+  };
   const tensors = outputs.tensors.flatMap((tensor) => planTensor(tensor, planning) ?? []);
   if (tensors.length === 0) {
     throw new MergeyardError("PlanNothingToMerge", { where: fieldPlace(recipe.origin, []), found: "no tensors" });
@@ -88,8 +109,15 @@ export function planMerge({ name, recipe, text, models }: MergeTask, options: Me
     memoryBytes: options.memoryBytes ?? MEMORY_BYTES_DEFAULT,
   });
   const { layers } = outputs;
-  const sideFiles = planSideFiles({ name, recipe, text, method, models, architectures, tensors, layers, index, notes });
+  const output = { tensors, layers, index, vocabulary };
+  const sideFiles = planSideFiles({ name, recipe, text, method, models, architectures: merged, ...output, notes });
   return { method, units, sideFiles, warnings: notes.list() };
+}
+
+/** Models whose weights are merged; others only give tokens. */
+function mergedModels({ slices, base }: Recipe): ReadonlySet<string> {
+  const models = slices.flatMap(({ sources }) => sources.map(({ model }) => model));
+  return new Set(base === undefined ? models : [...models, base]);
 }
 
 function indexModels(models: readonly MergeModel[]): (model: string) => number {

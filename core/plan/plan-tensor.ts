@@ -12,15 +12,21 @@ import { fieldPlace } from "../recipe/origin.ts";
 import type { ParameterResolver } from "../recipe/parameters.ts";
 import { type Dtype, type Shape, sameShape } from "../tensor.ts";
 import { findTied, tensorRole } from "./architecture.ts";
+import { gatherInputs, hasTokenRows } from "./gather-rows.ts";
 import type { Notes } from "./notes.ts";
 import type { ModelsByName, OutputInput, OutputTensor } from "./output-tensors.ts";
-import type { UnitInput, UnitTensor } from "./schema.ts";
+import type { RowGather, StoredTensor, UnitInput, UnitTensor } from "./schema.ts";
+import type { VocabularyPlan } from "./vocabulary.ts";
 
 /** What all tensors of a merge have in common. */
 export type TensorPlanning = {
   readonly recipe: Recipe;
   readonly method: MergeMethod;
   readonly models: ModelsByName;
+  /** Models that are not merged and only give tokens. */
+  readonly donors: ModelsByName;
+  /** Undefined when the recipe keeps the base's tokenizer. */
+  readonly vocabulary: VocabularyPlan | undefined;
   /** Index of a model among the plan's sources. */
   readonly sourceIndex: (model: string) => number;
   readonly resolver: ParameterResolver;
@@ -30,8 +36,13 @@ export type TensorPlanning = {
 /** An output tensor that only lacks its place in a file. */
 export type PlannedTensor = Omit<UnitTensor, "offset" | "bytes">;
 
-/** An input that the model stores, perhaps under another name. */
-type Present = Omit<OutputInput, "entry"> & { readonly entry: TensorEntry };
+/** An input that the model stores, perhaps under another name. `entry` has the shape that takes part. */
+type Present = Omit<OutputInput, "entry"> & {
+  readonly entry: TensorEntry;
+  readonly stored: StoredTensor;
+  /** The rows that take part, where they are not the stored ones. */
+  readonly rows?: RowGather | undefined;
+};
 
 /** The inputs that fit together, and the shape of what they make. */
 type Shaped = { readonly inputs: readonly Present[]; readonly shape: Shape };
@@ -43,7 +54,8 @@ type Shaped = { readonly inputs: readonly Present[]; readonly shape: Shape };
  */
 export function planTensor(tensor: OutputTensor, planning: TensorPlanning): PlannedTensor | undefined {
   const { recipe, notes } = planning;
-  const { present, missing } = findInputs(tensor, planning);
+  const { present: stored, missing } = findInputs(tensor, planning);
+  const present = gatherTokens(tensor, stored, planning);
   const [gone] = missing;
   if (gone !== undefined) {
     if (recipe.allowUnlisted === undefined) throw missingError(tensor, gone, planning);
@@ -60,19 +72,63 @@ export function planTensor(tensor: OutputTensor, planning: TensorPlanning): Plan
 }
 
 /** Inputs with an entry; an embedding or head that a model ties is read from the tensor it is tied to. */
-function findInputs(tensor: OutputTensor, { models, notes }: TensorPlanning) {
+function findInputs(tensor: OutputTensor, { models, notes, sourceIndex }: TensorPlanning) {
   const present: Present[] = [];
   const missing: OutputInput[] = [];
   const stored = tensor.inputs.find(({ entry }) => entry !== undefined) ?? anyStored(tensor.name, models);
   for (const input of tensor.inputs) {
     const entry = input.entry ?? tiedEntry(input, stored?.entry, models);
     if (entry === undefined) missing.push(input);
-    else present.push({ ...input, entry });
+    else present.push({ ...input, entry, stored: storedTensor(entry, sourceIndex(input.source.model)) });
     if (entry !== undefined && input.entry === undefined) {
       notes.add(`${input.source.model} ties its embeddings: read from ${entry.name}`, tensor.name);
     }
   }
   return { present, missing };
+}
+
+function storedTensor(entry: TensorEntry, source: number): StoredTensor {
+  const { name, dtype, shape, ranges } = entry;
+  return { source, tensor: name, dtype, shape: [...shape], ranges: ranges.map((range) => ({ ...range })) };
+}
+
+/** Inputs with one row a token, their rows put in the order of the output's vocabulary. */
+function gatherTokens(tensor: OutputTensor, present: readonly Present[], planning: TensorPlanning): readonly Present[] {
+  const { vocabulary, models, donors, recipe, notes, sourceIndex } = planning;
+  const vocabularyOf = ({ source }: Present) => models.get(source.model)?.vocabulary;
+  if (vocabulary === undefined || present.length === 0) return present;
+  if (!present.some((input) => hasTokenRows(input.entry, vocabularyOf(input)))) {
+    const axis = present.find((input) => input.entry.shape.some((length) => length === vocabularyOf(input)));
+    if (axis !== undefined)
+      notes.add("tensors as long as a vocabulary are merged as they are: not known to have a row a token", tensor.name);
+    return present;
+  }
+  const known = new Map<string, StoredTensor | undefined>();
+  const donor = (model: string): StoredTensor | undefined => {
+    if (known.has(model)) return known.get(model);
+    const architecture = models.get(model) ?? donors.get(model);
+    const entry =
+      architecture?.tensors.get(tensor.name) ??
+      (architecture && present[0] && findTied(architecture, present[0].entry));
+    const stored = entry === undefined ? undefined : storedTensor(entry, sourceIndex(model));
+    known.set(model, stored);
+    return stored;
+  };
+  const inputs = present.map(({ source, stored }) => ({
+    model: source.model,
+    isBase: source.model === recipe.base,
+    stored,
+  }));
+  const gathered = gatherInputs({ vocabulary, inputs, donor, tensor: tensor.name, origin: recipe.origin });
+  return present.map((input, index) => {
+    const { shape = input.entry.shape, rows } = gathered[index] ?? {};
+    return { ...input, entry: { ...input.entry, shape }, rows };
+  });
+}
+
+/** The dtype in which an input's values come to the method. */
+function valueDtype({ entry, rows }: Present): Dtype {
+  return rows?.dtype ?? entry.dtype;
 }
 
 function anyStored(name: string, models: ModelsByName): { entry: TensorEntry } | undefined {
@@ -124,16 +180,16 @@ function copyWhole(
 
 /** The reference's tensor as it is: its bytes where the dtype stays, else one rounding to the output dtype. */
 function copyTensor(tensor: OutputTensor, input: Present, planning: TensorPlanning): PlannedTensor {
-  const { dtype, shape } = input.entry;
+  const { shape } = input.entry;
   const output = outputDtype(input.entry, planning.recipe);
   return {
     name: tensor.name,
     dtype: output,
     shape: [...shape],
-    method: output === dtype ? "copy" : passthrough.id,
+    method: output === valueDtype(input) ? "copy" : passthrough.id,
     parameters: {},
     seed: 0,
-    inputs: [unitInput(input, tensor, shape, {}, planning)],
+    inputs: [unitInput(input, tensor, shape, {})],
   };
 }
 
@@ -210,7 +266,7 @@ function mergeInputs(
   };
   refuseByMethod(view, tensor, inputs, planning);
   const dtype = outputDtype(reference.entry, recipe);
-  const isCopy = method.isIdentity?.(view) === true && dtype === reference.entry.dtype;
+  const isCopy = method.isIdentity?.(view) === true && dtype === valueDtype(reference);
   if (isCopy) noteKeptDtype(tensor, dtype, planning);
   else checkFloats(tensor, inputs, planning);
   if (shape.length === 2 && inputs.some(({ entry }) => !sameShape(entry.shape, shape))) {
@@ -224,27 +280,21 @@ function mergeInputs(
     parameters: isCopy ? {} : defined(parameters),
     seed: recipe.seed,
     ...(isCopy || working === undefined ? {} : { working }),
-    inputs: inputs.map((input, index) =>
-      unitInput(input, tensor, shape, isCopy ? {} : (values[index] ?? {}), planning),
-    ),
+    inputs: inputs.map((input, index) => unitInput(input, tensor, shape, isCopy ? {} : (values[index] ?? {}))),
   };
 }
 
 function unitInput(
-  { source, entry }: Present,
+  { source, entry, stored, rows: gathered }: Present,
   { slice }: OutputTensor,
   shape: Shape,
   parameters: ParameterValues,
-  { sourceIndex }: TensorPlanning,
 ): UnitInput {
   const [rows = 0, columns = 0] = shape;
   return {
-    source: sourceIndex(source.model),
-    tensor: entry.name,
-    dtype: entry.dtype,
-    shape: [...entry.shape],
-    ranges: entry.ranges.map((range) => ({ ...range })),
+    ...stored,
     ...(sameShape(entry.shape, shape) ? {} : { cut: { rows, columns } }),
+    ...(gathered === undefined ? {} : { rows: gathered }),
     isBase: source.model === slice.base,
     parameters: defined(parameters),
   };

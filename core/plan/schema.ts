@@ -33,8 +33,8 @@ export const sourceSchema = z.strictObject({
   describedBy: z.strictObject({ stage: count, index: count }).optional(),
 });
 
-/** The part of one source tensor that a unit reads. */
-export const unitInputSchema = z.strictObject({
+/** A tensor of a source, whole. */
+const storedTensorSchema = z.strictObject({
   /** Index into the plan's sources. */
   source: count,
   tensor: z.string(),
@@ -42,8 +42,34 @@ export const unitInputSchema = z.strictObject({
   /** Shape as stored. */
   shape,
   ranges: z.array(byteRangeSchema),
+});
+
+/** `from` of a run whose rows are zeros, are means of `means`, or are the mean of all rows before the run. */
+export const ROWS_ZERO = -1;
+export const ROWS_MEAN = -2;
+export const ROWS_PADDING = -3;
+
+/**
+ * An embedding whose rows are put in another order, for a vocabulary that is not its model's own. A row of several axes
+ * is everything after the first axis. Tensor 0 is the input's own, tensor i is `others[i - 1]`.
+ */
+const rowGatherSchema = z.strictObject({
+  /** Dtype of the gathered rows: the stored one, or F32 where rows are computed or come from another dtype. */
+  dtype,
+  others: z.array(storedTensorSchema),
+  /** Rows that are means of stored rows, given as tensor and row: float32 sum in this order, divided by their number. */
+  means: z.array(z.array(z.tuple([count, count])).min(1)),
+  /** [from, first row, rows] in output order: of tensor `from`, or as the constants above say. */
+  runs: z.array(z.tuple([z.int().min(ROWS_PADDING), count, count])),
+});
+
+/** The part of one source tensor that a unit reads. */
+export const unitInputSchema = z.strictObject({
+  ...storedTensorSchema.shape,
   /** Only the top-left `rows` x `columns` of a 2-D tensor takes part (embeddings of different size). */
   cut: z.strictObject({ rows: count, columns: count }).optional(),
+  /** The rows that take part, when they are not the stored ones in their order. Never together with `cut`. */
+  rows: rowGatherSchema.optional(),
   isBase: z.boolean(),
   parameters: parameterValues,
 });
@@ -141,6 +167,8 @@ export const planHeaderSchema = z.strictObject({
   warnings: z.array(z.string()),
 });
 
+export type StoredTensor = z.infer<typeof storedTensorSchema>;
+export type RowGather = z.infer<typeof rowGatherSchema>;
 export type UnitInput = z.infer<typeof unitInputSchema>;
 export type UnitTensor = z.infer<typeof unitTensorSchema>;
 export type AdoptUnit = z.infer<typeof adoptUnitSchema>;
@@ -152,3 +180,8 @@ export type PlanSource = z.infer<typeof sourceSchema>;
 export type SideFile = z.infer<typeof sideFileSchema>;
 export type PlanHeader = z.infer<typeof planHeaderSchema>;
 export type Plan = { readonly header: PlanHeader; readonly units: readonly Unit[] };
+
+/** Every stored tensor that an input reads: its own first. */
+export function storedOf(input: UnitInput): readonly StoredTensor[] {
+  return [input, ...(input.rows?.others ?? [])];
+}

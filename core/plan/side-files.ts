@@ -7,13 +7,16 @@ import type { MergeMethod } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { type Architecture, configSections, tensorRole } from "./architecture.ts";
 import { checkConfigs, checkQuantization } from "./config-check.ts";
+import { GENERATION_FILE, readDocument } from "./documents.ts";
 import { MODEL_CARD_FILE, writeModelCard } from "./model-card.ts";
 import type { Notes } from "./notes.ts";
-import { writeOutputConfig } from "./output-config.ts";
+import { setTokenIds, stringifyConfig, writeOutputConfig } from "./output-config.ts";
 import type { LayerOrigin, ModelsByName } from "./output-tensors.ts";
 import type { MergeModel } from "./plan-merge.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
 import type { SideFile } from "./schema.ts";
+import { tokenizerFiles } from "./tokenizer-files.ts";
+import type { VocabularyPlan } from "./vocabulary.ts";
 
 export type SideFileParts = {
   readonly name: string;
@@ -24,26 +27,32 @@ export type SideFileParts = {
   readonly architectures: ModelsByName;
   readonly tensors: readonly PlannedTensor[];
   readonly layers: readonly LayerOrigin[] | undefined;
+  /** Undefined when the recipe keeps the base's tokenizer. */
+  readonly vocabulary: VocabularyPlan | undefined;
   readonly index: { readonly name: string; readonly text: string } | undefined;
   readonly notes: Notes;
 };
 
 /** Roles of files that travel with the model whose config the output has. */
-const DONATED: readonly FileRole[] = ["generation", "tokenizer", "processor"];
+const DONATED: readonly FileRole[] = ["generation", "processor"];
 
 /** The output's side files in name order. Throws PlanConfigMismatch, PlanDtypeNotMergeable (quantized parents). */
 export function planSideFiles(parts: SideFileParts): readonly SideFile[] {
-  const { recipe, models, notes } = parts;
+  const { recipe, models, notes, vocabulary, architectures } = parts;
   const configs = models.flatMap(({ source, checkpoint: { config } }) =>
-    config === undefined ? [] : [{ model: source.model, config }],
+    config === undefined || !architectures.has(source.model) ? [] : [{ model: source.model, config }],
   );
   checkConfigs(recipe, configs, notes);
   if (parts.tensors.some(({ method }) => method !== "copy")) checkQuantization(recipe, configs);
   const donorName = recipe.configSource ?? recipe.base ?? recipe.references[0]?.model;
   const donorIndex = models.findIndex(({ source }) => source.model === donorName);
   const donor = models[donorIndex];
+  const originIndex =
+    vocabulary === undefined ? donorIndex : models.findIndex(({ source }) => source.model === vocabulary.origin);
+  const origin = models[originIndex];
   const files: SideFile[] = [
-    ...(donor === undefined ? [] : donatedFiles(donor, donorIndex, notes)),
+    ...(donor === undefined ? [] : donatedFiles(donor, donorIndex, parts)),
+    ...(origin === undefined ? [] : tokenizerFiles(origin, originIndex, vocabulary, notes)),
     ...(donor === undefined ? [] : configFile(donor, parts)),
     ...licenceFiles(models, donorIndex),
     ...(parts.index === undefined ? [] : [{ from: "text" as const, ...parts.index }]),
@@ -52,16 +61,30 @@ export function planSideFiles(parts: SideFileParts): readonly SideFile[] {
   return files.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
 }
 
-function donatedFiles(donor: MergeModel, source: number, notes: Notes): readonly SideFile[] {
-  const taken: SideFile[] = [];
+function donatedFiles(donor: MergeModel, source: number, parts: SideFileParts): readonly SideFile[] {
+  const { notes } = parts;
+  const generation = renumberedGeneration(donor, parts);
+  const taken: SideFile[] = generation === undefined ? [] : [generation];
   for (const { name, bytes } of donor.checkpoint.sideFiles) {
     const role = fileRole(name);
-    if (DONATED.includes(role)) taken.push({ from: "source", name, source, file: name, bytes });
+    const isTaken = DONATED.includes(role) && name !== generation?.name;
+    if (isTaken) taken.push({ from: "source", name, source, file: name, bytes });
     if (role === "code")
       notes.add("code is never run and never copied; add these files yourself if you trust them", name);
     if (role === "other") notes.add("files that are no known part of a model are not copied", name);
   }
   return taken;
+}
+
+/** The donor's generation config where the output's vocabulary numbers its tokens anew. */
+function renumberedGeneration(donor: MergeModel, { vocabulary }: SideFileParts): SideFile | undefined {
+  const { model } = donor.source;
+  if (vocabulary === undefined || vocabulary.origin === model) return undefined;
+  const config = readDocument(donor, GENERATION_FILE);
+  if (config === undefined) return undefined;
+  const own = { ...config };
+  setTokenIds(own, (id) => vocabulary.renumber(model, id));
+  return { from: "text", name: GENERATION_FILE, text: stringifyConfig(own) };
 }
 
 function configFile(donor: MergeModel, parts: SideFileParts): readonly SideFile[] {
@@ -77,7 +100,10 @@ function configFile(donor: MergeModel, parts: SideFileParts): readonly SideFile[
   const untied = saysTied && mergesUntiedHead(parts);
   if (untied) parts.notes.add("tie_word_embeddings is set to false: a parent's head differs from its embedding");
   const architecture = reference?.overrideArchitecture;
-  const text = writeOutputConfig({ donor: config, architecture, tensors, layers, configOf, untied });
+  const { vocabulary } = parts;
+  const isRenumbered = vocabulary !== undefined && vocabulary.origin !== donor.source.model;
+  const renumber = isRenumbered ? (id: number) => vocabulary.renumber(donor.source.model, id) : undefined;
+  const text = writeOutputConfig({ donor: config, architecture, tensors, layers, configOf, untied, renumber });
   return [{ from: "text", name: "config.json", text }];
 }
 

@@ -8,6 +8,7 @@ import type { ParsedRecipe } from "./parse.ts";
 import type { MergeConfig, ModelReference } from "./schema.ts";
 import type { Settings } from "./setting.ts";
 import { refuseUnsupported } from "./supported.ts";
+import { normaliseTokenizer, type TokenizerRecipe, tokenizerReferences } from "./tokenizer.ts";
 
 /** One level of parameter settings, and where the recipe writes it. */
 export type SettingsLevel = { readonly settings: Settings; readonly field: FieldPath };
@@ -40,7 +41,10 @@ export type Recipe = {
   readonly restacks: boolean;
   readonly slices: readonly RecipeSlice[];
   readonly base: string | undefined;
-  /** Every model once, in the order of first mention, the base last unless it is listed. */
+  /**
+   * Every model once, in the order of first mention: those that are merged, the base last unless it is listed, then
+   * those that only give tokens.
+   */
   readonly references: readonly ModelReference[];
   /** Dtype of every merged tensor; undefined: that of the base's (else the first model's) tensor. */
   readonly outputDtype: FloatDtype | undefined;
@@ -51,6 +55,8 @@ export type Recipe = {
   readonly nonFinite: "error" | "propagate";
   readonly strict: boolean;
   readonly seed: number;
+  /** Undefined: the base's tokenizer is kept, and embeddings are merged row by row. */
+  readonly tokenizer: TokenizerRecipe | undefined;
   /** The model whose config is the output's although the parents' configs differ; undefined: they must agree. */
   readonly configSource: string | undefined;
   readonly origin: RecipeOrigin;
@@ -90,6 +96,7 @@ export function normaliseRecipe(parsed: ParsedRecipe): Recipe {
     nonFinite: merge.non_finite,
     strict,
     seed: merge.random_seed,
+    tokenizer: normaliseTokenizer(merge, origin),
     configSource: configSourceOf(merge, references, origin),
     origin,
     warnings: [...parsed.warnings, ...residualWarnings(merge)],
@@ -194,8 +201,8 @@ function listModels(merge: MergeConfig, slices: readonly RecipeSlice[]): readonl
   const used = new Set(slices.flatMap(({ sources }) => sources.map(({ model }) => model)));
   if (merge.base_model != null) used.add(merge.base_model.model);
   const first = new Map<string, ModelReference>();
-  for (const reference of written) {
-    if (used.has(reference.model) && !first.has(reference.model)) first.set(reference.model, reference);
+  for (const reference of written.filter(({ model }) => used.has(model)).concat(tokenizerReferences(merge))) {
+    if (!first.has(reference.model)) first.set(reference.model, reference);
   }
   return [...first.values()];
 }

@@ -36,8 +36,6 @@ function refusalsOf(merge: MergeConfig): readonly Refusal[] {
         hint: "with `models`, the parts of a model of several modules are merged by the names of their tensors",
       })),
     ...loraRefusals(merge),
-    refuseWhen(merge.tokenizer != null, "tokenizer", "a tokenizer to build", "no `tokenizer`", KEEP_TOKENIZER),
-    refuseWhen(merge.tokenizer_source != null, "tokenizer_source", "`tokenizer_source`", "none", KEEP_TOKENIZER),
     refuseWhen(merge.chat_template != null, "chat_template", "`chat_template`", "none", KEEP_TEMPLATE),
     refuseWhen(merge.dtype === "int64", "dtype", "int64", FLOATS, "merging is float arithmetic"),
     refuseWhen(merge.out_dtype === "int64", "out_dtype", "int64", FLOATS, "merging is float arithmetic"),
@@ -46,9 +44,6 @@ function refusalsOf(merge: MergeConfig): readonly Refusal[] {
 }
 
 const FLOATS = "float32, float16 or bfloat16";
-const KEEP_TOKENIZER =
-  "without it the base model's tokenizer is kept whole and embeddings are merged row by row: right for fine-tunes " +
-  "of one base that added no tokens";
 const KEEP_TEMPLATE = "without it the base model's chat template is kept";
 
 function refuseWhen(applies: boolean, key: string, found: string, expected: string, hint: string): Refusal | undefined {

@@ -1,16 +1,13 @@
 // Golden cases of merging: each becomes a recipe, is planned as any recipe is, runs through the engine with the
 // WebAssembly kernels, and every listed tensor is compared. Source of the form: merge reference, section 15.
-import { readFileSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { MergeyardError } from "../../core/error.ts";
 import { findMethod } from "../../core/methods/registry.ts";
-import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
-import { createDirectoryStore } from "../../stores/directory.ts";
 import { failed, type GoldenCase, type GoldenSet, PASSED, skipped, type Verdict } from "./case.ts";
-import { type MergedTensors, runMerge } from "./run-merge.ts";
+import { compareAll } from "./compare.ts";
+import { runRecipe, runTokenizer } from "./recipes.ts";
+import { runMerge } from "./run-merge.ts";
 import { runStatistical } from "./statistical.ts";
-import { difference, readTensor, type Tolerance } from "./tensors.ts";
 
 const parameters = z.record(z.string(), z.unknown());
 const methodCase = z.object({
@@ -28,21 +25,7 @@ const methodCase = z.object({
   expect_error: z.string().optional(),
   expect_absent: z.boolean().optional(),
 });
-const recipeCase = z.object({
-  id: z.string(),
-  kind: z.literal("recipe"),
-  recipe: z.string(),
-  tensors: z.array(z.string()),
-  tolerance: z.unknown(),
-  expected: z.string(),
-  expected_config: z.record(z.string(), z.unknown()).optional(),
-});
 const document = z.object({ cases: z.array(z.object({ id: z.string(), kind: z.string() }).loose()) });
-const toleranceSchema = z.discriminatedUnion("mode", [
-  z.object({ mode: z.literal("exact") }),
-  z.object({ mode: z.literal("close"), rtol: z.number(), atol: z.number(), allow_fraction: z.number().optional() }),
-]);
-
 type MethodCase = z.output<typeof methodCase>;
 
 /** Sets whose cases have a `kind`. */
@@ -57,8 +40,9 @@ export const mergeSet: GoldenSet = {
 
 async function runCase(folder: string, entry: { kind: string }): Promise<Verdict> {
   if (entry.kind === "method" || entry.kind === "edge") return runMethod(folder, methodCase.parse(entry));
-  if (entry.kind === "recipe") return runRecipe(folder, recipeCase.parse(entry));
+  if (entry.kind === "recipe") return runRecipe(folder, entry);
   if (entry.kind === "statistical") return runStatistical(folder, entry);
+  if (entry.kind === "recipe-tokenizer") return runTokenizer(folder, entry);
   return skipped(`the kind ${entry.kind}`);
 }
 
@@ -92,41 +76,4 @@ async function expectRefusal(folder: string, entry: MethodCase): Promise<Verdict
     return error instanceof MergeyardError ? PASSED : failed(`not a typed error: ${String(error)}`);
   }
   return failed(`accepted, where the reference raises ${entry.expect_error}`);
-}
-
-async function runRecipe(folder: string, entry: z.output<typeof recipeCase>): Promise<Verdict> {
-  const path = join(folder, entry.recipe);
-  const method = /^merge_method:\s*(\S+)/m.exec(readFileSync(path, "utf8"))?.[1] ?? "";
-  if (findMethod(method) === undefined) return skipped(`the method ${method}`);
-  const { tensors, config } = await runMerge(folder, readFileSync(path, "utf8"), undefined);
-  for (const [key, value] of Object.entries(entry.expected_config ?? {})) {
-    if (JSON.stringify(config?.[key]) !== JSON.stringify(value)) {
-      return failed(`config ${key} is ${JSON.stringify(config?.[key])}, expected ${JSON.stringify(value)}`);
-    }
-  }
-  const extra = [...tensors.keys()].filter((name) => !entry.tensors.includes(name));
-  if (extra.length > 0) return failed(`unexpected tensors: ${extra.join(", ")}`);
-  return compareAll(folder, tensors, entry.tensors, entry.expected, entry.tolerance);
-}
-
-async function compareAll(
-  folder: string,
-  got: MergedTensors,
-  names: readonly string[],
-  expectedFile: string,
-  toleranceValue: unknown,
-): Promise<Verdict> {
-  const tolerance: Tolerance = toleranceSchema.parse(toleranceValue);
-  const file = join(folder, expectedFile);
-  const store = createDirectoryStore(dirname(file), { durable: false });
-  const { checkpoint } = await openCheckpointFile(store, basename(file));
-  const entries = new Map(checkpoint.tensors.map((tensor) => [tensor.name, tensor]));
-  for (const name of names) {
-    const [tensor, entry] = [got.get(name), entries.get(name)];
-    if (tensor === undefined) return failed(`no tensor ${name}`);
-    if (entry === undefined) return failed(`the expected file has no tensor ${name}`);
-    const why = difference(tensor, await readTensor(store, entry), tolerance);
-    if (why !== undefined) return failed(`${name}: ${why}`);
-  }
-  return PASSED;
 }

@@ -1,12 +1,20 @@
 // Plans and runs one merge of small models in this thread: the planner, the engine and the WebAssembly kernels as they
 // are, only the worker threads left out.
 import { join } from "node:path";
-import { MEMORY_BYTES_DEFAULT, type MergeModel, planMerge } from "../../core/plan/plan-merge.ts";
-import type { MergeUnit, PlanSource, SideFile } from "../../core/plan/schema.ts";
+import { documentNames } from "../../core/plan/documents.ts";
+import {
+  MEMORY_BYTES_DEFAULT,
+  type MergeModel,
+  type MergeOptions,
+  type MergePlan,
+  planMerge,
+} from "../../core/plan/plan-merge.ts";
+import type { MergeUnit, PlanSource } from "../../core/plan/schema.ts";
 import { normaliseRecipe } from "../../core/recipe/normalise.ts";
 import { mergeRegion } from "../../engine/merge-region.ts";
 import { createWasmKernels } from "../../kernels/wasm/host.ts";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
+import { readDocuments } from "../../steps/read-documents.ts";
 import { readRecipe } from "../../steps/read-recipe.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
@@ -14,13 +22,25 @@ import type { OpenStore } from "../../stores/store.ts";
 import type { Tensor } from "./tensors.ts";
 
 export type MergedTensors = ReadonlyMap<string, Tensor>;
-export type MergeOutcome = { readonly tensors: MergedTensors; readonly config: Record<string, unknown> | undefined };
+export type MergeOutcome = {
+  readonly tensors: MergedTensors;
+  readonly config: Record<string, unknown> | undefined;
+  /** Text of the file beside the weights, where the plan writes one of that name. */
+  sideText(name: string): string | undefined;
+};
 
 /** Runs a recipe (YAML or JSON text) whose model paths are relative to `folder`; of all tensors, or of those in `only`. */
-export async function runMerge(folder: string, text: string, only?: readonly string[]): Promise<MergeOutcome> {
+export async function runMerge(
+  folder: string,
+  text: string,
+  only?: readonly string[],
+  options: MergeOptions = {},
+): Promise<MergeOutcome> {
   const recipe = normaliseRecipe(readRecipe(Buffer.from(text), "recipe.yaml"));
-  const models = await Promise.all(recipe.references.map(({ model }) => openModel(folder, model)));
-  const plan = planMerge({ name: "golden", recipe, text, models: models.map((model) => restrict(model, only)) });
+  const names = documentNames(recipe);
+  const models = await Promise.all(recipe.references.map(({ model }) => openModel(folder, model, names)));
+  const task = { name: "golden", recipe, text, models: models.map((model) => restrict(model, only)) };
+  const plan = planMerge(task, options);
   const openStore: OpenStore = (uri) =>
     uri.startsWith("memory:") ? target : createDirectoryStore(uri, { durable: false });
   const target = createMemoryStore("golden");
@@ -28,10 +48,12 @@ export async function runMerge(folder: string, text: string, only?: readonly str
   for (const unit of plan.units) {
     for (const [name, tensor] of await runUnit(unit, models, openStore)) tensors.set(name, tensor);
   }
-  return { tensors, config: configOf(plan.sideFiles) };
+  const sideText = (name: string) => textOf(plan, name);
+  const config = sideText("config.json");
+  return { tensors, config: config === undefined ? undefined : JSON.parse(config), sideText };
 }
 
-async function openModel(folder: string, model: string): Promise<MergeModel> {
+async function openModel(folder: string, model: string, names: readonly string[]): Promise<MergeModel> {
   const path = join(folder, model);
   const isFile = path.endsWith(".safetensors");
   const store = createDirectoryStore(isFile ? join(path, "..") : path, { durable: false });
@@ -46,7 +68,9 @@ async function openModel(folder: string, model: string): Promise<MergeModel> {
     fingerprint: opened.fingerprint,
     state: "foreign",
   };
-  return { source, checkpoint: opened.checkpoint };
+  const { signal } = new AbortController();
+  const documents = await readDocuments({ store, prefix: "" }, opened.checkpoint, names, signal);
+  return { source, checkpoint: opened.checkpoint, documents };
 }
 
 /** Method cases list a few tensors of a model; the others are left out before planning. */
@@ -87,7 +111,7 @@ async function runUnit(unit: MergeUnit, models: readonly MergeModel[], openStore
   );
 }
 
-function configOf(sideFiles: readonly SideFile[]): Record<string, unknown> | undefined {
-  const file = sideFiles.find(({ name }) => name === "config.json");
-  return file?.from === "text" ? JSON.parse(file.text) : undefined;
+function textOf({ sideFiles }: MergePlan, name: string): string | undefined {
+  const file = sideFiles.find((entry) => entry.name === name);
+  return file?.from === "text" ? file.text : undefined;
 }

@@ -83,19 +83,27 @@ export function makeSource(model: string, state: PlanSource["state"] = "foreign"
 
 export type Models = Readonly<Record<string, Checkpoint>>;
 
+/** Small documents beside the weights of models, by model and file name. */
+export type Documents = Readonly<Record<string, Readonly<Record<string, Uint8Array>>>>;
+
 /** The models that a recipe names, in its order. */
-function modelsOf(references: readonly { model: string }[], models: Models): MergeModel[] {
+function modelsOf(references: readonly { model: string }[], models: Models, documents: Documents): MergeModel[] {
   return references.map(({ model }) => {
     const checkpoint = models[model];
     if (checkpoint === undefined) throw new Error(`the test has no model ${model}`);
-    return { source: makeSource(model), checkpoint };
+    return { source: makeSource(model), checkpoint, documents: new Map(Object.entries(documents[model] ?? {})) };
   });
 }
 
 /** Parses, normalises and plans a recipe text. */
-export function planText(text: string, models: Models, options: MergeOptions = {}): MergePlan {
+export function planText(
+  text: string,
+  models: Models,
+  options: MergeOptions = {},
+  documents: Documents = {},
+): MergePlan {
   const recipe = normaliseRecipe(readRecipe(new TextEncoder().encode(text), "recipe.yaml"));
-  return planMerge({ name: "test", recipe, text, models: modelsOf(recipe.references, models) }, options);
+  return planMerge({ name: "test", recipe, text, models: modelsOf(recipe.references, models, documents) }, options);
 }
 
 /** All output tensors of a plan, by name, in file order. */

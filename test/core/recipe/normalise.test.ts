@@ -190,14 +190,19 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
     { code: "RecipeNotSupported", field: "base_model", line: 5 },
   ],
   [
-    "a tokenizer to build",
-    `${MODELS}tokenizer: {source: union}\n`,
-    { code: "RecipeNotSupported", field: "tokenizer", line: 5 },
+    "two tokenizers",
+    `${MODELS}tokenizer: {source: union}\ntokenizer_source: base\n`,
+    { code: "RecipeFieldInvalid", field: "tokenizer_source", line: 6 },
   ],
   [
-    "a tokenizer source",
-    `${MODELS}tokenizer_source: union\n`,
-    { code: "RecipeNotSupported", field: "tokenizer_source", line: 5 },
+    "a token's row by token and by id",
+    `${MODELS}tokenizer: {tokens: {x: {source: {kind: model_token, model: a, token: y, token_id: 1}}}}\n`,
+    { code: "RecipeFieldInvalid", field: "tokenizer.tokens.x.source", found: "both token and token_id" },
+  ],
+  [
+    "a token's row by neither",
+    `${MODELS}tokenizer: {tokens: {x: {source: {kind: model_token, model: a}}}}\n`,
+    { code: "RecipeFieldInvalid", field: "tokenizer.tokens.x.source", found: "neither token nor token_id" },
   ],
   [
     "a chat template",
@@ -221,6 +226,17 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
 for (const [what, text, expected] of REFUSALS) {
   test(`refused: ${what}`, () => void assertRefused(() => normalise(text), expected));
 }
+
+test("the old name of a tokenizer's source is the new one's, and models that only give tokens come last", () => {
+  const old = normalise(`${MODELS}tokenizer_source: c\n`);
+  const { source, rules } = normalise(`${MODELS}tokenizer: {source: c}\n`).tokenizer ?? {};
+  assert.deepEqual([old.tokenizer?.source, old.tokenizer?.rules], [source, rules]);
+  assert.deepEqual(
+    old.references.map(({ model }) => model),
+    ["a", "b", "c"],
+  );
+  assert.equal(normalise(MODELS).tokenizer, undefined);
+});
 
 test("inside a pipeline file the fields are named from its start", () => {
   const text = "name: x\nmerge:\n  merge_method: linear\n  models:\n    - {model: a}\n    - {model: a}\n";

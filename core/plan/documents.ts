@@ -1,0 +1,41 @@
+// Small documents beside a model's weights that the planner reads: which ones a recipe needs, and their JSON. An edge
+// fetches them; everything else beside the weights is only ever copied.
+import { type ErrorPlace, MergeyardError } from "../error.ts";
+import { parseJsonDocument } from "../formats/json-scan.ts";
+import type { Recipe } from "../recipe/normalise.ts";
+import type { MergeModel } from "./plan-merge.ts";
+
+export const TOKENIZER_FILE = "tokenizer.json";
+export const TOKENIZER_CONFIG_FILE = "tokenizer_config.json";
+export const SPECIAL_TOKENS_FILE = "special_tokens_map.json";
+export const GENERATION_FILE = "generation_config.json";
+
+/** Names of the documents that the plan of a recipe reads, of every model that has them. */
+export function documentNames(recipe: Recipe): readonly string[] {
+  return recipe.tokenizer === undefined
+    ? []
+    : [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, GENERATION_FILE];
+}
+
+/** The place of a model's document in errors. */
+export function documentPlace({ source }: MergeModel, name: string): ErrorPlace {
+  return { store: source.store, file: `${source.prefix}${name}`, model: source.model };
+}
+
+/** A document that holds one JSON object; undefined when the model has no such file. Throws PlanDocumentInvalid. */
+export function readDocument(model: MergeModel, name: string): Readonly<Record<string, unknown>> | undefined {
+  const bytes = model.documents?.get(name);
+  if (bytes === undefined) return undefined;
+  const where = documentPlace(model, name);
+  const value = parseJsonDocument(bytes, {
+    pythonNumbers: true,
+    refuse: ({ offset, found, expected }) =>
+      new MergeyardError("PlanDocumentInvalid", { where: { ...where, offset }, found, expected }),
+  });
+  if (isObject(value)) return value;
+  throw new MergeyardError("PlanDocumentInvalid", { where, found: "no object", expected: "a JSON object" });
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}

@@ -1,0 +1,14 @@
+// Goal: recipes of several parts give what the reference gives. Method: golden cases made by mergekit itself; see
+// test/golden/grammar/README.md.
+import assert from "node:assert/strict";
+import test from "node:test";
+import { fileURLToPath } from "node:url";
+import { runGolden } from "../../../tools/golden.ts";
+
+test("a union of vocabularies gives the reference's ids and rows", async () => {
+  const verdicts = new Map<string, string>();
+  const folder = fileURLToPath(new URL("../../golden/grammar", import.meta.url));
+  const { failed } = await runGolden(folder, (id, { status }) => void verdicts.set(id, status));
+  assert.deepEqual(failed, []);
+  assert.equal(verdicts.get("recipe-tokenizer-union"), "passed");
+});
