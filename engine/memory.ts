@@ -7,7 +7,10 @@ import { methodOf } from "./merge-region.ts";
 /** A copied tensor as memory sees it. */
 const COPY = { locality: "element", scratchTiles: () => 0 } as const;
 
-/** How a unit runs within `memoryBytes`. Throws EngineMemoryTooSmall when one thread with the smallest window does not fit. */
+/**
+ * How a unit runs within `memoryBytes`. Throws EngineMemoryTooSmall when one thread with the smallest window does not
+ * fit.
+ */
 export function fitUnit(unit: MergeUnit, threads: number, memoryBytes: number): Fit {
   const fit = fitMemory((windowElements) => threadBytes(unit, windowElements), threads, memoryBytes);
   if (fit.peakBytes <= memoryBytes) return fit;

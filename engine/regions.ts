@@ -2,7 +2,9 @@
 import type { MergeUnit } from "../core/plan/schema.ts";
 import type { Region } from "../stores/store.ts";
 
-/** Smallest region but the last: a store may need parts of at least 5 MiB (S3), and threads want work worth a message. */
+/**
+ * Smallest region but the last: a store may need parts of at least 5 MiB (S3), and threads want work worth a message.
+ */
 const REGION_BYTES_MIN = 8 * 2 ** 20;
 /** Enough regions that threads end together. */
 const REGIONS_PER_THREAD = 8;

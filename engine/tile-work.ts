@@ -1,5 +1,5 @@
-// What happens to one tile in one pass of a method: from the windows of the inputs, as they are stored, to the method, and
-// in the apply pass on to the output's dtype. Buffers are those of one tensor on one thread.
+// What happens to one tile in one pass of a method: from the windows of the inputs, as they are stored, to the method,
+// and in the apply pass on to the output's dtype. Buffers are those of one tensor on one thread.
 import assert from "node:assert/strict";
 import type { CombinePass, Pass, StoredPass } from "../core/methods/method.ts";
 import { type FloatDtype, isFloatDtype } from "../core/ops/cast.ts";

@@ -20,8 +20,8 @@ export type OutputFolder = {
 const PARTIAL = ".partial-";
 
 /**
- * Begins a folder that will be at `target` (absolute). Throws CliOutputOccupied when something is there: an empty folder
- * is fine, and with `force` a former output of ours that holds nothing but the files of its own manifest.
+ * Begins a folder that will be at `target` (absolute). Throws CliOutputOccupied when something is there: an empty
+ * folder is fine, and with `force` a former output of ours that holds nothing but the files of its own manifest.
  */
 export async function beginOutputFolder(target: string, options: { readonly force: boolean }): Promise<OutputFolder> {
   await checkPlace(target, options.force);

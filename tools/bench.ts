@@ -1,6 +1,6 @@
-// `npm run bench`: what merging costs, as ratios: CPU-seconds against mergekit on the same files, wall time against plainly
-// reading the inputs and writing the output once. Machines are shared and noisy, so runs are interleaved and the least of
-// each figure counts. Nothing here passes or fails.
+// `npm run bench`: what merging costs, as ratios: CPU-seconds against mergekit on the same files, wall time against
+// plainly reading the inputs and writing the output once. Machines are shared and noisy, so runs are interleaved and
+// the least of each figure counts. Nothing here passes or fails.
 //
 //   npm run bench -- [--dir DIR] [--rounds N] [--methods a,b] [--mergekit CHECKOUT --pydantic-site SITE --peer BENCH.py]
 import { execFileSync } from "node:child_process";

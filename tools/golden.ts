@@ -1,5 +1,6 @@
-// `npm run golden -- DIR`: every case of the golden sets in DIR, or in any folder below it that holds a cases.json, against
-// the engine. Names each failing case and closes with a count; exit status 1 when a case failed or none was found.
+// `npm run golden -- DIR`: every case of the golden sets in DIR, or in any folder below it that holds a cases.json,
+// against the engine. Names each failing case and closes with a count; exit status 1 when a case failed or none was
+// found.
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { parseArgs } from "node:util";

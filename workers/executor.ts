@@ -100,7 +100,9 @@ type Finished = { readonly results: readonly RegionResult[]; readonly done: Merg
 
 type TaskOptions = { readonly signal: AbortSignal; readonly progress: ((done: MergeProgress) => void) | undefined };
 
-/** Hands tasks to runners as they become free; resolves with the results in task order, rejects at the first failure. */
+/**
+ * Hands tasks to runners as they become free; resolves with the results in task order, rejects at the first failure.
+ */
 async function runTasks(
   runners: readonly RegionRunner[],
   tasks: readonly RegionTask[],

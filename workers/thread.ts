@@ -1,5 +1,5 @@
-// Worker thread of the merge executor: receives one region at a time, merges it with its own kernels and stores, answers
-// with plain data. Started by executor.ts; holds no state between regions but open files and kernel memory.
+// Worker thread of the merge executor: receives one region at a time, merges it with its own kernels and stores,
+// answers with plain data. Started by executor.ts; holds no state between regions but open files and kernel memory.
 import { parentPort } from "node:worker_threads";
 import { MergeyardError } from "../core/error.ts";
 import type { Kernels } from "../core/ops/kernels.ts";

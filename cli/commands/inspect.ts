@@ -1,4 +1,5 @@
-// `mergeyard inspect SRC`: what a checkpoint is, from its headers alone: format, files, tensors, dtypes, bytes, problems.
+// `mergeyard inspect SRC`: what a checkpoint is, from its headers alone: format, files, tensors, dtypes, bytes,
+// problems.
 import type { Command } from "commander";
 import type { Checkpoint, TensorEntry } from "../../core/checkpoint.ts";
 import { elementCount } from "../../core/tensor.ts";

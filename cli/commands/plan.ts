@@ -1,5 +1,5 @@
-// `mergeyard plan PIPELINE --yard YARD`: what a run would do, from headers alone: stages, units, bytes, memory, time, and
-// what it would cost on AWS. Writes nothing.
+// `mergeyard plan PIPELINE --yard YARD`: what a run would do, from headers alone: stages, units, bytes, memory, time,
+// and what it would cost on AWS. Writes nothing.
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import type { Command } from "commander";

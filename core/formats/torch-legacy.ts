@@ -29,7 +29,9 @@ type Pickles = {
   readonly end: number;
 };
 
-/** Throws: Pickle codes, TorchByteOrderUnsupported, TorchRecordMissing, TorchStorageTruncated, TorchStorageSizeMismatch. */
+/**
+ * Throws: Pickle codes, TorchByteOrderUnsupported, TorchRecordMissing, TorchStorageTruncated, TorchStorageSizeMismatch.
+ */
 export async function readLegacyTorch(read: ReadRange, file: CheckpointFile): Promise<TorchFile> {
   const { value, keys, storages, end } = await readPickles(read, file);
   const places: { readonly storage: PickleStorage; readonly range: ByteRange }[] = [];

@@ -1,5 +1,5 @@
-// The object of a torch file as tensors with names: a tensor's name is the path of keys that leads to it, joined by "/".
-// Which of them are the model is settled by shape, never by guessing at names inside: see chooseWeights.
+// The object of a torch file as tensors with names: a tensor's name is the path of keys that leads to it, joined by
+// "/". Which of them are the model is settled by shape, never by guessing at names inside: see chooseWeights.
 import type { CheckpointFile, TensorEntry } from "../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../error.ts";
 import { SAFETENSORS_LIMITS } from "../limits.ts";

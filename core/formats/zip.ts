@@ -1,6 +1,7 @@
 // A zip archive of stored entries, read through its central directory and never unpacked: each entry becomes a byte
 // range of the file. torch.save writes such archives; anything that it never writes (compression, encryption, two
-// entries of one name, overlapping entries, names that leave the archive) is refused. Called by torch-file.ts and dcp.ts.
+// entries of one name, overlapping entries, names that leave the archive) is refused. Called by torch-file.ts and
+// dcp.ts.
 import type { CheckpointFile, ReadRange } from "../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../error.ts";
 import { ZIP_LIMITS } from "../limits.ts";

@@ -29,8 +29,8 @@ export type MergeTensor = {
   readonly seed: number;
   readonly rules: MergeRules;
   /**
-   * Under `rules.strict`, where the reference computes in 16 bits: the dtype that it rounds to after every step. A method
-   * that does not know it computes in float32, as always.
+   * Under `rules.strict`, where the reference computes in 16 bits: the dtype that it rounds to after every step. A
+   * method that does not know it computes in float32, as always.
    */
   readonly working?: HalfDtype | undefined;
 };

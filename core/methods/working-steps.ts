@@ -1,6 +1,6 @@
-// The task-vector family in 16 bits, as the reference computes it when files or recipe say float16 or bfloat16: every step
-// is done in float32 and rounded to the working dtype, sums once at their end. Only `mergekit_compat: strict` asks for it;
-// it is element by element and slow. Source: merge reference, section 2.1.
+// The task-vector family in 16 bits, as the reference computes it when files or recipe say float16 or bfloat16: every
+// step is done in float32 and rounded to the working dtype, sums once at their end. Only `mergekit_compat: strict` asks
+// for it; it is element by element and slow. Source: merge reference, section 2.1.
 import assert from "node:assert/strict";
 import { bfloat16ToFloat32, float32ToBfloat16 } from "../ops/cast.ts";
 import { bitAt, type Deltas } from "../ops/deltas.ts";

@@ -1,6 +1,6 @@
 // Element-wise float32 arithmetic: the meaning of each operation, in plain TypeScript.
-// For all: elements 0..count-1, each operation rounded once to nearest even, no fused multiply-add; scalar arguments are
-// rounded to float32 first; a target may be the same tile as a source, and must not overlap it otherwise.
+// For all: elements 0..count-1, each operation rounded once to nearest even, no fused multiply-add; scalar arguments
+// are rounded to float32 first; a target may be the same tile as a source, and must not overlap it otherwise.
 import type { Tile } from "./memory.ts";
 
 export type Arithmetic = {

@@ -12,8 +12,9 @@ export function isFloatDtype(dtype: string): dtype is FloatDtype {
 
 export type Cast = {
   /**
-   * target[i] = float32(source[i]); returns how many of the values are NaN or infinite (after the conversion). Exact for
-   * F32, F16 and BF16; F64 rounds once to nearest even. `byteOffset` into the block is a multiple of the element's size.
+   * target[i] = float32(source[i]); returns how many of the values are NaN or infinite (after the conversion). Exact
+   * for F32, F16 and BF16; F64 rounds once to nearest even. `byteOffset` into the block is a multiple of the element's
+   * size.
    */
   widen(dtype: FloatDtype, source: Block, byteOffset: number, target: Tile, count: number): number;
   /**

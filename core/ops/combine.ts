@@ -1,5 +1,6 @@
 // Linear combinations straight from stored values: what most methods' apply pass is, fused so that inputs are read once
-// and never written widened. The meaning here is the unfused sequence of operations; the result is the same, bit for bit.
+// and never written widened. The meaning here is the unfused sequence of operations; the result is the same, bit for
+// bit.
 import { type Arithmetic, scalarArithmetic } from "./arithmetic.ts";
 import { type Cast, scalarCast } from "./cast.ts";
 import type { Block, Tile } from "./memory.ts";

@@ -3,7 +3,9 @@ import { scalarCast } from "./cast.ts";
 import type { CombineDtype } from "./combine.ts";
 import type { Block } from "./memory.ts";
 
-/** One model's part of one tile: element i is fl32(source[i] - base[i]), both stored as `dtype` from `byteOffset` on. */
+/**
+ * One model's part of one tile: element i is fl32(source[i] - base[i]), both stored as `dtype` from `byteOffset` on.
+ */
 export type Deltas = {
   readonly dtype: CombineDtype;
   readonly base: Block;

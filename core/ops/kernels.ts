@@ -1,6 +1,6 @@
-// What a kernel set provides: memory it owns and the operations methods are written in. Two exist: `createScalarKernels`
-// below (plain TypeScript, the oracle) and kernels/wasm/host.ts (SIMD); they give the same bits. A kernel set belongs to
-// one thread.
+// What a kernel set provides: memory it owns and the operations methods are written in. Two exist:
+// `createScalarKernels` below (plain TypeScript, the oracle) and kernels/wasm/host.ts (SIMD); they give the same bits.
+// A kernel set belongs to one thread.
 import { type Arithmetic, scalarArithmetic } from "./arithmetic.ts";
 import { type Cast, scalarCast } from "./cast.ts";
 import { type Combine, scalarCombine } from "./combine.ts";

@@ -38,9 +38,9 @@ export type Masked = {
    */
   sumMagnitudes(deltas: Deltas, bits: Block, bitOffset: number, count: number): { all: number; kept: number };
   /**
-   * target[i] = b[i] + (sum_j V_j[i] k_j[i] / divisor) multiplier with V_j = fl(fl(D_j (mark_j ? scale_j : 0)) weight_j),
-   * D_j = fl(s_j[i] - b[i]), and k_j = 1, or with election 1 where sign(V_j) is the majority's (0 and NaN never are).
-   * Sums start at 0 and run in order of the sources; every operation rounds once to float32.
+   * target[i] = b[i] + (sum_j V_j[i] k_j[i] / divisor) multiplier with V_j = fl(fl(D_j (mark_j ? scale_j : 0))
+   * weight_j), D_j = fl(s_j[i] - b[i]), and k_j = 1, or with election 1 where sign(V_j) is the majority's (0 and NaN
+   * never are). Sums start at 0 and run in order of the sources; every operation rounds once to float32.
    */
   combineMasked(
     dtype: CombineDtype,

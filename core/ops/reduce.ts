@@ -1,11 +1,11 @@
-// Reductions over one tile: the meaning of each, in plain TypeScript. A tensor's value is the sum of its tiles' values in
-// tile order, so it depends on nothing but the numbers (reference: merge methods, section 14 rule 2).
+// Reductions over one tile: the meaning of each, in plain TypeScript. A tensor's value is the sum of its tiles' values
+// in tile order, so it depends on nothing but the numbers (reference: merge methods, section 14 rule 2).
 import type { Tile } from "./memory.ts";
 
 export type Reduce = {
   /**
-   * Sum of a[i] * b[i] in float64. Products of float32 values are exact in float64; element i goes to partial sum i mod 8
-   * in order, and the eight partial sums are added 0 to 7.
+   * Sum of a[i] * b[i] in float64. Products of float32 values are exact in float64; element i goes to partial sum i mod
+   * 8 in order, and the eight partial sums are added 0 to 7.
    */
   dot(a: Tile, b: Tile, count: number): number;
 };

@@ -1,6 +1,6 @@
 // Magnitudes of task vectors as integers, to find an order statistic by counting instead of sorting. The key of a
-// difference is the bit pattern of |fl32(source - base)|: it grows with the magnitude. Every NaN has one key, the largest.
-// Source of the rules: merge reference, sections 2.4, 14 rules 3 and 4.
+// difference is the bit pattern of |fl32(source - base)|: it grows with the magnitude. Every NaN has one key, the
+// largest. Source of the rules: merge reference, sections 2.4, 14 rules 3 and 4.
 import { clearRest, type Deltas, readDeltas, setBit, wordsOf } from "./deltas.ts";
 import type { Block } from "./memory.ts";
 

@@ -20,9 +20,9 @@ export type Setting = SettingValue | { readonly kind: "conditional"; readonly en
 type Report = (path: readonly (string | number)[], found: unknown, expected: string, hint?: string) => void;
 
 /**
- * A setting as recipes write it: number, boolean, numeric string, list of numbers, or list of `{filter, value}` maps; and
- * beyond mergekit a word. Source: mergekit `ParameterSetting`, reference section 5.3. A single `{filter, value}` map
- * outside a list passes mergekit's parser and fails when it is evaluated; it is refused here.
+ * A setting as recipes write it: number, boolean, numeric string, list of numbers, or list of `{filter, value}` maps;
+ * and beyond mergekit a word. Source: mergekit `ParameterSetting`, reference section 5.3. A single `{filter, value}`
+ * map outside a list passes mergekit's parser and fails when it is evaluated; it is refused here.
  */
 export const settingSchema = z.unknown().transform((input, context): Setting => {
   let failed = false;

@@ -1,5 +1,5 @@
-// The WebAssembly operations on task vectors: selection, masks, ranks, and combinations under masks. What they compute is
-// defined in core/ops; this turns blocks into addresses.
+// The WebAssembly operations on task vectors: selection, masks, ranks, and combinations under masks. What they compute
+// is defined in core/ops; this turns blocks into addresses.
 import assert from "node:assert/strict";
 import type { CombineDtype } from "../../core/ops/combine.ts";
 import { BIT_GROUP, type Deltas } from "../../core/ops/deltas.ts";

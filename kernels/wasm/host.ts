@@ -52,7 +52,9 @@ function compileModule(): WebAssembly.Module {
   return compiled;
 }
 
-/** Kernels over `capacityBytes` of memory (at most 4 GiB less one page); the system backs only pages that are touched. */
+/**
+ * Kernels over `capacityBytes` of memory (at most 4 GiB less one page); the system backs only pages that are touched.
+ */
 export function createWasmKernels(capacityBytes: number): Kernels {
   const initial = Math.ceil((DATA_BYTES + capacityBytes + OVERRUN_BYTES) / PAGE_BYTES);
   const memory = new WebAssembly.Memory({ initial, maximum: 65536 });

@@ -1,5 +1,5 @@
-// The part of the WebAssembly JavaScript interface that host.ts uses; TypeScript carries it only in its DOM library, and
-// a server has no DOM.
+// The part of the WebAssembly JavaScript interface that host.ts uses; TypeScript carries it only in its DOM library,
+// and a server has no DOM.
 declare namespace WebAssembly {
   class Memory {
     constructor(descriptor: { initial: number; maximum?: number });

@@ -1,5 +1,5 @@
-// Goal: every WebAssembly operation on task vectors gives the bits of the scalar oracle. Method: both on the same images,
-// dtypes and lengths, with NaN, infinities, signed zeros, subnormals and many equal values among them.
+// Goal: every WebAssembly operation on task vectors gives the bits of the scalar oracle. Method: both on the same
+// images, dtypes and lengths, with NaN, infinities, signed zeros, subnormals and many equal values among them.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { COMBINE_DTYPES, type CombineDtype } from "../../core/ops/combine.ts";

@@ -1,4 +1,5 @@
-// What a golden set yields: cases with a name and a verdict. A case is skipped only when what it needs is not registered.
+// What a golden set yields: cases with a name and a verdict. A case is skipped only when what it needs is not
+// registered.
 
 export type Verdict =
   | { readonly status: "passed" }

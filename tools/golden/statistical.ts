@@ -99,7 +99,9 @@ async function readValues(path: string, names: readonly string[]): Promise<Reado
   );
 }
 
-/** What one run kept, or why it is wrong: kept elements are base + c delta with one c for the tensor, others the base. */
+/**
+ * What one run kept, or why it is wrong: kept elements are base + c delta with one c for the tensor, others the base.
+ */
 function judgeRun({ parameters: own, tolerance }: StatisticalCase, subject: Subject, got: Float32Array): Kept | string {
   const { base, delta } = subject;
   const sums = { all: 0, kept: 0, result: 0 };

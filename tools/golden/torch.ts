@@ -1,5 +1,6 @@
-// Golden cases of torch files: what torch.save wrote must give the same tree and, bit for bit, the same tensors; hostile
-// files must be refused for the reason that the set states. Source of the form: checkpoint reference, section 9.
+// Golden cases of torch files: what torch.save wrote must give the same tree and, bit for bit, the same tensors;
+// hostile files must be refused for the reason that the set states. Source of the form: checkpoint reference, section
+// 9.
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import type { TensorEntry } from "../../core/checkpoint.ts";

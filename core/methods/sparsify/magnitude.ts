@@ -1,6 +1,6 @@
-// Sparsifiers that keep elements by the rank of their magnitude in the whole tensor: the largest ones (TIES), or a band that
-// leaves out the smallest and the very largest (breadcrumbs). Exact, with the rule for equal magnitudes of merge reference
-// section 2.5: the lower index counts as larger where the largest are kept, as smaller where a band is.
+// Sparsifiers that keep elements by the rank of their magnitude in the whole tensor: the largest ones (TIES), or a band
+// that leaves out the smallest and the very largest (breadcrumbs). Exact, with the rule for equal magnitudes of merge
+// reference section 2.5: the lower index counts as larger where the largest are kept, as smaller where a band is.
 import assert from "node:assert/strict";
 import { z } from "zod";
 import { setBit, wordsOf } from "../../ops/deltas.ts";

@@ -1,5 +1,5 @@
-// The mask bits of a tensor's sparse models: those of one tile, made anew in every pass that needs them, or those of the
-// whole tensor, made once and kept for the next pass where that fits into a bound on memory.
+// The mask bits of a tensor's sparse models: those of one tile, made anew in every pass that needs them, or those of
+// the whole tensor, made once and kept for the next pass where that fits into a bound on memory.
 import assert from "node:assert/strict";
 import { BIT_GROUP } from "../../ops/deltas.ts";
 import type { Block, Kernels } from "../../ops/kernels.ts";

@@ -1,6 +1,6 @@
 // Sparsifiers that drop elements at random: all with one probability (DARE), or each with a probability that grows with
-// the rank of its magnitude in its line (DELLA). What an element draws depends on the seed, the tensor's name, the model
-// and the element's index alone.
+// the rank of its magnitude in its line (DELLA). What an element draws depends on the seed, the tensor's name, the
+// model and the element's index alone.
 import { z } from "zod";
 import type { Block, Kernels } from "../../ops/kernels.ts";
 import { type Thresholds, writeThresholds } from "../../ops/mask.ts";
@@ -42,8 +42,8 @@ export const bernoulli: Sparsifier = Object.freeze({
 
 /**
  * An element of rank r, 0 for the smallest magnitude of its line of c elements, is kept with probability
- * (density - epsilon) + 2 epsilon r / (c - 1). Lines run along axis 1, in a vector along its only axis. density <= 0 keeps
- * nothing; else all probabilities must lie strictly between 0 and 1.
+ * (density - epsilon) + 2 epsilon r / (c - 1). Lines run along axis 1, in a vector along its only axis. density <= 0
+ * keeps nothing; else all probabilities must lie strictly between 0 and 1.
  * Source: DELLA, arXiv:2406.11617, MagPrune; merge reference section 4.9.
  */
 export const rankedBernoulli: Sparsifier = Object.freeze({

@@ -1,6 +1,6 @@
-// The first axis of the task-vector family: which elements of a task vector are kept. A sparsifier sees one output tensor
-// and the models whose density is below 1, and marks the elements that it keeps, tile by tile. It knows nothing of weights,
-// signs or scales.
+// The first axis of the task-vector family: which elements of a task vector are kept. A sparsifier sees one output
+// tensor and the models whose density is below 1, and marks the elements that it keeps, tile by tile. It knows nothing
+// of weights, signs or scales.
 import type { z } from "zod";
 import type { Deltas } from "../../ops/deltas.ts";
 import type { Block, Kernels } from "../../ops/kernels.ts";
@@ -23,8 +23,8 @@ export type DeltaPass = {
 };
 
 /**
- * Marks the kept elements of one model in one tile: bit bitOffset + i of `bits`. Within a pass it is called for tiles in
- * order, and in each tile for the models in order.
+ * Marks the kept elements of one model in one tile: bit bitOffset + i of `bits`. Within a pass it is called for tiles
+ * in order, and in each tile for the models in order.
  */
 export type MarkTile = (source: number, tile: DeltaTile, bits: Block, bitOffset: number) => void;
 

@@ -1,5 +1,5 @@
-// Goal: every merge method gives what the reference gives. Method: the golden cases made by mergekit itself, planned and
-// run as any recipe; see test/golden/merge/README.md.
+// Goal: every merge method gives what the reference gives. Method: the golden cases made by mergekit itself, planned
+// and run as any recipe; see test/golden/merge/README.md.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
