@@ -1,6 +1,17 @@
 // core/ops/cast.ts: widen and narrow. Counting non-finite values costs one OR per vector: only when a vector had one is
 // the tile counted element by element.
 
+import {
+  bf16Exponents,
+  bf16Half,
+  f16Exponents,
+  f16Limit,
+  f16Scale,
+  f16Shifted,
+  f32Exponent,
+  integerOne,
+} from "./constants";
+
 const EXPONENT: i32 = 0x7f800000;
 const QUIET_NAN: i32 = 0x7fc00000;
 
@@ -17,7 +28,7 @@ function countNonFinite(address: usize, count: i32): i32 {
 /** BF16 is the upper half of float32: one shuffle with zeros for four values. */
 export function widenBF16(source: usize, target: usize, count: i32): i32 {
   const zero = i16x8.splat(0);
-  const exponent = i16x8.splat(0x7f80);
+  const exponent = bf16Exponents();
   let any = i16x8.splat(0);
   let s = source;
   let t = target;
@@ -39,7 +50,7 @@ export function widenBF16(source: usize, target: usize, count: i32): i32 {
 }
 
 export function widenF32(source: usize, target: usize, count: i32): i32 {
-  const exponent = i32x4.splat(EXPONENT);
+  const exponent = f32Exponent();
   let any = i32x4.splat(0);
   let s = source;
   let t = target;
@@ -62,15 +73,15 @@ export function widenF32(source: usize, target: usize, count: i32): i32 {
 /** Four halves, sign-extended to 32 bits, to float32 bits: exact, subnormals through one exact multiplication. */
 @inline export function halvesToFloats(half: v128): v128 {
   // Exponent and mantissa 13 bits up, the sign at the top: the value divided by 2^112.
-  const shifted = v128.and(i32x4.shl(half, 13), i32x4.splat(<i32>0x8fffffff));
-  const scaled = f32x4.mul(shifted, f32x4.splat(reinterpret<f32>(0x77800000)));
+  const shifted = v128.and(i32x4.shl(half, 13), f16Shifted());
+  const scaled = f32x4.mul(shifted, f16Scale());
   // Infinity and NaN come out as 2^16 and more, which no finite half is.
-  const special = f32x4.ge(f32x4.abs(scaled), f32x4.splat(65536));
-  return v128.or(scaled, v128.and(special, i32x4.splat(EXPONENT)));
+  const special = f32x4.ge(f32x4.abs(scaled), f16Limit());
+  return v128.or(scaled, v128.and(special, f32Exponent()));
 }
 
 export function widenF16(source: usize, target: usize, count: i32): i32 {
-  const exponent = i16x8.splat(0x7c00);
+  const exponent = f16Exponents();
   let any = i16x8.splat(0);
   let s = source;
   let t = target;
@@ -105,12 +116,12 @@ export function widenF64(source: usize, target: usize, count: i32): i32 {
 
 /** Adds half a unit of the sixteenth bit, ties to even: the upper halves of the lanes are the result unless NaN. */
 @inline function roundToBF16(bits: v128): v128 {
-  const odd = v128.and(i32x4.shr_u(bits, 16), i32x4.splat(1));
-  return i32x4.add(i32x4.add(bits, i32x4.splat(0x7fff)), odd);
+  const odd = v128.and(i32x4.shr_u(bits, 16), integerOne());
+  return i32x4.add(i32x4.add(bits, bf16Half()), odd);
 }
 
 export function narrowBF16(source: usize, target: usize, count: i32): i32 {
-  const exponent = i16x8.splat(0x7f80);
+  const exponent = bf16Exponents();
   let any = i16x8.splat(0);
   let s = source;
   let t = target;
@@ -147,7 +158,7 @@ function repairBF16(source: usize, target: usize, count: i32): i32 {
 }
 
 export function narrowF32(source: usize, target: usize, count: i32): i32 {
-  const exponent = i32x4.splat(EXPONENT);
+  const exponent = f32Exponent();
   let any = i32x4.splat(0);
   let s = source;
   let t = target;
@@ -195,7 +206,7 @@ function irregularHalves(value: v128, magnitude: v128, normal: v128, sign: v128)
 }
 
 export function narrowF16(source: usize, target: usize, count: i32): i32 {
-  const exponent = i16x8.splat(0x7c00);
+  const exponent = f16Exponents();
   let any = i16x8.splat(0);
   let s = source;
   let t = target;

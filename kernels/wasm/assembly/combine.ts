@@ -1,6 +1,6 @@
-// core/ops/combine.ts: fused linear combinations. Sources and factors come in a table that the host fills: entry i holds
-// the address of source i (u32) and its factor (f32). The type parameter names the stored dtype: u16 = BF16, i16 = F16,
-// f32 = F32. Tails are padded: the host gives whole vectors only and finishes the rest with single operations.
+// core/ops/combine.ts: fused linear combinations. Sources and factors come in a table that the host fills: entry i
+// holds the address of source i (u32) and its factor (f32). The type parameter names the stored dtype: u16 = BF16, i16
+// = F16, f32 = F32. Tails are padded: the host gives whole vectors only and finishes the rest with single operations.
 import { halvesToFloats } from "./cast";
 
 /** Room for COMBINE_SOURCES_MAX entries of 8 bytes. */

@@ -1,34 +1,25 @@
 // core/ops/mask.ts: random masks. The byte of an element decides at once unless it equals the threshold's byte; then the
 // element's second word does.
+import { byteFlip } from "./constants";
 import { fillBytes, secondWord, setKey } from "./philox";
 
 /** Elements whose random bytes are drawn together. */
 const CHUNK: i32 = 1024;
 /** Room for a chunk that starts anywhere in a group of 64. */
 const BYTES: usize = memory.data(1152);
-/** Thresholds' high bytes of one group. */
-const HIGHS: usize = memory.data(16);
+/** Thresholds' high bytes of one chunk. */
+const HIGHS: usize = memory.data(1024);
 
-/** Marks below the high byte, and of those equal to it the ones whose second word is below `low`. */
-@inline function decide(
-  bytes: v128,
-  highs: v128,
-  low: u32,
-  key0: u32,
-  key1: u32,
-  element: u64,
-): u32 {
-  let marks = <u32>i8x16.bitmask(i8x16.lt_u(bytes, highs));
-  let equal = <u32>i8x16.bitmask(i8x16.eq(bytes, highs));
-  while (equal != 0) {
-    const lane = ctz(equal);
-    equal &= equal - 1;
-    marks |= u32(secondWord(key0, key1, element + <u64>lane) < low) << lane;
-  }
-  return marks;
+/** Which bytes of a chunk equal the threshold's, 16 bits a group. */
+const EQUALS: usize = memory.data(128);
+
+/** Unsigned bytes below unsigned bytes: signed comparison of both with the upper bit flipped is the cheaper one. */
+@inline function below(bytes: v128, highs: v128): u32 {
+  const flip = byteFlip();
+  return <u32>i8x16.bitmask(i8x16.gt_s(v128.xor(highs, flip), v128.xor(bytes, flip)));
 }
 
-/** `firstElement` is a multiple of 64. */
+/** `firstElement` is a multiple of 16. */
 export function drawMask(
   key0: u32,
   key1: u32,
@@ -40,17 +31,38 @@ export function drawMask(
 ): void {
   setKey(key0, key1);
   const highs = i8x16.splat(<i8>high);
-  const first = <u64>firstElement;
-  for (let done = 0; done < count; done += 64) {
-    const element = first + <u64>done;
-    fillBytes(element >> 4, BYTES);
-    const left = count - done < 64 ? count - done : 64;
+  for (let done = 0; done < count; done += CHUNK) {
+    const first = <u64>firstElement + <u64>done;
+    const left = <usize>(count - done < CHUNK ? count - done : CHUNK);
     const target = bits + <usize>(done >> 3);
-    for (let lane = 0; lane < left; lane += 16) {
-      const marks = decide(v128.load(BYTES + <usize>lane), highs, low, key0, key1, element + <u64>lane);
-      store<u16>(target + <usize>(lane >> 3), <u16>(left - lane >= 16 ? marks : marks & ((1 << (left - lane)) - 1)));
+    // In three steps, so that the rare second look never waits for, or holds up, the generator.
+    for (let at: usize = 0; at < left; at += 64) fillBytes((first + <u64>at) >> 4, BYTES + at);
+    for (let at: usize = 0; at < left; at += 16) {
+      const bytes = v128.load(BYTES + at);
+      store<u16>(target + (at >> 3), <u16>below(bytes, highs));
+      store<u16>(EQUALS + (at >> 3), <u16>i8x16.bitmask(i8x16.eq(bytes, highs)));
+    }
+    if (low != 0) {
+      for (let at: usize = 0; at < left; at += 16) {
+        let equal = <u32>load<u16>(EQUALS + (at >> 3));
+        while (equal != 0) {
+          const lane = ctz(equal);
+          equal &= equal - 1;
+          if (secondWord(key0, key1, first + <u64>at + <u64>lane) < low) setMark(target, at + <usize>lane);
+        }
+      }
+    }
+    const rest = <u32>left & 15;
+    if (rest != 0) {
+      const last = target + ((left >> 4) << 1);
+      store<u16>(last, <u16>(<u32>load<u16>(last) & ((1 << rest) - 1)));
     }
   }
+}
+
+@inline function setMark(bits: usize, index: usize): void {
+  const address = bits + (index >> 3);
+  store<u8>(address, <u8>(<u32>load<u8>(address) | (1 << (<u32>index & 7))));
 }
 
 /** Thresholds by rank: `lows` of four bytes, `highs` of one. */
@@ -71,14 +83,15 @@ export function drawRankedMask(
     const left = count - done < CHUNK ? count - done : CHUNK;
     const drawn = skipped + <usize>left;
     for (let at: usize = 0; at < drawn; at += 64) fillBytes((first >> 4 & ~3) + <u64>(at >> 4), BYTES + at);
+    // All of a chunk's bytes before any vector of them: a load right after the stores it covers would wait for them.
+    gatherBytes(highs, ranks + (<usize>done << 2), <usize>left);
     for (let lane = 0; lane < left; lane += 16) {
       const some = left - lane < 16 ? left - lane : 16;
       const rank = ranks + (<usize>(done + lane) << 2);
-      for (let j: usize = 0; j < <usize>some; j++) store<u8>(HIGHS + j, load<u8>(highs + load<u32>(rank + (j << 2))));
       const bytes = v128.load(BYTES + skipped + <usize>lane);
-      const group = v128.load(HIGHS);
+      const group = v128.load(HIGHS + <usize>lane);
       const valid: u32 = <u32>((1 << some) - 1);
-      let marks = <u32>i8x16.bitmask(i8x16.lt_u(bytes, group)) & valid;
+      let marks = below(bytes, group) & valid;
       let equal = <u32>i8x16.bitmask(i8x16.eq(bytes, group)) & valid;
       while (equal != 0) {
         const j = ctz(equal);
@@ -89,4 +102,16 @@ export function drawRankedMask(
       store<u16>(bits + <usize>((done + lane) >> 3), <u16>marks);
     }
   }
+}
+
+/** Entries of a table of bytes, by rank, to HIGHS. */
+@inline function gatherBytes(table: usize, ranks: usize, count: usize): void {
+  let at: usize = 0;
+  for (; at + 4 <= count; at += 4) {
+    const rank = ranks + (at << 2);
+    const first = <u32>load<u8>(table + load<u32>(rank)) | (<u32>load<u8>(table + load<u32>(rank, 4)) << 8);
+    const second = <u32>load<u8>(table + load<u32>(rank, 8)) | (<u32>load<u8>(table + load<u32>(rank, 12)) << 8);
+    store<u32>(HIGHS + at, first | (second << 16));
+  }
+  for (; at < count; at++) store<u8>(HIGHS + at, load<u8>(table + load<u32>(ranks + (at << 2))));
 }

@@ -1,5 +1,6 @@
 // core/ops/masked.ts: task vectors under masks, summed, combined and elected, sixteen elements at a time. Sources come in a
 // table that the host fills, 16 bytes each: address (u32), address of the mask bits (u32), scale (f32), weight (f32).
+import { floatOne, sign } from "./constants";
 import { lower, one, rest, upper } from "./stored";
 
 /** Room for MASKED_SOURCES_MAX entries. */
@@ -19,9 +20,19 @@ export function maskedSums(): usize {
   return SUMS;
 }
 
-/** All ones in the lanes whose bit is set: bits 4q to 4q+3 of a group of sixteen. */
-@inline function laneMask(bits: v128, quarter: i32): v128 {
-  const lanes = i32x4.shl(i32x4(1, 2, 4, 8), 4 * quarter);
+/**
+ * Bit k of lane k mod 4, a vector for every four bits. In memory, because a vector constant in a loop is put together anew
+ * in every round.
+ */
+const LANES: usize = memory.data<u32>([
+  0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x40, 0x80, 0x100, 0x200, 0x400, 0x800, 0x1000, 0x2000, 0x4000, 0x8000, 0x10000,
+  0x20000, 0x40000, 0x80000, 0x100000, 0x200000, 0x400000, 0x800000, 0x1000000, 0x2000000, 0x4000000, 0x8000000,
+  0x10000000, 0x20000000, 0x40000000, 0x80000000,
+]);
+
+/** All ones in the lanes whose bit is set: bits 4q to 4q+3 of the splatted word. */
+@inline function laneMask(bits: v128, quarter: usize): v128 {
+  const lanes = v128.load(LANES + 16 * quarter);
   return i32x4.eq(v128.and(bits, lanes), lanes);
 }
 
@@ -142,7 +153,7 @@ export function sumMagnitudes(dtype: i32, source: usize, base: usize, bits: usiz
 }
 
 /** ((delta * (scale where marked, else 0)) * weight): two roundings. */
-@inline function weigh(delta: v128, marks: v128, quarter: i32, scale: v128, weight: v128): v128 {
+@inline function weigh(delta: v128, marks: v128, quarter: usize, scale: v128, weight: v128): v128 {
   return f32x4.mul(f32x4.mul(delta, v128.and(laneMask(marks, quarter), scale)), weight);
 }
 
@@ -213,12 +224,12 @@ export function combineMasked(
 
 /** Sign bits of the minority: set where the sum is neither positive nor zero. */
 @inline function flips(sum: v128): v128 {
-  return v128.andnot(i32x4.splat(<i32>0x80000000), f32x4.ge(sum, f32x4.splat(0)));
+  return v128.andnot(sign(), f32x4.ge(sum, f32x4.splat(0)));
 }
 
 /** One where the value has the majority's sign, else zero. */
 @inline function vote(value: v128, flip: v128): v128 {
-  return v128.and(f32x4.gt(v128.xor(value, flip), f32x4.splat(0)), f32x4.splat(1));
+  return v128.and(f32x4.gt(v128.xor(value, flip), f32x4.splat(0)), floatOne());
 }
 
 /** A quarter of a group: the elected sum over all sources, divided by its weights where asked. */
@@ -234,8 +245,9 @@ export function combineMasked(
     if (divides) weights = f32x4.add(weights, f32x4.mul(v128.load32_splat(entry, 12), chosen));
   }
   if (!divides) return sum;
-  const one = f32x4.splat(1);
-  return f32x4.div(sum, v128.bitselect(one, weights, f32x4.eq(weights, f32x4.splat(0))));
+  // 1 where the weights that count cancel, or none counts.
+  const none = v128.and(f32x4.eq(weights, f32x4.splat(0)), floatOne());
+  return f32x4.div(sum, v128.or(weights, none));
 }
 
 @inline function electOf<T>(b: usize, n: i32, divides: bool, multiplier: f32, target: usize, count: i32): void {

@@ -1,5 +1,7 @@
 // core/random.ts: Philox 4x32-10. Four blocks at a time for masks, and one word of one block for the rare second look.
 
+import { philox0, philox1 } from "./constants";
+
 const MULTIPLIER_0: u32 = 0xd2511f53;
 const MULTIPLIER_1: u32 = 0xcd9e8d57;
 const WEYL_0: u32 = 0x9e3779b9;
@@ -24,8 +26,8 @@ export function setKey(key0: u32, key1: u32): void {
   c1 = i32x4.replace_lane(i32x4.replace_lane(c1, 2, <i32>((block + 2) >> 32)), 3, <i32>((block + 3) >> 32));
   let c2 = i32x4.splat(0);
   let c3 = i32x4.splat(0);
-  const multiplier0 = i32x4.splat(<i32>MULTIPLIER_0);
-  const multiplier1 = i32x4.splat(<i32>MULTIPLIER_1);
+  const multiplier0 = philox0();
+  const multiplier1 = philox1();
   for (let key: usize = KEYS; key < KEYS + 320; key += 32) {
     const first0 = i64x2.extmul_low_i32x4_u(c0, multiplier0);
     const second0 = i64x2.extmul_high_i32x4_u(c0, multiplier0);

@@ -11,7 +11,7 @@ const INSERTION_MAX: usize = 32;
 /** Counters of one digit of eight bits. */
 const DIGITS: usize = memory.data(1024);
 
-/** Scratch: counters and flags of the bins, then keys, order and spare of one line. */
+/** Scratch: counters and flags of the bins, then keys, order and spare of one line. Counters are zero between lines. */
 @inline function flagsOf(scratch: usize): usize {
   return scratch + (BINS << 2);
 }
@@ -20,18 +20,25 @@ const DIGITS: usize = memory.data(1024);
   return flagsOf(scratch) + BINS;
 }
 
+/** Address of the counter of the bin of the key at `address`: its upper half as an index. */
+@inline function counterOf(address: usize, scratch: usize): usize {
+  return scratch + (<usize>load<u16>(address, 2) << 2);
+}
+
 /** `keys` become ranks: `outer` blocks of `length` x `inner` keys, each line along the middle axis. */
 export function rankKeys(keys: usize, outer: i32, length: i32, inner: i32, scratch: usize): void {
+  memory.fill(scratch, 0, BINS << 2);
   const line = keysOf(scratch);
-  const order = line + (<usize>length << 2);
-  const spare = order + (<usize>length << 2);
   const stride = <usize>inner << 2;
   for (let block = 0; block < outer; block++) {
     for (let column = 0; column < inner; column++) {
       const first = keys + ((<usize>block * <usize>length * <usize>inner + <usize>column) << 2);
-      if (inner == 1) memory.copy(line, first, <usize>length << 2);
-      else for (let i: usize = 0; i < <usize>length; i++) store<i32>(line + (i << 2), load<i32>(first + i * stride));
-      rankLine(line, <usize>length, first, stride, order, spare, scratch);
+      if (inner == 1) {
+        rankLine(first, <usize>length, first, stride, scratch);
+        continue;
+      }
+      for (let i: usize = 0; i < <usize>length; i++) store<i32>(line + (i << 2), load<i32>(first + i * stride));
+      rankLine(line, <usize>length, first, stride, scratch);
     }
   }
 }
@@ -70,77 +77,82 @@ function scanLine(line: usize, length: usize): void {
   store<i32>(SCAN, i32x4.extract_lane(lowers, 0), 8);
 }
 
-/** Ranks of `length` keys at `line` to `target`, `stride` bytes apart. */
-function rankLine(
-  line: usize,
-  length: usize,
-  target: usize,
-  stride: usize,
-  order: usize,
-  spare: usize,
-  scratch: usize,
-): void {
+/** Ranks of `length` keys at `line` to `target`, `stride` bytes apart; both may be the same place. */
+function rankLine(line: usize, length: usize, target: usize, stride: usize, scratch: usize): void {
   scanLine(line, length);
-  // Zero has bin 0; the least other key has bin 1, so that the range of bins is that of the keys that occur.
-  const bias = max(0, (load<i32>(SCAN) >>> 16) - 1);
-  const binCount = <usize>max(0, (load<i32>(SCAN, 4) >>> 16) - bias) + 1;
-  if (binCount > length * WIDE) {
-    sortLine(line, length, order, spare);
+  // Zeros have bin 0; no other key lies below the least one, so that only the bins of keys that occur are walked.
+  const firstBin = <usize>(load<i32>(SCAN) >>> 16);
+  const lastBin = <usize>(load<i32>(SCAN, 4) >>> 16);
+  if (lastBin - min(firstBin, lastBin) > length * WIDE) {
+    const own = keysOf(scratch);
+    if (own != line) memory.copy(own, line, length << 2);
+    const order = own + (length << 2);
+    sortLine(own, length, order, order + (length << 2));
     writeRanks(order, 0, length, target, stride);
     return;
   }
-  countLine(line, length, bias, binCount, scratch);
+  const isMixed = (load<i32>(SCAN, 8) & LOWER) != 0;
   const end = line + (length << 2);
-  if ((load<i32>(SCAN, 8) & LOWER) == 0) {
+  for (let k = line; k < end; k += 4) {
+    const counter = counterOf(k, scratch);
+    store<u32>(counter, load<u32>(counter) + 1);
+  }
+  const zeros = load<u32>(scratch);
+  store<u32>(scratch, 0);
+  let total = firstBin == 0 ? 0 : zeros;
+  if (firstBin == 0) store<u32>(scratch, zeros);
+  const stop = scratch + (lastBin << 2);
+  for (let c = scratch + (firstBin << 2); c <= stop; c += 4) {
+    const own = load<u32>(c);
+    store<u32>(c, total);
+    total += own;
+  }
+  if (isMixed) rankMixed(line, length, target, stride, scratch, firstBin, lastBin);
+  else {
     for (let k = line, t = target; k < end; k += 4, t += stride) {
-      const counter = scratch + (binOf(load<i32>(k), bias) << 2);
+      const counter = counterOf(k, scratch);
       const rank = load<u32>(counter);
       store<u32>(counter, rank + 1);
       store<u32>(t, rank);
     }
-    return;
   }
+  store<u32>(scratch, 0);
+  if (firstBin <= lastBin) memory.fill(scratch + (firstBin << 2), 0, (lastBin - firstBin + 1) << 2);
+}
+
+/** The second half of rankLine where keys of one bin may differ: those bins are sorted. */
+function rankMixed(
+  line: usize,
+  length: usize,
+  target: usize,
+  stride: usize,
+  scratch: usize,
+  firstBin: usize,
+  lastBin: usize,
+): void {
+  const own = keysOf(scratch);
+  if (own != line) memory.copy(own, line, length << 2);
+  const order = own + (length << 2);
   const flags = flagsOf(scratch);
-  memory.fill(flags, 0, binCount);
-  for (let k = line, t = target, i = 0; k < end; k += 4, t += stride, i++) {
-    const key = load<i32>(k);
-    const bin = binOf(key, bias);
-    const counter = scratch + (bin << 2);
+  memory.fill(flags + firstBin, 0, lastBin - firstBin + 1);
+  const end = own + (length << 2);
+  for (let k = own, t = target, i: u32 = 0; k < end; k += 4, t += stride, i++) {
+    const counter = counterOf(k, scratch);
     const rank = load<u32>(counter);
     store<u32>(counter, rank + 1);
     store<u32>(t, rank);
     store<u32>(order + (<usize>rank << 2), i);
-    if ((key & LOWER) != 0) store<u8>(flags + bin, 1);
+    if (load<u16>(k) != 0) store<u8>(flags + <usize>load<u16>(k, 2), 1);
   }
-  let start: usize = 0;
-  for (let bin: usize = 0; bin < binCount; bin++) {
+  let start = firstBin == 0 ? 0 : <usize>load<u32>(scratch);
+  for (let bin = firstBin; bin <= lastBin; bin++) {
     // A counter now stands at the end of its bin.
     const stop = <usize>load<u32>(scratch + (bin << 2));
     if (load<u8>(flags + bin) != 0 && stop - start > 1) {
-      sortBin(line, order + (start << 2), stop - start, spare);
+      sortBin(own, order + (start << 2), stop - start, order + (length << 2));
       writeRanks(order, start, stop, target, stride);
     }
     start = stop;
-  }
-}
-
-@inline function binOf(key: i32, bias: i32): usize {
-  return <usize>max(0, (key >>> 16) - bias);
-}
-
-/** Leaves in every bin's counter how many keys lie in the bins before it. */
-function countLine(line: usize, length: usize, bias: i32, binCount: usize, scratch: usize): void {
-  const end = line + (length << 2);
-  memory.fill(scratch, 0, binCount << 2);
-  for (let k = line; k < end; k += 4) {
-    const counter = scratch + (binOf(load<i32>(k), bias) << 2);
-    store<u32>(counter, load<u32>(counter) + 1);
-  }
-  let total: u32 = 0;
-  for (let c = scratch; c < scratch + (binCount << 2); c += 4) {
-    const own = load<u32>(c);
-    store<u32>(c, total);
-    total += own;
   }
 }
 

@@ -1,5 +1,6 @@
-// core/ops/select.ts: magnitudes of differences as integers, counted, listed and compared, sixteen at a time with a scalar
-// tail. Dtypes come as a number: 0 BF16, 1 F16, 2 F32.
+// core/ops/select.ts: magnitudes of differences as integers, counted, listed and compared, sixteen at a time with a
+// scalar tail. Dtypes come as a number: 0 BF16, 1 F16, 2 F32.
+import { magnitude, nanKey } from "./constants";
 import { lower, one, rest, upper } from "./stored";
 
 const NAN_KEY: i32 = 0x7fc00000;
@@ -15,7 +16,7 @@ export function selectCounts(): usize {
 }
 
 @inline function keysOf(delta: v128): v128 {
-  return i32x4.min_s(v128.and(delta, i32x4.splat(MAGNITUDE)), i32x4.splat(NAN_KEY));
+  return i32x4.min_s(v128.and(delta, magnitude()), nanKey());
 }
 
 @inline function keyOf(delta: f32): i32 {

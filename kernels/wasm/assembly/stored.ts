@@ -1,6 +1,6 @@
-// Stored values as float32, eight at a time. The type parameter names the stored dtype: u16 = BF16, i16 = F16, f32 = F32.
-// Eight values are the halves of one vector (16-bit dtypes) or two vectors (F32); with `rest` for the second one, code
-// that works on eight is the same for all three.
+// Stored values as float32, eight at a time. The type parameter names the stored dtype: u16 = BF16, i16 = F16, f32 =
+// F32. Eight values are the halves of one vector (16-bit dtypes) or two vectors (F32); with `rest` for the second one,
+// code that works on eight is the same for all three.
 import { halvesToFloats } from "./cast";
 
 /** The second vector of eight values whose first vector, at `address`, is `first`. */
