@@ -23,6 +23,8 @@ export function fitUnit(unit: MergeUnit, threads: number, memoryBytes: number): 
 
 /** Kernel memory of a thread that may get any tensor of the unit. */
 function threadBytes(unit: MergeUnit, windowElements: number): number {
-  const bytes = unit.tensors.map((tensor) => kernelBytes(methodOf(tensor) ?? COPY, tensor, windowElements));
+  const bytes = unit.tensors.map((tensor) =>
+    kernelBytes(methodOf(tensor) ?? COPY, tensor, windowElements, unit.statistics),
+  );
   return bytes.reduce((most, one) => Math.max(most, one), 0);
 }

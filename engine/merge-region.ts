@@ -24,6 +24,7 @@ export type RegionTask = {
   readonly sources: readonly ResolvedSource[];
   readonly targetStore: string;
   readonly windowElements: number;
+  readonly statistics: boolean;
 };
 
 export type RegionResult = {
@@ -87,6 +88,7 @@ function tensorContext(
       input.cut === undefined && input.rows === undefined ? sources[index]?.digests?.[input.tensor] : undefined,
     ),
     windowElements: task.windowElements,
+    statistics: task.statistics,
     write,
     progress: deps.progress,
   };

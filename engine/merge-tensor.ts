@@ -9,6 +9,7 @@ import { type Cut, cutTensor } from "../core/plan/memory.ts";
 import type { UnitTensor } from "../core/plan/schema.ts";
 import { elementBytes, elementCount } from "../core/tensor.ts";
 import type { ReadElements } from "./input-reader.ts";
+import { createInterference, type TensorInterference } from "./interference.ts";
 import { applyTile, type Buffers, type HandleTile, reduceTile, type TileRun } from "./tile-work.ts";
 
 /** Everything `mergeTensor` needs besides the tensor; one per thread, kernels and store already open. */
@@ -21,6 +22,7 @@ export type TensorContext = {
   /** Expected digests of the inputs, where they are known and the input is read whole. */
   readonly expected: readonly (string | undefined)[];
   readonly windowElements: number;
+  readonly statistics: boolean;
   /** Appends to the output; the bytes may be reused when it resolves. */
   readonly write: (bytes: Uint8Array) => Promise<void>;
   readonly progress: (read: number, written: number) => void;
@@ -31,6 +33,8 @@ export type TensorResult = {
   /** NaN and infinite values by input, in input order, and in the output. */
   readonly nonFiniteInputs: readonly number[];
   readonly nonFiniteOutput: number;
+  /** How the inputs agree and disagree; undefined unless asked for, and for a tensor that is copied. */
+  readonly interference?: TensorInterference | undefined;
 };
 
 /** Merges one tensor. Throws EngineNonFinite, EngineInputChanged and what the store throws; writes in order. */
@@ -40,6 +44,8 @@ export async function mergeTensor(context: TensorContext): Promise<TensorResult>
   try {
     const cut = cutTensor(method, tensor.shape, context.windowElements);
     const buffers = allocate(kernels, tensor, cut);
+    const tile = Math.min(cut.tileElements, Math.max(1, elementCount(tensor.shape)));
+    const interference = context.statistics ? createInterference(kernels, tensor.inputs, tile) : undefined;
     const program = method.compile(view, kernels);
     const run: Run = {
       context,
@@ -50,12 +56,14 @@ export async function mergeTensor(context: TensorContext): Promise<TensorResult>
       nonFiniteInputs: tensor.inputs.map(() => 0),
       inputsCounted: false,
       nonFiniteOutput: 0,
+      interference,
       inputsDigested: false,
       output: createHasher(),
     };
     await runProgram(run, program);
     const { nonFiniteInputs, nonFiniteOutput } = run;
-    const result = { digest: run.output.digest(), nonFiniteInputs, nonFiniteOutput };
+    const digest = run.output.digest();
+    const result = { digest, nonFiniteInputs, nonFiniteOutput, interference: interference?.result() };
     refuseNonFinite(context, result);
     return result;
   } finally {

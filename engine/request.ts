@@ -1,6 +1,6 @@
 // What the engine is asked to do for one merge unit and what it answers. Plain data both ways, so that the unit can be
 // split over worker threads.
-import type { TensorFile } from "../core/plan/receipt.ts";
+import type { TensorFile, UnitStatistics } from "../core/plan/receipt.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
 
 /** Where a plan's source lies now, and the digests its tensors must have (undefined: foreign, nothing to check). */
@@ -24,6 +24,8 @@ export type MergeRequest = {
 export type MergeResult = {
   readonly file: TensorFile;
   readonly nonFinite: { readonly inputs: Record<string, number>; readonly output: number };
+  /** When the unit asks for them: of every tensor that is merged, in file order. */
+  readonly statistics: readonly UnitStatistics[] | null;
   readonly bytesRead: number;
   readonly bytesWritten: number;
   readonly kernels: string;

@@ -7,6 +7,7 @@ import { COMBINE_SOURCES_MAX, type CombineDtype, isCombineDtype } from "../core/
 import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
 import type { UnitTensor } from "../core/plan/schema.ts";
 import { elementBytes } from "../core/tensor.ts";
+import type { Interference } from "./interference.ts";
 
 /** The buffers of a tensor. */
 export type Buffers = {
@@ -26,6 +27,8 @@ export type TileRun = {
   readonly nonFiniteInputs: number[];
   inputsCounted: boolean;
   nonFiniteOutput: number;
+  /** Watches the apply pass, when asked for. */
+  readonly interference: Interference | undefined;
 };
 
 /** Where a tile is: the inputs' slot, the output's, elements into both, and the tensor's flat element. */
@@ -60,8 +63,12 @@ export function applyTile(run: TileRun, pass: Pass | StoredPass | CombinePass): 
   const dtype = floatDtype(tensor.dtype);
   const unit = elementBytes(dtype, 1);
   return (place) => {
-    compute(place);
     const { offset, count } = place;
+    if (run.interference !== undefined) {
+      widenInputs(run, place, false);
+      run.interference.tile(buffers.inputTiles, count);
+    }
+    compute(place);
     const bad = kernels.narrow(dtype, buffers.outputTile, buffers.outputs[place.output], offset * unit, count);
     run.nonFiniteOutput += bad;
     if (bad > 0 && looksBack) widenInputs(run, place, true);

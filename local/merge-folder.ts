@@ -4,6 +4,7 @@ import { pathToFileURL } from "node:url";
 import { digestBytes } from "../core/artifact/digest.ts";
 import type { ManifestFile } from "../core/artifact/manifest.ts";
 import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../core/artifact/manifest.ts";
+import { collectStatistics, encodeStatistics, STATISTICS_FILE, type Statistics } from "../core/artifact/statistics.ts";
 import { MergeyardError } from "../core/error.ts";
 import { describeWarning } from "../core/formats/format.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
@@ -37,6 +38,8 @@ export type MergeFolderRequest = {
   readonly force: boolean;
   readonly threads: number;
   readonly memoryBytes: number;
+  /** Measure how the models agree and disagree, and write statistics.json. */
+  readonly statistics: boolean;
 };
 
 export type MergeFolderDeps = {
@@ -60,6 +63,8 @@ export type MergeFolderResult = {
   /** NaN and infinite values of the output. */
   readonly nonFinite: number;
   readonly warnings: readonly string[];
+  /** When asked for, and when there was anything to measure. */
+  readonly statistics: Statistics | undefined;
 };
 
 /**
@@ -81,7 +86,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
       text: parsed.text,
       models: models.map(({ source, opened, documents }) => ({ source, documents, ...opened })),
     },
-    { threads: request.threads, memoryBytes: request.memoryBytes },
+    { threads: request.threads, memoryBytes: request.memoryBytes, statistics: request.statistics },
   );
   const warnings = [...models.flatMap(({ opened }) => opened.warnings.map(describeWarning)), ...plan.warnings];
   const output = await beginOutputFolder(request.target, { force: request.force });
@@ -93,6 +98,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
     const results = await runUnits(plan, models.map(toResolved), target.uri, request, deps);
     const listings: ManifestFile[] = results.map(({ file }) => file);
     for (const file of plan.sideFiles) listings.push(await putSideFile(file, models, target, deps));
+    const statistics = await putStatistics(plan.method.id, results, target, listings, deps);
     const manifest = buildManifest({
       model: name,
       engine: ENGINE_VERSION,
@@ -106,11 +112,27 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
     deps.signal.throwIfAborted();
     await output.commit();
     const summary = summarise(results, plan, listings);
-    return { ...summary, target: request.target, version: versionName(manifest), warnings };
+    return { ...summary, target: request.target, version: versionName(manifest), warnings, statistics };
   } catch (error) {
     await output.discard();
     throw error;
   }
+}
+
+async function putStatistics(
+  method: string,
+  results: readonly MergeResult[],
+  target: ObjectStore,
+  listings: ManifestFile[],
+  deps: MergeFolderDeps,
+): Promise<Statistics | undefined> {
+  const measured = results.flatMap((result) => result.statistics ?? []);
+  const statistics = collectStatistics(method, measured);
+  if (statistics === undefined) return undefined;
+  const bytes = encodeStatistics(statistics);
+  await writeObject(target, STATISTICS_FILE, bytes, bytes.length, deps);
+  listings.push({ name: STATISTICS_FILE, bytes: bytes.length, digest: digestBytes(bytes) });
+  return statistics;
 }
 
 type OpenedModel = {

@@ -16,6 +16,7 @@ const cachedFileSchema = z.strictObject({
   etag: z.string(),
   listing: tensorFileSchema,
   nonFinite: receiptSchema.shape.nonFinite,
+  statistics: receiptSchema.shape.statistics,
 });
 
 const cachedCheckpointSchema = z.strictObject({

@@ -51,6 +51,7 @@ export async function describeSource(context: UnitContext, unit: DescribeUnit): 
     outputKey: `${prefix}${UNIVERSAL_FILE}`,
     file: null,
     checkpoint: { prefix, digest },
+    statistics: null,
     nonFinite: { inputs: {}, output: 0 },
     bytesRead: bytesCopied + sideFiles.reduce((sum, file) => sum + file.bytes, 0),
     bytesWritten: bytesCopied + document.length,

@@ -21,6 +21,8 @@ export function mergeKey(unit: MergeUnit, sources: readonly (UnitSource | undefi
     operation: "merge",
     nonFinite: unit.nonFinite,
     strict: unit.strict,
+    // Asked for, they must be there; not asked for, they change nothing.
+    statistics: unit.statistics || undefined,
     tensors: unit.tensors.map((tensor) => {
       const seeded = findMethod(tensor.method)?.seeded === true;
       const { name, dtype, shape, offset, method, parameters, working } = tensor;

@@ -7,6 +7,7 @@ import { layout } from "../core/artifact/layout.ts";
 import type { PlainFile } from "../core/artifact/listed-file.ts";
 import type { ManifestFile, ManifestInput } from "../core/artifact/manifest.ts";
 import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../core/artifact/manifest.ts";
+import { collectStatistics, encodeStatistics, STATISTICS_FILE } from "../core/artifact/statistics.ts";
 import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
 import type { SideFile } from "../core/plan/schema.ts";
 import { recordCached } from "./cache.ts";
@@ -88,11 +89,29 @@ async function describeVersion(
   }));
   const inputs = await listInputs(context);
   const sideFiles = await mapBounded(plan.header.sideFiles, (file) => describeSideFile(context, file, inputs));
-  const files: readonly VersionFile[] = [...tensorFiles, ...sideFiles];
+  const statistics = describeStatistics(context, merges);
+  const files: readonly VersionFile[] = [
+    ...tensorFiles,
+    ...sideFiles,
+    ...(statistics === undefined ? [] : [statistics]),
+  ];
   const listings = files.map(({ listing }) => listing);
   const manifest = buildManifest({ model, engine, method, recipe, inputs, files: listings });
   const bytes = listings.reduce((sum, listing) => sum + listing.bytes, 0);
   return { name: versionName(manifest), manifest: encodeManifest(manifest), files, bytes };
+}
+
+/** statistics.json, when the pipeline asks for it. */
+function describeStatistics(
+  { yard, plan, deps }: UnitContext,
+  merges: readonly FinishedMerge[],
+): VersionFile | undefined {
+  const measured = merges.flatMap(({ receipt }) => receipt.statistics ?? []);
+  const statistics = collectStatistics(plan.header.method, measured);
+  if (statistics === undefined) return undefined;
+  const bytes = encodeStatistics(statistics);
+  const listing: PlainFile = { name: STATISTICS_FILE, bytes: bytes.length, digest: digestBytes(bytes) };
+  return { listing, put: (key) => createOnce(yard, key, bytes, deps.signal) };
 }
 
 async function describeSideFile(
@@ -160,6 +179,7 @@ async function cacheMerge(context: UnitContext, merge: FinishedMerge, key: strin
     etag: info.etag,
     listing: file,
     nonFinite: receipt.nonFinite,
+    statistics: receipt.statistics,
   } as const;
   await recordCached(yard, receipt.key, entry, deps.signal);
 }

@@ -109,6 +109,7 @@ async function runAdopt(context: UnitContext<UnitDeps>, unit: AdoptUnit): Promis
     outputKey: null,
     file,
     checkpoint: null,
+    statistics: null,
     nonFinite: { inputs: {}, output: 0 },
     bytesRead: file.bytes,
     bytesWritten: 0,
@@ -130,6 +131,7 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
       file: { ...cached.listing, name: unit.file },
       checkpoint: null,
       nonFinite: cached.nonFinite,
+      statistics: cached.statistics,
       bytesRead: 0,
       bytesWritten: 0,
       kernels: "none",
@@ -144,7 +146,15 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
   const request = { unit, sources: resolved, target, threads, memoryBytes };
   const options = { signal, ...(deps.progress === undefined ? {} : { progress: deps.progress }) };
   const result = await deps.executeMerge(request, options);
-  return { key, cached: false, outputKey: target.key, checkpoint: null, ...result };
+  const { statistics, ...rest } = result;
+  return {
+    key,
+    cached: false,
+    outputKey: target.key,
+    checkpoint: null,
+    statistics: statistics === null ? null : [...statistics],
+    ...rest,
+  };
 }
 
 /** By the plan's source index; undefined where the unit does not read that source. */

@@ -3,10 +3,12 @@
 import { availableParallelism } from "node:os";
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
 import { encodeSafetensorsHeader } from "../core/formats/safetensors.ts";
-import type { TensorFile } from "../core/plan/receipt.ts";
-import type { MergeUnit } from "../core/plan/schema.ts";
+import type { TensorFile, UnitStatistics } from "../core/plan/receipt.ts";
+import type { MergeUnit, UnitInput } from "../core/plan/schema.ts";
+import { elementCount } from "../core/tensor.ts";
 import { fitUnit } from "../engine/memory.ts";
 import { type RegionResult, type RegionTask, tensorsOf } from "../engine/merge-region.ts";
+import type { TensorResult } from "../engine/merge-tensor.ts";
 import { cutRegions, type MergeRegion } from "../engine/regions.ts";
 import type { ExecuteMerge, MergeProgress, MergeRequest, MergeResult } from "../engine/request.ts";
 import type { OpenStore, WriteTicket } from "../stores/store.ts";
@@ -93,6 +95,7 @@ function regionTask(
     sources,
     targetStore: target.store,
     windowElements,
+    statistics: unit.statistics,
   };
 }
 
@@ -129,7 +132,7 @@ function summarise(
   request: MergeRequest,
   header: Uint8Array,
   results: readonly RegionResult[],
-): Pick<MergeResult, "file" | "nonFinite"> {
+): Pick<MergeResult, "file" | "nonFinite" | "statistics"> {
   const { unit, sources } = request;
   const tensorResults = results.flatMap((result) => result.tensors);
   const inputs: Record<string, number> = {};
@@ -146,7 +149,29 @@ function summarise(
       tensorResults.map((result) => result.digest),
     ),
     nonFinite: { inputs, output: tensorResults.reduce((sum, result) => sum + result.nonFiniteOutput, 0) },
+    statistics: unit.statistics ? listStatistics(request, tensorResults) : null,
   };
+}
+
+/** What the engine measured of every tensor that was merged, with the models' names. */
+function listStatistics({ unit, sources }: MergeRequest, results: readonly TensorResult[]): readonly UnitStatistics[] {
+  return results.flatMap(({ interference, nonFiniteInputs }, index) => {
+    const tensor = unit.tensors[index];
+    if (tensor === undefined || interference === undefined) return [];
+    const nameOf = (input: UnitInput): string => sources[input.source]?.model ?? "";
+    const base = tensor.inputs.find(({ isBase }) => isBase);
+    const { norms, cosines, signConflicts } = interference;
+    return {
+      name: tensor.name,
+      elements: elementCount(tensor.shape),
+      models: tensor.inputs.filter(({ isBase }) => !isBase).map(nameOf),
+      base: base === undefined ? null : nameOf(base),
+      norms: [...norms],
+      cosines: [...cosines],
+      signConflicts,
+      nonFinite: nonFiniteInputs.filter((_, position) => tensor.inputs[position]?.isBase !== true),
+    };
+  });
 }
 
 function describeFile(unit: MergeUnit, header: Uint8Array, digests: readonly string[]): TensorFile {

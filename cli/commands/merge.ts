@@ -1,6 +1,8 @@
 // `mergeyard merge CONFIG --out DIR`: one merge, file to file, without a yard.
 import path from "node:path";
 import type { Command } from "commander";
+import type { Statistics } from "../../core/artifact/statistics.ts";
+import { MergeyardError } from "../../core/error.ts";
 import type { MergeFolderResult } from "../../local/merge-folder.ts";
 import { jsonOption, memoryOption, modelOption, parseLocalPath, splitUri, threadsOption, toUri } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
@@ -15,6 +17,7 @@ type Options = {
   readonly threads?: number;
   readonly memory?: number;
   readonly force?: boolean;
+  readonly report?: string;
   readonly json?: boolean;
 };
 
@@ -28,6 +31,7 @@ export function addMerge(program: Command, terminal: Terminal): void {
     .addOption(threadsOption())
     .addOption(memoryOption())
     .option("--force", "replace a former output of Mergeyard")
+    .option("--report <file>", "measure how the models agree, and draw it as an HTML page", parseLocalPath)
     .addOption(jsonOption())
     .action((config: string, options: Options) => merge(config, options, terminal));
 }
@@ -54,6 +58,7 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
         force: options.force === true,
         threads: options.threads ?? defaultThreads(),
         memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
+        statistics: options.report !== undefined,
       },
       {
         openStore,
@@ -67,12 +72,22 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
       },
     );
     progress.end();
+    const { statistics, ...shown } = result;
+    if (options.report !== undefined) await writeReport(path.resolve(terminal.cwd, options.report), statistics);
     const elapsedMs = terminal.now() - startedMs;
-    printResult(terminal, options.json, { ...result, elapsedMs }, () => describe(result, options.out, elapsedMs));
+    printResult(terminal, options.json, { ...shown, elapsedMs }, () => describe(result, options.out, elapsedMs));
   } finally {
     progress.end();
     await executor.close();
   }
+}
+
+/** Draws the report. A merge that only copies has nothing to draw: that is said, not left out. */
+async function writeReport(file: string, statistics: Statistics | undefined): Promise<void> {
+  const { renderInterference } = await import("../../core/report/interference.ts");
+  const { writeFile } = await import("node:fs/promises");
+  if (statistics === undefined) throw new MergeyardError("CliNothingToReport", { where: { file } });
+  await writeFile(file, renderInterference(statistics));
 }
 
 function describe(result: MergeFolderResult, out: string, elapsedMs: number): string {

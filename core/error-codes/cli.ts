@@ -37,4 +37,9 @@ export const CLI_CODES = {
     retryable: false,
     remedy: "report it with the command line and the text below",
   },
+  CliNothingToReport: {
+    meaning: "the merge only copies tensors, so there is no agreement to report",
+    retryable: false,
+    remedy: "leave out --report; the output folder is complete",
+  },
 } as const satisfies Record<string, ErrorKind>;

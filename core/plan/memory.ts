@@ -27,8 +27,16 @@ export function cutTensor(method: CutMethod, shape: readonly number[], windowEle
   return { windowElements: tileElements * Math.max(1, Math.floor(windowElements / tileElements)), tileElements };
 }
 
-/** Kernel memory that one thread needs for one tensor: two windows an input and for the output, tiles, scratch. */
-export function kernelBytes(method: CutMethod, tensor: UnitTensor, windowElements: number): number {
+/**
+ * Kernel memory that one thread needs for one tensor: two windows an input and for the output, tiles, scratch; with
+ * statistics a tile more for each input, and one.
+ */
+export function kernelBytes(
+  method: CutMethod,
+  tensor: UnitTensor,
+  windowElements: number,
+  withStatistics: boolean,
+): number {
   const total = Math.max(1, elementCount(tensor.shape));
   const cut = cutTensor(method, tensor.shape, windowElements);
   const window = Math.min(cut.windowElements, total);
@@ -38,7 +46,8 @@ export function kernelBytes(method: CutMethod, tensor: UnitTensor, windowElement
     0,
   );
   const outputWindows = 2 * allocatedBytes(elementBytes(tensor.dtype, window));
-  const tiles = tensor.inputs.length + 1 + method.scratchTiles(tensor.inputs.length);
+  const inputs = tensor.inputs.length;
+  const tiles = inputs + 1 + method.scratchTiles(inputs) + (withStatistics ? inputs + 1 : 0);
   const readers = tensor.inputs.reduce((sum, input) => sum + readerBytes(input), 0);
   return (
     readers + inputWindows + outputWindows + tiles * allocatedBytes(4 * tile) + (method.scratchBytes?.(tensor) ?? 0)

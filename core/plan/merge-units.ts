@@ -19,6 +19,7 @@ export type UnitOptions = {
   readonly stage: number;
   readonly threads: number;
   readonly memoryBytes: number;
+  readonly statistics: boolean;
 };
 
 /** A copied tensor as memory and reading see it. */
@@ -50,6 +51,7 @@ export function makeMergeUnits(
       tensors: placed,
       nonFinite: recipe.nonFinite,
       strict: recipe.strict,
+      statistics: options.statistics,
     };
   });
 }
@@ -71,7 +73,7 @@ function bytesRead(tensor: UnitTensor, options: UnitOptions): number {
 function boundMemory(tensors: readonly UnitTensor[], options: UnitOptions): number {
   const { threads, memoryBytes } = options;
   const needs = (windowElements: number) => (tensor: UnitTensor) =>
-    kernelBytes(methodOf(tensor, options), tensor, windowElements);
+    kernelBytes(methodOf(tensor, options), tensor, windowElements, options.statistics);
   const fit = fitMemory(
     (windowElements) => tensors.map(needs(windowElements)).reduce((most, bytes) => Math.max(most, bytes), 0),
     threads,

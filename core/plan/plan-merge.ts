@@ -44,6 +44,8 @@ export type MergeOptions = {
   readonly shardBytes?: number | undefined;
   /** Bound on a worker process, 512 MiB unless said otherwise. */
   readonly memoryBytes?: number | undefined;
+  /** Measure how the models agree and disagree, on the way; false unless said otherwise. */
+  readonly statistics?: boolean | undefined;
   /** Threads of a worker process. */
   readonly threads?: number | undefined;
   /** Index of the merge stage in the plan. */
@@ -107,6 +109,7 @@ export function planMerge({ name, recipe, text, models }: MergeTask, options: Me
     stage: options.stage ?? 0,
     threads: options.threads ?? THREADS_DEFAULT,
     memoryBytes: options.memoryBytes ?? MEMORY_BYTES_DEFAULT,
+    statistics: options.statistics ?? false,
   });
   const { layers } = outputs;
   const output = { tensors, layers, index, vocabulary };

@@ -31,7 +31,10 @@ export function planPipeline({ parsed, recipe, models }: PipelineTask, options: 
   const stage = hasAdoption ? DESCRIBE_STAGE + 1 : 0;
   const name = pipeline.publish?.model ?? pipeline.name;
   const sources = models.map(({ source }) => ({ ...source, ...adoption.describedBy(source) }));
-  const merge = planMerge({ name, recipe, text, models }, { ...options, stage });
+  const merge = planMerge(
+    { name, recipe, text, models },
+    { ...options, stage, statistics: parsed.pipeline.statistics },
+  );
   const stages = [
     ...(hasAdoption ? [describeStage(ADOPT_STAGE, "adopt", "shard", adoption.adopts)] : []),
     ...(hasAdoption ? [describeStage(DESCRIBE_STAGE, "describe", "shard", adoption.describes)] : []),

@@ -26,6 +26,19 @@ export const tensorFileSchema = z.strictObject({
   tensors: z.array(tensorDigestSchema),
 });
 
+/** How the models of one tensor agree and disagree; lists follow `models`, the inputs without the base. */
+export const unitStatisticsSchema = z.strictObject({
+  name: z.string(),
+  elements: count,
+  models: z.array(z.string()),
+  base: z.string().nullable(),
+  norms: z.array(z.number()),
+  /** Of models i < j: 01, 02, ..., 12, ...; null where a norm is 0. */
+  cosines: z.array(z.number().nullable()),
+  signConflicts: count,
+  nonFinite: z.array(count),
+});
+
 export const receiptSchema = z.strictObject({
   receipt: z.literal(1),
   run: z.string(),
@@ -41,6 +54,8 @@ export const receiptSchema = z.strictObject({
   file: tensorFileSchema.nullable(),
   /** describe units: the folder of the universal checkpoint and its digest. */
   checkpoint: z.strictObject({ prefix: z.string(), digest }).nullable(),
+  /** Of every merged tensor, in file order, when the plan asks for them. */
+  statistics: z.array(unitStatisticsSchema).nullable(),
   /** NaN and infinite values met, by input model and in the output. */
   nonFinite: z.strictObject({ inputs: z.record(z.string(), count), output: count }),
   bytesRead: count,
@@ -52,4 +67,5 @@ export const receiptSchema = z.strictObject({
 });
 
 export type TensorFile = z.infer<typeof tensorFileSchema>;
+export type UnitStatistics = z.infer<typeof unitStatisticsSchema>;
 export type Receipt = z.infer<typeof receiptSchema>;

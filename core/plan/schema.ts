@@ -130,6 +130,8 @@ const mergeUnitSchema = z.strictObject({
   nonFinite: z.enum(["error", "propagate"]),
   /** `mergekit_compat: strict`: reproduce the reference's documented defects. */
   strict: z.boolean(),
+  /** Measure how the models agree and disagree, on the way. */
+  statistics: z.boolean(),
 });
 
 export const unitSchema = z.discriminatedUnion("op", [adoptUnitSchema, describeUnitSchema, mergeUnitSchema]);

@@ -172,6 +172,8 @@ export const pipelineSchema = closed({
     .max(16)
     .default([{ format: "safetensors" }]),
   checks: closed({ max_nonfinite: z.int().nonnegative().default(0) }).default({ max_nonfinite: 0 }),
+  /** Publish statistics.json beside the weights: how the models' changes agree and disagree. */
+  statistics: z.boolean().default(false),
   publish: closed({
     model: nameSchema,
     channel: nameSchema.default("latest"),

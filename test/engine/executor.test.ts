@@ -94,7 +94,17 @@ function unitOf({ dtype = "F32", method = "linear", nonFinite = "error" }: Optio
     return tensor;
   });
   const sizes = { fileBytes: outputHeader + offset, peakBytes: 0, bytesRead: 0, bytesWritten: 0 };
-  return { op: "merge", stage: 0, index: 0, file: "model.safetensors", ...sizes, tensors, nonFinite, strict: false };
+  return {
+    op: "merge",
+    stage: 0,
+    index: 0,
+    file: "model.safetensors",
+    ...sizes,
+    tensors,
+    nonFinite,
+    strict: false,
+    statistics: false,
+  };
 }
 
 function requestOf(unit: MergeUnit, more: Partial<MergeRequest> = {}): MergeRequest {
@@ -163,6 +173,37 @@ describe("a merge unit", () => {
       file.tensors.map(({ name }) => name),
       ["empty", "odd", "scalar"],
     );
+  });
+
+  test("measures norms, cosines and sign conflicts of the task vectors, and changes no byte by it", async () => {
+    const base = unitOf();
+    const tensors = base.tensors.map((tensor) => ({
+      ...tensor,
+      inputs: tensor.inputs.map((input, index) => ({ ...input, isBase: index === 0 })),
+    }));
+    const plain = await run(requestOf({ ...base, tensors }));
+    const measured = await run(requestOf({ ...base, tensors, statistics: true }));
+    assert.equal(plain.statistics, null);
+    assert.equal(measured.file.digest, plain.file.digest);
+    const found = measured.statistics?.find(({ name }) => name === "matrix");
+    const [a, b, c] = MODELS.map((model) => readFileSync(join(folder, model, "model.safetensors")));
+    const tensor = tensors.find(({ name }) => name === "matrix");
+    const offset = tensor?.inputs[0]?.ranges[0]?.offset ?? 0;
+    let [bb, bc, cc, conflicts] = [0, 0, 0, 0];
+    for (let at = offset; at < offset + (tensor?.bytes ?? 0); at += 4) {
+      const value = (buffer: Buffer | undefined) => buffer?.readFloatLE(at) ?? 0;
+      const [x, y] = [Math.fround(value(b) - value(a)), Math.fround(value(c) - value(a))];
+      [bb, bc, cc] = [bb + x * x, bc + x * y, cc + y * y];
+      if (x * y < 0) conflicts++;
+    }
+    assert.deepEqual(found?.models, ["b", "c"]);
+    assert.equal(found?.base, "a");
+    assert.equal(found?.elements, 171 * 97);
+    assert.equal(found?.signConflicts, conflicts);
+    const close = (got: number | null | undefined, want: number) => assert.ok(Math.abs((got ?? 0) / want - 1) < 1e-12);
+    close(found?.norms[0], Math.sqrt(bb));
+    close(found?.norms[1], Math.sqrt(cc));
+    close(found?.cosines[0], bc / Math.sqrt(bb * cc));
   });
 
   test("counts every byte read and written as it goes", async () => {

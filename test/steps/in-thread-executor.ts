@@ -45,6 +45,7 @@ export function createInThreadExecutor(
           sources,
           targetStore: target.store,
           windowElements,
+          statistics: false,
         };
         results.push(await mergeRegion(task, { kernels, openStore, signal, progress }));
       }
@@ -65,7 +66,7 @@ export function createInThreadExecutor(
       );
       const output = tensors.reduce((sum, tensor) => sum + tensor.nonFiniteOutput, 0);
       const file = { name: unit.file, bytes: unit.fileBytes, digest, headerDigest, tensors: listed };
-      return { file, nonFinite: { inputs: {}, output }, ...counts, kernels: kernels.id, threads: 1 };
+      return { file, nonFinite: { inputs: {}, output }, statistics: null, ...counts, kernels: kernels.id, threads: 1 };
     } catch (cause) {
       await store.abortWrite(ticket);
       throw cause;

@@ -96,6 +96,7 @@ async function runUnit(unit: MergeUnit, models: readonly MergeModel[], openStore
     sources,
     targetStore: "memory://golden",
     windowElements: 8192,
+    statistics: false,
   };
   const kernels = createWasmKernels(MEMORY_BYTES_DEFAULT);
   const signal = new AbortController().signal;

@@ -1,0 +1,161 @@
+// The interference report: one HTML page that shows how the models of a merge agree and disagree. Self-contained: no
+// scripts, no fonts, no network; it reads as well printed as on a screen.
+import type { Statistics, TensorStatistics } from "../artifact/statistics.ts";
+import { conflictShare, findLayer, type Grid, layerGrid, modelCosines, normsByLayer } from "./summary.ts";
+
+/** Rows of the table of tensors: those with the most conflicts. */
+const TABLE_ROWS = 40;
+/** Distinct line colours that also differ in lightness; models beyond them repeat. */
+const LINES = ["#1b6ca8", "#c4561a", "#2f7d4f", "#8a3f7a", "#6b5b1e", "#444444"];
+
+/** The page for a merge's statistics. */
+export function renderInterference(statistics: Statistics): string {
+  const grid = layerGrid(statistics);
+  const title = `${statistics.method}: ${statistics.models.length} models`;
+  return [
+    `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>${escapeHtml(title)}</title>`,
+    `<meta name="viewport" content="width=device-width, initial-scale=1"><style>${STYLE}</style></head><body>`,
+    `<h1>${escapeHtml(title)}</h1>`,
+    `<p>${introduce(statistics)}</p>`,
+    section(
+      "How alike the models are",
+      "Cosine of the whole vectors: 1 same direction, 0 unrelated, -1 opposite.",
+      drawCosines(statistics),
+    ),
+    grid.layers.length === 0
+      ? ""
+      : section(
+          "Where they disagree",
+          "Share of elements with opposite signs, by layer and module.",
+          drawHeatMap(grid),
+        ),
+    grid.layers.length === 0
+      ? ""
+      : section("How far they moved", "L2 norm of each model's vector, by layer.", drawNorms(statistics, grid)),
+    section("Tensors with the most conflicts", "", drawTable(statistics)),
+    "</body></html>\n",
+  ].join("\n");
+}
+
+const STYLE = [
+  "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:68rem;padding:0 1rem;color:#1c1c1c;background:#fff}",
+  "h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2rem 0 .2rem}p.note{margin:.1rem 0 .6rem;color:#555}",
+  "table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.25rem .55rem;text-align:right}",
+  "th:first-child,td:first-child{text-align:left}thead th{border-bottom:1px solid #999}figure{margin:0;overflow-x:auto}",
+  "svg text{font:12px system-ui,sans-serif;fill:#1c1c1c}code{font:13px ui-monospace,monospace}",
+].join("");
+
+function introduce({ vectors, base, models, tensors }: Statistics): string {
+  const elements = tensors.reduce((sum, tensor) => sum + tensor.elements, 0);
+  const subject = vectors === "task" ? `Differences to <code>${escapeHtml(base ?? "")}</code>` : "Weights";
+  const names = models.map((model) => `<code>${escapeHtml(model)}</code>`).join(", ");
+  return `${subject} of ${names}, over ${tensors.length} tensors and ${elements.toLocaleString("en")} elements.`;
+}
+
+function section(title: string, note: string, body: string): string {
+  const remark = note === "" ? "" : `<p class="note">${escapeHtml(note)}</p>`;
+  return `<h2>${escapeHtml(title)}</h2>${remark}<figure>${body}</figure>`;
+}
+
+function drawCosines(statistics: Statistics): string {
+  const rows = modelCosines(statistics).map((row, index) => {
+    const cells = row.map((cosine) => {
+      if (cosine === null) return "<td>–</td>";
+      const ink = cosine < 0 ? "196,86,26" : "27,108,168";
+      return `<td style="background:rgba(${ink},${(Math.abs(cosine) * 0.55).toFixed(3)})">${cosine.toFixed(3)}</td>`;
+    });
+    return `<tr><th>${escapeHtml(statistics.models[index] ?? "")}</th>${cells.join("")}</tr>`;
+  });
+  const head = statistics.models.map((model) => `<th>${escapeHtml(model)}</th>`).join("");
+  return `<table><thead><tr><th></th>${head}</tr></thead><tbody>${rows.join("")}</tbody></table>`;
+}
+
+const LABEL_WIDTH = 260;
+const CELL = { width: 26, height: 20 };
+
+function drawHeatMap({ layers, modules, cells }: Grid): string {
+  const most = Math.max(Number.MIN_VALUE, ...cells.flat().map((tensor) => (tensor ? conflictShare(tensor) : 0)));
+  const rows = modules.map((module, row) => {
+    const y = 20 + row * CELL.height;
+    const label = `<text x="${LABEL_WIDTH - 8}" y="${y + 14}" text-anchor="end">${escapeHtml(module)}</text>`;
+    const boxes = (cells[row] ?? []).map((tensor, column) => drawCell(tensor, column, y, most));
+    return label + boxes.join("");
+  });
+  const numbers = layers.map(
+    (layer, column) =>
+      `<text x="${LABEL_WIDTH + (column + 0.5) * CELL.width}" y="14" text-anchor="middle">${layer}</text>`,
+  );
+  const [width, height] = [LABEL_WIDTH + layers.length * CELL.width, 30 + modules.length * CELL.height];
+  const caption = `<p class="note">White 0 %, darkest ${percent(most)}.</p>`;
+  return `${openSvg(width, height, "Sign conflicts by layer and module")}${numbers.join("")}${rows.join("")}</svg>${caption}`;
+}
+
+function drawCell(tensor: TensorStatistics | undefined, column: number, y: number, most: number): string {
+  if (tensor === undefined) return "";
+  const share = conflictShare(tensor);
+  const place = `x="${LABEL_WIDTH + column * CELL.width}" y="${y}" width="${CELL.width - 2}" height="${CELL.height - 2}"`;
+  const title = `<title>${escapeHtml(tensor.name)}: ${percent(share)}</title>`;
+  return `<rect ${place} fill="#b23a1e" fill-opacity="${(share / most).toFixed(3)}" stroke="#ddd">${title}</rect>`;
+}
+
+const CHART = { width: 720, height: 220, left: 60, bottom: 30, top: 12 };
+
+function drawNorms(statistics: Statistics, grid: Grid): string {
+  const norms = normsByLayer(statistics, grid);
+  const most = Math.max(Number.MIN_VALUE, ...norms.flat());
+  const steps = Math.max(1, grid.layers.length - 1);
+  const x = (column: number): number => CHART.left + (column / steps) * (CHART.width - CHART.left - 10);
+  const y = (norm: number): number =>
+    CHART.height - CHART.bottom - (norm / most) * (CHART.height - CHART.bottom - CHART.top);
+  const lines = norms.map((line, model) => {
+    const points = line.map((norm, column) => `${x(column).toFixed(1)},${y(norm).toFixed(1)}`).join(" ");
+    const colour = LINES[model % LINES.length];
+    const dots = line.map((norm, column) => {
+      const title = `<title>layer ${grid.layers[column]}: ${norm.toPrecision(4)}</title>`;
+      return `<circle cx="${x(column).toFixed(1)}" cy="${y(norm).toFixed(1)}" r="3" fill="${colour}">${title}</circle>`;
+    });
+    return `<polyline points="${points}" fill="none" stroke="${colour}" stroke-width="2"/>${dots.join("")}`;
+  });
+  const axis = [0, most / 2, most].map(
+    (norm) => `<text x="${CHART.left - 8}" y="${y(norm) + 4}" text-anchor="end">${norm.toPrecision(3)}</text>`,
+  );
+  const every = Math.ceil(grid.layers.length / 24);
+  const ticks = grid.layers.map((layer, column) =>
+    column % every === 0 ? `<text x="${x(column)}" y="${CHART.height - 10}" text-anchor="middle">${layer}</text>` : "",
+  );
+  const legend = statistics.models.map(
+    (model, index) => `<span style="color:${LINES[index % LINES.length]}">&#9632;</span> ${escapeHtml(model)}`,
+  );
+  const svg = `${openSvg(CHART.width, CHART.height, "Norms by layer")}${axis.join("")}${ticks.join("")}${lines.join("")}</svg>`;
+  return `${svg}<p class="note">${legend.join(" &nbsp; ")}</p>`;
+}
+
+function drawTable({ models, tensors }: Statistics): string {
+  const sorted = [...tensors].sort((a, b) => conflictShare(b) - conflictShare(a)).slice(0, TABLE_ROWS);
+  const head = [
+    "<th>tensor</th><th>layer</th><th>elements</th><th>conflicts</th>",
+    ...models.map((model) => `<th>norm ${escapeHtml(model)}</th>`),
+  ];
+  const rows = sorted.map((tensor) => {
+    const { name, elements, norms } = tensor;
+    const cells = [
+      `<td><code>${escapeHtml(name)}</code></td><td>${findLayer(name)?.layer ?? ""}</td>`,
+      `<td>${elements.toLocaleString("en")}</td><td>${percent(conflictShare(tensor))}</td>`,
+      ...models.map((_, index) => `<td>${norms[index]?.toPrecision(4) ?? "–"}</td>`),
+    ];
+    return `<tr>${cells.join("")}</tr>`;
+  });
+  return `<table><thead><tr>${head.join("")}</tr></thead><tbody>${rows.join("")}</tbody></table>`;
+}
+
+function openSvg(width: number, height: number, label: string): string {
+  return `<svg viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-label="${label}">`;
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(1)} %`;
+}
+
+function escapeHtml(text: string): string {
+  return text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+}

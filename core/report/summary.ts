@@ -1,0 +1,77 @@
+// statistics.json seen as layers, modules and whole models: what the report draws.
+import { listPairs, type Statistics, type TensorStatistics } from "../artifact/statistics.ts";
+
+/** A tensor's name cut at its first layer number: `model.layers.3.mlp.up_proj.weight` is layer 3 of `mlp.up_proj`. */
+export type LayerPlace = { readonly layer: number; readonly module: string };
+
+/** Undefined for tensors outside numbered layers. */
+export function findLayer(name: string): LayerPlace | undefined {
+  const [, layer, rest] = /\.(\d+)\.(.+)$/.exec(name) ?? [];
+  if (layer === undefined || rest === undefined) return undefined;
+  return { layer: Number(layer), module: rest.replace(/\.weight$/, "") };
+}
+
+/** Share of elements with opposite signs; 0 for an empty tensor. */
+export function conflictShare({ signConflicts, elements }: TensorStatistics): number {
+  return elements === 0 ? 0 : signConflicts / elements;
+}
+
+/**
+ * Cosines of whole models: dot products and squared norms added over the tensors in which both take part. Symmetric,
+ * ones on the diagonal; null where a model has no length.
+ */
+export function modelCosines({ models, tensors }: Statistics): readonly (readonly (number | null)[])[] {
+  const pairs = listPairs(models.length);
+  const cosines = models.map((_, i) => models.map((_, j): number | null => (i === j ? 1 : null)));
+  pairs.forEach(([i, j], index) => {
+    let [dot, ii, jj] = [0, 0, 0];
+    for (const { norms, cosines: ofPairs } of tensors) {
+      const [a, b] = [norms[i], norms[j]];
+      if (a == null || b == null) continue;
+      dot += (ofPairs[index] ?? 0) * a * b;
+      ii += a * a;
+      jj += b * b;
+    }
+    const cosine = ii === 0 || jj === 0 ? null : dot / Math.sqrt(ii * jj);
+    const [rowI, rowJ] = [cosines[i], cosines[j]];
+    if (rowI !== undefined) rowI[j] = cosine;
+    if (rowJ !== undefined) rowJ[i] = cosine;
+  });
+  return cosines;
+}
+
+export type Grid = {
+  readonly layers: readonly number[];
+  readonly modules: readonly string[];
+  /** By module, then by layer; undefined where there is no such tensor. */
+  readonly cells: readonly (readonly (TensorStatistics | undefined)[])[];
+};
+
+/** The tensors of numbered layers as a table of module × layer, in order of first appearance and of number. */
+export function layerGrid({ tensors }: Statistics): Grid {
+  const byModule = new Map<string, Map<number, TensorStatistics>>();
+  const layers = new Set<number>();
+  for (const tensor of tensors) {
+    const place = findLayer(tensor.name);
+    if (place === undefined) continue;
+    layers.add(place.layer);
+    const row = byModule.get(place.module) ?? new Map<number, TensorStatistics>();
+    byModule.set(place.module, row.set(place.layer, tensor));
+  }
+  const columns = [...layers].sort((a, b) => a - b);
+  return {
+    layers: columns,
+    modules: [...byModule.keys()],
+    cells: [...byModule.values()].map((row) => columns.map((layer) => row.get(layer))),
+  };
+}
+
+/** L2 norm of each model's vector over all tensors of a layer: by model, then by the grid's layers. */
+export function normsByLayer(statistics: Statistics, grid: Grid): readonly (readonly number[])[] {
+  return statistics.models.map((_, model) =>
+    grid.layers.map((_, column) => {
+      const squares = grid.cells.map((row) => (row[column]?.norms[model] ?? 0) ** 2);
+      return Math.sqrt(squares.reduce((sum, square) => sum + square, 0));
+    }),
+  );
+}
