@@ -55,10 +55,15 @@ export function planPipeline({ parsed, recipe, models }: PipelineTask, options: 
       ...(pipeline.publish == null
         ? {}
         : { publish: { model: pipeline.publish.model, channel: pipeline.publish.channel } }),
-      warnings: [...merge.warnings],
+      warnings: [...merge.warnings, ...idleParts(pipeline)],
     },
     units: [...adoption.adopts, ...adoption.describes, ...merge.units],
   };
+}
+
+/** Parts of a pipeline that are understood and have no effect. */
+function idleParts({ publish }: PipelineTask["parsed"]["pipeline"]): readonly string[] {
+  return publish?.keep == null ? [] : ["publish.keep: a run deletes nothing, so every version is kept"];
 }
 
 const ADOPT_STAGE = 0;

@@ -50,6 +50,12 @@ test("sources that can be read as they are need one stage: the merge", () => {
   assert.deepEqual(header.checks, { maxNonFinite: 2 });
 });
 
+test("what a pipeline says without effect is a warning", () => {
+  const { header } = plan({ text: TEXT.replace("nightly}", "nightly, keep: 3}") });
+  assert.ok(header.warnings.some((warning) => warning.startsWith("publish.keep")));
+  assert.ok(!plan().header.warnings.some((warning) => warning.startsWith("publish.keep")));
+});
+
 test("uploads are adopted file by file and described before the merge", () => {
   const { header, units } = plan({ states: { a: { state: "pending" }, b: { state: "pending" } } });
   assert.deepEqual(
