@@ -22,11 +22,10 @@ export function renderError(error: MergeyardError, json: boolean): string {
   const record = error.toJSON();
   if (json) return `${JSON.stringify({ error: record })}\n`;
   const stack = error.code === "CliInternal" && error.cause instanceof Error ? (error.cause.stack ?? "") : "";
-  return `${renderRecord(record)}${stack === "" ? "" : `${stack}\n`}`;
+  return `${renderBlock(record)}${stack === "" ? "" : `${stack}\n`}`;
 }
 
-/** The block of an error that is data already, newline included. */
-export function renderRecord(record: ErrorRecord): string {
+function renderBlock(record: ErrorRecord): string {
   const place = describePlace(record.where);
   const lines: (readonly [string, string | undefined])[] = [
     ["what", record.meaning],

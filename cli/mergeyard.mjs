@@ -32,7 +32,7 @@ if (Number(process.versions.node.split(".")[0]) >= NEEDED_MAJOR) {
   runUnderPinnedNode();
 } else {
   process.stderr.write(
-    `error: mergeyard needs Node ${NEEDED_MAJOR} or newer; this is Node ${process.versions.node} (${process.execPath}).\n` +
+    `error: mergeyard needs Node ${NEEDED_MAJOR} or newer; ${process.execPath} is Node ${process.versions.node}.\n` +
       "  what to do: run `npm ci` in Mergeyard's folder; it installs the right Node beside the program.\n",
   );
   process.exitCode = 1;

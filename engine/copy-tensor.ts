@@ -1,5 +1,6 @@
 // A tensor that the recipe leaves as it is: its stored bytes, whatever the dtype, digested and checked for NaN and
 // infinity on the way.
+import assert from "node:assert/strict";
 import { createHasher } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
@@ -13,7 +14,7 @@ export async function copyTensor(context: Omit<TensorContext, "method">): Promis
   const total = elementCount(tensor.shape);
   const windowElements = Math.min(context.windowElements, Math.max(1, total));
   const [read] = context.readers;
-  if (read === undefined) throw new RangeError("a copied tensor has one input");
+  assert.ok(read !== undefined, "a copied tensor has one input");
   const mark = kernels.mark();
   try {
     const window = kernels.allocateBlock(elementBytes(tensor.dtype, windowElements));

@@ -118,8 +118,10 @@ test("every file is used by the product, or is an entry", () => {
   for (const file of sources) {
     for (const match of file.text.matchAll(/["'`]([\w./-]+\.(?:ts|mjs))["'`]/g)) {
       const written = match[1] ?? "";
-      const target = written.startsWith(".") ? path.posix.join(path.posix.dirname(file.path), written) : written;
-      if (target !== file.path && !isTest(file.path)) used.add(target);
+      if (isTest(file.path)) continue;
+      for (const target of [written, path.posix.join(path.posix.dirname(file.path), written)]) {
+        if (target !== file.path) used.add(target);
+      }
     }
   }
   assertNone(
@@ -129,7 +131,9 @@ test("every file is used by the product, or is an entry", () => {
   );
 });
 
-/** Built and tested before their first user, which a later change brings; or made for tests alone (the faulty store). */
+/**
+ * Built and tested before their first user, which a later change brings; or made for tests alone (the faulty store).
+ */
 const AWAITED: ReadonlySet<string> = new Set(["core/random.ts", "stores/faulty.ts"]);
 
 test("every exported name is used in another file", () => {

@@ -24,10 +24,10 @@ export function renderErrorsDocument(): string {
   );
   return `# Errors
 
-Made from the tables in \`core/error-codes/\` by \`npm run docs\`; do not edit. Every refusal and failure is one of these
-codes. The command line prints it with the place, what was found, what was expected and what to do; \`--json\` prints
-the same as an object. "Try again" says whether the same thing can succeed later (network, capacity): the state
-machine's retries are made from it.
+Made from the tables in \`core/error-codes/\` by \`npm run docs\`; do not edit. Every refusal and failure is one of
+these codes. The command line prints it with the place, what was found, what was expected and what to do;
+\`--json\` prints the same as an object. "Try again" says whether the same thing can succeed later (network,
+capacity): the state machine's retries are made from it.
 
 ${tables.join("\n\n")}
 `;

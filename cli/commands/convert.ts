@@ -57,8 +57,8 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
     progress.end();
     printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
       const digest = result.digest === null ? "" : `, ${result.digest}`;
-      const counts = `${countOf(result.files, "file")}, ${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}`;
-      return `${options.to} in ${options.out}: ${counts}${digest}`;
+      const counts = `${countOf(result.files, "file")}, ${countOf(result.tensors, "tensor")}`;
+      return `${options.to} in ${options.out}: ${counts}, ${formatBytes(result.bytes)}${digest}`;
     });
   } catch (error) {
     await output?.discard();

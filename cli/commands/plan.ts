@@ -140,8 +140,8 @@ function render(header: PlanHeader, estimate: Estimate, prices: Prices): string 
       [...rows, total],
     ),
     "",
-    `Estimates. AWS: ${prices.region}, prices of ${prices.asOf}, ${prices.worker.count} workers at most; what is written ` +
-      `costs ${formatUsd(estimate.storageUsdPerMonth)} a month to keep.`,
+    `Estimates. AWS: ${prices.region}, prices of ${prices.asOf}, ${prices.worker.count} workers at most; ` +
+      `what is written costs ${formatUsd(estimate.storageUsdPerMonth)} a month to keep.`,
     ...warnings.map((warning) => `warning: ${warning}`),
   ].join("\n");
 }

@@ -124,7 +124,7 @@ function describeResult({ outcome, model, version, channel, current, files, byte
     case "unchanged":
       return `nothing changed: ${model}:${channel} is ${model}@${version} already`;
     case "lost-race":
-      return `published ${model}@${version}, but ${model}:${channel} was moved to ${current?.version} by a later decision`;
+      return `published ${model}@${version}, but ${model}:${channel} is ${current?.version} by a later decision`;
     case "not-requested":
       return "done; the pipeline does not ask to publish, its files stay in the run's folder";
   }

@@ -92,5 +92,6 @@ async function readTotalBytes(store: ObjectStore, signal: AbortSignal): Promise<
 }
 
 function describe(title: string, { files, tensors, bytes, digest }: VerifyOutput): string {
-  return `${title} is whole: ${countOf(files, "file")}, ${countOf(tensors, "tensor")}, ${formatBytes(bytes)}, ${digest}`;
+  const counts = `${countOf(files, "file")}, ${countOf(tensors, "tensor")}`;
+  return `${title} is whole: ${counts}, ${formatBytes(bytes)}, ${digest}`;
 }

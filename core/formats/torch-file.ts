@@ -1,6 +1,7 @@
 // One file of torch.save, in the zip form or the legacy form: its object as data, and every storage as a byte range.
 // No byte of a storage is read. Called by torch.ts, deepspeed*.ts and dcp.ts.
 // Source: reference checkpoint-formats.md sections 2.1 to 2.3.
+import assert from "node:assert/strict";
 import type { ByteRange, CheckpointFile, ReadRange } from "../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../error.ts";
 import { PICKLE_LIMITS } from "../limits.ts";
@@ -112,6 +113,6 @@ function checkStorage(storage: PickleStorage, entry: ZipEntry, file: CheckpointF
 /** The ranges of a tensor of the file. Throws what placeTensor throws. */
 export function placeTorchTensor(file: TorchFile, tensor: PickleTensor, name: string): PlacedTorchTensor {
   const storage = file.storages.get(tensor.storage.key);
-  if (storage === undefined) throw new RangeError("every storage of a pickle has been placed");
+  assert.ok(storage !== undefined, "every storage of a pickle has been placed");
   return placeTensor(tensor, storage, name);
 }

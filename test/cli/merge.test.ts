@@ -142,7 +142,7 @@ test("what is in the output folder is never lost", async () => {
   assert.equal((await merge(["linear.yaml", "--out", file, "--force"])).error?.code, "CliOutputOccupied");
 });
 
-test("a name is looked up on the command line, in the file's models, beside the recipe, then in the current folder", async () => {
+test("a name on the command line wins over the file, and the current folder is the last resort", async () => {
   const folder = path.join(scratch, "lookup");
   cpSync(path.join(EXAMPLES, "models/python"), path.join(folder, "cwd/one"), { recursive: true });
   const text = (models: string) => `name: lookup

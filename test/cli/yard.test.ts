@@ -64,7 +64,7 @@ test("a command on a place that is no yard says so", async () => {
   }
 });
 
-test("a pipeline is planned, run, listed, shown, pulled and verified; the same run again computes nothing", async () => {
+test("a pipeline is planned, run, shown, pulled and verified; run again it computes nothing", async () => {
   const yard = await makeYard(path.basename(WHOLE));
   const before = listFiles(yard);
   const plan = await call("plan", PIPELINE, "--yard", yard);
@@ -139,7 +139,7 @@ test("a truncated shard fails the plan before anything is written, with the file
   assert.deepEqual(listFiles(yard), before);
 });
 
-test("a run that was interrupted exits with 130, and the same command goes on and publishes the same version", async () => {
+test("an interrupted run exits with 130, and the same command goes on to the same version", async () => {
   const yard = await makeYard("interrupted");
   const terminal = createRecorder({ cwd: scratch });
   const running = main(["run", PIPELINE, "--yard", yard, "--json"], {
@@ -166,6 +166,21 @@ test("a run that was interrupted exits with 130, and the same command goes on an
   assert.deepEqual(receipts(), adopted, "finished units are not run again");
   const { outcome, version } = Object(next.out.result);
   assert.deepEqual([outcome, version], ["published", whole.version]);
+});
+
+test("a failure without a code of its own is still one error, and the channel stays where it is", async () => {
+  const terminal = createRecorder({ cwd: scratch });
+  const text = readFileSync(PIPELINE, "utf8").replace("weight: 0.3", "weight: 0.5");
+  const pipeline = path.join(scratch, "other.yaml");
+  writeFileSync(pipeline, text);
+  // The workers cannot even start: Node refuses the option.
+  const env = { ...process.env, NODE_OPTIONS: "--no-such-option" };
+  assert.equal(await main(["run", pipeline, "--yard", WHOLE, "--json"], { ...terminal, env }), 1);
+  const { code, found } = JSON.parse(terminal.err().trimEnd().split("\n").at(-1) ?? "").error;
+  assert.equal(code, "CliRunFailed");
+  assert.match(found, /exit|status|9/);
+  const { version } = (await call("show", "bard-and-snake:nightly", "--yard", WHOLE)).out;
+  assert.equal(Object((await call("verify", "--yard", WHOLE)).out).verified[0].version, version);
 });
 
 test("another table of prices replaces ours, and a broken one is refused", async () => {

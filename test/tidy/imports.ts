@@ -33,7 +33,11 @@ const IMPORT_LAW: Readonly<Record<string, Law>> = {
     node: PURE_NODE,
   },
   flow: { folders: ["core/error.ts", "steps/schemas.ts"], packages: ["zod"], node: PURE_NODE },
-  functions: { folders: ["core/", "steps/", "stores/"], packages: ["zod", "@middy/core"], node: "all" },
+  functions: {
+    folders: ["core/", "steps/", "stores/"],
+    packages: ["zod", "@middy/core", "@aws-sdk/client-sfn"],
+    node: "all",
+  },
   workers: { folders: ["core/", "steps/", "stores/", "kernels/", "engine/"], packages: ["zod"], node: "all" },
   local: { folders: ["core/", "flow/", "steps/", "stores/", "engine/"], packages: ["zod", "jsonata"], node: "all" },
   cli: {
@@ -41,7 +45,7 @@ const IMPORT_LAW: Readonly<Record<string, Law>> = {
     packages: ["zod", "commander", "yaml"],
     node: "all",
   },
-  infra: { folders: ["flow/"], packages: [/^aws-cdk-lib/, "constructs"], node: "all" },
+  infra: { folders: ["flow/"], packages: [/^aws-cdk-lib/, "constructs", "zod"], node: "all" },
 };
 
 /** Why `file` may not import `specifier`, with the fix; undefined when it may. Folders without a law may do all. */

@@ -107,16 +107,19 @@ function endOfTemplatePart(text: string, start: number): number {
   return at + 1;
 }
 
-/** Specifiers of static, type and dynamic imports, re-exports, and of `new URL("…", import.meta.url)`. */
-export function importsOf(file: SourceFile): { specifier: string; line: number; typeOnly: boolean }[] {
-  const found: { specifier: string; line: number; typeOnly: boolean }[] = [];
+/** Specifiers of imports of all kinds, re-exports, and of sources named by `new URL("…", import.meta.url)`. */
+export function importsOf(file: SourceFile): { specifier: string; line: number }[] {
+  const found: { specifier: string; line: number }[] = [];
   const pattern =
     /\b(?:import|export)\b([^"';]*?)\bfrom\s*"([^"]+)"|\bimport\s*\(?\s*"([^"]+)"|\bnew URL\(\s*"([^"]+)"/g;
   for (const match of file.text.matchAll(pattern)) {
     // A match that starts inside a comment or a string is blanked in `code`.
     if (file.code[match.index] === " ") continue;
-    const specifier = match[2] ?? match[3] ?? match[4] ?? "";
-    found.push({ specifier, line: lineOf(file.text, match.index), typeOnly: /^\s*type\b/.test(match[1] ?? "") });
+    const line = lineOf(file.text, match.index);
+    const url = match[4];
+    // A URL may name any file; only another source is an import.
+    if (url === undefined) found.push({ specifier: match[2] ?? match[3] ?? "", line });
+    else if (/\.(?:ts|mjs)$/.test(url)) found.push({ specifier: url.startsWith(".") ? url : `./${url}`, line });
   }
   return found;
 }
