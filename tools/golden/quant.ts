@@ -1,0 +1,99 @@
+// Golden cases of quantization: rows through a scheme must give the reference's bytes, and those bytes the reference's
+// values. Source of the form: a list of cases, each with a scheme and files beside it.
+import { basename, dirname, join } from "node:path";
+import { z } from "zod";
+import { findScheme } from "../../core/schemes/registry.ts";
+import { rowBytes, type Scheme } from "../../core/schemes/scheme.ts";
+import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
+import { createDirectoryStore } from "../../stores/directory.ts";
+import { failed, type GoldenCase, type GoldenSet, PASSED, skipped, type Verdict } from "./case.ts";
+import { readTensor, type Tensor, valuesOf } from "./tensors.ts";
+
+const quantCase = z.object({
+  id: z.string(),
+  scheme: z.string(),
+  input: z.string(),
+  input_tensors: z.array(z.string()).default([]),
+  imatrix_tensor: z.string().nullish(),
+  expected: z.string(),
+  loose: z.record(z.string(), z.string()).default({}),
+});
+const document = z.array(quantCase);
+type QuantCase = z.output<typeof quantCase>;
+
+/** How far a value of a loose input may lie from the input. */
+const LOOSE_ERROR = 1e-30;
+
+/** Sets that are a list of cases, each with a scheme. */
+export const quantSet: GoldenSet = {
+  id: "quant",
+  open(folder, content) {
+    const parsed = document.safeParse(content);
+    if (!parsed.success) return undefined;
+    return parsed.data.map((entry): GoldenCase => ({ id: entry.id, run: () => runCase(folder, entry) }));
+  },
+};
+
+async function runCase(folder: string, entry: QuantCase): Promise<Verdict> {
+  const [family, type = ""] = entry.scheme.split(":");
+  const scheme = family === "ggml" ? findScheme(type.toLowerCase()) : undefined;
+  if (scheme === undefined) return skipped(`the scheme ${entry.scheme}`);
+  const [inputs, expected] = [await readAll(folder, entry.input), await readAll(folder, entry.expected)];
+  const matrix = entry.imatrix_tensor == null ? undefined : inputs.get(entry.imatrix_tensor);
+  const importance = matrix === undefined ? undefined : valuesOf(matrix);
+  for (const input of entry.input_tensors) {
+    const name = input.replace(/^x\./, "");
+    const [source, blocks] = [inputs.get(input), expected.get(`blocks.${name}`)];
+    if (source === undefined || blocks === undefined) return failed(`the set has no tensor of ${input}`);
+    const isLoose = Object.hasOwn(entry.loose, name);
+    const why = compareRows(scheme, source, importance, blocks, expected.get(`deq.${name}`), isLoose);
+    if (why !== undefined) return failed(`${name}: ${why}`);
+  }
+  return PASSED;
+}
+
+function compareRows(
+  scheme: Scheme,
+  source: Tensor,
+  importance: Float32Array | undefined,
+  blocks: Tensor,
+  values: Tensor | undefined,
+  isLoose: boolean,
+): string | undefined {
+  const [rows = 0, columns = 0] = source.shape;
+  const bytes = rowBytes(scheme, columns);
+  const [input, got] = [valuesOf(source), new Uint8Array(rows * bytes)];
+  const [expected, back] = [values === undefined ? undefined : valuesOf(values), new Float32Array(columns)];
+  for (let row = 0; row < rows; row++) {
+    const weights = input.subarray(row * columns, (row + 1) * columns);
+    const stored = got.subarray(row * bytes, (row + 1) * bytes);
+    scheme.quantize(weights, stored, importance);
+    if (isLoose) {
+      scheme.dequantize(stored, back);
+      const far = back.findIndex((value, i) => !(Math.abs(value - (weights[i] ?? 0)) <= LOOSE_ERROR));
+      if (far >= 0) return `row ${row}, value ${far} is ${back[far]}, of ${weights[far]}`;
+      continue;
+    }
+    const golden = blocks.bytes.subarray(row * bytes, (row + 1) * bytes);
+    const other = stored.findIndex((byte, i) => byte !== golden[i]);
+    if (other >= 0) return `row ${row}, byte ${other} of ${bytes} is ${stored[other]}, expected ${golden[other]}`;
+    if (expected === undefined) continue;
+    scheme.dequantize(golden, back);
+    const wrong = back.findIndex((value, i) => !isSame(value, expected[row * columns + i] ?? 0));
+    if (wrong >= 0) return `row ${row}, value ${wrong} is ${back[wrong]}, not ${expected[row * columns + wrong]}`;
+  }
+  return undefined;
+}
+
+function isSame(a: number, b: number): boolean {
+  return Object.is(a, b) || (Number.isNaN(a) && Number.isNaN(b));
+}
+
+async function readAll(folder: string, file: string): Promise<ReadonlyMap<string, Tensor>> {
+  const path = join(folder, file);
+  const store = createDirectoryStore(dirname(path), { durable: false });
+  const { checkpoint } = await openCheckpointFile(store, basename(path));
+  return new Map(
+    await Promise.all(checkpoint.tensors.map(async (entry) => [entry.name, await readTensor(store, entry)] as const)),
+  );
+}
