@@ -29,7 +29,7 @@ export type ModelPlace = {
 };
 
 /** Commit marker of an upload: an object of this name says that all files of the upload were there before it. */
-const UPLOAD_MARKER = "_COMPLETE";
+export const UPLOAD_MARKER = "_COMPLETE";
 
 /**
  * Finds the folder that a recipe's model reference means.
@@ -145,7 +145,7 @@ async function findUpload(yard: ObjectStore, path: readonly string[], signal: Ab
  * Undefined when an upload is complete: its marker is there, or its index and every shard that it names with the size
  * that the shard's own header says, or a model.safetensors alone. Otherwise what is missing.
  */
-async function whyIncomplete(yard: ObjectStore, upload: UploadListing, signal: AbortSignal): Promise<unknown> {
+export async function whyIncomplete(yard: ObjectStore, upload: UploadListing, signal: AbortSignal): Promise<unknown> {
   const names = upload.files.map((file) => file.key.slice(upload.prefix.length));
   if (names.includes(UPLOAD_MARKER)) return undefined;
   const tensorFiles = names.filter((name) => name.endsWith(".safetensors"));

@@ -12,4 +12,9 @@ export const FLOW_CODES = {
     retryable: false,
     remedy: "wait for it to end; then run the command again, and it will find what was done",
   },
+  FlowTimeUp: {
+    meaning: "the function's time ended before its work did",
+    retryable: true,
+    remedy: "try again: what was done stands, and the rest goes on from there",
+  },
 } as const satisfies Record<string, ErrorKind>;

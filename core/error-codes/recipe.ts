@@ -62,6 +62,11 @@ export const RECIPE_CODES = {
     retryable: false,
     remedy: "name it as `base_model`, and list it in every slice",
   },
+  RecipeScheduleInvalid: {
+    meaning: "the schedule is not one of EventBridge's",
+    retryable: false,
+    remedy: "write cron(0 2 * * ? *), rate(1 day) or at(2026-11-24T02:00:00); times are UTC",
+  },
   RecipeLayerRangesUnequal: {
     meaning: "the layer ranges of one slice differ in length",
     retryable: false,

@@ -5,6 +5,7 @@ import { MergeyardError } from "../error.ts";
 import { RECIPE_LIMITS } from "../limits.ts";
 import { fieldError, flattenIssues, type UnknownKey, unknownKeyError, unknownKeys, valueAt } from "./issues.ts";
 import { type FieldPath, fieldPlace, originWithin, type RecipeOrigin } from "./origin.ts";
+import { parseSchedule } from "./schedule.ts";
 import { type MergeConfig, mergeSchema, type Pipeline, pipelineSchema } from "./schema.ts";
 
 /** One document of a recipe file. */
@@ -43,7 +44,7 @@ const PIPELINE_KEYS = ["merge", "on", "outputs", "checks", "publish"];
 /**
  * Checks a recipe file's documents. Unknown keys are refused with the nearest known key. In the merge part, a key that
  * mergekit knows from another place (and ignores here) is a warning, and under `mergekit_compat: strict` every unknown
- * key is. Throws RecipeUnknownKey, RecipeFieldInvalid, RecipeNotSupported (several documents).
+ * key is. Throws RecipeUnknownKey, RecipeFieldInvalid, RecipeScheduleInvalid, RecipeNotSupported (several documents).
  */
 export function parseRecipe(documents: readonly RecipeDocument[], text: string): ParsedRecipe {
   const [first, second] = documents;
@@ -65,6 +66,8 @@ export function parseRecipe(documents: readonly RecipeDocument[], text: string):
   }
   const { value, warnings } = parseTolerant(pipelineSchema, document, origin, ["merge"]);
   const { merge, ...pipeline } = value;
+  const schedule = pipeline.on?.schedule;
+  if (schedule != null) parseSchedule(schedule, fieldPlace(origin, ["on", "schedule"]));
   return { text, document, pipeline, merge, origin: originWithin(origin, "merge"), warnings };
 }
 

@@ -5,6 +5,7 @@ import path from "node:path";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { handler as check } from "../../functions/check.ts";
+import { createLambda } from "../../functions/handler.ts";
 import { handler as notify } from "../../functions/notify.ts";
 import { handler as plan } from "../../functions/plan.ts";
 import { handler as publish } from "../../functions/publish.ts";
@@ -15,22 +16,9 @@ import { openStore } from "../../stores/open.ts";
 import { testDeps } from "../steps/deps.ts";
 import { createInThreadExecutor } from "../steps/in-thread-executor.ts";
 import { makeYard, runUnits } from "../steps/pipeline.ts";
+import { lambdaContext } from "./lambda-context.ts";
 
-/** What Lambda gives a function besides the event. */
-const CONTEXT = {
-  awsRequestId: "1",
-  callbackWaitsForEmptyEventLoop: false,
-  functionName: "f",
-  functionVersion: "1",
-  invokedFunctionArn: "arn:aws:lambda:eu-west-1:1:function:f",
-  logGroupName: "g",
-  logStreamName: "s",
-  memoryLimitInMB: "1024",
-  getRemainingTimeInMillis: () => 60_000,
-  done: () => undefined,
-  fail: () => undefined,
-  succeed: () => undefined,
-};
+const CONTEXT = lambdaContext();
 
 test("the functions carry a run from plan to notice, as Lambda calls them", async (t) => {
   const folder = await mkdtemp(path.join(tmpdir(), "functions-"));
@@ -62,4 +50,38 @@ test("a function's typed error has its code as name, and its record reaches the 
   assert.equal(recorded.error.where.store, uri);
   assert.equal(recorded.key, null);
   assert.equal(await createMemoryStore("functions-no-yard").head("yard.json"), undefined);
+});
+
+test("work that runs out of time is stopped before Lambda kills it, and is worth trying again", async () => {
+  let stopped = false;
+  const handler = createLambda("slow", async (_event, { signal }) => {
+    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    stopped = true;
+    signal.throwIfAborted();
+  });
+  const failed = await handler({}, lambdaContext(10_020)).catch((error) => error);
+  assert.equal(failed.name, "FlowTimeUp");
+  assert.equal(JSON.parse(failed.message).retryable, true);
+  assert.ok(stopped, "the work was told, and had time to discard what it had open");
+});
+
+test("work that does not listen is answered for before Lambda kills it", async () => {
+  const handler = createLambda("deaf", () => new Promise<never>(() => undefined));
+  const failed = await handler({}, lambdaContext(2020)).catch((error) => error);
+  assert.equal(failed.name, "FlowTimeUp");
+});
+
+test("plans are made for the deployment's workers, unless the input says otherwise", async (t) => {
+  const store = createMemoryStore("functions-sizes");
+  await makeYard(store);
+  process.env.MERGEYARD_MEMORY_BYTES = "1000";
+  process.env.MERGEYARD_THREADS = "2";
+  t.after(() => {
+    delete process.env.MERGEYARD_MEMORY_BYTES;
+    delete process.env.MERGEYARD_THREADS;
+  });
+  const input = { yard: store.uri, pipeline: { store: store.uri, key: "pipelines/small.yaml" } };
+  const failed = await plan(input, CONTEXT).catch((error) => error);
+  assert.equal(failed.name, "PlanMemoryExceeded");
+  assert.equal((await plan({ ...input, memoryBytes: 1e9 }, CONTEXT)).outcome, "planned");
 });
