@@ -12,6 +12,11 @@ export const ENGINE_CODES = {
     retryable: false,
     remedy: "raise --memory; methods that need a whole tensor at once need room for the largest one",
   },
+  EngineMethodDegenerate: {
+    meaning: "the models leave the method nothing to go by in this tensor",
+    retryable: false,
+    remedy: "leave a model out, change the weights, or use another method",
+  },
   EngineInputChanged: {
     meaning: "a tensor's bytes do not have the digest that was recorded for it",
     retryable: false,

@@ -6,8 +6,12 @@ import { dare_linear } from "./dare_linear.ts";
 import { dare_ties } from "./dare_ties.ts";
 import { della } from "./della.ts";
 import { della_linear } from "./della_linear.ts";
+import { karcher } from "./karcher.ts";
 import { linear } from "./linear.ts";
 import type { MergeMethod } from "./method.ts";
+import { model_stock } from "./model_stock.ts";
+import { multislerp } from "./multislerp.ts";
+import { nuslerp } from "./nuslerp.ts";
 import { passthrough } from "./passthrough.ts";
 import { slerp } from "./slerp.ts";
 import { task_arithmetic } from "./task_arithmetic.ts";
@@ -21,7 +25,11 @@ const METHODS: ReadonlyMap<string, MergeMethod> = new Map(
     dare_ties,
     della,
     della_linear,
+    karcher,
     linear,
+    model_stock,
+    multislerp,
+    nuslerp,
     passthrough,
     slerp,
     task_arithmetic,

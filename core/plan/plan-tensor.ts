@@ -68,6 +68,14 @@ export function planTensor(tensor: OutputTensor, planning: TensorPlanning): Plan
   if (present.every(({ entry }) => isWhole(entry.dtype))) return copyWhole(tensor, present, reference, planning);
   const { inputs, shape } = fitShapes(tensor, present, reference, planning);
   if (inputs.length === 1 && present.length > 1) return copyTensor(tensor, reference, planning);
+  if (inputs.length < planning.method.inputCount.min && recipe.allowUnlisted !== undefined) {
+    // Too few models have it for the method: it cannot take part, as if the others lacked it.
+    notes.add(
+      `tensors that too few models have are ${recipe.allowUnlisted === "copy" ? "copied" : "dropped"}`,
+      tensor.name,
+    );
+    return recipe.allowUnlisted === "copy" ? copyTensor(tensor, reference, planning) : undefined;
+  }
   return mergeInputs(tensor, { inputs, shape }, reference, planning);
 }
 
@@ -313,7 +321,7 @@ function checkInputCount(tensor: OutputTensor, inputs: readonly Present[], { met
   throw new MergeyardError("PlanInputCount", {
     where: { ...fieldPlace(recipe.origin, tensor.slice.field), tensor: tensor.name },
     found: `${inputs.length} models`,
-    expected: min === max ? `${min} for ${method.id}` : `${min} to ${max} for ${method.id}`,
+    expected: `${max === Number.POSITIVE_INFINITY ? `at least ${min}` : min === max ? min : `${min} to ${max}`} for ${method.id}`,
   });
 }
 

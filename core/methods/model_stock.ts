@@ -1,0 +1,85 @@
+import { z } from "zod";
+import type { Kernels } from "../ops/kernels.ts";
+import { createGramPass, type Gram, normsOf, product } from "./gram.ts";
+import { type MergeMethod, type MergeTensor, type TensorProgram, tileElementsOf } from "./method.ts";
+import { rowLength, subTile } from "./rows.ts";
+
+/** A product of two norms below this counts as this. Source: merge reference section 4.12 step 2. */
+const NORMS_FLOOR = 1e-6;
+
+/**
+ * Model Stock: R = t mean(W_i) + (1 - t) W0 with t = n c / (1 + (n - 1) c) and c the mean cosine of the task vectors'
+ * pairs, over the whole tensor or, `filter_wise`, row by row. t is not bounded unless `clamp_t`: a negative c goes
+ * beyond the base, as in the reference.
+ * Norms and products in float64 by tile; t in float64, the factors rounded to float32, the sum in model order.
+ * Source: Jang et al., arXiv:2403.19522; mergekit `model_stock`, merge reference section 4.12.
+ */
+export const model_stock = Object.freeze({
+  id: "model_stock",
+  title: "Model Stock",
+  source: "Model Stock: all we need is just a few fine-tuned models, arXiv:2403.19522",
+  inputCount: { min: 3, max: Number.POSITIVE_INFINITY },
+  base: "required",
+  locality: "row",
+  reducePasses: 1,
+  scratchTiles: (inputs) => inputs,
+  seeded: false,
+  embeddingMismatch: "common",
+  parameters: z.strictObject({ filter_wise: z.boolean().default(false), clamp_t: z.boolean().default(false) }),
+  modelParameters: z.strictObject({}),
+  compile(tensor, kernels) {
+    const base = tensor.inputs.findIndex(({ isBase }) => isBase);
+    const vectors = tensor.inputs.map((_, index) => index).filter((index) => index !== base);
+    if (tensor.parameters.filter_wise === true) return compileRows(tensor, kernels, vectors, base);
+    const { pass, gram } = createGramPass(kernels, vectors, base, tileElementsOf("row", tensor.shape));
+    const combination = () => ({ factors: stockFactors(tensor, gram, base), divisor: 1, multiplier: 1 });
+    return { reduce: [pass], apply: { deltas: false, combination } };
+  },
+} satisfies MergeMethod);
+
+/** Every row on its own, in one pass: its products first, then its combination. */
+function compileRows(tensor: MergeTensor, kernels: Kernels, vectors: readonly number[], base: number): TensorProgram {
+  const columns = rowLength(tensor.shape);
+  const deltas = vectors.map(() => kernels.allocateTile(tileElementsOf("row", tensor.shape)));
+  return {
+    reduce: [],
+    apply: {
+      tile({ inputs, output, count }) {
+        const origin = inputs[base];
+        if (origin === undefined) return;
+        vectors.forEach((index, position) => {
+          const [own, delta] = [inputs[index], deltas[position]];
+          if (own !== undefined && delta !== undefined) kernels.subtract(delta, own, origin, count);
+        });
+        for (let start = 0; start < count; start += columns) {
+          const rows = deltas.map((delta) => subTile(delta, start, columns));
+          const gram = rows.map((a) => rows.map((b) => kernels.dot(a, b, columns)));
+          const factors = stockFactors(tensor, gram, base);
+          const target = subTile(output, start, columns);
+          kernels.fill(target, 0, columns);
+          inputs.forEach((input, index) => {
+            kernels.addScaled(target, subTile(input, start, columns), factors[index] ?? 0, columns);
+          });
+        }
+      },
+    },
+  };
+}
+
+/** Factors of all inputs: t/n for each model, 1 - t for the base. */
+function stockFactors(tensor: MergeTensor, gram: Gram, base: number): readonly number[] {
+  const count = gram.length;
+  const norms = normsOf(gram);
+  let [sum, pairs] = [0, 0];
+  for (let i = 0; i < count; i++) {
+    for (let j = i + 1; j < count; j++) {
+      const scale = Math.max((norms[i] ?? 0) * (norms[j] ?? 0), NORMS_FLOOR);
+      sum += Math.min(1, Math.max(-1, product(gram, i, j) / scale));
+      pairs++;
+    }
+  }
+  const cosine = sum / pairs;
+  const free = (count * cosine) / (1 + (count - 1) * cosine);
+  const t = tensor.parameters.clamp_t === true ? Math.min(1, Math.max(0, free)) : free;
+  return tensor.inputs.map((_, index) => (index === base ? 1 - t : t / count));
+}

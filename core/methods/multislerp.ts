@@ -1,0 +1,86 @@
+import { z } from "zod";
+import { MergeyardError } from "../error.ts";
+import { TILE_ELEMENTS } from "../ops/kernels.ts";
+import { combinedProduct, createGramPass, type Gram, normsOf, scaleGram } from "./gram.ts";
+import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
+
+/**
+ * Barycentric interpolation on the sphere: the tensors' directions are projected to the tangent space at their weighted
+ * mean, averaged there, and mapped back; the length is the weighted mean of the lengths. With a base, of the differences
+ * to it. Exactly two opposite tensors give the straight weighted sum.
+ * Everything follows from one pass of dot products, in float64; the result is one combination in model order.
+ * Source: mergekit `multislerp`, merge reference section 4.4.
+ */
+export const multislerp = Object.freeze({
+  id: "multislerp",
+  title: "Multi-SLERP (barycentric spherical interpolation)",
+  source: "mergekit, https://github.com/arcee-ai/mergekit",
+  inputCount: { min: 1, max: Number.POSITIVE_INFINITY },
+  base: "optional",
+  locality: "element",
+  reducePasses: 1,
+  scratchTiles: (inputs) => inputs,
+  seeded: false,
+  embeddingMismatch: "error",
+  parameters: z.strictObject({
+    normalize_weights: z.boolean().default(true),
+    eps: z.number().positive().default(1e-8),
+  }),
+  modelParameters: z.strictObject({ weight: z.number() }),
+  isIdentity: ({ inputs }) => inputs.length === 1,
+  refuse(tensor) {
+    const sum = vectorsOf(tensor).reduce((total, index) => total + weightOf(tensor, index), 0);
+    if (tensor.parameters.normalize_weights !== true || sum !== 0) return undefined;
+    return { parameter: "weight", found: "weights that sum to 0", expected: "a sum other than 0" };
+  },
+  compile(tensor, kernels) {
+    const vectors = vectorsOf(tensor);
+    const base = tensor.inputs.findIndex(({ isBase }) => isBase);
+    // A single tensor is returned as it is, also where there is a base.
+    if (vectors.length === 1) return { reduce: [], apply: { deltas: false, combination: () => alone(tensor) } };
+    const { pass, gram } = createGramPass(kernels, vectors, base < 0 ? undefined : base, TILE_ELEMENTS);
+    const combination = () => {
+      const own = sphericalFactors(tensor, vectors, gram);
+      return { factors: tensor.inputs.map((_, index) => own[vectors.indexOf(index)] ?? 0), divisor: 1, multiplier: 1 };
+    };
+    return { reduce: [pass], apply: { deltas: base >= 0, combination } };
+  },
+} satisfies MergeMethod);
+
+function vectorsOf({ inputs }: MergeTensor): readonly number[] {
+  return inputs.map((_, index) => index).filter((index) => inputs[index]?.isBase !== true);
+}
+
+function weightOf({ inputs }: MergeTensor, index: number): number {
+  return numberParameter(inputs[index]?.parameters ?? {}, "weight");
+}
+
+function alone({ inputs }: MergeTensor) {
+  return { factors: inputs.map(({ isBase }) => (isBase ? 0 : 1)), divisor: 1, multiplier: 1 };
+}
+
+/** Factors of the vectors; throws EngineMethodDegenerate when more than two directions cancel out. */
+function sphericalFactors(tensor: MergeTensor, vectors: readonly number[], gram: Gram): readonly number[] {
+  const eps = numberParameter(tensor.parameters, "eps");
+  const given = vectors.map((index) => weightOf(tensor, index));
+  const total = given.reduce((sum, weight) => sum + weight, 0);
+  const weights = tensor.parameters.normalize_weights === true ? given.map((weight) => weight / total) : given;
+  const norms = normsOf(gram);
+  const inverse = norms.map((norm) => 1 / (norm + eps));
+  const units = scaleGram(gram, inverse);
+  const meanNorm = Math.sqrt(Math.max(0, combinedProduct(units, weights, weights)));
+  if (meanNorm < eps) {
+    if (vectors.length === 2) return weights;
+    throw new MergeyardError("EngineMethodDegenerate", {
+      where: { tensor: tensor.name },
+      found: "directions that cancel out",
+    });
+  }
+  const mean = weights.map((weight) => weight / meanNorm);
+  const along = combinedProduct(units, weights, mean);
+  const tangent = weights.map((weight, index) => weight - along * (mean[index] ?? 0));
+  const angle = Math.sqrt(Math.max(0, combinedProduct(units, tangent, tangent))) + eps;
+  const length = weights.reduce((sum, weight, index) => sum + weight * (norms[index] ?? 0), 0);
+  const [cosine, ratio] = [Math.cos(angle), Math.sin(angle) / angle];
+  return mean.map((m, index) => length * (m * cosine + (tangent[index] ?? 0) * ratio) * (inverse[index] ?? 0));
+}
