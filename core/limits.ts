@@ -91,6 +91,8 @@ export const RECIPE_LIMITS = Object.freeze({
   layers: 1_000_000,
   /** Points of a gradient, or entries of a filtered list. Too high: every entry is tried on every tensor's name. */
   settingItems: 1000,
+  /** Characters of a document's name. Too high: it stands in stages' names and in tables. */
+  nameCharacters: 128,
   /** Characters of a name, path or reference. */
   textCharacters: 4096,
   /** Characters of a chat template. Real ones reach 30 000. */
@@ -103,7 +105,9 @@ export const RECIPE_LIMITS = Object.freeze({
 export const TOKENIZER_LIMITS = Object.freeze({
   /** Bytes of one document. The largest vocabularies in use take 35 MB. Too high: costs memory, ten times this. */
   bytes: 100_000_000,
-  /** Largest id of a token. Real vocabularies stay under 300 000. Too high: an embedding of that many rows is planned. */
+  /**
+   * Largest id of a token. Real vocabularies stay under 300 000. Too high: an embedding of that many rows is planned.
+   */
   tokens: 4_000_000,
 });
 
@@ -156,4 +160,44 @@ export const TORCH_LIMITS = Object.freeze({
   runs: 16_384,
   /** Bytes that are read before it is known how long the pickles of a legacy file are. */
   legacyWindowBytes: 1_048_576,
+});
+
+/** Patterns of parameter names, from a checkpoint or its user. */
+export const PATTERN_LIMITS = Object.freeze({
+  /** Characters of one pattern. Real ones stay under 100. Too high: matching costs length times length of the name. */
+  characters: 512,
+  /** Patterns of one list. Real lists hold under 100. Too high: each is tried on every name. */
+  patterns: 10_000,
+});
+
+/** Checkpoints of many ranks. */
+export const RANK_LIMITS = Object.freeze({
+  /** Files of ranks that are read at the same time; each holds its pickle while it is parsed. */
+  readsInFlight: 8,
+  /** Bytes of small text files (`latest`). Too high: costs memory. */
+  textBytes: 4096,
+  /** Chunks of one tensor in a distributed checkpoint. Real grids stay under 10 000. Too high: seconds of comparing. */
+  chunks: 65_536,
+});
+
+/** One GGUF file. */
+export const GGUF_LIMITS = Object.freeze({
+  /** Bytes of the header. Vocabularies of 300 000 tokens with their merges take 15 MB. Too high: costs that memory. */
+  headerBytes: 268_435_456,
+  /** Tensors of one file; real ones hold under 5 000. Too high: 1 KB each. */
+  tensors: 1_000_000,
+  /** Metadata entries; real files hold under 100. Too high: costs memory. */
+  entries: 65_536,
+  /** Items of one array; the largest vocabularies have 300 000 tokens. Too high: 100 bytes each. */
+  arrayItems: 8_000_000,
+  /** Bytes of one string; chat templates reach 100 000. Too high: costs memory. */
+  stringBytes: 16_777_216,
+  /** Arrays inside of arrays; none is known in use. Too high: recursion. */
+  depth: 4,
+  /** Axes of a tensor: ggml's own bound. */
+  rank: 4,
+  /** Bytes of a tensor's name that ggml reads: 64 with the zero at the end. */
+  nameBytes: 63,
+  /** Largest alignment of tensor data. Real files have 32 or 64. Too high: padding fills the disk. */
+  alignment: 1_048_576,
 });

@@ -10,9 +10,10 @@ import { describeWarning } from "../core/formats/format.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
 import { documentNames } from "../core/plan/documents.ts";
 import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
-import { type MergePlan, planMerge } from "../core/plan/plan-merge.ts";
+import type { MergePlan } from "../core/plan/plan-merge.ts";
+import { type DocumentPlan, planRecipe } from "../core/plan/plan-recipe.ts";
 import type { PlanSource, SideFile } from "../core/plan/schema.ts";
-import { normaliseRecipe } from "../core/recipe/normalise.ts";
+import { listModels, normaliseRecipe } from "../core/recipe/normalise.ts";
 import type { ParsedRecipe } from "../core/recipe/parse.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import type { ExecuteMerge, MergeProgress, MergeResult, ResolvedSource } from "../engine/request.ts";
@@ -76,10 +77,14 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
   const recipe = normaliseRecipe(parsed);
   const names = documentNames(recipe);
   const models = await Promise.all(
-    recipe.references.map(({ model }) => openModel(model, names, parsed, request, deps)),
+    listModels(recipe).map(({ model }) => openModel(model, names, parsed, request, deps)),
   );
   const name = parsed.pipeline.publish?.model ?? parsed.pipeline.name;
-  const plan = planMerge(
+  const {
+    documents,
+    output: plan,
+    warnings: said,
+  } = planRecipe(
     {
       name,
       recipe,
@@ -88,14 +93,16 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
     },
     { threads: request.threads, memoryBytes: request.memoryBytes, statistics: request.statistics },
   );
-  const warnings = [...models.flatMap(({ opened }) => opened.warnings.map(describeWarning)), ...plan.warnings];
+  const warnings = [...models.flatMap(({ opened }) => opened.warnings.map(describeWarning)), ...said];
   const output = await beginOutputFolder(request.target, { force: request.force });
   try {
-    const totalBytes = plan.units.reduce((sum, unit) => sum + unit.bytesRead + unit.bytesWritten, 0);
+    const units = documents.flatMap((document) => document.plan.units);
+    const totalBytes = units.reduce((sum, unit) => sum + unit.bytesRead + unit.bytesWritten, 0);
     deps.planned({ totalBytes, warnings });
     const { href } = pathToFileURL(output.path);
     const target = deps.openStore(`${href}?durable=false`);
-    const results = await runUnits(plan, models.map(toResolved), target.uri, request, deps);
+    const sources = models.map(toResolved);
+    const results = await runDocuments(documents, sources, { uri: target.uri, scratch: output.scratch }, request, deps);
     const listings: ManifestFile[] = results.map(({ file }) => file);
     for (const file of plan.sideFiles) listings.push(await putSideFile(file, models, target, deps));
     const statistics = await putStatistics(plan.method.id, results, target, listings, deps);
@@ -190,23 +197,36 @@ function toResolved({ source, opened }: OpenedModel): ResolvedSource {
   return { model, store, prefix, digests: stated.length === 0 ? undefined : Object.fromEntries(stated) };
 }
 
-async function runUnits(
-  plan: MergePlan,
-  sources: readonly ResolvedSource[],
-  store: string,
+/** Merges every document; results that later ones use go to the scratch folder. Returns the output's. */
+async function runDocuments(
+  documents: readonly DocumentPlan[],
+  models: readonly ResolvedSource[],
+  target: { readonly uri: string; readonly scratch: string },
   { threads, memoryBytes }: MergeFolderRequest,
   { executeMerge, signal, progress }: MergeFolderDeps,
 ): Promise<readonly MergeResult[]> {
+  const sources = [...models];
   const results: MergeResult[] = [];
   let before = 0;
-  for (const unit of plan.units) {
-    const target = { store, key: unit.file };
-    const show = ({ bytesRead, bytesWritten }: MergeProgress) => progress(before + bytesRead + bytesWritten);
-    results.push(await executeMerge({ unit, sources, target, threads, memoryBytes }, { signal, progress: show }));
-    before += unit.bytesRead + unit.bytesWritten;
-    progress(before);
+  for (const [index, { name, plan }] of documents.entries()) {
+    const prefix = name === undefined ? "" : `${target.scratch}/${index}/`;
+    const own: MergeResult[] = [];
+    for (const unit of plan.units) {
+      const place = { store: target.uri, key: `${prefix}${unit.file}` };
+      const show = ({ bytesRead, bytesWritten }: MergeProgress) => progress(before + bytesRead + bytesWritten);
+      const request = { unit, sources, target: place, threads, memoryBytes };
+      own.push(await executeMerge(request, { signal, progress: show }));
+      before += unit.bytesRead + unit.bytesWritten;
+      progress(before);
+    }
+    if (name === undefined) results.push(...own);
+    else sources.push({ model: name, store: target.uri, prefix, digests: digestsOf(own) });
   }
   return results;
+}
+
+function digestsOf(results: readonly MergeResult[]): Readonly<Record<string, string>> {
+  return Object.fromEntries(results.flatMap(({ file }) => file.tensors.map(({ name, digest }) => [name, digest])));
 }
 
 async function putSideFile(

@@ -11,6 +11,8 @@ import { MergeyardError } from "../core/error.ts";
 export type OutputFolder = {
   /** Absolute path to fill. */
   readonly path: string;
+  /** Name of a folder in it for what is needed only until it is whole. */
+  readonly scratch: string;
   /** Puts the folder in its place. */
   commit(): Promise<void>;
   /** Takes away what was filled; nothing else was touched. */
@@ -18,6 +20,7 @@ export type OutputFolder = {
 };
 
 const PARTIAL = ".partial-";
+const SCRATCH = "stages";
 
 /**
  * Begins a folder that will be at `target` (absolute). Throws CliOutputOccupied when something is there: an empty
@@ -33,7 +36,9 @@ export async function beginOutputFolder(target: string, options: { readonly forc
   await mkdir(partial);
   return {
     path: partial,
+    scratch: SCRATCH,
     async commit() {
+      await rm(path.join(partial, SCRATCH), { recursive: true, force: true });
       await checkPlace(target, options.force);
       await replaceFolder(partial, target);
     },

@@ -11,7 +11,7 @@ import { fileIsWhole } from "./stream.ts";
 const cachedFileSchema = z.strictObject({
   cache: z.literal(1),
   output: z.literal("file"),
-  /** Key of a file in a published version. */
+  /** Key of a file in a published version, or of an intermediate result in its run. */
   file: z.string(),
   etag: z.string(),
   listing: tensorFileSchema,

@@ -11,7 +11,7 @@ import { documentNames } from "../core/plan/documents.ts";
 import type { PipelineModel } from "../core/plan/plan-pipeline.ts";
 import { planPipeline } from "../core/plan/plan-pipeline.ts";
 import type { Plan, PlanHeader, PlanSource } from "../core/plan/schema.ts";
-import { normaliseRecipe } from "../core/recipe/normalise.ts";
+import { listModels, normaliseRecipe } from "../core/recipe/normalise.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { findCachedCheckpoint } from "./cache.ts";
@@ -80,7 +80,7 @@ export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: Ste
   };
   const names = documentNames(recipe);
   const models: PipelineModel[] = [];
-  for (const { model } of recipe.references) {
+  for (const { model } of listModels(recipe)) {
     const opened = await openModel(scope, yard, model, deps);
     const { source, checkpoint } = opened;
     const place = { store: deps.openStore(source.store), prefix: source.prefix };

@@ -13,7 +13,7 @@ import type { SideFile } from "../core/plan/schema.ts";
 import { recordCached } from "./cache.ts";
 import { moveChannel } from "./channel.ts";
 import { createOnce, encodeRecord, mapBounded } from "./records.ts";
-import { type FinishedMerge, mergesOf, readFinishedUnits } from "./run-receipts.ts";
+import { type FinishedMerge, intermediatesOf, mergesOf, readFinishedUnits } from "./run-receipts.ts";
 import { type PublishOutput, publishInputSchema, publishOutputSchema } from "./schemas.ts";
 import { defineStep } from "./step.ts";
 import { copyVerified, digestFile, fileIsWhole, putFile, type StreamSource } from "./stream.ts";
@@ -36,7 +36,8 @@ export const publishStep = defineStep({
 async function publishRun(context: UnitContext, plannedMs: number): Promise<PublishOutput> {
   const { yard, run, plan, deps } = context;
   const { publish } = plan.header;
-  const merges = mergesOf(await readFinishedUnits(context));
+  const finished = await readFinishedUnits(context);
+  const merges = mergesOf(finished);
   const bytes = merges.reduce((sum, { file }) => sum + file.bytes, 0);
   const base = { yard: yard.uri, run, files: merges.length, bytes };
   if (publish === undefined) {
@@ -47,6 +48,8 @@ async function publishRun(context: UnitContext, plannedMs: number): Promise<Publ
   const prefix = layout.version(model, version.name);
   const existed = await putVersion(context, version, prefix);
   await mapBounded(merges, (merge) => cacheMerge(context, merge, `${prefix}${merge.unit.file}`, existed));
+  // Results that only later stages read stay in the run, and are found there as long as it is kept.
+  await mapBounded(intermediatesOf(finished), (merge) => cacheMerge(context, merge, merge.outputKey, false));
   const wanted = { version: version.name, run, decidedMs: plannedMs };
   const move = await moveChannel(yard, { model, channel }, wanted, deps.signal);
   // Its own earlier attempt may have moved the channel and then been interrupted.
@@ -136,7 +139,9 @@ async function describeSideFile(
 
 /** What the version was made from: digests where the inputs have them. */
 function listInputs(context: UnitContext): Promise<readonly ManifestInput[]> {
-  return mapBounded(context.plan.header.sources, async ({ model }, index) => {
+  // Results of the recipe's own documents come after the models, and are no inputs.
+  const models = context.plan.header.sources.filter(({ state }) => state !== "merged");
+  return mapBounded(models, async ({ model }, index) => {
     const { digest } = await context.source(index);
     return { model, digest: digest ?? null };
   });

@@ -40,8 +40,17 @@ export async function readFinishedUnits(context: UnitContext): Promise<readonly 
   }));
 }
 
-/** The merge units among them: the tensor files of the version. */
+/** The merge units among them that make the version's tensor files. */
 export function mergesOf(finished: readonly FinishedUnit[]): readonly FinishedMerge[] {
+  return allMerges(finished).filter(({ unit }) => unit.intermediate !== true);
+}
+
+/** The merge units among them whose files only later stages read. */
+export function intermediatesOf(finished: readonly FinishedUnit[]): readonly FinishedMerge[] {
+  return allMerges(finished).filter(({ unit }) => unit.intermediate === true);
+}
+
+function allMerges(finished: readonly FinishedUnit[]): readonly FinishedMerge[] {
   return finished.flatMap(({ unit, receipt }) => {
     if (unit.op !== "merge") return [];
     const { file, outputKey } = receipt;

@@ -122,12 +122,19 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
   const { yard, run, deps } = context;
   const sources = await sourcesOf(context, unit);
   const key = mergeKey(unit, sources);
+  const outputKey =
+    unit.intermediate === true
+      ? `${layout.stageOutput(run, unit.stage)}${unit.file}`
+      : layout.unitOutput(run, unit.file);
   const cached = await findCachedFile(yard, key, deps.signal);
   if (cached !== undefined) {
+    // Later stages look for all of its files in one folder; the store copies or links it there.
+    if (unit.intermediate === true && cached.file !== outputKey)
+      await yard.copy(cached.file, outputKey, { signal: deps.signal });
     return {
       key,
       cached: true,
-      outputKey: cached.file,
+      outputKey: unit.intermediate === true ? outputKey : cached.file,
       file: { ...cached.listing, name: unit.file },
       checkpoint: null,
       nonFinite: cached.nonFinite,
@@ -138,7 +145,7 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
       threads: 0,
     };
   }
-  const target = { store: yard.uri, key: layout.unitOutput(run, unit.file) };
+  const target = { store: yard.uri, key: outputKey };
   const { threads, memoryBytes, signal } = deps;
   const resolved = context.plan.header.sources.map((planned, index) =>
     narrowSource(unit, index, planned, sources[index]),
@@ -150,7 +157,7 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
   return {
     key,
     cached: false,
-    outputKey: target.key,
+    outputKey,
     checkpoint: null,
     statistics: statistics === null ? null : [...statistics],
     ...rest,

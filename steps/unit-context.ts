@@ -9,7 +9,7 @@ import type { ResolvedSource } from "../engine/request.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { readDigests } from "./checkpoint-listing.ts";
 import { readPlan, type StoredPlan } from "./plan-file.ts";
-import { readRecord } from "./records.ts";
+import { mapBounded, readRecord } from "./records.ts";
 import type { RunRef } from "./schemas.ts";
 import type { StepDeps } from "./step.ts";
 import { openYard } from "./yard.ts";
@@ -65,12 +65,26 @@ async function locateSource(context: UnitContext, index: number): Promise<UnitSo
     const { digest, digests } = await readDigests(deps.openStore(store), prefix, deps.signal);
     return { planned, resolved: { model, store, prefix, digests }, digest };
   }
+  if (planned.state === "merged") return locateMerged(context, planned);
   assert.ok(planned.describedBy !== undefined, `source ${index} is pending, but no unit describes it`);
   const receipt = await needReceipt(context, planned.describedBy.stage, planned.describedBy.index);
   assert.ok(receipt.checkpoint !== null, "the receipt of a describe unit names its checkpoint");
   const adopted = { model, store: yard.uri, prefix: receipt.checkpoint.prefix };
   const { digest, digests } = await readDigests(yard, adopted.prefix, deps.signal);
   return { planned, resolved: { ...adopted, digests }, digest };
+}
+
+/** The result of an earlier stage: its files lie in the run, its digests are in the stage's receipts. */
+async function locateMerged(context: UnitContext, planned: PlanSource): Promise<UnitSource> {
+  const { yard, run, plan } = context;
+  const stage = plan.header.stages.find(({ index }) => index === planned.mergedBy?.stage);
+  assert.ok(stage !== undefined, `the plan has no stage that merges ${planned.model}`);
+  const units = Array.from({ length: stage.units }, (_, index) => index);
+  const receipts = await mapBounded(units, (index) => needReceipt(context, stage.index, index));
+  const tensors = receipts.flatMap(({ file }) => file?.tensors ?? []);
+  const digests = Object.fromEntries(tensors.map(({ name, digest }) => [name, digest]));
+  const prefix = layout.stageOutput(run, stage.index);
+  return { planned, resolved: { model: planned.model, store: yard.uri, prefix, digests }, digest: undefined };
 }
 
 /** The receipt of a unit, undefined when it has none yet. */

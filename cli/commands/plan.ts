@@ -128,7 +128,7 @@ function render(header: PlanHeader, estimate: Estimate, prices: Prices): string 
   ];
   const right = (title: string) => ({ title, align: "right" as const });
   return [
-    `${name}: ${method} of ${sources.length} models, run ${run}`,
+    `${name}: ${method} of ${sources.filter(({ state }) => state !== "merged").length} models, run ${run}`,
     publish === undefined ? "publishes nothing" : `publishes ${publish.model}:${publish.channel}`,
     "",
     renderTable(

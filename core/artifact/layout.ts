@@ -13,6 +13,8 @@ export const layout = Object.freeze({
   receipt: (run: string, stage: number, index: number) => `runs/${run}/receipts/${pad(stage)}-${pad(index)}.json`,
   receipts: (run: string) => `runs/${run}/receipts/`,
   unitOutput: (run: string, file: string) => `runs/${run}/output/${file}`,
+  /** What a stage makes for later ones: no part of the version. */
+  stageOutput: (run: string, stage: number) => `runs/${run}/stages/${pad(stage)}/`,
   /** Created once, when a run has published or found nothing to publish. */
   result: (run: string) => `runs/${run}/result.json`,
   events: (run: string) => `runs/${run}/events.jsonl`,

@@ -52,6 +52,16 @@ export const RECIPE_CODES = {
     retryable: false,
     remedy: "give it to the model, to its slice, or to all under the top-level `parameters`",
   },
+  RecipeNameInvalid: {
+    meaning: "a document's name is taken, or cannot be told from other words",
+    retryable: false,
+    remedy: "give the document another name",
+  },
+  RecipeCycle: {
+    meaning: "documents of the recipe use one another's results in a circle",
+    retryable: false,
+    remedy: "let one of them start from models that exist",
+  },
   RecipeModelRepeated: {
     meaning: "a slice lists the same model twice",
     retryable: false,

@@ -10,11 +10,12 @@ export const TOKENIZER_CONFIG_FILE = "tokenizer_config.json";
 export const SPECIAL_TOKENS_FILE = "special_tokens_map.json";
 export const GENERATION_FILE = "generation_config.json";
 
-/** Names of the documents that the plan of a recipe reads, of every model that has them. */
+/** Names of the documents that the plan of a recipe, or of a stage of it, reads of every model that has them. */
 export function documentNames(recipe: Recipe): readonly string[] {
-  return recipe.tokenizer === undefined
-    ? []
-    : [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, GENERATION_FILE];
+  const needed = [recipe, ...recipe.stages.map((stage) => stage.recipe)].some(
+    ({ tokenizer }) => tokenizer !== undefined,
+  );
+  return needed ? [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, GENERATION_FILE] : [];
 }
 
 /** The place of a model's document in errors. */

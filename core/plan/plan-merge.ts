@@ -28,6 +28,8 @@ export type MergeTask = {
   readonly text: string;
   /** Every model of `recipe.references`; a plan's source index counts in it. */
   readonly models: readonly MergeModel[];
+  /** What the model card lists, with the digest of each; the models unless said otherwise. */
+  readonly inputs?: readonly string[] | undefined;
 };
 
 /** A model of the recipe: where its files are, and what their headers say. `source.model` spells its reference. */
@@ -74,7 +76,7 @@ const THREADS_DEFAULT = 2;
  * Plans a merge.
  * Throws every Plan code but those of plan files, and the Recipe codes that need tensors or a method to be found.
  */
-export function planMerge({ name, recipe, text, models }: MergeTask, options: MergeOptions = {}): MergePlan {
+export function planMerge({ name, recipe, text, models, inputs }: MergeTask, options: MergeOptions = {}): MergePlan {
   const method = lookUp(recipe, options.findMethod ?? findMethod);
   const notes = createNotes();
   for (const warning of [...recipe.warnings, ...checkParameters(recipe, method)]) notes.add(warning);
@@ -113,7 +115,17 @@ export function planMerge({ name, recipe, text, models }: MergeTask, options: Me
   });
   const { layers } = outputs;
   const output = { tensors, layers, index, vocabulary };
-  const sideFiles = planSideFiles({ name, recipe, text, method, models, architectures: merged, ...output, notes });
+  const sideFiles = planSideFiles({
+    name,
+    recipe,
+    text,
+    method,
+    models,
+    architectures: merged,
+    inputs,
+    ...output,
+    notes,
+  });
   return { method, units, sideFiles, warnings: notes.list() };
 }
 

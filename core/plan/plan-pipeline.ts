@@ -6,7 +6,8 @@ import type { Recipe } from "../recipe/normalise.ts";
 import type { ParsedRecipe } from "../recipe/parse.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import { DIGEST_PEAK_BYTES } from "./memory.ts";
-import { type MergeModel, type MergeOptions, planMerge, SHARD_BYTES_DEFAULT } from "./plan-merge.ts";
+import { type MergeModel, type MergeOptions, SHARD_BYTES_DEFAULT } from "./plan-merge.ts";
+import { planRecipe } from "./plan-recipe.ts";
 import type { AdoptUnit, DescribeUnit, Plan, PlanSource, Stage, Unit } from "./schema.ts";
 
 /** A model of a pipeline. A `pending` source becomes a universal checkpoint of `checkpointName` during the run. */
@@ -16,7 +17,7 @@ export type PipelineTask = {
   readonly parsed: ParsedRecipe;
   /** `normaliseRecipe(parsed)`. */
   readonly recipe: Recipe;
-  /** Every model of `recipe.references`, in that order. */
+  /** Every model of `listModels(recipe)`, in that order. */
   readonly models: readonly PipelineModel[];
 };
 
@@ -31,14 +32,16 @@ export function planPipeline({ parsed, recipe, models }: PipelineTask, options: 
   const stage = hasAdoption ? DESCRIBE_STAGE + 1 : 0;
   const name = pipeline.publish?.model ?? pipeline.name;
   const sources = models.map(({ source }) => ({ ...source, ...adoption.describedBy(source) }));
-  const merge = planMerge(
-    { name, recipe, text, models },
-    { ...options, stage, statistics: parsed.pipeline.statistics },
-  );
+  const { statistics } = pipeline;
+  const merges = planRecipe({ name, recipe, text, models }, { ...options, stage, statistics });
+  const { documents, output } = merges;
+  const made = merges.sources.slice(models.length);
   const stages = [
     ...(hasAdoption ? [describeStage(ADOPT_STAGE, "adopt", "shard", adoption.adopts)] : []),
     ...(hasAdoption ? [describeStage(DESCRIBE_STAGE, "describe", "shard", adoption.describes)] : []),
-    describeStage(stage, "merge", "apply", merge.units),
+    ...documents.map(({ name: document, plan }, index) =>
+      describeStage(stage + index, document === undefined ? "merge" : `merge ${document}`, "apply", plan.units),
+    ),
   ];
   return {
     header: {
@@ -47,17 +50,17 @@ export function planPipeline({ parsed, recipe, models }: PipelineTask, options: 
       name: pipeline.name,
       run: nameRun(parsed, sources, options),
       recipe: text,
-      method: merge.method.id,
-      sources,
+      method: output.method.id,
+      sources: [...sources, ...made],
       stages,
-      sideFiles: [...merge.sideFiles],
+      sideFiles: [...output.sideFiles],
       checks: { maxNonFinite: pipeline.checks.max_nonfinite },
       ...(pipeline.publish == null
         ? {}
         : { publish: { model: pipeline.publish.model, channel: pipeline.publish.channel } }),
-      warnings: [...merge.warnings, ...idleParts(pipeline)],
+      warnings: [...merges.warnings, ...idleParts(pipeline)],
     },
-    units: [...adoption.adopts, ...adoption.describes, ...merge.units],
+    units: [...adoption.adopts, ...adoption.describes, ...documents.flatMap(({ plan }) => plan.units)],
   };
 }
 

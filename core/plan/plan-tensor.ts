@@ -206,7 +206,9 @@ function outputDtype(entry: TensorEntry, recipe: Recipe): Dtype {
   return isFloatDtype(entry.dtype) ? (recipe.outputDtype ?? entry.dtype) : entry.dtype;
 }
 
-/** The 16-bit dtype that the reference would compute in: the recipe's, else the base's; reproduced under `strict` only. */
+/**
+ * The 16-bit dtype that the reference would compute in: the recipe's, else the base's; reproduced under `strict` only.
+ */
 function workingDtype(reference: TensorEntry, recipe: Recipe): HalfDtype | undefined {
   const dtype = recipe.workingDtype ?? reference.dtype;
   return recipe.strict && (dtype === "F16" || dtype === "BF16") ? dtype : undefined;
@@ -321,8 +323,13 @@ function checkInputCount(tensor: OutputTensor, inputs: readonly Present[], { met
   throw new MergeyardError("PlanInputCount", {
     where: { ...fieldPlace(recipe.origin, tensor.slice.field), tensor: tensor.name },
     found: `${inputs.length} models`,
-    expected: `${max === Number.POSITIVE_INFINITY ? `at least ${min}` : min === max ? min : `${min} to ${max}`} for ${method.id}`,
+    expected: `${describeCount(min, max)} for ${method.id}`,
   });
+}
+
+function describeCount(min: number, max: number): string {
+  if (min === max) return String(min);
+  return max === Number.POSITIVE_INFINITY ? `at least ${min}` : `${min} to ${max}`;
 }
 
 function noteKeptDtype({ name }: OutputTensor, dtype: Dtype, { recipe, notes }: TensorPlanning): void {

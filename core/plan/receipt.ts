@@ -27,7 +27,7 @@ export const tensorFileSchema = z.strictObject({
 });
 
 /** How the models of one tensor agree and disagree; lists follow `models`, the inputs without the base. */
-export const unitStatisticsSchema = z.strictObject({
+const unitStatisticsSchema = z.strictObject({
   name: z.string(),
   elements: count,
   models: z.array(z.string()),

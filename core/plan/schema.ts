@@ -27,10 +27,11 @@ export const sourceSchema = z.strictObject({
   /**
    * adopted: a universal checkpoint or artifact, its tensor digests known from its manifest; pending: the describe unit
    * `describedBy` of this plan will make it one, its folder and digests are in that unit's receipt; foreign: read as it
-   * is.
+   * is; merged: the units of stage `mergedBy` make it, its digests are in their receipts.
    */
-  state: z.enum(["adopted", "pending", "foreign"]),
+  state: z.enum(["adopted", "pending", "foreign", "merged"]),
   describedBy: z.strictObject({ stage: count, index: count }).optional(),
+  mergedBy: z.strictObject({ stage: count }).optional(),
 });
 
 /** A tensor of a source, whole. */
@@ -124,6 +125,8 @@ const mergeUnitSchema = z.strictObject({
   op: z.literal("merge"),
   /** File name of the output in the artifact folder. */
   file: z.string(),
+  /** True when the file is only read by later stages, and is no part of the artifact. */
+  intermediate: z.boolean().optional(),
   /** Size of the whole file, header included. */
   fileBytes: count,
   tensors: z.array(unitTensorSchema).min(1),

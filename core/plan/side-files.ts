@@ -24,6 +24,8 @@ export type SideFileParts = {
   readonly text: string;
   readonly method: MergeMethod;
   readonly models: readonly MergeModel[];
+  /** What the card lists; undefined: the models. */
+  readonly inputs: readonly string[] | undefined;
   readonly architectures: ModelsByName;
   readonly tensors: readonly PlannedTensor[];
   readonly layers: readonly LayerOrigin[] | undefined;
@@ -144,11 +146,11 @@ function uniqueName({ name }: CheckpointFile, model: string, taken: ReadonlySet<
   }
 }
 
-function cardOf({ name, recipe, text, method, models }: SideFileParts): string {
+function cardOf({ name, recipe, text, method, models, inputs }: SideFileParts): string {
   return writeModelCard({
     name,
     method,
-    models: models.map(({ source }) => source.model),
+    models: inputs ?? models.map(({ source }) => source.model),
     base: recipe.base,
     recipe: text,
   });

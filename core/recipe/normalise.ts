@@ -3,12 +3,14 @@
 // Source: mergekit's configuration normalisation, reference sections 2.2, 5.5, 5.6.
 import { MergeyardError } from "../error.ts";
 import type { FloatDtype } from "../ops/cast.ts";
+import type { ParsedDocument } from "./documents.ts";
 import { type FieldPath, fieldPlace, type RecipeOrigin } from "./origin.ts";
 import type { ParsedRecipe } from "./parse.ts";
+import { listReferences } from "./references.ts";
 import type { MergeConfig, ModelReference } from "./schema.ts";
 import type { Settings } from "./setting.ts";
-import { refuseUnsupported } from "./supported.ts";
-import { normaliseTokenizer, type TokenizerRecipe, tokenizerReferences } from "./tokenizer.ts";
+import { refuseMerge, refuseOutputs } from "./supported.ts";
+import { normaliseTokenizer, type TokenizerRecipe } from "./tokenizer.ts";
 
 /** One level of parameter settings, and where the recipe writes it. */
 export type SettingsLevel = { readonly settings: Settings; readonly field: FieldPath };
@@ -34,8 +36,13 @@ export type RecipeSlice = {
   readonly field: FieldPath;
 };
 
+/** A document whose result later ones use: they name it where they would name a model. */
+export type RecipeStage = { readonly name: string; readonly recipe: Recipe };
+
 /** A recipe in the form that is planned. */
 export type Recipe = {
+  /** Merged before this one, each before those that use it. */
+  readonly stages: readonly RecipeStage[];
   readonly method: string;
   /** True when the recipe names layers (`slices`): output layers are then numbered anew. */
   readonly restacks: boolean;
@@ -70,9 +77,25 @@ const DTYPES: Readonly<Record<string, FloatDtype>> = { float32: "F32", float16: 
  * slices, modules; an empty layer range), RecipeModelRepeated, RecipeLayerRangesUnequal.
  */
 export function normaliseRecipe(parsed: ParsedRecipe): Recipe {
-  const { merge, origin } = parsed;
+  refuseOutputs(parsed);
+  const stages = parsed.stages.map((stage) => ({ name: stage.name, recipe: normaliseDocument(stage, []) }));
+  return normaliseDocument(parsed, stages);
+}
+
+/** Models that have to be found somewhere, each once: those that no document of the recipe makes. */
+export function listModels(recipe: Recipe): readonly ModelReference[] {
+  const made = new Set(recipe.stages.map(({ name }) => name));
+  const all = [...recipe.stages.map((stage) => stage.recipe), recipe].flatMap(({ references }) => references);
+  const found = new Map(all.filter(({ model }) => !made.has(model)).map((reference) => [reference.model, reference]));
+  return [...found.values()];
+}
+
+function normaliseDocument(
+  { merge, origin, warnings }: Pick<ParsedDocument, "merge" | "origin" | "warnings">,
+  stages: readonly RecipeStage[],
+): Recipe {
   checkForm(merge, origin);
-  refuseUnsupported(parsed);
+  refuseMerge(merge, origin);
   const strict = merge.mergekit_compat === "strict";
   const base = merge.base_model?.model;
   const top = { settings: merge.parameters ?? {}, field: ["parameters"] };
@@ -82,8 +105,9 @@ export function normaliseRecipe(parsed: ParsedRecipe): Recipe {
     return { ...slice, sources: withoutRepeats(slice.sources, strict, origin) };
   });
   const dtype = merge.out_dtype ?? merge.dtype;
-  const references = listModels(merge, slices);
+  const references = namedModels(merge, slices);
   return {
+    stages,
     method: merge.merge_method,
     restacks,
     slices,
@@ -99,7 +123,7 @@ export function normaliseRecipe(parsed: ParsedRecipe): Recipe {
     tokenizer: normaliseTokenizer(merge, origin),
     configSource: configSourceOf(merge, references, origin),
     origin,
-    warnings: [...parsed.warnings, ...residualWarnings(merge)],
+    warnings: [...warnings, ...residualWarnings(merge)],
   };
 }
 
@@ -191,18 +215,14 @@ function withoutRepeats(sources: readonly RecipeSource[], strict: boolean, origi
   return [...kept.values()];
 }
 
-function listModels(merge: MergeConfig, slices: readonly RecipeSlice[]): readonly ModelReference[] {
-  const written = [
-    ...(merge.models ?? []).map(({ model }) => model),
-    ...(merge.slices ?? []).flatMap(({ sources }) => sources.map(({ model }) => model)),
-    ...(merge.slices ?? []).flatMap(({ base_model: base }) => base ?? []),
-    ...(merge.base_model == null ? [] : [merge.base_model]),
-  ];
+/** Bases of slices count where a slice lists them. */
+function namedModels(merge: MergeConfig, slices: readonly RecipeSlice[]): readonly ModelReference[] {
   const used = new Set(slices.flatMap(({ sources }) => sources.map(({ model }) => model)));
   if (merge.base_model != null) used.add(merge.base_model.model);
   const first = new Map<string, ModelReference>();
-  for (const reference of written.filter(({ model }) => used.has(model)).concat(tokenizerReferences(merge))) {
-    if (!first.has(reference.model)) first.set(reference.model, reference);
+  for (const { reference, role } of listReferences(merge)) {
+    const counts = role === "token" || (role !== "config" && used.has(reference.model));
+    if (counts && !first.has(reference.model)) first.set(reference.model, reference);
   }
   return [...first.values()];
 }

@@ -3,6 +3,7 @@
 import type { z } from "zod";
 import { MergeyardError } from "../error.ts";
 import { RECIPE_LIMITS } from "../limits.ts";
+import { type OrderedDocuments, orderDocuments, type ParsedDocument } from "./documents.ts";
 import { fieldError, flattenIssues, type UnknownKey, unknownKeyError, unknownKeys, valueAt } from "./issues.ts";
 import { type FieldPath, fieldPlace, originWithin, type RecipeOrigin } from "./origin.ts";
 import { parseSchedule } from "./schedule.ts";
@@ -15,9 +16,12 @@ export type RecipeDocument = { readonly value: unknown; readonly origin: RecipeO
 export type ParsedRecipe = {
   /** As the user wrote it. */
   readonly text: string;
-  /** The document as data; with the text's layout and comments gone it identifies the recipe. */
+  /** What is merged, as data; with the text's layout and comments gone it identifies the recipe. */
   readonly document: unknown;
   readonly pipeline: Omit<Pipeline, "merge">;
+  /** Documents whose results the output uses, each before those that use it. */
+  readonly stages: OrderedDocuments["stages"];
+  /** The output's merge part. */
   readonly merge: MergeConfig;
   /** Places of the merge part's fields. */
   readonly origin: RecipeOrigin;
@@ -44,31 +48,53 @@ const PIPELINE_KEYS = ["merge", "on", "outputs", "checks", "publish"];
 /**
  * Checks a recipe file's documents. Unknown keys are refused with the nearest known key. In the merge part, a key that
  * mergekit knows from another place (and ignores here) is a warning, and under `mergekit_compat: strict` every unknown
- * key is. Throws RecipeUnknownKey, RecipeFieldInvalid, RecipeScheduleInvalid, RecipeNotSupported (several documents).
+ * key is. Throws RecipeUnknownKey, RecipeFieldInvalid, RecipeScheduleInvalid, RecipeNameInvalid, RecipeCycle.
  */
 export function parseRecipe(documents: readonly RecipeDocument[], text: string): ParsedRecipe {
-  const [first, second] = documents;
-  if (first === undefined)
+  if (documents.length === 0)
     throw new MergeyardError("RecipeFieldInvalid", { found: "no document", expected: "a recipe" });
+  const parsed = documents.map(parseDocument);
+  const [pipeline, second] = parsed.filter(({ frame }) => frame !== undefined);
   if (second !== undefined) {
-    throw new MergeyardError("RecipeNotSupported", {
-      where: fieldPlace(second.origin, []),
-      found: `${documents.length} documents`,
-      expected: "one document",
-      hint: "write each document to its own file and merge them one after the other",
+    throw new MergeyardError("RecipeFieldInvalid", {
+      where: fieldPlace(documents[parsed.indexOf(second)]?.origin ?? second.origin, []),
+      found: "a second pipeline",
+      expected: "one document with `merge`; the others are merges on their own",
     });
   }
-  const { value: document, origin } = first;
+  const taken = Object.keys(pipeline?.frame?.models ?? {});
+  const { stages, output, warnings } = orderDocuments(parsed, pipeline, taken);
+  const merges = [...stages, output].map(({ value }) => value);
+  return {
+    text,
+    document: merges.length === 1 ? output.value : merges,
+    pipeline: pipeline?.frame ?? makeFrame(output.name),
+    stages,
+    merge: output.merge,
+    origin: output.origin,
+    warnings: [...output.warnings, ...warnings],
+  };
+}
+
+type Frame = Omit<Pipeline, "merge">;
+
+function parseDocument({ value: document, origin }: RecipeDocument): ParsedDocument & { readonly frame?: Frame } {
   if (!hasPipelineKey(document)) {
     const { value: merge, warnings } = parseTolerant(mergeSchema, document, origin, []);
-    const pipeline = frameSchema.parse({ name: merge.name ?? "merge" });
-    return { text, document, pipeline, merge, origin, warnings };
+    return { name: merge.name ?? undefined, value: document, merge, origin, warnings };
   }
   const { value, warnings } = parseTolerant(pipelineSchema, document, origin, ["merge"]);
-  const { merge, ...pipeline } = value;
-  const schedule = pipeline.on?.schedule;
+  const { merge, ...frame } = value;
+  const schedule = frame.on?.schedule;
   if (schedule != null) parseSchedule(schedule, fieldPlace(origin, ["on", "schedule"]));
-  return { text, document, pipeline, merge, origin: originWithin(origin, "merge"), warnings };
+  const name = merge.name ?? undefined;
+  return { name, value: document, merge, origin: originWithin(origin, "merge"), warnings, frame };
+}
+
+/** What surrounds a merge that stands on its own; a name that a folder cannot have is left out. */
+function makeFrame(name: string | undefined): Frame {
+  const named = frameSchema.safeParse({ name });
+  return named.success ? named.data : frameSchema.parse({ name: "merge" });
 }
 
 const frameSchema = pipelineSchema.omit({ merge: true });

@@ -1,19 +1,23 @@
 // What the grammar allows and this version does not do: one refusal each, so that nothing is quietly left out. When a
 // part becomes executable its line here goes, and docs/recipes.md with it.
 import { MergeyardError } from "../error.ts";
-import { type FieldPath, fieldPlace } from "./origin.ts";
+import { type FieldPath, fieldPlace, type RecipeOrigin } from "./origin.ts";
 import type { ParsedRecipe } from "./parse.ts";
-import type { MergeConfig, ModelReference } from "./schema.ts";
+import { listReferences } from "./references.ts";
+import type { MergeConfig } from "./schema.ts";
 
 type Refusal = { readonly path: FieldPath; readonly found: string; readonly expected: string; readonly hint: string };
 
-/** Throws RecipeNotSupported for the first part of a recipe that has a meaning but is not executed. */
-export function refuseUnsupported(recipe: ParsedRecipe): void {
-  const [refusal] = refusalsOf(recipe.merge);
-  if (refusal !== undefined) {
-    const { path, ...details } = refusal;
-    throw new MergeyardError("RecipeNotSupported", { where: fieldPlace(recipe.origin, path), ...details });
-  }
+/** Throws RecipeNotSupported for the first part of a merge that has a meaning but is not executed. */
+export function refuseMerge(merge: MergeConfig, origin: RecipeOrigin): void {
+  const [refusal] = refusalsOf(merge);
+  if (refusal === undefined) return;
+  const { path, ...details } = refusal;
+  throw new MergeyardError("RecipeNotSupported", { where: fieldPlace(origin, path), ...details });
+}
+
+/** Throws RecipeNotSupported for outputs that are not written. */
+export function refuseOutputs(recipe: ParsedRecipe): void {
   const [output, second] = recipe.pipeline.outputs;
   const where = { file: recipe.origin.file, field: second === undefined ? "outputs[0]" : "outputs[1]" };
   if (second !== undefined) {
@@ -59,17 +63,4 @@ function loraRefusals(merge: MergeConfig): readonly Refusal[] {
       expected: "a model without an adapter",
       hint: "merge the adapter into its model first, and name the result",
     }));
-}
-
-function listReferences(merge: MergeConfig): readonly { reference: ModelReference; path: FieldPath }[] {
-  const models = (merge.models ?? []).map(({ model }, index) => ({
-    reference: model,
-    path: ["models", index, "model"],
-  }));
-  const slices = (merge.slices ?? []).flatMap(({ sources, base_model: base }, slice) => [
-    ...sources.map(({ model }, index) => ({ reference: model, path: ["slices", slice, "sources", index, "model"] })),
-    ...(base == null ? [] : [{ reference: base, path: ["slices", slice, "base_model"] }]),
-  ]);
-  const base = merge.base_model == null ? [] : [{ reference: merge.base_model, path: ["base_model"] }];
-  return [...models, ...slices, ...base];
 }

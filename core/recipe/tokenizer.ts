@@ -57,17 +57,6 @@ export function normaliseTokenizer(merge: MergeConfig, origin: RecipeOrigin): To
   return { source: sourceOf(tokenizer.source), rules, padToMultipleOf, field: ["tokenizer"] };
 }
 
-/** Models that the tokenizer part names, in its order. */
-export function tokenizerReferences({ tokenizer, tokenizer_source: legacy }: MergeConfig): readonly ModelReference[] {
-  const sources = [legacy, tokenizer?.source].filter((source) => source != null && typeof source !== "string");
-  const tokens = Object.values(tokenizer?.tokens ?? {}).flatMap(({ source }) => {
-    if (source == null) return [];
-    if (!("kind" in source)) return [source];
-    return source.kind === "zero" ? [] : [source.model];
-  });
-  return [...sources, ...tokens];
-}
-
 function sourceOf(source: "union" | "base" | ModelReference): TokenizerRecipe["source"] {
   return typeof source === "string" ? source : { model: source.model };
 }

@@ -22,6 +22,19 @@ export function compareConfig(config: MergeOutcome["config"], expected: Record<s
   return `config ${key} is ${JSON.stringify(config?.[key])}, expected ${JSON.stringify(value)}`;
 }
 
+/** Names of the tensors of an expected file. */
+export async function listTensors(folder: string, expectedFile: string): Promise<readonly string[]> {
+  const { checkpoint } = await openExpected(folder, expectedFile);
+  return checkpoint.tensors.map(({ name }) => name);
+}
+
+async function openExpected(folder: string, expectedFile: string) {
+  const file = join(folder, expectedFile);
+  const store = createDirectoryStore(dirname(file), { durable: false });
+  const { checkpoint } = await openCheckpointFile(store, basename(file));
+  return { store, checkpoint };
+}
+
 /** Every named tensor against the one of that name in the expected file. */
 export async function compareAll(
   folder: string,
@@ -31,9 +44,7 @@ export async function compareAll(
   toleranceValue: unknown,
 ): Promise<Verdict> {
   const tolerance: Tolerance = toleranceSchema.parse(toleranceValue);
-  const file = join(folder, expectedFile);
-  const store = createDirectoryStore(dirname(file), { durable: false });
-  const { checkpoint } = await openCheckpointFile(store, basename(file));
+  const { store, checkpoint } = await openExpected(folder, expectedFile);
   const entries = new Map(checkpoint.tensors.map((tensor) => [tensor.name, tensor]));
   for (const name of names) {
     const [tensor, entry] = [got.get(name), entries.get(name)];

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { findMethod } from "../../core/methods/registry.ts";
 import { failed, skipped, type Verdict } from "./case.ts";
-import { compareAll, compareConfig } from "./compare.ts";
+import { compareAll, compareConfig, listTensors } from "./compare.ts";
 import { plainIds, readPlainTokenizer } from "./plain-tokenizer.ts";
 import { runMerge } from "./run-merge.ts";
 
@@ -38,6 +38,30 @@ export async function runRecipe(folder: string, content: unknown): Promise<Verdi
   if (wrong !== undefined) return failed(wrong);
   const extra = [...tensors.keys()].filter((name) => !entry.tensors.includes(name));
   if (extra.length > 0) return failed(`unexpected tensors: ${extra.join(", ")}`);
+  return compareAll(folder, tensors, entry.tensors, entry.expected, entry.tolerance);
+}
+
+const multiCase = z.object({
+  id: z.string(),
+  kind: z.literal("recipe-multi"),
+  recipe: z.string(),
+  tensors: z.array(z.string()),
+  tolerance: z.unknown(),
+  expected: z.string(),
+  intermediate_expected: z.record(z.string(), z.string()),
+});
+
+/** Several documents: the output, and every result that it uses. An expected intermediate may hold a few tensors only. */
+export async function runMulti(folder: string, content: unknown): Promise<Verdict> {
+  const entry = multiCase.parse(content);
+  const { tensors, intermediate } = await runMerge(folder, readFileSync(join(folder, entry.recipe), "utf8"));
+  for (const [name, file] of Object.entries(entry.intermediate_expected)) {
+    const got = intermediate.get(name);
+    if (got === undefined) return failed(`no result of the document ${name}`);
+    const listed = await listTensors(folder, file);
+    const verdict = await compareAll(folder, got, listed, file, entry.tolerance);
+    if (verdict.status !== "passed") return verdict;
+  }
   return compareAll(folder, tensors, entry.tensors, entry.expected, entry.tolerance);
 }
 

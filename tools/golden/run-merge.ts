@@ -1,17 +1,19 @@
 // Plans and runs one merge of small models in this thread: the planner, the engine and the WebAssembly kernels as they
 // are, only the worker threads left out.
 import { join } from "node:path";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
 import { documentNames } from "../../core/plan/documents.ts";
 import {
   MEMORY_BYTES_DEFAULT,
   type MergeModel,
   type MergeOptions,
   type MergePlan,
-  planMerge,
 } from "../../core/plan/plan-merge.ts";
+import { planRecipe } from "../../core/plan/plan-recipe.ts";
 import type { MergeUnit, PlanSource } from "../../core/plan/schema.ts";
-import { normaliseRecipe } from "../../core/recipe/normalise.ts";
+import { listModels, normaliseRecipe } from "../../core/recipe/normalise.ts";
 import { mergeRegion } from "../../engine/merge-region.ts";
+import type { ResolvedSource } from "../../engine/request.ts";
 import { createWasmKernels } from "../../kernels/wasm/host.ts";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { readDocuments } from "../../steps/read-documents.ts";
@@ -24,6 +26,8 @@ import type { Tensor } from "./tensors.ts";
 export type MergedTensors = ReadonlyMap<string, Tensor>;
 export type MergeOutcome = {
   readonly tensors: MergedTensors;
+  /** Of the documents that the output uses, by name. */
+  readonly intermediate: ReadonlyMap<string, MergedTensors>;
   readonly config: Record<string, unknown> | undefined;
   /** Text of the file beside the weights, where the plan writes one of that name. */
   sideText(name: string): string | undefined;
@@ -38,19 +42,33 @@ export async function runMerge(
 ): Promise<MergeOutcome> {
   const recipe = normaliseRecipe(readRecipe(Buffer.from(text), "recipe.yaml"));
   const names = documentNames(recipe);
-  const models = await Promise.all(recipe.references.map(({ model }) => openModel(folder, model, names)));
+  const models = await Promise.all(listModels(recipe).map(({ model }) => openModel(folder, model, names)));
   const task = { name: "golden", recipe, text, models: models.map((model) => restrict(model, only)) };
-  const plan = planMerge(task, options);
+  const { documents, output } = planRecipe(task, options);
+  const target = createMemoryStore("golden");
   const openStore: OpenStore = (uri) =>
     uri.startsWith("memory:") ? target : createDirectoryStore(uri, { durable: false });
-  const target = createMemoryStore("golden");
-  const tensors = new Map<string, Tensor>();
-  for (const unit of plan.units) {
-    for (const [name, tensor] of await runUnit(unit, models, openStore)) tensors.set(name, tensor);
+  const sources: ResolvedSource[] = models.map(({ source }) => ({ ...source, digests: undefined }));
+  const made = new Map<string | undefined, MergedTensors>();
+  for (const { name, plan } of documents) {
+    const prefix = `${made.size}/`;
+    const tensors = new Map<string, Tensor>();
+    for (const unit of plan.units) {
+      for (const [tensor, value] of await runUnit(unit, prefix, sources, openStore)) tensors.set(tensor, value);
+    }
+    made.set(name, tensors);
+    sources.push({ model: name ?? "", store: target.uri, prefix, digests: undefined });
   }
-  const sideText = (name: string) => textOf(plan, name);
+  const sideText = (name: string) => textOf(output, name);
   const config = sideText("config.json");
-  return { tensors, config: config === undefined ? undefined : JSON.parse(config), sideText };
+  return {
+    tensors: made.get(undefined) ?? new Map(),
+    intermediate: new Map(
+      [...made].flatMap(([name, tensors]) => (name === undefined ? [] : [[name, tensors] as const])),
+    ),
+    config: config === undefined ? undefined : JSON.parse(config),
+    sideText,
+  };
 }
 
 async function openModel(folder: string, model: string, names: readonly string[]): Promise<MergeModel> {
@@ -80,17 +98,23 @@ function restrict(model: MergeModel, only: readonly string[] | undefined): Merge
   return { ...model, checkpoint: { ...model.checkpoint, tensors } };
 }
 
-async function runUnit(unit: MergeUnit, models: readonly MergeModel[], openStore: OpenStore): Promise<MergedTensors> {
+/** Merges a unit into a file of the memory store and reads it back. */
+async function runUnit(
+  unit: MergeUnit,
+  prefix: string,
+  sources: readonly ResolvedSource[],
+  openStore: OpenStore,
+): Promise<MergedTensors> {
   const store = openStore("memory://golden");
-  const dataBytes = unit.tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
-  const region = { offset: 0, bytes: dataBytes, firstTensor: 0, endTensor: unit.tensors.length };
-  const ticket = await store.beginWrite("data", dataBytes, [{ offset: 0, bytes: dataBytes }]);
-  const sources = models.map(({ source }) => ({ ...source, digests: undefined }));
+  const key = `${prefix}${unit.file}`;
+  const { header } = encodeSafetensorsHeader(unit.tensors, new Map([["format", "pt"]]));
+  const region = { offset: 0, bytes: unit.fileBytes, firstTensor: 0, endTensor: unit.tensors.length };
+  const ticket = await store.beginWrite(key, unit.fileBytes, [{ offset: 0, bytes: unit.fileBytes }]);
   const task = {
     index: 0,
     region,
     ticket,
-    prologue: new Uint8Array(0),
+    prologue: header,
     tensors: unit.tensors,
     rules: { nonFinite: unit.nonFinite, strict: unit.strict },
     sources,
@@ -102,8 +126,8 @@ async function runUnit(unit: MergeUnit, models: readonly MergeModel[], openStore
   const signal = new AbortController().signal;
   const { receipt } = await mergeRegion(task, { kernels, openStore, signal, progress: () => {} });
   await store.finishWrite(ticket, [receipt]);
-  const data = new Uint8Array(dataBytes);
-  await store.readInto("data", 0, data);
+  const data = new Uint8Array(unit.fileBytes - header.length);
+  await store.readInto(key, header.length, data);
   return new Map(
     unit.tensors.map(({ name, dtype, shape, offset, bytes }) => [
       name,

@@ -1,8 +1,9 @@
 // Headers of made-up checkpoints, and short ways to plan recipes over them. No weights exist.
 import type { Checkpoint, CheckpointFile, TensorEntry } from "../../../core/checkpoint.ts";
 import { type MergeModel, type MergeOptions, type MergePlan, planMerge } from "../../../core/plan/plan-merge.ts";
+import { planRecipe } from "../../../core/plan/plan-recipe.ts";
 import type { MergeUnit, PlanSource, UnitTensor } from "../../../core/plan/schema.ts";
-import { normaliseRecipe } from "../../../core/recipe/normalise.ts";
+import { listModels, normaliseRecipe } from "../../../core/recipe/normalise.ts";
 import { type Dtype, tensorBytes } from "../../../core/tensor.ts";
 import { readRecipe } from "../../../steps/read-recipe.ts";
 
@@ -104,6 +105,12 @@ export function planText(
 ): MergePlan {
   const recipe = normaliseRecipe(readRecipe(new TextEncoder().encode(text), "recipe.yaml"));
   return planMerge({ name: "test", recipe, text, models: modelsOf(recipe.references, models, documents) }, options);
+}
+
+/** Plans a recipe of several documents. */
+export function planDocuments(text: string, models: Models, documents: Documents = {}, options: MergeOptions = {}) {
+  const recipe = normaliseRecipe(readRecipe(new TextEncoder().encode(text), "recipe.yaml"));
+  return planRecipe({ name: "test", recipe, text, models: modelsOf(listModels(recipe), models, documents) }, options);
 }
 
 /** All output tensors of a plan, by name, in file order. */

@@ -3,24 +3,25 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 import { ERROR_CODES } from "../../../core/error.ts";
-import { normaliseRecipe } from "../../../core/recipe/normalise.ts";
+import { listModels, normaliseRecipe } from "../../../core/recipe/normalise.ts";
 import { mergeSchema, pipelineSchema } from "../../../core/recipe/schema.ts";
 import { readRecipe } from "../../../steps/read-recipe.ts";
-import { makeLlama, planText } from "../plan/checkpoints.ts";
+import { makeLlama, planDocuments } from "../plan/checkpoints.ts";
 import { tokenizerBytes } from "../tokenizer/tokenizers.ts";
 
 const text = readFileSync(new URL("../../../docs/recipes.md", import.meta.url), "utf8");
 const examples = [...text.matchAll(/^```yaml\n(.*?)^```$/gms)].map((match) => match[1] ?? "");
 
 test("the examples are recipes that are planned without a warning", () => {
-  assert.equal(examples.length, 3);
+  assert.equal(examples.length, 4);
   const tokens = Object.fromEntries(["a", "b", "<|im_start|>"].map((token, id) => [token, id]));
   const tokenizer = { "tokenizer.json": tokenizerBytes({ vocab: tokens }) };
   for (const example of examples) {
-    const { references } = normaliseRecipe(readRecipe(new TextEncoder().encode(example), "example.yaml"));
-    const models = Object.fromEntries(references.map(({ model }) => [model, makeLlama()]));
-    const documents = Object.fromEntries(references.map(({ model }) => [model, tokenizer]));
-    assert.deepEqual(planText(example, models, {}, documents).warnings, []);
+    const recipe = normaliseRecipe(readRecipe(new TextEncoder().encode(example), "example.yaml"));
+    const names = listModels(recipe).map(({ model }) => model);
+    const models = Object.fromEntries(names.map((model) => [model, makeLlama()]));
+    const documents = Object.fromEntries(names.map((model) => [model, tokenizer]));
+    assert.deepEqual(planDocuments(example, models, documents).warnings, []);
   }
 });
 

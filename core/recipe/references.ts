@@ -1,0 +1,51 @@
+// Every place of a merge part that names a model, in document order.
+import type { FieldPath } from "./origin.ts";
+import type { MergeConfig, ModelReference } from "./schema.ts";
+
+/** merged: its weights take part; base: compared with, perhaps listed too; token: gives tokens; config: gives the config. */
+export type ReferenceRole = "merged" | "base" | "token" | "config";
+
+export type PlacedReference = {
+  readonly reference: ModelReference;
+  readonly path: FieldPath;
+  readonly role: ReferenceRole;
+};
+
+/** References of models and slices first, then the bases, then those that give tokens or the config. */
+export function listReferences(merge: MergeConfig): readonly PlacedReference[] {
+  const { models, slices, base_model: base, config_source: config } = merge;
+  const listed = (models ?? []).map(({ model }, index) => placed(model, ["models", index, "model"], "merged"));
+  const sources = (slices ?? []).flatMap((slice, outer) =>
+    slice.sources.map(({ model }, index) => placed(model, ["slices", outer, "sources", index, "model"], "merged")),
+  );
+  const bases = (slices ?? []).flatMap((slice, index) =>
+    slice.base_model == null ? [] : [placed(slice.base_model, ["slices", index, "base_model"], "base")],
+  );
+  return [
+    ...listed,
+    ...sources,
+    ...bases,
+    ...(base == null ? [] : [placed(base, ["base_model"], "base")]),
+    ...tokenizerReferences(merge),
+    ...(config == null || config === "base" ? [] : [placed(config, ["config_source"], "config")]),
+  ];
+}
+
+function tokenizerReferences({ tokenizer, tokenizer_source: legacy }: MergeConfig): readonly PlacedReference[] {
+  const sources = [
+    { source: legacy, path: ["tokenizer_source"] },
+    { source: tokenizer?.source, path: ["tokenizer", "source"] },
+  ].flatMap(({ source, path }) =>
+    source == null || typeof source === "string" ? [] : [placed(source, path, "token")],
+  );
+  const tokens = Object.entries(tokenizer?.tokens ?? {}).flatMap(([token, { source }]) => {
+    const path = ["tokenizer", "tokens", token, "source"];
+    if (source == null || ("kind" in source && source.kind === "zero")) return [];
+    return ["kind" in source ? placed(source.model, [...path, "model"], "token") : placed(source, path, "token")];
+  });
+  return [...sources, ...tokens];
+}
+
+function placed(reference: ModelReference, path: FieldPath, role: ReferenceRole): PlacedReference {
+  return { reference, path, role };
+}
