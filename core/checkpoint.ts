@@ -1,6 +1,7 @@
 // What a checkpoint is once its headers are read: names, dtypes, shapes and where the bytes lie. Every format parser
 // yields this, the planner consumes it, and neither has touched a byte of weights.
 import type { Dtype, Shape } from "./tensor.ts";
+import type { Gather } from "./universal/box.ts";
 
 /** `bytes` bytes of `file` (a path relative to the checkpoint's folder) from `offset`. */
 export type ByteRange = { readonly file: string; readonly offset: number; readonly bytes: number };
@@ -11,11 +12,13 @@ export type TensorEntry = {
   readonly dtype: Dtype;
   readonly shape: Shape;
   readonly ranges: readonly ByteRange[];
+  /** How a converter gathers the bytes when no list of ranges says it; `ranges` is then empty. */
+  readonly gather?: Gather;
   /** `sha256:<hex>` of the tensor's bytes; known for universal checkpoints and published artifacts only. */
   readonly digest?: string;
 };
 
-/** A file of the checkpoint's folder: a name without directories for every format of today. */
+/** A file of the checkpoint's folder; the files of training checkpoints lie in folders inside of it. */
 export type CheckpointFile = { readonly name: string; readonly bytes: number };
 
 /** The headers of one checkpoint. `format` is the id of its parser in `core/formats/registry.ts`. */

@@ -1,4 +1,4 @@
-// Error codes: checkpoints made of pickles: zip archives, pickles, torch files.
+// Error codes: checkpoints made of pickles: zip archives, pickles, torch files, and checkpoints of many ranks.
 import type { ErrorKind } from "./kind.ts";
 
 export const PICKLED_CODES = {
@@ -174,5 +174,128 @@ export const PICKLED_CODES = {
     meaning: "the file holds no tensors",
     retryable: false,
     remedy: "name the file that holds the weights",
+  },
+  // DeepSpeed training checkpoints
+  DeepspeedStepMissing: {
+    meaning: "the step that latest names is not there",
+    retryable: false,
+    remedy: "upload the step's folder, or write the right name into latest",
+  },
+  DeepspeedPathInvalid: {
+    meaning: "latest names something that cannot be a step's folder",
+    retryable: false,
+    remedy: "write the name of a folder beside it into latest",
+  },
+  DeepspeedRankMissing: {
+    meaning: "a rank of the checkpoint is missing",
+    retryable: false,
+    remedy: "upload the files of every rank; the save may not have finished",
+  },
+  DeepspeedFieldInvalid: {
+    meaning: "a rank's file has another form than DeepSpeed writes",
+    retryable: false,
+    remedy: "check the version of DeepSpeed that wrote it; the file may be damaged",
+  },
+  DeepspeedUnsupported: {
+    meaning: "the checkpoint was saved in a way that cannot be converted",
+    retryable: false,
+    remedy: "convert it with DeepSpeed's own tools",
+  },
+  DeepspeedWeightsMissing: {
+    meaning: "the checkpoint holds neither optimizer states nor weights",
+    retryable: false,
+    remedy: "upload the optimizer states of every rank",
+  },
+  DeepspeedPartitionSize: {
+    meaning: "a rank's partition has another size than its parameters need",
+    retryable: false,
+    remedy: "the file is damaged; fetch it again",
+  },
+  DeepspeedFragmentCoverage: {
+    meaning: "the fragments of a parameter do not make it whole",
+    retryable: false,
+    remedy: "the checkpoint is damaged or ranks of different saves were mixed",
+  },
+  DeepspeedStepsDisagree: {
+    meaning: "ranks saved different steps",
+    retryable: false,
+    remedy: "ranks of different saves were mixed; upload one whole save",
+  },
+  // Patterns of how ranks cut parameters
+  UniversalPatternsMissing: {
+    meaning: "nothing says how tensor-parallel ranks cut the parameters",
+    retryable: false,
+    remedy: "give the patterns of the model",
+  },
+  UniversalPatternsInvalid: {
+    meaning: "universal_checkpoint_info has the wrong form",
+    retryable: false,
+    remedy: "correct the field",
+  },
+  UniversalPatternInvalid: {
+    meaning: "a pattern is not a regular expression of the known subset",
+    retryable: false,
+    remedy: "use literals, ., \\d, classes, groups, |, *, +, ?, ^ and $",
+  },
+  UniversalPatternAmbiguous: {
+    meaning: "two patterns of one list match a parameter",
+    retryable: false,
+    remedy: "make the patterns of a list exclude each other",
+  },
+  UniversalPatternUnused: {
+    meaning: "a pattern matches no parameter",
+    retryable: false,
+    remedy: "correct or remove the pattern",
+  },
+  UniversalShapeMismatch: {
+    meaning: "the slices of a parameter do not fit its pattern",
+    retryable: false,
+    remedy: "correct the pattern; it may belong to another model",
+  },
+  UniversalReplicasDisagree: {
+    meaning: "copies of a parameter that must be equal differ",
+    retryable: false,
+    remedy: "the ranks diverged, or the pattern is wrong: average the copies or correct it",
+  },
+  // PyTorch distributed checkpoints
+  DcpMetadataMissing: {
+    meaning: "the save was never finished: there is no .metadata",
+    retryable: false,
+    remedy: "use an earlier checkpoint, or upload the missing file",
+  },
+  DcpMetadataInvalid: {
+    meaning: ".metadata has another form than torch writes",
+    retryable: false,
+    remedy: "check the version of torch that wrote it; the file may be damaged",
+  },
+  DcpPathInvalid: {
+    meaning: ".metadata names a file that cannot be in its folder",
+    retryable: false,
+    remedy: "do not trust where the checkpoint came from",
+  },
+  DcpFileMissing: {
+    meaning: "a file that .metadata names is not there",
+    retryable: false,
+    remedy: "upload the missing file",
+  },
+  DcpChunkOutOfFile: {
+    meaning: "a chunk reaches past the end of its file",
+    retryable: false,
+    remedy: "the upload was cut short; fetch the file again",
+  },
+  DcpChunksInvalid: {
+    meaning: "the chunks of a tensor do not make it whole",
+    retryable: false,
+    remedy: "the checkpoint is damaged or ranks of different saves were mixed",
+  },
+  DcpChunkMismatch: {
+    meaning: "a chunk is not the tensor that .metadata says",
+    retryable: false,
+    remedy: "the checkpoint is damaged or ranks of different saves were mixed",
+  },
+  DcpUnsupported: {
+    meaning: "the checkpoint was saved in a way that cannot be read",
+    retryable: false,
+    remedy: "save it again without transforms",
   },
 } as const satisfies Record<string, ErrorKind>;

@@ -3,11 +3,14 @@
 import type { Digest } from "../artifact/digest.ts";
 import type { Checkpoint, CheckpointFile, FolderReader, ReadRange } from "../checkpoint.ts";
 import { describePlace, type ErrorPlace } from "../error.ts";
+import type { ConversionParameter } from "../universal/conversion.ts";
 
 /** Things that are odd but do not make a checkpoint wrong. */
 const WARNING_CODES = {
   IndexTotalSizeWrong: "the index states a wrong total_size; it is ignored, as other tools do",
   FileIgnored: "a file lies here that is no part of this checkpoint and is left out",
+  OptimizerStatesMissing: "there are no optimizer states; the weights alone are read",
+  UnionAssumed: "no pattern names this tensor of one axis; its slices are joined, which is wrong if ranks replicate it",
   TensorsIgnored: "a file holds tensors beside the model's own (an optimizer's, a wrapper's); they are left out",
 } as const;
 
@@ -35,6 +38,8 @@ export type OpenedCheckpoint = {
   readonly headers: ReadonlyMap<string, FileHeader>;
   /** Digest of the document that describes every byte of the checkpoint, when the format has one. */
   readonly digest: Digest | undefined;
+  /** What it is converted to; absent where the files of the format are kept as they are. */
+  readonly conversion?: readonly ConversionParameter[];
 };
 
 export type CheckpointFormat = {

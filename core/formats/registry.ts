@@ -1,6 +1,9 @@
 // Every checkpoint format that can be opened. Adding one: its file and a line here.
 import type { CheckpointFile } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
+import { dcp } from "./dcp.ts";
+import { deepspeed } from "./deepspeed.ts";
+import { deepspeedUniversal } from "./deepspeed-universal.ts";
 import type { CheckpointFormat } from "./format.ts";
 import { safetensors } from "./safetensors-folder.ts";
 import { torch } from "./torch.ts";
@@ -8,7 +11,14 @@ import { universal } from "./universal-folder.ts";
 import { recogniseUnsupported } from "./unsupported.ts";
 
 /** Most specific first: the first format that recognises a folder opens it. */
-export const FORMATS: readonly CheckpointFormat[] = Object.freeze([universal, safetensors, torch]);
+export const FORMATS: readonly CheckpointFormat[] = Object.freeze([
+  universal,
+  dcp,
+  safetensors,
+  deepspeed,
+  deepspeedUniversal,
+  torch,
+]);
 
 /**
  * The format of a folder, judged by its file names.

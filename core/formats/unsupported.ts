@@ -11,24 +11,9 @@ const SAVE_AS_SAFETENSORS = "load it with the library that wrote it and save it 
 /** By the path inside the folder; the first that matches a file decides, so the more telling come first. */
 const EVIDENCE: readonly Evidence[] = Object.freeze([
   {
-    path: /(^|\/)(latest_universal$|zero\/optimizer_state\.pt$)/,
-    title: "DeepSpeed universal checkpoint",
-    hint: SAVE_AS_SAFETENSORS,
-  },
-  {
-    path: /(^|\/)(bf16_)?zero_pp_rank_\d+_mp_rank_\d+|(^|\/)(mp_rank_\d+|layer_\d+-model_\d+)[_-]model_states\.pt$/,
-    title: "DeepSpeed training checkpoint",
-    hint: "consolidate it with the zero_to_fp32.py that lies beside it, with safe serialization",
-  },
-  {
     path: /(^|\/)latest_checkpointed_iteration\.txt$|(^|\/)iter_\d{7}\//,
     title: "Megatron-LM checkpoint",
     hint: "export it to the Hugging Face form with Megatron's own converter",
-  },
-  {
-    path: /\.distcp$/,
-    title: "PyTorch distributed checkpoint (DCP)",
-    hint: "convert it with torch.distributed.checkpoint.format_utils and save it as safetensors",
   },
   { path: /\.gguf$/i, title: "GGUF", hint: "use the safetensors checkpoint that the GGUF file was made from" },
   {

@@ -19,6 +19,14 @@ suite("the registry of formats", () => {
     assert.equal(recogniseFormat(named(["model.safetensors", "pytorch_model.bin", "latest"])).id, "safetensors");
     assert.equal(recogniseFormat(named(["pytorch_model.bin", "config.json"])).id, "torch");
     assert.equal(recogniseFormat(named(["consolidated.00.pth"])).id, "torch");
+    const step = ["latest", "step5/mp_rank_00_model_states.pt", "step5/zero_pp_rank_0_mp_rank_00_optim_states.pt"];
+    assert.equal(recogniseFormat(named(step)).id, "deepspeed");
+    assert.equal(recogniseFormat(named([...step, "model.safetensors"])).id, "safetensors");
+    assert.equal(recogniseFormat(named(["mp_rank_00_model_states.pt"])).id, "deepspeed");
+    assert.equal(recogniseFormat(named(["layer_01-model_00-model_states.pt"])).id, "deepspeed");
+    assert.equal(recogniseFormat(named(["latest_universal", "u/zero/a/fp32.pt"])).id, "deepspeed_universal");
+    assert.equal(recogniseFormat(named([".metadata", "__0_0.distcp"])).id, "dcp");
+    assert.equal(recogniseFormat(named(["shard-00001-model-00001-of-00001.safetensors"])).id, "dcp");
   });
 
   test("opens a file by its extension", () => {
@@ -28,15 +36,6 @@ suite("the registry of formats", () => {
 
   test("refuses kinds that it knows but cannot read by their title", () => {
     const kinds: readonly (readonly [readonly string[], string])[] = [
-      [
-        ["latest", "global_step5/mp_rank_00_model_states.pt", "global_step5/zero_pp_rank_0_mp_rank_00_optim_states.pt"],
-        "DeepSpeed training checkpoint",
-      ],
-      [["mp_rank_00_model_states.pt"], "DeepSpeed training checkpoint"],
-      [["bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"], "DeepSpeed training checkpoint"],
-      [["layer_01-model_00-model_states.pt"], "DeepSpeed training checkpoint"],
-      [["latest_universal", "step5_universal/zero/a/fp32.pt"], "DeepSpeed universal checkpoint"],
-      [[".metadata", "__0_0.distcp"], "PyTorch distributed checkpoint (DCP)"],
       [["latest_checkpointed_iteration.txt", "iter_0000100/common.pt"], "Megatron-LM checkpoint"],
       [["model-q4_k_m.gguf"], "GGUF"],
       [["checkpoint/_METADATA", "checkpoint/manifest.ocdbt"], "orbax checkpoint"],

@@ -1,0 +1,241 @@
+// DeepSpeed's own universal folder: one sub-folder for each parameter with its master weights, moments and step, written
+// by the converter that comes with DeepSpeed. Every tensor is whole already; what is left is to say how it may be cut.
+// Source: reference checkpoint-formats.md section 4.
+import type { UniversalParameter } from "../artifact/universal.ts";
+import type { CheckpointFile, FolderReader } from "../checkpoint.ts";
+import { type ErrorCode, MergeyardError } from "../error.ts";
+import { RANK_LIMITS } from "../limits.ts";
+import { elementCount, type Shape, sameShape } from "../tensor.ts";
+import { gatherWhole } from "../universal/box.ts";
+import { type ConversionParameter, entryOf, type GatheredTensor, STATE_NAMES } from "../universal/conversion.ts";
+import { fieldError, type ModelState, readModelState, readRankFile } from "./deepspeed-model.ts";
+import { readScalarStep } from "./deepspeed-optimizer.ts";
+import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "./format.ts";
+import { asKind, countsOf, fieldOf, isCount, itemsOf, type PickleValue } from "./pickle-value.ts";
+import { readSideFiles } from "./side-files.ts";
+import { placeTorchTensor } from "./torch-file.ts";
+
+const STATE_FILE = /^(?:(.*\/)?)zero\/(.+)\/(fp32|exp_avg|exp_avg_sq|step)\.pt$/;
+const MODEL_FILE = /^(mp_rank_\d+|zero_pp_rank_\d+_mp_rank_\d+)_model_states\.pt$/;
+
+export const deepspeedUniversal = Object.freeze({
+  id: "deepspeed_universal",
+  title: "DeepSpeed universal checkpoint",
+  extensions: [],
+  recognise: (files) => files.some(({ name }) => name === "latest_universal" || STATE_FILE.test(name)),
+  open: openDeepspeedUniversal,
+  openFile: (_read, file) => {
+    throw new MergeyardError("CheckpointFormatUnknown", { where: { file: file.name }, expected: "a folder" });
+  },
+} satisfies CheckpointFormat);
+
+type ParameterFiles = Map<string, CheckpointFile>;
+
+async function openDeepspeedUniversal(folder: FolderReader): Promise<OpenedCheckpoint> {
+  const prefix = await findStep(folder);
+  const byName = new Map<string, ParameterFiles>();
+  for (const file of folder.files) {
+    const [, before = "", name = "", state = ""] = STATE_FILE.exec(file.name) ?? [];
+    if (name === "" || before !== prefix) continue;
+    byName.set(name, (byName.get(name) ?? new Map()).set(state, file));
+  }
+  if (byName.size === 0)
+    throw universalError("DeepspeedStepMissing", prefix, "no parameters", `${prefix}zero/NAME/fp32.pt`);
+  const modelFiles = folder.files.filter(
+    ({ name }) => name.startsWith(prefix) && MODEL_FILE.test(name.slice(prefix.length)),
+  );
+  const model = modelFiles[0] === undefined ? undefined : await readModelState(folder, modelFiles[0]);
+  const context: Context = { folder, model, step: await readCommonStep(folder, prefix) };
+  const names = [...byName.keys()].sort();
+  const parameters = new Array<ConversionParameter>(names.length);
+  const pending = names.entries();
+  const work = async (): Promise<void> => {
+    for (const [index, name] of pending)
+      parameters[index] = await readParameter(context, name, byName.get(name) ?? new Map());
+  };
+  await Promise.all(Array.from({ length: RANK_LIMITS.readsInFlight }, work));
+  return assemble(
+    folder,
+    [...byName.values()].flatMap((files) => [...files.values()]),
+    parameters,
+  );
+}
+
+function universalError(code: ErrorCode, file: string, found: string, expected: string): MergeyardError {
+  return new MergeyardError(code, { where: { file }, found, expected });
+}
+
+/** The folder that `latest_universal` names, or the only one that holds parameters. */
+async function findStep(folder: FolderReader): Promise<string> {
+  const prefixes = new Set(
+    folder.files.flatMap(({ name }) => STATE_FILE.exec(name)?.slice(1, 2) ?? []).map((prefix) => prefix ?? ""),
+  );
+  if (prefixes.has("")) return "";
+  const latest = folder.files.find(({ name }) => name === "latest_universal");
+  if (latest === undefined) {
+    const [only, ...others] = prefixes;
+    if (only !== undefined && others.length === 0) return only;
+    throw universalError(
+      "CheckpointAmbiguous",
+      "latest_universal",
+      `no such file, and ${prefixes.size} folders`,
+      "one folder",
+    );
+  }
+  const text = new TextDecoder().decode(
+    await folder.read(latest.name, 0, Math.min(latest.bytes, RANK_LIMITS.textBytes)),
+  );
+  const step = text.trim();
+  if (!/^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(step)) {
+    const expected = "the name of a folder beside it";
+    throw universalError("DeepspeedPathInvalid", latest.name, JSON.stringify(step.slice(0, 100)), expected);
+  }
+  if (prefixes.has(`${step}/`)) return `${step}/`;
+  throw universalError("DeepspeedStepMissing", latest.name, `${prefixes.size} other folders`, `${step}/zero/`);
+}
+
+type Context = {
+  readonly folder: FolderReader;
+  readonly model: ModelState | undefined;
+  readonly step: number | undefined;
+};
+
+/** The step that the optimizer's common file states; parameters of stage 3 have none of their own. */
+async function readCommonStep(folder: FolderReader, prefix: string): Promise<number | undefined> {
+  const file = folder.files.find(({ name }) => name === `${prefix}zero/optimizer_state.pt`);
+  if (file === undefined) return undefined;
+  const torch = await readRankFile(folder, file);
+  const inner = fieldOf(torch.value, "optimizer_state_dict");
+  const states =
+    asKind(fieldOf(fieldOf(inner, "optimizer_state_dict"), "state"), "dict") ?? asKind(fieldOf(inner, "state"), "dict");
+  const step = fieldOf(states?.entries.get("n0")?.value, "step");
+  const tensor = asKind(step, "tensor");
+  if (tensor !== undefined) return readScalarStep(folder, torch, tensor, file.name);
+  return isCount(step) ? step : undefined;
+}
+
+async function readParameter(context: Context, name: string, files: ParameterFiles): Promise<ConversionParameter> {
+  const { folder } = context;
+  const [fp32File, stepFile] = [files.get("fp32"), files.get("step")];
+  if (fp32File === undefined) {
+    throw new MergeyardError("DeepspeedRankMissing", {
+      where: { tensor: name },
+      found: "no fp32.pt",
+      expected: "fp32.pt",
+    });
+  }
+  const fp32 = await readState(context, name, fp32File);
+  const moments: [string, GatheredTensor][] = [];
+  for (const state of STATE_NAMES) {
+    const file = files.get(state);
+    if (file === undefined) continue;
+    const moment = await readState(context, name, file);
+    if (!sameShape(moment.shape, fp32.shape)) {
+      throw fieldError(file.name, state, `[${moment.shape}]`, `[${fp32.shape}], as fp32`);
+    }
+    moments.push([state, moment.tensor]);
+  }
+  const step = stepFile === undefined ? context.step : await readOwnStep(folder, stepFile);
+  if (step === undefined)
+    throw fieldError(fp32File.name, "step", undefined, "step.pt, or a step in optimizer_state.pt");
+  const paddedRows = context.model?.info?.padded_vocab_size;
+  return {
+    name,
+    ...fp32.tensor,
+    shape: fp32.shape,
+    pattern: fp32.pattern,
+    paddedRows:
+      fp32.isVocabulary && paddedRows !== undefined && paddedRows > (fp32.shape[0] ?? 0) ? paddedRows : undefined,
+    aliases: [...(context.model?.shared ?? [])].flatMap(([alias, stored]) => (stored === name ? [alias] : [])),
+    training: { step, states: Object.fromEntries(moments) },
+  };
+}
+
+async function readOwnStep(folder: FolderReader, file: CheckpointFile): Promise<number> {
+  const torch = await readRankFile(folder, file);
+  const tensor = asKind(torch.value, "tensor");
+  if (tensor !== undefined) return readScalarStep(folder, torch, tensor, file.name);
+  if (isCount(torch.value)) return torch.value;
+  throw fieldError(file.name, "step", torch.value, "a count of steps");
+}
+
+type State = {
+  readonly tensor: GatheredTensor;
+  readonly shape: Shape;
+  readonly pattern: UniversalParameter["pattern"];
+  readonly isVocabulary: boolean;
+};
+
+/** A dict with `param`, or the flat tensor that stage 3 without tensor parallelism leaves. */
+async function readState({ folder, model }: Context, name: string, file: CheckpointFile): Promise<State> {
+  const torch = await readRankFile(folder, file);
+  const bare = asKind(torch.value, "tensor");
+  const tensor = bare ?? asKind(fieldOf(torch.value, "param"), "tensor");
+  if (tensor === undefined) throw fieldError(file.name, "param", torch.value, "a tensor, or a dict with one");
+  if (fieldOf(torch.value, "is_expert_param") === true) {
+    throw universalError("DeepspeedUnsupported", file.name, "a mixture of experts", "dense parameters");
+  }
+  const { dtype, shape: stored, ranges } = placeTorchTensor(torch, tensor, name);
+  const stated = model?.groups.flat().find((parameter) => parameter.name === name)?.shape;
+  const shape = bare === undefined ? stored : (stated ?? stored);
+  if (elementCount(shape) !== elementCount(stored)) {
+    throw fieldError(file.name, "param", `[${stored}]`, `the elements of [${shape}]`);
+  }
+  return {
+    tensor: { dtype, gather: gatherWhole(ranges, shape) },
+    shape,
+    pattern: bare === undefined ? patternOf(torch.value, shape, file) : { kind: "unique" },
+    isVocabulary: fieldOf(torch.value, "vocab_tensor") === true,
+  };
+}
+
+function patternOf(value: PickleValue, shape: Shape, file: CheckpointFile): UniversalParameter["pattern"] {
+  const sub = fieldOf(value, "sub_param_shape");
+  if (sub !== undefined && sub !== null) {
+    const dim = fieldOf(sub, "partition_dim");
+    const full = isCount(dim) ? shape[dim] : undefined;
+    const stated = isCount(dim) ? itemsOf(fieldOf(sub, "shape"))?.[dim] : undefined;
+    const lengths =
+      isCount(stated) && full !== undefined
+        ? Array.from({ length: Math.min(stated, full) }, () => full / stated)
+        : countsOf(stated);
+    const total = lengths?.reduce((sum, length) => sum + length, 0);
+    if (!isCount(dim) || lengths === undefined || total !== full || !lengths.every(Number.isInteger)) {
+      throw fieldError(file.name, "sub_param_shape", sub, `lengths of parts of [${shape}]`);
+    }
+    return { kind: "fragment", dim, parts: lengths.map((length) => ({ length })) };
+  }
+  const dim = fieldOf(value, "cat_dim");
+  const parts = fieldOf(value, "param_n_sub_params");
+  if (!isCount(dim)) return { kind: "replicated" };
+  const length = shape[dim];
+  if (length === undefined) throw fieldError(file.name, "cat_dim", dim, `an axis of [${shape}]`);
+  if (!isCount(parts) || parts < 2) return { kind: "fragment", dim };
+  if (length % parts !== 0 || parts > length)
+    throw fieldError(file.name, "param_n_sub_params", parts, `parts of ${length}`);
+  return { kind: "fragment", dim, parts: Array.from({ length: parts }, () => ({ length: length / parts })) };
+}
+
+async function assemble(
+  folder: FolderReader,
+  files: readonly CheckpointFile[],
+  parameters: readonly ConversionParameter[],
+): Promise<OpenedCheckpoint> {
+  const tensorFiles = [...files].sort((a, b) => (a.name < b.name ? -1 : 1));
+  const { sideFiles, config } = await readSideFiles(folder, tensorFiles);
+  const warnings: CheckpointWarning[] = [];
+  return {
+    checkpoint: {
+      format: deepspeedUniversal.id,
+      tensorFiles,
+      sideFiles: sideFiles.filter(({ name }) => name !== "latest_universal"),
+      tensors: parameters.map(entryOf),
+      metadata: new Map(),
+      config,
+    },
+    warnings,
+    headers: new Map(),
+    digest: undefined,
+    conversion: parameters,
+  };
+}

@@ -1,0 +1,231 @@
+// Patterns of parameter names: regular expressions as Python's re.match takes them, anchored at the start only, of the
+// subset that such lists use. They come from checkpoints and users, so they run on a linear-time machine of their own,
+// never on a backtracking engine; what is outside of the subset is refused, not translated.
+// Source: reference checkpoint-formats.md section 4.1; R. Cox, Regular Expression Matching Can Be Simple And Fast, 2007.
+import { MergeyardError } from "../error.ts";
+import { PATTERN_LIMITS } from "../limits.ts";
+
+/** True when the pattern matches the beginning of `name`. Time: length of the name times length of the pattern. */
+export type NamePattern = { readonly text: string; matches(name: string): boolean };
+
+type Test = (character: string) => boolean;
+type State =
+  | { readonly kind: "test"; readonly test: Test; next: number }
+  | { readonly kind: "split"; readonly next: number[] }
+  | { readonly kind: "start" | "end"; next: number }
+  | { readonly kind: "accept" };
+
+/** A piece of the machine: its first state, and where its open ends are to be led. */
+type Fragment = { readonly first: number; readonly join: (target: number) => void };
+
+/** Throws UniversalPatternInvalid for what is no pattern or is outside of the subset. */
+export function compilePattern(text: string): NamePattern {
+  if (text.length > PATTERN_LIMITS.characters) {
+    throw patternError(text, `${text.length} characters`, `at most ${PATTERN_LIMITS.characters}`);
+  }
+  const builder = new Builder(text);
+  const whole = builder.alternatives();
+  if (builder.at < builder.characters.length) throw patternError(text, "a ) too many", "balanced parentheses");
+  whole.join(builder.add({ kind: "accept" }));
+  const { states } = builder;
+  return { text, matches: (name) => run(states, whole.first, name) };
+}
+
+function patternError(text: string, found: string, expected: string): MergeyardError {
+  const where = { field: JSON.stringify(text.slice(0, 200)) };
+  return new MergeyardError("UniversalPatternInvalid", { where, found, expected });
+}
+
+function run(states: readonly State[], first: number, name: string): boolean {
+  const characters = [...name];
+  let current = new Set<number>();
+  for (let at = 0; ; at += 1) {
+    if (at === 0) current.add(first);
+    const reached = closure(states, current, at === 0, at === characters.length);
+    if (reached === "accept") return true;
+    const character = characters[at];
+    if (character === undefined || reached.size === 0) return false;
+    current = new Set();
+    for (const index of reached) {
+      const state = states[index];
+      if (state?.kind === "test" && state.test(character)) current.add(state.next);
+    }
+  }
+}
+
+function closure(states: readonly State[], from: ReadonlySet<number>, isStart: boolean, isEnd: boolean) {
+  const seen = new Set<number>();
+  const pending = [...from];
+  for (let index = pending.pop(); index !== undefined; index = pending.pop()) {
+    if (seen.has(index)) continue;
+    seen.add(index);
+    const state = states[index];
+    if (state?.kind === "accept") return "accept";
+    if (state?.kind === "split") pending.push(...state.next);
+    if ((state?.kind === "start" && isStart) || (state?.kind === "end" && isEnd)) pending.push(state.next);
+  }
+  return seen;
+}
+
+const CLASSES: Readonly<Record<string, Test>> = {
+  d: (character) => /^\d$/.test(character),
+  w: (character) => /^[\p{L}\p{N}_]$/u.test(character),
+  s: (character) => /^\s$/.test(character),
+  D: (character) => !/^\d$/.test(character),
+  W: (character) => !/^[\p{L}\p{N}_]$/u.test(character),
+  S: (character) => !/^\s$/.test(character),
+};
+
+/** Recursive descent over the pattern; depth is bounded by its length. */
+class Builder {
+  readonly states: State[] = [];
+  readonly characters: readonly string[];
+  readonly text: string;
+  at = 0;
+
+  constructor(text: string) {
+    this.text = text;
+    this.characters = [...text];
+  }
+
+  add(state: State): number {
+    return this.states.push(state) - 1;
+  }
+
+  peek(): string | undefined {
+    return this.characters[this.at];
+  }
+
+  alternatives(): Fragment {
+    const branches = [this.sequence()];
+    while (this.peek() === "|") {
+      this.at += 1;
+      branches.push(this.sequence());
+    }
+    const [only, ...others] = branches;
+    if (only !== undefined && others.length === 0) return only;
+    const first = this.add({ kind: "split", next: branches.map((branch) => branch.first) });
+    return {
+      first,
+      join: (target) => {
+        for (const branch of branches) branch.join(target);
+      },
+    };
+  }
+
+  sequence(): Fragment {
+    const empty: number[] = [];
+    const first = this.add({ kind: "split", next: empty });
+    let join = (target: number): void => void empty.push(target);
+    for (let next = this.peek(); next !== undefined && next !== "|" && next !== ")"; next = this.peek()) {
+      const item = this.repeated();
+      join(item.first);
+      join = item.join;
+    }
+    return { first, join };
+  }
+
+  repeated(): Fragment {
+    const item = this.item();
+    const operator = this.peek();
+    if (operator !== "*" && operator !== "+" && operator !== "?") return item;
+    this.at += 1;
+    const again = this.peek();
+    if (again === "*" || again === "+" || again === "?") {
+      throw patternError(this.text, `${operator}${again}`, "one of * + ? after an item");
+    }
+    const next = [item.first];
+    const split = this.add({ kind: "split", next });
+    const leave = (target: number): void => void next.push(target);
+    if (operator === "?") {
+      return {
+        first: split,
+        join: (target) => {
+          item.join(target);
+          leave(target);
+        },
+      };
+    }
+    item.join(split);
+    return { first: operator === "*" ? split : item.first, join: leave };
+  }
+
+  item(): Fragment {
+    const character = this.peek() ?? "";
+    this.at += 1;
+    if (character === "(") return this.group();
+    if (character === "[") return this.test(this.charClass());
+    if (character === ".") return this.test(() => true);
+    if (character === "^") return this.anchor("start");
+    if (character === "$") return this.anchor("end");
+    if (character === "\\") return this.test(this.escape());
+    if ("*+?{}".includes(character)) {
+      throw patternError(this.text, JSON.stringify(character), "a literal, . \\d [] () | * + ? ^ or $");
+    }
+    return this.test((each) => each === character);
+  }
+
+  group(): Fragment {
+    if (this.peek() === "?") {
+      if (this.characters[this.at + 1] !== ":") throw patternError(this.text, "(?", "a plain group or (?:");
+      this.at += 2;
+    }
+    const inner = this.alternatives();
+    if (this.peek() !== ")") throw patternError(this.text, "a group that does not end", ")");
+    this.at += 1;
+    return inner;
+  }
+
+  test(test: Test): Fragment {
+    return this.lead({ kind: "test", test, next: -1 });
+  }
+
+  /** A state with one way out. */
+  lead(state: Exclude<State, { kind: "split" | "accept" }>): Fragment {
+    const first = this.add(state);
+    return {
+      first,
+      join: (target) => {
+        state.next = target;
+      },
+    };
+  }
+
+  anchor(kind: "start" | "end"): Fragment {
+    return this.lead({ kind, next: -1 });
+  }
+
+  escape(): Test {
+    const character = this.peek();
+    this.at += 1;
+    const known = character === undefined ? undefined : CLASSES[character];
+    if (known !== undefined) return known;
+    if (character === undefined || /[\p{L}\p{N}]/u.test(character)) {
+      throw patternError(this.text, `\\${character ?? ""}`, "\\d, \\w, \\s or an escaped sign");
+    }
+    return (each) => each === character;
+  }
+
+  charClass(): Test {
+    const isNegated = this.peek() === "^";
+    if (isNegated) this.at += 1;
+    const tests: Test[] = [];
+    for (let next = this.peek(); next !== "]" || tests.length === 0; next = this.peek()) {
+      if (next === undefined) throw patternError(this.text, "a class that does not end", "]");
+      this.at += 1;
+      const isRange = next !== "\\" && this.peek() === "-" && !["]", undefined].includes(this.characters[this.at + 1]);
+      if (next === "\\") tests.push(this.escape());
+      else if (isRange) tests.push(this.range(next));
+      else tests.push((each) => each === next);
+    }
+    this.at += 1;
+    return (character) => tests.some((test) => test(character)) !== isNegated;
+  }
+
+  range(low: string): Test {
+    const high = this.characters[this.at + 1] ?? "";
+    this.at += 2;
+    if (high === "\\" || high < low) throw patternError(this.text, `${low}-${high}`, "a rising range of characters");
+    return (each) => each >= low && each <= high;
+  }
+}

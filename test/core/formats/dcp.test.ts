@@ -1,0 +1,124 @@
+// Distributed checkpoints of torch: chunks that tile, and a code for every way in which they do not.
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { suite, test } from "node:test";
+import type { FolderReader } from "../../../core/checkpoint.ts";
+import { dcp } from "../../../core/formats/dcp.ts";
+import { encodeSafetensorsHeader } from "../../../core/formats/safetensors.ts";
+import { runGolden } from "../../../tools/golden.ts";
+import { dict, int, type Op, ops, pickleOf, readerOf, tensor, text, torchOf, tuple } from "./torch-parts.ts";
+
+const GOLDEN = join(import.meta.dirname, "../../golden/dcp");
+type Files = Readonly<Record<string, Uint8Array>>;
+
+function folderOf(files: Files): FolderReader {
+  return {
+    files: Object.entries(files).map(([name, bytes]) => ({ name, bytes: bytes.length })),
+    read: async (name, offset, bytes) => readerOf(files[name] ?? new Uint8Array(0))(offset, bytes),
+  };
+}
+
+const load = (name: string): Files =>
+  Object.fromEntries(readdirSync(join(GOLDEN, name)).map((file) => [file, readFileSync(join(GOLDEN, name, file))]));
+const refuses = (code: string, files: Files) => assert.rejects(dcp.open(folderOf(files)), { code });
+
+const METADATA = "torch.distributed.checkpoint.metadata";
+const record = (type: string, ...fields: readonly (readonly [string, Op])[]) =>
+  ops(`c${type}\n)\x81`, dict(...fields), "b");
+const size = (...lengths: number[]) => ops("ctorch\nSize\n", tuple(...lengths.map(int)), "\x85R");
+
+type Claims = { dtype?: string; path?: string; transform?: boolean; lengths?: number[]; placed?: number };
+
+/** A checkpoint of one tensor in one chunk, as torch would write it but for what `claims` says. */
+function one({
+  dtype = "float32",
+  path = "__0_0.distcp",
+  transform = false,
+  lengths = [2, 3],
+  placed = 0,
+}: Claims = {}): Files {
+  const payload = torchOf(tensor({ count: 6, size: [2, 3], stride: [3, 1] }), { 0: new Uint8Array(24) });
+  const properties = ops(`c${METADATA}\nTensorProperties\n)\x81`, tuple(`ctorch\n${dtype}\n`), "b");
+  const chunk = record(`${METADATA}\nChunkStorageMetadata`, ["offsets", size(0, 0)], ["sizes", size(...lengths)]);
+  const storage = record(
+    `${METADATA}\nTensorStorageMetadata`,
+    ["properties", properties],
+    ["size", size(...lengths)],
+    ["chunks", ops("](", chunk, "e")],
+  );
+  const index = record(`${METADATA}\nMetadataIndex`, ["fqn", text("w")], ["offset", size(placed, 0)]);
+  const info = record(
+    "torch.distributed.checkpoint.filesystem\n_StorageInfo",
+    ["relative_path", text(path)],
+    ["offset", int(0)],
+    ["length", int(payload.length)],
+    ["transform_descriptors", transform ? ops("](", text("zstd"), "e") : "N"],
+  );
+  const metadata = record(
+    `${METADATA}\nMetadata`,
+    ["state_dict_metadata", dict(["w", storage])],
+    ["storage_data", ops("}", index, info, "s")],
+  );
+  return { ".metadata": pickleOf(metadata), "__0_0.distcp": payload };
+}
+
+suite("distributed checkpoints", () => {
+  test("give the whole tensors, and are refused for the golden set's reasons", async () => {
+    assert.deepEqual(await runGolden(GOLDEN), { passed: 11, failed: [], skipped: [] });
+  });
+
+  test("are refused with the code of what is damaged", async () => {
+    const codes = {
+      bad_hole: "DcpChunksInvalid",
+      bad_overlap: "DcpChunksInvalid",
+      bad_size_disagrees: "DcpChunksInvalid",
+      bad_offset_past_end: "DcpChunkOutOfFile",
+      bad_missing_distcp: "DcpFileMissing",
+      bad_path_traversal: "DcpPathInvalid",
+      bad_no_metadata: "DcpMetadataMissing",
+      bad_hostile_metadata: "PickleGlobalRefused",
+    };
+    for (const [name, code] of Object.entries(codes)) await refuses(code, load(name));
+  });
+
+  test("of one hand-made chunk open, and are refused when it is not what it claims", async () => {
+    const opened = await dcp.open(folderOf(one()));
+    assert.deepEqual(
+      opened.checkpoint.tensors.map(({ name, shape }) => [name, shape]),
+      [["w", [2, 3]]],
+    );
+    await refuses("DcpChunkMismatch", one({ dtype: "bfloat16" }));
+    await refuses("DcpChunkMismatch", one({ lengths: [3, 2] }));
+    await refuses("DcpUnsupported", one({ transform: true }));
+    await refuses("DcpMetadataInvalid", one({ placed: 1 }));
+    await refuses("TorchDtypeUnsupported", one({ dtype: "complex128" }));
+    for (const path of ["../x", "/x", "a/../b", "", "a\\b"]) await refuses("DcpPathInvalid", one({ path }));
+    await refuses("DcpMetadataInvalid", { ".metadata": pickleOf(dict()) });
+    await refuses("PickleTrailing", { ...one(), ".metadata": Buffer.concat([pickleOf(dict()), Buffer.from("x")]) });
+  });
+
+  test("of sharded safetensors join by their offsets and miss no shard", async () => {
+    const shard = (lengths: number[], sharding: unknown, dtype: "F32" | "F16" = "F32"): Uint8Array => {
+      const metadata = new Map([["DCP_SHARDING_INFO", JSON.stringify(sharding)]]);
+      const { header, fileBytes } = encodeSafetensorsHeader([{ name: "w", dtype, shape: lengths }], metadata);
+      return Buffer.concat([header, new Uint8Array(fileBytes - header.length)]);
+    };
+    const at = (...offsets: number[]) => ({ w: { saved_offsets: offsets } });
+    const named = (...shards: Uint8Array[]): Files =>
+      Object.fromEntries(
+        shards.map((bytes, index) => [`shard-0000${index + 1}-model-00001-of-00001.safetensors`, bytes]),
+      );
+    const opened = await dcp.open(folderOf(named(shard([1, 2], at(0, 0)), shard([2, 2], at(1, 0)))));
+    assert.deepEqual(opened.checkpoint.tensors[0]?.shape, [3, 2]);
+    await refuses("DcpChunksInvalid", named(shard([1, 2], at(0, 0)), shard([1, 2], at(2, 0))));
+    await refuses("DcpChunkMismatch", named(shard([1, 2], at(0, 0)), shard([1, 2], at(1, 0), "F16")));
+    await refuses("DcpMetadataInvalid", named(shard([1, 2], at(0))));
+    await refuses("DcpMetadataInvalid", named(shard([1, 2], { w: {} })));
+    const { "shard-00002-model-00001-of-00001.safetensors": second = new Uint8Array(0) } = named(
+      shard([1, 2], at(0, 0)),
+      shard([1, 2], at(1, 0)),
+    );
+    await refuses("DcpFileMissing", { "shard-00002-model-00001-of-00001.safetensors": second });
+  });
+});

@@ -1,0 +1,150 @@
+// DeepSpeed checkpoints: what the real engine wrote, damaged copies, and folders that are no whole checkpoint.
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { suite, test } from "node:test";
+import type { FolderReader } from "../../../core/checkpoint.ts";
+import { deepspeed } from "../../../core/formats/deepspeed.ts";
+import { deepspeedUniversal } from "../../../core/formats/deepspeed-universal.ts";
+import { recogniseFormat } from "../../../core/formats/registry.ts";
+import { runGolden } from "../../../tools/golden.ts";
+import { dict, int, type Op, ops, readerOf, tensor, text, torchOf, tuple } from "./torch-parts.ts";
+
+const GOLDEN = join(import.meta.dirname, "../../golden/deepspeed");
+type Files = Readonly<Record<string, Uint8Array>>;
+
+/** Files of a golden folder, in memory. */
+function load(name: string): Record<string, Uint8Array> {
+  const root = join(GOLDEN, name);
+  const entries = readdirSync(root, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+  return Object.fromEntries(
+    entries.map((entry) => {
+      const path = join(entry.parentPath, entry.name);
+      return [path.slice(root.length + 1), readFileSync(path)];
+    }),
+  );
+}
+
+function folderOf(files: Files): FolderReader {
+  return {
+    files: Object.entries(files)
+      .map(([name, bytes]) => ({ name, bytes: bytes.length }))
+      .sort((a, b) => (a.name < b.name ? -1 : 1)),
+    read: async (name, offset, bytes) => readerOf(files[name] ?? new Uint8Array(0))(offset, bytes),
+  };
+}
+
+const refuses = (code: string, files: Files) => assert.rejects(deepspeed.open(folderOf(files)), { code });
+
+suite("DeepSpeed checkpoints", () => {
+  test("consolidate to the bits of the real converter, and are refused for the golden set's reasons", async () => {
+    assert.deepEqual(await runGolden(GOLDEN), { passed: 17, failed: [], skipped: [] });
+  });
+
+  test("are refused with the code of what is damaged", async () => {
+    const codes = {
+      bad_missing_model_rank: "DeepspeedRankMissing",
+      bad_missing_optimizer_rank: "DeepspeedRankMissing",
+      bad_zero3_missing_rank: "DeepspeedRankMissing",
+      bad_no_ucinfo: "UniversalPatternsMissing",
+      bad_fp32_partition_short: "DeepspeedPartitionSize",
+      bad_zero3_flat_short: "DeepspeedPartitionSize",
+      bad_fragment_gap: "DeepspeedFragmentCoverage",
+      bad_steps_disagree: "DeepspeedStepsDisagree",
+      bad_truncated_file: "ZipEndMissing",
+    };
+    for (const [name, code] of Object.entries(codes)) await refuses(code, load(name));
+  });
+
+  test("are found by latest, which must name a folder that is there", async () => {
+    const files = load("z2_tp1_pp1_dp3_fp32_padding");
+    const step = Object.fromEntries(Object.entries(files).filter(([name]) => name.startsWith("global_step3/")));
+    const opened = await deepspeed.open(folderOf({ ...step, latest: Buffer.from("global_step3\n") }));
+    assert.equal(opened.conversion?.length, 10);
+    assert.equal((await deepspeed.open(folderOf(step))).conversion?.length, 10);
+    await refuses("DeepspeedStepMissing", { ...step, latest: Buffer.from("global_step999") });
+    for (const text of ["../../etc", "/etc", "", "a/b"]) {
+      await refuses("DeepspeedPathInvalid", { ...step, latest: Buffer.from(text) });
+    }
+    const twice = Object.entries(step).map(([name, bytes]) => [name.replace("step3", "step4"), bytes]);
+    await refuses("CheckpointAmbiguous", { ...step, ...Object.fromEntries(twice) });
+  });
+
+  test("take patterns from a file beside them when they state none", async () => {
+    const info = {
+      original_vocab_size: 50,
+      vocabulary_parameter_patterns: ["model\\.embed", "lm_head"],
+      tp_replicated_parameter_patterns: [".*layernorm\\.weight"],
+      parameter_to_average_patterns: [".*dense_4h_to_h\\.bias"],
+      parameter_with_row_parallelism_patterns: [".*(dense|dense_4h_to_h)\\.weight$"],
+      parameter_with_2_sub_params_cat_dim_0: [".*dense_h_to_4h\\.weight"],
+    };
+    const files = { ...load("bad_no_ucinfo"), "universal_checkpoint_info.json": Buffer.from(JSON.stringify(info)) };
+    const opened = await deepspeed.open(folderOf(files));
+    const shapeOf = (name: string) => opened.conversion?.find((parameter) => parameter.name === name)?.shape;
+    assert.deepEqual(shapeOf("lm_head.weight"), [50, 16]);
+    assert.deepEqual(shapeOf("model.layers.0.self_attention.dense.weight"), [16, 16]);
+    await refuses("UniversalPatternsInvalid", { ...files, "universal_checkpoint_info.json": Buffer.from("[1") });
+    await refuses("DeepspeedUnsupported", {
+      ...files,
+      "universal_checkpoint_info.json": Buffer.from(JSON.stringify({ ...info, expert_parameter_patterns: ["x"] })),
+    });
+  });
+
+  test("say where padding of the vocabulary was cut and how ranks hold each parameter", async () => {
+    const opened = await deepspeed.open(folderOf(load("z3_tp2_pp1_dp2_bf16")));
+    const find = (name: string) => opened.conversion?.find((parameter) => parameter.name === name);
+    assert.equal(find("lm_head.weight")?.paddedRows, 64);
+    assert.deepEqual(find("model.final_layernorm.weight")?.pattern, { kind: "replicated" });
+    assert.deepEqual(find("rotary_inv_freq")?.training, undefined);
+    assert.deepEqual(find("model.layers.0.mlp.dense_h_to_4h.weight")?.pattern, {
+      kind: "fragment",
+      dim: 0,
+      parts: [{ length: 24 }, { length: 24 }],
+    });
+  });
+
+  test("without optimizer states are weights alone, where the weights are in them", async () => {
+    const weights = torchOf(
+      dict(
+        ["module", dict(["w", tensor({ count: 6, size: [2, 3], stride: [3, 1] })])],
+        ["param_shapes", ops("](", dict(["w", ops("ctorch\nSize\n", tuple(int(2), int(3)), "\x85R")]), "e")],
+      ),
+      { 0: new Uint8Array(24) },
+    );
+    const opened = await deepspeed.open(folderOf({ "mp_rank_00_model_states.pt": weights }));
+    assert.deepEqual(
+      opened.warnings.map(({ code }) => code),
+      ["OptimizerStatesMissing"],
+    );
+    assert.deepEqual(
+      opened.conversion?.map(({ name, training }) => [name, training]),
+      [["w", undefined]],
+    );
+    await refuses("DeepspeedWeightsMissing", { "mp_rank_00_model_states.pt": torchOf(dict(["module", "N"])) });
+  });
+
+  test("of experts, of another form, or offloaded are refused by name", async () => {
+    const model = torchOf(dict(["module", "N"], ["param_shapes", "]"]));
+    const name = "zero_pp_rank_0_mp_rank_00_optim_states.pt";
+    const optimizer = (...fields: readonly (readonly [string, Op])[]) => ({
+      "mp_rank_00_model_states.pt": model,
+      [name]: torchOf(dict(["optimizer_state_dict", dict(...fields)])),
+    });
+    await refuses("DeepspeedUnsupported", { "layer_1_expert_0_mp_rank_00_model_states.pt": model });
+    await refuses("DeepspeedUnsupported", optimizer(["fp32_flat_groups", ops("](", "]", "e")]));
+    await refuses("DeepspeedFieldInvalid", optimizer(["single_partition_of_fp32_groups", "N"]));
+    await refuses("DeepspeedFieldInvalid", { "mp_rank_00_model_states.pt": model, [name]: torchOf(text("x")) });
+    await refuses("DeepspeedFieldInvalid", optimizer(["zero_stage", "K\x09"]));
+  });
+
+  test("are told from DeepSpeed's universal folders", async () => {
+    const files = folderOf(load("z3_tp1_pp1_dp3_fp32_padding"));
+    assert.equal(recogniseFormat(files.files).id, "deepspeed");
+    const universal = files.files.filter(({ name }) => name.startsWith("global_step3_universal/"));
+    assert.equal(recogniseFormat(universal).id, "deepspeed_universal");
+    const opened = await deepspeedUniversal.open({ ...files, files: universal });
+    assert.equal(opened.conversion?.length, 9);
+    assert.deepEqual(opened.conversion?.[0]?.training?.step, 3);
+  });
+});

@@ -1,0 +1,73 @@
+// Patterns of names: the subset agrees with JavaScript's own engine, everything else is refused, and no pattern is slow.
+import assert from "node:assert/strict";
+import { suite, test } from "node:test";
+import fc from "fast-check";
+import { PATTERN_LIMITS } from "../../../core/limits.ts";
+import { compilePattern } from "../../../core/universal/name-pattern.ts";
+
+suite("patterns of names", () => {
+  test("are anchored at the start only", () => {
+    const pattern = compilePattern(String.raw`model\.layers\.\d+\.norm\.weight`);
+    assert.ok(pattern.matches("model.layers.12.norm.weight"));
+    assert.ok(pattern.matches("model.layers.12.norm.weight_extra"));
+    assert.ok(!pattern.matches("x.model.layers.12.norm.weight"));
+    assert.ok(!compilePattern("a$").matches("ab"));
+    assert.ok(compilePattern("^a$").matches("a"));
+    assert.ok(compilePattern("").matches("anything"));
+  });
+
+  test("agree with the engine of the language on random patterns and names", () => {
+    const atom = fc.constantFrom(
+      "a",
+      "b",
+      ".",
+      "\\.",
+      "\\d",
+      "[ab]",
+      "[^a]",
+      "[a-b1]",
+      "(a|b)",
+      "(?:ab)",
+      "(a*b)",
+      "$",
+      "^",
+    );
+    const item = fc.tuple(atom, fc.constantFrom("", "", "*", "+", "?")).map(([a, b]) => ("$^".includes(a) ? a : a + b));
+    const pattern = fc.array(item, { minLength: 1, maxLength: 6 }).map((items) => items.join(""));
+    const name = fc.string({ unit: fc.constantFrom("a", "b", "1", "."), maxLength: 8 });
+    fc.assert(
+      fc.property(pattern, name, (text, candidate) => {
+        assert.equal(compilePattern(text).matches(candidate), new RegExp(`^(?:${text})`, "u").test(candidate));
+      }),
+      { numRuns: 2000 },
+    );
+  });
+
+  test("take no longer than their length times the name's, whatever they nest", () => {
+    const pattern = compilePattern(`${"(".repeat(20)}a${"*)".repeat(20)}${".*".repeat(20)}x$`);
+    assert.ok(!pattern.matches("a".repeat(1000)));
+  });
+
+  test("outside of the subset are refused, not translated", () => {
+    const wrong = [
+      "(",
+      ")",
+      "a)",
+      "[",
+      "[]",
+      "*",
+      "a**",
+      "a+?",
+      "a{2}",
+      "(?=a)",
+      "(?P<n>a)",
+      "\\1",
+      "\\b",
+      "\\",
+      "[b-a]",
+    ];
+    for (const text of [...wrong, "a".repeat(PATTERN_LIMITS.characters + 1)]) {
+      assert.throws(() => compilePattern(text), { code: "UniversalPatternInvalid" }, text.slice(0, 20));
+    }
+  });
+});
