@@ -11,9 +11,9 @@ export type Rank = {
   rankKeys(keys: Block, outer: number, length: number, inner: number, scratch: Block): void;
 };
 
-/** Counters and flags of 2^15 bins, and three words an element of one line. */
+/** Two counters and a flag for each of 2^15 bins, and three words an element of one line. */
 export function rankScratchBytes(length: number): number {
-  return 5 * 2 ** 15 + 12 * length;
+  return 9 * 2 ** 15 + 12 * length;
 }
 
 export const scalarRank: Rank = Object.freeze({

@@ -158,6 +158,9 @@ describe("wasm operations on task vectors give the bits of the scalar oracle", (
     "one bin": (i: number) => 0x3c120000 + ((i * 40503) & 0xffff),
     wide: (i: number) => (Math.imul(i + 1, 0x9e3779b1) >>> 1) % KEY_MAX,
     tiny: (i: number) => (i * 3) % 5,
+    fine: (i: number) => (i % 7 === 0 ? 0 : 0x3b000000 + ((Math.imul(i, 0x9e3779b1) >>> 8) % 0x1000000)),
+    "fine, in few bins": (i: number) =>
+      0x3b000001 + (Math.imul(i, 0x9e3779b1) >>> 22) + (i % 200 === 0 ? 0x4000000 : 0),
     "zeros and others": (i: number) => (i % 3 === 0 ? 0 : 0x3b000000 + ((i * 131) << 12)),
   };
   for (const [name, keyOf] of Object.entries(lines)) {

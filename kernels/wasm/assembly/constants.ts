@@ -1,5 +1,5 @@
-// Vector constants, in memory: written as constants in a loop they are put together anew, in several instructions, in every
-// round of it, while a load from here is one.
+// Vector constants, in memory: written as constants in a loop they are put together anew, in several instructions, in
+// every round of it, while a load from here is one.
 
 const MAGNITUDE_LANES: usize = memory.data<u32>([0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff]);
 const SIGN_LANES: usize = memory.data<u32>([0x80000000, 0x80000000, 0x80000000, 0x80000000]);

@@ -1,5 +1,5 @@
-// core/ops/mask.ts: random masks. The byte of an element decides at once unless it equals the threshold's byte; then the
-// element's second word does.
+// core/ops/mask.ts: random masks. The byte of an element decides at once unless it equals the threshold's byte; then
+// the element's second word does.
 import { byteFlip } from "./constants";
 import { fillBytes, secondWord, setKey } from "./philox";
 

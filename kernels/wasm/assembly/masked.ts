@@ -1,5 +1,6 @@
-// core/ops/masked.ts: task vectors under masks, summed, combined and elected, sixteen elements at a time. Sources come in a
-// table that the host fills, 16 bytes each: address (u32), address of the mask bits (u32), scale (f32), weight (f32).
+// core/ops/masked.ts: task vectors under masks, summed, combined and elected, sixteen elements at a time. Sources come
+// in a table that the host fills, 16 bytes each: address (u32), address of the mask bits (u32), scale (f32), weight
+// (f32).
 import { floatOne, sign } from "./constants";
 import { lower, one, rest, upper } from "./stored";
 
@@ -21,8 +22,8 @@ export function maskedSums(): usize {
 }
 
 /**
- * Bit k of lane k mod 4, a vector for every four bits. In memory, because a vector constant in a loop is put together anew
- * in every round.
+ * Bit k of lane k mod 4, a vector for every four bits. In memory, because a vector constant in a loop is put together
+ * anew in every round.
  */
 const LANES: usize = memory.data<u32>([
   0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x40, 0x80, 0x100, 0x200, 0x400, 0x800, 0x1000, 0x2000, 0x4000, 0x8000, 0x10000,
