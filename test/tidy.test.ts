@@ -258,5 +258,5 @@ function importAliases(code: string): number {
 }
 
 test("docs/errors.md says what the table of codes says", () => {
-  assert.equal(readText("docs/errors.md"), renderErrorsDocument(), "run `npm run docs`");
+  assert.ok(readText("docs/errors.md") === renderErrorsDocument(), "the table has changed: run `npm run docs`");
 });

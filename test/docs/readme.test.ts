@@ -66,5 +66,5 @@ test("the pipeline of README.md is one", () => {
 });
 
 test("the tables of README.md are made from the registries", () => {
-  assert.equal(readme, renderReadmeTables(readme), "run `npm run docs`");
+  assert.ok(readme === renderReadmeTables(readme), "a registry has changed: run `npm run docs`");
 });
