@@ -14,14 +14,9 @@ export type Interference = {
   result(): TensorInterference;
 };
 
-/** Tiles that `createInterference` allocates for a tensor of `inputs` inputs: a difference each, and the marks. */
-export function interferenceTiles(inputs: number): number {
-  return inputs + 1;
-}
-
 /**
- * Norms, cosines and sign conflicts of the inputs' differences to the base, or of the inputs themselves when there is no
- * base. Sums are float64 by tile, tiles in order, so the numbers depend on nothing but the values.
+ * Norms, cosines and sign conflicts of the inputs' differences to the base, or of the inputs themselves when there is
+ * no base. Sums are float64 by tile, tiles in order, so the numbers depend on nothing but the values.
  */
 export function createInterference(
   kernels: Kernels,

@@ -1,5 +1,6 @@
 // One region of a merge unit's output file: opens its part of the write, merges its tensors in file order, closes it.
 // Runs in a worker thread; everything that crosses the thread's border is plain data.
+import assert from "node:assert/strict";
 import { MergeyardError } from "../core/error.ts";
 import type { MergeMethod, MergeTensor } from "../core/methods/method.ts";
 import { findMethod } from "../core/methods/registry.ts";
@@ -106,7 +107,7 @@ function viewOf(tensor: UnitTensor, sources: readonly ResolvedSource[], rules: M
 
 function sourceOf(sources: readonly ResolvedSource[], index: number): ResolvedSource {
   const source = sources[index];
-  if (source === undefined) throw new RangeError(`the plan has no source ${index}`);
+  assert.ok(source !== undefined, `the plan has no source ${index}`);
   return source;
 }
 

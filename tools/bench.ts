@@ -2,7 +2,8 @@
 // plainly reading the inputs and writing the output once. Machines are shared and noisy, so runs are interleaved and
 // the least of each figure counts. Nothing here passes or fails.
 //
-//   npm run bench -- [--dir DIR] [--rounds N] [--methods a,b] [--mergekit CHECKOUT --pydantic-site SITE --peer BENCH.py]
+//   npm run bench -- [--dir DIR] [--rounds N] [--methods a,b]
+//                    [--mergekit CHECKOUT --pydantic-site SITE --peer BENCH.py]
 import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -30,7 +31,7 @@ const { values: options } = parseArgs({
     methods: { type: "string", default: "linear,task_arithmetic,slerp" },
     mergekit: { type: "string" },
     "pydantic-site": { type: "string" },
-    peer: { type: "string", default: "../shared/bench/merge/bench.py" },
+    peer: { type: "string" },
   },
 });
 
@@ -78,7 +79,7 @@ const peerRows = z.object({ rows: z.array(z.object({ method: z.string(), e2e_cpu
 /** mergekit's CPU-seconds in this sitting, when a checkout was named. */
 function runMergekit(methods: readonly string[]): ReadonlyMap<string, number> {
   const site = options["pydantic-site"];
-  if (options.mergekit === undefined || site === undefined) return new Map();
+  if (options.mergekit === undefined || site === undefined || options.peer === undefined) return new Map();
   const json = join(dir, "mergekit.json");
   const peer = ["--mergekit", options.mergekit, "--pydantic-site", site, "--threads", "1", "--e2e", "--json", json];
   const scope = ["--compute-tensors", "1", "--budget", "1", "--e2e-limit", "400", "--methods", methods.join(",")];

@@ -10,7 +10,7 @@ export const STATISTICS_FILE = "statistics.json";
 const count = z.int().nonnegative();
 
 /** One tensor. Lists follow the document's `models`; a model that takes no part in the tensor has null. */
-export const tensorStatisticsSchema = z.strictObject({
+const tensorStatisticsSchema = z.strictObject({
   name: z.string(),
   elements: count,
   /** L2 norm of each model's vector, in float64. */

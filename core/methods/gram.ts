@@ -1,6 +1,7 @@
-// Dot products of whole tensors, all pairs in one pass. Many methods need no more than these: every vector they build is
-// a linear combination of their inputs, so lengths and angles follow from the products, and the result is applied as one
-// combination.
+// Dot products of whole tensors, all pairs in one pass. Many methods need no more than these: every vector they build
+// is a linear combination of their inputs, so lengths and angles follow from the products, and the result is applied as
+// one combination.
+import assert from "node:assert/strict";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import type { Pass } from "./method.ts";
 
@@ -45,7 +46,7 @@ function toVector(
   count: number,
 ): Tile {
   const [own, origin] = [inputs[index], base === undefined ? undefined : inputs[base]];
-  if (own === undefined) throw new RangeError("a vector without an input");
+  assert.ok(own !== undefined, "a vector without an input");
   if (origin === undefined || delta === undefined) return own;
   kernels.subtract(delta, own, origin, count);
   return delta;

@@ -71,7 +71,9 @@ function iterate(units: Gram, weights: readonly number[], tolerance: number, rou
   return mean;
 }
 
-/** Weighted mean of the logarithms of the vectors at `mean`, as factors; vectors closer than the tolerance add nothing. */
+/**
+ * Weighted mean of the logarithms of the vectors at `mean`, as factors; vectors closer than the tolerance add nothing.
+ */
 function tangentOf(
   units: Gram,
   weights: readonly number[],

@@ -6,8 +6,8 @@ import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts
 
 /**
  * Barycentric interpolation on the sphere: the tensors' directions are projected to the tangent space at their weighted
- * mean, averaged there, and mapped back; the length is the weighted mean of the lengths. With a base, of the differences
- * to it. Exactly two opposite tensors give the straight weighted sum.
+ * mean, averaged there, and mapped back; the length is the weighted mean of the lengths. With a base, of the
+ * differences to it. Exactly two opposite tensors give the straight weighted sum.
  * Everything follows from one pass of dot products, in float64; the result is one combination in model order.
  * Source: mergekit `multislerp`, merge reference section 4.4.
  */

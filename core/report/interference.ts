@@ -17,31 +17,27 @@ export function renderInterference(statistics: Statistics): string {
     `<meta name="viewport" content="width=device-width, initial-scale=1"><style>${STYLE}</style></head><body>`,
     `<h1>${escapeHtml(title)}</h1>`,
     `<p>${introduce(statistics)}</p>`,
-    section(
-      "How alike the models are",
-      "Cosine of the whole vectors: 1 same direction, 0 unrelated, -1 opposite.",
-      drawCosines(statistics),
-    ),
-    grid.layers.length === 0
-      ? ""
-      : section(
-          "Where they disagree",
-          "Share of elements with opposite signs, by layer and module.",
-          drawHeatMap(grid),
-        ),
-    grid.layers.length === 0
-      ? ""
-      : section("How far they moved", "L2 norm of each model's vector, by layer.", drawNorms(statistics, grid)),
+    section("How alike the models are", NOTES.cosines, drawCosines(statistics)),
+    grid.layers.length === 0 ? "" : section("Where they disagree", NOTES.conflicts, drawHeatMap(grid)),
+    grid.layers.length === 0 ? "" : section("How far they moved", NOTES.norms, drawNorms(statistics, grid)),
     section("Tensors with the most conflicts", "", drawTable(statistics)),
     "</body></html>\n",
   ].join("\n");
 }
 
+const NOTES = {
+  cosines: "Cosine of the whole vectors: 1 same direction, 0 unrelated, -1 opposite.",
+  conflicts: "Share of elements with opposite signs, by layer and module.",
+  norms: "L2 norm of each model's vector, by layer.",
+} as const;
+
 const STYLE = [
-  "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:68rem;padding:0 1rem;color:#1c1c1c;background:#fff}",
+  "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:68rem;padding:0 1rem}",
+  "body{color:#1c1c1c;background:#fff}",
   "h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2rem 0 .2rem}p.note{margin:.1rem 0 .6rem;color:#555}",
   "table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.25rem .55rem;text-align:right}",
-  "th:first-child,td:first-child{text-align:left}thead th{border-bottom:1px solid #999}figure{margin:0;overflow-x:auto}",
+  "th:first-child,td:first-child{text-align:left}thead th{border-bottom:1px solid #999}",
+  "figure{margin:0;overflow-x:auto}",
   "svg text{font:12px system-ui,sans-serif;fill:#1c1c1c}code{font:13px ui-monospace,monospace}",
 ].join("");
 
@@ -87,13 +83,15 @@ function drawHeatMap({ layers, modules, cells }: Grid): string {
   );
   const [width, height] = [LABEL_WIDTH + layers.length * CELL.width, 30 + modules.length * CELL.height];
   const caption = `<p class="note">White 0 %, darkest ${percent(most)}.</p>`;
-  return `${openSvg(width, height, "Sign conflicts by layer and module")}${numbers.join("")}${rows.join("")}</svg>${caption}`;
+  const svg = openSvg(width, height, "Sign conflicts by layer and module");
+  return `${svg}${numbers.join("")}${rows.join("")}</svg>${caption}`;
 }
 
 function drawCell(tensor: TensorStatistics | undefined, column: number, y: number, most: number): string {
   if (tensor === undefined) return "";
   const share = conflictShare(tensor);
-  const place = `x="${LABEL_WIDTH + column * CELL.width}" y="${y}" width="${CELL.width - 2}" height="${CELL.height - 2}"`;
+  const size = `width="${CELL.width - 2}" height="${CELL.height - 2}"`;
+  const place = `x="${LABEL_WIDTH + column * CELL.width}" y="${y}" ${size}`;
   const title = `<title>${escapeHtml(tensor.name)}: ${percent(share)}</title>`;
   return `<rect ${place} fill="#b23a1e" fill-opacity="${(share / most).toFixed(3)}" stroke="#ddd">${title}</rect>`;
 }
@@ -126,8 +124,9 @@ function drawNorms(statistics: Statistics, grid: Grid): string {
   const legend = statistics.models.map(
     (model, index) => `<span style="color:${LINES[index % LINES.length]}">&#9632;</span> ${escapeHtml(model)}`,
   );
-  const svg = `${openSvg(CHART.width, CHART.height, "Norms by layer")}${axis.join("")}${ticks.join("")}${lines.join("")}</svg>`;
-  return `${svg}<p class="note">${legend.join(" &nbsp; ")}</p>`;
+  const svg = openSvg(CHART.width, CHART.height, "Norms by layer");
+  const drawing = `${svg}${axis.join("")}${ticks.join("")}${lines.join("")}</svg>`;
+  return `${drawing}<p class="note">${legend.join(" &nbsp; ")}</p>`;
 }
 
 function drawTable({ models, tensors }: Statistics): string {

@@ -5,8 +5,8 @@ import { join } from "node:path";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
 import { float32ToBfloat16 } from "../../core/ops/cast.ts";
 
-export const BENCH_SHAPE = [4096, 11008] as const;
-export const BENCH_TENSORS = 10;
+const BENCH_SHAPE = [4096, 11008] as const;
+const BENCH_TENSORS = 10;
 /** Standard deviation of each model's difference to the base; the base's own is 0.02. */
 const MODELS = [
   ["base", 0],

@@ -1,7 +1,7 @@
 // Exact order statistics of magnitudes, streaming, without sorting. A sample of the tensor puts each wanted statistic
-// between two keys; one pass over everything counts what lies above and below and lists the few keys between, among which
-// the statistic is found. Where the sample misled, or too much lies between, two passes of histograms find it instead. The
-// result is exact in every case: the sample only decides how fast.
+// between two keys; one pass over everything counts what lies above and below and lists the few keys between, among
+// which the statistic is found. Where the sample misled, or too much lies between, two passes of histograms find it
+// instead. The result is exact in every case: the sample only decides how fast.
 import assert from "node:assert/strict";
 import { wordsOf } from "../../ops/deltas.ts";
 import { type Block, type Kernels, TILE_ELEMENTS } from "../../ops/kernels.ts";
@@ -173,7 +173,9 @@ function bracketOf(sample: Uint32Array, { rank, list }: Search, total: number): 
   return expected <= LIST_FILL * (list.bytes.length / 4) - TILE_ELEMENTS ? { low, high } : undefined;
 }
 
-/** Standard deviation of the number of sampled keys above a key: of independent draws, or of spans where that is more. */
+/**
+ * Standard deviation of the number of sampled keys above a key: of independent draws, or of spans where that is more.
+ */
 function rankDeviation(sample: Uint32Array, key: number, share: number): number {
   const counts = Array.from({ length: SAMPLE_SPANS }, (_, span) =>
     countBetween(sample, key, ABOVE_ALL, span * SPAN_ELEMENTS, (span + 1) * SPAN_ELEMENTS),
