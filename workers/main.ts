@@ -12,6 +12,7 @@ import { describeError, recordUnitFailure } from "../steps/unit-failures.ts";
 import { createStoreOpener } from "../stores/open.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { createMergeExecutor, defaultThreads } from "./executor.ts";
+import { awaitSpotNotice } from "./spot-notice.ts";
 
 /** Everything done. */
 const EXIT_DONE = 0;
@@ -132,6 +133,11 @@ async function main(): Promise<void> {
   process.once("SIGINT", () => abort("SIGINT"));
   if (process.env.MERGEYARD_PARENT_PIPE === "1") {
     process.stdin.once("close", () => abort("the parent process ended")).resume();
+  }
+  const endpoint = process.env.MERGEYARD_METADATA_ENDPOINT;
+  if (endpoint !== undefined) {
+    const watch = awaitSpotNotice({ endpoint, signal: stop.signal });
+    void watch.then((isTaken) => isTaken && abort("Spot takes the machine"));
   }
   const exitCode = await runJob(process.env, {
     openStore,
