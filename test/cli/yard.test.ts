@@ -1,5 +1,7 @@
 // The yard's commands through the command line: init, plan, run, ls, show, pull, verify, with real workers as children.
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -166,6 +168,24 @@ test("an interrupted run exits with 130, and the same command goes on to the sam
   assert.deepEqual(receipts(), adopted, "finished units are not run again");
   const { outcome, version } = Object(next.out.result);
   assert.deepEqual([outcome, version], ["published", whole.version]);
+});
+
+test("^C reaches the program: it stops its workers, cleans up and exits with 130", async () => {
+  const yard = await makeYard("stopped");
+  const bin = path.resolve(EXAMPLES, "../cli/mergeyard.mjs");
+  const child = spawn(process.execPath, [bin, "run", PIPELINE, "--yard", yard, "--json"], {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  let text = "";
+  child.stderr.setEncoding("utf8").on("data", (piece: string) => {
+    // Once: the second time means at once, without cleaning up.
+    if (!/"worker-started"/.test(text) && /"worker-started"/.test(text + piece)) child.kill("SIGINT");
+    text += piece;
+  });
+  const [status] = await once(child, "close");
+  assert.equal(status, 130, text);
+  assert.equal(JSON.parse(text.trimEnd().split("\n").at(-1) ?? "").error.code, "CliInterrupted");
+  assert.equal((await call("run", PIPELINE, "--yard", yard)).status, 0);
 });
 
 test("a failure without a code of its own is still one error, and the channel stays where it is", async () => {
