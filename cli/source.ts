@@ -22,7 +22,7 @@ export async function openSource(text: string, openStore: OpenStore, terminal: T
 /** A path is looked at; of a URI, one whose last part has a checkpoint file's extension is a file. */
 export function locateSource(text: string, cwd: string): SourcePlace {
   if (/^[a-z][a-z0-9+.-]*:\/\//.test(text)) {
-    const match = /^(.*)\/([^/]+\.(?:safetensors|bin|pt|pth|ckpt))$/.exec(text);
+    const match = /^(.*)\/([^/]+\.(?:safetensors|gguf|bin|pt|pth|ckpt))$/.exec(text);
     return match === null ? { folder: toUri(text, cwd), file: undefined } : { folder: match[1] ?? "", file: match[2] };
   }
   const absolute = path.resolve(cwd, text);

@@ -21,12 +21,28 @@ export function addInspect(program: Command, terminal: Terminal): void {
         import("../source.ts"),
         import("../../core/formats/format.ts"),
       ]);
+      if (/\.gguf$/i.test(source)) return inspectGguf(source, options, terminal);
       const opened = await openSource(source, createStoreOpener(terminal.env), terminal);
       const problems = opened.warnings.map(describeWarning);
       printResult(terminal, options.json, describeAsData(source, opened), () =>
         describeAsText(source, opened.checkpoint, problems, options.tensors === true),
       );
     });
+}
+
+/** Quantized tensors have no dtype of a checkpoint, so the file is told of in its own words. */
+async function inspectGguf(source: string, options: { json?: boolean }, terminal: Terminal): Promise<void> {
+  const [{ createStoreOpener }, { locateSource }, { openGguf }, report] = await Promise.all([
+    import("../../stores/open.ts"),
+    import("../source.ts"),
+    import("../../steps/open-gguf.ts"),
+    import("../gguf-report.ts"),
+  ]);
+  const { folder, file = "" } = locateSource(source, terminal.cwd);
+  const opened = await openGguf(createStoreOpener(terminal.env)(folder), file, terminal.signal);
+  printResult(terminal, options.json, report.describeGgufAsData(source, opened), () =>
+    report.describeGgufAsText(source, opened),
+  );
 }
 
 function describeAsData(source: string, { checkpoint, warnings, fingerprint, digest }: StoredCheckpoint) {

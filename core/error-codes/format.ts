@@ -240,4 +240,35 @@ export const FORMAT_CODES = {
     retryable: false,
     remedy: "the version was changed after it was published; pull it again",
   },
+  // GGUF files
+  GgufNotRecognised: {
+    meaning: "the file is not a GGUF file",
+    retryable: false,
+    remedy: "name a GGUF file; if this should be one, fetch it again",
+  },
+  GgufVersionUnsupported: {
+    meaning: "the GGUF file is of a version or byte order that is not read",
+    retryable: false,
+    remedy: "make the file again with a current tool; version 3, little-endian, is read",
+  },
+  GgufTruncated: {
+    meaning: "the GGUF file is shorter than its header says",
+    retryable: false,
+    remedy: "the download was cut short; fetch the file again",
+  },
+  GgufTooLarge: {
+    meaning: "the GGUF header states more than any honest file holds",
+    retryable: false,
+    remedy: "do not use the file; its header is forged or damaged",
+  },
+  GgufMetadataInvalid: {
+    meaning: "the metadata of the GGUF file cannot be read",
+    retryable: false,
+    remedy: "make the file again; its header is damaged",
+  },
+  GgufTensorInvalid: {
+    meaning: "a tensor cannot be in a GGUF file as it is stated",
+    retryable: false,
+    remedy: "make the file again; to write one, choose a scheme whose block divides the tensor's rows",
+  },
 } as const satisfies Record<string, ErrorKind>;

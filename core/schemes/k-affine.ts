@@ -1,5 +1,6 @@
-// Q2_K, Q4_K and Q5_K: super-blocks of 256 whose sub-blocks have an integer scale and minimum each, under two F16 scales.
-// The search finds real scales and minima, these are rounded, and the codes are then chosen again for the rounded ones.
+// Q2_K, Q4_K and Q5_K: super-blocks of 256 whose sub-blocks have an integer scale and minimum each, under two F16
+// scales. The search finds real scales and minima, these are rounded, and the codes are then chosen again for the
+// rounded ones.
 import { nearest, nearestWithin, readHalf, writeHalf } from "./bits.ts";
 import type { Scheme } from "./scheme.ts";
 import {
