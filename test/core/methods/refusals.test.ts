@@ -1,0 +1,150 @@
+// Goal: what cannot be merged is refused from headers alone, naming the model, the tensor and the parameter. One case for
+// each refusal of the task-vector family; nothing is read, so no weights exist.
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { MASKED_SOURCES_MAX } from "../../../core/ops/masked.ts";
+import { makeCheckpoint, planText, tensorOf } from "../plan/checkpoints.ts";
+
+const SHAPES = { norm: [8], matrix: [4, 8], column: [6, 1], scalar: [] as number[], huge: [65536, 65536] };
+type Name = keyof typeof SHAPES;
+
+/** A recipe that merges one tensor of a fine-tune into its base. */
+function plan(method: string, tensor: Name, model: string, global = "{}") {
+  const checkpoint = makeCheckpoint({ [tensor]: SHAPES[tensor] });
+  const text =
+    `merge_method: ${method}\nbase_model: base\nmodels:\n` +
+    `  - {model: tuned, parameters: ${model}}\nparameters: ${global}\n`;
+  return planText(text, { base: checkpoint, tuned: checkpoint });
+}
+
+type Refused = { readonly parameter?: string; readonly found?: string | RegExp; readonly expected?: string | RegExp };
+
+function assertRefused(run: () => unknown, tensor: Name, { parameter, found, expected }: Refused): void {
+  assert.throws(run, (error: unknown) => {
+    const { code, where, ...rest } = Object(error);
+    assert.equal(code, "PlanMethodRefused");
+    assert.equal(where.model, "tuned");
+    assert.equal(where.tensor, tensor);
+    if (parameter !== undefined) assert.equal(where.field, `models[0].parameters.${parameter}`);
+    if (found !== undefined) assert.match(rest.found, new RegExp(found));
+    if (expected !== undefined) assert.match(rest.expected, new RegExp(expected));
+    return true;
+  });
+}
+
+describe("refused before any weight is read", () => {
+  test("ties that would keep nothing, unless min_keep says one", () => {
+    for (const density of [0.1, 0, -1]) {
+      const refused = { parameter: "density", found: `^${density} of 8 elements`, expected: "0.125" };
+      assertRefused(() => plan("ties", "norm", `{weight: 1, density: ${density}}`), "norm", refused);
+    }
+    const kept = plan("ties", "norm", "{weight: 1, density: 0.1}", "{min_keep: 1}");
+    assert.equal(tensorOf(kept, "norm").parameters.min_keep, 1);
+    assert.equal(tensorOf(plan("ties", "norm", "{weight: 1, density: 0.125}"), "norm").method, "ties");
+  });
+
+  test("a tensor with more elements than can be counted", () => {
+    for (const method of ["ties", "breadcrumbs"]) {
+      const run = () => plan(method, "huge", "{weight: 1, density: 0.5}");
+      assertRefused(run, "huge", { found: "4294967296 elements", expected: "4294967295" });
+    }
+  });
+
+  test("dare with a negative density", () => {
+    for (const method of ["dare_linear", "dare_ties"]) {
+      const run = () => plan(method, "matrix", "{weight: 1, density: -0.1}");
+      assertRefused(run, "matrix", { parameter: "density", found: "^-0.1$" });
+    }
+  });
+
+  test("della whose probabilities leave the open interval from 0 to 1", () => {
+    for (const [density, epsilon] of [
+      [0.9, 0.15],
+      [0.1, 0.15],
+      [0.5, 0.5],
+      [0.85, 0.15],
+    ]) {
+      for (const method of ["della", "della_linear"]) {
+        const run = () => plan(method, "matrix", `{weight: 1, density: ${density}, epsilon: ${epsilon}}`);
+        assertRefused(run, "matrix", { parameter: "epsilon", found: "probabilities" });
+      }
+    }
+    for (const density of [1, 0, -1, 0.5]) {
+      assert.equal(tensorOf(plan("della", "matrix", `{weight: 1, density: ${density}}`), "matrix").method, "della");
+    }
+  });
+
+  test("della on lines of one element", () => {
+    for (const tensor of ["column", "scalar"] as const) {
+      const run = () => plan("della", tensor, "{weight: 1, density: 0.5}");
+      assertRefused(run, tensor, { parameter: "density", found: "lines of one element" });
+    }
+  });
+
+  test("breadcrumbs with a negative density or gamma", () => {
+    for (const method of ["breadcrumbs", "breadcrumbs_ties"]) {
+      const negative = () => plan(method, "matrix", "{weight: 1, density: -0.5}");
+      assertRefused(negative, "matrix", { parameter: "density", found: "^-0.5$" });
+      const gamma = () => plan(method, "matrix", "{weight: 1, density: 0.5, gamma: -0.01}");
+      assertRefused(gamma, "matrix", { parameter: "gamma", found: "^-0.01$" });
+    }
+  });
+});
+
+test("more models than one masked combination takes are refused; dense ones are not", () => {
+  const checkpoint = makeCheckpoint({ norm: [8] });
+  const names = Array.from({ length: MASKED_SOURCES_MAX + 1 }, (_, index) => `ft${index}`);
+  const models = Object.fromEntries(["base", ...names].map((name) => [name, checkpoint]));
+  const text = (method: string) =>
+    `merge_method: ${method}\nbase_model: base\nmodels:\n` +
+    names.map((name) => `  - {model: ${name}, parameters: {weight: 1, density: 0.5}}\n`).join("");
+  assert.throws(() => planText(text("ties"), models), { code: "PlanInputCount", found: "66 models" });
+  assert.equal(tensorOf(planText(text("task_arithmetic"), models), "norm").inputs.length, 66);
+});
+
+describe("rescale", () => {
+  test("takes true, false and three words, and refuses any other by field", () => {
+    for (const [written, value] of [
+      ["true", true],
+      ["false", false],
+      ["l1", "l1"],
+      ["none", "none"],
+    ] as const) {
+      const planned = plan("ties", "matrix", "{weight: 1, density: 0.5}", `{rescale: ${written}}`);
+      assert.equal(tensorOf(planned, "matrix").parameters.rescale, value);
+    }
+    const planned = plan("dare_linear", "matrix", "{weight: 1, density: 0.5}", "{rescale: inverse_density}");
+    assert.equal(tensorOf(planned, "matrix").parameters.rescale, "inverse_density");
+    assert.throws(() => plan("dare_linear", "matrix", "{weight: 1, density: 0.5}", "{rescale: l2}"), {
+      code: "RecipeParameterInvalid",
+      found: '"l2"',
+    });
+  });
+
+  test("is refused as a gradient", () => {
+    assert.throws(() => plan("ties", "matrix", "{weight: 1, density: 0.5}", "{rescale: [0, 1]}"), {
+      code: "RecipeParameterInvalid",
+      found: "a gradient",
+    });
+  });
+});
+
+describe("the working dtype", () => {
+  const planned = (base: "F32" | "BF16" | "F16", recipe: string) => {
+    const models = { base: makeCheckpoint({ norm: [8] }, { dtype: base }), tuned: makeCheckpoint({ norm: [8] }) };
+    const text = `merge_method: ties\nbase_model: base\nmodels: [{model: tuned, parameters: {weight: 1}}]\n${recipe}`;
+    return tensorOf(planText(text, models), "norm").working;
+  };
+
+  test("is the recipe's, else the base's, of 16 bits only, and only under strict", () => {
+    const strict = "mergekit_compat: strict\n";
+    assert.equal(planned("BF16", ""), undefined);
+    assert.equal(planned("BF16", "dtype: float16\n"), undefined);
+    assert.equal(planned("BF16", strict), "BF16");
+    assert.equal(planned("F16", strict), "F16");
+    assert.equal(planned("F32", strict), undefined);
+    assert.equal(planned("F32", `${strict}dtype: bfloat16\n`), "BF16");
+    assert.equal(planned("BF16", `${strict}dtype: float32\n`), undefined);
+    assert.equal(planned("BF16", `${strict}out_dtype: float32\n`), "BF16");
+  });
+});

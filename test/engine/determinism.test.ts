@@ -1,0 +1,134 @@
+// Goal: the same recipe and inputs give the same bytes for any number of threads and any window, sparsifying and random
+// methods included. Method: one unit of odd shapes through the executor on a grid of threads and memory, and single
+// tensors through the engine on a grid of windows; only digests are compared.
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { pathToFileURL } from "node:url";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import type { MergeMethod } from "../../core/methods/method.ts";
+import { findMethod } from "../../core/methods/registry.ts";
+import type { MergeUnit } from "../../core/plan/schema.ts";
+import { elementCount, tensorBytes } from "../../core/tensor.ts";
+import { createStoreOpener } from "../../stores/open.ts";
+import { createMergeExecutor } from "../../workers/executor.ts";
+import { runTensor, type TensorCase, unitTensorOf } from "./in-memory.ts";
+
+const METHODS = ["ties", "dare_ties", "della", "breadcrumbs"] as const;
+/** A vector, odd rows, slices longer than a tile, and tensors large enough for several windows and regions. */
+const SHAPES = [[517], [301, 1003], [2, 90, 7], [5, 850_001], [3, 9001], [3, 1_450_001]] as const;
+const PARAMETERS = [
+  { weight: 0.7, density: 0.4, epsilon: 0.1, gamma: 0.02 },
+  { weight: -0.2, density: 0.6, epsilon: 0.1, gamma: 0.05 },
+];
+const MODELS = ["base", "ft0", "ft1"];
+
+/** BF16 bits of a model: magnitudes of few values, so that many are equal at every cut. */
+function stored(model: number, count: number): Uint16Array {
+  let state = model * 7919 + 1;
+  return Uint16Array.from({ length: count }, (_, i) => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return 0x3c00 + ((i * 7) % 512) + (model === 0 ? 0 : (state >>> 20) & 7);
+  });
+}
+
+function method(id: string): MergeMethod {
+  const found = findMethod(id);
+  assert.ok(found !== undefined, `${id} is registered`);
+  return found;
+}
+
+/** The method's own parameters among all of them. */
+function ownParameters(id: string, values: Record<string, number>): Record<string, number> {
+  const known = Object.keys(method(id).modelParameters.shape);
+  return Object.fromEntries(Object.entries(values).filter(([name]) => known.includes(name)));
+}
+
+function caseOf(id: string, shape: readonly number[], name: string, count = elementCount(shape)): TensorCase {
+  const models = MODELS.map((model, index) => {
+    const values = new Float32Array(Uint32Array.from(stored(index, count), (half) => half << 16).buffer);
+    return { model, values, dtype: "BF16" as const, parameters: ownParameters(id, PARAMETERS[index - 1] ?? {}) };
+  });
+  return { method: method(id), shape, models, dtype: "BF16", name, seed: 11 };
+}
+
+let folder = "";
+const executor = createMergeExecutor(createStoreOpener({}));
+before(() => {
+  folder = mkdtempSync(join(tmpdir(), "mergeyard-determinism-"));
+  MODELS.forEach((model, index) => {
+    const data = SHAPES.map((shape) => new Uint8Array(stored(index, elementCount(shape)).buffer));
+    mkdirSync(join(folder, model));
+    writeFileSync(join(folder, model, "model.safetensors"), Buffer.concat([headerOf(), ...data]));
+  });
+});
+after(async () => {
+  await executor.close();
+  rmSync(folder, { recursive: true });
+});
+
+function headerOf(): Uint8Array {
+  const tensors = SHAPES.map((shape, index) => ({ name: `t${index}`, dtype: "BF16" as const, shape }));
+  return encodeSafetensorsHeader(tensors, new Map([["format", "pt"]])).header;
+}
+
+function unitOf(id: string): MergeUnit {
+  let offset = 0;
+  const tensors = SHAPES.map((shape, index) => {
+    const tensor = unitTensorOf(caseOf(id, shape, `t${index}`, 0));
+    const bytes = tensorBytes("BF16", shape);
+    const range = { file: "model.safetensors", offset: headerOf().byteLength + offset, bytes };
+    const placed = { ...tensor, offset, inputs: tensor.inputs.map((input) => ({ ...input, ranges: [range] })) };
+    offset += bytes;
+    return placed;
+  });
+  return {
+    op: "merge",
+    stage: 0,
+    index: 0,
+    peakBytes: 0,
+    bytesRead: 0,
+    bytesWritten: 0,
+    file: "model.safetensors",
+    fileBytes: headerOf().byteLength + offset,
+    tensors,
+    nonFinite: "error",
+    strict: false,
+    statistics: false,
+  };
+}
+
+describe("the same bytes", () => {
+  for (const id of METHODS) {
+    test(`${id} on any number of threads with any memory`, async () => {
+      const digests = new Set<string>();
+      for (const threads of [1, 2, 3]) {
+        for (const memoryBytes of [2 ** 30, 2 ** 28]) {
+          const sources = MODELS.map((model) => ({
+            model,
+            store: join(folder, model),
+            prefix: "",
+            digests: undefined,
+          }));
+          const target = { store: `${pathToFileURL(join(folder, "out"))}?durable=false`, key: `${id}.safetensors` };
+          const request = { unit: unitOf(id), sources, target, threads, memoryBytes };
+          const { file } = await executor.execute(request, { signal: new AbortController().signal });
+          digests.add(file.digest);
+        }
+      }
+      assert.equal(digests.size, 1);
+    });
+
+    test(`${id} with any window`, async () => {
+      for (const shape of SHAPES.filter((own) => elementCount(own) < 10 ** 6)) {
+        const digests = new Set<string>();
+        for (const windowElements of [1, 8192, 24_576, 2 ** 19]) {
+          digests.add((await runTensor(caseOf(id, shape, "t"), { windowElements })).result.digest);
+        }
+        assert.equal(digests.size, 1, `[${shape}]`);
+      }
+    });
+  }
+});
