@@ -3,7 +3,7 @@ import type { GgufTensor } from "../core/formats/gguf.ts";
 import type { GgufValue } from "../core/formats/gguf-types.ts";
 import { elementCount } from "../core/tensor.ts";
 import type { StoredGguf } from "../steps/open-gguf.ts";
-import { countOf, formatBytes, formatCount, renderTable } from "./text.ts";
+import { formatBytes, formatCount, renderTable } from "./text.ts";
 
 /** Characters of one metadata value in the table. Longer ones, such as chat templates, are cut. */
 const VALUE_CHARACTERS = 60;
@@ -33,7 +33,7 @@ export function describeGgufAsText(source: string, { fileBytes, header }: Stored
   return [
     source,
     `  format        gguf, 1 file, ${formatBytes(fileBytes)}`,
-    `  tensors       ${countOf(tensors.length, "tensor")}, ${formatCount(elements)} elements, ${bits.toFixed(2)} bits each`,
+    `  tensors       ${formatCount(tensors.length)}, ${formatCount(elements)} elements, ${bits.toFixed(2)} bits each`,
     "",
     renderTable(
       [

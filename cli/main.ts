@@ -12,6 +12,7 @@ import { addLs } from "./commands/ls.ts";
 import { addMerge } from "./commands/merge.ts";
 import { addPlan } from "./commands/plan.ts";
 import { addPull } from "./commands/pull.ts";
+import { addQuantize } from "./commands/quantize.ts";
 import { addRun } from "./commands/run.ts";
 import { addShow } from "./commands/show.ts";
 import { addVerify } from "./commands/verify.ts";
@@ -19,7 +20,19 @@ import { EXIT, exitStatus, renderError, toMergeyardError } from "./error-block.t
 import type { Terminal } from "./terminal.ts";
 
 /** In the order of the help text. */
-const COMMANDS = [addMerge, addInspect, addConvert, addVerify, addInit, addPlan, addRun, addPull, addLs, addShow];
+const COMMANDS = [
+  addMerge,
+  addInspect,
+  addConvert,
+  addQuantize,
+  addVerify,
+  addInit,
+  addPlan,
+  addRun,
+  addPull,
+  addLs,
+  addShow,
+];
 
 /** Runs one command line (without `node` and the program's name); resolves to the exit status, never rejects. */
 export async function main(args: readonly string[], terminal: Terminal): Promise<number> {

@@ -271,4 +271,20 @@ export const FORMAT_CODES = {
     retryable: false,
     remedy: "make the file again; to write one, choose a scheme whose block divides the tensor's rows",
   },
+  // Quantizing
+  QuantizeModelUnsupported: {
+    meaning: "a file of this kind cannot hold this model",
+    retryable: false,
+    remedy: "quantize a model of the llama family; for others, use the tools of the model's own makers",
+  },
+  QuantizeTokenizerUnsupported: {
+    meaning: "the tokenizer cannot be expressed in the file",
+    retryable: false,
+    remedy: "leave it out with --no-tokenizer and give the reader the tokenizer in another way",
+  },
+  QuantizeNotFinite: {
+    meaning: "a weight cannot be quantized because it, or the scale of its block, is not a finite number",
+    retryable: false,
+    remedy: "repair the tensor, or choose a scheme with a wider range, such as bf16",
+  },
 } as const satisfies Record<string, ErrorKind>;

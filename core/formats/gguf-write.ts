@@ -1,5 +1,5 @@
-// Writing the header of a GGUF file, version 3: the bytes before the tensor data, and every tensor's place, so that both
-// are known before any weight is read.
+// Writing the header of a GGUF file, version 3: the bytes before the tensor data, and every tensor's place, so that
+// both are known before any weight is read.
 import { MergeyardError } from "../error.ts";
 import { GGUF_LIMITS } from "../limits.ts";
 import type { Shape } from "../tensor.ts";

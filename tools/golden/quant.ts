@@ -2,17 +2,20 @@
 // values. Source of the form: a list of cases, each with a scheme and files beside it.
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
+import { MIXES } from "../../core/schemes/mixes.ts";
 import { findScheme } from "../../core/schemes/registry.ts";
 import { rowBytes, type Scheme } from "../../core/schemes/scheme.ts";
 import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { failed, type GoldenCase, type GoldenSet, PASSED, skipped, type Verdict } from "./case.ts";
+import { runGguf } from "./quant-gguf.ts";
 import { readTensor, type Tensor, valuesOf } from "./tensors.ts";
 
 const quantCase = z.object({
   id: z.string(),
   scheme: z.string(),
   input: z.string(),
+  config: z.string().optional(),
   input_tensors: z.array(z.string()).default([]),
   imatrix_tensor: z.string().nullish(),
   expected: z.string(),
@@ -36,6 +39,10 @@ export const quantSet: GoldenSet = {
 
 async function runCase(folder: string, entry: QuantCase): Promise<Verdict> {
   const [family, type = ""] = entry.scheme.split(":");
+  const mix = type.toLowerCase();
+  if (family === "gguf" && entry.config !== undefined && MIXES.has(mix)) {
+    return runGguf(folder, { input: entry.input, config: entry.config, expected: entry.expected, mix });
+  }
   const scheme = family === "ggml" ? findScheme(type.toLowerCase()) : undefined;
   if (scheme === undefined) return skipped(`the scheme ${entry.scheme}`);
   const [inputs, expected] = [await readAll(folder, entry.input), await readAll(folder, entry.expected)];

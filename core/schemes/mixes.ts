@@ -1,0 +1,119 @@
+// Which scheme each tensor of a quantized file gets: a base for most of them, more bits for the ones that hurt most. The
+// names are those of llama-quantize, whose files these reproduce.
+// Source: llama.cpp c392e509, llama-quant.cpp; quantization reference section 3.4.
+import { SCHEMES, type SchemeId } from "./registry.ts";
+
+/** What a tensor is to the rules; `other` is every further matrix. */
+export type TensorKind = "output" | "embedding" | "attn_v" | "attn_output" | "ffn_down" | "other";
+
+/** Where a matrix stands: `index` is its number among those of its kind, of `count`. */
+export type MixPlace = {
+  readonly kind: TensorKind;
+  readonly index: number;
+  readonly count: number;
+  /** Query heads that share one key and value head. */
+  readonly sharing: number;
+  /** True of the embedding where there is no output matrix: it is one. */
+  readonly isTied: boolean;
+};
+
+type Rule = (place: MixPlace) => SchemeId | undefined;
+
+export type Mix = {
+  readonly id: string;
+  readonly base: SchemeId;
+  /** Value of `general.file_type`; absent where the format has none. */
+  readonly fileType?: number;
+  /** False: every matrix has the base, the output too. */
+  readonly raisesOutput: boolean;
+  readonly rules: Partial<Record<TensorKind, Rule>>;
+};
+
+/** The layers that get more bits: the first and last eighth, and every third between. */
+function takesMore({ index, count }: MixPlace): boolean {
+  const eighth = Math.floor(count / 8);
+  return index < eighth || index >= Math.floor((7 * count) / 8) || (index - eighth) % 3 === 2;
+}
+
+const always =
+  (scheme: SchemeId): Rule =>
+  () =>
+    scheme;
+const whereMore: Rule = (place) => (takesMore(place) ? "q6_k" : undefined);
+
+function mix(id: string, base: SchemeId, fileType: number, rules: Mix["rules"] = {}): Mix {
+  return Object.freeze({ id, base, fileType, raisesOutput: true, rules });
+}
+
+/** Every matrix in one scheme. */
+function uniform(base: SchemeId, fileType?: number): Mix {
+  const known = fileType === undefined ? {} : { fileType };
+  return Object.freeze({ id: base, base, raisesOutput: false, rules: {}, ...known });
+}
+
+const ALL: readonly Mix[] = [
+  uniform("f32", 0),
+  uniform("f16", 1),
+  uniform("bf16", 32),
+  uniform("q8_0", 7),
+  mix("q4_0", "q4_0", 2),
+  mix("q4_1", "q4_1", 3),
+  mix("q5_0", "q5_0", 8),
+  mix("q5_1", "q5_1", 9),
+  mix("q2_k", "q2_k", 10, {
+    attn_v: ({ sharing }) => (sharing >= 4 ? "q4_k" : "q3_k"),
+    ffn_down: always("q3_k"),
+    attn_output: always("q3_k"),
+  }),
+  mix("q3_k_s", "q3_k", 11),
+  mix("q3_k_m", "q3_k", 12, {
+    attn_v: ({ index }) => (index < 2 ? "q5_k" : "q4_k"),
+    ffn_down: ({ index, count }) => (index < Math.floor(count / 16) ? "q5_k" : "q4_k"),
+    attn_output: always("q4_k"),
+  }),
+  mix("q3_k_l", "q3_k", 13, { attn_v: always("q5_k"), ffn_down: always("q5_k"), attn_output: always("q5_k") }),
+  mix("q4_k_s", "q4_k", 14, {
+    attn_v: ({ index }) => (index < 4 ? "q5_k" : undefined),
+    ffn_down: ({ index, count }) => (index < Math.floor(count / 8) ? "q5_k" : undefined),
+  }),
+  mix("q4_k_m", "q4_k", 15, { attn_v: whereMore, ffn_down: whereMore }),
+  mix("q5_k_s", "q5_k", 16),
+  mix("q5_k_m", "q5_k", 17, { attn_v: whereMore, ffn_down: whereMore }),
+  mix("q6_k", "q6_k", 18),
+  uniform("iq4_nl", 25),
+  uniform("iq4_xs", 30),
+  uniform("mxfp4"),
+  uniform("nvfp4"),
+  uniform("q1_0"),
+  uniform("tq1_0", 36),
+  uniform("tq2_0", 37),
+];
+
+/** Every mix by its id. */
+export const MIXES: ReadonlyMap<string, Mix> = new Map(ALL.map((each) => [each.id, each]));
+
+/** What a scheme gives way to where its block does not divide a row; still not: F16. */
+const NARROWER: Partial<Record<SchemeId, SchemeId>> = {
+  q2_k: "iq4_nl",
+  q3_k: "iq4_nl",
+  q4_k: "q5_0",
+  q5_k: "q5_1",
+  q6_k: "q8_0",
+  iq4_xs: "iq4_nl",
+};
+
+/** The scheme of a matrix whose rows have `columns` elements. */
+export function chooseScheme({ base, raisesOutput, rules }: Mix, place: MixPlace, columns: number): SchemeId {
+  const isOutput = place.kind === "output" || (place.kind === "embedding" && place.isTied);
+  if (isOutput && raisesOutput) return columns % SCHEMES.q6_k.blockElements === 0 ? "q6_k" : fitting("q8_0", columns);
+  const ruled = rules[place.kind]?.(place) ?? base;
+  // Llama 2 70B and its like: eight heads share the values, which are then small.
+  const isLarge = place.kind === "attn_v" && place.count === 80 && place.sharing === 8;
+  return fitting(isLarge && (ruled === "q3_k" || ruled === "q4_k") ? "q5_k" : ruled, columns);
+}
+
+function fitting(scheme: SchemeId, columns: number): SchemeId {
+  if (columns % SCHEMES[scheme].blockElements === 0) return scheme;
+  const narrower = NARROWER[scheme];
+  return narrower !== undefined && columns % SCHEMES[narrower].blockElements === 0 ? narrower : "f16";
+}

@@ -1,0 +1,73 @@
+// `mergeyard quantize` at the command line: what it prints, and how it is misused.
+import assert from "node:assert/strict";
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { test } from "node:test";
+import { main } from "../../cli/main.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { createRecorder } from "./recorder.ts";
+
+const CONFIG = {
+  model_type: "llama",
+  hidden_size: 32,
+  intermediate_size: 32,
+  num_hidden_layers: 1,
+  num_attention_heads: 2,
+  vocab_size: 4,
+  max_position_embeddings: 16,
+  rms_norm_eps: 1e-5,
+};
+const MATRICES = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
+const INNER = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
+const NORMS = ["input_layernorm", "post_attention_layernorm"];
+
+function makeModel(folder: string): void {
+  const specs = [
+    ...["model.embed_tokens", "lm_head"].map((name) => ({ name: `${name}.weight`, shape: [4, 32] })),
+    { name: "model.norm.weight", shape: [32] },
+    ...[...MATRICES, ...INNER].map((name) => ({ name: `model.layers.0.${name}.weight`, shape: [32, 32] })),
+    ...NORMS.map((name) => ({ name: `model.layers.0.${name}.weight`, shape: [32] })),
+  ].map((spec) => ({ ...spec, dtype: "BF16" as const }));
+  const { header, fileBytes } = encodeSafetensorsHeader(specs);
+  // Every value is 2.0.
+  const file = new Uint8Array(fileBytes).map((_, index) => (index % 2 === 1 ? 0x40 : 0));
+  file.set(header);
+  writeFileSync(path.join(folder, "model.safetensors"), file);
+  writeFileSync(path.join(folder, "config.json"), JSON.stringify(CONFIG));
+}
+
+test("quantize writes one file, says what was lost, and inspect reads it", async (context) => {
+  const cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-quantize-"));
+  context.after(() => rmSync(cwd, { recursive: true }));
+  makeModel(cwd);
+  const terminal = createRecorder({ cwd });
+  assert.equal(
+    await main(["quantize", ".", "--scheme", "q8_0", "--out", "m.gguf", "--json"], terminal),
+    0,
+    terminal.err(),
+  );
+  const result = JSON.parse(terminal.out());
+  assert.deepEqual(result.schemes, { q8_0: 9, f32: 3 });
+  assert.equal(result.hasTokenizer, false);
+  const inspected = createRecorder({ cwd });
+  assert.equal(await main(["inspect", "m.gguf", "--json"], inspected), 0, inspected.err());
+  const { format, types, metadata } = JSON.parse(inspected.out());
+  assert.deepEqual([format, types.Q8_0.count, metadata["llama.block_count"]], ["gguf", 9, 1]);
+  const again = createRecorder({ cwd });
+  assert.notEqual(await main(["quantize", ".", "--scheme", "q8_0", "--out", "m.gguf", "--json"], again), 0);
+  assert.equal(JSON.parse(again.err()).error.code, "YardTargetOccupied");
+  const words = createRecorder({ cwd });
+  assert.equal(await main(["quantize", ".", "--scheme", "f16", "--out", "n.gguf"], words), 0, words.err());
+  assert.match(words.out(), /^f16 in n\.gguf: 12 tensors, .*nothing lost; no tokenizer/);
+});
+
+test("an unknown scheme is a usage error and writes nothing", async (context) => {
+  const cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-quantize-"));
+  context.after(() => rmSync(cwd, { recursive: true }));
+  makeModel(cwd);
+  const terminal = createRecorder({ cwd });
+  assert.equal(await main(["quantize", ".", "--scheme", "q9_z", "--out", "m.gguf", "--json"], terminal), 2);
+  assert.equal(JSON.parse(terminal.err()).error.code, "CliUsage");
+  assert.deepEqual(readdirSync(cwd).sort(), ["config.json", "model.safetensors"]);
+});

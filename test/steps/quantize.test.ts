@@ -1,0 +1,285 @@
+// Quantizing a model of the llama family into a GGUF file, from a small model made here: names, types, the rows that
+// move, what is refused, and that nothing is left behind then. Whole files of the reference are golden cases.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { MergeyardError } from "../../core/error.ts";
+import type { GgufTensor } from "../../core/formats/gguf.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { MIXES } from "../../core/schemes/mixes.ts";
+import { SCHEME_IDS } from "../../core/schemes/registry.ts";
+import { openGguf } from "../../steps/open-gguf.ts";
+import { quantizeStep } from "../../steps/quantize.ts";
+import { runStep } from "../../steps/step.ts";
+import { writeObject } from "../../stores/objects.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+
+const CONFIG = {
+  model_type: "llama",
+  hidden_size: 256,
+  intermediate_size: 288,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  vocab_size: 6,
+  max_position_embeddings: 128,
+  rms_norm_eps: 1e-6,
+  bos_token_id: 0,
+  eos_token_id: [1, 2],
+};
+
+type Config = Partial<Record<keyof typeof CONFIG | "tie_word_embeddings" | "rope_scaling" | "rope_theta", unknown>>;
+
+function shapesOf(isQwen: boolean): Map<string, readonly number[]> {
+  const shapes = new Map<string, readonly number[]>([
+    ["model.embed_tokens.weight", [6, 256]],
+    ["model.norm.weight", [256]],
+    ["lm_head.weight", [6, 256]],
+  ]);
+  for (const layer of [0, 1]) {
+    const parts: readonly (readonly [string, readonly number[]])[] = [
+      ["input_layernorm.weight", [256]],
+      ["post_attention_layernorm.weight", [256]],
+      ["self_attn.q_proj.weight", [256, 256]],
+      ["self_attn.k_proj.weight", [128, 256]],
+      ["self_attn.v_proj.weight", [128, 256]],
+      ["self_attn.o_proj.weight", [256, 256]],
+      ["mlp.gate_proj.weight", [288, 256]],
+      ["mlp.up_proj.weight", [288, 256]],
+      ["mlp.down_proj.weight", [256, 288]],
+      ["self_attn.rotary_emb.inv_freq", [32]],
+      ...(isQwen ? ([["self_attn.q_proj.bias", [256]]] as const) : []),
+    ];
+    for (const [name, shape] of parts) shapes.set(`model.layers.${layer}.${name}`, shape);
+  }
+  return shapes;
+}
+
+type Change = {
+  readonly config?: Config;
+  readonly without?: string;
+  readonly shapes?: Readonly<Record<string, readonly number[]>>;
+  /** Value of the first element of a tensor. */
+  readonly first?: Readonly<Record<string, number>>;
+};
+
+async function putLlama(store: ObjectStore, { config = {}, without, shapes = {}, first = {} }: Change = {}) {
+  const all = new Map([...shapesOf(config.model_type === "qwen2"), ...Object.entries(shapes)]);
+  if (without !== undefined) all.delete(without);
+  const specs = [...all].map(([name, shape]) => ({ name, dtype: "F32" as const, shape }));
+  const { header, tensors, fileBytes } = encodeSafetensorsHeader(specs);
+  const file = new Uint8Array(fileBytes);
+  file.set(header);
+  for (const [seed, { name, offset, bytes }] of tensors.entries()) {
+    const values = Float32Array.from({ length: bytes / 4 }, (_, i) => Math.sin(seed * 37 + i * 0.7) * 0.1);
+    if (first[name] !== undefined) values[0] = first[name];
+    file.set(new Uint8Array(values.buffer), header.length + offset);
+  }
+  await writeObject(store, "model.safetensors", file, file.length);
+  await putText(store, "config.json", JSON.stringify({ ...CONFIG, ...config }));
+}
+
+function run(store: ObjectStore, scheme: string, more: Record<string, unknown> = {}) {
+  const input = { source: store.uri, target: store.uri, name: "out.gguf", scheme, ...more };
+  return runStep(quantizeStep, input, testDeps(openerOf(store)));
+}
+
+async function tensorsOf(store: ObjectStore): Promise<ReadonlyMap<string, GgufTensor>> {
+  const { header } = await openGguf(store, "out.gguf");
+  return new Map(header.tensors.map((tensor) => [tensor.name, tensor]));
+}
+
+async function floatsOf(store: ObjectStore, tensor: GgufTensor | undefined): Promise<Float32Array> {
+  assert.ok(tensor !== undefined);
+  const bytes = new Uint8Array(tensor.bytes);
+  await store.readInto("out.gguf", tensor.offset, bytes);
+  return new Float32Array(bytes.buffer);
+}
+
+async function refuses(change: Change, code: string, scheme = "q8_0", files: Record<string, string> = {}) {
+  const store = newStore();
+  await putLlama(store, change);
+  for (const [name, text] of Object.entries(files)) await putText(store, name, text);
+  await assert.rejects(run(store, scheme), (error) => {
+    assert.ok(error instanceof MergeyardError, String(error));
+    assert.equal(error.code, code);
+    return true;
+  });
+  assert.equal(await store.head("out.gguf"), undefined, "nothing is published");
+}
+
+test("q4_k_m gives outputs, values and downs more bits, norms float32, and narrow rows another block", async () => {
+  const store = newStore();
+  await putLlama(store);
+  const result = await run(store, "q4_k_m");
+  const tensors = await tensorsOf(store);
+  const typeOf = (name: string) => tensors.get(name)?.type.name;
+  assert.equal(typeOf("output.weight"), "Q6_K");
+  assert.equal(typeOf("token_embd.weight"), "Q4_K");
+  assert.equal(typeOf("blk.0.attn_v.weight"), "Q4_K");
+  assert.equal(typeOf("blk.1.attn_v.weight"), "Q6_K");
+  // Rows of 288 are no multiple of 256: Q4_K gives way to Q5_0, Q6_K to Q8_0.
+  assert.equal(typeOf("blk.0.ffn_down.weight"), "Q5_0");
+  assert.equal(typeOf("blk.1.ffn_down.weight"), "Q8_0");
+  assert.equal(typeOf("blk.0.attn_norm.weight"), "F32");
+  assert.equal(tensors.size, 3 + 2 * 9);
+  assert.equal(result.tensors, tensors.size);
+  assert.ok(result.worst !== null && result.snr !== null && result.worst.snr <= result.snr && result.worst.snr > 15);
+});
+
+test("tensors outside the layers come first, then layer by layer in the order of their names", async () => {
+  const store = newStore();
+  await putLlama(store);
+  await run(store, "q8_0");
+  const names = [...(await tensorsOf(store)).keys()];
+  assert.deepEqual(names.slice(0, 5), [
+    "output.weight",
+    "output_norm.weight",
+    "token_embd.weight",
+    "blk.0.attn_k.weight",
+    "blk.0.attn_norm.weight",
+  ]);
+});
+
+test("rows of queries and keys interleave their halves for llama and stay for qwen2", async () => {
+  for (const [model_type, permutes] of [
+    ["llama", true],
+    ["qwen2", false],
+  ] as const) {
+    const store = newStore();
+    await putLlama(store, { config: { model_type } });
+    await run(store, "f32");
+    const tensors = await tensorsOf(store);
+    const seed = [...shapesOf(!permutes)].map(([name, shape]) => ({ name, dtype: "F32" as const, shape }));
+    const order = encodeSafetensorsHeader(seed).tensors.findIndex(({ name }) =>
+      name.endsWith("0.self_attn.k_proj.weight"),
+    );
+    const rows = await floatsOf(store, tensors.get("blk.0.attn_k.weight"));
+    // Heads of 64 rows: row 64 + 2 * 5 + 1 comes from row 64 + 32 + 5.
+    const from = permutes ? 101 : 75;
+    const expected = Math.fround(Math.sin(order * 37 + from * 256 * 0.7) * 0.1);
+    assert.equal(rows[75 * 256], expected, model_type);
+  }
+});
+
+test("metadata says what a loader needs, as the config has it", async () => {
+  const store = newStore();
+  await putLlama(store, { config: { rope_theta: 500000, rope_scaling: { type: "linear", factor: 4 } } });
+  await run(store, "q6_k");
+  const { metadata } = (await openGguf(store, "out.gguf")).header;
+  const stated = (key: string) => {
+    const found = metadata.get(key);
+    return found !== undefined && "value" in found ? found.value : undefined;
+  };
+  assert.equal(stated("general.architecture"), "llama");
+  assert.equal(stated("general.file_type"), 18);
+  assert.equal(stated("llama.attention.head_count_kv"), 2);
+  assert.equal(stated("llama.rope.dimension_count"), 64);
+  assert.equal(stated("llama.rope.freq_base"), 500000);
+  assert.equal(stated("llama.rope.scaling.factor"), 4);
+  assert.equal(stated("llama.attention.layer_norm_rms_epsilon"), Math.fround(1e-6));
+  assert.equal(stated("tokenizer.ggml.model"), "no_vocab");
+});
+
+test("a tied model has no output matrix, and its embedding gets the output's bits", async () => {
+  const store = newStore();
+  await putLlama(store, { config: { tie_word_embeddings: true } });
+  await run(store, "q4_k_s");
+  const tensors = await tensorsOf(store);
+  assert.equal(tensors.get("output.weight"), undefined);
+  assert.equal(tensors.get("token_embd.weight")?.type.name, "Q6_K");
+});
+
+const TOKENIZER = {
+  added_tokens: [
+    { id: 4, content: "<s>", special: true },
+    { id: 3, content: "<tool>", special: false },
+  ],
+  pre_tokenizer: { type: "ByteLevel" },
+  model: { type: "BPE", vocab: { a: 0, b: 1, ab: 2 }, merges: [["a", "b"]] },
+};
+
+test("a byte-level tokenizer is written with its merges, kinds of tokens and unused rows", async () => {
+  const store = newStore();
+  await putLlama(store);
+  await putText(store, "tokenizer.json", JSON.stringify(TOKENIZER));
+  await putText(store, "tokenizer_config.json", JSON.stringify({ add_bos_token: true, chat_template: "{{x}}" }));
+  assert.equal((await run(store, "q8_0")).hasTokenizer, true);
+  const { metadata } = (await openGguf(store, "out.gguf")).header;
+  const valuesOf = (key: string) => {
+    const found = metadata.get(`tokenizer.${key}`);
+    if (found === undefined) return undefined;
+    return found.kind === "array"
+      ? found.values.map((item) => ("value" in item ? item.value : undefined))
+      : found.value;
+  };
+  assert.deepEqual(valuesOf("ggml.tokens"), ["a", "b", "ab", "<tool>", "<s>", "[PAD5]"]);
+  assert.deepEqual(valuesOf("ggml.token_type"), [1, 1, 1, 4, 3, 5]);
+  assert.deepEqual(valuesOf("ggml.merges"), ["a b"]);
+  assert.equal(valuesOf("ggml.pre"), "gpt-2");
+  assert.equal(valuesOf("ggml.bos_token_id"), 0);
+  assert.equal(valuesOf("ggml.eos_token_id"), 1);
+  assert.equal(valuesOf("ggml.add_bos_token"), true);
+  assert.equal(valuesOf("chat_template"), "{{x}}");
+});
+
+test("a tokenizer that has no name in the format is refused, and may be left out", async () => {
+  const other = JSON.stringify({ ...TOKENIZER, pre_tokenizer: { type: "ByteLevel", use_regex: false } });
+  await refuses({}, "QuantizeTokenizerUnsupported", "q8_0", { "tokenizer.json": other });
+  const unigram = JSON.stringify({ ...TOKENIZER, model: { ...TOKENIZER.model, type: "WordPiece" } });
+  await refuses({}, "QuantizeTokenizerUnsupported", "q8_0", { "tokenizer.json": unigram });
+  await refuses({ config: { vocab_size: 6 } }, "QuantizeTokenizerUnsupported", "q8_0", {
+    "tokenizer.json": JSON.stringify({ ...TOKENIZER, added_tokens: [{ id: 6, content: "<x>" }] }),
+  });
+  await refuses({}, "QuantizeTokenizerUnsupported", "q8_0", { "tokenizer.model": "protobuf" });
+  const store = newStore();
+  await putLlama(store);
+  await putText(store, "tokenizer.json", other);
+  assert.equal((await run(store, "q8_0", { tokenizer: false })).hasTokenizer, false);
+});
+
+test("what a GGUF file of the family cannot hold is refused before anything is written", async () => {
+  const q = "model.layers.0.self_attn.q_proj.weight";
+  await refuses({ config: { model_type: "mamba" } }, "QuantizeModelUnsupported");
+  await refuses({ config: { hidden_size: undefined } }, "QuantizeModelUnsupported");
+  await refuses({ config: { rope_scaling: { rope_type: "yarn" } } }, "QuantizeModelUnsupported");
+  await refuses({ without: "model.norm.weight" }, "QuantizeModelUnsupported");
+  await refuses({ shapes: { [q]: [256, 128] } }, "QuantizeModelUnsupported");
+  await refuses({ shapes: { "model.layers.0.mlp.router.weight": [8, 256] } }, "QuantizeModelUnsupported");
+  await refuses({ config: { num_hidden_layers: 1 } }, "QuantizeModelUnsupported");
+});
+
+test("NaN, infinity and scales that overflow are refused with the tensor, and no file is left", async () => {
+  const name = "model.layers.1.mlp.up_proj.weight";
+  await refuses({ first: { [name]: Number.NaN } }, "QuantizeNotFinite");
+  await refuses({ first: { [name]: Number.NEGATIVE_INFINITY } }, "QuantizeNotFinite", "f32");
+  await refuses({ first: { [name]: 1e10 } }, "QuantizeNotFinite", "q8_0");
+  await refuses({ first: { [name]: 1e6 } }, "QuantizeNotFinite", "f16");
+});
+
+test("a file that is there already is not replaced", async () => {
+  const store = newStore();
+  await putLlama(store);
+  await putText(store, "out.gguf", "mine");
+  await assert.rejects(
+    run(store, "q8_0"),
+    (error) => error instanceof MergeyardError && error.code === "YardTargetOccupied",
+  );
+});
+
+test("every scheme can be asked for, by itself or as the base of a mix", () => {
+  const bases = new Set([...MIXES.values()].map(({ base }) => base));
+  assert.deepEqual(
+    SCHEME_IDS.filter((id) => !bases.has(id)),
+    [],
+  );
+});
+
+test("every mix writes a file that reads back", async () => {
+  const store = newStore();
+  await putLlama(store);
+  for (const id of MIXES.keys()) {
+    await store.delete("out.gguf");
+    assert.equal((await run(store, id)).tensors, (await tensorsOf(store)).size, id);
+  }
+});
