@@ -4,11 +4,16 @@
 import { type Arithmetic, scalarArithmetic } from "./arithmetic.ts";
 import { type Cast, scalarCast } from "./cast.ts";
 import { type Combine, scalarCombine } from "./combine.ts";
+import { type Consensus, scalarConsensus } from "./consensus.ts";
+import { type LowRank, scalarLowRank } from "./low-rank.ts";
 import { type Mask, scalarMask } from "./mask.ts";
 import { type Masked, scalarMasked } from "./masked.ts";
 import { createMemory, type Memory } from "./memory.ts";
+import { type Nearness, scalarNearness } from "./nearness.ts";
+import { type Overlap, scalarOverlap } from "./overlap.ts";
 import { type Rank, scalarRank } from "./rank.ts";
 import { type Reduce, scalarReduce } from "./reduce.ts";
+import { type Scores, scalarScores } from "./scores.ts";
 import { type Select, scalarSelect } from "./select.ts";
 import { type Signs, scalarSigns } from "./signs.ts";
 
@@ -21,7 +26,18 @@ export type { Block, Tile } from "./memory.ts";
  */
 export const TILE_ELEMENTS = 8192;
 
-export type Operations = Cast & Arithmetic & Combine & Reduce & Select & Masked & Mask & Rank & Signs;
+type ElementOperations = Nearness & Overlap & Consensus & Scores;
+export type Operations = Cast &
+  Arithmetic &
+  Combine &
+  Reduce &
+  Select &
+  Masked &
+  Mask &
+  Rank &
+  Signs &
+  LowRank &
+  ElementOperations;
 export type Kernels = { readonly id: "scalar" | "wasm" } & Memory & Operations;
 
 /** The oracle: every operation in plain TypeScript, over `capacityBytes` of memory. */
@@ -38,5 +54,10 @@ export function createScalarKernels(capacityBytes: number): Kernels {
     ...scalarMask,
     ...scalarRank,
     ...scalarSigns,
+    ...scalarLowRank,
+    ...scalarNearness,
+    ...scalarOverlap,
+    ...scalarConsensus,
+    ...scalarScores,
   };
 }

@@ -6,6 +6,7 @@ import type { FloatDtype } from "../../core/ops/cast.ts";
 import { COMBINE_SOURCES_MAX, type Combine, type CombineDtype } from "../../core/ops/combine.ts";
 import type { Kernels } from "../../core/ops/kernels.ts";
 import { type Block, createMemory } from "../../core/ops/memory.ts";
+import { type ElementExports, hostElements } from "./host-elements.ts";
 import { hostTaskVectors, type TaskVectorExports } from "./host-task-vectors.ts";
 
 /** The module's own data lies below this address. */
@@ -30,6 +31,18 @@ type Exports = {
   readonly dot: (a: number, b: number, count: number) => number;
   readonly markSigns: (marks: number, a: number, isFirst: number, count: number) => void;
   readonly countConflicts: (marks: number, count: number) => number;
+  readonly addLowRank: (
+    ...args: [
+      target: number,
+      left: number,
+      leftStride: number,
+      right: number,
+      rightStride: number,
+      rank: number,
+      scale: number,
+      count: number,
+    ]
+  ) => void;
   readonly combineTable: () => number;
 } & {
   readonly [name in `combine${CombineDtype}`]: (n: number, divisor: number, target: number, count: number) => void;
@@ -42,7 +55,8 @@ type Exports = {
     target: number,
     count: number,
   ) => void;
-} & { readonly [name in `widen${FloatDtype}` | `narrow${FloatDtype}`]: Convert } & TaskVectorExports;
+} & { readonly [name in `widen${FloatDtype}` | `narrow${FloatDtype}`]: Convert } & TaskVectorExports &
+  ElementExports;
 
 let compiled: WebAssembly.Module | undefined;
 
@@ -80,7 +94,12 @@ export function createWasmKernels(capacityBytes: number): Kernels {
     dot: (a, b, count) => wasm.dot(a.address, b.address, count),
     markSigns: (marks, a, isFirst, count) => wasm.markSigns(marks.address, a.address, isFirst ? 1 : 0, count),
     countConflicts: (marks, count) => wasm.countConflicts(marks.address, count),
+    addLowRank(target, { left, leftOffset, leftStride, right, rightOffset, rightStride, rank, scale }, count) {
+      const [l, r] = [left.address + 4 * leftOffset, right.address + 4 * rightOffset];
+      wasm.addLowRank(target.address, l, 4 * leftStride, r, 4 * rightStride, rank, scale, count);
+    },
     ...hostTaskVectors(wasm, memory.buffer),
+    ...hostElements(wasm, memory.buffer),
   };
 }
 

@@ -9,3 +9,8 @@ export * from "./masked";
 export * from "./mask";
 export * from "./rank";
 export * from "./signs";
+export * from "./low-rank";
+export * from "./nearness";
+export * from "./overlap";
+export * from "./consensus";
+export * from "./scores";
