@@ -1,5 +1,6 @@
 // Quantizing a checkpoint of the llama family into one GGUF file: planned from headers, then streamed. Some rows of one
 // tensor are in memory at a time, whatever the size of the model, and the error of every tensor is measured on the way.
+import assert from "node:assert/strict";
 import { z } from "zod";
 import type { TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
@@ -111,13 +112,13 @@ type Quantizing = {
 
 function mixOf(id: string): Mix {
   const mix = MIXES.get(id);
-  if (mix === undefined) throw new TypeError(`the schema let ${id} through`);
+  assert.ok(mix !== undefined, "the schema lets only known mixes through");
   return mix;
 }
 
 function typeOf(scheme: GgufModelTensor["scheme"]) {
   const type = GGUF_TYPE_OF.get(scheme);
-  if (type === undefined) throw new TypeError(`${scheme} has no GGUF type`);
+  assert.ok(type !== undefined, "every scheme has a GGUF type");
   return type;
 }
 
@@ -180,7 +181,7 @@ async function* writePieces(
       work.done.bytesWritten += piece.length;
       work.deps.progress?.({ ...work.done });
     }
-    if (place === undefined || at !== place.offset + place.bytes) throw new TypeError(`${tensor.name} is misplaced`);
+    assert.ok(place !== undefined && at === place.offset + place.bytes, "a tensor's bytes end where the header says");
     const next = encoded.tensors[index + 1]?.offset ?? encoded.fileBytes;
     yield new Uint8Array(next - at);
     at = next;

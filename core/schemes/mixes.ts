@@ -1,5 +1,5 @@
-// Which scheme each tensor of a quantized file gets: a base for most of them, more bits for the ones that hurt most. The
-// names are those of llama-quantize, whose files these reproduce.
+// Which scheme each tensor of a quantized file gets: a base for most of them, more bits for the ones that hurt most.
+// The names are those of llama-quantize, whose files these reproduce.
 // Source: llama.cpp c392e509, llama-quant.cpp; quantization reference section 3.4.
 import { SCHEMES, type SchemeId } from "./registry.ts";
 
