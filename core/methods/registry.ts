@@ -11,8 +11,12 @@ import { linear } from "./linear.ts";
 import type { MergeMethod } from "./method.ts";
 import { model_stock } from "./model_stock.ts";
 import { multislerp } from "./multislerp.ts";
+import { nearswap } from "./nearswap.ts";
 import { nuslerp } from "./nuslerp.ts";
 import { passthrough } from "./passthrough.ts";
+import { ram } from "./ram.ts";
+import { ramplus_tl } from "./ramplus_tl.ts";
+import { sce } from "./sce.ts";
 import { slerp } from "./slerp.ts";
 import { task_arithmetic } from "./task_arithmetic.ts";
 import { ties } from "./ties.ts";
@@ -29,8 +33,12 @@ const METHODS: ReadonlyMap<string, MergeMethod> = new Map(
     linear,
     model_stock,
     multislerp,
+    nearswap,
     nuslerp,
     passthrough,
+    ram,
+    ramplus_tl,
+    sce,
     slerp,
     task_arithmetic,
     ties,

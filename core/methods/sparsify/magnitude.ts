@@ -42,10 +42,7 @@ export const magnitude: Sparsifier = Object.freeze({
       total,
       counts.map((count) => [count]),
     );
-    const bandOf = (source: number): Band => {
-      const cut = search.cut(source, 0);
-      return { classes: [{ ...cut, from: 0, to: (counts[source] ?? 0) - cut.above }], low: cut.key, high: KEY_MAX };
-    };
+    const bandOf = (source: number): Band => largestBand(search.cut(source, 0), counts[source] ?? 0);
     return markBands(tensor, kernels, search, bandOf);
   },
 } satisfies Sparsifier);
@@ -124,6 +121,19 @@ type EqualClass = Cut & { readonly from: number; readonly to: number };
 type Band = { readonly classes: readonly EqualClass[]; readonly low: number; readonly high: number };
 
 const NOTHING: Band = Object.freeze({ classes: [], low: 1, high: 0 });
+
+/** The `count` largest, whose last has that cut. */
+function largestBand(cut: Cut, count: number): Band {
+  return { classes: [{ ...cut, from: 0, to: count - cut.above }], low: cut.key, high: KEY_MAX };
+}
+
+/**
+ * Marks the `count` elements of largest magnitude, of equal ones at the cut those with the lowest index; `cut` is that of
+ * rank `count`, `scratch` has room for a tile of keys.
+ */
+export function markLargest(kernels: Kernels, cut: Cut, count: number, scratch: Block): MarkTile {
+  return markBand(kernels, largestBand(cut, count), scratch);
+}
 
 /** The classes at the two ends; one, when both ends have the same key. */
 function bandClasses(total: number, span: KeptSpan, low: Cut | undefined, high: Cut | undefined): EqualClass[] {

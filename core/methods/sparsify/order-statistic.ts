@@ -57,11 +57,13 @@ export function searchBytes(total: number, sources: number, ranks: number): numb
   return sources * allocatedBytes(4 * blockKeys(total, sources, ranks));
 }
 
+/** 1 is the largest magnitude; a function where it is known only when the first pass is over. */
+export type Rank = number | (() => number);
+
 /** One wanted rank of one model, and what is known of it. */
 type Search = {
   readonly source: number;
-  /** 1 is the largest magnitude. */
-  readonly rank: number;
+  readonly rank: () => number;
   /** Its parts of the model's block. */
   readonly list: Block;
   readonly bins: Block;
@@ -76,7 +78,7 @@ type Search = {
  * Finds, for every model, the magnitudes of given ranks among `total` elements. Cost: one pass as a rule, none besides
  * the sample for tensors of at most 262144 elements, three when the sample misleads.
  */
-export function createCutSearch(kernels: Kernels, total: number, ranks: readonly (readonly number[])[]): CutSearch {
+export function createCutSearch(kernels: Kernels, total: number, ranks: readonly (readonly Rank[])[]): CutSearch {
   const most = ranks.reduce((count, own) => Math.max(count, own.length), 1);
   const blocks = ranks.map(() => kernels.allocateBlock(4 * blockKeys(total, ranks.length, most)));
   const searches = ranks.flatMap((own, source) =>
@@ -111,14 +113,14 @@ function pickBlock(blocks: readonly Block[]): (source: number) => Block {
 
 function createSearch(
   block: Block | undefined,
-  at: { total: number; lists: number; source: number; rank: number; index: number },
+  at: { total: number; lists: number; source: number; rank: Rank; index: number },
 ): Search {
   assert.ok(block !== undefined, "a sparse model has a block");
   const keys = at.total <= SAMPLE_ELEMENTS ? 0 : listKeys(at.total, at.lists);
   const bins = at.total <= SAMPLE_ELEMENTS ? 0 : FINE_BINS;
   return {
     source: at.source,
-    rank: at.rank,
+    rank: () => (typeof at.rank === "number" ? at.rank : at.rank()),
     list: part(block, at.index * keys, keys),
     bins: part(block, bins === 0 ? 0 : COARSE_BINS + at.index * bins, bins),
     bracket: undefined,
@@ -147,7 +149,7 @@ function samplePass(kernels: Kernels, total: number, searches: readonly Search[]
     finish() {
       for (const search of searches) {
         const keys = wordsOf(pickBlock(blocks)(search.source)).subarray(0, sampled);
-        if (isWhole) search.cut = cutAmong(keys, search.rank);
+        if (isWhole) search.cut = cutAmong(keys, search.rank());
         else search.bracket = bracketOf(keys, search, total);
       }
     },
@@ -162,7 +164,8 @@ function sampleSpans(total: number): readonly ElementSpan[] {
 }
 
 /** The keys that a rank surely lies between, going by a sample; undefined when too much lies between. */
-function bracketOf(sample: Uint32Array, { rank, list }: Search, total: number): Bracket | undefined {
+function bracketOf(sample: Uint32Array, { rank: rankOf, list }: Search, total: number): Bracket | undefined {
+  const rank = rankOf();
   const share = rank / total;
   const center = Math.min(sample.length, Math.max(1, Math.round(share * sample.length)));
   const width = Math.ceil(DEVIATIONS * rankDeviation(sample, cutAmong(sample, center).key, share)) + 8;
@@ -222,7 +225,8 @@ function countTile(kernels: Kernels, search: Search, tile: DeltaTile): void {
 }
 
 /** The cut, when it lies in the bracket after all. */
-function cutInBracket({ rank, bracket, counts, list }: Search): Cut | undefined {
+function cutInBracket({ rank: rankOf, bracket, counts, list }: Search): Cut | undefined {
+  const rank = rankOf();
   if (bracket === undefined || rank <= counts.above || rank > counts.fromLow) return undefined;
   if (rank <= counts.fromHigh) {
     return { key: bracket.high, above: counts.above, equal: counts.fromHigh - counts.above };
@@ -249,7 +253,7 @@ function coarsePass(kernels: Kernels, searches: readonly Search[], blocks: reado
     },
     finish() {
       for (const search of missing()) {
-        search.coarse = findBin(wordsOf(part(pickBlock(blocks)(search.source), 0, COARSE_BINS)), search.rank);
+        search.coarse = findBin(wordsOf(part(pickBlock(blocks)(search.source), 0, COARSE_BINS)), search.rank());
       }
     },
   };
@@ -267,7 +271,7 @@ function finePass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
     },
     finish() {
       for (const search of missing()) {
-        const { bin, above, count } = findBin(wordsOf(search.bins), search.rank - search.coarse.above);
+        const { bin, above, count } = findBin(wordsOf(search.bins), search.rank() - search.coarse.above);
         search.cut = { key: search.coarse.bin * FINE_BINS + bin, above: search.coarse.above + above, equal: count };
       }
     },
@@ -290,7 +294,7 @@ const upperBins = new Uint32Array(COARSE_BINS);
 const lowerBins = new Uint32Array(FINE_BINS);
 
 /** The cut of a rank among keys, by the same two histograms. */
-export function cutAmong(keys: Uint32Array, rank: number): Cut {
+function cutAmong(keys: Uint32Array, rank: number): Cut {
   upperBins.fill(0);
   lowerBins.fill(0);
   // Indexes, not iterators: this runs over a quarter of a million keys for every large tensor and model.
