@@ -1,5 +1,6 @@
-// Follows gathers: streams the bytes of consolidated tensors, one after the other, from ranges of many files. Nothing is
-// staged anywhere: windows of the output are filled by ranged reads and given away, whatever the size of the tensors.
+// Follows gathers: streams the bytes of consolidated tensors, one after the other, from ranges of many files. Nothing
+// is staged anywhere: windows of the output are filled by ranged reads and given away, whatever the size of the
+// tensors.
 import assert from "node:assert/strict";
 import type { ByteRange } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";

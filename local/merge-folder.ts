@@ -15,6 +15,7 @@ import { type DocumentPlan, planRecipe } from "../core/plan/plan-recipe.ts";
 import type { PlanSource, SideFile } from "../core/plan/schema.ts";
 import { listModels, normaliseRecipe } from "../core/recipe/normalise.ts";
 import type { ParsedRecipe } from "../core/recipe/parse.ts";
+import { checkReadable } from "../core/universal/conversion.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import type { ExecuteMerge, MergeProgress, MergeResult, ResolvedSource } from "../engine/request.ts";
 import { openCheckpoint, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
@@ -176,6 +177,7 @@ async function openModel(
     model,
   );
   const opened = await openCheckpoint(place.store, place.prefix, signal);
+  checkReadable(opened.checkpoint);
   const documents = await readDocuments(place, opened.checkpoint, documentNames, signal);
   const source: PlanSource = {
     model,

@@ -1,5 +1,6 @@
-// Converting a checkpoint between a safetensors folder and the universal format. The tensor files are the same in both,
-// so they are copied, digested on the way; only the documents around them differ.
+// Converting a checkpoint to a safetensors folder or to the universal format. Between these two the tensor files are
+// the same, so they are copied, digested on the way, and only the documents around them differ; from every other format
+// the tensors are gathered by ranged reads.
 
 import { digestBytes } from "../core/artifact/digest.ts";
 import type { PlainFile } from "../core/artifact/listed-file.ts";
@@ -9,12 +10,15 @@ import { MergeyardError } from "../core/error.ts";
 import { encodeShardIndex } from "../core/formats/safetensors-index.ts";
 import { fileRole } from "../core/formats/side-files.ts";
 import { universal as universalFormat } from "../core/formats/universal-folder.ts";
+import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
 import type { TensorFile } from "../core/plan/receipt.ts";
+import { describeConverted, planConversion } from "../core/universal/convert-plan.ts";
 import { writeObject } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { adoptPieces, findAdoptSource } from "./adopt.ts";
 import { readUniversal } from "./checkpoint-listing.ts";
-import { openCheckpoint, openCheckpointFile, type StoredCheckpoint } from "./open-checkpoint.ts";
+import { convertFile } from "./convert-file.ts";
+import { openCheckpoint, openCheckpointFile, type StoredCheckpoint, travellingFiles } from "./open-checkpoint.ts";
 import { createOnce, mapBounded } from "./records.ts";
 import { convertInputSchema, convertOutputSchema } from "./schemas.ts";
 import { defineStep, type StepDeps } from "./step.ts";
@@ -37,8 +41,8 @@ export const convertStep = defineStep({
       throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
     }
     const copying: Copying = { source, target, opened, deps, done: { bytesRead: 0, bytesWritten: 0 } };
-    const files = await copyFiles(copying, to);
-    const document = to === "universal" ? await describeUniversal(copying, files) : await describeIndex(opened, files);
+    const files = opened.conversion === undefined ? await copyFiles(copying, to) : await gatherFiles(copying, to);
+    const document = to === "universal" ? await describeUniversal(copying, files) : describeIndex(files);
     if (document !== undefined) await createOnce(target, document.name, document.bytes, deps.signal);
     return {
       source: source.uri,
@@ -69,6 +73,25 @@ async function copyFiles(copying: Copying, to: "safetensors" | "universal"): Pro
   const wanted = checkpoint.tensorFiles.filter(({ name }) => to === "universal" || used.has(name));
   const tensorFiles = await mapBounded(wanted, (file) => copyTensorFile(copying, file), STREAMS_IN_FLIGHT);
   const sideFiles = await mapBounded(checkpoint.sideFiles, (file) => copySideFile(copying, file), STREAMS_IN_FLIGHT);
+  return { tensorFiles, sideFiles };
+}
+
+/** Gathers the tensors of another format into files of ours, one after the other. */
+async function gatherFiles(copying: Copying, to: "safetensors" | "universal"): Promise<CopiedFiles> {
+  const { source, target, opened, deps, done } = copying;
+  const planned = planConversion(opened.conversion ?? [], SHARD_BYTES_DEFAULT, { states: to === "universal" });
+  const tensorFiles: TensorFile[] = [];
+  for (const file of planned) {
+    const before = { ...done };
+    const from = { store: source, prefix: "" };
+    const { listing } = await convertFile(from, file, { store: target, key: file.file }, deps.signal, (progress) => {
+      done.bytesRead = before.bytesRead + progress.bytesRead;
+      done.bytesWritten = before.bytesWritten + progress.bytesWritten;
+      deps.progress?.({ ...done });
+    });
+    tensorFiles.push(listing);
+  }
+  const sideFiles = await mapBounded(travellingFiles(opened), (file) => copySideFile(copying, file), STREAMS_IN_FLIGHT);
   return { tensorFiles, sideFiles };
 }
 
@@ -124,21 +147,27 @@ type Document = { readonly name: string; readonly bytes: Uint8Array };
 
 /** What is universal already keeps its own document: it says more than the files do. */
 async function describeUniversal({ source, opened, deps }: Copying, files: CopiedFiles): Promise<Document> {
-  const bytes =
-    opened.checkpoint.format === universalFormat.id
-      ? (await readUniversal(source, "", deps.signal)).bytes
-      : encodeUniversal(adoptSafetensors(files.tensorFiles, files.sideFiles));
-  return { name: UNIVERSAL_FILE, bytes };
+  const { conversion, checkpoint } = opened;
+  const { tensorFiles, sideFiles } = files;
+  if (checkpoint.format === universalFormat.id) {
+    return { name: UNIVERSAL_FILE, bytes: (await readUniversal(source, "", deps.signal)).bytes };
+  }
+  const universal =
+    conversion === undefined
+      ? adoptSafetensors(tensorFiles, sideFiles)
+      : describeConverted(checkpoint, conversion, tensorFiles, sideFiles);
+  return { name: UNIVERSAL_FILE, bytes: encodeUniversal(universal) };
 }
 
 /** A folder of several files needs an index, unless it brought one. */
-async function describeIndex(opened: StoredCheckpoint, files: CopiedFiles): Promise<Document | undefined> {
-  if (files.tensorFiles.length < 2 || files.sideFiles.some(({ name }) => fileRole(name) === "index")) return undefined;
-  const places = opened.checkpoint.tensors.map(({ name, ranges }) => [name, ranges[0]?.file ?? ""] as const);
-  const bytes = opened.checkpoint.tensors.flatMap(({ ranges }) => ranges.map((range) => range.bytes));
+function describeIndex({ tensorFiles, sideFiles }: CopiedFiles): Document | undefined {
+  if (tensorFiles.length < 2 || sideFiles.some(({ name }) => fileRole(name) === "index")) return undefined;
+  const tensors = tensorFiles.flatMap((file) =>
+    file.tensors.map(({ name, bytes }) => ({ name, bytes, file: file.name })),
+  );
   const text = encodeShardIndex(
-    new Map(places),
-    bytes.reduce((sum, each) => sum + each, 0),
+    new Map(tensors.map(({ name, file }) => [name, file])),
+    tensors.reduce((sum, { bytes }) => sum + bytes, 0),
   );
   return { name: "model.safetensors.index.json", bytes: new TextEncoder().encode(text) };
 }

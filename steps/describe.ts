@@ -7,9 +7,10 @@ import type { PlainFile, TensorFileListing } from "../core/artifact/listed-file.
 import { adoptSafetensors, checkpointDigest, encodeUniversal, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { DescribeUnit, PlanSource } from "../core/plan/schema.ts";
+import { describeConverted } from "../core/universal/convert-plan.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { recordCached } from "./cache.ts";
-import { openCheckpoint, type StoredCheckpoint } from "./open-checkpoint.ts";
+import { openCheckpoint, type StoredCheckpoint, travellingFiles } from "./open-checkpoint.ts";
 import { createOnce } from "./records.ts";
 import type { UnitWork } from "./run-unit.ts";
 import type { StepDeps } from "./step.ts";
@@ -26,20 +27,33 @@ export async function describeSource(context: UnitContext, unit: DescribeUnit): 
   assert.ok(planned !== undefined, `the plan has no source ${unit.source}`);
   const store = deps.openStore(planned.store);
   const opened = await openUnchanged(store, planned, deps.signal);
-  const tensorFiles = await readAdopted(context, unit);
+  const adopted = await readAdopted(context, unit);
+  const tensorFiles = adopted.map(({ file }) => file);
+  const { conversion, checkpoint } = opened;
   const sideFiles = await digestSideFiles(store, planned, opened, deps);
-  const universal = adoptSafetensors(tensorFiles, sideFiles);
+  const universal =
+    conversion === undefined
+      ? adoptSafetensors(tensorFiles, sideFiles)
+      : describeConverted(checkpoint, conversion, tensorFiles, sideFiles);
   const digest = checkpointDigest(universal);
   const prefix = layout.checkpoint(unit.model, digest);
   const document = encodeUniversal(universal);
   let bytesCopied = 0;
+  const places = new Map(adopted.flatMap(({ file, key }) => (key === null ? [] : [[file.name, key] as const])));
   for (const file of [...tensorFiles, ...sideFiles]) {
+    const madeHere = places.get(file.name);
     const target = { store: yard, key: `${prefix}${file.name}` };
     // A stream that an earlier attempt finished is not repeated. What the store copies by itself is: a link into an
     // upload that was written over since would otherwise stay.
-    const there = store.uri === yard.uri ? undefined : await yard.head(target.key, { signal: deps.signal });
+    const there =
+      madeHere !== undefined || store.uri === yard.uri
+        ? undefined
+        : await yard.head(target.key, { signal: deps.signal });
     if (there?.bytes === file.bytes) continue;
-    const source = { store, key: `${planned.prefix}${file.name}`, bytes: file.bytes };
+    const source =
+      madeHere === undefined
+        ? { store, key: `${planned.prefix}${file.name}`, bytes: file.bytes }
+        : { store: yard, key: madeHere, bytes: file.bytes };
     bytesCopied += await putFile(source, target, file, deps.signal);
   }
   await openUnchanged(store, planned, deps.signal); // what was copied is what was digested
@@ -71,12 +85,15 @@ async function openUnchanged(store: ObjectStore, planned: PlanSource, signal: Ab
   });
 }
 
-function readAdopted(context: UnitContext, unit: DescribeUnit): Promise<readonly TensorFileListing[]> {
+/** A tensor file of the checkpoint; `key` where a unit of this run made it, null where it is the source's own. */
+type AdoptedFile = { readonly file: TensorFileListing; readonly key: string | null };
+
+function readAdopted(context: UnitContext, unit: DescribeUnit): Promise<readonly AdoptedFile[]> {
   return Promise.all(
     unit.adopts.map(async ({ stage, index }) => {
-      const { file } = await needReceipt(context, stage, index);
+      const { file, outputKey } = await needReceipt(context, stage, index);
       assert.ok(file !== null, "the receipt of an adopt unit lists its file");
-      return file;
+      return { file, key: outputKey };
     }),
   );
 }
@@ -88,7 +105,7 @@ async function digestSideFiles(
   deps: StepDeps,
 ): Promise<readonly PlainFile[]> {
   const files: PlainFile[] = [];
-  for (const { name, bytes } of opened.checkpoint.sideFiles) {
+  for (const { name, bytes } of travellingFiles(opened)) {
     const digest = await digestFile({ store, key: `${planned.prefix}${name}`, bytes }, deps.signal);
     files.push({ name, bytes, digest });
   }

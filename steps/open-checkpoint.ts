@@ -6,6 +6,7 @@ import { MergeyardError } from "../core/error.ts";
 import type { OpenedCheckpoint } from "../core/formats/format.ts";
 import { describeByManifest } from "../core/formats/published.ts";
 import { recogniseFileFormat, recogniseFormat } from "../core/formats/registry.ts";
+import { fileRole } from "../core/formats/side-files.ts";
 import { FOLDER_LIMITS } from "../core/limits.ts";
 import type { ObjectInfo, ObjectStore } from "../stores/store.ts";
 
@@ -52,6 +53,12 @@ export async function openCheckpointFile(
     const opened = await recogniseFileFormat(file).openFile(read, file);
     return { ...opened, fingerprint: opened.digest ?? fingerprintUsed(opened, [info], prefix) };
   });
+}
+
+/** Side files that travel with a checkpoint; an index speaks of files that a conversion replaces. */
+export function travellingFiles({ checkpoint, conversion }: OpenedCheckpoint): readonly CheckpointFile[] {
+  if (conversion === undefined) return checkpoint.sideFiles;
+  return checkpoint.sideFiles.filter(({ name }) => fileRole(name) !== "index");
 }
 
 /** Digest of files' names, sizes and ETags; their order does not matter. */

@@ -8,10 +8,12 @@ import { MergeyardError } from "../core/error.ts";
 import { describeWarning } from "../core/formats/format.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
 import { documentNames } from "../core/plan/documents.ts";
+import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
 import type { PipelineModel } from "../core/plan/plan-pipeline.ts";
 import { planPipeline } from "../core/plan/plan-pipeline.ts";
 import type { Plan, PlanHeader, PlanSource } from "../core/plan/schema.ts";
 import { listModels, normaliseRecipe } from "../core/recipe/normalise.ts";
+import { convertedCheckpoint, planConversion } from "../core/universal/convert-plan.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { findCachedCheckpoint } from "./cache.ts";
@@ -81,7 +83,7 @@ export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: Ste
   const names = documentNames(recipe);
   const models: PipelineModel[] = [];
   for (const { model } of listModels(recipe)) {
-    const opened = await openModel(scope, yard, model, deps);
+    const opened = await openModel(scope, yard, model, input.shardBytes, deps);
     const { source, checkpoint } = opened;
     const place = { store: deps.openStore(source.store), prefix: source.prefix };
     models.push({ ...opened, documents: await readDocuments(place, checkpoint, names, deps.signal) });
@@ -94,7 +96,13 @@ export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: Ste
  * A model of the recipe with its headers. What has digests of its own is read where it is; an upload or folder that was
  * adopted before is read from its universal checkpoint; another is adopted by this run.
  */
-async function openModel(scope: ModelScope, yard: ObjectStore, model: string, deps: StepDeps): Promise<PipelineModel> {
+async function openModel(
+  scope: ModelScope,
+  yard: ObjectStore,
+  model: string,
+  shardBytes: number | undefined,
+  deps: StepDeps,
+): Promise<PipelineModel> {
   const place = await resolveModel(scope, model);
   const opened = await openCheckpoint(place.store, place.prefix, deps.signal);
   for (const warning of opened.warnings) deps.log({ event: "warning", model, text: describeWarning(warning) });
@@ -102,11 +110,18 @@ async function openModel(scope: ModelScope, yard: ObjectStore, model: string, de
   const base = { checkpointName: place.name };
   if (opened.digest !== undefined) return { ...base, source, checkpoint: opened.checkpoint };
   const known = await findAdopted(yard, opened.fingerprint, deps);
-  if (known === undefined) return { ...base, source, checkpoint: opened.checkpoint };
+  if (known === undefined) return { ...base, source, ...planOwn(opened, shardBytes) };
   const { prefix, checkpoint } = known;
   // Format and fingerprint stay the upload's own: the run keeps its name from before to after the adoption.
   const adopted = { ...source, store: yard.uri, prefix, state: "adopted" as const };
   return { ...base, source: adopted, checkpoint };
+}
+
+/** What this run will adopt as it is, or convert: then the merge reads what the conversion will have made. */
+function planOwn({ conversion, checkpoint }: StoredCheckpoint, shardBytes: number | undefined) {
+  if (conversion === undefined) return { checkpoint };
+  const files = planConversion(conversion, shardBytes ?? SHARD_BYTES_DEFAULT, { states: true });
+  return { checkpoint: convertedCheckpoint(checkpoint, files), conversion: files };
 }
 
 function describeSource(

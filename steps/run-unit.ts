@@ -5,11 +5,13 @@ import { digestJson } from "../core/artifact/digest.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { Receipt } from "../core/plan/receipt.ts";
-import { type AdoptUnit, type MergeUnit, type PlanSource, storedOf } from "../core/plan/schema.ts";
+import { type AdoptUnit, type ConvertUnit, type MergeUnit, type PlanSource, storedOf } from "../core/plan/schema.ts";
+import { encodeConverted } from "../core/universal/convert-plan.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import type { ResolvedSource } from "../engine/request.ts";
 import { adoptFile, findAdoptSource } from "./adopt.ts";
 import { findCachedFile } from "./cache.ts";
+import { convertFile } from "./convert-file.ts";
 import { describeSource } from "./describe.ts";
 import { mergeKey } from "./merge.ts";
 import { encodeRecord } from "./records.ts";
@@ -87,6 +89,7 @@ function runOperation(
   unit: ReturnType<UnitContext["plan"]["unit"]>,
 ): Promise<UnitWork> {
   if (unit.op === "adopt") return runAdopt(context, unit);
+  if (unit.op === "convert") return runConvert(context, unit);
   if (unit.op === "describe") return describeSource(context, unit);
   return runMerge(context, unit);
 }
@@ -113,6 +116,30 @@ async function runAdopt(context: UnitContext<UnitDeps>, unit: AdoptUnit): Promis
     nonFinite: { inputs: {}, output: 0 },
     bytesRead: file.bytes,
     bytesWritten: 0,
+    kernels: "none",
+    threads: 1,
+  };
+}
+
+async function runConvert(context: UnitContext<UnitDeps>, unit: ConvertUnit): Promise<UnitWork> {
+  const { yard, run, plan, deps } = context;
+  const planned = plan.header.sources[unit.source];
+  assert.ok(planned !== undefined, `the plan has no source ${unit.source}`);
+  const { fingerprint, model, prefix } = planned;
+  const source = { store: deps.openStore(planned.store), prefix, model };
+  const outputKey = `${layout.stageOutput(run, unit.stage)}${unit.index}/${unit.file}`;
+  const encoded = { ...encodeConverted(unit.tensors), file: unit.file };
+  const made = await convertFile(source, encoded, { store: yard, key: outputKey }, deps.signal, deps.progress);
+  return {
+    key: digestJson({ engine: ENGINE_VERSION, operation: "convert", fingerprint, tensors: unit.tensors }),
+    cached: false,
+    outputKey,
+    file: made.listing,
+    checkpoint: null,
+    statistics: null,
+    nonFinite: { inputs: {}, output: 0 },
+    bytesRead: made.bytesRead,
+    bytesWritten: encoded.fileBytes,
     kernels: "none",
     threads: 1,
   };

@@ -78,8 +78,14 @@ const universalSchema = z.strictObject({
   sideFiles: z.array(plainFileSchema),
   /** By file in name order, then by offset. */
   parameters: z.array(parameterSchema),
-  /** What it was made from: the id of the source's format and every file that was read, in name order. */
-  source: z.strictObject({ format: z.string(), files: z.array(plainFileSchema) }),
+  /**
+   * What it was made from: the id of the source's format and every file that was read, in name order. Files that were
+   * read in parts have no digest, and may lie in folders.
+   */
+  source: z.strictObject({
+    format: z.string(),
+    files: z.array(z.strictObject({ name: z.string().min(1), bytes: count, digest: digestSchema.optional() })),
+  }),
 });
 
 export type Universal = z.infer<typeof universalSchema>;
@@ -165,7 +171,7 @@ type TensorPlace = {
 };
 
 /** What the schema cannot say: names once, every place in a listed file, files filled, patterns that fit the shape. */
-function checkUniversal(universal: Universal, file: string): void {
+export function checkUniversal(universal: Universal, file: string): void {
   const refuse = (field: string, found: string, expected: string, tensor?: string): never => {
     throw new MergeyardError("UniversalInvalid", { where: { file, tensor, field }, found, expected });
   };

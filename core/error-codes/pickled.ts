@@ -221,6 +221,11 @@ export const PICKLED_CODES = {
     retryable: false,
     remedy: "ranks of different saves were mixed; upload one whole save",
   },
+  CheckpointNeedsConversion: {
+    meaning: "the checkpoint's tensors cannot be read where they are",
+    retryable: false,
+    remedy: "convert it first: mergeyard convert SRC --to universal --out DIR, and name DIR; a yard does so by itself",
+  },
   // Patterns of how ranks cut parameters
   UniversalPatternsMissing: {
     meaning: "nothing says how tensor-parallel ranks cut the parameters",

@@ -56,14 +56,14 @@ async function openDcp(folder: FolderReader): Promise<OpenedCheckpoint> {
   const tensors = readTensors(metadata);
   const parameters: ConversionParameter[] = [];
   for (const tensor of tensors) parameters.push(await placeChunks(folder, tensor, places));
-  const used = new Set([...places.values()].map(({ file }) => file.name));
+  const used = new Set([METADATA, ...[...places.values()].map(({ file }) => file.name)]);
   const tensorFiles = folder.files.filter(({ name }) => used.has(name));
   const { sideFiles, config } = await readSideFiles(folder, tensorFiles);
   return {
     checkpoint: {
       format: dcp.id,
       tensorFiles,
-      sideFiles: sideFiles.filter(({ name }) => name !== METADATA),
+      sideFiles,
       tensors: parameters.map(entryOf),
       metadata: new Map(),
       config,

@@ -113,7 +113,7 @@ function sharedOf(value: PickleValue): ReadonlyMap<string, string> {
 }
 
 /** A value as plain JSON would hold it, for a zod schema. */
-export function plainOf(value: PickleValue): unknown {
+function plainOf(value: PickleValue): unknown {
   if (!isObject(value)) return typeof value === "bigint" ? Number(value) : value;
   if (value.kind === "list" || value.kind === "tuple" || value.kind === "set") return value.items.map(plainOf);
   if (value.kind === "dict") {

@@ -1,5 +1,5 @@
-// Union over all ranks of a DeepSpeed checkpoint: each pipeline stage joins the slices of its tensor-parallel ranks, and
-// stages give their parameters to one whole. A parameter that several stages hold counts once: the first where the
+// Union over all ranks of a DeepSpeed checkpoint: each pipeline stage joins the slices of its tensor-parallel ranks,
+// and stages give their parameters to one whole. A parameter that several stages hold counts once: the first where the
 // checkpoint says so, else all copies must agree.
 import assert from "node:assert/strict";
 import type { ByteRange } from "../checkpoint.ts";

@@ -1,5 +1,6 @@
-// DeepSpeed's own universal folder: one sub-folder for each parameter with its master weights, moments and step, written
-// by the converter that comes with DeepSpeed. Every tensor is whole already; what is left is to say how it may be cut.
+// DeepSpeed's own universal folder: one sub-folder for each parameter with its master weights, moments and step,
+// written by the converter that comes with DeepSpeed. Every tensor is whole already; what is left is to say how it may
+// be cut.
 // Source: reference checkpoint-formats.md section 4.
 import type { UniversalParameter } from "../artifact/universal.ts";
 import type { CheckpointFile, FolderReader } from "../checkpoint.ts";
@@ -16,6 +17,7 @@ import { readSideFiles } from "./side-files.ts";
 import { placeTorchTensor } from "./torch-file.ts";
 
 const STATE_FILE = /^(?:(.*\/)?)zero\/(.+)\/(fp32|exp_avg|exp_avg_sq|step)\.pt$/;
+const COMMON_FILE = "zero/optimizer_state.pt";
 const MODEL_FILE = /^(mp_rank_\d+|zero_pp_rank_\d+_mp_rank_\d+)_model_states\.pt$/;
 
 export const deepspeedUniversal = Object.freeze({
@@ -54,11 +56,10 @@ async function openDeepspeedUniversal(folder: FolderReader): Promise<OpenedCheck
       parameters[index] = await readParameter(context, name, byName.get(name) ?? new Map());
   };
   await Promise.all(Array.from({ length: RANK_LIMITS.readsInFlight }, work));
-  return assemble(
-    folder,
-    [...byName.values()].flatMap((files) => [...files.values()]),
-    parameters,
+  const documents = folder.files.filter(
+    ({ name }) => name === modelFiles[0]?.name || name === `${prefix}${COMMON_FILE}`,
   );
+  return assemble(folder, [...byName.values()].flatMap((files) => [...files.values()]).concat(documents), parameters);
 }
 
 function universalError(code: ErrorCode, file: string, found: string, expected: string): MergeyardError {
@@ -102,7 +103,7 @@ type Context = {
 
 /** The step that the optimizer's common file states; parameters of stage 3 have none of their own. */
 async function readCommonStep(folder: FolderReader, prefix: string): Promise<number | undefined> {
-  const file = folder.files.find(({ name }) => name === `${prefix}zero/optimizer_state.pt`);
+  const file = folder.files.find(({ name }) => name === `${prefix}${COMMON_FILE}`);
   if (file === undefined) return undefined;
   const torch = await readRankFile(folder, file);
   const inner = fieldOf(torch.value, "optimizer_state_dict");

@@ -1,6 +1,6 @@
-// A DeepSpeed training checkpoint: ZeRO 1, 2 or 3, any tensor, pipeline and data parallelism. Extract gives every rank's
-// fragments, Union joins them over tensor-parallel ranks; the result is every parameter and its optimizer states as
-// gathers of byte ranges of rank files. Weights alone are read where there are no optimizer states.
+// A DeepSpeed training checkpoint: ZeRO 1, 2 or 3, any tensor, pipeline and data parallelism. Extract gives every
+// rank's fragments, Union joins them over tensor-parallel ranks; the result is every parameter and its optimizer states
+// as gathers of byte ranges of rank files. Weights alone are read where there are no optimizer states.
 // Source: reference checkpoint-formats.md sections 3 and 4.
 import type { CheckpointFile, FolderReader } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
@@ -99,10 +99,12 @@ function patternsMissing({ prefix }: DeepspeedFiles, tp: number): MergeyardError
     expected: "patterns that say how ranks cut each parameter",
     hint:
       `write ${INFO_FILE} beside the step's folder, with lists of regular expressions of parameter names: ` +
-      "tp_replicated_parameter_patterns (norms, biases of row-parallel layers), parameter_with_row_parallelism_patterns " +
-      "(cut on axis 1), parameter_with_2_sub_params_cat_dim_0 (gate and up joined), parameter_with_sub_params " +
-      "[{patterns, shape, partition_dim}] (fused query, key, value), vocabulary_parameter_patterns and " +
-      "original_vocab_size, parameter_to_average_patterns; what none names is joined on axis 0",
+      "tp_replicated_parameter_patterns (norms, biases of row-parallel layers), " +
+      "parameter_with_row_parallelism_patterns (cut on axis 1), " +
+      "parameter_with_2_sub_params_cat_dim_0 (gate and up joined), " +
+      "parameter_with_sub_params [{patterns, shape, partition_dim}] (fused query, key and value), " +
+      "vocabulary_parameter_patterns and original_vocab_size, parameter_to_average_patterns; " +
+      "what none of them names is joined on axis 0",
   });
 }
 
@@ -190,7 +192,7 @@ async function assemble(
     checkpoint: {
       format: deepspeed.id,
       tensorFiles,
-      sideFiles: side.sideFiles.filter(({ name }) => name !== INFO_FILE),
+      sideFiles: side.sideFiles,
       tensors: parameters.map(entryOf),
       metadata: new Map(),
       config: side.config,

@@ -3,6 +3,7 @@
 import type { CheckpointFile, FolderReader, ReadRange, TensorEntry } from "../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../error.ts";
 import { FOLDER_LIMITS } from "../limits.ts";
+import { parametersOf } from "../universal/conversion.ts";
 import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "./format.ts";
 import { compareIndex, parseShardIndex } from "./safetensors-index.ts";
 import { fileRole, readSideFiles, topLevelFiles } from "./side-files.ts";
@@ -86,7 +87,7 @@ async function openTorchFile(read: ReadRange, file: CheckpointFile): Promise<Ope
 }
 
 /** The tensors of these torch files, one after the other: pickles of shards are parsed one at a time. */
-export async function openTorchFiles(
+async function openTorchFiles(
   folder: FolderReader,
   files: readonly CheckpointFile[],
   check: (tensors: readonly TensorEntry[]) => CheckpointWarning[] = checkRepeated,
@@ -114,6 +115,7 @@ export async function openTorchFiles(
     warnings: [...warnings, ...check(tensors), ...sideWarnings],
     headers: new Map(),
     digest: undefined,
+    conversion: parametersOf(tensors),
   };
 }
 

@@ -2,16 +2,23 @@
 // calls it has read the headers, and writes what comes back.
 import { digestJson } from "../artifact/digest.ts";
 import { shortDigest } from "../artifact/layout.ts";
+import type { CheckpointFile } from "../checkpoint.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import type { ParsedRecipe } from "../recipe/parse.ts";
+import type { Gather } from "../universal/box.ts";
+import { type ConvertedFile, gatherBytes } from "../universal/convert-plan.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import { DIGEST_PEAK_BYTES } from "./memory.ts";
 import { type MergeModel, type MergeOptions, SHARD_BYTES_DEFAULT } from "./plan-merge.ts";
 import { planRecipe } from "./plan-recipe.ts";
-import type { AdoptUnit, DescribeUnit, Plan, PlanSource, Stage, Unit } from "./schema.ts";
+import type { AdoptUnit, ConvertUnit, DescribeUnit, Plan, PlanSource, Stage, Unit } from "./schema.ts";
 
 /** A model of a pipeline. A `pending` source becomes a universal checkpoint of `checkpointName` during the run. */
-export type PipelineModel = MergeModel & { readonly checkpointName: string };
+export type PipelineModel = MergeModel & {
+  readonly checkpointName: string;
+  /** Files that a pending source in another format is converted to; `checkpoint` is then what they will be. */
+  readonly conversion?: readonly ConvertedFile[] | undefined;
+};
 
 export type PipelineTask = {
   readonly parsed: ParsedRecipe;
@@ -84,30 +91,22 @@ function nameRun(parsed: ParsedRecipe, sources: readonly PlanSource[], options: 
 }
 
 type Adoption = {
-  readonly adopts: readonly AdoptUnit[];
+  readonly adopts: readonly (AdoptUnit | ConvertUnit)[];
   readonly describes: readonly DescribeUnit[];
   readonly describedBy: (source: PlanSource) => Pick<PlanSource, "describedBy">;
 };
 
 /** Units that digest and describe pending sources; a folder that two names mean is adopted once. */
 function planAdoption(models: readonly PipelineModel[]): Adoption {
-  const adopts: AdoptUnit[] = [];
+  const adopts: (AdoptUnit | ConvertUnit)[] = [];
   const describes: DescribeUnit[] = [];
   const byFolder = new Map<string, number>();
-  models.forEach(({ source, checkpoint, checkpointName }, index) => {
+  models.forEach(({ source, checkpoint, checkpointName, conversion }, index) => {
     if (source.state !== "pending" || byFolder.has(folderKey(source))) return;
-    const own = checkpoint.tensorFiles.map(
-      (file, offset): AdoptUnit => ({
-        op: "adopt",
-        stage: ADOPT_STAGE,
-        index: adopts.length + offset,
-        peakBytes: DIGEST_PEAK_BYTES,
-        bytesRead: file.bytes,
-        bytesWritten: 0,
-        source: index,
-        file: file.name,
-      }),
-    );
+    const own =
+      conversion === undefined
+        ? checkpoint.tensorFiles.map((file, offset) => adoptUnit(file, index, adopts.length + offset))
+        : conversion.map((file, offset) => convertUnit(file, index, adopts.length + offset));
     adopts.push(...own);
     byFolder.set(folderKey(source), describes.length);
     describes.push({
@@ -131,6 +130,36 @@ function planAdoption(models: readonly PipelineModel[]): Adoption {
       return index === undefined ? {} : { describedBy: { stage: DESCRIBE_STAGE, index } };
     },
   };
+}
+
+function adoptUnit(file: CheckpointFile, source: number, index: number): AdoptUnit {
+  const costs = { peakBytes: DIGEST_PEAK_BYTES, bytesRead: file.bytes, bytesWritten: 0 };
+  return { op: "adopt", stage: ADOPT_STAGE, index, ...costs, source, file: file.name };
+}
+
+function convertUnit({ file, fileBytes, tensors, gathers }: ConvertedFile, source: number, index: number): ConvertUnit {
+  const gathered = tensors.flatMap(({ name, dtype, shape }, position) => {
+    const gather = gathers[position];
+    return gather === undefined ? [] : [{ name, dtype, shape: [...shape], gather }];
+  });
+  const bytesRead = gathered.reduce((sum, { gather, dtype }) => sum + gatherBytes(gather, dtype), 0);
+  const costs = { peakBytes: DIGEST_PEAK_BYTES, bytesRead, bytesWritten: fileBytes };
+  const plain = gathered.map((tensor) => ({ ...tensor, gather: plainGather(tensor.gather) }));
+  return { op: "convert", stage: ADOPT_STAGE, index, ...costs, source, file, tensors: plain };
+}
+
+/** The gather as the schema's mutable arrays. */
+function plainGather({ rule, copies }: Gather): ConvertUnit["tensors"][number]["gather"] {
+  const plain = copies.map((boxes) =>
+    boxes.map(({ ranges, sourceShape, sourceOffset, size, targetOffset }) => ({
+      ranges: ranges.map(({ file, offset, bytes }) => ({ file, offset, bytes })),
+      sourceShape: [...sourceShape],
+      sourceOffset: [...sourceOffset],
+      size: [...size],
+      targetOffset: [...targetOffset],
+    })),
+  );
+  return { rule, copies: plain };
 }
 
 function folderKey({ store, prefix }: PlanSource): string {

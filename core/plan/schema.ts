@@ -108,6 +108,29 @@ const adoptUnitSchema = z.strictObject({
   file: z.string(),
 });
 
+/** How a tensor's bytes are gathered: `core/universal/box.ts` defines the fields. */
+const boxSchema = z.strictObject({
+  ranges: z.array(byteRangeSchema),
+  sourceShape: shape,
+  sourceOffset: shape,
+  size: shape,
+  targetOffset: shape,
+});
+const gatherSchema = z.strictObject({
+  rule: z.enum(["join", "equal", "mean"]),
+  copies: z.array(z.array(boxSchema)).min(1),
+});
+
+/** Write one tensor file of the universal checkpoint of a source in another format, by ranged reads of its files. */
+const convertUnitSchema = z.strictObject({
+  ...unitBase,
+  op: z.literal("convert"),
+  source: count,
+  file: z.string(),
+  /** In file order; the header follows from them. */
+  tensors: z.array(z.strictObject({ name: z.string(), dtype, shape, gather: gatherSchema })).min(1),
+});
+
 /** Make a universal checkpoint of a source: its files and universal.json under checkpoints/<model>/<digest>/. */
 const describeUnitSchema = z.strictObject({
   ...unitBase,
@@ -115,7 +138,7 @@ const describeUnitSchema = z.strictObject({
   source: count,
   /** Name under checkpoints/. */
   model: z.string(),
-  /** The adopt units whose receipts it reads. */
+  /** The adopt or convert units whose receipts it reads. */
   adopts: z.array(z.strictObject({ stage: count, index: count })),
 });
 
@@ -137,7 +160,12 @@ const mergeUnitSchema = z.strictObject({
   statistics: z.boolean(),
 });
 
-export const unitSchema = z.discriminatedUnion("op", [adoptUnitSchema, describeUnitSchema, mergeUnitSchema]);
+export const unitSchema = z.discriminatedUnion("op", [
+  adoptUnitSchema,
+  convertUnitSchema,
+  describeUnitSchema,
+  mergeUnitSchema,
+]);
 
 const stageSchema = z.strictObject({
   index: count,
@@ -177,6 +205,7 @@ export type RowGather = z.infer<typeof rowGatherSchema>;
 export type UnitInput = z.infer<typeof unitInputSchema>;
 export type UnitTensor = z.infer<typeof unitTensorSchema>;
 export type AdoptUnit = z.infer<typeof adoptUnitSchema>;
+export type ConvertUnit = z.infer<typeof convertUnitSchema>;
 export type DescribeUnit = z.infer<typeof describeUnitSchema>;
 export type MergeUnit = z.infer<typeof mergeUnitSchema>;
 export type Unit = z.infer<typeof unitSchema>;

@@ -6,8 +6,8 @@ import type { ByteRange } from "../checkpoint.ts";
 import { elementCount, type Shape } from "../tensor.ts";
 
 /**
- * Elements [sourceOffset, sourceOffset + size) of a row-major array of shape `sourceShape`, whose bytes are `ranges` one
- * after the other, are elements [targetOffset, targetOffset + size) of the tensor.
+ * Elements [sourceOffset, sourceOffset + size) of a row-major array of shape `sourceShape`, whose bytes are `ranges`
+ * one after the other, are elements [targetOffset, targetOffset + size) of the tensor.
  */
 export type Box = {
   readonly ranges: readonly ByteRange[];
@@ -23,7 +23,7 @@ export type Box = {
  */
 export type Gather = { readonly rule: "join" | "equal" | "mean"; readonly copies: readonly (readonly Box[])[] };
 
-/** `count` elements from flat element `source` of the box's array are those from flat element `target` of the tensor. */
+/** Elements from flat element `source` of the box's array on are those from `target` of the tensor on, `count` of them. */
 export type Run = { readonly target: number; readonly source: number; readonly count: number };
 
 /** The whole of an array, at an offset in the tensor. */

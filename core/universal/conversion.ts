@@ -1,7 +1,8 @@
 // What a foreign checkpoint becomes: every logical parameter once, with where its bytes are gathered from and how a
 // target topology may cut it again. Readers of training checkpoints make it from headers; the converter follows it.
 import type { UniversalParameter } from "../artifact/universal.ts";
-import type { TensorEntry } from "../checkpoint.ts";
+import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
+import { MergeyardError } from "../error.ts";
 import { type Dtype, elementBytes, type Shape } from "../tensor.ts";
 import { flattenBoxes, type Gather, gatherWhole } from "./box.ts";
 
@@ -31,6 +32,21 @@ export function entryOf({ name, dtype, shape, gather }: ConversionParameter): Te
   const [boxes = []] = gather.copies;
   const ranges = gather.rule === "join" ? flattenBoxes(boxes, shape, elementBytes(dtype, 1), RANGES_MAX) : undefined;
   return ranges === undefined ? { name, dtype, shape, ranges: [], gather } : { name, dtype, shape, ranges };
+}
+
+/**
+ * Refuses a checkpoint whose tensors cannot be read where they are, before a merge plans to.
+ * Throws CheckpointNeedsConversion.
+ */
+export function checkReadable({ tensors, format }: Checkpoint): void {
+  const scattered = tensors.find(({ gather }) => gather !== undefined);
+  if (scattered === undefined) return;
+  const rule = scattered.gather?.rule === "join" ? "a tensor in many pieces" : "copies that ranks hold apart";
+  throw new MergeyardError("CheckpointNeedsConversion", {
+    where: { file: undefined, tensor: scattered.name },
+    found: `${rule}, in the format ${format}`,
+    expected: "tensors that lie in one piece",
+  });
 }
 
 /** Parameters of a checkpoint without training state: those that share all their bytes are one with aliases. */

@@ -1,7 +1,8 @@
 // Patterns of parameter names: regular expressions as Python's re.match takes them, anchored at the start only, of the
 // subset that such lists use. They come from checkpoints and users, so they run on a linear-time machine of their own,
 // never on a backtracking engine; what is outside of the subset is refused, not translated.
-// Source: reference checkpoint-formats.md section 4.1; R. Cox, Regular Expression Matching Can Be Simple And Fast, 2007.
+// Source: reference checkpoint-formats.md section 4.1; R. Cox, Regular Expression Matching Can Be Simple And Fast,
+// 2007.
 import { MergeyardError } from "../error.ts";
 import { PATTERN_LIMITS } from "../limits.ts";
 

@@ -1,6 +1,6 @@
 // Union: the slices that tensor-parallel ranks hold of one parameter become one tensor. First match wins: replicated,
-// averaged, two sub-parameters, sub-parameters, else a join on axis 1 (row parallelism) or 0; then StripPadding cuts the
-// rows that pad the vocabulary. Nothing is read: the result is which box of which slice goes where.
+// averaged, two sub-parameters, sub-parameters, else a join on axis 1 (row parallelism) or 0; then StripPadding cuts
+// the rows that pad the vocabulary. Nothing is read: the result is which box of which slice goes where.
 // Source: reference checkpoint-formats.md sections 4.2, 4.3; Universal Checkpointing, arXiv:2406.18820, section 3.
 import assert from "node:assert/strict";
 import type { UniversalParameter } from "../artifact/universal.ts";

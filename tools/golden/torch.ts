@@ -108,11 +108,7 @@ async function compareTensors(
 }
 
 /** The tensors against those of a safetensors file: the same names, dtypes, shapes and bits. */
-export async function compareWithFile(
-  file: string,
-  store: ObjectStore,
-  tensors: readonly TensorEntry[],
-): Promise<Verdict> {
+async function compareWithFile(file: string, store: ObjectStore, tensors: readonly TensorEntry[]): Promise<Verdict> {
   const expectedStore = createDirectoryStore(dirname(file), { durable: false });
   const { checkpoint } = await openCheckpointFile(expectedStore, basename(file));
   const got = new Map(tensors.map((tensor) => [tensor.name, tensor]));
@@ -131,7 +127,7 @@ export async function compareWithFile(
 }
 
 /** The value in the set's own notation. */
-export function treeOf(value: PickleValue, path: readonly string[]): unknown {
+function treeOf(value: PickleValue, path: readonly string[]): unknown {
   if (typeof value === "bigint") return { bigint: String(value) };
   return isObject(value) ? objectTree(value, path) : value;
 }

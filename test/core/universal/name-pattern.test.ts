@@ -1,4 +1,5 @@
-// Patterns of names: the subset agrees with JavaScript's own engine, everything else is refused, and no pattern is slow.
+// Patterns of names: the subset agrees with JavaScript's own engine, everything else is refused, and no pattern is
+// slow.
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import fc from "fast-check";
