@@ -201,3 +201,13 @@ export const GGUF_LIMITS = Object.freeze({
   /** Largest alignment of tensor data. Real files have 32 or 64. Too high: padding fills the disk. */
   alignment: 1_048_576,
 });
+
+/** One importance matrix. */
+export const IMATRIX_LIMITS = Object.freeze({
+  /** Bytes of the file; of the largest dense models it has 30 MB. Too high: costs that memory. */
+  bytes: 268_435_456,
+  /** Matrices of one file. Real ones stay under 2 000. */
+  entries: 100_000,
+  /** Bytes of a matrix's name. */
+  nameBytes: 1024,
+});

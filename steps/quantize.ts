@@ -8,6 +8,7 @@ import { type GgufModelTensor, planGgufModel } from "../core/formats/gguf-model.
 import { describeTokenizer, NO_TOKENIZER } from "../core/formats/gguf-tokenizer.ts";
 import { GGUF_TYPE_OF, type GgufMetadata } from "../core/formats/gguf-types.ts";
 import { encodeGgufHeader } from "../core/formats/gguf-write.ts";
+import { type Importance, readImatrix } from "../core/formats/imatrix.ts";
 import { parseJsonDocument } from "../core/formats/json-scan.ts";
 import { TOKENIZER_LIMITS } from "../core/limits.ts";
 import { type FloatDtype, isFloatDtype } from "../core/ops/cast.ts";
@@ -37,6 +38,8 @@ export const quantizeStep = defineStep({
     target: z.string().min(1),
     name: z.string().min(1),
     scheme: z.enum([...MIXES.keys()]),
+    /** An importance matrix: a folder and the file in it. */
+    imatrix: z.strictObject({ store: z.string().min(1), key: z.string().min(1) }).optional(),
     /** False: the file says that it has none. */
     tokenizer: z.boolean().default(true),
   }),
@@ -56,8 +59,9 @@ export const quantizeStep = defineStep({
     worst: z.strictObject({ tensor: z.string(), scheme: z.string(), snr: z.number() }).nullable(),
   }),
   /**
-   * Throws QuantizeModelUnsupported, QuantizeTokenizerUnsupported, QuantizeNotFinite, GgufTensorInvalid,
-   * YardTargetOccupied, the codes of opening a checkpoint, and what the stores throw. Nothing is published on failure.
+   * Throws QuantizeModelUnsupported, QuantizeTokenizerUnsupported, QuantizeNotFinite, ImatrixInvalid,
+   * GgufTensorInvalid, YardTargetOccupied, the codes of opening a checkpoint, and what the stores throw. Nothing is
+   * published on failure.
    */
   async run(input, deps) {
     const [source, target] = [deps.openStore(input.source), deps.openStore(input.target)];
@@ -70,14 +74,16 @@ export const quantizeStep = defineStep({
       throw new MergeyardError("YardTargetOccupied", { where, found: "a file", expected: "no file of that name" });
     }
     const tokenizer = input.tokenizer ? await readTokenizer(source, opened, deps) : undefined;
-    const model = planGgufModel(opened.checkpoint, mixOf(input.scheme), tokenizer ?? NO_TOKENIZER);
+    const importance = input.imatrix === undefined ? new Map() : await openImatrix(input.imatrix, deps);
+    const model = planGgufModel(opened.checkpoint, mixOf(input.scheme), tokenizer ?? NO_TOKENIZER, importance.size > 0);
+    checkImportance(model.tensors, importance);
     for (const { source: entry } of model.tensors) checkReadable(entry);
     const encoded = encodeGgufHeader(
       model.metadata,
       model.tensors.map(({ name, shape, scheme }) => ({ name, shape, type: typeOf(scheme) })),
     );
     const errors: TensorError[] = [];
-    const work: Quantizing = { source, deps, done: { bytesRead: 0, bytesWritten: 0 }, errors };
+    const work: Quantizing = { source, importance, deps, done: { bytesRead: 0, bytesWritten: 0 }, errors };
     const pieces = writePieces(work, model.tensors, encoded);
     await writeObject(target, input.name, pieces, encoded.fileBytes, { signal });
     const schemes = Map.groupBy(model.tensors, ({ scheme }) => scheme);
@@ -105,6 +111,7 @@ type TensorError = {
 
 type Quantizing = {
   readonly source: ObjectStore;
+  readonly importance: Importance;
   readonly deps: StepDeps;
   readonly done: { bytesRead: number; bytesWritten: number };
   readonly errors: TensorError[];
@@ -151,6 +158,37 @@ async function readObject(source: ObjectStore, file: string, signal: AbortSignal
   const parsed = z.record(z.string(), z.unknown()).safeParse(value);
   if (!parsed.success) throw refuse({ found: "another form", expected: "a JSON object" });
   return parsed.data;
+}
+
+async function openImatrix({ store, key }: { store: string; key: string }, deps: StepDeps): Promise<Importance> {
+  const [from, { signal }] = [deps.openStore(store), deps];
+  const bytes = (await from.head(key, { signal }))?.bytes;
+  if (bytes === undefined) throw new MergeyardError("CheckpointFileMissing", { where: { store, file: key } });
+  const read = async (offset: number, count: number) => {
+    const into = new Uint8Array(count);
+    if (count > 0) await from.readInto(key, offset, into, { signal });
+    return into;
+  };
+  return readImatrix(read, { name: key, bytes });
+}
+
+/** An importance matrix of another model would go unnoticed but for its widths. */
+function checkImportance(tensors: readonly GgufModelTensor[], importance: Importance): void {
+  if (importance.size === 0) return;
+  const known = tensors.filter(({ name }) => importance.has(name));
+  if (known.length === 0) {
+    const found = `${importance.size} matrices, none of them in this model`;
+    throw new MergeyardError("ImatrixInvalid", { found, expected: "matrices of this model" });
+  }
+  for (const { name, shape } of known) {
+    const [columns, own] = [shape.at(-1), importance.get(name)?.length];
+    if (columns === own) continue;
+    throw new MergeyardError("ImatrixInvalid", {
+      where: { tensor: name },
+      found: `${own} columns`,
+      expected: `${columns}`,
+    });
+  }
 }
 
 /** Float weights in one piece, as safetensors files have them. */
@@ -200,6 +238,7 @@ async function* quantizeTensor(work: Quantizing, tensor: GgufModelTensor): Async
   const scheme: Scheme = SCHEMES[tensor.scheme];
   const bytesPerRow = rowBytes(scheme, columns);
   const error: TensorError = { tensor: tensor.name, scheme: tensor.scheme, signal: 0, noise: 0 };
+  const importance = work.importance.get(tensor.name);
   const readRows = createRowReader(work, tensor.source, Math.min(rows, windowRows) * columns);
   const back = new Float32Array(columns);
   for (let first = 0; first < rows; first += windowRows) {
@@ -210,7 +249,7 @@ async function* quantizeTensor(work: Quantizing, tensor: GgufModelTensor): Async
       const from = permutedHeads === undefined ? row : sourceRow(row, headRows);
       const weights = values.subarray(from * columns, (from + 1) * columns);
       const stored = piece.subarray(row * bytesPerRow, (row + 1) * bytesPerRow);
-      scheme.quantize(weights, stored);
+      scheme.quantize(weights, stored, importance);
       scheme.dequantize(stored, back);
       measure(error, weights, back);
     }

@@ -13,6 +13,7 @@ type Options = {
   readonly scheme: string;
   readonly format: string;
   readonly out: string;
+  readonly imatrix?: string;
   readonly tokenizer: boolean;
   readonly json?: boolean;
 };
@@ -25,6 +26,7 @@ export function addQuantize(program: Command, terminal: Terminal): void {
     .addOption(new Option("--scheme <id>", "how to quantize").choices([...MIXES.keys()]).makeOptionMandatory())
     .addOption(new Option("--format <format>", "the kind of file").choices(["gguf"]).default("gguf"))
     .requiredOption("--out <file>", "the file to write; it must not be there")
+    .option("--imatrix <file>", "importance matrix of llama-imatrix, to lose less where it matters")
     .option("--no-tokenizer", "leave the tokenizer out")
     .addOption(jsonOption())
     .action((source: string, options: Options) => quantize(source, options, terminal));
@@ -53,8 +55,13 @@ async function quantize(source: string, options: Options, terminal: Terminal): P
   };
   try {
     const { scheme, tokenizer } = options;
+    const matrix = options.imatrix === undefined ? undefined : toUri(options.imatrix, terminal.cwd);
+    const imatrix =
+      matrix === undefined
+        ? {}
+        : { imatrix: { store: path.posix.dirname(matrix), key: path.basename(options.imatrix ?? "") } };
     const place = { source: folder, target, name, ...(file === undefined ? {} : { sourceFile: file }) };
-    const result = await runStep(quantizeStep, { ...place, scheme, tokenizer }, deps);
+    const result = await runStep(quantizeStep, { ...place, ...imatrix, scheme, tokenizer }, deps);
     progress.end();
     printResult(terminal, options.json, result, () => {
       const bits = (8 * result.bytes) / result.elements;

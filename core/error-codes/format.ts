@@ -287,4 +287,9 @@ export const FORMAT_CODES = {
     retryable: false,
     remedy: "repair the tensor, or choose a scheme with a wider range, such as bf16",
   },
+  ImatrixInvalid: {
+    meaning: "the importance matrix cannot be used",
+    retryable: false,
+    remedy: "name the file that llama-imatrix wrote for this model",
+  },
 } as const satisfies Record<string, ErrorKind>;

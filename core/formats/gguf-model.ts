@@ -69,7 +69,8 @@ const INSIDE: Readonly<Record<string, string>> = {
 const BIASED = new Set(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
 
 /**
- * The model that a GGUF file of this checkpoint holds. `tokenizer` are its metadata entries.
+ * The model that a GGUF file of this checkpoint holds. `tokenizer` are its metadata entries; `isWeighted`: there is an
+ * importance matrix.
  * Throws QuantizeModelUnsupported: another architecture, a config that lacks a number, a tensor missing, unknown or of
  * another shape than the config says.
  */
@@ -77,6 +78,7 @@ export function planGgufModel(
   checkpoint: Pick<Checkpoint, "tensors" | "config">,
   mix: Mix,
   tokenizer: GgufMetadata,
+  isWeighted: boolean,
 ): GgufModel {
   const config = readConfig(checkpoint.config);
   const architecture = ARCHITECTURES[config.model_type];
@@ -97,6 +99,7 @@ export function planGgufModel(
       index: (places.get(kind) ?? []).findIndex((other) => other.name === name),
       count: places.get(kind)?.length ?? 0,
       sharing: config.num_attention_heads / (config.num_key_value_heads ?? config.num_attention_heads),
+      isWeighted,
       isTied: !named.some((other) => other.kind === "output"),
     };
     const isMatrix = source.shape.length === 2;

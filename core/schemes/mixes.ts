@@ -15,6 +15,8 @@ export type MixPlace = {
   readonly sharing: number;
   /** True of the embedding where there is no output matrix: it is one. */
   readonly isTied: boolean;
+  /** An importance matrix is given. */
+  readonly isWeighted: boolean;
 };
 
 type Rule = (place: MixPlace) => SchemeId | undefined;
@@ -33,6 +35,11 @@ export type Mix = {
 function takesMore({ index, count }: MixPlace): boolean {
   const eighth = Math.floor(count / 8);
   return index < eighth || index >= Math.floor((7 * count) / 8) || (index - eighth) % 3 === 2;
+}
+
+/** The first eighth of the layers, where there is an importance matrix. */
+function isEarlyWeighted({ index, count, isWeighted }: MixPlace): boolean {
+  return isWeighted && index < Math.floor(count / 8);
 }
 
 const always =
@@ -56,9 +63,9 @@ const ALL: readonly Mix[] = [
   uniform("f16", 1),
   uniform("bf16", 32),
   uniform("q8_0", 7),
-  mix("q4_0", "q4_0", 2),
+  mix("q4_0", "q4_0", 2, { ffn_down: (place) => (isEarlyWeighted(place) ? "q4_1" : undefined) }),
   mix("q4_1", "q4_1", 3),
-  mix("q5_0", "q5_0", 8),
+  mix("q5_0", "q5_0", 8, { ffn_down: (place) => (isEarlyWeighted(place) ? "q5_1" : undefined) }),
   mix("q5_1", "q5_1", 9),
   mix("q2_k", "q2_k", 10, {
     attn_v: ({ sharing }) => (sharing >= 4 ? "q4_k" : "q3_k"),

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";
 import type { GgufTensor } from "../../core/formats/gguf.ts";
+import { GGUF_TYPE_OF } from "../../core/formats/gguf-types.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
 import { SCHEME_IDS } from "../../core/schemes/registry.ts";
@@ -78,6 +79,21 @@ async function putLlama(store: ObjectStore, { config = {}, without, shapes = {},
   await writeObject(store, "model.safetensors", file, file.length);
   await putText(store, "config.json", JSON.stringify({ ...CONFIG, ...config }));
 }
+
+/** The older form of llama-imatrix: mean squares over one call. */
+function imatrixOf(entries: Readonly<Record<string, readonly number[]>>, calls = 1): Uint8Array {
+  const names = Object.entries(entries);
+  const parts = names.flatMap(([name, values]) => [
+    Int32Array.of(name.length),
+    new TextEncoder().encode(name),
+    Int32Array.of(calls, values.length),
+    Float32Array.from(values),
+  ]);
+  const views = [Int32Array.of(names.length), ...parts];
+  return Buffer.concat(views.map((view) => Buffer.from(view.buffer, view.byteOffset, view.byteLength)));
+}
+
+const COLUMNS = Array.from({ length: 256 }, (_, column) => (column < 64 ? 100 : 0.01));
 
 function run(store: ObjectStore, scheme: string, more: Record<string, unknown> = {}) {
   const input = { source: store.uri, target: store.uri, name: "out.gguf", scheme, ...more };
@@ -255,6 +271,60 @@ test("NaN, infinity and scales that overflow are refused with the tensor, and no
   await refuses({ first: { [name]: Number.NEGATIVE_INFINITY } }, "QuantizeNotFinite", "f32");
   await refuses({ first: { [name]: 1e10 } }, "QuantizeNotFinite", "q8_0");
   await refuses({ first: { [name]: 1e6 } }, "QuantizeNotFinite", "f16");
+});
+
+test("an importance matrix of either form moves the loss to the columns that matter less", async () => {
+  const name = "blk.0.attn_output.weight";
+  const { encodeGgufHeader } = await import("../../core/formats/gguf-write.ts");
+  const float = GGUF_TYPE_OF.get("f32");
+  assert.ok(float !== undefined);
+  const specs = [
+    { name: `${name}.in_sum2`, shape: [1, 256], type: float },
+    { name: `${name}.counts`, shape: [1, 1], type: float },
+  ];
+  const { header, tensors, fileBytes } = encodeGgufHeader(new Map(), specs);
+  const file = new Uint8Array(fileBytes);
+  file.set(header);
+  file.set(new Uint8Array(Float32Array.from(COLUMNS, (value) => 4 * value).buffer), tensors[0]?.offset);
+  file.set(new Uint8Array(Float32Array.of(4).buffer), tensors[1]?.offset);
+  const outputs: Buffer[] = [];
+  for (const matrix of [undefined, imatrixOf({ [name]: COLUMNS }), file]) {
+    const store = newStore();
+    await putLlama(store);
+    if (matrix !== undefined) await writeObject(store, "imatrix", matrix, matrix.length);
+    await run(store, "q4_k_s", matrix === undefined ? {} : { imatrix: { store: store.uri, key: "imatrix" } });
+    const tensor = (await tensorsOf(store)).get(name);
+    outputs.push(Buffer.from((await floatsOf(store, tensor)).buffer));
+  }
+  const [plain, older, newer] = outputs;
+  assert.ok(plain !== undefined && older !== undefined && newer !== undefined);
+  assert.notDeepEqual(plain, older);
+  assert.deepEqual(older, newer);
+});
+
+test("a matrix of another model, with other values or cut short is refused", async () => {
+  const name = "blk.0.attn_q.weight";
+  const whole = imatrixOf({ [name]: COLUMNS });
+  const wrong: readonly Uint8Array[] = [
+    imatrixOf({ "blk.9.attn_q.weight": COLUMNS }),
+    imatrixOf({ [name]: COLUMNS.slice(1) }),
+    imatrixOf({ [name]: COLUMNS.map(() => -1) }),
+    imatrixOf({ [name]: COLUMNS.map(() => Number.NaN) }),
+    whole.subarray(0, whole.length - 1),
+    whole.subarray(0, 2),
+    new Uint8Array(64),
+  ];
+  const store = newStore();
+  await putLlama(store);
+  for (const matrix of wrong) {
+    await store.delete("imatrix");
+    await writeObject(store, "imatrix", matrix, matrix.length);
+    await assert.rejects(
+      run(store, "q4_k_s", { imatrix: { store: store.uri, key: "imatrix" } }),
+      (error) => error instanceof MergeyardError && error.code === "ImatrixInvalid",
+    );
+    assert.equal(await store.head("out.gguf"), undefined);
+  }
 });
 
 test("a file that is there already is not replaced", async () => {
