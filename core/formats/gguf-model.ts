@@ -112,7 +112,7 @@ export function planGgufModel(
 
 function readConfig(value: unknown): Config {
   const parsed = configSchema.safeParse(value);
-  if (parsed.success) return checkScaling(parsed.data);
+  if (parsed.success) return checkHeads(checkScaling(parsed.data));
   const issue = parsed.error.issues[0];
   throw unsupported(
     { field: issue?.path.join(".") ?? "" },
@@ -126,6 +126,13 @@ function checkScaling(config: Config): Config {
   const kind = scalingKind(config);
   if (kind === undefined || kind === "default" || kind === "linear") return config;
   throw unsupported({ field: "rope_scaling" }, String(kind), "default or linear");
+}
+
+/** Rotary embeddings turn pairs of values. */
+function checkHeads(config: Config): Config {
+  const size = headSizeOf(config);
+  if (size % 2 === 0) return config;
+  throw unsupported({ field: "num_attention_heads" }, `heads of ${size} values`, "heads of an even number");
 }
 
 function scalingKind({ rope_scaling: scaling }: Config): unknown {

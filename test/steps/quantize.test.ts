@@ -259,6 +259,7 @@ test("what a GGUF file of the family cannot hold is refused before anything is w
   await refuses({ config: { model_type: "mamba" } }, "QuantizeModelUnsupported");
   await refuses({ config: { hidden_size: undefined } }, "QuantizeModelUnsupported");
   await refuses({ config: { rope_scaling: { rope_type: "yarn" } } }, "QuantizeModelUnsupported");
+  await refuses({ config: { num_attention_heads: 6 } }, "QuantizeModelUnsupported");
   await refuses({ without: "model.norm.weight" }, "QuantizeModelUnsupported");
   await refuses({ shapes: { [q]: [256, 128] } }, "QuantizeModelUnsupported");
   await refuses({ shapes: { "model.layers.0.mlp.router.weight": [8, 256] } }, "QuantizeModelUnsupported");
