@@ -1,6 +1,6 @@
 // The base among a tensor's inputs and the models beside it, for methods that treat the two differently.
 import assert from "node:assert/strict";
-import type { Tile } from "../ops/kernels.ts";
+import type { Block, Tile } from "../ops/kernels.ts";
 import { elementCount } from "../tensor.ts";
 import {
   type Locality,
@@ -41,4 +41,9 @@ export function tileElementsMax(locality: Locality, { shape }: Pick<ScratchTenso
 /** The program of a lone input: its values, perhaps to be rounded to another dtype. */
 export function loneProgram(): TensorProgram {
   return { reduce: [], apply: { deltas: false, combination: () => ({ factors: [1], divisor: 1, multiplier: 1 }) } };
+}
+
+/** The bytes of a tile, as kernels read stored values. */
+export function blockOf({ address, values }: Tile): Block {
+  return { address, bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength) };
 }

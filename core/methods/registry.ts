@@ -1,5 +1,6 @@
 // Every merge method by its id, in sorted order. Tables in the documents, command-line help and parameter checks are
 // made from this map.
+import { arcee_fusion } from "./arcee_fusion.ts";
 import { breadcrumbs } from "./breadcrumbs.ts";
 import { breadcrumbs_ties } from "./breadcrumbs_ties.ts";
 import { dare_linear } from "./dare_linear.ts";
@@ -23,6 +24,7 @@ import { ties } from "./ties.ts";
 
 const METHODS: ReadonlyMap<string, MergeMethod> = new Map(
   Object.entries({
+    arcee_fusion,
     breadcrumbs,
     breadcrumbs_ties,
     dare_linear,

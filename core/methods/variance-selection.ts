@@ -2,10 +2,10 @@
 // of variances are made anew in every pass; the cut is found as that of magnitudes is, variances being their own.
 import type { MarkedBits } from "../ops/consensus.ts";
 import { BIT_GROUP, type Deltas } from "../ops/deltas.ts";
-import type { Block, Kernels, Tile } from "../ops/kernels.ts";
+import type { Kernels } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { elementCount } from "../tensor.ts";
-import { splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
+import { blockOf, splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
 import type { MergeTensor, Pass, ScratchTensor, TileView } from "./method.ts";
 import { markLargest } from "./sparsify/magnitude.ts";
 import { createCutSearch, searchBytes } from "./sparsify/order-statistic.ts";
@@ -105,9 +105,4 @@ function createVariances(tensor: MergeTensor, kernels: Kernels): (view: TileView
     kernels.writeVariance(variance, moments, others.length, count);
     return { firstElement, count, deltas: () => stored };
   };
-}
-
-/** The bytes of a tile. */
-export function blockOf({ address, values }: Tile): Block {
-  return { address, bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength) };
 }
