@@ -194,7 +194,7 @@ function rankMixed(
     place(own, i + half, target, stride, second, order, flags);
   }
   if ((length & 1) != 0) place(own, length - 1, target, stride, second, order, flags);
-  let start = firstBin == 0 ? 0 : <usize>load<u32>(second);
+  let start: usize = firstBin == 0 ? 0 : <usize>load<u32>(second);
   for (let bin = firstBin; bin < firstBin + binsUsed; bin++) {
     // The second half's counter now stands at the end of its bin.
     const stop = <usize>load<u32>(second + (bin << 2));
