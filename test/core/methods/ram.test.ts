@@ -104,9 +104,9 @@ describe("ram and ramplus_tl", () => {
     const models = { a: makeLlama(), b: makeLlama() };
     for (const method of ["ram", "ramplus_tl"]) {
       const alone = `merge_method: ${method}\nbase_model: a\nmodels: [{model: a}]\n`;
-      assert.throws(() => planText(alone, models), { code: "PlanInputCount" });
+      assert.throws(() => planText(alone, models), { code: "PlanInputCount", found: "1 models" });
       const none = `merge_method: ${method}\nmodels: [{model: a}, {model: b}]\n`;
-      assert.throws(() => planText(none, models), { code: "RecipeBaseMissing" });
+      assert.throws(() => planText(none, models), { code: "RecipeBaseMissing", found: "no base_model" });
     }
   });
 });
