@@ -1,4 +1,4 @@
-// `mergeyard convert SRC --to FORMAT --out DIR`: between a safetensors folder and a universal checkpoint.
+// `mergeyard convert SRC --to FORMAT --out DIR`: a checkpoint of any format as a universal one or a safetensors folder.
 import path from "node:path";
 import type { Command } from "commander";
 import { Option } from "commander";
@@ -15,7 +15,7 @@ const FORMATS = ["safetensors", "universal"] as const;
 export function addConvert(program: Command, terminal: Terminal): void {
   program
     .command("convert")
-    .description("convert between a safetensors folder and a universal checkpoint")
+    .description("make a universal checkpoint or a safetensors folder of a checkpoint in any format")
     .argument("<src>", "a folder, a file, or an s3:// URI")
     .addOption(new Option("--to <format>", "the format to write").choices(FORMATS).makeOptionMandatory())
     .requiredOption("--out <dir>", "the folder to make; it must be empty or absent")

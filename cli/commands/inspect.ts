@@ -1,8 +1,9 @@
 // `mergeyard inspect SRC`: what a checkpoint is, from its headers alone: format, files, tensors, dtypes, bytes,
 // problems.
 import type { Command } from "commander";
-import type { Checkpoint, TensorEntry } from "../../core/checkpoint.ts";
-import { elementCount } from "../../core/tensor.ts";
+import type { TensorEntry } from "../../core/checkpoint.ts";
+import { elementCount, tensorBytes } from "../../core/tensor.ts";
+import type { ConversionParameter } from "../../core/universal/conversion.ts";
 import type { StoredCheckpoint } from "../../steps/open-checkpoint.ts";
 import { jsonOption } from "../arguments.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -25,7 +26,7 @@ export function addInspect(program: Command, terminal: Terminal): void {
       const opened = await openSource(source, createStoreOpener(terminal.env), terminal);
       const problems = opened.warnings.map(describeWarning);
       printResult(terminal, options.json, describeAsData(source, opened), () =>
-        describeAsText(source, opened.checkpoint, problems, options.tensors === true),
+        describeAsText(source, opened, problems, options.tensors === true),
       );
     });
 }
@@ -45,7 +46,7 @@ async function inspectGguf(source: string, options: { json?: boolean }, terminal
   );
 }
 
-function describeAsData(source: string, { checkpoint, warnings, fingerprint, digest }: StoredCheckpoint) {
+function describeAsData(source: string, { checkpoint, warnings, fingerprint, digest, conversion }: StoredCheckpoint) {
   const { format, tensorFiles, sideFiles, tensors, metadata, config } = checkpoint;
   return {
     source,
@@ -65,14 +66,52 @@ function describeAsData(source: string, { checkpoint, warnings, fingerprint, dig
       dtype,
       shape,
       file: ranges[0]?.file ?? null,
-      bytes: sumOf(ranges, (range) => range.bytes),
+      bytes: tensorBytes(dtype, shape),
       digest: tensorDigest ?? null,
     })),
+    training: describeTraining(conversion),
     problems: warnings,
   };
 }
 
-function describeAsText(source: string, checkpoint: Checkpoint, problems: readonly string[], all: boolean): string {
+/** How ranks hold each parameter, its optimizer states and what is tied to it; null where the format has no such. */
+function describeTraining(conversion: readonly ConversionParameter[] | undefined) {
+  if (conversion === undefined) return null;
+  return conversion.map(({ name, pattern, paddedRows, aliases, training }) => ({
+    name,
+    pattern,
+    paddedRows: paddedRows ?? null,
+    aliases,
+    step: training?.step ?? null,
+    states: Object.keys(training?.states ?? {}),
+  }));
+}
+
+function trainingLines(conversion: readonly ConversionParameter[] = []): readonly string[] {
+  const trained = conversion.filter(({ training }) => training !== undefined);
+  const steps = [...new Set(trained.map(({ training }) => training?.step))];
+  const states = [...new Set(trained.flatMap(({ training }) => Object.keys(training?.states ?? {})))];
+  const patterns = [...Map.groupBy(conversion, ({ pattern }) => pattern.kind)].map(
+    ([kind, members]) => `${kind} ${members.length}`,
+  );
+  const tied = conversion.flatMap(({ name, aliases }) => aliases.map((alias) => `${alias} = ${name}`));
+  const padded = conversion.flatMap(({ name, shape, paddedRows }) =>
+    paddedRows === undefined ? [] : [`${name} from ${paddedRows} to ${shape[0]} rows`],
+  );
+  return [
+    ...(trained.length === 0 ? [] : [`  training      step ${steps.join(", ")}; ${["fp32", ...states].join(", ")}`]),
+    ...(trained.length === 0 ? [] : [`  ranks hold    ${patterns.join(", ")}`]),
+    ...(padded.length === 0 ? [] : [`  padding cut   ${padded.join("; ")}`]),
+    ...(tied.length === 0 ? [] : [`  tied          ${tied.join("; ")}`]),
+  ];
+}
+
+function describeAsText(
+  source: string,
+  { checkpoint, conversion }: StoredCheckpoint,
+  problems: readonly string[],
+  all: boolean,
+): string {
   const { format, tensorFiles, sideFiles, tensors, config } = checkpoint;
   const architectures = Array.isArray(config?.architectures)
     ? config.architectures.map(String).join(", ")
@@ -84,6 +123,7 @@ function describeAsText(source: string, checkpoint: Checkpoint, problems: readon
     `  format        ${format}, ${countOf(tensorFiles.length, "file")}, ${fileBytes}`,
     `  architecture  ${architectures}`,
     `  tensors       ${formatCount(tensors.length)}, ${formatCount(sumOf(tensors, elementsOf))} elements`,
+    ...trainingLines(conversion),
     `  beside them   ${names === "" ? "no other files" : names}`,
     `  problems      ${problems.length === 0 ? "none" : problems.length}`,
     ...problems.map((problem) => `    ${problem}`),
@@ -142,8 +182,8 @@ function elementsOf({ shape }: TensorEntry): number {
   return elementCount(shape);
 }
 
-function bytesOf({ ranges }: TensorEntry): number {
-  return sumOf(ranges, (range) => range.bytes);
+function bytesOf({ dtype, shape }: TensorEntry): number {
+  return tensorBytes(dtype, shape);
 }
 
 function sumOf<T>(items: readonly T[], measure: (item: T) => number): number {

@@ -229,7 +229,7 @@ async function assemble(
     checkpoint: {
       format: deepspeedUniversal.id,
       tensorFiles,
-      sideFiles: sideFiles.filter(({ name }) => name !== "latest_universal"),
+      sideFiles,
       tensors: parameters.map(entryOf),
       metadata: new Map(),
       config,

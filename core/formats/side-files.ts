@@ -43,7 +43,7 @@ const ROLES: readonly (readonly [FileRole, RegExp])[] = Object.freeze([
   ["record", /^((manifest|universal)\.json|_COMPLETE)$/],
   ["adapter", /^adapter_config\.json$/],
   ["trainer", /^(training_args\.bin|trainer_state\.json|optimizer\.(pt|bin)|scheduler\.(pt|bin)|scaler\.pt)$/],
-  ["trainer", /^(rng_state.*\.pth|random_states.*\.pkl|latest|zero_to_fp32\.py)$/],
+  ["trainer", /^(rng_state.*\.pth|random_states.*\.pkl|latest(_universal)?|zero_to_fp32\.py)$/],
   ["weights", /\.(safetensors|bin|pt|pth|ckpt|pkl|gguf|ggml|h5|msgpack|onnx|npz|npy|distcp|pdparams|mar|tar|zip)$/i],
 ]);
 

@@ -23,7 +23,7 @@ export type Box = {
  */
 export type Gather = { readonly rule: "join" | "equal" | "mean"; readonly copies: readonly (readonly Box[])[] };
 
-/** Elements from flat element `source` of the box's array on are those from `target` of the tensor on, `count` of them. */
+/** `count` elements from `source` on of the box's array are those from `target` on of the tensor, both flattened. */
 export type Run = { readonly target: number; readonly source: number; readonly count: number };
 
 /** The whole of an array, at an offset in the tensor. */

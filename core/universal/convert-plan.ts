@@ -1,5 +1,6 @@
-// The files that a foreign checkpoint is converted to, settled before a byte of weights is read: shards of parameters and,
-// beside them, shards of each optimizer state. And what the finished files say: the universal checkpoint's document.
+// The files that a foreign checkpoint is converted to, settled before a byte of weights is read: shards of parameters
+// and, beside them, shards of each optimizer state. And what the finished files say: the universal checkpoint's
+// document.
 import type { PlainFile, TensorFileListing } from "../artifact/listed-file.ts";
 import { checkUniversal, UNIVERSAL_FILE, type Universal } from "../artifact/universal.ts";
 import type { Checkpoint } from "../checkpoint.ts";

@@ -213,7 +213,12 @@ suite("a pipeline over uploads of other formats", () => {
     await putText(
       yard,
       "pipelines/trained.yaml",
-      "name: trained\nmodels: { d: incoming/d }\nmerge:\n  merge_method: passthrough\n  models: [{ model: d }]\npublish: { model: d, channel: nightly }\n",
+      [
+        "name: trained",
+        "models: { d: incoming/d }",
+        "merge: { merge_method: passthrough, models: [{ model: d }] }",
+        "publish: { model: d, channel: nightly }",
+      ].join("\n"),
     );
     const { result } = await runPipeline(yard, deps, "pipelines/trained.yaml");
     const { checkpoint } = await openCheckpoint(yard, `artifacts/d/${result?.version}/`);

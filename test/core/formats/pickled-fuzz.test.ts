@@ -1,6 +1,7 @@
-// Goal: whatever happens to a checkpoint's bytes, the readers answer with tensors or with one typed error. Method: every
-// golden file is damaged at random from a fixed seed and opened; a read outside of the file, an untyped error, a slow
-// file or memory beyond a bound is a failure. FUZZ_MS in the environment gives it more time than its second or two.
+// Goal: whatever happens to a checkpoint's bytes, the readers answer with tensors or with one typed error. Method:
+// every golden file is damaged at random from a fixed seed and opened; a read outside of the file, an untyped error, a
+// slow file or memory beyond a bound is a failure. FUZZ_MS in the environment gives it more time than its second or
+// two.
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
