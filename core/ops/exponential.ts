@@ -20,8 +20,8 @@ function powerOfTwo(exponent: number): number {
 
 /**
  * e^x for x <= 0, within 2 units in the last place; 0 below -693, NaN of NaN.
- * Method: x = k ln 2 + r with |r| <= ln 2 / 2 (Cody and Waite's two parts of ln 2), Taylor's series to r^13 / 13!, whose
- * rest is below 4e-18, times 2^k.
+ * Method: x = k ln 2 + r with |r| <= ln 2 / 2 (Cody and Waite's two parts of ln 2), Taylor's series to r^13 / 13!,
+ * whose rest is below 4e-18, times 2^k.
  */
 export function exponential(x: number): number {
   if (Number.isNaN(x)) return Number.NaN;

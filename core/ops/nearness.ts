@@ -2,7 +2,7 @@
 import type { Tile } from "./memory.ts";
 
 /** Differences below this count as this large. Source: merge reference section 4.13. */
-export const NEARNESS_FLOOR = 1e-6;
+const NEARNESS_FLOOR = 1e-6;
 
 export type Nearness = {
   /**

@@ -128,8 +128,8 @@ function largestBand(cut: Cut, count: number): Band {
 }
 
 /**
- * Marks the `count` elements of largest magnitude, of equal ones at the cut those with the lowest index; `cut` is that of
- * rank `count`, `scratch` has room for a tile of keys.
+ * Marks the `count` elements of largest magnitude, of equal ones at the cut those with the lowest index; `cut` is that
+ * of rank `count`, `scratch` has room for a tile of keys.
  */
 export function markLargest(kernels: Kernels, cut: Cut, count: number, scratch: Block): MarkTile {
   return markBand(kernels, largestBand(cut, count), scratch);

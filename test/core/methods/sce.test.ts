@@ -1,5 +1,5 @@
-// Goal: sce does what section 4.11 of the merge reference says. Method: whole tensors through the engine against a plain
-// implementation that sorts, with equal variances at the cut, and sizes around the tile's and the sample's.
+// Goal: sce does what section 4.11 of the merge reference says. Method: whole tensors through the engine against a
+// plain implementation that sorts, with equal variances at the cut, and sizes around the tile's and the sample's.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { sce } from "../../../core/methods/sce.ts";
@@ -73,7 +73,8 @@ describe("sce", () => {
   ] as const) {
     for (const step of [0, 1 / 8]) {
       for (const topk of [1, 0.4]) {
-        test(`${models} models of ${count} ${step === 0 ? "distinct" : "equal"} changes, select_topk ${topk}`, async () => {
+        const changes = step === 0 ? "distinct" : "equal";
+        test(`${models} models of ${count} ${changes} changes, select_topk ${topk}`, async () => {
           const entry = caseOf(count, models, step, topk);
           const wanted = expected(entry);
           const { values } = await runTensor(entry);
