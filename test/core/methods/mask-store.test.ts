@@ -1,5 +1,5 @@
-// Goal: marks kept between passes are those that would be made again. Method: the same marking through both kinds of store,
-// tiles of odd lengths, two passes.
+// Goal: marks kept between passes are those that would be made again. Method: the same marking through both kinds of
+// store, tiles of odd lengths, two passes.
 import assert from "node:assert/strict";
 import test from "node:test";
 import { createMaskStore, maskStoreBytes } from "../../../core/methods/sparsify/mask-store.ts";

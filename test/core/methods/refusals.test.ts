@@ -1,5 +1,5 @@
-// Goal: what cannot be merged is refused from headers alone, naming the model, the tensor and the parameter. One case for
-// each refusal of the task-vector family; nothing is read, so no weights exist.
+// Goal: what cannot be merged is refused from headers alone, naming the model, the tensor and the parameter. One case
+// for each refusal of the task-vector family; nothing is read, so no weights exist.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { MASKED_SOURCES_MAX } from "../../../core/ops/masked.ts";

@@ -1,6 +1,6 @@
-// Goal: the family does what section 4.6 to 4.10 of the merge reference say, whatever way the numbers are found. Method:
-// whole tensors through the engine, compared bit for bit with a plain implementation that sorts; sizes around the
-// sample's, values that mislead the sample, equal magnitudes, and every dtype.
+// Goal: the family does what sections 4.6 to 4.10 of the merge reference say, whatever way the numbers are found.
+// Method: whole tensors through the engine, compared bit for bit with a plain implementation that sorts; sizes around
+// the sample's, values that mislead the sample, equal magnitudes, and every dtype.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { breadcrumbs } from "../../../core/methods/breadcrumbs.ts";
