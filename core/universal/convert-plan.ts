@@ -88,8 +88,8 @@ function isModelFile(file: string): boolean {
 
 type TensorPlace = Omit<TensorFileListing["tensors"][number], "name" | "shape"> & { readonly file: string };
 
-/** What was converted: its format, and the files that were read. Their digests are unknown, for they are read in parts. */
-export type ConversionSource = Pick<Checkpoint, "format" | "tensorFiles">;
+/** What was converted: its format, and the files that were read, in parts: their digests stay unknown. */
+type ConversionSource = Pick<Checkpoint, "format" | "tensorFiles">;
 
 /**
  * The document of a converted checkpoint: the parameters as they were planned, in the files as they were written.
