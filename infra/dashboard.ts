@@ -1,0 +1,127 @@
+// The dashboard: runs, units, bytes a second, what the fleet costs, failures, and how long jobs waited.
+import { Duration, type Stack } from "aws-cdk-lib";
+import {
+  type Alarm,
+  AlarmStatusWidget,
+  Dashboard,
+  GraphWidget,
+  type IMetric,
+  type IWidget,
+  LogQueryVisualizationType,
+  LogQueryWidget,
+  MathExpression,
+  Metric,
+  PeriodOverride,
+} from "aws-cdk-lib/aws-cloudwatch";
+import type { LogGroup } from "aws-cdk-lib/aws-logs";
+import type { Metrics } from "./metrics.ts";
+import type { ObservabilityProps } from "./observability-stack.ts";
+
+type DashboardProps = ObservabilityProps & {
+  readonly metrics: Metrics;
+  readonly alarms: Alarm[];
+  readonly jobLog: LogGroup;
+};
+
+const WIDTH = 12;
+const PERIOD = Duration.minutes(5);
+
+export function createDashboard(stack: Stack, props: DashboardProps): void {
+  const { environment, metrics, alarms, jobLog, flow } = props;
+  const dashboard = new Dashboard(stack, "Dashboard", {
+    dashboardName: `mergeyard-${environment.name}`,
+    defaultInterval: Duration.days(7),
+    periodOverride: PeriodOverride.AUTO,
+  });
+  dashboard.addWidgets(new AlarmStatusWidget({ title: "Alarms", alarms, width: 24, height: 3 }));
+  dashboard.addWidgets(runs(flow.stateMachineArn), units(metrics));
+  dashboard.addWidgets(throughput(metrics), fleet(metrics, environment));
+  dashboard.addWidgets(waits(jobLog), failures(flow.steps.recordFailure.logGroup));
+  dashboard.addWidgets(functions(props));
+}
+
+function graph(title: string, left: IMetric[], label: string): GraphWidget {
+  return new GraphWidget({ title, left, width: WIDTH, height: 6, leftYAxis: { min: 0, label, showUnits: false } });
+}
+
+function runs(stateMachineArn: string): IWidget {
+  const metric = (metricName: string) =>
+    new Metric({
+      namespace: "AWS/States",
+      metricName,
+      dimensionsMap: { StateMachineArn: stateMachineArn },
+      statistic: "Sum",
+      period: PERIOD,
+    });
+  const names = ["ExecutionsStarted", "ExecutionsSucceeded", "ExecutionsFailed", "ExecutionsTimedOut"];
+  return graph("Runs", [...names, "ExecutionsAborted"].map(metric), "executions");
+}
+
+function units({ units: { finished, cached, failed } }: Metrics): IWidget {
+  return graph("Units", [finished, cached, failed], "units");
+}
+
+function throughput({ bytes: { read, written } }: Metrics): IWidget {
+  const speed = (label: string, metric: Metric) =>
+    new MathExpression({
+      expression: `${label} / PERIOD(${label}) / 1000000000`,
+      usingMetrics: { [label]: metric },
+      label,
+      period: PERIOD,
+    });
+  return graph("Bytes of finished units", [speed("read", read), speed("written", written)], "GB/s");
+}
+
+/** Time of units is a little less than what machines are billed for: starting and idling are not in it. */
+function fleet({ unitMs }: Metrics, { cpu, vcpuHourUsd }: DashboardProps["environment"]): IWidget {
+  const hours = `ms / 3600000 * ${cpu.job.vcpus}`;
+  const expression = (label: string, text: string) =>
+    new MathExpression({ expression: text, usingMetrics: { ms: unitMs }, label, period: PERIOD });
+  if (vcpuHourUsd === null) return graph("Fleet", [expression("vCPU hours", hours)], "vCPU hours");
+  return graph("Fleet", [expression(`at $${vcpuHourUsd} a vCPU hour`, `${hours} * ${vcpuHourUsd}`)], "USD");
+}
+
+function waits(jobLog: LogGroup): IWidget {
+  return new LogQueryWidget({
+    title: "Seconds that jobs waited for a machine",
+    logGroupNames: [jobLog.logGroupName],
+    view: LogQueryVisualizationType.LINE,
+    queryLines: [
+      'filter detail.status = "RUNNING"',
+      "fields (detail.startedAt - detail.createdAt) / 1000 as waited",
+      "stats avg(waited) as mean, max(waited) as longest by bin(5m)",
+    ],
+    width: WIDTH,
+    height: 6,
+  });
+}
+
+function failures(log: LogGroup): IWidget {
+  return new LogQueryWidget({
+    title: "Failed runs",
+    logGroupNames: [log.logGroupName],
+    view: LogQueryVisualizationType.TABLE,
+    queryLines: [
+      "fields @timestamp, run, state, error.code, error.meaning, unitsFailed",
+      'filter event = "run-failed"',
+      "sort @timestamp desc",
+      "limit 50",
+    ],
+    width: WIDTH,
+    height: 6,
+  });
+}
+
+function functions({ flow }: DashboardProps): IWidget {
+  const triggers = Object.values(flow.triggers).flatMap((trigger) => (trigger === undefined ? [] : [trigger.step]));
+  const all = [...Object.values(flow.steps), ...triggers];
+  return new GraphWidget({
+    title: "Functions",
+    left: all.map(({ lambda }) => lambda.metricDuration({ statistic: "Maximum", period: PERIOD })),
+    right: all.map(({ lambda }) => lambda.metricErrors({ statistic: "Sum", period: PERIOD })),
+    leftYAxis: { min: 0, label: "ms, longest", showUnits: false },
+    rightYAxis: { min: 0, label: "errors", showUnits: false },
+    width: 24,
+    height: 6,
+  });
+}

@@ -1,0 +1,171 @@
+// The pipeline itself: the functions of its steps, the state machine, and what starts it. The state machine is
+// flow/machine.asl.json as it is, with its names left open for the template to fill in: what is deployed and what runs
+// locally are one object.
+import { ArnFormat, CfnOutput, Duration, RemovalPolicy, Stack, type StackProps, Validations } from "aws-cdk-lib";
+import { ManagedPolicy, type PolicyStatement, Role, ServicePrincipal } from "aws-cdk-lib/aws-iam";
+import { LogGroup } from "aws-cdk-lib/aws-logs";
+import { CfnStateMachine } from "aws-cdk-lib/aws-stepfunctions";
+import type { Construct } from "constructs";
+import { renderDefinition, type Substitutions } from "../flow/definition.ts";
+import type { Compute } from "./compute-stack.ts";
+import type { Environment } from "./config.ts";
+import { StepFunction } from "./step-function.ts";
+import { createTriggers, type Triggers } from "./triggers.ts";
+import { sizeVariables } from "./worker-job.ts";
+import { allow, arnOf, type YardPlace } from "./yard-access.ts";
+
+export type FlowProps = StackProps & {
+  readonly environment: Environment;
+  readonly place: YardPlace;
+  readonly yardUri: string;
+  readonly bucketName: string;
+  readonly compute: Compute;
+};
+
+/** The states of these functions wait 900 s. */
+const LONG = Duration.seconds(880);
+/** And of these 300 s. */
+const SHORT = Duration.seconds(280);
+
+export type Steps = {
+  readonly [name in "plan" | "check" | "publish" | "notify" | "recordFailure"]: StepFunction;
+};
+
+/** What other stacks watch. */
+export type Flow = { readonly stateMachineArn: string; readonly steps: Steps; readonly triggers: Triggers };
+
+export class FlowStack extends Stack {
+  readonly flow: Flow;
+
+  constructor(scope: Construct, id: string, props: FlowProps) {
+    super(scope, id, props);
+    const { environment, compute } = props;
+    const steps = createSteps(this, props);
+    const name = `mergeyard-${environment.name}`;
+    const names: Substitutions = {
+      PlanFunction: steps.plan.lambda.functionArn,
+      CheckFunction: steps.check.lambda.functionArn,
+      PublishFunction: steps.publish.lambda.functionArn,
+      NotifyFunction: steps.notify.lambda.functionArn,
+      RecordFailureFunction: steps.recordFailure.lambda.functionArn,
+      ShardJobDefinition: compute.jobs.sharder.arn,
+      WorkerJobDefinition: compute.jobs.worker.arn,
+      CpuQueue: compute.queueArns.cpu,
+    };
+    const role = new Role(this, "StateMachineRole", {
+      assumedBy: new ServicePrincipal("states.amazonaws.com"),
+      description: `Mergeyard ${environment.name}: calls the steps and runs their jobs`,
+    });
+    for (const statement of flowStatements(this, steps, compute)) role.addToPolicy(statement);
+    const logGroup = new LogGroup(this, "StateMachineLogs", {
+      logGroupName: `/aws/vendedlogs/states/${name}`,
+      retention: environment.logDays,
+      removalPolicy: RemovalPolicy.DESTROY,
+    });
+    const stateMachine = new CfnStateMachine(this, "StateMachine", {
+      stateMachineName: name,
+      stateMachineType: "STANDARD",
+      roleArn: role.roleArn,
+      definitionString: JSON.stringify(renderDefinition(leaveOpen(names))),
+      definitionSubstitutions: { ...names },
+      loggingConfiguration: {
+        level: "ERROR",
+        // Inputs and outputs name models; the history has them, the log need not.
+        includeExecutionData: false,
+        destinations: [{ cloudWatchLogsLogGroup: { logGroupArn: logGroup.logGroupArn } }],
+      },
+    });
+    Validations.of(stateMachine).acknowledge({
+      id: "CloudFormation-Validate::E1029",
+      reason: "the names left open are those of DefinitionSubstitutions, not of Fn::Sub",
+    });
+    // The service checks the role when the machine is made.
+    stateMachine.node.addDependency(role);
+    const stateMachineArn = arnOf(this, "states", "stateMachine", name, ArnFormat.COLON_RESOURCE_NAME);
+    const triggers = createTriggers(this, { ...props, stateMachineArn });
+    this.flow = { stateMachineArn, steps, triggers };
+    const runner = new ManagedPolicy(this, "Runner", {
+      description: "Starts, follows and stops runs, and reads their logs",
+      statements: runnerStatements(this, name, stateMachineArn, props),
+    });
+    new CfnOutput(this, "StateMachineArn", { value: stateMachineArn });
+    new CfnOutput(this, "RunnerPolicyArn", { value: runner.managedPolicyArn });
+  }
+}
+
+/** Each name stands for itself, for CloudFormation to fill in. */
+function leaveOpen(names: Substitutions): Substitutions {
+  const open = (name: keyof Substitutions) => `\${${name}}`;
+  return {
+    PlanFunction: open("PlanFunction"),
+    CheckFunction: open("CheckFunction"),
+    PublishFunction: open("PublishFunction"),
+    NotifyFunction: open("NotifyFunction"),
+    RecordFailureFunction: open("RecordFailureFunction"),
+    ShardJobDefinition: open("ShardJobDefinition"),
+    WorkerJobDefinition: open("WorkerJobDefinition"),
+    CpuQueue: open("CpuQueue"),
+  } satisfies Record<keyof typeof names, string>;
+}
+
+function createSteps(stack: Stack, { environment, place }: FlowProps): Steps {
+  const parts = { environment, place, memoryMiB: environment.functionMemoryMiB };
+  const variables = sizeVariables(environment.cpu.job);
+  return {
+    plan: new StepFunction(stack, "Plan", { ...parts, role: "plan", file: "plan", timeout: LONG, variables }),
+    check: new StepFunction(stack, "Check", { ...parts, role: "check", file: "check", timeout: LONG }),
+    publish: new StepFunction(stack, "Publish", { ...parts, role: "publish", file: "publish", timeout: LONG }),
+    notify: new StepFunction(stack, "Notify", { ...parts, role: "notify", file: "notify", timeout: SHORT }),
+    recordFailure: new StepFunction(stack, "RecordFailure", {
+      ...parts,
+      role: "recordFailure",
+      file: "record-failure",
+      timeout: SHORT,
+    }),
+  };
+}
+
+/** What the definition's states call, and what ends a job when its execution is stopped. */
+function flowStatements(stack: Stack, steps: Steps, { jobs, queueArns }: Compute): PolicyStatement[] {
+  const functions = Object.values(steps).map(({ lambda }) => lambda.functionArn);
+  const definitions = Object.values(jobs).flatMap(({ arn }) => [arn, `${arn}:*`]);
+  return [
+    allow("InvokeSteps", ["lambda:InvokeFunction"], functions),
+    allow("SubmitJobs", ["batch:SubmitJob"], [queueArns.cpu, ...definitions]),
+    allow("FollowJobs", ["batch:DescribeJobs"], ["*"]),
+    allow("EndJobs", ["batch:TerminateJob"], [arnOf(stack, "batch", "job", "*")]),
+    allow(
+      "HearOfJobs",
+      ["events:PutTargets", "events:PutRule", "events:DescribeRule"],
+      [arnOf(stack, "events", "rule", "StepFunctionsGetEventsForBatchJobsRule")],
+    ),
+    allow("DeliverLogs", LOG_DELIVERY, ["*"]),
+  ];
+}
+
+const LOG_DELIVERY = [
+  ...["logs:CreateLogDelivery", "logs:GetLogDelivery", "logs:UpdateLogDelivery", "logs:DeleteLogDelivery"],
+  ...["logs:ListLogDeliveries", "logs:PutResourcePolicy", "logs:DescribeResourcePolicies", "logs:DescribeLogGroups"],
+];
+
+/** For people and their tools: what starting, following, stopping and explaining a run takes. */
+function runnerStatements(stack: Stack, name: string, machineArn: string, props: FlowProps): PolicyStatement[] {
+  const executions = arnOf(stack, "states", "execution", `${name}:*`, ArnFormat.COLON_RESOURCE_NAME);
+  const logs = arnOf(
+    stack,
+    "logs",
+    "log-group",
+    `/mergeyard/${props.environment.name}/*`,
+    ArnFormat.COLON_RESOURCE_NAME,
+  );
+  return [
+    allow("RunStart", ["states:StartExecution", "states:ListExecutions", "states:DescribeStateMachine"], [machineArn]),
+    allow(
+      "RunFollow",
+      ["states:DescribeExecution", "states:GetExecutionHistory", "states:StopExecution"],
+      [executions],
+    ),
+    allow("RunJobs", ["batch:DescribeJobs", "batch:ListJobs"], ["*"]),
+    allow("RunLogs", ["logs:GetLogEvents", "logs:FilterLogEvents", "logs:StartQuery"], [logs]),
+  ];
+}

@@ -1,0 +1,84 @@
+// Numbers out of logged events: what workers and functions print as lines of JSON anyway becomes metrics by filters.
+import type { Stack } from "aws-cdk-lib";
+import { type Metric, Unit } from "aws-cdk-lib/aws-cloudwatch";
+import { FilterPattern, type ILogGroup, MetricFilter } from "aws-cdk-lib/aws-logs";
+import type { ObservabilityProps } from "./observability-stack.ts";
+
+export type Trouble = {
+  readonly id: string;
+  /** What it means and what to do. */
+  readonly says: string;
+  readonly metric: Metric;
+  readonly threshold: number;
+};
+
+export type Metrics = {
+  readonly environment: string;
+  readonly units: { readonly finished: Metric; readonly cached: Metric; readonly failed: Metric };
+  readonly bytes: { readonly read: Metric; readonly written: Metric };
+  /** Milliseconds that units took, summed. */
+  readonly unitMs: Metric;
+  readonly troubles: readonly Trouble[];
+};
+
+/** Seconds that a message of an upload may be unheard before somebody is told. */
+const MESSAGE_AGE_S = 3600;
+
+export function createMetrics(stack: Stack, { environment, compute, flow }: ObservabilityProps): Metrics {
+  const { name } = environment;
+  const count = (id: string, logGroup: ILogGroup, pattern: string, value = "1", unit?: Unit): Metric =>
+    new MetricFilter(stack, id, {
+      logGroup,
+      filterPattern: FilterPattern.literal(pattern),
+      metricNamespace: `Mergeyard/${name}`,
+      metricName: id,
+      metricValue: value,
+      unit,
+    }).metric({ statistic: "Sum" });
+  const workers = compute.logGroup;
+  const finished = '{ $.event = "unit-finished" }';
+  return {
+    environment: name,
+    units: {
+      finished: count("UnitsFinished", workers, finished),
+      cached: count("UnitsCached", workers, '{ $.event = "unit-finished" && $.cached IS TRUE }'),
+      failed: count("UnitsFailed", workers, '{ $.event = "unit-failed" }'),
+    },
+    bytes: {
+      read: count("BytesRead", workers, finished, "$.bytesRead", Unit.BYTES),
+      written: count("BytesWritten", workers, finished, "$.bytesWritten", Unit.BYTES),
+    },
+    unitMs: count("UnitMilliseconds", workers, finished, "$.wallMs", Unit.MILLISECONDS),
+    troubles: Object.entries(flow.triggers).flatMap(([kind, trigger]): Trouble[] => {
+      if (trigger === undefined) return [];
+      const { step, queue, deadLetters } = trigger;
+      const unreadable = count(`Unreadable-${kind}`, step.logGroup, '{ $.event = "pipeline-unreadable" }');
+      return [
+        {
+          id: `${kind}-dead-letters`,
+          says: "events that started nothing: docs/deploy.md, Sending dead letters back",
+          metric: deadLetters.metricApproximateNumberOfMessagesVisible({ statistic: "Maximum" }),
+          threshold: 1,
+        },
+        {
+          id: `${kind}-late`,
+          says: "events wait for an hour: see the function's errors",
+          metric: queue.metricApproximateAgeOfOldestMessage({ statistic: "Maximum" }),
+          threshold: MESSAGE_AGE_S,
+        },
+        {
+          id: `${kind}-unreadable-pipeline`,
+          says: "a file under pipelines/ is no pipeline, so nothing starts it: the function's log names it",
+          metric: unreadable,
+          threshold: 1,
+        },
+        {
+          id: `${kind}-function-errors`,
+          says: "the function itself failed: see its log",
+          metric: step.lambda.metricErrors({ statistic: "Sum" }),
+          threshold: 1,
+        },
+      ];
+    }),
+  };
+}

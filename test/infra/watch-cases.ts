@@ -1,0 +1,178 @@
+// Functions, what starts runs, what tells people, and the configuration that it all comes from.
+import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
+import { test } from "node:test";
+import recommended from "aws-cdk-lib/recommended-feature-flags.json" with { type: "json" };
+import { z } from "zod";
+import { environmentSchema, readEnvironment } from "../../infra/config.ts";
+import { DEPLOYMENTS, full, standard } from "./deployments.ts";
+import { statementsIn } from "./policies.ts";
+import { at, type Deployment, FLAGS, type Resource } from "./templates.ts";
+
+test("functions run Node 24 on arm64, log for as long as is wanted, and hold no secret", () => {
+  for (const { id, properties } of standard.ofType("AWS::Lambda::Function")) {
+    assert.deepEqual([properties.Runtime, properties.Architectures], ["nodejs24.x", ["arm64"]], id);
+    const variables = z.record(z.string(), z.string()).parse(at(properties, "Environment", "Variables") ?? {});
+    for (const name of Object.keys(variables))
+      assert.match(name, /^MERGEYARD_(YARD|STATE_MACHINE|THREADS|MEMORY_BYTES)$/);
+    assert.notEqual(at(properties, "LoggingConfig", "LogGroup"), undefined, id);
+  }
+  for (const { id, properties } of standard.ofType("AWS::Logs::LogGroup"))
+    assert.equal(properties.RetentionInDays, 30, id);
+});
+
+test("uploads reach their function through a queue that keeps what fails", () => {
+  const rule = standard.one("AWS::Events::Rule", "Uploads").properties;
+  assert.deepEqual(rule.EventPattern, {
+    source: ["aws.s3"],
+    "detail-type": ["Object Created"],
+    detail: {
+      bucket: { name: ["yard-bucket"] },
+      object: {
+        key: [
+          { wildcard: "incoming/*/_COMPLETE" },
+          { wildcard: "incoming/*.safetensors" },
+          { wildcard: "incoming/*.json" },
+        ],
+      },
+    },
+  });
+  const queue = queueOf(standard, "OnUpload");
+  assert.equal(at(rule, "Targets", 0, "Arn"), queue.arn);
+  assert.equal(at(rule, "Targets", 0, "DeadLetterConfig", "Arn"), queue.deadLetters);
+  assert.equal(full.ofType("AWS::SQS::Queue").length, 0, "triggers can be switched off");
+});
+
+test("the clock ticks into a queue, with the time that the tick is for", () => {
+  const { Target: target, ScheduleExpression: expression } = standard.one("AWS::Scheduler::Schedule").properties;
+  assert.equal(expression, "rate(5 minutes)");
+  const queue = queueOf(standard, "OnSchedule");
+  assert.equal(at(target, "Arn"), queue.arn);
+  assert.equal(at(target, "DeadLetterConfig", "Arn"), queue.deadLetters);
+  assert.equal(at(target, "Input"), '{"scheduledTime":"<aws.scheduler.scheduled-time>","minutes":5}');
+});
+
+/** The queue of a trigger; checks how it feeds its function and what becomes of messages that fail. */
+function queueOf(deployment: Deployment, id: string): { readonly arn: string; readonly deadLetters: string } {
+  const arnOf = (resource: Resource) => `${resource.stack}/${resource.id}.Arn`;
+  const queue = deployment.one("AWS::SQS::Queue", `${id}Queue`);
+  const deadLetters = deployment.one("AWS::SQS::Queue", `${id}DeadLetters`);
+  assert.deepEqual(queue.properties.RedrivePolicy, { deadLetterTargetArn: arnOf(deadLetters), maxReceiveCount: 5 });
+  for (const { properties } of [queue, deadLetters]) assert.equal(properties.SqsManagedSseEnabled, true);
+  assert.equal(deadLetters.properties.MessageRetentionPeriod, 14 * 86_400);
+  const source = deployment.one("AWS::Lambda::EventSourceMapping", id);
+  assert.equal(source.properties.EventSourceArn, arnOf(queue));
+  assert.deepEqual(source.properties.FunctionResponseTypes, ["ReportBatchItemFailures"]);
+  const lambda = deployment.one("AWS::Lambda::Function", id);
+  assert.ok(Number(queue.properties.VisibilityTimeout) >= 6 * Number(lambda.properties.Timeout));
+  return { arn: arnOf(queue), deadLetters: arnOf(deadLetters) };
+}
+
+test("every dead letter, late message, unreadable pipeline and broken function raises an alarm that is told", () => {
+  const topic = standard.one("AWS::SNS::Topic");
+  const alarms = standard.ofType("AWS::CloudWatch::Alarm").map(({ properties }) => properties);
+  const names = ["dead-letters", "late", "unreadable-pipeline", "function-errors"];
+  assert.deepEqual(
+    alarms.map(({ AlarmName }) => AlarmName).sort(),
+    ["clock", "uploads"].flatMap((kind) => names.map((name) => `mergeyard-test-${kind}-${name}`)).sort(),
+  );
+  for (const alarm of alarms) {
+    assert.deepEqual(alarm.AlarmActions, [`${topic.stack}/${topic.id}.TopicArn`]);
+    assert.equal(alarm.TreatMissingData, "notBreaching");
+  }
+  const queues = standard.ofType("AWS::SQS::Queue").filter(({ id }) => id.includes("DeadLetters"));
+  const watched = alarms.map(({ Dimensions }) => at(Dimensions, 0, "Value"));
+  for (const { stack, id } of queues) assert.ok(watched.includes(`${stack}/${id}.QueueName`), id);
+});
+
+test("failed runs and blocked queues are told, to a topic that they may publish to", () => {
+  const machine = "arn:aws:states:eu-west-1:111122223333:stateMachine:mergeyard-test";
+  const ended = (deployment: Deployment) => deployment.one("AWS::Events::Rule", "RunsEnded").properties.EventPattern;
+  assert.deepEqual(at(ended(standard), "detail"), {
+    stateMachineArn: [machine],
+    status: ["FAILED", "TIMED_OUT", "ABORTED"],
+  });
+  assert.deepEqual(at(ended(full), "detail", "status"), ["FAILED", "TIMED_OUT", "ABORTED", "SUCCEEDED"]);
+  const queues = full.ofType("AWS::Batch::JobQueue").map(({ stack, id }) => `${stack}/${id}.JobQueueArn`);
+  const blocked = full.one("AWS::Events::Rule", "QueueBlocked").properties;
+  assert.deepEqual(at(blocked, "EventPattern", "resources"), queues);
+  const topic = full.one("AWS::SNS::Topic");
+  assert.match(String(topic.properties.KmsMasterKeyId), /:key\//);
+  const allowed = statementsIn(full.one("AWS::SNS::TopicPolicy").properties.PolicyDocument)
+    .filter(({ Effect }) => Effect === "Allow")
+    .flatMap(({ Principal }) => [at(z.json().parse(Principal), "Service")]);
+  assert.deepEqual([...new Set(allowed)].sort(), ["cloudwatch.amazonaws.com", "events.amazonaws.com"]);
+  assert.equal(full.one("AWS::SNS::Subscription").properties.Endpoint, "team@example.com");
+});
+
+test("metrics are made of events that workers and functions print", () => {
+  const filters = standard.ofType("AWS::Logs::MetricFilter").map(({ properties }) => String(properties.FilterPattern));
+  const events = filters.map((pattern) => /\$\.event = "([a-z-]+)"/.exec(pattern)?.[1] ?? pattern);
+  assert.deepEqual([...new Set(events)].sort(), ["pipeline-unreadable", "unit-failed", "unit-finished"]);
+  const body = String(standard.one("AWS::CloudWatch::Dashboard").properties.DashboardBody);
+  for (const title of ["Alarms", "Runs", "Units", "Bytes of finished units", "Fleet", "Failed runs", "Functions"]) {
+    assert.ok(body.includes(`"title":"${title}"`), title);
+  }
+  assert.match(String(full.one("AWS::CloudWatch::Dashboard").properties.DashboardBody), /vCPU hour/);
+});
+
+test("every environment's file is a configuration, and the default one deploys unchanged", () => {
+  const names = readdirSync(new URL("../../infra/environments", import.meta.url)).map((file) =>
+    file.replace(/\.json$/, ""),
+  );
+  assert.ok(names.includes("default"));
+  for (const name of names) assert.equal(readEnvironment(name).name, name);
+  assert.deepEqual(readEnvironment("default"), environmentSchema.parse({ name: "default" }));
+  assert.throws(() => readEnvironment("../package"));
+});
+
+test("a wrong configuration is refused by the field that is wrong", () => {
+  const team = { name: "a", principals: ["arn:aws:iam::111122223333:root"] };
+  const wrong: readonly [Record<string, unknown>, string][] = [
+    [{ gpus: {} }, ""],
+    [{ account: "123" }, "account"],
+    [{ network: { egress: "open" } }, "network.egress"],
+    [{ storage: { runDays: 30 } }, "storage.runDays"],
+    [{ cpu: { instances: ["c6in.xlarge"] } }, "cpu.instances.0"],
+    [{ cpu: { instances: [] } }, "cpu.instances"],
+    [{ teams: [{ ...team, principals: ["*"] }] }, "teams.0.principals.0"],
+    [{ teams: [{ ...team, upload: ["../x"] }] }, "teams.0.upload.0"],
+    [{ teams: [team, team] }, "teams"],
+    [{ sources: [{ bucketArn: "arn:aws:s3:::*" }] }, "sources.0.bucketArn"],
+    [{ alerts: { emails: ["nobody"] } }, "alerts.emails.0"],
+    [{ triggers: { scheduleMinutes: 7 } }, "triggers.scheduleMinutes"],
+  ];
+  for (const [configuration, field] of wrong) {
+    const { error } = environmentSchema.safeParse({ name: "a", ...configuration });
+    assert.ok(
+      error?.issues.some((issue) => issue.path.join(".") === field),
+      JSON.stringify(configuration),
+    );
+  }
+});
+
+test("every recommended flag of the library is set, and those that differ are known", () => {
+  const differing = Object.entries(recommended).filter(([flag, value]) => {
+    assert.ok(Object.hasOwn(FLAGS, flag), `cdk.json lacks ${flag}`);
+    return JSON.stringify(FLAGS[flag]) !== JSON.stringify(value);
+  });
+  assert.deepEqual(
+    differing.map(([flag]) => flag),
+    ["@aws-cdk/core:defaultCrossStackReferences"],
+  );
+});
+
+test("every fixed name has its environment's in it, so that two can live in one account", () => {
+  const fixed = /^(?:LogGroup|Queue|Function|JobQueue|JobDefinition|StateMachine|Topic|Alarm|Dashboard|Alias)?Name$/;
+  let names = 0;
+  for (const deployment of Object.values(DEPLOYMENTS)) {
+    for (const { id, properties } of deployment.resources) {
+      for (const [property, value] of Object.entries(properties)) {
+        if (!fixed.test(property)) continue;
+        assert.match(String(value), /\btest\b/, `${id}.${property}`);
+        names += 1;
+      }
+    }
+  }
+  assert.ok(names > 60);
+});
