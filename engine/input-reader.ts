@@ -1,64 +1,33 @@
-// One input of one tensor: turns spans of its elements into ranged reads of its source, straight into kernel memory,
-// one window ahead of the arithmetic. Inputs whose rows are put in another order are engine/row-reader.ts's.
-import assert from "node:assert/strict";
-import type { ByteRange } from "../core/checkpoint.ts";
-import type { Block, Kernels } from "../core/ops/kernels.ts";
+// One input of one tensor: its elements as they come to the method, read straight into kernel memory one window ahead of
+// the arithmetic. What is stored comes from stored-reader.ts, adapters are merged in lora-reader.ts, and row-reader.ts
+// puts rows into another order; here they are put together, and embeddings are cut.
+import type { Block } from "../core/ops/kernels.ts";
 import type { StoredTensor, UnitInput } from "../core/plan/schema.ts";
-import { DTYPE_BITS, type Dtype } from "../core/tensor.ts";
-import type { OpenStore } from "../stores/store.ts";
-import type { ResolvedSource } from "./request.ts";
+import { DTYPE_BITS } from "../core/tensor.ts";
+import { createLoraReader } from "./lora-reader.ts";
 import { createRowReader } from "./row-reader.ts";
+import { createStoredReader, type ReaderDeps, type StoredReader, subBlock } from "./stored-reader.ts";
 
 /** Reads `count` elements of what takes part of an input, from flat element `first`, to the start of `target`. */
 export type ReadElements = (first: number, count: number, target: Block) => Promise<void>;
 
-/** A whole tensor as it is stored: reads elements [first, first + count) in its dtype to the start of `target`. */
-export type StoredReader = {
-  readonly dtype: Dtype;
-  read(first: number, count: number, target: Uint8Array): Promise<void>;
-};
-
-/** What readers need of their surroundings. */
-export type ReaderDeps = {
-  /** By the plan's source index. */
-  readonly sources: readonly ResolvedSource[];
-  readonly openStore: OpenStore;
-  readonly signal: AbortSignal;
-  /** Readers that compute take `readerBytes` of its memory for good: whoever makes them marks and releases it. */
-  readonly kernels: Kernels;
-};
-
-/** Ranged reads of one input. Throws what the store throws; a short read is an error there, never zeros. */
+/** Throws EngineInputChanged, and what the store throws; a short read is an error there, never zeros. */
 export function createInputReader(input: UnitInput, deps: ReaderDeps): ReadElements {
-  const own = createStoredReader(input, deps);
+  const own = createTensorReader(input, deps);
   const { rows, cut, shape } = input;
   const storedColumns = shape.slice(1).reduce((product, length) => product * length, 1);
   if (rows !== undefined) {
-    const tensors = [own, ...rows.others.map((other) => createStoredReader(other, deps))];
+    const tensors = [own, ...rows.others.map((other) => createTensorReader(other, deps))];
     return createRowReader(rows, storedColumns, tensors, deps.kernels);
   }
-  if (cut === undefined || cut.columns === storedColumns) {
-    return (first, count, target) => own.read(first, count, target.bytes);
-  }
+  if (cut === undefined || cut.columns === storedColumns) return own.read;
   return createCutReader(own, cut.columns, storedColumns);
 }
 
-function createStoredReader(tensor: StoredTensor, { sources, openStore, signal }: ReaderDeps): StoredReader {
-  const source = sources[tensor.source];
-  assert.ok(source !== undefined, `the plan has no source ${tensor.source}`);
-  const store = openStore(source.store);
-  const unit = DTYPE_BITS[tensor.dtype] / 8;
-  return {
-    dtype: tensor.dtype,
-    async read(first, count, target) {
-      const reads: Promise<void>[] = [];
-      for (const piece of piecesOf(tensor.ranges, first * unit, count * unit)) {
-        const into = target.subarray(piece.targetOffset, piece.targetOffset + piece.bytes);
-        reads.push(store.readInto(`${source.prefix}${piece.file}`, piece.offset, into, { signal }));
-      }
-      await Promise.all(reads);
-    },
-  };
+function createTensorReader(tensor: StoredTensor, deps: ReaderDeps): StoredReader {
+  const { lora } = tensor;
+  const own = createStoredReader(tensor, deps);
+  return lora === undefined ? own : createLoraReader(own, { ...tensor, lora }, deps);
 }
 
 /** The leftmost columns of a matrix: one read a row. */
@@ -70,32 +39,10 @@ function createCutReader(matrix: StoredReader, columns: number, storedColumns: n
       const row = Math.floor((first + done) / columns);
       const column = (first + done) % columns;
       const length = Math.min(columns - column, count - done);
-      reads.push(matrix.read(row * storedColumns + column, length, target.bytes.subarray(done * unit)));
+      const place = subBlock(target, done * unit, length * unit);
+      reads.push(matrix.read(row * storedColumns + column, length, place));
       done += length;
     }
     await Promise.all(reads);
   };
-}
-
-/** A span of the tensor's bytes as pieces of its files: the tensor is the concatenation of its ranges. */
-function* piecesOf(
-  ranges: readonly ByteRange[],
-  offset: number,
-  bytes: number,
-): Generator<ByteRange & { targetOffset: number }> {
-  let rangeStart = 0;
-  for (const range of ranges) {
-    const from = Math.max(offset, rangeStart);
-    const to = Math.min(offset + bytes, rangeStart + range.bytes);
-    if (from < to) {
-      yield {
-        file: range.file,
-        offset: range.offset + from - rangeStart,
-        bytes: to - from,
-        targetOffset: from - offset,
-      };
-    }
-    rangeStart += range.bytes;
-  }
-  assert.ok(offset + bytes <= rangeStart, "the plan reads beyond a tensor's end");
 }

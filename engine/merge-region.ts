@@ -84,9 +84,9 @@ function tensorContext(
     tensor: { ...tensor, inputs: tensor.inputs.map((input) => ({ ...input, dtype: valueDtype(input) })) },
     view: viewOf(tensor, sources, task.rules),
     readers: tensor.inputs.map((input) => createInputReader(input, { ...deps, sources: task.sources })),
-    // An input that is cut, or whose rows are in another order, is not read from end to end: it cannot be digested.
-    expected: tensor.inputs.map((input, index) =>
-      input.cut === undefined && input.rows === undefined ? sources[index]?.digests?.[input.tensor] : undefined,
+    // What is cut or gathered is not read from end to end and cannot be digested; adapters' readers do it themselves.
+    expected: tensor.inputs.map(({ cut, rows, lora, tensor: name }, index) =>
+      cut === undefined && rows === undefined && lora === undefined ? sources[index]?.digests?.[name] : undefined,
     ),
     windowElements: task.windowElements,
     statistics: task.statistics,
@@ -98,7 +98,7 @@ function tensorContext(
 function viewOf(tensor: UnitTensor, sources: readonly ResolvedSource[], rules: MergeTensor["rules"]): MergeTensor {
   const { name, shape, parameters, seed, working } = tensor;
   const inputs = tensor.inputs.map((input, index) => ({
-    model: sources[index]?.model ?? "",
+    model: input.model ?? sources[index]?.model ?? "",
     isBase: input.isBase,
     parameters: input.parameters,
   }));

@@ -7,7 +7,8 @@ import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
 import { GATHER_SPAN_BYTES, GATHER_SPANS } from "../core/plan/memory.ts";
 import { ROWS_MEAN, ROWS_PADDING, ROWS_ZERO, type RowGather } from "../core/plan/schema.ts";
 import { DTYPE_BITS, type Dtype } from "../core/tensor.ts";
-import type { ReadElements, StoredReader } from "./input-reader.ts";
+import type { ReadElements } from "./input-reader.ts";
+import { type StoredReader, subBlock } from "./stored-reader.ts";
 
 /** Bytes between two wanted rows that are rather read than skipped: about what a request costs on a disk. */
 const GAP_BYTES = 16 * 1024;
@@ -100,10 +101,9 @@ async function readSpan({ from, pieces, end }: Span, task: ReadTask): Promise<vo
   const [start, more] = pieces;
   if (start === undefined) return;
   if (more === undefined && tensor.dtype === dtype) {
-    const bytes = target.bytes.subarray(start.at * outUnit, (start.at + start.count) * outUnit);
-    return tensor.read(start.first, start.count, bytes);
+    return tensor.read(start.first, start.count, subBlock(target, start.at * outUnit, start.count * outUnit));
   }
-  await tensor.read(start.first, end - start.first, memory.block.bytes.subarray(0, (end - start.first) * unit));
+  await tensor.read(start.first, end - start.first, memory.block);
   for (const piece of pieces) {
     const offset = (piece.first - start.first) * unit;
     if (tensor.dtype === dtype) {
@@ -125,8 +125,7 @@ async function readMean(
   kernels.fill(mean, 0, piece.count);
   for (const [from, row] of terms) {
     const tensor = pick(tensors, from);
-    const bytes = memory.block.bytes.subarray(0, (piece.count * DTYPE_BITS[tensor.dtype]) / 8);
-    await tensor.read(row * columns + (piece.first % columns), piece.count, bytes);
+    await tensor.read(row * columns + (piece.first % columns), piece.count, memory.block);
     kernels.widen(floatDtype(tensor.dtype), memory.block, 0, memory.tile, piece.count);
     kernels.add(mean, mean, memory.tile, piece.count);
   }

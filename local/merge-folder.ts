@@ -13,7 +13,7 @@ import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
 import type { MergePlan } from "../core/plan/plan-merge.ts";
 import { type DocumentPlan, planRecipe } from "../core/plan/plan-recipe.ts";
 import type { PlanSource, SideFile } from "../core/plan/schema.ts";
-import { listModels, normaliseRecipe } from "../core/recipe/normalise.ts";
+import { listSources, normaliseRecipe } from "../core/recipe/normalise.ts";
 import type { ParsedRecipe } from "../core/recipe/parse.ts";
 import { checkReadable } from "../core/universal/conversion.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
@@ -78,7 +78,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
   const recipe = normaliseRecipe(parsed);
   const names = documentNames(recipe);
   const models = await Promise.all(
-    listModels(recipe).map(({ model }) => openModel(model, names, parsed, request, deps)),
+    listSources(recipe).map((model) => openModel(model, names, parsed, request, deps)),
   );
   const name = parsed.pipeline.publish?.model ?? parsed.pipeline.name;
   const {

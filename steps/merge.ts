@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { digestJson } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
 import { findMethod } from "../core/methods/registry.ts";
-import type { MergeUnit, StoredTensor, UnitInput } from "../core/plan/schema.ts";
+import type { LoraFactor, MergeUnit, StoredTensor, TensorPlace, UnitInput } from "../core/plan/schema.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import type { UnitSource } from "./unit-context.ts";
 
@@ -34,26 +34,28 @@ export function mergeKey(unit: MergeUnit, sources: readonly (UnitSource | undefi
 }
 
 function describeInput(input: UnitInput, sources: readonly (UnitSource | undefined)[], seeded: boolean): unknown {
-  const source = sources[input.source];
-  assert.ok(source !== undefined, `the plan has no source ${input.source}`);
-  const { dtype, shape, cut, isBase, parameters } = input;
-  const model = seeded ? source.planned.model : undefined;
+  const { cut, isBase, parameters } = input;
+  const model = seeded ? (input.model ?? sources[input.source]?.planned.model) : undefined;
   const rows = input.rows && {
     ...input.rows,
     others: input.rows.others.map((other) => describeStored(other, sources)),
   };
-  return { content: contentOf(input, source), dtype, shape, cut, rows, isBase, parameters, model };
+  return { ...describeStored(input, sources), cut, rows, isBase, parameters, model };
 }
 
-/** A tensor of any source by its content. */
-function describeStored(tensor: StoredTensor, sources: readonly (UnitSource | undefined)[]): unknown {
-  const source = sources[tensor.source];
-  assert.ok(source !== undefined, `the plan has no source ${tensor.source}`);
-  const { dtype, shape } = tensor;
-  return { content: contentOf(tensor, source), dtype, shape };
+/** A tensor of any source, with its adapter, by its content. */
+function describeStored(tensor: StoredTensor, sources: readonly (UnitSource | undefined)[]) {
+  const { dtype, shape, lora } = tensor;
+  const factor = (place: LoraFactor | undefined) =>
+    place && { content: contentOf(place, sources), dtype: place.dtype, shape: place.shape, swapped: place.swapped };
+  const update = lora && { ...lora, left: factor(lora.left), right: factor(lora.right) };
+  return { content: contentOf(tensor, sources), dtype, shape, lora: update };
 }
 
-function contentOf(input: StoredTensor, { planned, resolved }: UnitSource): unknown {
+function contentOf(input: TensorPlace, sources: readonly (UnitSource | undefined)[]): unknown {
+  const source = sources[input.source];
+  assert.ok(source !== undefined, `the plan has no source ${input.source}`);
+  const { planned, resolved } = source;
   if (resolved.digests === undefined) return { fingerprint: planned.fingerprint, ranges: input.ranges };
   if (Object.hasOwn(resolved.digests, input.tensor)) return resolved.digests[input.tensor];
   throw new MergeyardError("YardSourceChanged", {

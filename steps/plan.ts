@@ -12,7 +12,7 @@ import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
 import type { PipelineModel } from "../core/plan/plan-pipeline.ts";
 import { planPipeline } from "../core/plan/plan-pipeline.ts";
 import type { Plan, PlanHeader, PlanSource } from "../core/plan/schema.ts";
-import { listModels, normaliseRecipe } from "../core/recipe/normalise.ts";
+import { listSources, normaliseRecipe } from "../core/recipe/normalise.ts";
 import { convertedCheckpoint, planConversion } from "../core/universal/convert-plan.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
@@ -82,7 +82,7 @@ export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: Ste
   };
   const names = documentNames(recipe);
   const models: PipelineModel[] = [];
-  for (const { model } of listModels(recipe)) {
+  for (const model of listSources(recipe)) {
     const opened = await openModel(scope, yard, model, input.shardBytes, deps);
     const { source, checkpoint } = opened;
     const place = { store: deps.openStore(source.store), prefix: source.prefix };

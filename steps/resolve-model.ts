@@ -143,13 +143,15 @@ async function findUpload(yard: ObjectStore, path: readonly string[], signal: Ab
 
 /**
  * Undefined when an upload is complete: its marker is there, or its index and every shard that it names with the size
- * that the shard's own header says, or a model.safetensors alone. Otherwise what is missing.
+ * that the shard's own header says, or a model.safetensors alone, or an adapter with its config. Otherwise what is missing.
  */
 export async function whyIncomplete(yard: ObjectStore, upload: UploadListing, signal: AbortSignal): Promise<unknown> {
   const names = upload.files.map((file) => file.key.slice(upload.prefix.length));
   if (names.includes(UPLOAD_MARKER)) return undefined;
   const tensorFiles = names.filter((name) => name.endsWith(".safetensors"));
-  const isLone = tensorFiles.length === 1 && tensorFiles[0] === "model.safetensors";
+  const [only, second] = tensorFiles;
+  const isAdapter = only === "adapter_model.safetensors" && names.includes("adapter_config.json");
+  const isLone = second === undefined && (only === "model.safetensors" || isAdapter);
   if (!isLone && !names.includes("model.safetensors.index.json")) return "no index, and no lone model.safetensors";
   try {
     await openCheckpoint(yard, upload.prefix, signal);

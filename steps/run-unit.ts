@@ -5,7 +5,7 @@ import { digestJson } from "../core/artifact/digest.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { Receipt } from "../core/plan/receipt.ts";
-import { type AdoptUnit, type ConvertUnit, type MergeUnit, type PlanSource, storedOf } from "../core/plan/schema.ts";
+import { type AdoptUnit, type ConvertUnit, type MergeUnit, type PlanSource, placesOf } from "../core/plan/schema.ts";
 import { encodeConverted } from "../core/universal/convert-plan.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import type { ResolvedSource } from "../engine/request.ts";
@@ -193,7 +193,7 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
 
 /** By the plan's source index; undefined where the unit does not read that source. */
 async function sourcesOf(context: UnitContext, unit: MergeUnit): Promise<readonly (UnitSource | undefined)[]> {
-  const used = new Set(unit.tensors.flatMap((tensor) => tensor.inputs.flatMap(storedOf)).map(({ source }) => source));
+  const used = new Set(unit.tensors.flatMap((tensor) => tensor.inputs.flatMap(placesOf)).map(({ source }) => source));
   const { sources } = context.plan.header;
   return Promise.all(sources.map((_, index) => (used.has(index) ? context.source(index) : undefined)));
 }
@@ -211,7 +211,7 @@ function narrowSource(
   const { digests } = source.resolved;
   if (digests === undefined) return source.resolved;
   const read = unit.tensors
-    .flatMap((tensor) => tensor.inputs.flatMap(storedOf))
+    .flatMap((tensor) => tensor.inputs.flatMap(placesOf))
     .filter(({ source: own }) => own === index);
   const names = read.map(({ tensor }) => tensor).filter((name) => Object.hasOwn(digests, name));
   return { ...source.resolved, digests: Object.fromEntries(names.map((name) => [name, digests[name] ?? ""])) };

@@ -84,7 +84,7 @@ export function planSynthetic(count: number, layers = BUILD.layers) {
   return planPipeline({
     parsed,
     recipe,
-    models: recipe.references.map(({ model }) => ({
+    models: recipe.sources.map((model) => ({
       source: {
         model,
         store: "memory://synthetic",

@@ -138,7 +138,7 @@ function summarise(
   const inputs: Record<string, number> = {};
   tensorResults.forEach((result, index) => {
     unit.tensors[index]?.inputs.forEach((input, position) => {
-      const model = sources[input.source]?.model ?? "";
+      const model = input.model ?? sources[input.source]?.model ?? "";
       inputs[model] = (inputs[model] ?? 0) + (result.nonFiniteInputs[position] ?? 0);
     });
   });
@@ -158,7 +158,7 @@ function listStatistics({ unit, sources }: MergeRequest, results: readonly Tenso
   return results.flatMap(({ interference, nonFiniteInputs }, index) => {
     const tensor = unit.tensors[index];
     if (tensor === undefined || interference === undefined) return [];
-    const nameOf = (input: UnitInput): string => sources[input.source]?.model ?? "";
+    const nameOf = (input: UnitInput): string => input.model ?? sources[input.source]?.model ?? "";
     const base = tensor.inputs.find(({ isBase }) => isBase);
     const { norms, cosines, signConflicts } = interference;
     return {

@@ -82,6 +82,21 @@ export const PLAN_CODES = {
     retryable: false,
     remedy: "name a model that has the token, or a token that the model has",
   },
+  PlanAdapterInvalid: {
+    meaning: "an adapter is not what PEFT saves",
+    retryable: false,
+    remedy: "name a folder with adapter_config.json and adapter_model.safetensors, saved by PEFT",
+  },
+  PlanAdapterNotSupported: {
+    meaning: "the adapter is of a kind that is not merged",
+    retryable: false,
+    remedy: "merge the adapter into its model with the program that trained it, and name the result",
+  },
+  PlanAdapterUnmatched: {
+    meaning: "the adapter has a part that fits no tensor of the model",
+    retryable: false,
+    remedy: "name the model that the adapter was trained on",
+  },
   PlanTooLarge: {
     meaning: "the plan has more tensors than a plan may have",
     retryable: false,

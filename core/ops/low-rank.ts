@@ -16,8 +16,8 @@ export type RankTerms = {
 
 export type LowRank = {
   /**
-   * target[i] = target[i] + scale (((0 + l0 r0[i]) + l1 r1[i]) + ...), `rank` terms. Every product and sum rounds once to
-   * float32; the scale is rounded to float32 first.
+   * target[i] = target[i] + scale (((0 + l0 r0[i]) + l1 r1[i]) + ...), `rank` terms. Every product and sum rounds once
+   * to float32; the scale is rounded to float32 first.
    */
   addLowRank(target: Tile, terms: RankTerms, count: number): void;
 };

@@ -8,14 +8,18 @@ import type { MergeModel } from "./plan-merge.ts";
 export const TOKENIZER_FILE = "tokenizer.json";
 export const TOKENIZER_CONFIG_FILE = "tokenizer_config.json";
 export const SPECIAL_TOKENS_FILE = "special_tokens_map.json";
+export const ADAPTER_CONFIG_FILE = "adapter_config.json";
 export const GENERATION_FILE = "generation_config.json";
 
 /** Names of the documents that the plan of a recipe, or of a stage of it, reads of every model that has them. */
 export function documentNames(recipe: Recipe): readonly string[] {
-  const needed = [recipe, ...recipe.stages.map((stage) => stage.recipe)].some(
-    ({ tokenizer }) => tokenizer !== undefined,
-  );
-  return needed ? [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, GENERATION_FILE] : [];
+  const recipes = [recipe, ...recipe.stages.map((stage) => stage.recipe)];
+  const adapts = recipes.some(({ references }) => references.some(({ adapter }) => adapter !== undefined));
+  const tokenizes = recipes.some(({ tokenizer }) => tokenizer !== undefined);
+  return [
+    ...(adapts ? [ADAPTER_CONFIG_FILE] : []),
+    ...(tokenizes ? [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, GENERATION_FILE] : []),
+  ];
 }
 
 /** The place of a model's document in errors. */

@@ -4,7 +4,7 @@ import { type MergeMethod, tileElementsOf } from "../methods/method.ts";
 import { TILE_ELEMENTS } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { type Dtype, elementBytes, elementCount } from "../tensor.ts";
-import type { UnitInput, UnitTensor } from "./schema.ts";
+import type { StoredTensor, UnitInput, UnitTensor } from "./schema.ts";
 
 /** Elements of a window when nothing else is asked for: 64 tiles, 1 MiB of BF16, small enough to stay in cache. */
 const WINDOW_ELEMENTS_DEFAULT = 64 * TILE_ELEMENTS;
@@ -63,9 +63,24 @@ export function valueDtype({ dtype, rows }: Pick<UnitInput, "dtype" | "rows">): 
 export const GATHER_SPANS = 8;
 export const GATHER_SPAN_BYTES = 256 * 1024;
 
-/** Kernel memory of an input's reader: for each span its bytes and a tile of half of them, and a span for padding. */
-function readerBytes({ rows }: UnitInput): number {
-  return rows === undefined ? 0 : GATHER_SPANS * 1.5 * GATHER_SPAN_BYTES + GATHER_SPAN_BYTES;
+/** Values of a left factor that are kept at a time, and bytes of a right one that are read at a time. */
+export const LORA_LEFT_ELEMENTS = 65_536;
+export const LORA_SPAN_BYTES = 2 ** 20;
+
+/** Kernel memory of an input's readers, for as long as its tensor is merged. */
+function readerBytes(input: UnitInput): number {
+  const tensors = [input, ...(input.rows?.others ?? [])];
+  const adapters = tensors.reduce((sum, tensor) => sum + loraBytes(tensor), 0);
+  // For each span its bytes and a tile of half of them, and a span for padding.
+  return adapters + (input.rows === undefined ? 0 : GATHER_SPANS * 1.5 * GATHER_SPAN_BYTES + GATHER_SPAN_BYTES);
+}
+
+/** The right factor in float32 and a span of it, rows of the left one as they are stored and in float32, two tiles. */
+function loraBytes({ lora, shape }: StoredTensor): number {
+  if (lora === undefined) return 0;
+  const left = Math.max(LORA_LEFT_ELEMENTS, lora.rank);
+  const right = allocatedBytes(4 * lora.rank * elementCount(shape.slice(1)));
+  return right + LORA_SPAN_BYTES + allocatedBytes(12 * left) + 8 * TILE_ELEMENTS + 64;
 }
 
 /** Bound on a worker process that runs tensors needing at most `threadBytes` of kernel memory on `threads` threads. */

@@ -1,6 +1,5 @@
 // The merge stage: from a recipe and the headers of its models to one unit per output file, each tensor with its inputs
 // as byte ranges, and the files around the weights. Reads no weights and does no I/O.
-import assert from "node:assert/strict";
 import type { Checkpoint } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { planShards } from "../formats/shard-plan.ts";
@@ -11,10 +10,10 @@ import type { Recipe, RecipeSlice } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import { checkParameters, createResolver, findIdleFilters } from "../recipe/parameters.ts";
 import { readTokenizerJson } from "../tokenizer/tokenizer-json.ts";
-import { describeArchitecture } from "./architecture.ts";
 import { makeMergeUnits } from "./merge-units.ts";
+import { describeModels, type ViewsByName } from "./model-view.ts";
 import { createNotes } from "./notes.ts";
-import { listOutputs, type ModelsByName, type OutputTensor } from "./output-tensors.ts";
+import { listOutputs, type OutputTensor } from "./output-tensors.ts";
 import { planTensor } from "./plan-tensor.ts";
 import type { MergeUnit, PlanSource, SideFile } from "./schema.ts";
 import { planSideFiles } from "./side-files.ts";
@@ -26,7 +25,7 @@ export type MergeTask = {
   readonly recipe: Recipe;
   /** As the user wrote it. */
   readonly text: string;
-  /** Every model of `recipe.references`; a plan's source index counts in it. */
+  /** Every model and adapter of `recipe.sources`, in that order; a plan's source index counts in it. */
   readonly models: readonly MergeModel[];
   /** What the model card lists, with the digest of each; the models unless said otherwise. */
   readonly inputs?: readonly string[] | undefined;
@@ -81,21 +80,18 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
   const notes = createNotes();
   for (const warning of [...recipe.warnings, ...checkParameters(recipe, method)]) notes.add(warning);
   for (const slice of recipe.slices) checkBase(recipe, slice, method);
-  const architectures: ModelsByName = new Map(
-    models.map(({ source, checkpoint }) => [source.model, describeArchitecture(checkpoint)]),
-  );
+  const views = describeModels(recipe, models, notes);
   const names = mergedModels(recipe);
-  const merged: ModelsByName = new Map([...architectures].filter(([model]) => names.has(model)));
+  const merged: ViewsByName = new Map([...views].filter(([model]) => names.has(model)));
   const readTokenizer = options.readTokenizer ?? readTokenizerJson;
-  const vocabulary = planVocabulary({ recipe, models, architectures, merged: names, readTokenizer, notes });
+  const vocabulary = planVocabulary({ recipe, views, merged, readTokenizer, notes });
   const outputs = listOutputs(recipe, merged, notes);
   const planning = {
     recipe,
     method,
     models: merged,
-    donors: architectures,
+    donors: views,
     vocabulary,
-    sourceIndex: indexModels(models),
     resolver: createResolver(recipe, method),
     notes,
   };
@@ -121,7 +117,8 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
     text,
     method,
     models,
-    architectures: merged,
+    views,
+    merged,
     inputs,
     ...output,
     notes,
@@ -133,15 +130,6 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
 function mergedModels({ slices, base }: Recipe): ReadonlySet<string> {
   const models = slices.flatMap(({ sources }) => sources.map(({ model }) => model));
   return new Set(base === undefined ? models : [...models, base]);
-}
-
-function indexModels(models: readonly MergeModel[]): (model: string) => number {
-  const indexes = new Map(models.map(({ source }, index) => [source.model, index]));
-  return (model) => {
-    const index = indexes.get(model);
-    assert.ok(index !== undefined, `no checkpoint was given for ${model}`);
-    return index;
-  };
 }
 
 function lookUp(recipe: Recipe, find: (id: string) => MergeMethod | undefined): MergeMethod {

@@ -24,7 +24,7 @@ export type PipelineTask = {
   readonly parsed: ParsedRecipe;
   /** `normaliseRecipe(parsed)`. */
   readonly recipe: Recipe;
-  /** Every model of `listModels(recipe)`, in that order. */
+  /** Every model of `listSources(recipe)`, in that order. */
   readonly models: readonly PipelineModel[];
 };
 

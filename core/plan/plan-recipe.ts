@@ -7,9 +7,17 @@ import { parseJsonDocument } from "../formats/json-scan.ts";
 import type { Recipe, RecipeStage } from "../recipe/normalise.ts";
 import { documentNames } from "./documents.ts";
 import { type MergeModel, type MergeOptions, type MergePlan, planMerge } from "./plan-merge.ts";
-import { type MergeUnit, type PlanSource, type SideFile, storedOf, type UnitInput } from "./schema.ts";
+import {
+  type MergeUnit,
+  type PlanSource,
+  placesOf,
+  type SideFile,
+  type StoredTensor,
+  type TensorPlace,
+  type UnitInput,
+} from "./schema.ts";
 
-/** The recipe, its text and the output's name for the model card, and every model of `listModels(recipe)`, in order. */
+/** The recipe, its text and the output's name for the model card, and every model of `listSources(recipe)`, in order. */
 export type RecipeTask = {
   readonly name: string;
   readonly recipe: Recipe;
@@ -40,7 +48,7 @@ export function planRecipe({ name, recipe, text, models }: RecipeTask, options: 
   const inputs = models.map(({ source }) => source.model);
   const documents: DocumentPlan[] = [];
   const planDocument = (document: Recipe, label: string): MergePlan => {
-    const indexes = document.references.map(({ model }) => findModel(known, model));
+    const indexes = document.sources.map((source) => findModel(known, source));
     const own = indexes.map((index) => pick(known, index).model);
     const task = { name: label, recipe: document, text, models: own, inputs };
     const plan = planMerge(task, { ...options, stage: first + documents.length });
@@ -82,17 +90,16 @@ function pick(known: readonly PlannedModel[], index: number): PlannedModel {
 /** A document's plan with the whole recipe's source indexes. Files of results become what those results planned. */
 function renumber(plan: MergePlan, indexes: readonly number[], known: readonly PlannedModel[]): MergePlan {
   const indexOf = (source: number): number => indexes[source] ?? source;
+  const place = <Place extends TensorPlace>(tensor: Place): Place => ({ ...tensor, source: indexOf(tensor.source) });
+  const stored = <Stored extends StoredTensor>(tensor: Stored): Stored => {
+    const { lora } = tensor;
+    if (lora === undefined) return place(tensor);
+    const factors = { left: place(lora.left), ...(lora.right === undefined ? {} : { right: place(lora.right) }) };
+    return { ...place(tensor), lora: { ...lora, ...factors } };
+  };
   const renumberInput = (input: UnitInput): UnitInput => ({
-    ...input,
-    source: indexOf(input.source),
-    ...(input.rows === undefined
-      ? {}
-      : {
-          rows: {
-            ...input.rows,
-            others: input.rows.others.map((other) => ({ ...other, source: indexOf(other.source) })),
-          },
-        }),
+    ...stored(input),
+    ...(input.rows === undefined ? {} : { rows: { ...input.rows, others: input.rows.others.map(stored) } }),
   });
   const units = plan.units.map(
     (unit): MergeUnit => ({
@@ -133,7 +140,7 @@ function describeResult(
 ): PlannedModel {
   const used = new Set(
     units
-      .flatMap(({ tensors }) => tensors.flatMap(({ inputs }) => inputs.flatMap(storedOf)))
+      .flatMap(({ tensors }) => tensors.flatMap(({ inputs }) => inputs.flatMap(placesOf)))
       .map(({ source }) => source),
   );
   const fingerprint = digestJson({

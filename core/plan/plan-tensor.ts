@@ -13,8 +13,9 @@ import type { ParameterResolver } from "../recipe/parameters.ts";
 import { type Dtype, type Shape, sameShape } from "../tensor.ts";
 import { findTied, tensorRole } from "./architecture.ts";
 import { gatherInputs, hasTokenRows } from "./gather-rows.ts";
+import type { ViewsByName } from "./model-view.ts";
 import type { Notes } from "./notes.ts";
-import type { ModelsByName, OutputInput, OutputTensor } from "./output-tensors.ts";
+import type { OutputInput, OutputTensor } from "./output-tensors.ts";
 import type { RowGather, StoredTensor, UnitInput, UnitTensor } from "./schema.ts";
 import type { VocabularyPlan } from "./vocabulary.ts";
 
@@ -22,13 +23,12 @@ import type { VocabularyPlan } from "./vocabulary.ts";
 export type TensorPlanning = {
   readonly recipe: Recipe;
   readonly method: MergeMethod;
-  readonly models: ModelsByName;
-  /** Models that are not merged and only give tokens. */
-  readonly donors: ModelsByName;
+  /** Models that are merged. */
+  readonly models: ViewsByName;
+  /** All models, also those that only give tokens. */
+  readonly donors: ViewsByName;
   /** Undefined when the recipe keeps the base's tokenizer. */
   readonly vocabulary: VocabularyPlan | undefined;
-  /** Index of a model among the plan's sources. */
-  readonly sourceIndex: (model: string) => number;
   readonly resolver: ParameterResolver;
   readonly notes: Notes;
 };
@@ -40,6 +40,8 @@ export type PlannedTensor = Omit<UnitTensor, "offset" | "bytes">;
 type Present = Omit<OutputInput, "entry"> & {
   readonly entry: TensorEntry;
   readonly stored: StoredTensor;
+  /** True for a model with an adapter. */
+  readonly isAdapted: boolean;
   /** The rows that take part, where they are not the stored ones. */
   readonly rows?: RowGather | undefined;
 };
@@ -80,14 +82,15 @@ export function planTensor(tensor: OutputTensor, planning: TensorPlanning): Plan
 }
 
 /** Inputs with an entry; an embedding or head that a model ties is read from the tensor it is tied to. */
-function findInputs(tensor: OutputTensor, { models, notes, sourceIndex }: TensorPlanning) {
+function findInputs(tensor: OutputTensor, { models, notes }: TensorPlanning) {
   const present: Present[] = [];
   const missing: OutputInput[] = [];
   const stored = tensor.inputs.find(({ entry }) => entry !== undefined) ?? anyStored(tensor.name, models);
   for (const input of tensor.inputs) {
+    const view = models.get(input.source.model);
     const entry = input.entry ?? tiedEntry(input, stored?.entry, models);
-    if (entry === undefined) missing.push(input);
-    else present.push({ ...input, entry, stored: storedTensor(entry, sourceIndex(input.source.model)) });
+    if (entry === undefined || view === undefined) missing.push(input);
+    else present.push({ ...input, entry, stored: view.stored(entry), isAdapted: view.reference.adapter !== undefined });
     if (entry !== undefined && input.entry === undefined) {
       notes.add(`${input.source.model} ties its embeddings: read from ${entry.name}`, tensor.name);
     }
@@ -95,14 +98,9 @@ function findInputs(tensor: OutputTensor, { models, notes, sourceIndex }: Tensor
   return { present, missing };
 }
 
-function storedTensor(entry: TensorEntry, source: number): StoredTensor {
-  const { name, dtype, shape, ranges } = entry;
-  return { source, tensor: name, dtype, shape: [...shape], ranges: ranges.map((range) => ({ ...range })) };
-}
-
 /** Inputs with one row a token, their rows put in the order of the output's vocabulary. */
 function gatherTokens(tensor: OutputTensor, present: readonly Present[], planning: TensorPlanning): readonly Present[] {
-  const { vocabulary, models, donors, recipe, notes, sourceIndex } = planning;
+  const { vocabulary, models, donors, recipe, notes } = planning;
   const vocabularyOf = ({ source }: Present) => models.get(source.model)?.vocabulary;
   if (vocabulary === undefined || present.length === 0) return present;
   if (!present.some((input) => hasTokenRows(input.entry, vocabularyOf(input)))) {
@@ -114,11 +112,9 @@ function gatherTokens(tensor: OutputTensor, present: readonly Present[], plannin
   const known = new Map<string, StoredTensor | undefined>();
   const donor = (model: string): StoredTensor | undefined => {
     if (known.has(model)) return known.get(model);
-    const architecture = models.get(model) ?? donors.get(model);
-    const entry =
-      architecture?.tensors.get(tensor.name) ??
-      (architecture && present[0] && findTied(architecture, present[0].entry));
-    const stored = entry === undefined ? undefined : storedTensor(entry, sourceIndex(model));
+    const view = donors.get(model);
+    const entry = view?.tensors.get(tensor.name) ?? (view && present[0] && findTied(view, present[0].entry));
+    const stored = entry === undefined ? undefined : view?.stored(entry);
     known.set(model, stored);
     return stored;
   };
@@ -139,7 +135,7 @@ function valueDtype({ entry, rows }: Present): Dtype {
   return rows?.dtype ?? entry.dtype;
 }
 
-function anyStored(name: string, models: ModelsByName): { entry: TensorEntry } | undefined {
+function anyStored(name: string, models: ViewsByName): { entry: TensorEntry } | undefined {
   for (const { tensors } of models.values()) {
     const entry = tensors.get(name);
     if (entry !== undefined) return { entry };
@@ -150,7 +146,7 @@ function anyStored(name: string, models: ModelsByName): { entry: TensorEntry } |
 function tiedEntry(
   { source }: OutputInput,
   stored: TensorEntry | undefined,
-  models: ModelsByName,
+  models: ViewsByName,
 ): TensorEntry | undefined {
   const model = models.get(source.model);
   if (stored === undefined || model === undefined || tensorRole(stored, model.vocabulary) === undefined)
@@ -295,7 +291,7 @@ function mergeInputs(
 }
 
 function unitInput(
-  { source, entry, stored, rows: gathered }: Present,
+  { source, entry, stored, rows: gathered, isAdapted }: Present,
   { slice }: OutputTensor,
   shape: Shape,
   parameters: ParameterValues,
@@ -306,6 +302,7 @@ function unitInput(
     ...(sameShape(entry.shape, shape) ? {} : { cut: { rows, columns } }),
     ...(gathered === undefined ? {} : { rows: gathered }),
     isBase: source.model === slice.base,
+    ...(isAdapted ? { model: source.model } : {}),
     parameters: defined(parameters),
   };
 }

@@ -34,8 +34,7 @@ export const sourceSchema = z.strictObject({
   mergedBy: z.strictObject({ stage: count }).optional(),
 });
 
-/** A tensor of a source, whole. */
-const storedTensorSchema = z.strictObject({
+const tensorPlace = {
   /** Index into the plan's sources. */
   source: count,
   tensor: z.string(),
@@ -43,7 +42,24 @@ const storedTensorSchema = z.strictObject({
   /** Shape as stored. */
   shape,
   ranges: z.array(byteRangeSchema),
+};
+
+/** A factor of a low-rank update: one axis is the rank. `swapped`: its axes are stored the other way round. */
+const factorSchema = z.strictObject({ ...tensorPlace, swapped: z.boolean() });
+
+/**
+ * W + scale L R, for a tensor W seen as a matrix of its first axis by all others: L is [rows, rank], R is [rank,
+ * columns], a row of ones when there is none. float32, terms in the order of the rank, rounded once to W's dtype.
+ */
+const loraSchema = z.strictObject({
+  rank: z.int().positive(),
+  scale: z.number(),
+  left: factorSchema,
+  right: factorSchema.optional(),
 });
+
+/** A tensor of a source, whole, with the adapter that is merged into it as it is read. */
+const storedTensorSchema = z.strictObject({ ...tensorPlace, lora: loraSchema.optional() });
 
 /** `from` of a run whose rows are zeros, are means of `means`, or are the mean of all rows before the run. */
 export const ROWS_ZERO = -1;
@@ -72,6 +88,8 @@ export const unitInputSchema = z.strictObject({
   /** The rows that take part, when they are not the stored ones in their order. Never together with `cut`. */
   rows: rowGatherSchema.optional(),
   isBase: z.boolean(),
+  /** The reference as the recipe spells it, where that is not its source's own: a model with an adapter. */
+  model: z.string().optional(),
   parameters: parameterValues,
 });
 
@@ -201,6 +219,8 @@ export const planHeaderSchema = z.strictObject({
 });
 
 export type StoredTensor = z.infer<typeof storedTensorSchema>;
+export type LoraUpdate = z.infer<typeof loraSchema>;
+export type LoraFactor = z.infer<typeof factorSchema>;
 export type RowGather = z.infer<typeof rowGatherSchema>;
 export type UnitInput = z.infer<typeof unitInputSchema>;
 export type UnitTensor = z.infer<typeof unitTensorSchema>;
@@ -215,7 +235,14 @@ export type SideFile = z.infer<typeof sideFileSchema>;
 export type PlanHeader = z.infer<typeof planHeaderSchema>;
 export type Plan = { readonly header: PlanHeader; readonly units: readonly Unit[] };
 
-/** Every stored tensor that an input reads: its own first. */
-export function storedOf(input: UnitInput): readonly StoredTensor[] {
-  return [input, ...(input.rows?.others ?? [])];
+/** A stored tensor of some source that is read for an input. */
+export type TensorPlace = Omit<StoredTensor, "lora">;
+
+/** Everything stored that an input reads: its own tensor first. */
+export function placesOf(input: UnitInput): readonly TensorPlace[] {
+  return [input, ...(input.rows?.others ?? [])].flatMap((stored) => {
+    const { lora } = stored;
+    if (lora === undefined) return [stored];
+    return lora.right === undefined ? [stored, lora.left] : [stored, lora.left, lora.right];
+  });
 }

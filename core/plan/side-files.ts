@@ -1,6 +1,7 @@
 // The small files of the output: a config that fits the weights, one whole set of tokenizer files, every parent's
 // licence, the index and the model card. What a file is, is decided by core/formats/side-files.ts.
 // Source: reference `checkpoint-formats.md` section 1.5.
+import assert from "node:assert/strict";
 import type { CheckpointFile } from "../checkpoint.ts";
 import { type FileRole, fileRole } from "../formats/side-files.ts";
 import type { MergeMethod } from "../methods/method.ts";
@@ -9,9 +10,10 @@ import { type Architecture, configSections, tensorRole } from "./architecture.ts
 import { checkConfigs, checkQuantization } from "./config-check.ts";
 import { GENERATION_FILE, readDocument } from "./documents.ts";
 import { MODEL_CARD_FILE, writeModelCard } from "./model-card.ts";
+import type { ModelView, ViewsByName } from "./model-view.ts";
 import type { Notes } from "./notes.ts";
 import { setTokenIds, stringifyConfig, writeOutputConfig } from "./output-config.ts";
-import type { LayerOrigin, ModelsByName } from "./output-tensors.ts";
+import type { LayerOrigin } from "./output-tensors.ts";
 import type { MergeModel } from "./plan-merge.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
 import type { SideFile } from "./schema.ts";
@@ -23,10 +25,13 @@ export type SideFileParts = {
   readonly recipe: Recipe;
   readonly text: string;
   readonly method: MergeMethod;
+  /** Every model and adapter; source indexes count in it. */
   readonly models: readonly MergeModel[];
   /** What the card lists; undefined: the models. */
   readonly inputs: readonly string[] | undefined;
-  readonly architectures: ModelsByName;
+  /** Every model that the recipe names, and those of them that are merged. */
+  readonly views: ViewsByName;
+  readonly merged: ViewsByName;
   readonly tensors: readonly PlannedTensor[];
   readonly layers: readonly LayerOrigin[] | undefined;
   /** Undefined when the recipe keeps the base's tokenizer. */
@@ -40,34 +45,33 @@ const DONATED: readonly FileRole[] = ["generation", "processor"];
 
 /** The output's side files in name order. Throws PlanConfigMismatch, PlanDtypeNotMergeable (quantized parents). */
 export function planSideFiles(parts: SideFileParts): readonly SideFile[] {
-  const { recipe, models, notes, vocabulary, architectures } = parts;
-  const configs = models.flatMap(({ source, checkpoint: { config } }) =>
-    config === undefined || !architectures.has(source.model) ? [] : [{ model: source.model, config }],
-  );
+  const { recipe, models, notes, vocabulary, views, merged } = parts;
+  const configs = [...merged].flatMap(([model, { own }]) => {
+    const { config } = own.model.checkpoint;
+    return config === undefined ? [] : [{ model, config }];
+  });
   checkConfigs(recipe, configs, notes);
   if (parts.tensors.some(({ method }) => method !== "copy")) checkQuantization(recipe, configs);
-  const donorName = recipe.configSource ?? recipe.base ?? recipe.references[0]?.model;
-  const donorIndex = models.findIndex(({ source }) => source.model === donorName);
-  const donor = models[donorIndex];
-  const originIndex =
-    vocabulary === undefined ? donorIndex : models.findIndex(({ source }) => source.model === vocabulary.origin);
-  const origin = models[originIndex];
+  const donor = views.get(recipe.configSource ?? recipe.base ?? recipe.references[0]?.model ?? "");
+  const origin = vocabulary === undefined ? donor : views.get(vocabulary.origin);
+  assert.ok(donor !== undefined && origin !== undefined, "a recipe names models");
   const files: SideFile[] = [
-    ...(donor === undefined ? [] : donatedFiles(donor, donorIndex, parts)),
-    ...(origin === undefined ? [] : tokenizerFiles(origin, originIndex, vocabulary, notes)),
-    ...(donor === undefined ? [] : configFile(donor, parts)),
-    ...licenceFiles(models, donorIndex),
+    ...donatedFiles(donor, parts),
+    ...tokenizerFiles(origin.tokenizer, vocabulary, notes),
+    ...configFile(donor, parts),
+    ...licenceFiles(models, donor.own.source),
     ...(parts.index === undefined ? [] : [{ from: "text" as const, ...parts.index }]),
     { from: "text", name: MODEL_CARD_FILE, text: cardOf(parts) },
   ];
   return files.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
 }
 
-function donatedFiles(donor: MergeModel, source: number, parts: SideFileParts): readonly SideFile[] {
+function donatedFiles(donor: ModelView, parts: SideFileParts): readonly SideFile[] {
   const { notes } = parts;
+  const { model, source } = donor.own;
   const generation = renumberedGeneration(donor, parts);
   const taken: SideFile[] = generation === undefined ? [] : [generation];
-  for (const { name, bytes } of donor.checkpoint.sideFiles) {
+  for (const { name, bytes } of model.checkpoint.sideFiles) {
     const role = fileRole(name);
     const isTaken = DONATED.includes(role) && name !== generation?.name;
     if (isTaken) taken.push({ from: "source", name, source, file: name, bytes });
@@ -78,42 +82,43 @@ function donatedFiles(donor: MergeModel, source: number, parts: SideFileParts): 
   return taken;
 }
 
-/** The donor's generation config where the output's vocabulary numbers its tokens anew. */
-function renumberedGeneration(donor: MergeModel, { vocabulary }: SideFileParts): SideFile | undefined {
-  const { model } = donor.source;
+/** What the output's vocabulary calls a token id of the donor; undefined where its ids are the output's. */
+function renumbering({ reference }: ModelView, { vocabulary }: SideFileParts): ((id: number) => number) | undefined {
+  const { model } = reference;
   if (vocabulary === undefined || vocabulary.origin === model) return undefined;
-  const config = readDocument(donor, GENERATION_FILE);
-  if (config === undefined) return undefined;
+  return (id) => vocabulary.renumber(model, id);
+}
+
+/** The donor's generation config where the output's vocabulary numbers its tokens anew. */
+function renumberedGeneration(donor: ModelView, parts: SideFileParts): SideFile | undefined {
+  const renumber = renumbering(donor, parts);
+  const config = renumber === undefined ? undefined : readDocument(donor.own.model, GENERATION_FILE);
+  if (renumber === undefined || config === undefined) return undefined;
   const own = { ...config };
-  setTokenIds(own, (id) => vocabulary.renumber(model, id));
+  setTokenIds(own, renumber);
   return { from: "text", name: GENERATION_FILE, text: stringifyConfig(own) };
 }
 
-function configFile(donor: MergeModel, parts: SideFileParts): readonly SideFile[] {
-  const { config } = donor.checkpoint;
+function configFile(donor: ModelView, parts: SideFileParts): readonly SideFile[] {
+  const { config } = donor.own.model.checkpoint;
+  const { tensors, layers, views } = parts;
   if (config === undefined) {
-    parts.notes.add("the output has no config.json, since its model has none", donor.source.model);
+    parts.notes.add("the output has no config.json, since its model has none", donor.reference.model);
     return [];
   }
-  const reference = parts.recipe.references.find(({ model }) => model === donor.source.model);
-  const configOf = (model: string) => parts.models.find(({ source }) => source.model === model)?.checkpoint.config;
-  const { tensors, layers } = parts;
+  const configOf = (model: string) => views.get(model)?.own.model.checkpoint.config;
   const saysTied = configSections(config).some((section) => section.tie_word_embeddings === true);
   const untied = saysTied && mergesUntiedHead(parts);
   if (untied) parts.notes.add("tie_word_embeddings is set to false: a parent's head differs from its embedding");
-  const architecture = reference?.overrideArchitecture;
-  const { vocabulary } = parts;
-  const isRenumbered = vocabulary !== undefined && vocabulary.origin !== donor.source.model;
-  const renumber = isRenumbered ? (id: number) => vocabulary.renumber(donor.source.model, id) : undefined;
+  const architecture = donor.reference.overrideArchitecture;
+  const renumber = renumbering(donor, parts);
   const text = writeOutputConfig({ donor: config, architecture, tensors, layers, configOf, untied, renumber });
   return [{ from: "text", name: "config.json", text }];
 }
 
 /** True when the output has a head and some parent stores one that its config does not tie. */
-function mergesUntiedHead({ tensors, architectures }: SideFileParts): boolean {
-  return [...architectures.values()].some(
-    (model) => !model.maybeTied && tensors.some(({ name }) => isHead(model, name)),
-  );
+function mergesUntiedHead({ tensors, merged }: SideFileParts): boolean {
+  return [...merged.values()].some((model) => !model.maybeTied && tensors.some(({ name }) => isHead(model, name)));
 }
 
 function isHead(model: Architecture, name: string): boolean {

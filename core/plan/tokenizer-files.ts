@@ -4,6 +4,7 @@
 // Source of the forms: transformers' tokenizer files.
 import { fileRole } from "../formats/side-files.ts";
 import type { AddedToken } from "../tokenizer/tokenizer.ts";
+import type { IndexedModel } from "./adapter.ts";
 import { readDocument, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from "./documents.ts";
 import type { Notes } from "./notes.ts";
 import { stringifyConfig } from "./output-config.ts";
@@ -14,10 +15,9 @@ import type { VocabularyPlan } from "./vocabulary.ts";
 /** Files that hold no vocabulary and are right beside any. */
 const KEPT = /^chat_template\.(?:json|jinja)$/;
 
-/** The tokenizer files of `model`, which is plan source `source`, with the built vocabulary where there is one. */
+/** The tokenizer files of a model, with the built vocabulary where there is one. */
 export function tokenizerFiles(
-  model: MergeModel,
-  source: number,
+  { model, source }: IndexedModel,
   vocabulary: VocabularyPlan | undefined,
   notes: Notes,
 ): readonly SideFile[] {

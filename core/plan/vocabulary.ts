@@ -12,9 +12,8 @@ import { type MergedVocabulary, mergeVocabularies, type TokenizerUse } from "../
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { type Architecture, tensorRole } from "./architecture.ts";
 import { documentPlace, TOKENIZER_FILE } from "./documents.ts";
+import type { ViewsByName } from "./model-view.ts";
 import type { Notes } from "./notes.ts";
-import type { ModelsByName } from "./output-tensors.ts";
-import type { MergeModel } from "./plan-merge.ts";
 
 /** Reads a tokenizer file; `where` is its place in errors. */
 export type ReadTokenizer = (bytes: Uint8Array, where: ErrorPlace) => Tokenizer;
@@ -41,10 +40,9 @@ export type VocabularyPlan = {
 
 export type VocabularyTask = {
   readonly recipe: Recipe;
-  readonly models: readonly MergeModel[];
-  readonly architectures: ModelsByName;
-  /** Names of the models that are merged; others only give tokens. */
-  readonly merged: ReadonlySet<string>;
+  /** Every model that the recipe names, and those of them that are merged; others only give tokens. */
+  readonly views: ViewsByName;
+  readonly merged: ViewsByName;
   readonly readTokenizer: ReadTokenizer;
   readonly notes: Notes;
 };
@@ -104,12 +102,12 @@ function originOf(recipe: Recipe, { source }: TokenizerRecipe): string {
 
 /** The tokenizer of every model, the base's first, then in recipe order. */
 function readTokenizers(task: VocabularyTask, part: TokenizerRecipe): ReadonlyMap<string, TokenizerUse> {
-  const { recipe, models, architectures, readTokenizer } = task;
+  const { recipe, views, readTokenizer } = task;
   const uses = new Map<string, TokenizerUse>();
-  const baseFirst = [...models].sort((a, b) => Number(isBase(b, recipe)) - Number(isBase(a, recipe)));
-  for (const entry of baseFirst) {
-    const { model } = entry.source;
-    const bytes = entry.documents?.get(TOKENIZER_FILE);
+  const baseFirst = [...views].sort(([a], [b]) => Number(b === recipe.base) - Number(a === recipe.base));
+  for (const [model, view] of baseFirst) {
+    const owner = view.tokenizer.model;
+    const bytes = owner.documents?.get(TOKENIZER_FILE);
     if (bytes === undefined) {
       throw new MergeyardError("PlanTokenizerMissing", {
         where: { ...fieldPlace(recipe.origin, part.field), model },
@@ -117,14 +115,10 @@ function readTokenizers(task: VocabularyTask, part: TokenizerRecipe): ReadonlyMa
         expected: `${TOKENIZER_FILE} beside the weights of ${model}`,
       });
     }
-    const tokenizer = readTokenizer(bytes, documentPlace(entry, TOKENIZER_FILE));
-    uses.set(model, { model, tokenizer, rows: vocabularyRows(architectures.get(model)) });
+    const tokenizer = readTokenizer(bytes, documentPlace(owner, TOKENIZER_FILE));
+    uses.set(model, { model, tokenizer, rows: vocabularyRows(view) });
   }
   return uses;
-}
-
-function isBase({ source }: MergeModel, { base }: Recipe): boolean {
-  return source.model === base;
 }
 
 function findUse(uses: ReadonlyMap<string, TokenizerUse>, model: string): TokenizerUse {
@@ -134,8 +128,7 @@ function findUse(uses: ReadonlyMap<string, TokenizerUse>, model: string): Tokeni
 }
 
 /** Ids of a model from this on stand for nothing: the embedding has no such row, or the config says so. */
-function vocabularyRows(architecture: Architecture | undefined): number {
-  if (architecture === undefined) return Number.POSITIVE_INFINITY;
+function vocabularyRows(architecture: Architecture): number {
   const { tensors, vocabulary = Number.POSITIVE_INFINITY } = architecture;
   let rows = vocabulary;
   for (const entry of tensors.values()) {

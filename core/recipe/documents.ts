@@ -36,11 +36,7 @@ export function orderDocuments(
 ): OrderedDocuments {
   const named = nameDocuments(documents.length === 1 ? [] : documents, taken);
   const usesOf = (document: ParsedDocument): readonly ParsedDocument[] => {
-    const names = new Set(
-      listReferences(document.merge).flatMap(({ reference: { path, revision } }) =>
-        revision === undefined ? [path] : [],
-      ),
-    );
+    const names = new Set(listReferences(document.merge).map(({ reference }) => reference.base));
     return [...names].flatMap((name) => named.get(name) ?? []);
   };
   const order: ParsedDocument[] = [];

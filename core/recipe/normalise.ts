@@ -53,6 +53,8 @@ export type Recipe = {
    * those that only give tokens.
    */
   readonly references: readonly ModelReference[];
+  /** What the references are made of, each once, in their order: models without adapters, and adapters. */
+  readonly sources: readonly string[];
   /** Dtype of every merged tensor; undefined: that of the base's (else the first model's) tensor. */
   readonly outputDtype: FloatDtype | undefined;
   /** The recipe's `dtype`, which mergekit computes in; only `strict` does. Undefined: the dtype of the base's file. */
@@ -82,12 +84,11 @@ export function normaliseRecipe(parsed: ParsedRecipe): Recipe {
   return normaliseDocument(parsed, stages);
 }
 
-/** Models that have to be found somewhere, each once: those that no document of the recipe makes. */
-export function listModels(recipe: Recipe): readonly ModelReference[] {
+/** Everything that has to be found somewhere, each once: models and adapters that no document of the recipe makes. */
+export function listSources(recipe: Recipe): readonly string[] {
   const made = new Set(recipe.stages.map(({ name }) => name));
-  const all = [...recipe.stages.map((stage) => stage.recipe), recipe].flatMap(({ references }) => references);
-  const found = new Map(all.filter(({ model }) => !made.has(model)).map((reference) => [reference.model, reference]));
-  return [...found.values()];
+  const all = [...recipe.stages.map((stage) => stage.recipe), recipe].flatMap(({ sources }) => sources);
+  return [...new Set(all)].filter((source) => !made.has(source));
 }
 
 function normaliseDocument(
@@ -113,6 +114,9 @@ function normaliseDocument(
     slices,
     base,
     references,
+    sources: [
+      ...new Set(references.flatMap(({ base: own, adapter }) => (adapter === undefined ? [own] : [own, adapter]))),
+    ],
     outputDtype: dtype == null ? undefined : DTYPES[dtype],
     workingDtype: merge.dtype == null ? undefined : DTYPES[merge.dtype],
     allowUnlisted: merge.allow_unlisted ?? undefined,

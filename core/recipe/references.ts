@@ -2,7 +2,10 @@
 import type { FieldPath } from "./origin.ts";
 import type { MergeConfig, ModelReference } from "./schema.ts";
 
-/** merged: its weights take part; base: compared with, perhaps listed too; token: gives tokens; config: gives the config. */
+/**
+ * merged: its weights take part; base: compared with, perhaps listed too; token: gives tokens; config: gives the
+ * config.
+ */
 export type ReferenceRole = "merged" | "base" | "token" | "config";
 
 export type PlacedReference = {

@@ -21,6 +21,10 @@ const text = z.string().min(1).max(RECIPE_LIMITS.textCharacters);
 export type ModelReference = {
   /** `path[@revision][+lora[@revision]]`: the canonical spelling, which identifies the model in plans and receipts. */
   readonly model: string;
+  /** `path[@revision]`: the model without its adapter. */
+  readonly base: string;
+  /** `lora[@revision]`. */
+  readonly adapter: string | undefined;
   readonly path: string;
   readonly revision: string | undefined;
   readonly lora: { readonly path: string; readonly revision: string | undefined } | undefined;
@@ -74,8 +78,9 @@ function clean(part: { path: string; revision?: string | null | undefined }): Lo
 
 function makeReference(model: Located, lora: Located | undefined, architecture: string | undefined): ModelReference {
   const spell = ({ path, revision }: Located) => (revision === undefined ? path : `${path}@${revision}`);
-  const spelling = lora === undefined ? spell(model) : `${spell(model)}+${spell(lora)}`;
-  return { model: spelling, ...model, lora, overrideArchitecture: architecture };
+  const [base, adapter] = [spell(model), lora && spell(lora)];
+  const spelling = adapter === undefined ? base : `${base}+${adapter}`;
+  return { model: spelling, base, adapter, ...model, lora, overrideArchitecture: architecture };
 }
 
 const dtypeName = ["float32", "float16", "bfloat16", "int64"] as const;

@@ -3,7 +3,6 @@
 import { MergeyardError } from "../error.ts";
 import { type FieldPath, fieldPlace, type RecipeOrigin } from "./origin.ts";
 import type { ParsedRecipe } from "./parse.ts";
-import { listReferences } from "./references.ts";
 import type { MergeConfig } from "./schema.ts";
 
 type Refusal = { readonly path: FieldPath; readonly found: string; readonly expected: string; readonly hint: string };
@@ -39,7 +38,6 @@ function refusalsOf(merge: MergeConfig): readonly Refusal[] {
         expected: "`models` or `slices`",
         hint: "with `models`, the parts of a model of several modules are merged by the names of their tensors",
       })),
-    ...loraRefusals(merge),
     refuseWhen(merge.chat_template != null, "chat_template", "`chat_template`", "none", KEEP_TEMPLATE),
     refuseWhen(merge.dtype === "int64", "dtype", "int64", FLOATS, "merging is float arithmetic"),
     refuseWhen(merge.out_dtype === "int64", "out_dtype", "int64", FLOATS, "merging is float arithmetic"),
@@ -52,15 +50,4 @@ const KEEP_TEMPLATE = "without it the base model's chat template is kept";
 
 function refuseWhen(applies: boolean, key: string, found: string, expected: string, hint: string): Refusal | undefined {
   return applies ? { path: [key], found, expected, hint } : undefined;
-}
-
-function loraRefusals(merge: MergeConfig): readonly Refusal[] {
-  return listReferences(merge)
-    .filter(({ reference }) => reference.lora !== undefined)
-    .map(({ reference, path }) => ({
-      path,
-      found: reference.model,
-      expected: "a model without an adapter",
-      hint: "merge the adapter into its model first, and name the result",
-    }));
 }

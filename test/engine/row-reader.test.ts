@@ -7,8 +7,9 @@ import { bfloat16ToFloat32, float32ToBfloat16 } from "../../core/ops/cast.ts";
 import { createScalarKernels } from "../../core/ops/kernels.ts";
 import { ROWS_MEAN, ROWS_PADDING, ROWS_ZERO, type RowGather } from "../../core/plan/schema.ts";
 import type { Dtype } from "../../core/tensor.ts";
-import type { StoredReader } from "../../engine/input-reader.ts";
+
 import { createRowReader } from "../../engine/row-reader.ts";
+import type { StoredReader } from "../../engine/stored-reader.ts";
 
 type Fake = { readonly reader: StoredReader; readonly values: Float32Array; readonly reads: number[] };
 
@@ -21,11 +22,11 @@ function fakeTensor(dtype: "F32" | "BF16", elements: number, seed: number): Fake
   const bytes = new Uint8Array(dtype === "F32" ? values.buffer : half.buffer);
   const reads: number[] = [];
   const unit = dtype === "F32" ? 4 : 2;
-  const read = async (first: number, count: number, target: Uint8Array): Promise<void> => {
+  const read: StoredReader["read"] = async (first, count, target) => {
     assert.ok(first >= 0 && first + count <= elements, `${first} + ${count} of ${elements}`);
     reads.push(count);
     await Promise.resolve();
-    target.set(bytes.subarray(first * unit, (first + count) * unit));
+    target.bytes.set(bytes.subarray(first * unit, (first + count) * unit));
   };
   return { reader: { dtype, read }, values, reads };
 }

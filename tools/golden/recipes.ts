@@ -51,7 +51,9 @@ const multiCase = z.object({
   intermediate_expected: z.record(z.string(), z.string()),
 });
 
-/** Several documents: the output, and every result that it uses. An expected intermediate may hold a few tensors only. */
+/**
+ * Several documents: the output, and every result that it uses. An expected intermediate may hold a few tensors only.
+ */
 export async function runMulti(folder: string, content: unknown): Promise<Verdict> {
   const entry = multiCase.parse(content);
   const { tensors, intermediate } = await runMerge(folder, readFileSync(join(folder, entry.recipe), "utf8"));

@@ -11,7 +11,7 @@ import {
 } from "../../core/plan/plan-merge.ts";
 import { planRecipe } from "../../core/plan/plan-recipe.ts";
 import type { MergeUnit, PlanSource } from "../../core/plan/schema.ts";
-import { listModels, normaliseRecipe } from "../../core/recipe/normalise.ts";
+import { listSources, normaliseRecipe } from "../../core/recipe/normalise.ts";
 import { mergeRegion } from "../../engine/merge-region.ts";
 import type { ResolvedSource } from "../../engine/request.ts";
 import { createWasmKernels } from "../../kernels/wasm/host.ts";
@@ -42,7 +42,7 @@ export async function runMerge(
 ): Promise<MergeOutcome> {
   const recipe = normaliseRecipe(readRecipe(Buffer.from(text), "recipe.yaml"));
   const names = documentNames(recipe);
-  const models = await Promise.all(listModels(recipe).map(({ model }) => openModel(folder, model, names)));
+  const models = await Promise.all(listSources(recipe).map((model) => openModel(folder, model, names)));
   const task = { name: "golden", recipe, text, models: models.map((model) => restrict(model, only)) };
   const { documents, output } = planRecipe(task, options);
   const target = createMemoryStore("golden");

@@ -3,7 +3,7 @@ import type { Checkpoint, CheckpointFile, TensorEntry } from "../../../core/chec
 import { type MergeModel, type MergeOptions, type MergePlan, planMerge } from "../../../core/plan/plan-merge.ts";
 import { planRecipe } from "../../../core/plan/plan-recipe.ts";
 import type { MergeUnit, PlanSource, UnitTensor } from "../../../core/plan/schema.ts";
-import { listModels, normaliseRecipe } from "../../../core/recipe/normalise.ts";
+import { listSources, normaliseRecipe } from "../../../core/recipe/normalise.ts";
 import { type Dtype, tensorBytes } from "../../../core/tensor.ts";
 import { readRecipe } from "../../../steps/read-recipe.ts";
 
@@ -88,8 +88,8 @@ export type Models = Readonly<Record<string, Checkpoint>>;
 export type Documents = Readonly<Record<string, Readonly<Record<string, Uint8Array>>>>;
 
 /** The models that a recipe names, in its order. */
-function modelsOf(references: readonly { model: string }[], models: Models, documents: Documents): MergeModel[] {
-  return references.map(({ model }) => {
+function modelsOf(sources: readonly string[], models: Models, documents: Documents): MergeModel[] {
+  return sources.map((model) => {
     const checkpoint = models[model];
     if (checkpoint === undefined) throw new Error(`the test has no model ${model}`);
     return { source: makeSource(model), checkpoint, documents: new Map(Object.entries(documents[model] ?? {})) };
@@ -104,13 +104,13 @@ export function planText(
   documents: Documents = {},
 ): MergePlan {
   const recipe = normaliseRecipe(readRecipe(new TextEncoder().encode(text), "recipe.yaml"));
-  return planMerge({ name: "test", recipe, text, models: modelsOf(recipe.references, models, documents) }, options);
+  return planMerge({ name: "test", recipe, text, models: modelsOf(recipe.sources, models, documents) }, options);
 }
 
 /** Plans a recipe of several documents. */
 export function planDocuments(text: string, models: Models, documents: Documents = {}, options: MergeOptions = {}) {
   const recipe = normaliseRecipe(readRecipe(new TextEncoder().encode(text), "recipe.yaml"));
-  return planRecipe({ name: "test", recipe, text, models: modelsOf(listModels(recipe), models, documents) }, options);
+  return planRecipe({ name: "test", recipe, text, models: modelsOf(listSources(recipe), models, documents) }, options);
 }
 
 /** All output tensors of a plan, by name, in file order. */

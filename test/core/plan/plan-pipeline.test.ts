@@ -27,7 +27,7 @@ type Setup = { text?: string; states?: Record<string, Partial<PlanSource>>; mode
 function plan({ text = TEXT, states = {}, models = { a: makeLlama(), b: makeLlama() }, options }: Setup = {}): Plan {
   const parsed = readRecipe(new TextEncoder().encode(text), "bot.yaml");
   const recipe = normaliseRecipe(parsed);
-  const known = recipe.references.map(({ model }) => ({
+  const known = recipe.sources.map((model) => ({
     source: { ...makeSource(model), ...states[model] },
     checkpoint: models[model] ?? makeLlama(),
     checkpointName: `checkpoint-${model}`,

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 import { ERROR_CODES } from "../../../core/error.ts";
-import { listModels, normaliseRecipe } from "../../../core/recipe/normalise.ts";
+import { listSources, normaliseRecipe } from "../../../core/recipe/normalise.ts";
 import { mergeSchema, pipelineSchema } from "../../../core/recipe/schema.ts";
 import { readRecipe } from "../../../steps/read-recipe.ts";
 import { makeLlama, planDocuments } from "../plan/checkpoints.ts";
@@ -18,7 +18,7 @@ test("the examples are recipes that are planned without a warning", () => {
   const tokenizer = { "tokenizer.json": tokenizerBytes({ vocab: tokens }) };
   for (const example of examples) {
     const recipe = normaliseRecipe(readRecipe(new TextEncoder().encode(example), "example.yaml"));
-    const names = listModels(recipe).map(({ model }) => model);
+    const names = [...listSources(recipe)];
     const models = Object.fromEntries(names.map((model) => [model, makeLlama()]));
     const documents = Object.fromEntries(names.map((model) => [model, tokenizer]));
     assert.deepEqual(planDocuments(example, models, documents).warnings, []);

@@ -1,7 +1,7 @@
 // Files of several documents: their order, which is the output, and what is refused.
 import assert from "node:assert/strict";
 import test from "node:test";
-import { listModels, normaliseRecipe } from "../../../core/recipe/normalise.ts";
+import { listSources, normaliseRecipe } from "../../../core/recipe/normalise.ts";
 import { readRecipe } from "../../../steps/read-recipe.ts";
 import { assertRefused, type Expected } from "./refusal.ts";
 
@@ -25,12 +25,7 @@ test("documents come before those that use them, whatever their order in the fil
       recipe.references.map(({ model }) => model),
       ["late", "early"],
     );
-    assert.deepEqual(
-      listModels(recipe)
-        .map(({ model }) => model)
-        .sort(),
-      ["x", "y"],
-    );
+    assert.deepEqual([...listSources(recipe)].sort(), ["x", "y"]);
   }
 });
 

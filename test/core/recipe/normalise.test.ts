@@ -180,16 +180,6 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
     { code: "RecipeNotSupported", field: "modules.text", line: 2 },
   ],
   [
-    "an adapter",
-    "merge_method: linear\nmodels:\n  - model: a+lora\n",
-    { code: "RecipeNotSupported", field: "models[0].model", line: 3, found: "a+lora" },
-  ],
-  [
-    "an adapter on the base",
-    `${MODELS}base_model: c+lora\n`,
-    { code: "RecipeNotSupported", field: "base_model", line: 5 },
-  ],
-  [
     "two tokenizers",
     `${MODELS}tokenizer: {source: union}\ntokenizer_source: base\n`,
     { code: "RecipeFieldInvalid", field: "tokenizer_source", line: 6 },
@@ -226,6 +216,17 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
 for (const [what, text, expected] of REFUSALS) {
   test(`refused: ${what}`, () => void assertRefused(() => normalise(text), expected));
 }
+
+test("what has to be found is models without their adapters, and adapters, each once", () => {
+  const recipe = normalise(
+    "merge_method: linear\nmodels:\n  - model: a+x\n  - model: a@v2+x\n  - model: b\nbase_model: a\n",
+  );
+  assert.deepEqual(
+    recipe.references.map(({ model }) => model),
+    ["a+x", "a@v2+x", "b", "a"],
+  );
+  assert.deepEqual(recipe.sources, ["a", "x", "a@v2", "b"]);
+});
 
 test("the old name of a tokenizer's source is the new one's, and models that only give tokens come last", () => {
   const old = normalise(`${MODELS}tokenizer_source: c\n`);

@@ -1,0 +1,156 @@
+// A model with an adapter, seen as one checkpoint: every tensor of the model with the update that the adapter makes to
+// it, tensors that the adapter holds whole in place of the model's, and nothing of the adapter left over.
+// Source: peft's merge of LoRA layers, reference section 12; rounding is ours (`LoraUpdate` in core/plan/schema.ts).
+import { type AdapterConfig, readAdapterConfig, readAdapterPart } from "../adapter/peft.ts";
+import type { TensorEntry } from "../checkpoint.ts";
+import { type ErrorPlace, MergeyardError } from "../error.ts";
+import { isFloatDtype } from "../ops/cast.ts";
+import { elementCount } from "../tensor.ts";
+import { ADAPTER_CONFIG_FILE, documentPlace, readDocument } from "./documents.ts";
+import type { Notes } from "./notes.ts";
+import type { MergeModel } from "./plan-merge.ts";
+import type { LoraFactor, LoraUpdate, StoredTensor } from "./schema.ts";
+
+/** A tensor as planning sees it, and how it is read. */
+export type ViewedTensor = { readonly entry: TensorEntry; readonly stored: StoredTensor };
+
+/** A model or an adapter, and its index among the plan's sources. */
+export type IndexedModel = { readonly model: MergeModel; readonly source: number };
+
+/** The stored form of a tensor of source `source`. */
+export function storedTensor({ name, dtype, shape, ranges }: TensorEntry, source: number): StoredTensor {
+  return { source, tensor: name, dtype, shape: [...shape], ranges: ranges.map((range) => ({ ...range })) };
+}
+
+/**
+ * The tensors of `base` with the adapter merged.
+ * Throws PlanAdapterInvalid, PlanAdapterNotSupported, PlanAdapterUnmatched, PlanDocumentInvalid.
+ */
+export function applyAdapter(base: IndexedModel, adapter: IndexedModel, notes: Notes): readonly ViewedTensor[] {
+  const where = documentPlace(adapter.model, ADAPTER_CONFIG_FILE);
+  const document = readDocument(adapter.model, ADAPTER_CONFIG_FILE);
+  if (document === undefined) throw new MergeyardError("PlanAdapterInvalid", { where, found: "no such file" });
+  const config = readAdapterConfig(document, where);
+  const { modules, whole } = sortParts(adapter);
+  const tensors = new Map(
+    base.model.checkpoint.tensors.map((entry) => [entry.name, { entry, stored: storedTensor(entry, base.source) }]),
+  );
+  for (const factors of modules) {
+    const target = findTarget(tensors, factors);
+    const lora = makeUpdate(factors, target.entry, config, adapter.source);
+    tensors.set(target.entry.name, { ...target, stored: { ...target.stored, lora } });
+  }
+  for (const { name, entry } of whole) {
+    const own = findName(tensors, name) ?? name;
+    if (!tensors.has(own)) notes.add(`tensors of ${adapter.model.source.model} that its model lacks are added`, own);
+    tensors.set(own, { entry: { ...entry, name: own }, stored: storedTensor(entry, adapter.source) });
+  }
+  return [...tensors.values()];
+}
+
+/** The factors of one module's update, or the update of its bias. */
+type Factors = {
+  /** As the adapter calls it. */
+  readonly module: string;
+  readonly kind: "weight" | "embedding" | "bias";
+  a?: TensorEntry;
+  b?: TensorEntry;
+  /** The adapter and one of the tensors, for errors. */
+  readonly where: ErrorPlace;
+};
+
+type Whole = { readonly name: string; readonly entry: TensorEntry };
+
+/** The adapter's tensors by module, and those that it holds whole. */
+function sortParts({ model }: IndexedModel): { modules: readonly Factors[]; whole: readonly Whole[] } {
+  const place = { store: model.source.store, model: model.source.model };
+  const modules = new Map<string, Factors>();
+  const whole: Whole[] = [];
+  for (const entry of model.checkpoint.tensors) {
+    const part = readAdapterPart(entry.name, place);
+    if (part.kind === "whole") {
+      whole.push({ name: part.name, entry });
+      continue;
+    }
+    const kind = part.kind === "bias" ? "bias" : part.isEmbedding ? "embedding" : "weight";
+    const key = `${kind} ${part.module}`;
+    const factors = modules.get(key) ?? { module: part.module, kind, where: { ...place, tensor: entry.name } };
+    if (part.kind === "factor" && part.side === "A") factors.a = entry;
+    else factors.b = entry;
+    modules.set(key, factors);
+  }
+  return { modules: [...modules.values()], whole };
+}
+
+type Tensors = ReadonlyMap<string, ViewedTensor>;
+
+function findTarget(tensors: Tensors, { module, kind, where }: Factors): ViewedTensor {
+  const wanted = `${module}.${kind === "bias" ? "bias" : "weight"}`;
+  const name = findName(tensors, wanted);
+  const target = name === undefined ? undefined : tensors.get(name);
+  if (target !== undefined) return target;
+  throw new MergeyardError("PlanAdapterUnmatched", { where, found: "no such tensor in the model", expected: wanted });
+}
+
+/**
+ * The model's name of a tensor: the same, or the only one that is longer or shorter by parts in front. An adapter that
+ * was trained on a part of a model, or on a model inside of another, calls its tensors by shorter or longer names.
+ */
+function findName(tensors: Tensors, wanted: string): string | undefined {
+  if (tensors.has(wanted)) return wanted;
+  const near = [...tensors.keys()].filter((name) => name.endsWith(`.${wanted}`) || wanted.endsWith(`.${name}`));
+  return near.length === 1 ? near[0] : undefined;
+}
+
+function makeUpdate(factors: Factors, target: TensorEntry, config: AdapterConfig, source: number): LoraUpdate {
+  const { a, b, kind, module, where } = factors;
+  const refuse = (found: string, expected: string): never => {
+    throw new MergeyardError("PlanAdapterInvalid", { where, found, expected });
+  };
+  if (b === undefined || (kind !== "bias" && a === undefined)) return refuse("one factor", "lora_A and lora_B");
+  for (const { dtype, name } of [target, b, ...(a === undefined ? [] : [a])]) {
+    if (!isFloatDtype(dtype)) refuse(`${dtype} in ${name}`, "F32, F16, BF16 or F64");
+  }
+  if (a === undefined) {
+    if (elementCount(b.shape) !== elementCount(target.shape)) refuse(shapeText(b), shapeText(target));
+    // A bias has no rank of its own: its scale is that of the module's factors.
+    const { expectedRank: rank } = config.scaleOf(module, 1);
+    return { rank: 1, scale: config.scaleOf(module, rank).scale, left: factor(b, source, false) };
+  }
+  const rank = a.shape[0] ?? 0;
+  const { expectedRank, scale } = config.scaleOf(module, rank);
+  if (rank !== expectedRank) refuse(`rank ${rank}`, `rank ${expectedRank}, by ${ADAPTER_CONFIG_FILE}`);
+  const swapped = isSwapped(factors, target, config);
+  if (swapped === undefined)
+    return refuse(`${shapeText(b)} x ${shapeText(a)}`, `a product of shape ${shapeText(target)}`);
+  return swapped
+    ? { rank, scale, left: factor(a, source, true), right: factor(b, source, true) }
+    : { rank, scale, left: factor(b, source, false), right: factor(a, source, false) };
+}
+
+/**
+ * Whether the update is (B A)^T: embeddings and weights that are stored [in, out]. Undefined when neither fits. Of a
+ * square weight only the config can tell.
+ */
+function isSwapped({ a, b, kind }: Factors, target: TensorEntry, config: AdapterConfig): boolean | undefined {
+  const rows = target.shape[0] ?? 1;
+  const columns = elementCount(target.shape.slice(1));
+  const rank = a?.shape[0] ?? 0;
+  const inputs = elementCount(a?.shape.slice(1) ?? []);
+  const outputs = b?.shape[0];
+  // A convolution's second factor has a kernel of one element.
+  if (elementCount(b?.shape.slice(1) ?? []) !== rank) return undefined;
+  const plain = outputs === rows && inputs === columns;
+  const turned = outputs === columns && inputs === rows && target.shape.length === 2;
+  if (plain && turned) return kind === "embedding" || config.storesInputFirst;
+  return plain ? false : turned ? true : undefined;
+}
+
+function factor(entry: TensorEntry, source: number, swapped: boolean): LoraFactor {
+  const { lora: _, ...place } = storedTensor(entry, source);
+  return { ...place, swapped };
+}
+
+function shapeText({ shape }: TensorEntry): string {
+  return `[${shape.join(", ")}]`;
+}

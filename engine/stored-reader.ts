@@ -1,0 +1,73 @@
+// A whole tensor of a source, as it is stored: any span of its elements by ranged reads.
+import assert from "node:assert/strict";
+import type { ByteRange } from "../core/checkpoint.ts";
+import type { Block, Kernels } from "../core/ops/kernels.ts";
+import type { TensorPlace } from "../core/plan/schema.ts";
+import { DTYPE_BITS, type Dtype } from "../core/tensor.ts";
+import type { OpenStore } from "../stores/store.ts";
+import type { ResolvedSource } from "./request.ts";
+
+/** Reads elements [first, first + count) in the tensor's dtype to the start of `target`. */
+export type StoredReader = {
+  readonly dtype: Dtype;
+  read(first: number, count: number, target: Block): Promise<void>;
+};
+
+/** What readers need of their surroundings. */
+export type ReaderDeps = {
+  /** By the plan's source index. */
+  readonly sources: readonly ResolvedSource[];
+  readonly openStore: OpenStore;
+  readonly signal: AbortSignal;
+  /** Readers that compute take memory of it for good, as the plan counts it: whoever makes them marks and releases. */
+  readonly kernels: Kernels;
+};
+
+/** Throws what the store throws; a short read is an error there, never zeros. */
+export function createStoredReader(tensor: TensorPlace, { sources, openStore, signal }: ReaderDeps): StoredReader {
+  const source = sourceOf(tensor, sources);
+  const store = openStore(source.store);
+  const unit = DTYPE_BITS[tensor.dtype] / 8;
+  return {
+    dtype: tensor.dtype,
+    async read(first, count, target) {
+      const reads: Promise<void>[] = [];
+      for (const piece of piecesOf(tensor.ranges, first * unit, count * unit)) {
+        const into = target.bytes.subarray(piece.targetOffset, piece.targetOffset + piece.bytes);
+        reads.push(store.readInto(`${source.prefix}${piece.file}`, piece.offset, into, { signal }));
+      }
+      await Promise.all(reads);
+    },
+  };
+}
+
+/** Where a tensor's source lies. */
+export function sourceOf(tensor: TensorPlace, sources: readonly ResolvedSource[]): ResolvedSource {
+  const source = sources[tensor.source];
+  assert.ok(source !== undefined, `the plan has no source ${tensor.source}`);
+  return source;
+}
+
+/** Bytes [offset, offset + bytes) of a block, in the same memory. */
+export function subBlock(block: Block, offset: number, bytes: number): Block {
+  return { address: block.address + offset, bytes: block.bytes.subarray(offset, offset + bytes) };
+}
+
+/** A span of the tensor's bytes as pieces of its files: the tensor is the concatenation of its ranges. */
+function* piecesOf(
+  ranges: readonly ByteRange[],
+  offset: number,
+  bytes: number,
+): Generator<ByteRange & { targetOffset: number }> {
+  let rangeStart = 0;
+  for (const range of ranges) {
+    const from = Math.max(offset, rangeStart);
+    const to = Math.min(offset + bytes, rangeStart + range.bytes);
+    if (from < to) {
+      const targetOffset = from - offset;
+      yield { file: range.file, offset: range.offset + from - rangeStart, bytes: to - from, targetOffset };
+    }
+    rangeStart += range.bytes;
+  }
+  assert.ok(offset + bytes <= rangeStart, "the plan reads beyond a tensor's end");
+}

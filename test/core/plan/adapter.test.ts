@@ -1,0 +1,212 @@
+// Models with adapters: which tensors are read with which update, what replaces what, and what is refused.
+import assert from "node:assert/strict";
+import test from "node:test";
+import type { Checkpoint } from "../../../core/checkpoint.ts";
+import { assertRefused } from "../recipe/refusal.ts";
+import { tokenizerBytes } from "../tokenizer/tokenizers.ts";
+import { configOf, makeCheckpoint, makeLlama, planText, type Shapes, tensorOf } from "./checkpoints.ts";
+
+const encode = (value: unknown) => new TextEncoder().encode(JSON.stringify(value));
+const CONFIG = { peft_type: "LORA", r: 2, lora_alpha: 4 };
+const Q0 = "model.layers.0.self_attn.q_proj";
+const UP0 = "model.layers.0.mlp.up_proj";
+const EMBED = "model.embed_tokens";
+const factors = (module: string, rank: number, inputs: number, outputs: number): Shapes => ({
+  [`base_model.model.${module}.lora_A.weight`]: [rank, inputs],
+  [`base_model.model.${module}.lora_B.weight`]: [outputs, rank],
+});
+
+type Parts = {
+  readonly base?: Checkpoint;
+  readonly config?: Record<string, unknown>;
+  readonly sideFiles?: readonly string[];
+  readonly documents?: Record<string, Record<string, Uint8Array>>;
+  readonly more?: string;
+};
+
+/** base+lora and other, averaged; sources are base, lora, other. */
+function plan(
+  adapter: Shapes,
+  { base = makeLlama(), config = {}, sideFiles = [], documents = {}, more = "" }: Parts = {},
+) {
+  const text = `merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: base+lora}, {model: other}]\n${more}`;
+  const files = sideFiles.map((name) => ({ name, bytes: 9 }));
+  const models = { base, lora: makeCheckpoint(adapter, { sideFiles: files }), other: base };
+  const configs = { lora: { "adapter_config.json": encode({ ...CONFIG, ...config }), ...documents.lora } };
+  return planText(text, models, {}, { ...documents, ...configs });
+}
+
+const updateOf = (merged: ReturnType<typeof plan>, name: string) => tensorOf(merged, name).inputs[0]?.lora;
+
+test("a weight is read with the product of its factors, everything else as it is", () => {
+  const merged = plan({ ...factors(Q0, 2, 4, 4), ...factors(UP0, 2, 4, 6) });
+  const [adapted, other] = tensorOf(merged, `${UP0}.weight`).inputs;
+  assert.deepEqual([adapted?.source, adapted?.model, other?.source, other?.model], [0, "base+lora", 2, undefined]);
+  assert.equal(other?.lora, undefined);
+  const { rank, scale, left, right } = adapted?.lora ?? {};
+  assert.deepEqual([rank, scale], [2, 2]);
+  assert.deepEqual([left?.source, left?.tensor, left?.swapped], [1, `base_model.model.${UP0}.lora_B.weight`, false]);
+  assert.deepEqual(
+    [right?.tensor, right?.shape, right?.swapped],
+    [`base_model.model.${UP0}.lora_A.weight`, [2, 4], false],
+  );
+  assert.equal(updateOf(merged, "model.norm.weight"), undefined);
+  assert.equal(
+    tensorOf(merged, "model.norm.weight").inputs[0]?.model,
+    "base+lora",
+    "the name that draws random numbers",
+  );
+});
+
+test("embeddings, and weights stored [in, out], are updated by the product turned round", () => {
+  const embedding = {
+    [`base_model.model.${EMBED}.lora_embedding_A`]: [2, 10],
+    [`base_model.model.${EMBED}.lora_embedding_B`]: [4, 2],
+  };
+  const { left, right } = updateOf(plan(embedding), `${EMBED}.weight`) ?? {};
+  assert.deepEqual(
+    [left?.tensor, left?.swapped, right?.tensor, right?.swapped],
+    [`base_model.model.${EMBED}.lora_embedding_A`, true, `base_model.model.${EMBED}.lora_embedding_B`, true],
+  );
+  // up_proj is [6, 4] here: factors of a layer from 6 to 4 fit only the other way round.
+  assert.equal(updateOf(plan(factors(UP0, 2, 6, 4)), `${UP0}.weight`)?.left.swapped, true);
+  // q_proj is square: the config decides.
+  assert.equal(updateOf(plan(factors(Q0, 2, 4, 4)), `${Q0}.weight`)?.left.swapped, false);
+  const turned = plan(factors(Q0, 2, 4, 4), { config: { fan_in_fan_out: true } });
+  assert.equal(updateOf(turned, `${Q0}.weight`)?.left.swapped, true);
+});
+
+test("a convolution is a matrix of its first axis by the rest", () => {
+  const base = makeCheckpoint({ "conv.weight": [6, 3, 2, 2] }, { config: {} });
+  const merged = plan(
+    { "base_model.model.conv.lora_A.weight": [2, 3, 2, 2], "base_model.model.conv.lora_B.weight": [6, 2, 1, 1] },
+    { base },
+  );
+  assert.deepEqual(updateOf(merged, "conv.weight")?.right?.shape, [2, 3, 2, 2]);
+});
+
+test("a trained bias of the update is added to the module's bias", () => {
+  const base = makeCheckpoint({ "fc.weight": [6, 4], "fc.bias": [6] }, { config: {} });
+  const merged = plan({ ...factors("fc", 2, 4, 6), "base_model.model.fc.lora_B.bias": [6] }, { base });
+  const update = updateOf(merged, "fc.bias");
+  assert.deepEqual(
+    [update?.rank, update?.scale, update?.left.tensor, update?.right],
+    [1, 2, "base_model.model.fc.lora_B.bias", undefined],
+  );
+});
+
+test("tensors that the adapter holds whole take the model's place, new ones join it", () => {
+  const merged = plan(
+    { ...factors(Q0, 2, 4, 4), "base_model.model.model.norm.weight": [4], "base_model.model.score.weight": [3, 4] },
+    { more: "allow_unlisted: copy\n" },
+  );
+  const norm = tensorOf(merged, "model.norm.weight").inputs[0];
+  assert.deepEqual([norm?.source, norm?.tensor], [1, "base_model.model.model.norm.weight"]);
+  assert.equal(tensorOf(merged, "score.weight").inputs[0]?.source, 1);
+  assert.ok(
+    merged.warnings.some((warning) => /that its model lacks are added: score.weight/.test(warning)),
+    String(merged.warnings),
+  );
+});
+
+test("an adapter trained on a part of the model, or on the model inside another, finds its tensors", () => {
+  assert.ok(updateOf(plan(factors("layers.0.self_attn.q_proj", 2, 4, 4)), `${Q0}.weight`));
+  assert.ok(updateOf(plan(factors(`language_model.${Q0}`, 2, 4, 4)), `${Q0}.weight`));
+});
+
+test("config and files come from the model, licences from both, and the card lists both", () => {
+  const merged = plan(factors(Q0, 2, 4, 4), {
+    base: makeLlama({ sideFiles: [{ name: "tokenizer.json", bytes: 4 }] }),
+    sideFiles: ["LICENSE", "adapter_config.json", "tokenizer.json"],
+  });
+  assert.equal(configOf(merged).vocab_size, 10);
+  const files = merged.sideFiles.flatMap((file) => (file.from === "source" ? [[file.name, file.source]] : []));
+  assert.deepEqual(files, [
+    ["LICENSE.lora", 1],
+    ["tokenizer.json", 0],
+  ]);
+  const card = merged.sideFiles.find(({ name }) => name === "README.md");
+  assert.match(card?.from === "text" ? card.text : "", /\| base \| .*\n\| lora \| .*\n\| other \|/);
+});
+
+test("an adapter with embeddings of its own brings its vocabulary and its tokenizer", () => {
+  const tokens = (count: number) =>
+    tokenizerBytes({ vocab: Object.fromEntries(Array.from({ length: count }, (_, id) => [`t${id}`, id])) });
+  const merged = plan(
+    { [`base_model.model.${EMBED}.weight`]: [12, 4], "base_model.model.lm_head.weight": [12, 4] },
+    {
+      base: makeLlama({ tied: true }),
+      sideFiles: ["tokenizer.json"],
+      documents: {
+        base: { "tokenizer.json": tokens(10) },
+        other: { "tokenizer.json": tokens(10) },
+        lora: { "tokenizer.json": tokens(12) },
+      },
+      more: "tokenizer: {source: union}\n",
+    },
+  );
+  assert.deepEqual(tensorOf(merged, `${EMBED}.weight`).shape, [12, 4]);
+  const [own, other] = tensorOf(merged, `${EMBED}.weight`).inputs;
+  assert.deepEqual(
+    [own?.source, own?.rows, other?.rows?.runs],
+    [
+      1,
+      undefined,
+      [
+        [0, 0, 10],
+        [1, 10, 2],
+      ],
+    ],
+  );
+  assert.equal(configOf(merged).tie_word_embeddings, false, "the adapter's head is its own");
+});
+
+test("several references may share a model or an adapter; each is opened once", () => {
+  const text =
+    "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: base}, {model: base+lora}, {model: other+lora}]\n";
+  const models = { base: makeLlama(), lora: makeCheckpoint(factors(Q0, 2, 4, 4)), other: makeLlama() };
+  const merged = planText(text, models, {}, { lora: { "adapter_config.json": encode(CONFIG) } });
+  assert.deepEqual(
+    tensorOf(merged, `${Q0}.weight`).inputs.map(({ source, lora, model }) => [source, lora?.left.source, model]),
+    [
+      [0, undefined, undefined],
+      [0, 1, "base+lora"],
+      [2, 1, "other+lora"],
+    ],
+  );
+});
+
+test("refused: what is no adapter, fits no tensor, or contradicts its config", () => {
+  const one = { [`base_model.model.${Q0}.lora_A.weight`]: [2, 4] };
+  assertRefused(
+    () =>
+      planText("merge_method: linear\nmodels: [{model: base+lora, parameters: {weight: 1}}]\n", {
+        base: makeLlama(),
+        lora: makeLlama(),
+      }),
+    {
+      code: "PlanAdapterInvalid",
+      model: "lora",
+      file: "lora/adapter_config.json",
+      found: "no such file",
+    },
+  );
+  assertRefused(() => plan(factors("model.layers.9.self_attn.q_proj", 2, 4, 4)), {
+    code: "PlanAdapterUnmatched",
+    model: "lora",
+    expected: "model.layers.9.self_attn.q_proj.weight",
+  });
+  assertRefused(() => plan(factors("up_proj", 2, 4, 6)), { code: "PlanAdapterUnmatched" });
+  assertRefused(() => plan(one), { code: "PlanAdapterInvalid", found: "one factor" });
+  assertRefused(() => plan(factors(Q0, 3, 4, 4)), { code: "PlanAdapterInvalid", found: "rank 3" });
+  assertRefused(() => plan(factors(Q0, 2, 5, 4)), { code: "PlanAdapterInvalid", found: "[4, 2] x [2, 5]" });
+  assertRefused(() => plan(factors(Q0, 2, 4, 4), { config: { use_dora: true } }), {
+    code: "PlanAdapterNotSupported",
+    field: "use_dora",
+  });
+  const whole = makeCheckpoint({ [`${Q0}.weight`]: { dtype: "I8", shape: [4, 4] } }, { config: {} });
+  assertRefused(() => plan(factors(Q0, 2, 4, 4), { base: whole }), {
+    code: "PlanAdapterInvalid",
+    found: `I8 in ${Q0}.weight`,
+  });
+});
