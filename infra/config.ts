@@ -113,7 +113,9 @@ export const environmentSchema = z
     triggers: z
       .strictObject({
         uploads: z.boolean().default(true),
-        /** Minutes between looks at the pipelines' schedules, or null for never: a schedule is kept to this exactness. */
+        /**
+         * Minutes between looks at the pipelines' schedules, or null for never: a schedule is kept to this exactness.
+         */
         scheduleMinutes: z.union([z.literal([1, 5, 10, 15]), z.null()]).default(5),
       })
       .prefault({}),

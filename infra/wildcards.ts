@@ -1,6 +1,6 @@
 // Why a statement names resources with a `*`. Every Allow statement of the roles and managed policies that does must be
-// here, by its name (by its actions where CDK writes it and gives none), and every entry must still be needed: test/infra
-// checks both.
+// here, by its name (by its actions where CDK writes it and gives none), and every entry must still be needed:
+// test/infra checks both.
 
 /** The reason for a statement, by its Sid, or by its actions in order, joined with commas. */
 export const WILDCARD_REASONS: Readonly<Record<string, string>> = Object.freeze({

@@ -50,7 +50,9 @@ export const YARD_ACCESS = Object.freeze({
   recordFailure: { reads: ["runs/*"], writes: ["runs/*/failures/*"] },
   onUpload: { reads: [MARKER, "pipelines/*", "incoming/*"], writes: [] },
   onSchedule: { reads: [MARKER, "pipelines/*"], writes: [] },
-  /** A person or a deployment of their own: makes the yard, edits pipelines, moves channels, removes what is not needed. */
+  /**
+   * A person or a deployment of their own: makes the yard, edits pipelines, moves channels, removes what is not needed.
+   */
   operator: {
     reads: ["*"],
     writes: [MARKER, "pipelines/*", "incoming/*", "channels/*"],

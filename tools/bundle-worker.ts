@@ -1,5 +1,6 @@
 // Makes the folder that the worker's image is built from: the Dockerfile, and `worker/` with everything that a worker
-// loads, in a few files that need no node_modules. The CDK app runs it at synthesis; it needs neither Docker nor network.
+// loads, in a few files that need no node_modules. The CDK app runs it at synthesis; it needs neither Docker nor
+// network.
 //
 //   node tools/bundle-worker.ts FOLDER
 import { copyFileSync, mkdirSync, rmSync } from "node:fs";
@@ -18,7 +19,9 @@ const REQUIRE = 'import { createRequire } from "node:module"; const require = cr
 /** Files that a source names beside itself by `new URL("file", import.meta.url)`. */
 const BESIDE = /new URL\("([\w.-]+)", import\.meta\.url\)/g;
 
-/** Writes the folder anew; returns the paths in it. Throws when a source needs a file that the bundle would not have. */
+/**
+ * Writes the folder anew; returns the paths in it. Throws when a source needs a file that the bundle would not have.
+ */
 export async function bundleWorker(folder: string): Promise<readonly string[]> {
   const target = path.join(folder, "worker");
   rmSync(folder, { recursive: true, force: true });

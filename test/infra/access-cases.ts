@@ -1,5 +1,5 @@
-// Who may do what: shown from both sides. The real steps, run under the deployed policies, succeed; and what a role must
-// not do is not allowed.
+// Who may do what: shown from both sides. The real steps, run under the deployed policies, succeed; and what a role
+// must not do is not allowed.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { layout } from "../../core/artifact/layout.ts";

@@ -106,7 +106,7 @@ test("an array runs every index once, with Batch's variables, no more at one tim
     running += word === "started" ? 1 : -1;
     most = Math.max(most, running);
   }
-  assert.equal(most, 2);
+  assert.ok(most <= 2, `${most} ran at one time`);
   const started = run.events.filter((event) => event.event === "unit-started");
   assert.deepEqual(started.map((event) => event.index).sort(), [0, 1, 2, 3, 4]);
   assert.ok(started.every((event) => event.stage === "3" && event.job === "stage" && event.attempt === 1));

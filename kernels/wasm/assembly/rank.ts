@@ -1,6 +1,6 @@
-// core/ops/rank.ts: ranks of the keys of each line, by counting. Lines whose keys mostly end in 16 zero bits, as differences
-// of BF16 values do, are dealt into bins by their upper halves; a bin whose keys are all equal then needs no order of its
-// own. Other lines are dealt into as many bins as keys, and what shares a bin is sorted.
+// core/ops/rank.ts: ranks of the keys of each line, by counting. Lines whose keys mostly end in 16 zero bits, as
+// differences of BF16 values do, are dealt into bins by their upper halves; a bin whose keys are all equal then needs
+// no order of its own. Other lines are dealt into as many bins as keys, and what shares a bin is sorted.
 import { integerOne } from "./constants";
 
 const LOWER: i32 = 0xffff;
