@@ -1,6 +1,6 @@
-// One input of one tensor: its elements as they come to the method, read straight into kernel memory one window ahead of
-// the arithmetic. What is stored comes from stored-reader.ts, adapters are merged in lora-reader.ts, and row-reader.ts
-// puts rows into another order; here they are put together, and embeddings are cut.
+// One input of one tensor: its elements as they come to the method, read straight into kernel memory one window ahead
+// of the arithmetic. What is stored comes from stored-reader.ts, adapters are merged in lora-reader.ts, and
+// row-reader.ts puts rows into another order; here they are put together, and embeddings are cut.
 import type { Block } from "../core/ops/kernels.ts";
 import type { StoredTensor, UnitInput } from "../core/plan/schema.ts";
 import { DTYPE_BITS } from "../core/tensor.ts";

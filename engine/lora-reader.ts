@@ -142,7 +142,9 @@ type Scatter = {
   readonly columns: number;
 };
 
-/** Elements [first, first + count) of a factor that is stored as [columns, rank], to their places in [rank, columns]. */
+/**
+ * Elements [first, first + count) of a factor that is stored as [columns, rank], to their places in [rank, columns].
+ */
 function scatter({ kernels, factor, span, part, tile, rank, columns }: Scatter, first: number, count: number): void {
   const unit = DTYPE_BITS[factor.dtype] / 8;
   for (let done = 0; done < count; done += TILE_ELEMENTS) {

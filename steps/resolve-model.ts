@@ -143,7 +143,8 @@ async function findUpload(yard: ObjectStore, path: readonly string[], signal: Ab
 
 /**
  * Undefined when an upload is complete: its marker is there, or its index and every shard that it names with the size
- * that the shard's own header says, or a model.safetensors alone, or an adapter with its config. Otherwise what is missing.
+ * that the shard's own header says, or a model.safetensors alone, or an adapter with its config. Otherwise what is
+ * missing.
  */
 export async function whyIncomplete(yard: ObjectStore, upload: UploadListing, signal: AbortSignal): Promise<unknown> {
   const names = upload.files.map((file) => file.key.slice(upload.prefix.length));

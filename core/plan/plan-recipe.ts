@@ -17,7 +17,9 @@ import {
   type UnitInput,
 } from "./schema.ts";
 
-/** The recipe, its text and the output's name for the model card, and every model of `listSources(recipe)`, in order. */
+/**
+ * The recipe, its text and the output's name for the model card, and every model of `listSources(recipe)`, in order.
+ */
 export type RecipeTask = {
   readonly name: string;
   readonly recipe: Recipe;

@@ -74,7 +74,9 @@ const rowGatherSchema = z.strictObject({
   /** Dtype of the gathered rows: the stored one, or F32 where rows are computed or come from another dtype. */
   dtype,
   others: z.array(storedTensorSchema),
-  /** Rows that are means of stored rows, given as tensor and row: float32 sum in this order, divided by their number. */
+  /**
+   * Rows that are means of stored rows, given as tensor and row: float32 sum in this order, divided by their number.
+   */
   means: z.array(z.array(z.tuple([count, count])).min(1)),
   /** [from, first row, rows] in output order: of tensor `from`, or as the constants above say. */
   runs: z.array(z.tuple([z.int().min(ROWS_PADDING), count, count])),

@@ -25,8 +25,8 @@ export type OrderedDocuments = {
 };
 
 /**
- * The documents in the order of merging. `pipeline`: the one that says what is published, if any; it is the output, else
- * the one without a name, else the only one that no other uses. `taken`: names that mean other models.
+ * The documents in the order of merging. `pipeline`: the one that says what is published, if any; it is the output,
+ * else the one without a name, else the only one that no other uses. `taken`: names that mean other models.
  * Throws RecipeNameInvalid, RecipeCycle, RecipeFieldInvalid (no one output).
  */
 export function orderDocuments(

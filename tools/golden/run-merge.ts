@@ -33,7 +33,9 @@ export type MergeOutcome = {
   sideText(name: string): string | undefined;
 };
 
-/** Runs a recipe (YAML or JSON text) whose model paths are relative to `folder`; of all tensors, or of those in `only`. */
+/**
+ * Runs a recipe (YAML or JSON text) whose model paths are relative to `folder`; of all tensors, or of those in `only`.
+ */
 export async function runMerge(
   folder: string,
   text: string,
