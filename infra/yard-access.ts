@@ -19,7 +19,7 @@ type Access = {
 const MARKER = "yard.json";
 const MODELS = ["incoming/*", "checkpoints/*", "artifacts/*"];
 
-export const YARD_ACCESS = Object.freeze({
+const YARD_ACCESS = Object.freeze({
   plan: {
     reads: [MARKER, ...MODELS, "channels/*", "cache/*", "pipelines/*", "runs/*"],
     writes: ["runs/*/plan.jsonl", "runs/*/recipe.yaml"],

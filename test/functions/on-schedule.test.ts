@@ -36,7 +36,7 @@ function tickBody(timeMs: number): string {
 
 const nameOf = (name: string) => name.replace(/-[0-9a-f]{16}$/, "");
 
-test("a day of ticks starts each pipeline at its times, in whatever order and however often the ticks come", async () => {
+test("a day of ticks starts each pipeline at its times, in whatever order and however often they come", async () => {
   const schedules = { nightly: "cron(0 2 * * ? *)", shifts: "cron(3 0/8 * * ? *)", weekly: "cron(0 2 ? * MON *)" };
   const ticks = Array.from({ length: 288 }, (_, index) => DAY + (index + 1) * TICK_MINUTES * 60_000);
   await fc.assert(

@@ -139,7 +139,9 @@ test("a message that failed goes back alone, and sent again it does what was lef
   assert.deepEqual(keys, ["pipelines/p.yaml", "pipelines/p.yaml", "pipelines/q.yaml"]);
 });
 
-/** Goal: files arrive in any order, events of any files at any time, many times; what counts is the upload as it lies. */
+/**
+ * Goal: files arrive in any order, events of any files at any time, many times; what counts is the upload as it lies.
+ */
 test("in whatever order files and events come, the whole upload is started, once", async () => {
   const model = newStore();
   await putModel(model, "", { seed: 3 });

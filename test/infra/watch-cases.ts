@@ -1,6 +1,6 @@
 // Functions, what starts runs, what tells people, and the configuration that it all comes from.
 import assert from "node:assert/strict";
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import recommended from "aws-cdk-lib/recommended-feature-flags.json" with { type: "json" };
 import { z } from "zod";
@@ -124,6 +124,15 @@ test("every environment's file is a configuration, and the default one deploys u
   for (const name of names) assert.equal(readEnvironment(name).name, name);
   assert.deepEqual(readEnvironment("default"), environmentSchema.parse({ name: "default" }));
   assert.throws(() => readEnvironment("../package"));
+});
+
+test("the configuration in docs/deploy.md is one, and the stacks that it names are those", () => {
+  const text = readFileSync(new URL("../../docs/deploy.md", import.meta.url), "utf8");
+  const examples = [...text.matchAll(/```json\n(.*?)```/gs)].map((match): unknown => JSON.parse(match[1] ?? ""));
+  assert.equal(examples.length, 1);
+  for (const example of examples) environmentSchema.parse({ name: "a", ...z.looseObject({}).parse(example) });
+  const named = [...text.matchAll(/^\| `Mergeyard-NAME-(\w+)`/gm)].map((match) => `Mergeyard-test-${match[1]}`);
+  assert.deepEqual(named, [...new Set(standard.resources.map(({ stack }) => stack))]);
 });
 
 test("a wrong configuration is refused by the field that is wrong", () => {
