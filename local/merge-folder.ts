@@ -77,9 +77,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
   const parsed = await loadRecipe(request, deps);
   const recipe = normaliseRecipe(parsed);
   const names = documentNames(recipe);
-  const models = await Promise.all(
-    listSources(recipe).map((model) => openModel(model, names, parsed, request, deps)),
-  );
+  const models = await Promise.all(listSources(recipe).map((model) => openModel(model, names, parsed, request, deps)));
   const name = parsed.pipeline.publish?.model ?? parsed.pipeline.name;
   const {
     documents,

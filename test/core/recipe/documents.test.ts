@@ -47,8 +47,8 @@ test("a result is used as a base, in slices, for tokens and as the config's sour
 });
 
 test("the output is the pipeline, else the one without a name, else the only one that no other uses", () => {
-  const merge = "{merge_method: linear, models: [{model: a}], parameters: {weight: 1}}";
-  const pipeline = `name: p\nmodels: {x: folder}\nmerge: ${merge}\n`;
+  const linear = "{merge_method: linear, models: [{model: a}], parameters: {weight: 1}}";
+  const pipeline = `name: p\nmodels: {x: folder}\nmerge: ${linear}\n`;
   const published = read(merge("a", "x"), pipeline);
   assert.equal(published.pipeline.name, "p");
   assert.deepEqual(
