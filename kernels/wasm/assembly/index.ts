@@ -14,3 +14,5 @@ export * from "./nearness";
 export * from "./overlap";
 export * from "./consensus";
 export * from "./scores";
+export * from "./votes";
+export * from "./competition";
