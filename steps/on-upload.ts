@@ -63,7 +63,9 @@ function fingerprintUpload({ prefix, files }: UploadListing): string {
   return fingerprintFiles(named.filter(({ name }) => name !== UPLOAD_MARKER));
 }
 
-/** Whether a name fits a pattern in which `*` stands for any characters and `?` for one. Time: their lengths' product. */
+/**
+ * Whether a name fits a pattern in which `*` stands for any characters and `?` for one. Time: their lengths' product.
+ */
 export function matchesPattern(pattern: string, name: string): boolean {
   let [at, star, retry] = [0, -1, 0];
   for (let index = 0; index < name.length; ) {

@@ -44,8 +44,8 @@ const PIPELINES = "pipelines/";
 const NAME_CHARACTERS = 40;
 
 /**
- * Every pipeline of the yard that `choose` gives a reason to start, the reason's words first in the name. One that cannot
- * be read does not keep the others from starting; it is listed and logged, for somebody waits for it.
+ * Every pipeline of the yard that `choose` gives a reason to start, the reason's words first in the name. One that
+ * cannot be read does not keep the others from starting; it is listed and logged, for somebody waits for it.
  */
 export async function findStarts(
   yard: ObjectStore,
