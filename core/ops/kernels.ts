@@ -4,7 +4,6 @@
 import { type Arithmetic, scalarArithmetic } from "./arithmetic.ts";
 import { type Cast, scalarCast } from "./cast.ts";
 import { type Combine, scalarCombine } from "./combine.ts";
-import { type Competition, scalarCompetition } from "./competition.ts";
 import { type Consensus, scalarConsensus } from "./consensus.ts";
 import { type LowRank, scalarLowRank } from "./low-rank.ts";
 import { type Mask, scalarMask } from "./mask.ts";
@@ -17,7 +16,6 @@ import { type Reduce, scalarReduce } from "./reduce.ts";
 import { type Scores, scalarScores } from "./scores.ts";
 import { type Select, scalarSelect } from "./select.ts";
 import { type Signs, scalarSigns } from "./signs.ts";
-import { scalarVotes, type Votes } from "./votes.ts";
 
 export type { Block, Tile } from "./memory.ts";
 
@@ -39,8 +37,6 @@ export type Operations = Cast &
   Rank &
   Signs &
   LowRank &
-  Votes &
-  Competition &
   ElementOperations;
 export type Kernels = { readonly id: "scalar" | "wasm" } & Memory & Operations;
 
@@ -59,8 +55,6 @@ export function createScalarKernels(capacityBytes: number): Kernels {
     ...scalarRank,
     ...scalarSigns,
     ...scalarLowRank,
-    ...scalarVotes,
-    ...scalarCompetition,
     ...scalarNearness,
     ...scalarOverlap,
     ...scalarConsensus,

@@ -8,7 +8,6 @@ import type { Kernels } from "../../core/ops/kernels.ts";
 import { type Block, createMemory } from "../../core/ops/memory.ts";
 import { type ElementExports, hostElements } from "./host-elements.ts";
 import { hostTaskVectors, type TaskVectorExports } from "./host-task-vectors.ts";
-import { hostWholeModel, type WholeModelExports } from "./host-whole-model.ts";
 
 /** The module's own data lies below this address. */
 const DATA_BYTES = 65536;
@@ -57,8 +56,7 @@ type Exports = {
     count: number,
   ) => void;
 } & { readonly [name in `widen${FloatDtype}` | `narrow${FloatDtype}`]: Convert } & TaskVectorExports &
-  ElementExports &
-  WholeModelExports;
+  ElementExports;
 
 let compiled: WebAssembly.Module | undefined;
 
@@ -102,7 +100,6 @@ export function createWasmKernels(capacityBytes: number): Kernels {
     },
     ...hostTaskVectors(wasm, memory.buffer),
     ...hostElements(wasm, memory.buffer),
-    ...hostWholeModel(wasm),
   };
 }
 

@@ -14,5 +14,3 @@ export * from "./nearness";
 export * from "./overlap";
 export * from "./consensus";
 export * from "./scores";
-export * from "./votes";
-export * from "./competition";
