@@ -35,7 +35,7 @@ const YARD_ACCESS = Object.freeze({
   /** Jobs of the stages that make universal checkpoints of uploads. */
   sharder: {
     reads: [MARKER, ...MODELS, "cache/*", "runs/*"],
-    writes: ["runs/*/receipts/*", "runs/*/failures/unit-*", "checkpoints/*", "cache/*"],
+    writes: ["runs/*/receipts/*", "runs/*/stages/*", "runs/*/failures/unit-*", "checkpoints/*", "cache/*"],
     sources: true,
     copies: true,
   },

@@ -36,6 +36,7 @@ const KEYS = {
   plan: layout.plan("r"),
   recipe: layout.recipe("r"),
   receipt: layout.receipt("r", 0, 0),
+  intermediate: `${layout.stageOutput("r", 1)}model.safetensors`,
   output: layout.unitOutput("r", "model.safetensors"),
   unitFailure: layout.unitFailure("r", 0, 0),
   failure: layout.failure("r", 1),
@@ -46,8 +47,8 @@ const KEYS = {
 test("each role writes the kinds of objects that are its own, and no others", () => {
   const written: Readonly<Record<string, readonly (keyof typeof KEYS)[]>> = {
     Plan: ["plan", "recipe"],
-    Worker: ["receipt", "output", "unitFailure"],
-    Sharder: ["checkpoint", "cache", "receipt", "unitFailure"],
+    Worker: ["receipt", "output", "intermediate", "unitFailure"],
+    Sharder: ["checkpoint", "cache", "receipt", "intermediate", "unitFailure"],
     Check: [],
     Publish: ["version", "channel", "cache", "result"],
     Notify: ["events"],
