@@ -1,6 +1,6 @@
 // The pipeline as it is deployed, on a real S3 server: events to the functions, the functions' executions through the
-// state machine, its jobs as processes of the bundled worker, and a pull at the end. Step Functions and Batch themselves
-// are played by the local runner.
+// state machine, its jobs as processes of the bundled worker, and a pull at the end. The local runner plays Step
+// Functions and Batch.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
