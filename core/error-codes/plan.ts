@@ -17,6 +17,16 @@ export const PLAN_CODES = {
     retryable: false,
     remedy: "correct the layer range",
   },
+  PlanModuleUnknown: {
+    meaning: "the recipe names a module that the model's tensors do not show",
+    retryable: false,
+    remedy: "name modules as the tensors' names do, such as `language_model` or `vision_tower`",
+  },
+  PlanModulesIncomplete: {
+    meaning: "tensors of the models belong to no module of the recipe",
+    retryable: false,
+    remedy: "name a module for them, or say in the recipe what to do with such tensors",
+  },
   PlanTensorMissing: {
     meaning: "a model lacks a tensor that another one has",
     retryable: false,

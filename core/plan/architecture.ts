@@ -42,21 +42,44 @@ export const TEXT_CONFIG_KEYS = ["text_config", "language_config", "llm_config",
 
 /** Reads names and config; costs one pass over the tensors. */
 export function describeArchitecture(checkpoint: Checkpoint): Architecture {
-  const stacks = new Map<string, number>();
-  for (const { name } of checkpoint.tensors) {
-    const place = parseLayerName(name);
-    if (place !== undefined) stacks.set(place.prefix, Math.max(stacks.get(place.prefix) ?? 0, place.layer + 1));
-  }
+  const stacks = listStacks(checkpoint.tensors);
   const counts = configNumbers(checkpoint.config, LAYER_COUNT_KEYS);
-  const fitting = [...stacks].filter(([, layers]) => counts.includes(layers));
-  const candidates = stacks.size === 1 ? [...stacks] : fitting;
   return {
     tensors: new Map(checkpoint.tensors.map((entry) => [entry.name, entry])),
     stacks,
-    mainStack: candidates.length === 1 ? candidates[0]?.[0] : undefined,
+    mainStack: findMainStack(stacks, counts),
     vocabulary: configNumbers(checkpoint.config, ["vocab_size"])[0],
     maybeTied: !configSections(checkpoint.config).some((section) => section.tie_word_embeddings === false),
   };
+}
+
+/** The part of a model that `belongs` tells: what is only its stack of layers there is its main one. */
+export function narrowArchitecture(model: Architecture, belongs: (entry: TensorEntry) => boolean): Architecture {
+  const tensors = [...model.tensors.values()].filter(belongs);
+  const stacks = listStacks(tensors);
+  const whole = model.mainStack !== undefined && stacks.has(model.mainStack) ? model.mainStack : undefined;
+  return {
+    ...model,
+    tensors: new Map(tensors.map((entry) => [entry.name, entry])),
+    stacks,
+    mainStack: findMainStack(stacks, []) ?? whole,
+  };
+}
+
+function listStacks(tensors: readonly TensorEntry[]): ReadonlyMap<string, number> {
+  const stacks = new Map<string, number>();
+  for (const { name } of tensors) {
+    const place = parseLayerName(name);
+    if (place !== undefined) stacks.set(place.prefix, Math.max(stacks.get(place.prefix) ?? 0, place.layer + 1));
+  }
+  return stacks;
+}
+
+/** The only stack, else the only one of one of these lengths. */
+function findMainStack(stacks: ReadonlyMap<string, number>, counts: readonly number[]): string | undefined {
+  const fitting = [...stacks].filter(([, layers]) => counts.includes(layers));
+  const candidates = stacks.size === 1 ? [...stacks] : fitting;
+  return candidates.length === 1 ? candidates[0]?.[0] : undefined;
 }
 
 /** Numbers under any of `keys`, first of the config itself, then of the config of its language part. */

@@ -8,6 +8,7 @@ import type { MergeModel } from "./plan-merge.ts";
 export const TOKENIZER_FILE = "tokenizer.json";
 export const TOKENIZER_CONFIG_FILE = "tokenizer_config.json";
 export const SPECIAL_TOKENS_FILE = "special_tokens_map.json";
+export const CHAT_TEMPLATE_FILE = "chat_template.jinja";
 export const ADAPTER_CONFIG_FILE = "adapter_config.json";
 export const GENERATION_FILE = "generation_config.json";
 
@@ -16,9 +17,12 @@ export function documentNames(recipe: Recipe): readonly string[] {
   const recipes = [recipe, ...recipe.stages.map((stage) => stage.recipe)];
   const adapts = recipes.some(({ references }) => references.some(({ adapter }) => adapter !== undefined));
   const tokenizes = recipes.some(({ tokenizer }) => tokenizer !== undefined);
+  const talks = recipes.some(({ chatTemplate }) => chatTemplate !== undefined);
   return [
     ...(adapts ? [ADAPTER_CONFIG_FILE] : []),
-    ...(tokenizes ? [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, GENERATION_FILE] : []),
+    ...(tokenizes ? [TOKENIZER_FILE, SPECIAL_TOKENS_FILE, GENERATION_FILE] : []),
+    ...(talks ? [CHAT_TEMPLATE_FILE] : []),
+    ...(tokenizes || talks ? [TOKENIZER_CONFIG_FILE] : []),
   ];
 }
 

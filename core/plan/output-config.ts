@@ -3,8 +3,8 @@
 import type { Checkpoint } from "../checkpoint.ts";
 import { isFloatDtype } from "../ops/cast.ts";
 import { type Dtype, elementCount } from "../tensor.ts";
-import { configSections, LAYER_COUNT_KEYS, TEXT_CONFIG_KEYS, tensorRole } from "./architecture.ts";
-import type { LayerOrigin } from "./output-tensors.ts";
+import { LAYER_COUNT_KEYS, TEXT_CONFIG_KEYS, tensorRole } from "./architecture.ts";
+import type { LayerOrigin, StackedLayers } from "./output-tensors.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
 
 type Config = NonNullable<Checkpoint["config"]>;
@@ -15,8 +15,8 @@ export type OutputConfigParts = {
   /** Replaces `architectures`, when the recipe says so of the donor. */
   readonly architecture: string | undefined;
   readonly tensors: readonly PlannedTensor[];
-  /** What every layer of a restacked model is. */
-  readonly layers: readonly LayerOrigin[] | undefined;
+  /** Stacks of layers that were put together anew, with the donor's number of layers in each. */
+  readonly stacks: readonly (StackedLayers & { readonly before: number | undefined })[];
   /** Config of any model of the recipe. */
   readonly configOf: (model: string) => Config | undefined;
   /** What the output's vocabulary calls a token id of the donor. */
@@ -27,7 +27,7 @@ export type OutputConfigParts = {
 
 /** The text of config.json. Infinity is written as Python's JSON writes it, since real configs hold it. */
 export function writeOutputConfig(parts: OutputConfigParts): string {
-  const { donor, tensors, layers } = parts;
+  const { donor, tensors, stacks } = parts;
   const { _name_or_path: _name, quantization_config: _quantization, ...kept } = donor;
   const quantized = donor.quantization_config !== undefined && tensors.every(({ method }) => method === "copy");
   const config: Record<string, unknown> = quantized
@@ -41,7 +41,10 @@ export function writeOutputConfig(parts: OutputConfigParts): string {
       if (section.tie_word_embeddings === true) section.tie_word_embeddings = false;
   }
   setVocabulary(config, tensors);
-  if (layers !== undefined) setLayers(config, layers, parts);
+  for (const stack of stacks) {
+    if (stack.isModule) setModuleLayers(config, stack, parts);
+    else for (const key of [undefined, ...TEXT_CONFIG_KEYS]) setLayers(config, key, stack.origins, parts);
+  }
   if (parts.renumber !== undefined) for (const section of ownSections(config)) setTokenIds(section, parts.renumber);
   return stringifyConfig(config);
 }
@@ -65,16 +68,9 @@ function dominantDtype(tensors: readonly PlannedTensor[]): Dtype | undefined {
   )?.[0];
 }
 
-/** The sections of `config`, ordered as by configSections; nested ones are copied first, since they are the donor's. */
+/** The config and its language sections, to be changed. */
 function ownSections(config: Record<string, unknown>): readonly Record<string, unknown>[] {
-  const nested = TEXT_CONFIG_KEYS.flatMap((key) => {
-    const section = config[key];
-    if (typeof section !== "object" || section === null || Array.isArray(section)) return [];
-    const own: Record<string, unknown> = { ...section };
-    config[key] = own;
-    return [own];
-  });
-  return [config, ...nested];
+  return [config, ...TEXT_CONFIG_KEYS.map((key) => ownSection(config, key)).filter((part) => part !== undefined)];
 }
 
 /** `vocab_size` is the rows of the embedding, where the config has one at all. */
@@ -89,20 +85,67 @@ function setVocabulary(config: Record<string, unknown>, tensors: readonly Planne
 /** Keys of lists that say something of each layer, such as `layer_types`, `layers_block_type`, `no_rope_layers`. */
 const LAYER_LIST = /layer|block/;
 
-/** The number of layers, and every list with one item a layer, each item from the config of the layer's own model. */
-function setLayers(config: Record<string, unknown>, layers: readonly LayerOrigin[], parts: OutputConfigParts): void {
-  const donors = configSections(parts.donor);
-  ownSections(config).forEach((section, index) => {
-    const before = LAYER_COUNT_KEYS.map((key) => donors[index]?.[key]).find((value) => typeof value === "number");
-    for (const key of LAYER_COUNT_KEYS) if (typeof section[key] === "number") section[key] = layers.length;
-    for (const [key, value] of Object.entries(section)) {
-      if (!LAYER_LIST.test(key) || !Array.isArray(value) || value.length !== before) continue;
-      section[key] = layers.map(({ model, layer }) => {
-        const list = configSections(parts.configOf(model))[index]?.[key];
-        return Array.isArray(list) ? list[layer] : value[layer];
-      });
-    }
-  });
+/**
+ * The number of layers in the config or its section `key`, and every list with one item a layer, each item from the
+ * config of the layer's own model.
+ */
+function setLayers(
+  config: Record<string, unknown>,
+  key: string | undefined,
+  origins: readonly LayerOrigin[],
+  { donor, configOf }: OutputConfigParts,
+): void {
+  const before = layerCount(sectionOf(donor, key));
+  const section = ownSection(config, key);
+  if (section === undefined) return;
+  for (const name of LAYER_COUNT_KEYS) if (typeof section[name] === "number") section[name] = origins.length;
+  for (const [name, value] of Object.entries(section)) {
+    if (!LAYER_LIST.test(name) || !Array.isArray(value) || value.length !== before) continue;
+    section[name] = origins.map(({ model, layer }) => {
+      const list = sectionOf(configOf(model), key)?.[name];
+      return Array.isArray(list) ? list[layer] : value[layer];
+    });
+  }
+}
+
+/**
+ * The same in the one section that describes a module: it counts as many layers as the donor has there, and where
+ * several do, its name shares a word with the stack's.
+ */
+function setModuleLayers(
+  config: Record<string, unknown>,
+  { prefix, origins, before }: OutputConfigParts["stacks"][number],
+  parts: OutputConfigParts,
+): void {
+  const fitting = [undefined, ...Object.keys(parts.donor)].filter(
+    (key) => before !== undefined && layerCount(sectionOf(parts.donor, key)) === before,
+  );
+  const words = prefix.split(/[._]/);
+  const named = fitting.filter((key) => key?.split("_").some((word) => word !== "config" && words.includes(word)));
+  const text = fitting.filter((key) => key === undefined || TEXT_CONFIG_KEYS.some((known) => known === key));
+  const [chosen] = named.length > 0 ? named : fitting.length > 1 ? text : fitting;
+  if (fitting.length > 0) setLayers(config, chosen, origins, parts);
+}
+
+function layerCount(section: Config | undefined): number | undefined {
+  return LAYER_COUNT_KEYS.map((key) => section?.[key]).find((value) => typeof value === "number");
+}
+
+/** The config itself, or its section under a key. */
+function sectionOf(config: Config | undefined, key: string | undefined): Config | undefined {
+  const section = key === undefined ? config : config?.[key];
+  if (typeof section !== "object" || section === null || Array.isArray(section)) return undefined;
+  return { ...section };
+}
+
+/** The same, to be changed: a nested section is copied first, since it is the donor's. */
+function ownSection(config: Record<string, unknown>, key: string | undefined): Record<string, unknown> | undefined {
+  if (key === undefined) return config;
+  const section = sectionOf(config, key);
+  if (section === undefined) return undefined;
+  const own: Record<string, unknown> = { ...section };
+  config[key] = own;
+  return own;
 }
 
 /** Every id under a key such as `eos_token_id`, or in a list under one, as the output's vocabulary numbers it. */

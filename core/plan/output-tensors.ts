@@ -5,9 +5,11 @@ import assert from "node:assert/strict";
 import type { TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { PLAN_LIMITS } from "../limits.ts";
-import type { Recipe, RecipeSlice, RecipeSource } from "../recipe/normalise.ts";
+import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
+import type { RecipeModule, RecipeSlice, RecipeSource } from "../recipe/slices.ts";
 import { type Architecture, compareNames, parseLayerName, tensorRole, tensorSide } from "./architecture.ts";
+import { scopeModules } from "./modules.ts";
 import type { Notes } from "./notes.ts";
 
 /** A model's tensor for an output tensor. `entry` is undefined when the model does not store it. */
@@ -23,26 +25,62 @@ export type OutputTensor = {
   /** Layer position in [0, 1]; 0 outside layers. */
   readonly position: number;
   readonly inputs: readonly OutputInput[];
+  /** True for a tensor outside of all modules: it is taken as it is from its only input. */
+  readonly isCopied?: boolean;
 };
 
 /** A source's layer that an output layer is made of. */
 export type LayerOrigin = { readonly model: string; readonly layer: number };
 
+/** A stack of layers that the recipe puts together anew. */
+export type StackedLayers = {
+  /** Of the first source: what stands before the layer's number. */
+  readonly prefix: string;
+  /** True when the recipe says so of a module, and not of the whole model. */
+  readonly isModule: boolean;
+  /** What every output layer's first source is, in order. */
+  readonly origins: readonly LayerOrigin[];
+};
+
 export type Outputs = {
   /** In the order of compareNames. */
   readonly tensors: readonly OutputTensor[];
-  /** For restacked models: what every output layer's first source is, in order. */
-  readonly layers: readonly LayerOrigin[] | undefined;
+  readonly stacks: readonly StackedLayers[];
 };
 
 export type ModelsByName = ReadonlyMap<string, Architecture>;
 
-/** Every output tensor. Throws PlanLayersUnequal, PlanLayersUnknown, PlanLayersOutside, RecipeLayerRangesUnequal. */
+/**
+ * Every output tensor.
+ * Throws PlanLayersUnequal, PlanLayersUnknown, PlanLayersOutside, PlanModuleUnknown, PlanModulesIncomplete,
+ * PlanTooLarge, RecipeLayerRangesUnequal.
+ */
 export function listOutputs(recipe: Recipe, models: ModelsByName, notes: Notes): Outputs {
-  const outputs = recipe.restacks
-    ? restack(recipe, models, notes)
-    : { tensors: recipe.slices.flatMap((slice) => mergeWhole(recipe, slice, models)), layers: undefined };
-  return { ...outputs, tensors: [...outputs.tensors].sort((a, b) => compareNames(a.name, b.name)) };
+  const { scopes, rest } = scopeModules(recipe, models);
+  const parts = scopes.map(({ module, models: own }): Outputs => {
+    if (module.restacks) return restack(recipe, module, own, notes);
+    return { tensors: module.slices.flatMap((slice) => mergeWhole(recipe, slice, own)), stacks: [] };
+  });
+  const copied = rest.flatMap((name) => copyRest(recipe, name, models, notes) ?? []);
+  const tensors = [...parts.flatMap((part) => part.tensors), ...copied];
+  return {
+    tensors: tensors.sort((a, b) => compareNames(a.name, b.name)),
+    stacks: parts.flatMap((part) => part.stacks),
+  };
+}
+
+/** A tensor of no module: the base's, else that of the first model that has it; undefined when the recipe drops it. */
+function copyRest(recipe: Recipe, name: string, models: ModelsByName, notes: Notes): OutputTensor | undefined {
+  const copies = recipe.allowUnlisted === "copy";
+  notes.add(`tensors of no module are ${copies ? "copied" : "dropped"}`, name);
+  const [slice] = recipe.slices;
+  if (!copies || slice === undefined) return undefined;
+  const holders = [...models].filter(([, { tensors }]) => tensors.has(name)).map(([model]) => model);
+  const model = holders.find((holder) => holder === recipe.base) ?? holders[0] ?? "";
+  const field = ["modules"];
+  const source: RecipeSource = { model, layers: undefined, level: { settings: {}, field }, field };
+  const inputs = [{ source, name, entry: models.get(model)?.tensors.get(name) }];
+  return { name, slice, position: 0, inputs, isCopied: true };
 }
 
 /** `models` form: every tensor under its own name; every stack of layers counts positions of its own. */
@@ -90,32 +128,40 @@ function checkDepths(recipe: Recipe, slice: RecipeSlice, models: ModelsByName): 
 }
 
 /** `slices` form: output layers are numbered over all slices; what lies outside layers frames them. */
-function restack(recipe: Recipe, models: ModelsByName, notes: Notes): Outputs {
+function restack(recipe: Recipe, module: RecipeModule, models: ModelsByName, notes: Notes): Outputs {
   const indexes = new Map([...models].map(([model, architecture]) => [model, indexLayers(architecture)]));
-  const cuts = recipe.slices.map((slice) => {
+  const cuts = module.slices.map((slice) => {
     const cut = slice.sources.map((source) => cutLayers(recipe, source, architectureOf(models, source), indexes));
     const other = cut.find(({ count }) => count !== cut[0]?.count);
     if (other !== undefined) throw unequalRanges(recipe, cut[0]?.count ?? 0, other);
     return { slice, cut, count: cut[0]?.count ?? 0 };
   });
-  checkSize(recipe, cuts);
+  checkSize(recipe, module, cuts);
   const tensors: OutputTensor[] = [];
-  const layers: LayerOrigin[] = [];
+  const origins: LayerOrigin[] = [];
   for (const { slice, cut, count } of cuts) {
     for (let step = 0; step < count; step++) {
-      tensors.push(...stackLayer(slice, cut, step, layers.length));
-      layers.push({ model: cut[0]?.source.model ?? "", layer: (cut[0]?.from ?? 0) + step });
+      tensors.push(...stackLayer(slice, cut, step, origins.length));
+      origins.push({ model: cut[0]?.source.model ?? "", layer: (cut[0]?.from ?? 0) + step });
     }
   }
-  return { tensors: [...tensors, ...frameTensors(recipe, models, notes)], layers };
+  const prefix = cuts[0]?.cut[0]?.prefix ?? "";
+  return {
+    tensors: [...tensors, ...frameTensors(module, models, notes)],
+    stacks: [{ prefix, isModule: module.name !== undefined, origins }],
+  };
 }
 
 /** A short recipe can stack the same layers ten thousand times: counted before anything is made. */
-function checkSize(recipe: Recipe, cuts: readonly { cut: readonly CutLayers[]; count: number }[]): void {
+function checkSize(
+  recipe: Recipe,
+  { field }: RecipeModule,
+  cuts: readonly { cut: readonly CutLayers[]; count: number }[],
+): void {
   const tensors = cuts.reduce((sum, { cut, count }) => sum + count * (cut[0]?.byLayer.get(cut[0].from)?.size ?? 0), 0);
   if (tensors <= PLAN_LIMITS.tensors) return;
   throw new MergeyardError("PlanTooLarge", {
-    where: fieldPlace(recipe.origin, ["slices"]),
+    where: fieldPlace(recipe.origin, [...field, "slices"]),
     found: `${tensors} tensors`,
     expected: `at most ${PLAN_LIMITS.tensors}`,
   });
@@ -203,9 +249,9 @@ function stackLayer(slice: RecipeSlice, cut: readonly CutLayers[], step: number,
 }
 
 /** Tensors outside the restacked layers: those before them from the first slice, those after from the last. */
-function frameTensors(recipe: Recipe, models: ModelsByName, notes: Notes): readonly OutputTensor[] {
-  const first = recipe.slices[0];
-  const last = recipe.slices.at(-1);
+function frameTensors({ slices }: RecipeModule, models: ModelsByName, notes: Notes): readonly OutputTensor[] {
+  const first = slices[0];
+  const last = slices.at(-1);
   if (first === undefined || last === undefined) return [];
   const before = frameOf(first, models, []);
   const after = first === last ? before : frameOf(last, models, listHeads(models));

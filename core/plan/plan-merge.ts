@@ -6,9 +6,10 @@ import { planShards } from "../formats/shard-plan.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import { findMethod, METHOD_IDS } from "../methods/registry.ts";
 import { nearestName } from "../recipe/nearest.ts";
-import type { Recipe, RecipeSlice } from "../recipe/normalise.ts";
+import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import { checkParameters, createResolver, findIdleFilters } from "../recipe/parameters.ts";
+import type { RecipeSlice } from "../recipe/slices.ts";
 import { readTokenizerJson } from "../tokenizer/tokenizer-json.ts";
 import { makeMergeUnits } from "./merge-units.ts";
 import { describeModels, type ViewsByName } from "./model-view.ts";
@@ -109,8 +110,7 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
     memoryBytes: options.memoryBytes ?? MEMORY_BYTES_DEFAULT,
     statistics: options.statistics ?? false,
   });
-  const { layers } = outputs;
-  const output = { tensors, layers, index, vocabulary };
+  const output = { tensors, stacks: outputs.stacks, index, vocabulary };
   const sideFiles = planSideFiles({
     name,
     recipe,

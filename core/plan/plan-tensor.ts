@@ -67,6 +67,7 @@ export function planTensor(tensor: OutputTensor, planning: TensorPlanning): Plan
     return copies ? copyTensor(tensor, referenceOf(tensor, present), planning) : undefined;
   }
   const reference = referenceOf(tensor, present);
+  if (tensor.isCopied === true) return copyTensor(tensor, reference, planning);
   if (present.every(({ entry }) => isWhole(entry.dtype))) return copyWhole(tensor, present, reference, planning);
   const { inputs, shape } = fitShapes(tensor, present, reference, planning);
   if (inputs.length === 1 && present.length > 1) return copyTensor(tensor, reference, planning);

@@ -7,13 +7,14 @@ import { type FileRole, fileRole } from "../formats/side-files.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { type Architecture, configSections, tensorRole } from "./architecture.ts";
+import { chooseChatTemplate } from "./chat-template.ts";
 import { checkConfigs, checkQuantization } from "./config-check.ts";
 import { GENERATION_FILE, readDocument } from "./documents.ts";
 import { MODEL_CARD_FILE, writeModelCard } from "./model-card.ts";
 import type { ModelView, ViewsByName } from "./model-view.ts";
 import type { Notes } from "./notes.ts";
 import { setTokenIds, stringifyConfig, writeOutputConfig } from "./output-config.ts";
-import type { LayerOrigin } from "./output-tensors.ts";
+import type { StackedLayers } from "./output-tensors.ts";
 import type { MergeModel } from "./plan-merge.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
 import type { SideFile } from "./schema.ts";
@@ -33,7 +34,7 @@ export type SideFileParts = {
   readonly views: ViewsByName;
   readonly merged: ViewsByName;
   readonly tensors: readonly PlannedTensor[];
-  readonly layers: readonly LayerOrigin[] | undefined;
+  readonly stacks: readonly StackedLayers[];
   /** Undefined when the recipe keeps the base's tokenizer. */
   readonly vocabulary: VocabularyPlan | undefined;
   readonly index: { readonly name: string; readonly text: string } | undefined;
@@ -57,7 +58,7 @@ export function planSideFiles(parts: SideFileParts): readonly SideFile[] {
   assert.ok(donor !== undefined && origin !== undefined, "a recipe names models");
   const files: SideFile[] = [
     ...donatedFiles(donor, parts),
-    ...tokenizerFiles(origin.tokenizer, vocabulary, notes),
+    ...tokenizerFiles(origin.tokenizer, { vocabulary, template: chooseChatTemplate(recipe, merged, notes) }, notes),
     ...configFile(donor, parts),
     ...licenceFiles(models, donor.own.source),
     ...(parts.index === undefined ? [] : [{ from: "text" as const, ...parts.index }]),
@@ -101,7 +102,7 @@ function renumberedGeneration(donor: ModelView, parts: SideFileParts): SideFile 
 
 function configFile(donor: ModelView, parts: SideFileParts): readonly SideFile[] {
   const { config } = donor.own.model.checkpoint;
-  const { tensors, layers, views } = parts;
+  const { tensors, views } = parts;
   if (config === undefined) {
     parts.notes.add("the output has no config.json, since its model has none", donor.reference.model);
     return [];
@@ -112,7 +113,8 @@ function configFile(donor: ModelView, parts: SideFileParts): readonly SideFile[]
   if (untied) parts.notes.add("tie_word_embeddings is set to false: a parent's head differs from its embedding");
   const architecture = donor.reference.overrideArchitecture;
   const renumber = renumbering(donor, parts);
-  const text = writeOutputConfig({ donor: config, architecture, tensors, layers, configOf, untied, renumber });
+  const stacks = parts.stacks.map((stack) => ({ ...stack, before: donor.stacks.get(stack.prefix) }));
+  const text = writeOutputConfig({ donor: config, architecture, tensors, stacks, configOf, untied, renumber });
   return [{ from: "text", name: "config.json", text }];
 }
 

@@ -5,45 +5,74 @@
 import { fileRole } from "../formats/side-files.ts";
 import type { AddedToken } from "../tokenizer/tokenizer.ts";
 import type { IndexedModel } from "./adapter.ts";
-import { readDocument, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from "./documents.ts";
+import {
+  CHAT_TEMPLATE_FILE,
+  readDocument,
+  SPECIAL_TOKENS_FILE,
+  TOKENIZER_CONFIG_FILE,
+  TOKENIZER_FILE,
+} from "./documents.ts";
 import type { Notes } from "./notes.ts";
 import { stringifyConfig } from "./output-config.ts";
 import type { MergeModel } from "./plan-merge.ts";
 import type { SideFile } from "./schema.ts";
 import type { VocabularyPlan } from "./vocabulary.ts";
 
-/** Files that hold no vocabulary and are right beside any. */
-const KEPT = /^chat_template\.(?:json|jinja)$/;
+/** Files that hold a chat template and no vocabulary. */
+const TEMPLATES: readonly string[] = [CHAT_TEMPLATE_FILE, "chat_template.json"];
 
-/** The tokenizer files of a model, with the built vocabulary where there is one. */
+/** What is written anew of a tokenizer: its vocabulary, its chat template, or both. */
+export type TokenizerChanges = {
+  readonly vocabulary: VocabularyPlan | undefined;
+  readonly template: string | undefined;
+};
+
+/** The tokenizer files of a model, with what is written anew in place of its own. */
 export function tokenizerFiles(
   { model, source }: IndexedModel,
-  vocabulary: VocabularyPlan | undefined,
+  { vocabulary, template }: TokenizerChanges,
   notes: Notes,
 ): readonly SideFile[] {
   const own = model.checkpoint.sideFiles
     .filter(({ name }) => fileRole(name) === "tokenizer")
     .map(({ name, bytes }): SideFile => ({ from: "source", name, source, file: name, bytes }));
-  if (vocabulary === undefined || vocabulary.merged.unchanged) return own;
-  const written: readonly SideFile[] = [
-    {
-      from: "text",
-      name: TOKENIZER_FILE,
-      text: vocabulary.tokenizer.write(vocabulary.merged.vocabulary, vocabulary.merged.merges),
-    },
-    { from: "text", name: TOKENIZER_CONFIG_FILE, text: stringifyConfig(tokenizerConfig(model, vocabulary)) },
+  const rebuilt = vocabulary?.merged.unchanged === false ? vocabulary : undefined;
+  const text = (name: string, content: string): SideFile => ({ from: "text", name, text: content });
+  const hasConfig = rebuilt !== undefined || own.some(({ name }) => name === TOKENIZER_CONFIG_FILE);
+  const changes = rebuilt !== undefined || template !== undefined;
+  const written = [
+    ...(rebuilt === undefined ? [] : writeVocabulary(model, rebuilt)),
+    ...(template === undefined ? [] : [text(CHAT_TEMPLATE_FILE, template)]),
+    ...(hasConfig && changes
+      ? [text(TOKENIZER_CONFIG_FILE, stringifyConfig(tokenizerConfig(model, rebuilt, template)))]
+      : []),
+  ];
+  const kept = own.filter(({ name }) => {
+    if (written.some((file) => file.name === name)) return false;
+    if (TEMPLATES.includes(name)) return template === undefined;
+    if (rebuilt !== undefined) notes.add("tokenizer.json holds the new vocabulary: older forms are not copied", name);
+    return rebuilt === undefined;
+  });
+  return [...written, ...kept];
+}
+
+function writeVocabulary(model: MergeModel, { tokenizer, merged }: VocabularyPlan): readonly SideFile[] {
+  return [
+    { from: "text", name: TOKENIZER_FILE, text: tokenizer.write(merged.vocabulary, merged.merges) },
     { from: "text", name: SPECIAL_TOKENS_FILE, text: stringifyConfig(specialTokens(model)) },
   ];
-  const left = own.filter(({ name }) => !KEPT.test(name) && !written.some((file) => file.name === name));
-  for (const { name } of left) notes.add("tokenizer.json holds the new vocabulary: older forms are not copied", name);
-  return [...written, ...own.filter(({ name }) => KEPT.test(name))];
 }
 
 /** Ids of added tokens are said here too, and win over tokenizer.json when transformers loads the folder. */
-function tokenizerConfig(model: MergeModel, { merged }: VocabularyPlan): Record<string, unknown> {
+function tokenizerConfig(
+  model: MergeModel,
+  rebuilt: VocabularyPlan | undefined,
+  template: string | undefined,
+): Record<string, unknown> {
   const own = readDocument(model, TOKENIZER_CONFIG_FILE) ?? { tokenizer_class: "PreTrainedTokenizerFast" };
   const describe = ({ id, content, flags }: AddedToken) => [String(id), { content, ...flags }] as const;
-  return { ...own, added_tokens_decoder: Object.fromEntries(merged.vocabulary.added.map(describe)) };
+  const added = rebuilt && { added_tokens_decoder: Object.fromEntries(rebuilt.merged.vocabulary.added.map(describe)) };
+  return { ...own, ...added, ...(template === undefined ? {} : { chat_template: template }) };
 }
 
 const SPECIAL_NAMES =

@@ -5,10 +5,11 @@ import { z } from "zod";
 import { MergeyardError } from "../error.ts";
 import type { MergeMethod, ParameterValues } from "../methods/method.ts";
 import { nearestName } from "./nearest.ts";
-import type { Recipe, RecipeSlice, RecipeSource, SettingsLevel } from "./normalise.ts";
+import type { Recipe } from "./normalise.ts";
 import { describeValue, fieldPlace } from "./origin.ts";
 import { MERGEKIT_PARAMETERS } from "./parse.ts";
 import { evaluateSetting, filterMatches, type Setting, type SettingScalar, type SettingValue } from "./setting.ts";
+import type { RecipeSlice, RecipeSource, SettingsLevel } from "./slices.ts";
 
 /** `parameters` and `modelParameters` of a method: the only schemas of their names, types and defaults. */
 export type ParameterSchemas = Pick<MergeMethod, "id" | "base" | "parameters" | "modelParameters">;

@@ -16,22 +16,36 @@ export type PlacedReference = {
 
 /** References of models and slices first, then the bases, then those that give tokens or the config. */
 export function listReferences(merge: MergeConfig): readonly PlacedReference[] {
-  const { models, slices, base_model: base, config_source: config } = merge;
-  const listed = (models ?? []).map(({ model }, index) => placed(model, ["models", index, "model"], "merged"));
-  const sources = (slices ?? []).flatMap((slice, outer) =>
-    slice.sources.map(({ model }, index) => placed(model, ["slices", outer, "sources", index, "model"], "merged")),
-  );
-  const bases = (slices ?? []).flatMap((slice, index) =>
-    slice.base_model == null ? [] : [placed(slice.base_model, ["slices", index, "base_model"], "base")],
-  );
+  const { base_model: base, config_source: config } = merge;
+  const parts = [
+    ...partReferences(merge, []),
+    ...Object.entries(merge.modules ?? {}).flatMap(([name, part]) => partReferences(part, ["modules", name])),
+  ];
   return [
-    ...listed,
-    ...sources,
-    ...bases,
+    ...parts.filter(({ role }) => role === "merged"),
+    ...parts.filter(({ role }) => role === "base"),
     ...(base == null ? [] : [placed(base, ["base_model"], "base")]),
     ...tokenizerReferences(merge),
     ...(config == null || config === "base" ? [] : [placed(config, ["config_source"], "config")]),
   ];
+}
+
+/** References of `models` and `slices`, at the top or in a module. */
+function partReferences(
+  { models, slices }: Pick<MergeConfig, "models" | "slices">,
+  field: FieldPath,
+): PlacedReference[] {
+  const listed = (models ?? []).map(({ model }, index) =>
+    placed(model, [...field, "models", index, "model"], "merged"),
+  );
+  const sliced = (slices ?? []).flatMap(({ sources, base_model: base }, outer) => {
+    const place = [...field, "slices", outer];
+    return [
+      ...sources.map(({ model }, index) => placed(model, [...place, "sources", index, "model"], "merged")),
+      ...(base == null ? [] : [placed(base, [...place, "base_model"], "base")]),
+    ];
+  });
+  return [...listed, ...sliced];
 }
 
 function tokenizerReferences({ tokenizer, tokenizer_source: legacy }: MergeConfig): readonly PlacedReference[] {

@@ -30,15 +30,6 @@ export function refuseOutputs(recipe: ParsedRecipe): void {
 
 function refusalsOf(merge: MergeConfig): readonly Refusal[] {
   const refusals: (Refusal | undefined)[] = [
-    ...Object.keys(merge.modules ?? {})
-      .slice(0, 1)
-      .map((module) => ({
-        path: ["modules", module],
-        found: "`modules`",
-        expected: "`models` or `slices`",
-        hint: "with `models`, the parts of a model of several modules are merged by the names of their tensors",
-      })),
-    refuseWhen(merge.chat_template != null, "chat_template", "`chat_template`", "none", KEEP_TEMPLATE),
     refuseWhen(merge.dtype === "int64", "dtype", "int64", FLOATS, "merging is float arithmetic"),
     refuseWhen(merge.out_dtype === "int64", "out_dtype", "int64", FLOATS, "merging is float arithmetic"),
   ];
@@ -46,7 +37,6 @@ function refusalsOf(merge: MergeConfig): readonly Refusal[] {
 }
 
 const FLOATS = "float32, float16 or bfloat16";
-const KEEP_TEMPLATE = "without it the base model's chat template is kept";
 
 function refuseWhen(applies: boolean, key: string, found: string, expected: string, hint: string): Refusal | undefined {
   return applies ? { path: [key], found, expected, hint } : undefined;

@@ -6,20 +6,24 @@ import { ERROR_CODES } from "../../../core/error.ts";
 import { listSources, normaliseRecipe } from "../../../core/recipe/normalise.ts";
 import { mergeSchema, pipelineSchema } from "../../../core/recipe/schema.ts";
 import { readRecipe } from "../../../steps/read-recipe.ts";
-import { makeLlama, planDocuments } from "../plan/checkpoints.ts";
+import { makeCheckpoint, makeLlama, planDocuments } from "../plan/checkpoints.ts";
 import { tokenizerBytes } from "../tokenizer/tokenizers.ts";
 
 const text = readFileSync(new URL("../../../docs/recipes.md", import.meta.url), "utf8");
 const examples = [...text.matchAll(/^```yaml\n(.*?)^```$/gms)].map((match) => match[1] ?? "");
 
+/** Tensors of a model of several modules. */
+const VISUAL = { "vision_tower.w": [2], "multi_modal_projector.w": [2], "language_model.w": [2] };
+
 test("the examples are recipes that are planned without a warning", () => {
-  assert.equal(examples.length, 4);
+  assert.equal(examples.length, 5);
   const tokens = Object.fromEntries(["a", "b", "<|im_start|>"].map((token, id) => [token, id]));
   const tokenizer = { "tokenizer.json": tokenizerBytes({ vocab: tokens }) };
   for (const example of examples) {
     const recipe = normaliseRecipe(readRecipe(new TextEncoder().encode(example), "example.yaml"));
     const names = [...listSources(recipe)];
-    const models = Object.fromEntries(names.map((model) => [model, makeLlama()]));
+    const made = recipe.modules.some(({ name }) => name !== undefined) ? makeCheckpoint(VISUAL) : makeLlama();
+    const models = Object.fromEntries(names.map((model) => [model, made]));
     const documents = Object.fromEntries(names.map((model) => [model, tokenizer]));
     assert.deepEqual(planDocuments(example, models, documents).warnings, []);
   }

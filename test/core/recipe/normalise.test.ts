@@ -175,9 +175,19 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
     { code: "RecipeFieldInvalid", field: "config_source", found: "c" },
   ],
   [
-    "modules",
-    "merge_method: linear\nmodules: {text: {models: [{model: a}]}}\n",
-    { code: "RecipeNotSupported", field: "modules.text", line: 2 },
+    "a module with neither models nor slices",
+    "merge_method: linear\nmodules: {text: {parameters: {weight: 1}}}\n",
+    { code: "RecipeFieldInvalid", field: "modules.text", found: "none of them", line: 2 },
+  ],
+  [
+    "modules and models",
+    `${MODELS}modules: {text: {models: [{model: a}]}}\n`,
+    { code: "RecipeFieldInvalid", field: "modules", found: "models and modules" },
+  ],
+  [
+    "a model listed twice in a module",
+    "merge_method: linear\nmodules: {text: {models: [{model: a}, {model: a}]}}\n",
+    { code: "RecipeModelRepeated", field: "modules.text.models[1]" },
   ],
   [
     "two tokenizers",
@@ -195,9 +205,14 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
     { code: "RecipeFieldInvalid", field: "tokenizer.tokens.x.source", found: "neither token nor token_id" },
   ],
   [
-    "a chat template",
-    `${MODELS}chat_template: auto\n`,
-    { code: "RecipeNotSupported", field: "chat_template", line: 5 },
+    "a chat template that is neither a name nor a template",
+    `${MODELS}chat_template: chatlm\n`,
+    { code: "RecipeFieldInvalid", field: "chat_template", line: 5, found: '"chatlm"' },
+  ],
+  [
+    "a short template",
+    `${MODELS}chat_template: "{{ messages }}"\n`,
+    { code: "RecipeFieldInvalid", field: "chat_template" },
   ],
   ["whole numbers as dtype", `${MODELS}dtype: int64\n`, { code: "RecipeNotSupported", field: "dtype", line: 5 }],
   [
@@ -216,6 +231,38 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
 for (const [what, text, expected] of REFUSALS) {
   test(`refused: ${what}`, () => void assertRefused(() => normalise(text), expected));
 }
+
+test("modules have slices of their own, with their parameters between the slice's and the top's", () => {
+  const { modules, slices, restacks, references } = normalise(
+    "merge_method: task_arithmetic\nbase_model: base\nparameters: {lambda: 1}\nmodules:\n" +
+      "  vision_tower: {models: [{model: a}], parameters: {weight: 2}}\n" +
+      "  language_model: {slices: [{sources: [{model: b, layer_range: [0, 2]}], parameters: {weight: 3}}]}\n",
+  );
+  assert.deepEqual(
+    modules.map(({ name, restacks: stacked }) => [name, stacked]),
+    [
+      ["vision_tower", false],
+      ["language_model", true],
+    ],
+  );
+  assert.deepEqual(
+    slices.map(({ sources }) => sources.map(({ model }) => model)),
+    [["a", "base"], ["b"]],
+    "the base joins models, not slices",
+  );
+  assert.deepEqual(
+    slices.map(({ levels }) => levels.map(({ field }) => field.join("."))),
+    [
+      ["modules.vision_tower.parameters", "parameters"],
+      ["modules.language_model.slices.0.parameters", "modules.language_model.parameters", "parameters"],
+    ],
+  );
+  assert.equal(restacks, true);
+  assert.deepEqual(
+    references.map(({ model }) => model),
+    ["a", "b", "base"],
+  );
+});
 
 test("what has to be found is models without their adapters, and adapters, each once", () => {
   const recipe = normalise(
