@@ -5,7 +5,7 @@ import { z } from "zod";
 import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { chooseScheme, type Mix, type TensorKind } from "../schemes/mixes.ts";
-import type { SchemeId } from "../schemes/registry.ts";
+import type { BlockSchemeId } from "../schemes/registry.ts";
 import { elementCount, type Shape } from "../tensor.ts";
 import { compareUtf8 } from "../utf8-order.ts";
 import type { GgufMetadata, GgufValue } from "./gguf-types.ts";
@@ -38,7 +38,7 @@ type Config = z.output<typeof configSchema>;
 export type GgufModelTensor = {
   readonly name: string;
   readonly shape: Shape;
-  readonly scheme: SchemeId;
+  readonly scheme: BlockSchemeId;
   readonly source: TensorEntry;
   /** Heads whose rows [2, rows / 2] become [rows / 2, 2]; undefined: rows stay in place. */
   readonly permutedHeads: number | undefined;

@@ -1,6 +1,6 @@
 // What a GGUF file may hold: kinds of metadata values and tensor types, each with its number in the format.
 // Source: ggml, gguf.h and ggml.h; quantization reference section 2.
-import type { SchemeId } from "../schemes/registry.ts";
+import type { BlockSchemeId } from "../schemes/registry.ts";
 
 /** Metadata values of one number, by the number of their kind. */
 export const GGUF_SCALARS = Object.freeze({
@@ -39,11 +39,11 @@ export type GgufType = {
   readonly blockElements: number;
   readonly blockBytes: number;
   /** Absent for types that can be listed but neither written nor read back. */
-  readonly scheme?: SchemeId;
+  readonly scheme?: BlockSchemeId;
 };
 
 /** Number, name, elements and bytes of a block, and the scheme. */
-const ROWS: readonly (readonly [number, string, number, number, SchemeId?])[] = [
+const ROWS: readonly (readonly [number, string, number, number, BlockSchemeId?])[] = [
   [0, "F32", 1, 4, "f32"],
   [1, "F16", 1, 2, "f16"],
   [2, "Q4_0", 32, 18, "q4_0"],
@@ -89,6 +89,6 @@ export const GGUF_TYPES: ReadonlyMap<number, GgufType> = new Map(
 );
 
 /** The tensor type that a scheme writes. */
-export const GGUF_TYPE_OF: ReadonlyMap<SchemeId, GgufType> = new Map(
+export const GGUF_TYPE_OF: ReadonlyMap<BlockSchemeId, GgufType> = new Map(
   [...GGUF_TYPES.values()].flatMap((type) => (type.scheme === undefined ? [] : [[type.scheme, type] as const])),
 );

@@ -1,7 +1,7 @@
 // Q4_0, Q4_1, Q5_0 and Q5_1: blocks of 32 codes of 4 or 5 bits with a scale, or a scale and a minimum. Low nibbles hold
 // the first half of the block, high nibbles the second; the fifth bits stand together in one word.
 import { readHalf, writeHalf } from "./bits.ts";
-import type { Scheme } from "./scheme.ts";
+import type { BlockScheme } from "./scheme.ts";
 import {
   found,
   importanceSearch,
@@ -83,7 +83,7 @@ function quantizeWeighted(layout: Layout, row: Float32Array, at: number, target:
   writeHalf(target, to + 2, -found.minimum);
 }
 
-function blockScheme(id: string, title: string, layout: Layout): Scheme {
+function blockScheme(id: string, title: string, layout: Layout): BlockScheme {
   const half = 1 << (layout.bits - 1);
   const blockBytes = bytesOf(layout);
   return Object.freeze({
@@ -116,7 +116,7 @@ function blockScheme(id: string, title: string, layout: Layout): Scheme {
         }
       }
     },
-  } satisfies Scheme);
+  } satisfies BlockScheme);
 }
 
 export const q4_0 = blockScheme("q4_0", "4 bits, scale for 32 (Q4_0)", { bits: 4, isAffine: false });

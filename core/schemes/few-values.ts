@@ -1,6 +1,6 @@
 // TQ1_0, TQ2_0 and Q1_0: weights of three or two values under one scale.
 import { readHalf, roundHalfAway, writeHalf } from "./bits.ts";
-import type { Scheme } from "./scheme.ts";
+import type { BlockScheme } from "./scheme.ts";
 import { signedExtreme } from "./search.ts";
 
 const f = Math.fround;
@@ -58,7 +58,7 @@ export const tq1_0 = Object.freeze({
       }
     }
   },
-} satisfies Scheme);
+} satisfies BlockScheme);
 
 const TQ2_D = 64;
 
@@ -91,7 +91,7 @@ export const tq2_0 = Object.freeze({
       }
     }
   },
-} satisfies Scheme);
+} satisfies BlockScheme);
 
 /** x ~ d or -d: d = mean|x|, the sum in order; a set bit is plus. */
 export const q1_0 = Object.freeze({
@@ -122,4 +122,4 @@ export const q1_0 = Object.freeze({
       }
     }
   },
-} satisfies Scheme);
+} satisfies BlockScheme);

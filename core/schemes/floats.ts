@@ -1,7 +1,7 @@
 // Floats as schemes of blocks of one: rounding to a smaller float format and nothing else.
 import { bfloat16ToFloat32 } from "../ops/cast.ts";
 import { readHalf, writeHalf } from "./bits.ts";
-import type { Scheme } from "./scheme.ts";
+import type { BlockScheme } from "./scheme.ts";
 
 const FLOAT = {
   source: "IEEE 754; ggml row functions",
@@ -26,7 +26,7 @@ export const f32 = Object.freeze({
     const view = new DataView(source.buffer, source.byteOffset, source.byteLength);
     for (let i = 0; i < target.length; i++) target[i] = view.getFloat32(4 * i, true);
   },
-} satisfies Scheme);
+} satisfies BlockScheme);
 
 /** Nearest float16, ties to even, overflow to infinity. */
 export const f16 = Object.freeze({
@@ -40,7 +40,7 @@ export const f16 = Object.freeze({
   dequantize(source, target) {
     for (let i = 0; i < target.length; i++) target[i] = readHalf(source, 2 * i);
   },
-} satisfies Scheme);
+} satisfies BlockScheme);
 
 /** Nearest bfloat16, ties to even; a NaN keeps its upper half and becomes quiet. */
 export const bf16 = Object.freeze({
@@ -63,4 +63,4 @@ export const bf16 = Object.freeze({
       target[i] = bfloat16ToFloat32((source[2 * i] ?? 0) | ((source[2 * i + 1] ?? 0) << 8));
     }
   },
-} satisfies Scheme);
+} satisfies BlockScheme);

@@ -1,5 +1,5 @@
 // MXFP4 and NVFP4 as GGUF files hold them: 4-bit floats under a power of two for 32 values, or an E4M3 scale for 16.
-import type { Scheme } from "./scheme.ts";
+import type { BlockScheme } from "./scheme.ts";
 import { signedExtreme } from "./search.ts";
 
 const f = Math.fround;
@@ -67,7 +67,7 @@ export const mxfp4 = Object.freeze({
       unpackCodes(2 ** ((source[from] ?? 0) - 128), 16, source, from + 1, target, at);
     }
   },
-} satisfies Scheme);
+} satisfies BlockScheme);
 
 /**
  * Unsigned E4M3 of a value >= 0, halves of the mantissa upward, at most 448. A value below the normal numbers stays
@@ -114,4 +114,4 @@ export const nvfp4 = Object.freeze({
       }
     }
   },
-} satisfies Scheme);
+} satisfies BlockScheme);

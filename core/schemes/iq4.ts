@@ -1,6 +1,6 @@
 // IQ4_NL and IQ4_XS: 4-bit codes into a table of unequal steps; a scale for 32, in IQ4_XS a 6-bit one under an F16.
 import { nearestWithin, readHalf, writeHalf } from "./bits.ts";
-import type { Scheme } from "./scheme.ts";
+import type { BlockScheme } from "./scheme.ts";
 import { signedExtreme, sumOfSquares, weighByImportance, weighBySquare, ZERO_BELOW } from "./search.ts";
 
 const f = Math.fround;
@@ -92,7 +92,7 @@ export const iq4_nl = Object.freeze({
       unpackCodes(readHalf(source, from), source, from + 2, target, at);
     }
   },
-} satisfies Scheme);
+} satisfies BlockScheme);
 
 const scales = new Float32Array(8);
 
@@ -136,4 +136,4 @@ export const iq4_xs = Object.freeze({
       }
     }
   },
-} satisfies Scheme);
+} satisfies BlockScheme);

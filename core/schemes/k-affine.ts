@@ -2,7 +2,7 @@
 // scales. The search finds real scales and minima, these are rounded, and the codes are then chosen again for the
 // rounded ones.
 import { nearest, nearestWithin, readHalf, writeHalf } from "./bits.ts";
-import type { Scheme } from "./scheme.ts";
+import type { BlockScheme } from "./scheme.ts";
 import {
   type AffineSearch,
   found,
@@ -96,7 +96,7 @@ function quantizeBlock(
   layout.pack(target, to);
 }
 
-function kScheme(id: string, title: string, layout: Layout): Scheme {
+function kScheme(id: string, title: string, layout: Layout): BlockScheme {
   const { sub, blockBytes } = layout;
   return Object.freeze({
     id,
@@ -122,7 +122,7 @@ function kScheme(id: string, title: string, layout: Layout): Scheme {
         }
       }
     },
-  } satisfies Scheme);
+  } satisfies BlockScheme);
 }
 
 /** Eight 6-bit scales and minima in twelve bytes: the upper bits of the last four stand above the first eight bytes. */

@@ -1,6 +1,6 @@
 // Q3_K and Q6_K: super-blocks of 256, sixteen sub-blocks with a signed integer scale each and one F16 scale over them.
 import { nearest, nearestWithin, readHalf, writeHalf } from "./bits.ts";
-import type { Scheme } from "./scheme.ts";
+import type { BlockScheme } from "./scheme.ts";
 import {
   descendSigned,
   searchSigned,
@@ -82,7 +82,7 @@ export const q3_k = Object.freeze({
       dequantizeBlock(readHalf(source, from + Q3_D), 4, target, at);
     }
   },
-} satisfies Scheme);
+} satisfies BlockScheme);
 
 /** Third bits, then the low two bits, then the scales. */
 function packQ3(target: Uint8Array, block: number): void {
@@ -155,7 +155,7 @@ export const q6_k = Object.freeze({
       dequantizeBlock(readHalf(source, from + Q6_D), 32, target, at);
     }
   },
-} satisfies Scheme);
+} satisfies BlockScheme);
 
 /** Low four bits of 128 values in 64 bytes, their upper two in 32 bytes; twice; then the scales. */
 function packQ6(target: Uint8Array, block: number): void {

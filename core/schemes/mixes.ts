@@ -1,7 +1,7 @@
 // Which scheme each tensor of a quantized file gets: a base for most of them, more bits for the ones that hurt most.
 // The names are those of llama-quantize, whose files these reproduce.
 // Source: llama.cpp c392e509, llama-quant.cpp; quantization reference section 3.4.
-import { SCHEMES, type SchemeId } from "./registry.ts";
+import { BLOCK_SCHEMES, type BlockSchemeId } from "./registry.ts";
 
 /** What a tensor is to the rules; `other` is every further matrix. */
 export type TensorKind = "output" | "embedding" | "attn_v" | "attn_output" | "ffn_down" | "other";
@@ -19,11 +19,11 @@ export type MixPlace = {
   readonly isWeighted: boolean;
 };
 
-type Rule = (place: MixPlace) => SchemeId | undefined;
+type Rule = (place: MixPlace) => BlockSchemeId | undefined;
 
 export type Mix = {
   readonly id: string;
-  readonly base: SchemeId;
+  readonly base: BlockSchemeId;
   /** Value of `general.file_type`; absent where the format has none. */
   readonly fileType?: number;
   /** False: every matrix has the base, the output too. */
@@ -43,17 +43,17 @@ function isEarlyWeighted({ index, count, isWeighted }: MixPlace): boolean {
 }
 
 const always =
-  (scheme: SchemeId): Rule =>
+  (scheme: BlockSchemeId): Rule =>
   () =>
     scheme;
 const whereMore: Rule = (place) => (takesMore(place) ? "q6_k" : undefined);
 
-function mix(id: string, base: SchemeId, fileType: number, rules: Mix["rules"] = {}): Mix {
+function mix(id: string, base: BlockSchemeId, fileType: number, rules: Mix["rules"] = {}): Mix {
   return Object.freeze({ id, base, fileType, raisesOutput: true, rules });
 }
 
 /** Every matrix in one scheme. */
-function uniform(base: SchemeId, fileType?: number): Mix {
+function uniform(base: BlockSchemeId, fileType?: number): Mix {
   const known = fileType === undefined ? {} : { fileType };
   return Object.freeze({ id: base, base, raisesOutput: false, rules: {}, ...known });
 }
@@ -100,7 +100,7 @@ const ALL: readonly Mix[] = [
 export const MIXES: ReadonlyMap<string, Mix> = new Map(ALL.map((each) => [each.id, each]));
 
 /** What a scheme gives way to where its block does not divide a row; still not: F16. */
-const NARROWER: Partial<Record<SchemeId, SchemeId>> = {
+const NARROWER: Partial<Record<BlockSchemeId, BlockSchemeId>> = {
   q2_k: "iq4_nl",
   q3_k: "iq4_nl",
   q4_k: "q5_0",
@@ -110,17 +110,18 @@ const NARROWER: Partial<Record<SchemeId, SchemeId>> = {
 };
 
 /** The scheme of a matrix whose rows have `columns` elements. */
-export function chooseScheme({ base, raisesOutput, rules }: Mix, place: MixPlace, columns: number): SchemeId {
+export function chooseScheme({ base, raisesOutput, rules }: Mix, place: MixPlace, columns: number): BlockSchemeId {
   const isOutput = place.kind === "output" || (place.kind === "embedding" && place.isTied);
-  if (isOutput && raisesOutput) return columns % SCHEMES.q6_k.blockElements === 0 ? "q6_k" : fitting("q8_0", columns);
+  if (isOutput && raisesOutput)
+    return columns % BLOCK_SCHEMES.q6_k.blockElements === 0 ? "q6_k" : fitting("q8_0", columns);
   const ruled = rules[place.kind]?.(place) ?? base;
   // Llama 2 70B and its like: eight heads share the values, which are then small.
   const isLarge = place.kind === "attn_v" && place.count === 80 && place.sharing === 8;
   return fitting(isLarge && (ruled === "q3_k" || ruled === "q4_k") ? "q5_k" : ruled, columns);
 }
 
-function fitting(scheme: SchemeId, columns: number): SchemeId {
-  if (columns % SCHEMES[scheme].blockElements === 0) return scheme;
+function fitting(scheme: BlockSchemeId, columns: number): BlockSchemeId {
+  if (columns % BLOCK_SCHEMES[scheme].blockElements === 0) return scheme;
   const narrower = NARROWER[scheme];
-  return narrower !== undefined && columns % SCHEMES[narrower].blockElements === 0 ? narrower : "f16";
+  return narrower !== undefined && columns % BLOCK_SCHEMES[narrower].blockElements === 0 ? narrower : "f16";
 }

@@ -1,6 +1,6 @@
 // Q8_0: blocks of 32 signed bytes and one scale.
 import { readHalf, roundHalfAway, writeHalf } from "./bits.ts";
-import type { Scheme } from "./scheme.ts";
+import type { BlockScheme } from "./scheme.ts";
 import { signedExtreme } from "./search.ts";
 
 const f = Math.fround;
@@ -28,4 +28,4 @@ export const q8_0 = Object.freeze({
       for (let i = 0; i < 32; i++) target[at + i] = (((source[from + 2 + i] ?? 0) << 24) >> 24) * d;
     }
   },
-} satisfies Scheme);
+} satisfies BlockScheme);

@@ -7,10 +7,10 @@ import { iq4_nl, iq4_xs } from "./iq4.ts";
 import { q2_k, q4_k, q5_k } from "./k-affine.ts";
 import { q3_k, q6_k } from "./k-signed.ts";
 import { q8_0 } from "./q8_0.ts";
-import type { Scheme } from "./scheme.ts";
+import type { BlockScheme } from "./scheme.ts";
 
 /** By id. */
-export const SCHEMES = Object.freeze({
+export const BLOCK_SCHEMES = Object.freeze({
   bf16,
   f16,
   f32,
@@ -31,19 +31,21 @@ export const SCHEMES = Object.freeze({
   q8_0,
   tq1_0,
   tq2_0,
-} satisfies Record<string, Scheme>);
+} satisfies Record<string, BlockScheme>);
 
-export type SchemeId = keyof typeof SCHEMES;
+export type BlockSchemeId = keyof typeof BLOCK_SCHEMES;
 
 /** Ids in sorted order. */
-export const SCHEME_IDS: readonly SchemeId[] = Object.freeze(Object.keys(SCHEMES).filter(isSchemeId));
+export const BLOCK_SCHEME_IDS: readonly BlockSchemeId[] = Object.freeze(
+  Object.keys(BLOCK_SCHEMES).filter(isBlockSchemeId),
+);
 
 /** True when `text` names a scheme. */
-export function isSchemeId(text: string): text is SchemeId {
-  return Object.hasOwn(SCHEMES, text);
+export function isBlockSchemeId(text: string): text is BlockSchemeId {
+  return Object.hasOwn(BLOCK_SCHEMES, text);
 }
 
 /** The scheme of that id, or undefined. */
-export function findScheme(id: string): Scheme | undefined {
-  return isSchemeId(id) ? SCHEMES[id] : undefined;
+export function findBlockScheme(id: string): BlockScheme | undefined {
+  return isBlockSchemeId(id) ? BLOCK_SCHEMES[id] : undefined;
 }

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 /** What must be seen at once to quantize: one block, a whole row (one output channel), or the whole tensor. */
 export type SchemeNeeds = "stream" | "row" | "tensor";
 
-export type Scheme = {
+export type BlockScheme = {
   /** As files and tools in the wild spell it, in lower case. */
   readonly id: string;
   readonly title: string;
@@ -30,7 +30,7 @@ export type Scheme = {
 };
 
 /** Bytes of a row of `count` elements; `count` is a multiple of the block. */
-export function rowBytes(scheme: Pick<Scheme, "blockElements" | "blockBytes">, count: number): number {
+export function rowBytes(scheme: Pick<BlockScheme, "blockElements" | "blockBytes">, count: number): number {
   assert.ok(count % scheme.blockElements === 0, "a row holds whole blocks");
   return (count / scheme.blockElements) * scheme.blockBytes;
 }

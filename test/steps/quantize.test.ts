@@ -7,7 +7,7 @@ import type { GgufTensor } from "../../core/formats/gguf.ts";
 import { GGUF_TYPE_OF } from "../../core/formats/gguf-types.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
-import { SCHEME_IDS } from "../../core/schemes/registry.ts";
+import { BLOCK_SCHEME_IDS } from "../../core/schemes/registry.ts";
 import { openGguf } from "../../steps/open-gguf.ts";
 import { quantizeStep } from "../../steps/quantize.ts";
 import { runStep } from "../../steps/step.ts";
@@ -341,7 +341,7 @@ test("a file that is there already is not replaced", async () => {
 test("every scheme can be asked for, by itself or as the base of a mix", () => {
   const bases = new Set([...MIXES.values()].map(({ base }) => base));
   assert.deepEqual(
-    SCHEME_IDS.filter((id) => !bases.has(id)),
+    BLOCK_SCHEME_IDS.filter((id) => !bases.has(id)),
     [],
   );
 });

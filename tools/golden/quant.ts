@@ -3,8 +3,8 @@
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { MIXES } from "../../core/schemes/mixes.ts";
-import { findScheme } from "../../core/schemes/registry.ts";
-import { rowBytes, type Scheme } from "../../core/schemes/scheme.ts";
+import { findBlockScheme } from "../../core/schemes/registry.ts";
+import { type BlockScheme, rowBytes } from "../../core/schemes/scheme.ts";
 import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { failed, type GoldenCase, type GoldenSet, PASSED, skipped, type Verdict } from "./case.ts";
@@ -43,7 +43,7 @@ async function runCase(folder: string, entry: QuantCase): Promise<Verdict> {
   if (family === "gguf" && entry.config !== undefined && MIXES.has(mix)) {
     return runGguf(folder, { input: entry.input, config: entry.config, expected: entry.expected, mix });
   }
-  const scheme = family === "ggml" ? findScheme(type.toLowerCase()) : undefined;
+  const scheme = family === "ggml" ? findBlockScheme(type.toLowerCase()) : undefined;
   if (scheme === undefined) return skipped(`the scheme ${entry.scheme}`);
   const [inputs, expected] = [await readAll(folder, entry.input), await readAll(folder, entry.expected)];
   const matrix = entry.imatrix_tensor == null ? undefined : inputs.get(entry.imatrix_tensor);
@@ -60,7 +60,7 @@ async function runCase(folder: string, entry: QuantCase): Promise<Verdict> {
 }
 
 function compareRows(
-  scheme: Scheme,
+  scheme: BlockScheme,
   source: Tensor,
   importance: Float32Array | undefined,
   blocks: Tensor,

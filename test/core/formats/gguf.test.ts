@@ -6,7 +6,7 @@ import { MergeyardError } from "../../../core/error.ts";
 import { type GgufHeader, readGgufHeader } from "../../../core/formats/gguf.ts";
 import { GGUF_TYPE_OF, GGUF_TYPES, type GgufMetadata, type GgufType } from "../../../core/formats/gguf-types.ts";
 import { encodeGgufHeader, type GgufTensorSpec } from "../../../core/formats/gguf-write.ts";
-import { SCHEME_IDS, SCHEMES } from "../../../core/schemes/registry.ts";
+import { BLOCK_SCHEME_IDS, BLOCK_SCHEMES } from "../../../core/schemes/registry.ts";
 
 const METADATA: GgufMetadata = new Map([
   ["general.architecture", { kind: "string", value: "llama" }],
@@ -125,9 +125,9 @@ suite("gguf", () => {
   });
 
   test("every scheme but none of the others is a type whose block agrees", () => {
-    for (const id of SCHEME_IDS) {
+    for (const id of BLOCK_SCHEME_IDS) {
       const type = GGUF_TYPE_OF.get(id);
-      const { blockElements, blockBytes } = SCHEMES[id];
+      const { blockElements, blockBytes } = BLOCK_SCHEMES[id];
       assert.deepEqual([type?.blockElements, type?.blockBytes], [blockElements, blockBytes], id);
       assert.equal(type?.name.toLowerCase(), id);
     }

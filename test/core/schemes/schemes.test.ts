@@ -3,19 +3,19 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite, test } from "node:test";
-import { findScheme, isSchemeId, SCHEME_IDS, SCHEMES } from "../../../core/schemes/registry.ts";
-import { rowBytes, type Scheme } from "../../../core/schemes/scheme.ts";
+import { BLOCK_SCHEME_IDS, BLOCK_SCHEMES, findBlockScheme, isBlockSchemeId } from "../../../core/schemes/registry.ts";
+import { type BlockScheme, rowBytes } from "../../../core/schemes/scheme.ts";
 import { runGolden } from "../../../tools/golden.ts";
 
 const GOLDEN = join(import.meta.dirname, "../../golden/quant");
 
-function quantized(scheme: Scheme, row: Float32Array, importance?: Float32Array): Uint8Array {
+function quantized(scheme: BlockScheme, row: Float32Array, importance?: Float32Array): Uint8Array {
   const target = new Uint8Array(rowBytes(scheme, row.length));
   scheme.quantize(row, target, importance);
   return target;
 }
 
-function roundTrip(scheme: Scheme, row: Float32Array): Float32Array {
+function roundTrip(scheme: BlockScheme, row: Float32Array): Float32Array {
   const back = new Float32Array(row.length);
   scheme.dequantize(quantized(scheme, row), back);
   return back;
@@ -37,9 +37,9 @@ suite("schemes", () => {
   test("every scheme but plain float32 has a golden case, and with importance where it heeds it", () => {
     const cases: { scheme: string; imatrix: boolean }[] = JSON.parse(readFileSync(join(GOLDEN, "cases.json"), "utf8"));
     const keys = new Set(cases.map(({ scheme, imatrix }) => `${scheme.toLowerCase()} ${imatrix}`));
-    for (const id of SCHEME_IDS.filter((other) => other !== "f32")) {
+    for (const id of BLOCK_SCHEME_IDS.filter((other) => other !== "f32")) {
       assert.ok(keys.has(`ggml:${id} false`), id);
-      if (SCHEMES[id].importance !== "ignored") assert.ok(keys.has(`ggml:${id} true`), id);
+      if (BLOCK_SCHEMES[id].importance !== "ignored") assert.ok(keys.has(`ggml:${id} true`), id);
     }
   });
 
@@ -54,21 +54,21 @@ suite("schemes", () => {
   });
 
   test("the registry names each scheme by its own id, sorted", () => {
-    assert.deepEqual([...SCHEME_IDS], SCHEME_IDS.toSorted());
-    for (const id of SCHEME_IDS) assert.equal(SCHEMES[id].id, id);
-    assert.equal(findScheme("Q4_0"), undefined);
-    assert.ok(!isSchemeId("toString"));
+    assert.deepEqual([...BLOCK_SCHEME_IDS], BLOCK_SCHEME_IDS.toSorted());
+    for (const id of BLOCK_SCHEME_IDS) assert.equal(BLOCK_SCHEMES[id].id, id);
+    assert.equal(findBlockScheme("Q4_0"), undefined);
+    assert.ok(!isBlockSchemeId("toString"));
   });
 
   test("float32 keeps every bit", () => {
     const row = Float32Array.of(0, -0, 1e-45, 3.4e38, -1.5, 0.1);
-    assert.deepEqual(roundTrip(SCHEMES.f32, row), row);
+    assert.deepEqual(roundTrip(BLOCK_SCHEMES.f32, row), row);
   });
 
   test("zeros come back as zeros in every scheme", () => {
-    for (const id of SCHEME_IDS) {
+    for (const id of BLOCK_SCHEME_IDS) {
       assert.ok(
-        roundTrip(SCHEMES[id], new Float32Array(256)).every((value) => value === 0),
+        roundTrip(BLOCK_SCHEMES[id], new Float32Array(256)).every((value) => value === 0),
         id,
       );
     }
@@ -76,8 +76,8 @@ suite("schemes", () => {
 
   test("one block does not change the bytes of another, unless importance makes the row matter", () => {
     const row = noise(512);
-    for (const id of SCHEME_IDS) {
-      const scheme = SCHEMES[id];
+    for (const id of BLOCK_SCHEME_IDS) {
+      const scheme = BLOCK_SCHEMES[id];
       const whole = quantized(scheme, row);
       const half = quantized(scheme, row.subarray(256));
       assert.deepEqual(whole.subarray(whole.length / 2), half, id);
@@ -87,16 +87,17 @@ suite("schemes", () => {
   test("an importance matrix changes the bytes where the scheme heeds it, and nowhere else", () => {
     const row = noise(256);
     const importance = Float32Array.from(row, (_, i) => (i % 7) + 0.01);
-    for (const id of SCHEME_IDS) {
-      const same = Buffer.compare(quantized(SCHEMES[id], row), quantized(SCHEMES[id], row, importance)) === 0;
-      assert.equal(same, SCHEMES[id].importance === "ignored", id);
+    for (const id of BLOCK_SCHEME_IDS) {
+      const same =
+        Buffer.compare(quantized(BLOCK_SCHEMES[id], row), quantized(BLOCK_SCHEMES[id], row, importance)) === 0;
+      assert.equal(same, BLOCK_SCHEMES[id].importance === "ignored", id);
     }
   });
 
   test("more bits lose less", () => {
     const row = noise(1024);
     const errorOf = (id: "q2_k" | "q3_k" | "q4_k" | "q5_k" | "q6_k" | "q8_0" | "f16") =>
-      roundTrip(SCHEMES[id], row).reduce((sum, value, i) => sum + (value - (row[i] ?? 0)) ** 2, 0);
+      roundTrip(BLOCK_SCHEMES[id], row).reduce((sum, value, i) => sum + (value - (row[i] ?? 0)) ** 2, 0);
     const errors = (["q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_0", "f16"] as const).map(errorOf);
     assert.deepEqual(
       errors,
