@@ -1,8 +1,9 @@
 // Large objects of a folder store: one temporary file of the final size, written at known offsets by several threads or
 // processes, renamed to its key when all regions are closed. The ticket's token is the temporary path, relative to the
-// root, and the file's inode number, by which a repeated `finishWrite` recognizes its own success.
+// root, and the file's inode number, by which a repeated `finishWrite` recognizes its own success. Of several regions,
+// each that was closed leaves an empty file beside the temporary one, by which a writer that was killed goes on.
 import { close, fdatasync, open, write } from "node:fs";
-import { lstat, stat, statfs } from "node:fs/promises";
+import { lstat, stat, statfs, unlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { RESERVED_SEGMENT } from "../core/artifact/key.ts";
@@ -55,6 +56,7 @@ function fullAt(area: Area, key: string, error: MergeyardError): MergeyardError 
 export async function openFileRegion(area: Area, ticket: WriteTicket, index: number): Promise<RegionWriter> {
   const region = regionOf(ticket, index);
   const { path } = parseToken(area, ticket);
+  const isOneOfMany = ticket.regions.length > 1;
   const fd = await openFile(path, "r+").catch((error: unknown) => {
     throw errnoOf(error) === "ENOENT" ? unknownTicket(area, ticket) : error;
   });
@@ -88,11 +90,35 @@ export async function openFileRegion(area: Area, ticket: WriteTicket, index: num
         await shut();
       }
       if (!isWhole) throw regionMismatch(ticket, index, written);
+      if (isOneOfMany) await writeFile(closedMark(path, index), "");
       return { index, parts: [] };
     },
   };
   LEFT_OPEN.register(writer, fd, writer);
   return writer;
+}
+
+/** There when the region of a temporary file was closed whole. */
+function closedMark(path: string, index: number): string {
+  return `${path}.${index}`;
+}
+
+/** Receipts of the regions that were closed whole. Throws StoreTicketInvalid. */
+export async function recoverFileRegions(area: Area, ticket: WriteTicket): Promise<readonly RegionReceipt[]> {
+  const { path, inode } = parseToken(area, ticket);
+  const there = await stat(path, { bigint: true }).catch(absentAsUndefined);
+  if (there?.ino !== inode || there.size !== BigInt(ticket.bytes)) throw unknownTicket(area, ticket);
+  const receipts: RegionReceipt[] = [];
+  for (const index of ticket.regions.keys()) {
+    const isClosed = await lstat(closedMark(path, index)).then(() => true, absentAsUndefined);
+    if (isClosed === true) receipts.push({ index, parts: [] });
+  }
+  return receipts;
+}
+
+async function removeClosedMarks(path: string, { regions }: WriteTicket): Promise<void> {
+  if (regions.length < 2) return;
+  for (const index of regions.keys()) await unlink(closedMark(path, index)).catch(absentAsUndefined);
 }
 
 /** Closes the descriptors of writers that were dropped without `close`, as after an error elsewhere. */
@@ -131,12 +157,16 @@ export async function finishFileWrite(
   }
   if (area.durable) await syncFile(path);
   await publishOver(area, path, ticket.key);
+  await removeClosedMarks(path, ticket);
   await tidyArea(area);
 }
 
 /** Removes the reserved file; no error when it is gone. */
 export async function abortFileWrite(area: Area, ticket: WriteTicket): Promise<void> {
-  if (TOKEN.test(ticket.token)) await discardTemporary(area, parseToken(area, ticket).path);
+  if (!TOKEN.test(ticket.token)) return;
+  const { path } = parseToken(area, ticket);
+  await removeClosedMarks(path, ticket);
+  await discardTemporary(area, path);
 }
 
 function parseToken(area: Area, ticket: WriteTicket): { path: string; inode: bigint } {

@@ -15,7 +15,13 @@ import { describeFile, describeFileNow, etagOfFile, listFiles } from "./director
 import { underLock } from "./directory-lock.ts";
 import { errnoOf, guardFile, isAbsence, locate, prepareTarget, syncFolder, toFileError } from "./directory-paths.ts";
 import { createReadCache, forgetFile, OPEN_FLAGS, type ReadCache, readFileInto } from "./directory-reads.ts";
-import { abortFileWrite, beginFileWrite, finishFileWrite, openFileRegion } from "./directory-regions.ts";
+import {
+  abortFileWrite,
+  beginFileWrite,
+  finishFileWrite,
+  openFileRegion,
+  recoverFileRegions,
+} from "./directory-regions.ts";
 import {
   type Area,
   discardTemporary,
@@ -79,6 +85,7 @@ export function createDirectoryStore(folder: string, options: DirectoryStoreOpti
         await finishFileWrite(area, { ...ticket, key: checkKey(ticket.key) }, receipts);
         return presentObject(area, ticket.key);
       }),
+    recoverRegions: (ticket, o) => guard(ticket.key, o?.signal, () => recoverFileRegions(area, ticket)),
     abortWrite: (ticket) => guard(ticket.key, undefined, () => abortFileWrite(area, ticket)),
     copy: (source, target, o) => guard(source, o?.signal, () => copyObject(area, checkKey(source), checkKey(target))),
     delete: (key, o) => guard(key, o?.signal, () => deleteObject(area, cache, checkKey(key), o?.signal)),

@@ -110,6 +110,7 @@ function wrapOperations(store: ObjectStore, run: Run, counted: Counted): ObjectS
     openRegion: (ticket, index, o) =>
       run(ticket.key, async () => wrapWriter(await store.openRegion(ticket, index, o), counted)),
     finishWrite: (ticket, receipts, o) => run(ticket.key, () => store.finishWrite(ticket, receipts, o)),
+    recoverRegions: (ticket, o) => run(ticket.key, () => store.recoverRegions(ticket, o)),
     abortWrite: (ticket, o) => run(ticket.key, () => store.abortWrite(ticket, o)),
     copy: (source, target, o) => run(source, () => store.copy(source, target, o)),
     delete: (key, o) => run(key, () => store.delete(key, o)),

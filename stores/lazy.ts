@@ -22,6 +22,7 @@ export function createLazyStore(uri: string, make: () => Promise<ObjectStore>): 
     beginWrite: async (key, bytes, regions, o) => (await get()).beginWrite(key, bytes, regions, o),
     openRegion: async (ticket, index, o) => (await get()).openRegion(ticket, index, o),
     finishWrite: async (ticket, receipts, o) => (await get()).finishWrite(ticket, receipts, o),
+    recoverRegions: async (ticket, o) => (await get()).recoverRegions(ticket, o),
     abortWrite: async (ticket, o) => (await get()).abortWrite(ticket, o),
     copy: async (source, target, o) => (await get()).copy(source, target, o),
     delete: async (key, o) => (await get()).delete(key, o),

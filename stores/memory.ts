@@ -15,6 +15,8 @@ type Contents = {
   readonly objects: Map<string, Stored>;
   /** Large objects being written, by token; what became of it once finished. */
   readonly writes: Map<string, Uint8Array | "finished">;
+  /** Indexes of the regions that were closed whole, by token. */
+  readonly closed: Map<string, Set<number>>;
   /** Counts writes, so that no ETag and no token is given twice. */
   versions: number;
 };
@@ -25,7 +27,7 @@ const named = new Map<string, Contents>();
 
 /** The store of that name in this process, empty when it is new. */
 export function createMemoryStore(name: string): ObjectStore {
-  const contents = named.get(name) ?? { uri: `memory://${name}`, objects: new Map(), writes: new Map(), versions: 0 };
+  const contents = named.get(name) ?? emptyContents(`memory://${name}`);
   named.set(name, contents);
   return Object.freeze({
     uri: contents.uri,
@@ -71,6 +73,11 @@ export function createMemoryStore(name: string): ObjectStore {
       contents.writes.set(ticket.token, "finished");
       return toInfo(ticket.key, put(contents, ticket.key, bytes));
     },
+    async recoverRegions(ticket, options) {
+      find(contents, ticket.key, options);
+      if (!(contents.writes.get(ticket.token) instanceof Uint8Array)) throw unknownTicket(contents, ticket);
+      return [...(contents.closed.get(ticket.token) ?? [])].map((index) => ({ index, parts: [] }));
+    },
     async abortWrite(ticket) {
       if (contents.writes.get(ticket.token) !== "finished") contents.writes.delete(ticket.token);
     },
@@ -85,6 +92,10 @@ export function createMemoryStore(name: string): ObjectStore {
       contents.objects.delete(key);
     },
   } satisfies ObjectStore);
+}
+
+function emptyContents(uri: string): Contents {
+  return { uri, objects: new Map(), writes: new Map(), closed: new Map(), versions: 0 };
 }
 
 function find(contents: Contents, key: string, options: StoreOptions | undefined): Stored | undefined {
@@ -153,6 +164,8 @@ function openStoredRegion(
     },
     async close() {
       if (written !== region.bytes) throw regionMismatch(ticket, index, written);
+      const closed = contents.closed.get(ticket.token) ?? new Set();
+      contents.closed.set(ticket.token, closed.add(index));
       return { index, parts: [] };
     },
   };

@@ -85,6 +85,7 @@ export function createRetryStore(store: ObjectStore, policy: RetryPolicy = DEFAU
     beginWrite: (key, bytes, regions, o) => retry(o, () => store.beginWrite(key, bytes, regions, o)),
     openRegion: (ticket, index, o) => retry(o, () => store.openRegion(ticket, index, o)),
     finishWrite: (ticket, receipts, o) => retry(o, () => store.finishWrite(ticket, receipts, o)),
+    recoverRegions: (ticket, o) => retry(o, () => store.recoverRegions(ticket, o)),
     abortWrite: (ticket, o) => retry(o, () => store.abortWrite(ticket, o)),
     copy: (source, target, o) => retry(o, () => store.copy(source, target, o)),
     delete: (key, o) => retry(o, () => store.delete(key, o)),

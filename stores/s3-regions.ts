@@ -20,7 +20,8 @@ import { OBJECT_BYTES_MAX, planParts, SINGLE_PUT_BYTES_MAX } from "./s3-parts.ts
 import type { ObjectInfo, Region, RegionReceipt, RegionWriter, WriteTicket } from "./store.ts";
 
 const SINGLE = "single:";
-const MULTIPART = "multipart:";
+/** How the token of a multipart upload begins; its id follows. */
+export const MULTIPART = "multipart:";
 
 type Part = RegionReceipt["parts"][number];
 

@@ -21,6 +21,7 @@ import { type Bucket, fullKey, headObject, headWithId, request, toSeconds, unexp
 import { copyInParts } from "./s3-copy.ts";
 import { readETag, type S3Dialect, writeETag } from "./s3-dialect.ts";
 import { isConditionFailure, isMissing, toS3Error } from "./s3-errors.ts";
+import { recoverUpload } from "./s3-recover.ts";
 import { abortUpload, beginUpload, finishUpload, openUploadRegion } from "./s3-regions.ts";
 import type {
   ConditionalOptions,
@@ -78,6 +79,7 @@ export function createS3Store(options: S3StoreOptions): ObjectStore {
     beginWrite: async (key, bytes, regions, o) => beginUpload(bucket, checkKey(key), bytes, regions, o?.signal),
     openRegion: async (ticket, index, o) => openUploadRegion(bucket, ticket, index, o?.signal),
     finishWrite: async (ticket, receipts, o) => finishUpload(bucket, ticket, receipts, o?.signal),
+    recoverRegions: async (ticket, o) => recoverUpload(bucket, ticket, o?.signal),
     abortWrite: async (ticket) => abortUpload(bucket, ticket),
     copy: async (sourceKey, targetKey, o) => copyObject(bucket, sourceKey, targetKey, o?.signal),
     async delete(key, o) {

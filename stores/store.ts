@@ -95,6 +95,12 @@ export interface ObjectStore {
    * succeeded gives the same answer, as long as the object has not been overwritten since.
    */
   finishWrite(ticket: WriteTicket, receipts: readonly RegionReceipt[], options?: StoreOptions): Promise<ObjectInfo>;
+  /**
+   * Receipts of the regions that are whole already, after a crash of whoever wrote them: the others are written again.
+   * Throws StoreTicketInvalid for what was finished, discarded or never begun. An object of one small region may be
+   * known to the store that began it alone, and has no receipts to recover.
+   */
+  recoverRegions(ticket: WriteTicket, options?: StoreOptions): Promise<readonly RegionReceipt[]>;
   /** Discards what was written; also after a crash of the writer. Never fails on an unknown ticket. */
   abortWrite(ticket: WriteTicket, options?: StoreOptions): Promise<void>;
 

@@ -92,6 +92,7 @@ export function underRole(store: ObjectStore, statements: readonly Statement[]):
     beginWrite: async (key, bytes, regions, o) => mayWrite(key).beginWrite(key, bytes, regions, o),
     openRegion: async (ticket, index, o) => mayWrite(ticket.key).openRegion(ticket, index, o),
     finishWrite: async (ticket, receipts, o) => mayReplace(ticket.key).finishWrite(ticket, receipts, o),
+    recoverRegions: async (ticket, o) => may(ticket.key, "s3:ListMultipartUploadParts").recoverRegions(ticket, o),
     abortWrite: async (ticket, o) => mayAbort(ticket.key).abortWrite(ticket, o),
     copy: async (source, target, o) => {
       may(source, "s3:GetObject", "s3:ListBucket", "s3:GetObjectTagging");

@@ -9,6 +9,7 @@ import { writeObject } from "../../stores/objects.ts";
 import type { ObjectInfo, ObjectStore, Region } from "../../stores/store.ts";
 import { checkAgainstModel } from "./model.ts";
 import { patterned } from "./patterned.ts";
+import { checkRecovery } from "./recovery-checks.ts";
 
 export type OpenedStore = { readonly store: ObjectStore; readonly remove: () => Promise<void> };
 
@@ -55,13 +56,14 @@ function declareChecks(subject: Subject): void {
   checkReplace(check, subject.losesAnswers ?? false);
   checkRegions(check, subject.hasThreads);
   checkRegionFailures(check);
+  checkRecovery(check);
   checkCopyAndDelete(check);
   checkListing(check, subject.listed ?? 1105);
   checkKeys(check);
   check("behaves like a map under any sequence of operations", (store) => checkAgainstModel(store, subject.modelRuns));
 }
 
-type Check = (sentence: string, body: (store: ObjectStore) => Promise<void>) => void;
+export type Check = (sentence: string, body: (store: ObjectStore) => Promise<void>) => void;
 
 /** Asserts the code of a rejection. */
 export async function rejectsWith(promise: Promise<unknown>, code: ErrorCode): Promise<MergeyardError> {
