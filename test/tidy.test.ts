@@ -18,9 +18,7 @@ const FUNCTION_LINES_MAX = 70;
 const LINE_LENGTH_MAX = 120;
 
 const paths = trackedPaths();
-const sources = paths
-  .filter((name) => /\.(?:ts|mjs)$/.test(name) && !name.startsWith("kernels/wasm/assembly/"))
-  .map(readSource);
+const sources = paths.filter((name) => /\.(?:ts|mjs)$/.test(name) && !/(?:^|\/)assembly\//.test(name)).map(readSource);
 const documents = paths.filter((name) => name.endsWith(".md"));
 const isTest = (name: string) => name.startsWith("test/");
 

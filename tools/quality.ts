@@ -1,0 +1,126 @@
+// `npm run quality -- MODELS`: merges real small models by every method and measures what the merges are worth, as the
+// papers' tables do, beside the numbers that the models' own README states. MODELS is a folder that holds the suites of
+// tools/quality/suites.ts. Nothing here passes or fails: the verdicts say what these models can show.
+//
+//   npm run quality -- MODELS [--full] [--suites vit-tiny,lm-tiny] [--rows TEXT] [--threads N] [--json]
+//
+// By default a quarter of the samples, in a few minutes on two cores; --full takes all, as the README's tables did.
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { z } from "zod";
+import { main } from "../cli/main.ts";
+import { compileLinear } from "./quality/linear.ts";
+import { scoreAll } from "./quality/pool.ts";
+import type { Scores, Scoring } from "./quality/score.ts";
+import { type Row, SUITES, type Suite } from "./quality/suites.ts";
+import { type Measured, meanOf, meansOf, renderTable, type Stated } from "./quality/table.ts";
+
+const statedSchema = z.record(z.string(), z.record(z.string(), z.number()));
+
+/** Merges a recipe over the suite's folders into a folder of `scratch`. */
+async function merge(folder: string, scratch: string, row: Row, index: number): Promise<string> {
+  if (row.model === "individual") throw new Error("individual models are not one model");
+  if ("folder" in row.model) return join(folder, row.model.folder);
+  const recipe = join(scratch, `${index}.yaml`);
+  writeFileSync(recipe, JSON.stringify(row.model.merge));
+  const out = join(scratch, String(index));
+  const quiet = { write: () => true };
+  const terminal = { stdout: quiet, stderr: process.stderr, cwd: folder, env: process.env, now: Date.now };
+  const names = foldersOf(row.model.merge).flatMap((name) => ["--model", `${name}=${join(folder, name)}`]);
+  const status = await main(["merge", recipe, "--out", out, ...names, "--json"], {
+    ...terminal,
+    signal: new AbortController().signal,
+  });
+  if (status !== 0) throw new Error(`the merge of "${row.label}" failed`);
+  return out;
+}
+
+/** Folders that a recipe's references name; `model+adapter` names two. */
+function foldersOf(recipe: Readonly<Record<string, unknown>>): readonly string[] {
+  const { models, base_model: base } = z
+    .object({ models: z.array(z.object({ model: z.string() })), base_model: z.string().optional() })
+    .parse(recipe);
+  const references = [...models.map(({ model }) => model), ...(base === undefined ? [] : [base])];
+  return [...new Set(references.flatMap((reference) => reference.split("+")))];
+}
+
+type Work = { readonly row: Row; readonly scorings: readonly Scoring[] };
+
+/** What a row asks to be measured: one model on all tasks, or every task's own fine-tune. */
+async function plan(suite: Suite, folder: string, scratch: string, samples: number): Promise<readonly Work[]> {
+  const work: Work[] = [];
+  for (const [index, row] of suite.rows.entries()) {
+    const scoring = { kind: suite.kind, suite: folder, samples };
+    if (row.model === "individual") {
+      const scorings = suite.tasks.map((task) => ({ ...scoring, model: join(folder, `ft-${task}`), tasks: [task] }));
+      work.push({ row, scorings });
+    } else {
+      const model = await merge(folder, scratch, row, index);
+      work.push({ row, scorings: [{ ...scoring, model, tasks: suite.tasks }] });
+    }
+  }
+  return work;
+}
+
+async function measureSuite(
+  suite: Suite,
+  folder: string,
+  { samples, threads }: { readonly samples: number; readonly threads: number },
+): Promise<readonly Measured[]> {
+  const scratch = mkdtempSync(join(os.tmpdir(), "mergeyard-quality-"));
+  try {
+    const work = await plan(suite, folder, scratch, samples);
+    const scorings = work.flatMap(({ scorings: own }) => own);
+    let done = 0;
+    const scores = await scoreAll(compileLinear(), scorings, threads, () => {
+      process.stderr.write(`\r${suite.id}: ${++done} of ${scorings.length} models`);
+    });
+    process.stderr.write("\n");
+    let at = 0;
+    return work.map(({ row, scorings: own }) => {
+      const merged: Scores = Object.assign({}, ...scores.slice(at, at + own.length));
+      at += own.length;
+      return { row, scores: merged };
+    });
+  } finally {
+    rmSync(scratch, { recursive: true });
+  }
+}
+
+function readStated(folder: string): Stated {
+  const file = join(folder, "table.json");
+  return existsSync(file) ? statedSchema.parse(JSON.parse(readFileSync(file, "utf8"))) : {};
+}
+
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    full: { type: "boolean", default: false },
+    suites: { type: "string", default: SUITES.map(({ id }) => id).join(",") },
+    rows: { type: "string", default: "" },
+    threads: { type: "string", default: String(os.availableParallelism()) },
+    json: { type: "boolean", default: false },
+  },
+});
+const [models] = positionals;
+if (models === undefined) {
+  console.error("usage: npm run quality -- MODELS [--full] [--suites a,b] [--rows TEXT] [--threads N] [--json]");
+  process.exit(2);
+}
+const wanted = options.suites.split(",");
+for (const suite of SUITES.filter(({ id }) => wanted.includes(id))) {
+  const folder = resolve(models, suite.id);
+  const samples = options.full ? suite.samples.full : suite.samples.quick;
+  const rows = suite.rows.filter(({ label }) => label === suite.base || label.includes(options.rows));
+  const measured = await measureSuite({ ...suite, rows }, folder, { samples, threads: Number(options.threads) });
+  if (options.json) {
+    const scored = measured.map(({ row, scores }) => ({
+      label: row.label,
+      scores: meansOf(scores),
+      mean: meanOf(scores),
+    }));
+    console.log(JSON.stringify({ suite: suite.id, samples, rows: scored }));
+  } else console.log(`\n${suite.id}: ${suite.title}\n${renderTable(suite, measured, readStated(folder)).join("\n")}`);
+}

@@ -1,0 +1,116 @@
+// What is measured: two families of small trained models, and the merges of each with the strengths that their
+// README's orientation tables give. A row's label is the table's: measured and stated numbers stand side by side.
+
+export type Merge = Readonly<Record<string, unknown>>;
+
+export type Row = {
+  readonly label: string;
+  /** A recipe over the suite's folders; a folder as it is; or, for `individual`, each task's own fine-tune. */
+  readonly model: { readonly merge: Merge } | { readonly folder: string } | "individual";
+};
+
+export type Suite = {
+  readonly id: string;
+  readonly kind: "vit" | "llama";
+  readonly title: string;
+  /** accuracy rises with quality, bits per byte fall. */
+  readonly better: "higher" | "lower";
+  readonly samples: { readonly quick: number; readonly full: number };
+  readonly digits: number;
+  readonly base: string;
+  readonly tasks: readonly string[];
+  readonly rows: readonly Row[];
+};
+
+const VIT_TASKS = ["mnist", "fashion", "kmnist", "notmnist", "cifar10", "gtsrb", "letters", "fontdigits"];
+const LM_TASKS = ["shakespeare", "python", "licences", "bible"];
+
+/** Recipes over one base and its fine-tunes. */
+function merging(base: string, tasks: readonly string[]) {
+  const models = tasks.map((task) => ({ model: `ft-${task}` }));
+  const recipe = (method: string, parameters: Merge, all: Merge = {}): Row["model"] => ({
+    merge: { merge_method: method, base_model: base, models, parameters, dtype: "float32", ...all },
+  });
+  return {
+    average: { merge: { merge_method: "linear", models, parameters: { weight: 1 }, dtype: "float32" } },
+    taskArithmetic: (weight: number) => recipe("task_arithmetic", { weight }),
+    ties: (density: number, lambda: number) => recipe("ties", { weight: 1, density, lambda }),
+    dareLinear: (density: number, weight: number) => recipe("dare_linear", { weight, density }, { random_seed: 1 }),
+    dareTies: (density: number, lambda: number) =>
+      recipe("dare_ties", { weight: 1, density, lambda }, { random_seed: 1 }),
+    della: (density: number, epsilon: number, lambda: number) =>
+      recipe("della", { weight: 1, density, epsilon, lambda }, { random_seed: 1 }),
+    breadcrumbs: (density: number, gamma: number, weight: number) =>
+      recipe("breadcrumbs", { weight, density, gamma, normalize: false }),
+  } as const;
+}
+
+const vit = merging("base", VIT_TASKS);
+const lm = merging("base", LM_TASKS);
+
+export const SUITES: readonly Suite[] = [
+  {
+    id: "vit-tiny",
+    kind: "vit",
+    title: "one vision transformer for eight tasks, accuracy in percent",
+    better: "higher",
+    samples: { quick: 250, full: 1000 },
+    digits: 1,
+    base: "base",
+    tasks: VIT_TASKS,
+    rows: [
+      { label: "base", model: { folder: "base" } },
+      { label: "individual", model: "individual" },
+      { label: "weight average", model: vit.average },
+      ...[0.3, 0.5, 0.7, 1].map((weight) => ({
+        label: `task arithmetic ${weight.toFixed(1)}`,
+        model: vit.taskArithmetic(weight),
+      })),
+      ...[1, 1.5, 2, 2.5].map((lambda) => ({ label: `ties k20 ${lambda.toFixed(1)}`, model: vit.ties(0.2, lambda) })),
+      { label: "dare p0.9 0.3", model: vit.dareLinear(0.1, 0.3) },
+      { label: "dare_ties p0.8 1.5", model: vit.dareTies(0.2, 1.5) },
+      { label: "della p0.6 1.5", model: vit.della(0.4, 0.2, 1.5) },
+      { label: "breadcrumbs 0.5", model: vit.breadcrumbs(0.9, 0.01, 0.5) },
+    ],
+  },
+  {
+    id: "lm-tiny",
+    kind: "llama",
+    title: "one language model for four kinds of text, bits per byte",
+    better: "lower",
+    samples: { quick: 64, full: 1000 },
+    digits: 3,
+    base: "base",
+    tasks: LM_TASKS,
+    rows: [
+      { label: "base", model: { folder: "base" } },
+      ...LM_TASKS.map((task) => ({ label: `fine-tune ${task}`, model: { folder: `ft-${task}` } })),
+      { label: "weight average", model: lm.average },
+      ...[0.1, 0.2, 0.3, 0.4].map((weight) => ({
+        label: `task arithmetic ${weight.toFixed(1)}`,
+        model: lm.taskArithmetic(weight),
+      })),
+      ...[0.3, 0.5, 0.7, 1].map((lambda) => ({ label: `ties k20 ${lambda.toFixed(1)}`, model: lm.ties(0.2, lambda) })),
+      { label: "dare p0.9 lambda 0.2", model: lm.dareLinear(0.1, 0.2) },
+      { label: "dare_ties p0.8 0.3", model: lm.dareTies(0.2, 0.3) },
+      { label: "della p0.6 0.3", model: lm.della(0.4, 0.2, 0.3) },
+      { label: "breadcrumbs 0.1", model: lm.breadcrumbs(0.9, 0.01, 0.1) },
+      ...["shakespeare", "python"].map((task) => ({
+        label: `lora ${task}`,
+        model: { merge: { merge_method: "passthrough", models: [{ model: `base+lora-${task}` }], dtype: "float32" } },
+      })),
+      {
+        label: "lora both, half each",
+        model: {
+          merge: {
+            merge_method: "task_arithmetic",
+            base_model: "base",
+            models: [{ model: "base+lora-shakespeare" }, { model: "base+lora-python" }],
+            parameters: { weight: 0.5 },
+            dtype: "float32",
+          },
+        },
+      },
+    ],
+  },
+];
