@@ -1,5 +1,5 @@
-// Quantizing a checkpoint of the llama family into one GGUF file: planned from headers, then streamed. Some rows of one
-// tensor are in memory at a time, whatever the size of the model, and the error of every tensor is measured on the way.
+// Quantizing a checkpoint of the llama family into one GGUF file: planned here, from headers; the rows stream through
+// the quantize executor, which also measures the error of every tensor on the way.
 import assert from "node:assert/strict";
 import { z } from "zod";
 import type { TensorEntry } from "../core/checkpoint.ts";
@@ -11,19 +11,15 @@ import { encodeGgufHeader } from "../core/formats/gguf-write.ts";
 import { type Importance, readImatrix } from "../core/formats/imatrix.ts";
 import { parseJsonDocument } from "../core/formats/json-scan.ts";
 import { TOKENIZER_LIMITS } from "../core/limits.ts";
-import { type FloatDtype, isFloatDtype } from "../core/ops/cast.ts";
-import { createScalarKernels } from "../core/ops/kernels.ts";
+import { isFloatDtype } from "../core/ops/cast.ts";
+import type { Loss } from "../core/ops/quantize.ts";
 import { MIXES, type Mix } from "../core/schemes/mixes.ts";
-import { BLOCK_SCHEMES } from "../core/schemes/registry.ts";
-import { type BlockScheme, rowBytes } from "../core/schemes/scheme.ts";
-import { DTYPE_BITS, elementCount } from "../core/tensor.ts";
-import { readAll, writeObject } from "../stores/objects.ts";
+import { elementCount } from "../core/tensor.ts";
+import type { QuantizeTensor } from "../engine/quantize-request.ts";
+import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { openCheckpoint, openCheckpointFile, type StoredCheckpoint } from "./open-checkpoint.ts";
-import { defineStep, type StepDeps } from "./step.ts";
-
-/** Elements in memory at a time, unless one head of attention has more. Higher: more memory, no less work. */
-const WINDOW_ELEMENTS = 1 << 20;
+import { defineStep, type QuantizeDeps, type StepDeps } from "./step.ts";
 
 const count = z.int().nonnegative();
 const decibel = z.number().nullable();
@@ -57,13 +53,16 @@ export const quantizeStep = defineStep({
     snr: decibel,
     /** The tensor that lost most. */
     worst: z.strictObject({ tensor: z.string(), scheme: z.string(), snr: z.number() }).nullable(),
+    threads: count,
+    /** Schemes for which no SIMD code exists: plain TypeScript, same bytes, slower. */
+    scalarSchemes: z.array(z.string()),
   }),
   /**
    * Throws QuantizeModelUnsupported, QuantizeTokenizerUnsupported, QuantizeNotFinite, ImatrixInvalid,
-   * GgufTensorInvalid, YardTargetOccupied, the codes of opening a checkpoint, and what the stores throw. Nothing is
-   * published on failure.
+   * GgufTensorInvalid, YardTargetOccupied, EngineMemoryTooSmall, the codes of opening a checkpoint, and what the stores
+   * throw. Nothing is published on failure.
    */
-  async run(input, deps) {
+  async run(input, deps: QuantizeDeps) {
     const [source, target] = [deps.openStore(input.source), deps.openStore(input.target)];
     const { signal } = deps;
     const opened = await (input.sourceFile === undefined
@@ -82,40 +81,35 @@ export const quantizeStep = defineStep({
       model.metadata,
       model.tensors.map(({ name, shape, scheme }) => ({ name, shape, type: typeOf(scheme) })),
     );
-    const errors: TensorError[] = [];
-    const work: Quantizing = { source, importance, deps, done: { bytesRead: 0, bytesWritten: 0 }, errors };
-    const pieces = writePieces(work, model.tensors, encoded);
-    await writeObject(target, input.name, pieces, encoded.fileBytes, { signal });
-    const schemes = Map.groupBy(model.tensors, ({ scheme }) => scheme);
+    const { tensors } = model;
+    const { losses, threads, scalarSchemes } = await deps.executeQuantize(
+      {
+        source: source.uri,
+        target: { store: target.uri, key: input.name },
+        header: encoded.header,
+        fileBytes: encoded.fileBytes,
+        tensors: tensors.map((tensor, index) => placeTensor(tensor, encoded.tensors[index], importance)),
+        threads: deps.threads,
+        memoryBytes: deps.memoryBytes,
+      },
+      { signal, progress: deps.progress },
+    );
+    const schemes = Map.groupBy(tensors, ({ scheme }) => scheme);
     return {
       target: target.uri,
       name: input.name,
       scheme: input.scheme,
-      tensors: model.tensors.length,
-      elements: model.tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
+      tensors: tensors.length,
+      elements: tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
       bytes: encoded.fileBytes,
       schemes: Object.fromEntries([...schemes].map(([scheme, tensors]) => [scheme, tensors.length])),
       hasTokenizer: tokenizer !== undefined,
-      ...summarise(errors),
+      ...summarise(tensors, losses),
+      threads,
+      scalarSchemes: [...scalarSchemes],
     };
   },
 });
-
-type TensorError = {
-  readonly tensor: string;
-  readonly scheme: string;
-  /** Sums of squares of the values and of what was lost. */
-  signal: number;
-  noise: number;
-};
-
-type Quantizing = {
-  readonly source: ObjectStore;
-  readonly importance: Importance;
-  readonly deps: StepDeps;
-  readonly done: { bytesRead: number; bytesWritten: number };
-  readonly errors: TensorError[];
-};
 
 function mixOf(id: string): Mix {
   const mix = MIXES.get(id);
@@ -204,113 +198,30 @@ function checkReadable(entry: TensorEntry): void {
   });
 }
 
-async function* writePieces(
-  work: Quantizing,
-  tensors: readonly GgufModelTensor[],
-  encoded: ReturnType<typeof encodeGgufHeader>,
-): AsyncGenerator<Uint8Array> {
-  yield encoded.header;
-  let at = encoded.header.length;
-  for (const [index, tensor] of tensors.entries()) {
-    const place = encoded.tensors[index];
-    for await (const piece of quantizeTensor(work, tensor)) {
-      yield piece;
-      at += piece.length;
-      work.done.bytesWritten += piece.length;
-      work.deps.progress?.({ ...work.done });
-    }
-    assert.ok(place !== undefined && at === place.offset + place.bytes, "a tensor's bytes end where the header says");
-    const next = encoded.tensors[index + 1]?.offset ?? encoded.fileBytes;
-    yield new Uint8Array(next - at);
-    at = next;
-  }
-}
-
-/** Whole rows at a time; of a permuted tensor whole heads, whose rows move among themselves. */
-async function* quantizeTensor(work: Quantizing, tensor: GgufModelTensor): AsyncGenerator<Uint8Array> {
-  const { shape, permutedHeads } = tensor;
-  const isVector = shape.length === 1 && permutedHeads === undefined;
-  const columns = isVector || shape.length === 2 ? (shape.at(-1) ?? 1) : 1;
-  const rows = elementCount(shape) / columns;
-  const headRows = permutedHeads === undefined ? 1 : rows / permutedHeads;
-  const unit = headRows * columns;
-  const windowRows = headRows * Math.max(1, Math.floor(WINDOW_ELEMENTS / unit));
-  const scheme: BlockScheme = BLOCK_SCHEMES[tensor.scheme];
-  const bytesPerRow = rowBytes(scheme, columns);
-  const error: TensorError = { tensor: tensor.name, scheme: tensor.scheme, signal: 0, noise: 0 };
-  const importance = work.importance.get(tensor.name);
-  const readRows = createRowReader(work, tensor.source, Math.min(rows, windowRows) * columns);
-  const back = new Float32Array(columns);
-  for (let first = 0; first < rows; first += windowRows) {
-    const taken = Math.min(windowRows, rows - first);
-    const values = await readRows(first * columns, taken * columns);
-    const piece = new Uint8Array(taken * bytesPerRow);
-    for (let row = 0; row < taken; row++) {
-      const from = permutedHeads === undefined ? row : sourceRow(row, headRows);
-      const weights = values.subarray(from * columns, (from + 1) * columns);
-      const stored = piece.subarray(row * bytesPerRow, (row + 1) * bytesPerRow);
-      scheme.quantize(weights, stored, importance);
-      scheme.dequantize(stored, back);
-      measure(error, weights, back);
-    }
-    if (!Number.isFinite(error.noise)) throw notFinite(tensor, `a scale beyond ${tensor.scheme}`);
-    yield piece;
-  }
-  work.errors.push(error);
-}
-
-/** Row 2 i + s of a head is its row s rows / 2 + i: the halves of the rotary embedding, interleaved. */
-function sourceRow(row: number, headRows: number): number {
-  const inHead = row % headRows;
-  return row - inHead + (inHead % 2) * (headRows / 2) + Math.floor(inHead / 2);
-}
-
-function createRowReader({ source, deps, done }: Quantizing, entry: TensorEntry, elements: number) {
-  const dtype: FloatDtype = isFloatDtype(entry.dtype) ? entry.dtype : "F32";
-  const unit = DTYPE_BITS[dtype] / 8;
-  const kernels = createScalarKernels(elements * (unit + 4) + 256);
-  const [block, tile] = [kernels.allocateBlock(elements * unit), kernels.allocateTile(elements)];
-  const [range] = entry.ranges;
-  return async (first: number, taken: number): Promise<Float32Array> => {
-    deps.signal.throwIfAborted();
-    const bytes = block.bytes.subarray(0, taken * unit);
-    await source.readInto(range?.file ?? "", (range?.offset ?? 0) + first * unit, bytes, { signal: deps.signal });
-    if (kernels.widen(dtype, block, 0, tile, taken) > 0) throw notFinite({ name: entry.name }, "NaN or infinity");
-    done.bytesRead += bytes.length;
-    return tile.values;
-  };
-}
-
-function measure(error: TensorError, weights: Float32Array, back: Float32Array): void {
-  let [signal, noise] = [0, 0];
-  for (let i = 0; i < weights.length; i++) {
-    const value = weights[i] ?? 0;
-    const lost = value - (back[i] ?? 0);
-    signal += value * value;
-    noise += lost * lost;
-  }
-  error.signal += signal;
-  error.noise += noise;
+function placeTensor(
+  { name, source, scheme, permutedHeads }: GgufModelTensor,
+  place: { readonly offset: number; readonly bytes: number } | undefined,
+  importance: Importance,
+): QuantizeTensor {
+  assert.ok(place !== undefined, "the header has a place for every tensor");
+  const { offset, bytes } = place;
+  return { source, scheme, permutedHeads, importance: importance.get(name), offset, bytes };
 }
 
 /** In dB; null for nothing lost. */
-function signalToNoise({ signal, noise }: { readonly signal: number; readonly noise: number }): number | null {
+function signalToNoise({ signal, noise }: Loss): number | null {
   return noise === 0 ? null : 10 * Math.log10(Math.max(signal, Number.MIN_VALUE) / noise);
 }
 
-function summarise(errors: readonly TensorError[]) {
-  const total = errors.reduce((sum, { signal, noise }) => ({ signal: sum.signal + signal, noise: sum.noise + noise }), {
+function summarise(tensors: readonly GgufModelTensor[], losses: readonly Loss[]) {
+  const total = losses.reduce((sum, { signal, noise }) => ({ signal: sum.signal + signal, noise: sum.noise + noise }), {
     signal: 0,
     noise: 0,
   });
-  const lossy = errors.flatMap((error) => {
-    const snr = signalToNoise(error);
-    return snr === null ? [] : [{ tensor: error.tensor, scheme: error.scheme, snr }];
+  const lossy = tensors.flatMap(({ source, scheme }, index) => {
+    const snr = signalToNoise(losses[index] ?? { signal: 0, noise: 0 });
+    return snr === null ? [] : [{ tensor: source.name, scheme, snr }];
   });
   const [worst = null] = lossy.sort((a, b) => a.snr - b.snr);
   return { snr: signalToNoise(total), worst };
-}
-
-function notFinite({ name }: { readonly name: string }, found: string): MergeyardError {
-  return new MergeyardError("QuantizeNotFinite", { where: { tensor: name }, found, expected: "finite numbers" });
 }

@@ -1,6 +1,7 @@
 // What a step is: zod input, zod output, and a function of the input and of its dependencies. Edges (cli, functions,
 // workers, local) construct the dependencies; a step never knows which edge it runs behind.
 import type { z } from "zod";
+import type { ExecuteQuantize } from "../engine/quantize-request.ts";
 import type { ExecuteMerge } from "../engine/request.ts";
 import type { OpenStore } from "../stores/store.ts";
 
@@ -20,14 +21,19 @@ export type StepDeps = {
 /** Bytes done so far of what a step is doing. */
 export type StepProgress = { readonly bytesRead: number; readonly bytesWritten: number };
 
+/** How much of the machine work on weights may use. */
+type Machine = { readonly threads: number; readonly memoryBytes: number };
+
+/** What quantizing has besides. */
+export type QuantizeDeps = StepDeps & Machine & { readonly executeQuantize: ExecuteQuantize };
+
 /** What the data plane has besides: the merge executor and how much of the machine it may use. */
-export type UnitDeps = StepDeps & {
-  readonly executeMerge: ExecuteMerge;
-  readonly threads: number;
-  readonly memoryBytes: number;
-  /** CPU milliseconds that this process has used, all threads together; only for records. */
-  readonly cpuMs: () => number;
-};
+export type UnitDeps = StepDeps &
+  Machine & {
+    readonly executeMerge: ExecuteMerge;
+    /** CPU milliseconds that this process has used, all threads together; only for records. */
+    readonly cpuMs: () => number;
+  };
 
 export type Step<Input extends z.ZodType, Output extends z.ZodType, Deps extends StepDeps = StepDeps> = {
   readonly name: string;

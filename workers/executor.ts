@@ -1,6 +1,6 @@
 // The merge executor: runs a merge unit on worker threads. It cuts the output file into regions, hands them out as
 // threads become free, and makes the file visible when all are done, or leaves nothing behind.
-import { availableParallelism } from "node:os";
+import assert from "node:assert/strict";
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
 import { encodeSafetensorsHeader } from "../core/formats/safetensors.ts";
 import type { TensorFile, UnitStatistics } from "../core/plan/receipt.ts";
@@ -10,9 +10,10 @@ import { fitUnit } from "../engine/memory.ts";
 import { type RegionResult, type RegionTask, tensorsOf } from "../engine/merge-region.ts";
 import type { TensorResult } from "../engine/merge-tensor.ts";
 import { cutRegions, type MergeRegion } from "../engine/regions.ts";
-import type { ExecuteMerge, MergeProgress, MergeRequest, MergeResult } from "../engine/request.ts";
+import type { ExecuteMerge, MergeRequest, MergeResult } from "../engine/request.ts";
 import type { OpenStore, WriteTicket } from "../stores/store.ts";
-import { createLocalRunner, createThreadRunner, type RegionRunner } from "./region-runner.ts";
+import { createPool } from "./pool.ts";
+import type { RegionOutcome } from "./region-job.ts";
 
 export type MergeExecutor = {
   readonly execute: ExecuteMerge;
@@ -20,25 +21,9 @@ export type MergeExecutor = {
   close(): Promise<void>;
 };
 
-/** Threads that a machine runs best: one a processor. */
-export function defaultThreads(): number {
-  return availableParallelism();
-}
-
-/**
- * The calling thread merges too, and worker threads join it: they start with the first unit that has work for them and
- * stay for the next. One unit at a time.
- */
+/** One unit at a time. */
 export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
-  const runners: RegionRunner[] = [];
-  const ensureRunners = (count: number): readonly RegionRunner[] => {
-    if (runners.length === 0) runners.push(createLocalRunner(openStore));
-    while (runners.length < count) runners.push(createThreadRunner());
-    return runners.slice(0, count);
-  };
-  const close = async (): Promise<void> => {
-    await Promise.all(runners.splice(0).map((runner) => runner.close()));
-  };
+  const pool = createPool(openStore);
   const execute: ExecuteMerge = async (request, { signal, progress }) => {
     signal.throwIfAborted();
     const target = openStore(request.target.store);
@@ -48,23 +33,29 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
     const failure = new AbortController();
     try {
       const header = headerOf(request.unit);
-      const tasks = regions.map((region, index) =>
-        regionTask(request, ticket, region, index, header, fit.windowElements),
-      );
-      const options = { signal: AbortSignal.any([signal, failure.signal]), progress };
-      const { results, done } = await runTasks(ensureRunners(fit.threads), tasks, fit.threadBytes, options);
+      const jobs = regions.map((region, index) => ({
+        kind: "merge" as const,
+        task: regionTask(request, ticket, region, index, header, fit.windowElements),
+      }));
+      const { outcomes, done } = await pool.run(jobs, {
+        threads: fit.threads,
+        capacityBytes: fit.threadBytes,
+        signal: AbortSignal.any([signal, failure.signal]),
+        progress,
+      });
+      const results = outcomes.map(resultOf);
       const receipts = results.map((result) => result.receipt);
       await target.finishWrite(ticket, receipts, { signal });
       return { ...summarise(request, header, results), ...done, kernels: "wasm", threads: fit.threads };
     } catch (error) {
       failure.abort(error);
       // Worker threads may be in the middle of a region: they go before what they write does.
-      await close();
+      await pool.close();
       await target.abortWrite(ticket);
       throw error;
     }
   };
-  return { execute, close };
+  return { execute, close: pool.close };
 }
 
 function spanOf({ offset, bytes }: MergeRegion): { offset: number; bytes: number } {
@@ -99,33 +90,9 @@ function regionTask(
   };
 }
 
-type Finished = { readonly results: readonly RegionResult[]; readonly done: MergeProgress };
-
-type TaskOptions = { readonly signal: AbortSignal; readonly progress: ((done: MergeProgress) => void) | undefined };
-
-/**
- * Hands tasks to runners as they become free; resolves with the results in task order, rejects at the first failure.
- */
-async function runTasks(
-  runners: readonly RegionRunner[],
-  tasks: readonly RegionTask[],
-  capacityBytes: number,
-  { signal, progress }: TaskOptions,
-): Promise<Finished> {
-  const results: RegionResult[] = [];
-  let done: MergeProgress = { bytesRead: 0, bytesWritten: 0 };
-  const count = (more: MergeProgress): void => {
-    done = { bytesRead: done.bytesRead + more.bytesRead, bytesWritten: done.bytesWritten + more.bytesWritten };
-    progress?.(done);
-  };
-  let next = 0;
-  const drain = async (runner: RegionRunner): Promise<void> => {
-    for (let task = tasks[next++]; task !== undefined; task = tasks[next++]) {
-      results[task.index] = await runner.run(task, capacityBytes, { signal, progress: count });
-    }
-  };
-  await Promise.all(runners.map(drain));
-  return { results, done };
+function resultOf(outcome: RegionOutcome): RegionResult {
+  assert.ok(outcome.kind === "merge");
+  return outcome.result;
 }
 
 function summarise(

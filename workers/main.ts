@@ -11,7 +11,8 @@ import { openRun, type UnitContext } from "../steps/unit-context.ts";
 import { describeError, recordUnitFailure } from "../steps/unit-failures.ts";
 import { createStoreOpener } from "../stores/open.ts";
 import type { OpenStore } from "../stores/store.ts";
-import { createMergeExecutor, defaultThreads } from "./executor.ts";
+import { createMergeExecutor } from "./executor.ts";
+import { defaultThreads } from "./pool.ts";
 import { awaitSpotNotice } from "./spot-notice.ts";
 
 /** Everything done. */

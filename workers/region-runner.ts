@@ -1,35 +1,35 @@
-// Who merges regions: the thread that asks, or a worker thread. Both take one region at a time.
+// Who does regions: the thread that asks, or a worker thread. Both take one region at a time.
 import module from "node:module";
 import { dirname } from "node:path";
 import { Worker } from "node:worker_threads";
 import { MergeyardError } from "../core/error.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
-import { mergeRegion, type RegionResult, type RegionTask } from "../engine/merge-region.ts";
 import type { MergeProgress } from "../engine/request.ts";
 import { createWasmKernels } from "../kernels/wasm/host.ts";
 import type { OpenStore } from "../stores/store.ts";
+import { type RegionJob, type RegionOutcome, runRegionJob } from "./region-job.ts";
 import type { ThreadReply, ThreadTask } from "./thread-messages.ts";
 
 /** `more` is what was read and written since the last call. */
 export type RegionOptions = { readonly signal: AbortSignal; readonly progress: (more: MergeProgress) => void };
 
 export type RegionRunner = {
-  /** Merges a region with at least `capacityBytes` of kernel memory. Rejects at once when the signal is aborted. */
-  run(task: RegionTask, capacityBytes: number, options: RegionOptions): Promise<RegionResult>;
+  /** Does a region with at least `capacityBytes` of kernel memory. Rejects at once when the signal is aborted. */
+  run(job: RegionJob, capacityBytes: number, options: RegionOptions): Promise<RegionOutcome>;
   /** Ends it, in the middle of a region if need be. */
   close(): Promise<void>;
 };
 
-/** Merges in this thread, with kernels of its own that are kept for the next region. */
+/** Works in this thread, with kernels of its own that are kept for the next region. */
 export function createLocalRunner(openStore: OpenStore): RegionRunner {
   let kernels: { readonly set: Kernels; readonly capacityBytes: number } | undefined;
   return {
-    run(task, capacityBytes, { signal, progress }) {
+    run(job, capacityBytes, { signal, progress }) {
       if (kernels === undefined || kernels.capacityBytes < capacityBytes) {
         kernels = { set: createWasmKernels(capacityBytes), capacityBytes };
       }
       const report = (bytesRead: number, bytesWritten: number): void => progress({ bytesRead, bytesWritten });
-      return mergeRegion(task, { kernels: kernels.set, openStore, signal, progress: report });
+      return runRegionJob(job, { kernels: kernels.set, openStore, signal, progress: report });
     },
     close: async () => {
       kernels = undefined;
@@ -37,15 +37,15 @@ export function createLocalRunner(openStore: OpenStore): RegionRunner {
   };
 }
 
-/** Merges in a worker thread, which stays for the next region. */
+/** Works in a worker thread, which stays for the next region. */
 export function createThreadRunner(): RegionRunner {
   const worker = new Worker(new URL("thread.ts", import.meta.url), { env: threadEnvironment() });
   return {
-    run(task, capacityBytes, { signal, progress }) {
-      const { promise, resolve, reject } = Promise.withResolvers<RegionResult>();
+    run(job, capacityBytes, { signal, progress }) {
+      const { promise, resolve, reject } = Promise.withResolvers<RegionOutcome>();
       const onMessage = (reply: ThreadReply): void => {
         if (reply.type === "progress") progress({ bytesRead: reply.read, bytesWritten: reply.written });
-        else if (reply.type === "done") resolve(reply.result);
+        else if (reply.type === "done") resolve(reply.outcome);
         else reject(failureOf(reply));
       };
       const onExit = (code: number): void => reject(new Error(`a worker thread ended with status ${code}`));
@@ -53,7 +53,7 @@ export function createThreadRunner(): RegionRunner {
       worker.on("message", onMessage).on("error", reject).on("exit", onExit);
       signal.addEventListener("abort", onAbort, { once: true });
       if (signal.aborted) onAbort();
-      else worker.postMessage({ region: task, capacityBytes } satisfies ThreadTask);
+      else worker.postMessage({ job, capacityBytes } satisfies ThreadTask);
       return promise.finally(() => {
         signal.removeEventListener("abort", onAbort);
         worker.off("message", onMessage).off("error", reject).off("exit", onExit);

@@ -1,18 +1,18 @@
-// Worker thread of the merge executor: receives one region at a time, merges it with its own kernels and stores,
-// answers with plain data. Started by executor.ts; holds no state between regions but open files and kernel memory.
+// Worker thread of a pool: receives one region at a time, does it with its own kernels and stores, answers with plain
+// data. Started by region-runner.ts; holds no state between regions but open files and kernel memory.
 import { parentPort } from "node:worker_threads";
 import { MergeyardError } from "../core/error.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
-import { mergeRegion } from "../engine/merge-region.ts";
 import { createWasmKernels } from "../kernels/wasm/host.ts";
 import { createStoreOpener } from "../stores/open.ts";
+import { runRegionJob } from "./region-job.ts";
 import type { ThreadReply, ThreadTask } from "./thread-messages.ts";
 
 /** Progress is told at most this often, so that it costs nothing. */
 const PROGRESS_INTERVAL_MS = 100;
 
 const port = parentPort;
-if (port === null) throw new Error("thread.ts is started by executor.ts, in a worker thread");
+if (port === null) throw new Error("thread.ts is started by region-runner.ts, in a worker thread");
 const reply = (message: ThreadReply): void => port.postMessage(message);
 const openStore = createStoreOpener(process.env);
 const abort = new AbortController();
@@ -26,13 +26,13 @@ function kernelsFor(capacityBytes: number): Kernels {
   return kernels.set;
 }
 
-async function run({ region, capacityBytes }: ThreadTask): Promise<void> {
+async function run({ job, capacityBytes }: ThreadTask): Promise<void> {
   let [read, written, told] = [0, 0, performance.now()];
   const tell = (): void => {
     reply({ type: "progress", read, written });
     [read, written, told] = [0, 0, performance.now()];
   };
-  const result = await mergeRegion(region, {
+  const outcome = await runRegionJob(job, {
     kernels: kernelsFor(capacityBytes),
     openStore,
     signal: abort.signal,
@@ -43,7 +43,7 @@ async function run({ region, capacityBytes }: ThreadTask): Promise<void> {
     },
   });
   tell();
-  reply({ type: "done", index: region.index, result });
+  reply({ type: "done", outcome });
 }
 
 port.on("message", (message: ThreadTask | "abort") => {

@@ -37,13 +37,19 @@ export function addMerge(program: Command, terminal: Terminal): void {
 }
 
 async function merge(config: string, options: Options, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { createMergeExecutor, defaultThreads }, { mergeFolder }, { MEMORY_BYTES_DEFAULT }] =
-    await Promise.all([
-      import("../../stores/open.ts"),
-      import("../../workers/executor.ts"),
-      import("../../local/merge-folder.ts"),
-      import("../../core/plan/plan-merge.ts"),
-    ]);
+  const [
+    { createStoreOpener },
+    { createMergeExecutor },
+    { defaultThreads },
+    { mergeFolder },
+    { MEMORY_BYTES_DEFAULT },
+  ] = await Promise.all([
+    import("../../stores/open.ts"),
+    import("../../workers/executor.ts"),
+    import("../../workers/pool.ts"),
+    import("../../local/merge-folder.ts"),
+    import("../../core/plan/plan-merge.ts"),
+  ]);
   const openStore = createStoreOpener(terminal.env);
   const executor = createMergeExecutor(openStore);
   const progress = createProgress(terminal, { silent: options.json === true });

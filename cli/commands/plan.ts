@@ -46,7 +46,7 @@ async function plan(pipeline: string, options: Options, terminal: Terminal): Pro
     import("../../steps/yard.ts"),
     import("../estimate.ts"),
     import("../step-deps.ts"),
-    import("../../workers/executor.ts"),
+    import("../../workers/pool.ts"),
   ]);
   const prices = await readPrices(options.prices, terminal.cwd);
   const openStore = createStoreOpener(terminal.env);

@@ -3,7 +3,7 @@ import path from "node:path";
 import type { Command } from "commander";
 import { Option } from "commander";
 import { MIXES } from "../../core/schemes/mixes.ts";
-import { jsonOption, toUri } from "../arguments.ts";
+import { jsonOption, memoryOption, threadsOption, toUri } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -15,6 +15,8 @@ type Options = {
   readonly out: string;
   readonly imatrix?: string;
   readonly tokenizer: boolean;
+  readonly threads?: number;
+  readonly memory?: number;
   readonly json?: boolean;
 };
 
@@ -28,6 +30,8 @@ export function addQuantize(program: Command, terminal: Terminal): void {
     .requiredOption("--out <file>", "the file to write; it must not be there")
     .option("--imatrix <file>", "importance matrix of llama-imatrix, to lose less where it matters")
     .option("--no-tokenizer", "leave the tokenizer out")
+    .addOption(threadsOption())
+    .addOption(memoryOption())
     .addOption(jsonOption())
     .action((source: string, options: Options) => quantize(source, options, terminal));
 }
@@ -39,6 +43,11 @@ async function quantize(source: string, options: Options, terminal: Terminal): P
     import("../../steps/quantize.ts"),
     import("../source.ts"),
   ]);
+  const [{ createQuantizeExecutor }, { defaultThreads }, { MEMORY_BYTES_DEFAULT }] = await Promise.all([
+    import("../../workers/quantize-executor.ts"),
+    import("../../workers/pool.ts"),
+    import("../../core/plan/plan-merge.ts"),
+  ]);
   const openStore = createStoreOpener(terminal.env);
   const { checkpoint } = await openSource(source, openStore, terminal);
   const { folder, file } = locateSource(source, terminal.cwd);
@@ -49,8 +58,12 @@ async function quantize(source: string, options: Options, terminal: Terminal): P
     "quantize",
     checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0),
   );
+  const executor = createQuantizeExecutor(openStore);
   const deps = {
     ...createStepDeps(terminal, openStore),
+    executeQuantize: executor.execute,
+    threads: options.threads ?? defaultThreads(),
+    memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
     progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
   };
   try {
@@ -74,5 +87,6 @@ async function quantize(source: string, options: Options, terminal: Terminal): P
     });
   } finally {
     progress.end();
+    await executor.close();
   }
 }

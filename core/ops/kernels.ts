@@ -11,6 +11,7 @@ import { type Masked, scalarMasked } from "./masked.ts";
 import { createMemory, type Memory } from "./memory.ts";
 import { type Nearness, scalarNearness } from "./nearness.ts";
 import { type Overlap, scalarOverlap } from "./overlap.ts";
+import { type Quantize, scalarQuantize } from "./quantize.ts";
 import { type Rank, scalarRank } from "./rank.ts";
 import { type Reduce, scalarReduce } from "./reduce.ts";
 import { type Scores, scalarScores } from "./scores.ts";
@@ -37,6 +38,7 @@ export type Operations = Cast &
   Rank &
   Signs &
   LowRank &
+  Quantize &
   ElementOperations;
 export type Kernels = { readonly id: "scalar" | "wasm" } & Memory & Operations;
 
@@ -59,5 +61,6 @@ export function createScalarKernels(capacityBytes: number): Kernels {
     ...scalarOverlap,
     ...scalarConsensus,
     ...scalarScores,
+    ...scalarQuantize,
   };
 }

@@ -6,6 +6,7 @@ import type { FloatDtype } from "../../core/ops/cast.ts";
 import { COMBINE_SOURCES_MAX, type Combine, type CombineDtype } from "../../core/ops/combine.ts";
 import type { Kernels } from "../../core/ops/kernels.ts";
 import { type Block, createMemory } from "../../core/ops/memory.ts";
+import { scalarQuantize } from "../../core/ops/quantize.ts";
 import { type ElementExports, hostElements } from "./host-elements.ts";
 import { hostTaskVectors, type TaskVectorExports } from "./host-task-vectors.ts";
 
@@ -100,6 +101,7 @@ export function createWasmKernels(capacityBytes: number): Kernels {
     },
     ...hostTaskVectors(wasm, memory.buffer),
     ...hostElements(wasm, memory.buffer),
+    ...scalarQuantize,
   };
 }
 

@@ -12,7 +12,8 @@ import { openGguf } from "../../steps/open-gguf.ts";
 import { quantizeStep } from "../../steps/quantize.ts";
 import { runStep } from "../../steps/step.ts";
 import { writeObject } from "../../stores/objects.ts";
-import type { ObjectStore } from "../../stores/store.ts";
+import type { ObjectStore, OpenStore } from "../../stores/store.ts";
+import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 
 const CONFIG = {
@@ -95,9 +96,14 @@ function imatrixOf(entries: Readonly<Record<string, readonly number[]>>, calls =
 
 const COLUMNS = Array.from({ length: 256 }, (_, column) => (column < 64 ? 100 : 0.01));
 
+/** Dependencies of the step; the calling thread quantizes. */
+function depsOf(openStore: OpenStore) {
+  return { ...testDeps(openStore), executeQuantize: createQuantizeExecutor(openStore).execute };
+}
+
 function run(store: ObjectStore, scheme: string, more: Record<string, unknown> = {}) {
   const input = { source: store.uri, target: store.uri, name: "out.gguf", scheme, ...more };
-  return runStep(quantizeStep, input, testDeps(openerOf(store)));
+  return runStep(quantizeStep, input, depsOf(openerOf(store)));
 }
 
 async function tensorsOf(store: ObjectStore): Promise<ReadonlyMap<string, GgufTensor>> {

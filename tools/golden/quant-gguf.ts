@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { GgufHeader } from "../../core/formats/gguf.ts";
+import { MEMORY_BYTES_DEFAULT } from "../../core/plan/plan-merge.ts";
 import { openGguf } from "../../steps/open-gguf.ts";
 import { quantizeStep } from "../../steps/quantize.ts";
 import { runStep } from "../../steps/step.ts";
@@ -10,6 +11,7 @@ import { createDirectoryStore } from "../../stores/directory.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
 import { writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
+import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { failed, PASSED, type Verdict } from "./case.ts";
 
 export type GgufCase = {
@@ -34,8 +36,12 @@ export async function runGguf(folder: string, { input, config, expected, mix }: 
     await writeObject(store, name, bytes, bytes.length);
   }
   const request = { source: store.uri, target: store.uri, name: "out.gguf", scheme: mix, tokenizer: false };
+  const openStore = () => store;
   await runStep(quantizeStep, request, {
-    openStore: () => store,
+    openStore,
+    executeQuantize: createQuantizeExecutor(openStore).execute,
+    threads: 1,
+    memoryBytes: MEMORY_BYTES_DEFAULT,
     now: () => 0,
     log: () => {},
     signal: new AbortController().signal,

@@ -1,0 +1,133 @@
+// One region of a quantized file: reads its rows, one portion ahead of the arithmetic, quantizes them and writes them
+// in order. Runs in a worker thread; everything that crosses the thread's border is plain data.
+import assert from "node:assert/strict";
+import type { TensorEntry } from "../core/checkpoint.ts";
+import { MergeyardError } from "../core/error.ts";
+import { isFloatDtype } from "../core/ops/cast.ts";
+import type { Block } from "../core/ops/kernels.ts";
+import type { Loss } from "../core/ops/quantize.ts";
+import type { BlockSchemeId } from "../core/schemes/registry.ts";
+import { DTYPE_BITS } from "../core/tensor.ts";
+import type { ObjectStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
+import type { RegionDeps } from "./merge-region.ts";
+import { type Portion, type PortionShape, shapePortions } from "./quantize-portions.ts";
+import type { QuantizeTensor } from "./quantize-request.ts";
+import { createRowQuantizer } from "./quantize-rows.ts";
+
+export type QuantizeRegionTask = {
+  readonly index: number;
+  readonly ticket: WriteTicket;
+  readonly source: string;
+  readonly targetStore: string;
+  /** Bytes that go before the first portion: the file's header, in the first region. */
+  readonly prologue: Uint8Array;
+  /** In file order; those of one tensor stand together. */
+  readonly runs: readonly PortionRun[];
+};
+
+/** Portions of one tensor. */
+export type PortionRun = { readonly tensor: QuantizeTensor; readonly portions: readonly Portion[] };
+
+export type QuantizeRegionResult = {
+  readonly receipt: RegionReceipt;
+  /** By the region's portions, in order. */
+  readonly losses: readonly { readonly tensor: number; readonly loss: Loss }[];
+  /** Schemes that plain TypeScript quantized. */
+  readonly scalarSchemes: readonly BlockSchemeId[];
+};
+
+type Write = (bytes: Uint8Array) => Promise<void>;
+
+/** Quantizes the region's portions and closes its part of the write. */
+export async function quantizeRegion(task: QuantizeRegionTask, deps: RegionDeps): Promise<QuantizeRegionResult> {
+  const target = deps.openStore(task.targetStore);
+  const writer = await target.openRegion(task.ticket, task.index, { signal: deps.signal });
+  if (task.prologue.byteLength > 0) await writer.write(task.prologue);
+  const source = deps.openStore(task.source);
+  const losses: { readonly tensor: number; readonly loss: Loss }[] = [];
+  const scalarSchemes = new Set<BlockSchemeId>();
+  for (const run of task.runs) {
+    const mark = deps.kernels.mark();
+    try {
+      losses.push(...(await quantizeRun(run, source, deps, (bytes) => writer.write(bytes))));
+    } finally {
+      deps.kernels.release(mark);
+    }
+    const { scheme, importance } = run.tensor;
+    if (deps.kernels.quantizerOf(scheme, importance !== undefined) === "scalar") scalarSchemes.add(scheme);
+  }
+  return { receipt: await writer.close(), losses, scalarSchemes: [...scalarSchemes] };
+}
+
+async function quantizeRun(
+  { tensor, portions }: PortionRun,
+  source: ObjectStore,
+  deps: RegionDeps,
+  write: Write,
+): Promise<QuantizeRegionResult["losses"]> {
+  const { kernels } = deps;
+  const entry = tensor.source;
+  const dtype = isFloatDtype(entry.dtype) ? entry.dtype : undefined;
+  assert.ok(dtype !== undefined, "only floats are quantized");
+  const shape = shapePortions(tensor);
+  const { columns, portionRows } = shape;
+  const bytesPerRow = (columns * DTYPE_BITS[dtype]) / 8;
+  const stored = [kernels.allocateBlock(portionRows * bytesPerRow), kernels.allocateBlock(portionRows * bytesPerRow)];
+  const values = kernels.allocateTile(columns);
+  const { scheme, importance } = tensor;
+  const quantizer = createRowQuantizer({ tensor: entry.name, scheme, columns, importance }, kernels);
+  const quantized = kernels.allocateBlock(portionRows * quantizer.rowBytes);
+  const read = (index: number) => readPortion(source, entry, portions[index], bytesPerRow, stored[index % 2], deps);
+  const losses: { readonly tensor: number; readonly loss: Loss }[] = [];
+  let coming = read(0);
+  for (const [index, portion] of portions.entries()) {
+    deps.signal.throwIfAborted();
+    const block = await coming;
+    coming = read(index + 1);
+    // A failure below must not leave this one unhandled.
+    coming.catch(() => {});
+    for (let row = 0; row < portion.rows; row++) {
+      const nonFinite = kernels.widen(dtype, block, sourceRow(row, tensor, shape) * bytesPerRow, values, columns);
+      if (nonFinite > 0) throw notFinite(entry.name);
+      quantizer.quantize(values, 0, quantized, row * quantizer.rowBytes);
+    }
+    losses.push({ tensor: portion.tensor, loss: quantizer.takeLoss() });
+    const bytes = quantized.bytes.subarray(0, portion.rows * quantizer.rowBytes);
+    await write(bytes);
+    if (portion.paddingBytes > 0) await write(new Uint8Array(portion.paddingBytes));
+    deps.progress(portion.rows * bytesPerRow, bytes.length + portion.paddingBytes);
+  }
+  return losses;
+}
+
+/** Reads a portion to the start of a block; of no portion, nothing. */
+async function readPortion(
+  source: ObjectStore,
+  { ranges }: TensorEntry,
+  portion: Portion | undefined,
+  bytesPerRow: number,
+  block: Block | undefined,
+  { signal }: RegionDeps,
+): Promise<Block> {
+  const [range] = ranges;
+  assert.ok(range !== undefined && ranges.length === 1 && block !== undefined, "a tensor is in one piece");
+  if (portion === undefined) return block;
+  const into = block.bytes.subarray(0, portion.rows * bytesPerRow);
+  await source.readInto(range.file, range.offset + portion.firstRow * bytesPerRow, into, { signal });
+  return block;
+}
+
+/**
+ * Which row of a portion becomes its row `row`: row 2 i + s of a head is its row s rows / 2 + i, the halves of the
+ * rotary embedding interleaved.
+ */
+function sourceRow(row: number, { permutedHeads }: QuantizeTensor, { headRows }: PortionShape): number {
+  if (permutedHeads === undefined) return row;
+  const inHead = row % headRows;
+  return row - inHead + (inHead % 2) * (headRows / 2) + Math.floor(inHead / 2);
+}
+
+function notFinite(tensor: string): MergeyardError {
+  const found = "NaN or infinity";
+  return new MergeyardError("QuantizeNotFinite", { where: { tensor }, found, expected: "finite numbers" });
+}

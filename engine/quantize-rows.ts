@@ -1,0 +1,71 @@
+// Rows of float32 in kernel memory to the blocks of one scheme, with what was lost measured while a row is still in
+// cache. Whoever has rows uses it: regions of a quantized file (quantize-region.ts), and merges that write quantized
+// outputs. It reads and writes no store.
+import assert from "node:assert/strict";
+import { MergeyardError } from "../core/error.ts";
+import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
+import { allocatedBytes } from "../core/ops/memory.ts";
+import type { Loss } from "../core/ops/quantize.ts";
+import { BLOCK_SCHEMES, type BlockSchemeId } from "../core/schemes/registry.ts";
+import { rowBytes } from "../core/schemes/scheme.ts";
+
+/** One tensor as its quantizer sees it: rows of `columns` values. */
+export type QuantizedRows = {
+  /** For errors. */
+  readonly tensor: string;
+  readonly scheme: BlockSchemeId;
+  readonly columns: number;
+  /** One value >= 0 a column; undefined: no importance matrix. */
+  readonly importance: Float32Array | undefined;
+};
+
+export type RowQuantizer = {
+  /** Bytes of a quantized row. */
+  readonly rowBytes: number;
+  /** One row, the values from `first` of a tile, to `target` from `byteOffset`. Values are finite. */
+  quantize(values: Tile, first: number, target: Block, byteOffset: number): void;
+  /**
+   * What the rows since the last call lost, added in their order: equal rows in equal portions give equal sums, whoever
+   * did them. Throws QuantizeNotFinite when a scale among them was beyond the scheme's own numbers.
+   */
+  takeLoss(): Loss;
+};
+
+/** Kernel memory that `createRowQuantizer` takes. */
+export function rowQuantizerBytes({ columns, importance }: Pick<QuantizedRows, "columns" | "importance">): number {
+  return (importance === undefined ? 1 : 2) * allocatedBytes(4 * columns);
+}
+
+/** Takes kernel memory for good: whoever calls marks and releases. */
+export function createRowQuantizer(
+  { tensor, scheme, columns, importance }: QuantizedRows,
+  kernels: Kernels,
+): RowQuantizer {
+  const back = kernels.allocateTile(columns);
+  const weights = importance === undefined ? undefined : kernels.allocateTile(columns);
+  if (importance !== undefined) {
+    assert.ok(importance.length === columns, "an importance matrix has one value a column");
+    weights?.values.set(importance);
+  }
+  let [signal, noise] = [0, 0];
+  return {
+    rowBytes: rowBytes(BLOCK_SCHEMES[scheme], columns),
+    quantize(values, first, target, byteOffset) {
+      kernels.quantizeRow(scheme, values, first, columns, target, byteOffset, weights);
+      kernels.dequantizeRow(scheme, target, byteOffset, back, columns);
+      const lost = kernels.measureLoss(values, first, back, columns);
+      signal += lost.signal;
+      noise += lost.noise;
+    },
+    takeLoss() {
+      const taken = { signal, noise };
+      [signal, noise] = [0, 0];
+      if (Number.isFinite(taken.noise)) return taken;
+      throw new MergeyardError("QuantizeNotFinite", {
+        where: { tensor },
+        found: `a scale beyond ${scheme}`,
+        expected: "finite numbers",
+      });
+    },
+  };
+}
