@@ -1,15 +1,19 @@
-// Every quantization scheme by its id, in sorted order. Tables in the documents and command-line help are made from it.
+// Every quantization scheme by its id. Tables in the documents and command-line help are made from it.
 import { q4_0, q4_1, q5_0, q5_1 } from "./blocks-of-32.ts";
 import { q1_0, tq1_0, tq2_0 } from "./few-values.ts";
+import { mxfp4a16, nvfp4a16 } from "./float4.ts";
+import { type Float8Form, float8 } from "./float8.ts";
 import { bf16, f16, f32 } from "./floats.ts";
 import { mxfp4, nvfp4 } from "./fp4.ts";
+import { type IntegerForm, integers } from "./integers.ts";
 import { iq4_nl, iq4_xs } from "./iq4.ts";
 import { q2_k, q4_k, q5_k } from "./k-affine.ts";
 import { q3_k, q6_k } from "./k-signed.ts";
 import { q8_0 } from "./q8_0.ts";
-import type { BlockScheme } from "./scheme.ts";
+import type { BlockScheme, PartScheme } from "./scheme.ts";
+import { E2M5, E3M4, E4M3, E5M2 } from "./small-floats.ts";
 
-/** By id. */
+/** Schemes of GGUF blocks by id, in sorted order. */
 export const BLOCK_SCHEMES = Object.freeze({
   bf16,
   f16,
@@ -49,3 +53,57 @@ export function isBlockSchemeId(text: string): text is BlockSchemeId {
 export function findBlockScheme(id: string): BlockScheme | undefined {
   return isBlockSchemeId(id) ? BLOCK_SCHEMES[id] : undefined;
 }
+
+function integerScheme(bits: number, group: IntegerForm["group"], options: Partial<IntegerForm> = {}): PartScheme {
+  const { symmetric = true, packed = true, activations = "none" } = options;
+  const kind = group === "row" ? "channel" : group === "tensor" ? "tensor" : `group${group}`;
+  const shared = group === "row" ? "a channel" : group === "tensor" ? "the tensor" : group;
+  return integers({
+    id: options.id ?? `int${bits}_${kind}${symmetric ? "" : "_asym"}`,
+    title: options.title ?? `${bits}-bit integers, scale ${symmetric ? "" : "and zero point "}for ${shared}`,
+    bits,
+    group,
+    symmetric,
+    packed,
+    activations,
+  });
+}
+
+function float8Scheme(id: string, title: string, scales: Float8Form["scales"], options: Partial<Float8Form> = {}) {
+  const { format = E4M3, dtype = "F8_E4M3", activations = "none" } = options;
+  return float8({ id, title, scales, format, dtype, activations });
+}
+
+const asymmetric = { symmetric: false };
+
+const PARTS: readonly PartScheme[] = [
+  integerScheme(8, "row", {
+    id: "int8_dynamic",
+    title: "8-bit integers, scale for a channel, activations by token",
+    packed: false,
+    activations: "token",
+  }),
+  integerScheme(8, "tensor", { packed: false, activations: "token" }),
+  ...([3, 4, 6, 8] as const).flatMap((bits) => [
+    integerScheme(bits, "row"),
+    integerScheme(bits, "row", asymmetric),
+    ...([32, 64, 128] as const).flatMap((group) => [
+      integerScheme(bits, group),
+      integerScheme(bits, group, asymmetric),
+    ]),
+  ]),
+  float8Scheme("fp8_dynamic", "E4M3, scale for a channel, activations by token", "row", { activations: "token" }),
+  float8Scheme("fp8_channel", "E4M3, scale for a channel", "row"),
+  float8Scheme("fp8_tensor", "E4M3, scale for the tensor, activations by token", "tensor", { activations: "token" }),
+  float8Scheme("fp8_block", "E4M3, scale for 128 x 128, activations by 128 of a token", [128, 128], {
+    activations: "group128",
+  }),
+  float8Scheme("fp8_e5m2_channel", "E5M2, scale for a channel", "row", { format: E5M2, dtype: "F8_E5M2" }),
+  float8Scheme("fp8_e3m4_channel", "E3M4, scale for a channel", "row", { format: E3M4, dtype: "U8" }),
+  float8Scheme("fp8_e2m5_channel", "E2M5, scale for a channel", "row", { format: E2M5, dtype: "U8" }),
+  nvfp4a16,
+  mxfp4a16,
+];
+
+/** Schemes that store named parts, by id. */
+export const PART_SCHEMES: ReadonlyMap<string, PartScheme> = new Map(PARTS.map((scheme) => [scheme.id, scheme]));

@@ -1,5 +1,6 @@
 // Golden cases of quantization: rows through a scheme must give the reference's bytes, and those bytes the reference's
 // values. Source of the form: a list of cases, each with a scheme and files beside it.
+import { createHash } from "node:crypto";
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { MIXES } from "../../core/schemes/mixes.ts";
@@ -9,16 +10,21 @@ import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { failed, type GoldenCase, type GoldenSet, PASSED, skipped, type Verdict } from "./case.ts";
 import { runGguf } from "./quant-gguf.ts";
+import { runCompressed } from "./quant-parts.ts";
 import { readTensor, type Tensor, valuesOf } from "./tensors.ts";
+
+const expectedPart = z.object({ dtype: z.string(), shape: z.array(z.int()), sha256: z.string() });
 
 const quantCase = z.object({
   id: z.string(),
   scheme: z.string(),
   input: z.string(),
   config: z.string().optional(),
+  parameters: z.unknown().optional(),
   input_tensors: z.array(z.string()).default([]),
   imatrix_tensor: z.string().nullish(),
-  expected: z.string(),
+  expected: z.string().optional(),
+  expected_parts: z.record(z.string(), expectedPart).optional(),
   loose: z.record(z.string(), z.string()).default({}),
 });
 const document = z.array(quantCase);
@@ -40,12 +46,17 @@ export const quantSet: GoldenSet = {
 async function runCase(folder: string, entry: QuantCase): Promise<Verdict> {
   const [family, type = ""] = entry.scheme.split(":");
   const mix = type.toLowerCase();
-  if (family === "gguf" && entry.config !== undefined && MIXES.has(mix)) {
+  if (family === "gguf" && entry.config !== undefined && entry.expected !== undefined && MIXES.has(mix)) {
     return runGguf(folder, { input: entry.input, config: entry.config, expected: entry.expected, mix });
   }
+  const inputs = await readAll(folder, entry.input);
+  const expected = entry.expected === undefined ? new Map() : await readAll(folder, entry.expected);
+  const stored = new Map(Object.entries(entry.expected_parts ?? {}));
+  for (const [name, tensor] of expected) stored.set(name, { ...tensor, sha256: digest(tensor.bytes) });
+  const parts = runCompressed(entry.scheme, entry.parameters, entry.input_tensors, inputs, stored);
+  if (parts !== undefined) return parts;
   const scheme = family === "ggml" ? findBlockScheme(type.toLowerCase()) : undefined;
   if (scheme === undefined) return skipped(`the scheme ${entry.scheme}`);
-  const [inputs, expected] = [await readAll(folder, entry.input), await readAll(folder, entry.expected)];
   const matrix = entry.imatrix_tensor == null ? undefined : inputs.get(entry.imatrix_tensor);
   const importance = matrix === undefined ? undefined : valuesOf(matrix);
   for (const input of entry.input_tensors) {
@@ -90,6 +101,10 @@ function compareRows(
     if (wrong >= 0) return `row ${row}, value ${wrong} is ${back[wrong]}, not ${expected[row * columns + wrong]}`;
   }
   return undefined;
+}
+
+function digest(bytes: Uint8Array): string {
+  return createHash("sha256").update(bytes).digest("hex");
 }
 
 function isSame(a: number, b: number): boolean {

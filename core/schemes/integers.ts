@@ -1,0 +1,238 @@
+// Integers of 1 to 8 bits under a scale for a group, a channel or a tensor, as compressed-tensors stores them: packed
+// into words ("pack-quantized") or as signed bytes ("int-quantized").
+// Source: compressed-tensors; quantization reference section 4.
+import assert from "node:assert/strict";
+import { packBits, packColumn, packedBytes, unpackBits, unpackColumn } from "./bit-stream.ts";
+import type { CompressedForm } from "./compressed-form.ts";
+import { ROUNDINGS, type Rounding, roundEven, viewOf } from "./rounding.ts";
+import { type Part, type PartScheme, partOf, type RowWindow } from "./scheme.ts";
+
+export type IntegerForm = {
+  readonly id: string;
+  readonly title: string;
+  readonly bits: number;
+  /** Elements of a row that share a scale; "row": one channel, "tensor": all. */
+  readonly group: number | "row" | "tensor";
+  readonly symmetric: boolean;
+  /** False: one signed byte for each code, of 8 bits. */
+  readonly packed: boolean;
+  readonly activations: "none" | "token";
+};
+
+/** Rows whose packed zero points fill whole words, at any width. */
+const ROWS_TOGETHER = 32;
+
+/**
+ * q = round(x / scale + zero) clamped to b bits, ties to even; x ~ (q - zero) scale. Symmetric: scale = max|x| / (2^b -
+ * 1) * 2, so the negative extreme takes the lowest code and the positive one is clipped. Asymmetric: the range always
+ * holds zero. Every operation rounds to the weights' dtype. A group of zeros has the scale epsilon, and its lowest code
+ * as the zero point.
+ */
+export function integers(form: IntegerForm): PartScheme {
+  const { id, title, group, symmetric } = form;
+  assert.ok(symmetric || group !== "tensor", "a tensor's zero point is nowhere stored");
+  return Object.freeze({
+    id,
+    title,
+    source: "compressed-tensors",
+    needs: group === "tensor" ? "tensor" : group === "row" ? "row" : "stream",
+    measures: group === "tensor" ? "largest" : "nothing",
+    hessian: "ignored",
+    compressed: describe(form),
+    columnUnit: typeof group === "number" ? group : 1,
+    rowsTogether: () => (symmetric ? 1 : ROWS_TOGETHER),
+    parts: (matrix) => listParts(form, matrix),
+    quantize: (window, { largest }) => quantizeWindow(form, window, largest),
+    dequantize: (window) => dequantizeWindow(form, window),
+  } satisfies PartScheme);
+}
+
+function describe({ bits, group, symmetric, packed, activations }: IntegerForm): CompressedForm {
+  return Object.freeze({
+    format: packed ? "pack-quantized" : "int-quantized",
+    bits,
+    type: "int",
+    symmetric,
+    strategy: group === "tensor" ? "tensor" : group === "row" ? "channel" : "group",
+    group: typeof group === "number" ? group : undefined,
+    block: undefined,
+    activations,
+  });
+}
+
+function groupsOf({ group }: IntegerForm, columns: number): { readonly width: number; readonly count: number } {
+  const width = typeof group === "number" ? group : columns;
+  return { width, count: columns / width };
+}
+
+function listParts(form: IntegerForm, { rows, columns, dtype }: RowWindow["matrix"]): readonly Part[] {
+  const { bits, group, symmetric, packed } = form;
+  const each = { slices: 1, rows: 1 };
+  const { count } = groupsOf(form, columns);
+  const scales: Part =
+    group === "tensor"
+      ? { name: "weight_scale", dtype, shape: [1], along: undefined }
+      : { name: "weight_scale", dtype, shape: [rows, count], along: each };
+  if (!packed) {
+    const codes: Part = { name: "weight", dtype: "I8", shape: [rows, columns], along: each };
+    const zeros: Part = { name: "weight_zero_point", dtype: "I8", shape: [rows, count], along: each };
+    return symmetric ? [codes, scales] : [codes, scales, zeros];
+  }
+  const words = packedBytes(columns, bits) / 4;
+  const zeroWords = packedBytes(rows, bits) / 4;
+  const along = { slices: bits, rows: ROWS_TOGETHER };
+  return [
+    { name: "weight_packed", dtype: "I32", shape: [rows, words], along: each },
+    scales,
+    ...(symmetric ? [] : [{ name: "weight_zero_point", dtype: "I32", shape: [zeroWords, count], along } as const]),
+    { name: "weight_shape", dtype: "I64", shape: [2], along: undefined },
+  ];
+}
+
+/** Scale and zero point of a group. */
+type GroupRange = { scale: number; zero: number };
+
+function rangeOf(
+  { bits, symmetric }: IntegerForm,
+  { round, epsilon }: Rounding,
+  values: Float32Array,
+  first: number,
+  count: number,
+): GroupRange {
+  let [low, high] = [0, 0];
+  for (let i = first; i < first + count; i++) {
+    const value = values[i] ?? 0;
+    if (value < low) low = value;
+    else if (value > high) high = value;
+  }
+  if (symmetric) return { scale: symmetricScale(bits, { round, epsilon }, Math.max(-low, high)), zero: 0 };
+  const lowest = -(2 ** (bits - 1));
+  const scale = round(round(high - low) / (2 ** bits - 1));
+  if (scale === 0) return { scale: epsilon, zero: lowest };
+  return { scale, zero: roundEven(clamp(round(lowest - round(low / scale)), lowest, -1 - lowest)) };
+}
+
+function symmetricScale(
+  bits: number,
+  { round, epsilon }: Pick<Rounding, "round" | "epsilon">,
+  largest: number,
+): number {
+  const scale = round(largest / ((2 ** bits - 1) / 2));
+  return scale === 0 ? epsilon : scale;
+}
+
+function clamp(value: number, low: number, high: number): number {
+  return Math.min(Math.max(value, low), high);
+}
+
+function quantizeWindow(form: IntegerForm, window: RowWindow, largest: number | undefined): void {
+  const { bits, group, symmetric, packed } = form;
+  const { matrix, count, values } = window;
+  const { columns } = matrix;
+  const rounding = ROUNDINGS[matrix.dtype];
+  const { width, count: groups } = groupsOf(form, columns);
+  const rowBytes = packed ? packedBytes(columns, bits) : columns;
+  const stored = partOf(window, packed ? "weight_packed" : "weight");
+  const scales = viewOf(partOf(window, "weight_scale"));
+  const [codes, zeros] = [new Uint8Array(columns), new Int8Array(count * groups)];
+  const shared = group === "tensor" ? { scale: symmetricScale(bits, rounding, largest ?? 0), zero: 0 } : undefined;
+  const offset = packed ? 2 ** (bits - 1) : 0;
+  for (let row = 0; row < count; row++) {
+    for (let at = 0; at < groups; at++) {
+      const first = row * columns + at * width;
+      const range = shared ?? rangeOf(form, rounding, values, first, width);
+      encodeGroup(form, rounding, range, { values, first, count: width, codes, at: at * width, offset });
+      rounding.write(scales, shared === undefined ? row * groups + at : 0, range.scale);
+      zeros[row * groups + at] = range.zero;
+    }
+    const target = stored.subarray(row * rowBytes, (row + 1) * rowBytes);
+    if (packed) packBits(codes, columns, bits, target);
+    else target.set(codes);
+  }
+  if (!symmetric) writeZeros(form, window, zeros, groups);
+  if (packed) writeShape(window);
+}
+
+type GroupCodes = {
+  readonly values: Float32Array;
+  readonly first: number;
+  readonly count: number;
+  readonly codes: Uint8Array;
+  readonly at: number;
+  /** Added to each code. */
+  readonly offset: number;
+};
+
+function encodeGroup({ bits }: IntegerForm, { round }: Rounding, range: GroupRange, group: GroupCodes): void {
+  const { values, first, count, codes, at, offset } = group;
+  const { scale, zero } = range;
+  const low = -(2 ** (bits - 1));
+  const high = -1 - low;
+  for (let i = 0; i < count; i++) {
+    const quotient = round((values[first + i] ?? 0) / scale);
+    const moved = zero === 0 ? quotient : round(quotient + zero);
+    codes[at + i] = roundEven(clamp(moved, low, high)) + offset;
+  }
+}
+
+function writeZeros({ bits, packed }: IntegerForm, window: RowWindow, zeros: Int8Array, groups: number): void {
+  const target = partOf(window, "weight_zero_point");
+  if (!packed) {
+    target.set(new Uint8Array(zeros.buffer));
+    return;
+  }
+  const codes = new Uint8Array(window.count);
+  for (let at = 0; at < groups; at++) {
+    for (let row = 0; row < window.count; row++) codes[row] = (zeros[row * groups + at] ?? 0) + 2 ** (bits - 1);
+    packColumn({ words: target, stride: groups, column: at }, codes, window.count, bits);
+  }
+}
+
+function readZeros({ bits, packed }: IntegerForm, window: RowWindow, groups: number): Int8Array {
+  const zeros = new Int8Array(window.count * groups);
+  const source = window.parts.get("weight_zero_point");
+  if (source === undefined) return zeros;
+  if (!packed) {
+    zeros.set(source);
+    return zeros;
+  }
+  const codes = new Uint8Array(window.count);
+  for (let at = 0; at < groups; at++) {
+    unpackColumn({ words: source, stride: groups, column: at }, window.count, bits, codes);
+    for (let row = 0; row < window.count; row++) zeros[row * groups + at] = (codes[row] ?? 0) - 2 ** (bits - 1);
+  }
+  return zeros;
+}
+
+/** The matrix's own shape, which the words do not tell. */
+function writeShape(window: RowWindow): void {
+  const shape = viewOf(partOf(window, "weight_shape"));
+  shape.setBigInt64(0, BigInt(window.matrix.rows), true);
+  shape.setBigInt64(8, BigInt(window.matrix.columns), true);
+}
+
+/** Where columns were quantized in another order, the part `weight_g_idx` names the group of each. */
+function dequantizeWindow(form: IntegerForm, window: RowWindow): void {
+  const { bits, group, packed } = form;
+  const { matrix, count, values } = window;
+  const { columns } = matrix;
+  const rounding = ROUNDINGS[matrix.dtype];
+  const { width, count: groups } = groupsOf(form, columns);
+  const rowBytes = packed ? packedBytes(columns, bits) : columns;
+  const stored = partOf(window, packed ? "weight_packed" : "weight");
+  const scales = viewOf(partOf(window, "weight_scale"));
+  const zeros = readZeros(form, window, groups);
+  const order = window.parts.get("weight_g_idx");
+  const groupIndex = order === undefined ? undefined : viewOf(order);
+  const [codes, offset] = [new Uint8Array(columns), 2 ** (bits - 1)];
+  for (let row = 0; row < count; row++) {
+    const source = stored.subarray(row * rowBytes, (row + 1) * rowBytes);
+    if (packed) unpackBits(source, columns, bits, codes);
+    for (let i = 0; i < columns; i++) {
+      const at = row * groups + (groupIndex?.getInt32(4 * i, true) ?? Math.floor(i / width));
+      const code = packed ? (codes[i] ?? 0) - offset : ((source[i] ?? 0) << 24) >> 24;
+      const scale = rounding.read(scales, group === "tensor" ? 0 : at);
+      values[row * columns + i] = Math.fround((code - (zeros[at] ?? 0)) * scale);
+    }
+  }
+}
