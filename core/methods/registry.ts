@@ -7,6 +7,8 @@ import { dare_linear } from "./dare_linear.ts";
 import { dare_ties } from "./dare_ties.ts";
 import { della } from "./della.ts";
 import { della_linear } from "./della_linear.ts";
+import { iso_c } from "./iso_c.ts";
+import { iso_cts } from "./iso_cts.ts";
 import { karcher } from "./karcher.ts";
 import { linear } from "./linear.ts";
 import type { MergeMethod } from "./method.ts";
@@ -21,6 +23,8 @@ import { sce } from "./sce.ts";
 import { slerp } from "./slerp.ts";
 import { task_arithmetic } from "./task_arithmetic.ts";
 import { ties } from "./ties.ts";
+import { tsv_m } from "./tsv_m.ts";
+import { wudi } from "./wudi.ts";
 
 const METHODS: ReadonlyMap<string, MergeMethod> = new Map(
   Object.entries({
@@ -31,6 +35,8 @@ const METHODS: ReadonlyMap<string, MergeMethod> = new Map(
     dare_ties,
     della,
     della_linear,
+    iso_c,
+    iso_cts,
     karcher,
     linear,
     model_stock,
@@ -44,6 +50,8 @@ const METHODS: ReadonlyMap<string, MergeMethod> = new Map(
     slerp,
     task_arithmetic,
     ties,
+    tsv_m,
+    wudi,
   } satisfies Record<string, MergeMethod>),
 );
 

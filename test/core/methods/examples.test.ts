@@ -1,4 +1,4 @@
-// The example recipes of the task-vector family run on the example models, and change them.
+// The example recipes of methods with task vectors run on the example models, and change them.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
@@ -8,7 +8,7 @@ import { valuesOf } from "../../../tools/golden/tensors.ts";
 
 const FOLDER = fileURLToPath(new URL("../../../examples", import.meta.url));
 
-for (const name of ["ties", "dare-ties", "della", "breadcrumbs"]) {
+for (const name of ["ties", "dare-ties", "della", "breadcrumbs", "tsv-m"]) {
   test(`examples/${name}.yaml merges finite weights that are no parent's`, async () => {
     const merged = await runMerge(FOLDER, readFileSync(`${FOLDER}/${name}.yaml`, "utf8"));
     const linear = await runMerge(FOLDER, readFileSync(`${FOLDER}/linear.yaml`, "utf8"));

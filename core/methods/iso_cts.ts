@@ -1,0 +1,103 @@
+import { z } from "zod";
+import { addScaledDoubles, allocateMatrix, doublesBytes, firstRows, type Matrix, rowOf } from "../ops/linalg/matrix.ts";
+import { orthogonalPart, orthogonalPartBytes, outerProducts, outerProductsBytes } from "../ops/linalg/orthogonal.ts";
+import { svd, svdBytes } from "../ops/linalg/svd.ts";
+import { type MergeMethod, numberParameter } from "./method.ts";
+import {
+  compileTaskMatrices,
+  TASK_MATRIX_MODEL_PARAMETERS,
+  type TaskMatrices,
+  taskMatrixBytes,
+} from "./task-matrices.ts";
+
+/**
+ * Isotropic merging in the common and task-specific subspaces: R = W0 + scale s U V^T. U and V stack the first
+ * triplets that the D_i have beyond the common part, each task as many, and the first of sum_i D_i, the common part,
+ * about `common_space_fraction` of all; then they are made orthonormal. s is the mean of the stacked singular values.
+ * Tensors that are not 2-D take the mean of the D_i.
+ * n + 3 singular value decompositions a tensor, in float64, held whole: `svd` states the time.
+ * Source: Marczak et al., arXiv:2502.04959; fusion_bench `iso_cts`, merge reference section 13.
+ */
+export const iso_cts = Object.freeze({
+  id: "iso_cts",
+  title: "Iso-CTS (isotropic merging in common and task-specific subspaces)",
+  source: "No Task Left Behind: Isotropic Model Merging, arXiv:2502.04959",
+  inputCount: { min: 2, max: Number.POSITIVE_INFINITY },
+  base: "required",
+  locality: "tensor",
+  reducePasses: 0,
+  scratchTiles: () => 0,
+  scratchBytes: (tensor) =>
+    taskMatrixBytes(tensor, ({ rows, columns }) => {
+      const kept = Math.min(rows, columns);
+      const stacked = doublesBytes(kept * rows) + doublesBytes(kept * columns) + doublesBytes(kept);
+      const projected = doublesBytes(columns) + svdBytes(rows, columns);
+      const orthogonal = Math.max(orthogonalPartBytes(kept, rows), orthogonalPartBytes(kept, columns));
+      return stacked + Math.max(projected, orthogonal, outerProductsBytes(kept));
+    }),
+  seeded: false,
+  embeddingMismatch: "base",
+  parameters: z.strictObject({
+    common_space_fraction: z.number().min(0).max(1).default(0.8),
+    scale: z.number().default(1),
+  }),
+  modelParameters: TASK_MATRIX_MODEL_PARAMETERS,
+  compile(tensor, kernels) {
+    const fraction = numberParameter(tensor.parameters, "common_space_fraction");
+    return compileTaskMatrices(tensor, kernels, (tasks, target) => mergeSpaces(tasks, target, fraction), "scale");
+  },
+} satisfies MergeMethod);
+
+/** Singular vectors of the tasks, each as many, then the common ones: rows of left and right, and their values. */
+type Stack = { readonly left: Matrix; readonly right: Matrix; readonly values: Float64Array };
+
+function mergeSpaces(tasks: TaskMatrices, target: Matrix, fraction: number): void {
+  const { rows, columns, count } = tasks;
+  const all = Math.min(rows, columns);
+  const each = specificEach(all, count, fraction);
+  tasks.scoped((allocate) => {
+    const stack = {
+      left: allocateMatrix(allocate, all, rows),
+      right: allocateMatrix(allocate, all, columns),
+      values: allocate(all),
+    };
+    tasks.sum(target);
+    tasks.scoped((scratch) => keepTriplets(stack, count * each, all - count * each, svd(target, scratch)));
+    const common = stack.left.values.subarray(count * each * rows);
+    for (let task = 0; task < count && each > 0; task++) {
+      tasks.read(task, target);
+      tasks.scoped((scratch) => {
+        removeSpace(target, { rows: all - count * each, columns: rows, values: common }, scratch(columns));
+        keepTriplets(stack, task * each, each, svd(target, scratch));
+      });
+    }
+    for (const vectors of [stack.left, stack.right]) tasks.scoped((scratch) => orthogonalPart(vectors, scratch));
+    const mean = stack.values.reduce((sum, value) => sum + value, 0) / all;
+    tasks.scoped((scratch) => outerProducts(target, stack.left, stack.right, scratch));
+    for (let i = 0; i < target.values.length; i++) target.values[i] = mean * (target.values[i] ?? 0);
+  });
+}
+
+/** Task-specific triplets of each task: (all - floor(all fraction)) / count, rounded to the nearest even on a half. */
+function specificEach(all: number, count: number, fraction: number): number {
+  const share = (all - Math.floor(all * fraction)) / count;
+  const below = Math.floor(share);
+  const rounded = share - below === 0.5 ? below + (below % 2) : Math.round(share);
+  return Math.min(rounded, Math.floor(all / count));
+}
+
+function keepTriplets(stack: Stack, first: number, count: number, { left, values, right }: Stack): void {
+  stack.left.values.set(firstRows(left, count).values, first * left.columns);
+  stack.right.values.set(firstRows(right, count).values, first * right.columns);
+  stack.values.set(values.subarray(0, count), first);
+}
+
+/** D := D - U U^T D, U's columns given as the rows of `space`; `part` is a row of D. */
+function removeSpace(delta: Matrix, space: Matrix, part: Float64Array): void {
+  for (let i = 0; i < space.rows; i++) {
+    const direction = rowOf(space, i);
+    part.fill(0);
+    for (let row = 0; row < delta.rows; row++) addScaledDoubles(part, rowOf(delta, row), direction[row] ?? 0);
+    for (let row = 0; row < delta.rows; row++) addScaledDoubles(rowOf(delta, row), part, -(direction[row] ?? 0));
+  }
+}
