@@ -1,8 +1,11 @@
 // How arguments are read: the option parsers that commands share, and paths into URIs. A value that cannot be read is a
 // usage error (exit status 2), found before anything else happens.
+import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { InvalidArgumentError, Option } from "commander";
+import { MergeyardError } from "../core/error.ts";
+import type { Terminal } from "./terminal.ts";
 import { parseBytes } from "./text.ts";
 
 /** Of threads and processes. */
@@ -36,6 +39,25 @@ export function memoryOption(): Option {
 
 export function yardOption(): Option {
   return new Option("--yard <yard>", "the yard: a folder or s3://bucket/prefix").makeOptionMandatory();
+}
+
+/** `--key FILE`: what a version must be signed with. */
+export function keyOption(): Option {
+  return new Option("--key <file>", "public keys (PEM), one of which must have signed (default: MERGEYARD_PUBLIC_KEY)");
+}
+
+/** The text of the trusted keys that the option or MERGEYARD_PUBLIC_KEY names; undefined: none is asked for. */
+export async function readTrustedKeys(
+  option: string | undefined,
+  { env, cwd }: Pick<Terminal, "env" | "cwd">,
+): Promise<string | undefined> {
+  const file = option ?? (env.MERGEYARD_PUBLIC_KEY || undefined);
+  if (file === undefined) return undefined;
+  try {
+    return await readFile(path.resolve(cwd, file), "utf8");
+  } catch (cause) {
+    throw new MergeyardError("SigningKeyInvalid", { where: { file }, found: "no file that can be read", cause });
+  }
 }
 
 export function jsonOption(): Option {

@@ -8,6 +8,7 @@ import { MergeyardError } from "../core/error.ts";
 import { addConvert } from "./commands/convert.ts";
 import { addInit } from "./commands/init.ts";
 import { addInspect } from "./commands/inspect.ts";
+import { addKeygen } from "./commands/keygen.ts";
 import { addLs } from "./commands/ls.ts";
 import { addMerge } from "./commands/merge.ts";
 import { addPlan } from "./commands/plan.ts";
@@ -32,6 +33,7 @@ const COMMANDS = [
   addPull,
   addLs,
   addShow,
+  addKeygen,
 ];
 
 /** Runs one command line (without `node` and the program's name); resolves to the exit status, never rejects. */

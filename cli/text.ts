@@ -1,4 +1,5 @@
 // Numbers and tables as people read them, and sizes as people write them. Pure functions; no terminal here.
+import type { Signature } from "../steps/schemas.ts";
 
 const DECIMAL_UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
 /** Factors of the suffixes that `parseBytes` knows; without a suffix the number is bytes. */
@@ -85,4 +86,11 @@ export function renderTable(columns: readonly Column[], rows: readonly (readonly
 
 function pad(value: number): string {
   return String(value).padStart(2, "0");
+}
+
+/** `; signed by sha256:…`: what is said of a version's signature after all else; nothing when there is none. */
+export function describeSignature({ status, keyIds }: Signature): string {
+  if (status === "absent") return "";
+  const by = `; signed by ${keyIds.join(", ") || "a key without a name"}`;
+  return status === "valid" ? by : `${by}, which was not checked: give --key`;
 }

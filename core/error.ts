@@ -8,6 +8,7 @@ import type { ErrorKind } from "./error-codes/kind.ts";
 import { PICKLED_CODES } from "./error-codes/pickled.ts";
 import { PLAN_CODES } from "./error-codes/plan.ts";
 import { RECIPE_CODES } from "./error-codes/recipe.ts";
+import { SIGNING_CODES } from "./error-codes/signing.ts";
 import { STORE_CODES } from "./error-codes/store.ts";
 import { YARD_CODES } from "./error-codes/yard.ts";
 
@@ -18,6 +19,7 @@ export const ERROR_CODES = {
   ...ENGINE_CODES,
   ...STORE_CODES,
   ...YARD_CODES,
+  ...SIGNING_CODES,
   ...RECIPE_CODES,
   ...PLAN_CODES,
   ...FLOW_CODES,

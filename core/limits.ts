@@ -53,6 +53,10 @@ export const ARTIFACT_LIMITS = Object.freeze({
   documentBytes: 100_000_000,
   /** Characters of a recipe's text inside a manifest. Real recipes stay under 100 000. */
   recipeCharacters: 4_000_000,
+  /** Signatures of one version. Keys change once a year or so. Too high: each is checked against each trusted key. */
+  signatures: 64,
+  /** Bytes of a version's signature file: statements hold the recipe's text. Too high: memory, four times this. */
+  signatureBytes: 33_554_432,
 });
 
 /** Keys of objects, in every store. */

@@ -78,6 +78,8 @@ export const environmentSchema = z
     /** Keeps the bucket and its key when the stacks are deleted, and refuses to delete the storage stack. */
     keepData: z.boolean().default(true),
     storage: storageSchema.prefault({}),
+    /** Signs what is published with a KMS key of its own ($1 a month), which only publish may use. */
+    signing: z.boolean().default(true),
     teams: z.array(teamSchema).default([]),
     /** Other buckets that pipelines may read models from, with the KMS key that each is encrypted with, if any. */
     sources: z

@@ -12,7 +12,7 @@ import type { Environment } from "./config.ts";
 import { StepFunction } from "./step-function.ts";
 import { createTriggers, type Triggers } from "./triggers.ts";
 import { sizeVariables } from "./worker-job.ts";
-import { allow, arnOf, type YardPlace } from "./yard-access.ts";
+import { allow, arnOf, signingStatements, type YardPlace } from "./yard-access.ts";
 
 export type FlowProps = StackProps & {
   readonly environment: Environment;
@@ -111,10 +111,22 @@ function leaveOpen(names: Substitutions): Substitutions {
 function createSteps(stack: Stack, { environment, place }: FlowProps): Steps {
   const parts = { environment, place, memoryMiB: environment.functionMemoryMiB };
   const variables = sizeVariables(environment.cpu.job);
+  const { signingKeyArn } = place;
+  const signing: Record<string, string> =
+    signingKeyArn === undefined ? {} : { MERGEYARD_SIGNING_KEY: `awskms:///${signingKeyArn}` };
+  const publish = new StepFunction(stack, "Publish", {
+    ...parts,
+    role: "publish",
+    file: "publish",
+    timeout: LONG,
+    variables: signing,
+  });
+  const signs = signingKeyArn === undefined ? [] : signingStatements(signingKeyArn);
+  for (const statement of signs) publish.role.addToPolicy(statement);
   return {
     plan: new StepFunction(stack, "Plan", { ...parts, role: "plan", file: "plan", timeout: LONG, variables }),
     check: new StepFunction(stack, "Check", { ...parts, role: "check", file: "check", timeout: LONG }),
-    publish: new StepFunction(stack, "Publish", { ...parts, role: "publish", file: "publish", timeout: LONG }),
+    publish,
     notify: new StepFunction(stack, "Notify", { ...parts, role: "notify", file: "notify", timeout: SHORT }),
     recordFailure: new StepFunction(stack, "RecordFailure", {
       ...parts,

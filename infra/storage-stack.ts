@@ -1,7 +1,8 @@
-// What outlives everything else: the yard's bucket, its key, and who outside the pipeline may use them.
+// What outlives everything else: the yard's bucket, its key, the key that signs versions, and who outside the pipeline
+// may use them.
 import { CfnOutput, Duration, RemovalPolicy, Stack, type StackProps } from "aws-cdk-lib";
 import { AnyPrincipal, Effect, ManagedPolicy, PolicyStatement, ServicePrincipal } from "aws-cdk-lib/aws-iam";
-import { Key } from "aws-cdk-lib/aws-kms";
+import { Key, KeySpec, KeyUsage } from "aws-cdk-lib/aws-kms";
 import { BlockPublicAccess, Bucket, BucketEncryption, CfnBucket, ObjectOwnership } from "aws-cdk-lib/aws-s3";
 import type { Construct } from "constructs";
 import type { Environment } from "./config.ts";
@@ -27,7 +28,8 @@ export class StorageStack extends Stack {
     this.key.addToResourcePolicy(alertsUseKey());
     this.bucket = createBucket(this, environment, this.key, removalPolicy);
     for (const statement of bucketGuards(this.bucket)) this.bucket.addToResourcePolicy(statement);
-    this.place = { bucketArn: this.bucket.bucketArn, keyArn: this.key.keyArn };
+    const signingKeyArn = environment.signing ? createSigningKey(this, environment, removalPolicy).keyArn : undefined;
+    this.place = { bucketArn: this.bucket.bucketArn, keyArn: this.key.keyArn, signingKeyArn };
     this.yardUri = `s3://${this.bucket.bucketName}`;
     for (const team of environment.teams) {
       const alias = addTeam(this, environment, team, this.bucket, this.key);
@@ -35,11 +37,26 @@ export class StorageStack extends Stack {
     }
     const operator = new ManagedPolicy(this, "Operator", {
       description: "Makes the yard, edits its pipelines, moves channels, removes what is not needed",
-      statements: yardStatements(this, "operator", this.place, environment.sources),
+      statements: [
+        ...yardStatements(this, "operator", this.place, environment.sources),
+        ...(signingKeyArn === undefined ? [] : [allow("SigningKey", ["kms:GetPublicKey"], [signingKeyArn])]),
+      ],
     });
+    if (signingKeyArn !== undefined) new CfnOutput(this, "SigningKeyUri", { value: `awskms:///${signingKeyArn}` });
     new CfnOutput(this, "YardUri", { value: this.yardUri });
     new CfnOutput(this, "OperatorPolicyArn", { value: operator.managedPolicyArn });
   }
+}
+
+/** Signs manifests. Its policy leaves it to the account who may use it, and of ours publish alone is let. */
+function createSigningKey(stack: Stack, { name }: Environment, removalPolicy: RemovalPolicy): Key {
+  return new Key(stack, "SigningKey", {
+    description: `Mergeyard ${name}: signs published versions`,
+    alias: `mergeyard/${name}-signing`,
+    keyUsage: KeyUsage.SIGN_VERIFY,
+    keySpec: KeySpec.ECC_NIST_P256,
+    removalPolicy,
+  });
 }
 
 function createBucket(stack: Stack, environment: Environment, key: Key, removalPolicy: RemovalPolicy): Bucket {

@@ -62,7 +62,12 @@ const YARD_ACCESS = Object.freeze({
 export type YardRole = keyof typeof YARD_ACCESS;
 
 /** The yard as other stacks know it. */
-export type YardPlace = { readonly bucketArn: string; readonly keyArn: string };
+export type YardPlace = {
+  readonly bucketArn: string;
+  readonly keyArn: string;
+  /** Of the key that signs versions; undefined: they are not signed. */
+  readonly signingKeyArn: string | undefined;
+};
 
 /** What a role may do in the yard and in the buckets that pipelines read from. */
 export function yardStatements(
@@ -106,6 +111,16 @@ function sourceStatements(sources: Environment["sources"]): PolicyStatement[] {
       sources.map(({ bucketArn }) => `${bucketArn}/*`),
     ),
     ...(keyArns.length === 0 ? [] : [allow("SourceKey", ["kms:Decrypt"], keyArns)]),
+  ];
+}
+
+/** What publish needs of the signing key: digests signed by the one algorithm, and the public half to name itself. */
+export function signingStatements(signingKeyArn: string): PolicyStatement[] {
+  return [
+    allow("SignVersions", ["kms:Sign"], [signingKeyArn], {
+      StringEquals: { "kms:SigningAlgorithm": "ECDSA_SHA_256", "kms:MessageType": "DIGEST" },
+    }),
+    allow("NameSigningKey", ["kms:GetPublicKey"], [signingKeyArn]),
   ];
 }
 

@@ -1,5 +1,6 @@
 // The real parts of a local run: the steps as functions, and the worker as a child process of this Node.
 import { fileURLToPath } from "node:url";
+import type { Signer } from "../core/artifact/attestation.ts";
 import { checkStep } from "../steps/check.ts";
 import { notifyStep } from "../steps/notify.ts";
 import { planStep } from "../steps/plan.ts";
@@ -13,13 +14,14 @@ const WORKER = "../workers/main.ts";
 /** Where Node keeps the compiled sources between starts: a worker starts in a third of the processor time. */
 const COMPILE_CACHE = "../node_modules/.cache/compile";
 
-export function pipelineParts(openStore: OpenStore): PipelineParts {
+/** `signer` signs what is published; nothing is signed without one. */
+export function pipelineParts(openStore: OpenStore, signer?: Signer | undefined): PipelineParts {
   return {
     openStore,
     functions: {
       plan: (payload, deps) => runStep(planStep, payload, deps),
       check: (payload, deps) => runStep(checkStep, payload, deps),
-      publish: (payload, deps) => runStep(publishStep, payload, deps),
+      publish: (payload, deps) => runStep(publishStep, payload, { ...deps, signer }),
       notify: (payload, deps) => runStep(notifyStep, payload, deps),
       recordFailure: (payload, deps) => runStep(recordFailureStep, payload, deps),
     },

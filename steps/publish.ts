@@ -1,11 +1,12 @@
-// Publishing a checked run: the version's folder file by file, its manifest last, then the cache entries, then the
-// channel, then the run's result. A version's name is the digest of its manifest, so an interrupted publish is repeated
-// into the same folder, and the same bytes are never published twice.
+// Publishing a checked run: the version's folder file by file, its signature, its manifest last, then the cache
+// entries, then the channel, then the run's result. A version's name is the digest of its manifest, so an interrupted
+// publish is repeated into the same folder, and the same bytes are never published twice.
 
+import type { Signer } from "../core/artifact/attestation.ts";
 import { digestBytes } from "../core/artifact/digest.ts";
 import { layout } from "../core/artifact/layout.ts";
 import type { PlainFile } from "../core/artifact/listed-file.ts";
-import type { ManifestFile, ManifestInput } from "../core/artifact/manifest.ts";
+import type { Manifest, ManifestFile, ManifestInput } from "../core/artifact/manifest.ts";
 import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../core/artifact/manifest.ts";
 import { collectStatistics, encodeStatistics, STATISTICS_FILE } from "../core/artifact/statistics.ts";
 import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
@@ -15,16 +16,25 @@ import { moveChannel } from "./channel.ts";
 import { createOnce, encodeRecord, mapBounded } from "./records.ts";
 import { type FinishedMerge, intermediatesOf, mergesOf, readFinishedUnits } from "./run-receipts.ts";
 import { type PublishOutput, publishInputSchema, publishOutputSchema } from "./schemas.ts";
-import { defineStep } from "./step.ts";
+import { addSignature } from "./signature.ts";
+import { defineStep, type StepDeps } from "./step.ts";
 import { copyVerified, digestFile, fileIsWhole, putFile, type StreamSource } from "./stream.ts";
 import { openRun, type UnitContext } from "./unit-context.ts";
 
-/** Throws YardUnitsUnfinished, YardNameConflict, YardChannelContended, Manifest codes, and what the stores throw. */
+export type PublishDeps = StepDeps & {
+  /** Signs what is published; versions stay unsigned without one. */
+  readonly signer?: Signer | undefined;
+};
+
+/**
+ * Throws YardUnitsUnfinished, YardNameConflict, YardChannelContended, Manifest, Signing and Signature codes, and what
+ * the stores throw.
+ */
 export const publishStep = defineStep({
   name: "publish",
   input: publishInputSchema,
   output: publishOutputSchema,
-  async run({ yard, run, plannedMs }, deps) {
+  async run({ yard, run, plannedMs }, deps: PublishDeps) {
     const context = await openRun({ yard, run }, deps);
     const output = await publishRun(context, plannedMs);
     const { yard: _, ...result } = output;
@@ -33,7 +43,7 @@ export const publishStep = defineStep({
   },
 });
 
-async function publishRun(context: UnitContext, plannedMs: number): Promise<PublishOutput> {
+async function publishRun(context: UnitContext<PublishDeps>, plannedMs: number): Promise<PublishOutput> {
   const { yard, run, plan, deps } = context;
   const { publish } = plan.header;
   const finished = await readFinishedUnits(context);
@@ -46,7 +56,7 @@ async function publishRun(context: UnitContext, plannedMs: number): Promise<Publ
   const { model, channel } = publish;
   const version = await describeVersion(context, merges, model);
   const prefix = layout.version(model, version.name);
-  const existed = await putVersion(context, version, prefix);
+  const existed = await putVersion(context, version, prefix, () => signVersion(context, version, prefix, merges));
   await mapBounded(merges, (merge) => cacheMerge(context, merge, `${prefix}${merge.unit.file}`, existed));
   // Results that only later stages read stay in the run, and are found there as long as it is kept.
   await mapBounded(intermediatesOf(finished), (merge) => cacheMerge(context, merge, merge.outputKey, false));
@@ -73,7 +83,7 @@ type VersionFile = { readonly listing: ManifestFile; readonly put: (key: string)
 
 type Version = {
   readonly name: string;
-  readonly manifest: Uint8Array;
+  readonly manifest: Manifest;
   readonly files: readonly VersionFile[];
   readonly bytes: number;
 };
@@ -101,7 +111,7 @@ async function describeVersion(
   const listings = files.map(({ listing }) => listing);
   const manifest = buildManifest({ model, engine, method, recipe, inputs, files: listings });
   const bytes = listings.reduce((sum, listing) => sum + listing.bytes, 0);
-  return { name: versionName(manifest), manifest: encodeManifest(manifest), files, bytes };
+  return { name: versionName(manifest), manifest, files, bytes };
 }
 
 /** statistics.json, when the pipeline asks for it. */
@@ -147,8 +157,16 @@ function listInputs(context: UnitContext): Promise<readonly ManifestInput[]> {
   });
 }
 
-/** Files first, each whole under its final name, the manifest last: it makes the version exist. True: it did before. */
-async function putVersion(context: UnitContext, version: Version, prefix: string): Promise<boolean> {
+/**
+ * Files first, each whole under its final name, then the signature, the manifest last: it makes the version exist.
+ * True: it did before.
+ */
+async function putVersion(
+  context: UnitContext,
+  version: Version,
+  prefix: string,
+  sign: () => Promise<void>,
+): Promise<boolean> {
   const { yard, deps } = context;
   const existed = (await yard.head(`${prefix}${MANIFEST_FILE}`, { signal: deps.signal })) !== undefined;
   if (!existed) {
@@ -159,8 +177,28 @@ async function putVersion(context: UnitContext, version: Version, prefix: string
       if (there?.bytes !== listing.bytes) await put(key);
     });
   }
-  await createOnce(yard, `${prefix}${MANIFEST_FILE}`, version.manifest, deps.signal);
+  await sign();
+  await createOnce(yard, `${prefix}${MANIFEST_FILE}`, encodeManifest(version.manifest), deps.signal);
   return existed;
+}
+
+/** Adds the signer's signature, if there is a signer. A version that was published unsigned is signed if it recurs. */
+async function signVersion(
+  context: UnitContext<PublishDeps>,
+  { manifest, name }: Version,
+  prefix: string,
+  merges: readonly FinishedMerge[],
+): Promise<void> {
+  const { yard, run, deps } = context;
+  if (deps.signer === undefined) return;
+  const inputs = await mapBounded(manifest.inputs, async ({ model, digest }, index) => {
+    const { resolved } = await context.source(index);
+    return { model, digest, place: resolved.store === yard.uri ? resolved.prefix : undefined };
+  });
+  const images = [...new Set(merges.flatMap(({ receipt }) => receipt.image ?? []))].sort();
+  const parts = { manifest, run, inputs, images };
+  const isNew = await addSignature({ store: yard, prefix }, parts, deps.signer, deps.signal);
+  if (isNew) deps.log({ event: "version-signed", version: name, keyId: deps.signer.keyId });
 }
 
 /**

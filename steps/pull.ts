@@ -6,15 +6,19 @@ import {
   MANIFEST_FILE,
   type Manifest,
   type ManifestFile,
+  manifestDigest,
   parseManifest,
+  SIGNATURE_FILE,
   versionName,
 } from "../core/artifact/manifest.ts";
+import { parsePublicKeys } from "../core/artifact/public-key.ts";
 import { MergeyardError } from "../core/error.ts";
 import { ARTIFACT_LIMITS } from "../core/limits.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { readManifest } from "./checkpoint-listing.ts";
 import { createOnce, encodeRecord, mapBounded, readRecord } from "./records.ts";
 import { pullInputSchema, pullOutputSchema } from "./schemas.ts";
+import { checkSignature, readSignatures } from "./signature.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 import { copyVerified, fileIsWhole, STREAMS_IN_FLIGHT } from "./stream.ts";
 import { findVersion, openYard, parseVersionReference } from "./yard.ts";
@@ -24,18 +28,22 @@ const MARKER = ".mergeyard-pull.json";
 const markerSchema = z.strictObject({ pull: z.literal(1), model: z.string(), version: z.string() });
 
 /**
- * Throws YardModelMissing, YardVersionMissing, YardChannelMissing, YardFileCorrupt, YardTargetOccupied, Manifest codes,
- * and what the stores throw. Memory: a few pieces for each file in flight.
+ * Throws YardModelMissing, YardVersionMissing, YardChannelMissing, YardFileCorrupt, YardTargetOccupied, Manifest and
+ * Signature codes (these before anything is fetched), SigningKeyInvalid, and what the stores throw. Memory: a few
+ * pieces for each file in flight.
  */
 export const pullStep = defineStep({
   name: "pull",
   input: pullInputSchema,
   output: pullOutputSchema,
-  async run({ yard: uri, model, target: targetUri }, deps) {
+  async run({ yard: uri, model, target: targetUri, trustedKeys }, deps) {
+    const trusted = trustedKeys === undefined ? [] : parsePublicKeys(trustedKeys, "trusted keys");
     const yard = await openYard(deps.openStore, uri);
     const place = await findVersion(yard, parseVersionReference(model));
     const { manifest, bytes } = await readManifest(yard, place.prefix, deps.signal);
     checkVersion(yard, manifest, place.prefix, place.version);
+    const source = { store: yard, prefix: place.prefix };
+    const { status, keyIds } = await checkSignature(source, manifestDigest(manifest), trusted, deps.signal);
     const target = deps.openStore(targetUri);
     const mayReplace = await isOurs(target, place, deps);
     if (!mayReplace) await refuseStrangers(target, manifest, deps);
@@ -43,9 +51,10 @@ export const pullStep = defineStep({
     const done = { bytesRead: 0, bytesWritten: 0 };
     const fetched = await mapBounded(
       manifest.files,
-      (file) => pullFile({ store: yard, prefix: place.prefix }, target, file, deps, done),
+      (file) => pullFile(source, target, file, deps, done),
       STREAMS_IN_FLIGHT,
     );
+    await pullSignatures(source, target, deps.signal);
     await createOnce(target, MANIFEST_FILE, bytes, deps.signal);
     await target.delete(MARKER);
     return {
@@ -56,9 +65,22 @@ export const pullStep = defineStep({
       files: manifest.files.length,
       present: fetched.filter((isFetched) => !isFetched).length,
       bytes: manifest.files.reduce((sum, file) => sum + file.bytes, 0),
+      signature: { status, keyIds },
     };
   },
 });
+
+/** The signatures as they are now; a version may have been signed since it was pulled. */
+async function pullSignatures(
+  source: { readonly store: ObjectStore; readonly prefix: string },
+  target: ObjectStore,
+  signal: AbortSignal,
+): Promise<void> {
+  const found = await readSignatures(source.store, source.prefix, signal);
+  if (found === undefined) return;
+  const { created, etag } = await target.create(SIGNATURE_FILE, found.bytes, { signal });
+  if (!created) await target.replace(SIGNATURE_FILE, found.bytes, etag, { signal });
+}
 
 /** A version's name is made from its manifest; another manifest under it was put there by hand. */
 function checkVersion(store: ObjectStore, manifest: Manifest, prefix: string, version: string): void {

@@ -20,7 +20,10 @@ import { defineStep, type UnitDeps } from "./step.ts";
 import { findReceipt, needReceipt, openRun, type UnitContext, type UnitSource } from "./unit-context.ts";
 
 /** What an operation says of its unit; the rest of the receipt is the same for all. */
-export type UnitWork = Omit<Receipt, "receipt" | "run" | "stage" | "index" | "op" | "cpuMs" | "wallMs">;
+export type UnitWork = Omit<
+  Receipt,
+  "receipt" | "run" | "stage" | "index" | "op" | "cpuMs" | "wallMs" | "startedMs" | "image"
+>;
 
 /** The step: opens the run and runs one unit of it. A worker that runs many units opens the run once instead. */
 export const runUnitStep = defineStep({
@@ -57,6 +60,8 @@ export async function runUnit(context: UnitContext<UnitDeps>, stage: number, ind
     ...work,
     cpuMs: Math.max(0, deps.cpuMs() - cpuBefore),
     wallMs: Math.max(0, deps.now() - startedMs),
+    startedMs,
+    image: work.cached ? null : (deps.image ?? null),
   };
   return keepReceipt(context, key, receipt);
 }

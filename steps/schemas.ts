@@ -160,8 +160,18 @@ export const notifyOutputSchema = z.strictObject({
   cpuMs: z.number(),
 });
 
+/** Public keys in PEM, one or several; when given, one of them must have signed the version. */
+const trustedKeys = z.string().optional();
+
+const signatureSchema = z.strictObject({
+  /** valid: a trusted key has signed the manifest. unchecked: it is signed, and no key was given to check it with. */
+  status: z.enum(["valid", "unchecked", "absent"]),
+  /** Of the key that was checked; of all that the signatures name when none was. */
+  keyIds: z.array(z.string()),
+});
+
 /** MODEL, MODEL@VERSION or MODEL:CHANNEL of a yard, and the folder to pull into. */
-export const pullInputSchema = z.strictObject({ yard: uri, model: z.string().min(1), target: uri });
+export const pullInputSchema = z.strictObject({ yard: uri, model: z.string().min(1), target: uri, trustedKeys });
 export const pullOutputSchema = z.strictObject({
   model: z.string(),
   version: z.string(),
@@ -171,6 +181,7 @@ export const pullOutputSchema = z.strictObject({
   /** Files that were there already, with the right digest. */
   present: count,
   bytes: count,
+  signature: signatureSchema,
 });
 
 export const verifyInputSchema = z.strictObject({
@@ -178,6 +189,18 @@ export const verifyInputSchema = z.strictObject({
   folder: uri,
   /** The version that it should be. */
   version: z.string().optional(),
+  /** The yard that it lies in: its lineage is looked at as well. */
+  yard: uri.optional(),
+  trustedKeys,
+});
+const lineageEntrySchema = z.strictObject({
+  /** The model whose input it is: the version's own, or an input's. */
+  of: z.string(),
+  /** The reference as the recipe spells it. */
+  model: z.string(),
+  digest: z.string().nullable(),
+  /** Folder of the yard that holds it at this digest; null when it lies elsewhere. */
+  place: z.string().nullable(),
 });
 export const verifyOutputSchema = z.strictObject({
   folder: uri,
@@ -189,6 +212,10 @@ export const verifyOutputSchema = z.strictObject({
   files: count,
   tensors: count,
   bytes: count,
+  /** Null for a universal checkpoint. */
+  signature: signatureSchema.nullable(),
+  /** Inputs and their inputs; null when no yard was named. */
+  lineage: z.array(lineageEntrySchema).nullable(),
 });
 
 export const convertInputSchema = z.strictObject({
@@ -216,6 +243,8 @@ export type StageRef = z.infer<typeof stageRefSchema>;
 export type PlanInput = z.infer<typeof planInputSchema>;
 export type PlanOutput = z.infer<typeof planOutputSchema>;
 export type PublishOutput = z.infer<typeof publishOutputSchema>;
+export type Signature = z.infer<typeof signatureSchema>;
+export type LineageEntry = z.infer<typeof lineageEntrySchema>;
 export type VerifyOutput = z.infer<typeof verifyOutputSchema>;
 export type ChannelPointer = z.infer<typeof pointerSchema>;
 export type ChannelRecord = z.infer<typeof channelSchema>;

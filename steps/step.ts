@@ -33,6 +33,8 @@ export type UnitDeps = StepDeps &
     readonly executeMerge: ExecuteMerge;
     /** CPU milliseconds that this process has used, all threads together; only for records. */
     readonly cpuMs: () => number;
+    /** Digest of the container image that this process runs in; only for records. */
+    readonly image?: string | undefined;
   };
 
 export type Step<Input extends z.ZodType, Output extends z.ZodType, Deps extends StepDeps = StepDeps> = {

@@ -1,23 +1,36 @@
 // Verifying a folder against what it says of itself: a published or pulled version against its manifest, a universal
-// checkpoint against universal.json. Every byte is read.
+// checkpoint against universal.json. Every byte is read. Of a version also its signature, and in a yard its lineage.
 
-import { MANIFEST_FILE, manifestDigest, versionName } from "../core/artifact/manifest.ts";
+import {
+  MANIFEST_FILE,
+  type Manifest,
+  manifestDigest,
+  SIGNATURE_FILE,
+  versionName,
+} from "../core/artifact/manifest.ts";
+import { parsePublicKeys } from "../core/artifact/public-key.ts";
 import { checkpointDigest, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { readManifest, readUniversal } from "./checkpoint-listing.ts";
+import { checkLineage } from "./lineage.ts";
 import { mapBounded } from "./records.ts";
 import { verifyInputSchema, verifyOutputSchema } from "./schemas.ts";
+import { checkSignature } from "./signature.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 import { type ListedFile, STREAMS_IN_FLIGHT, verifyFile } from "./stream.ts";
 
-/** Throws YardManifestMissing, YardFileCorrupt (the first file that differs), Manifest and Universal codes. */
+/**
+ * Throws YardManifestMissing, YardFileCorrupt (the first file that differs), Manifest, Universal and Signature codes,
+ * YardLineageBroken, SigningKeyInvalid.
+ */
 export const verifyStep = defineStep({
   name: "verify",
   input: verifyInputSchema,
   output: verifyOutputSchema,
-  async run({ folder, version }, deps) {
+  async run({ folder, version, yard, trustedKeys }, deps) {
     const store = deps.openStore(folder);
+    const trusted = trustedKeys === undefined ? [] : parsePublicKeys(trustedKeys, "trusted keys");
     const described = await readDescription(store, deps);
     if (version !== undefined && described.version !== version) {
       throw new MergeyardError("YardFileCorrupt", {
@@ -26,6 +39,15 @@ export const verifyStep = defineStep({
         expected: `version ${version}`,
       });
     }
+    const { manifest } = described;
+    if (manifest === null && trusted.length > 0) {
+      throw new MergeyardError("SignatureMissing", { where: { store: store.uri, file: SIGNATURE_FILE } });
+    }
+    const signature = manifest && (await checkSignature({ store, prefix: "" }, described.digest, trusted, deps.signal));
+    const lineage =
+      manifest && yard !== undefined
+        ? await checkLineage(deps.openStore(yard), manifest, signature?.statement, deps.signal)
+        : null;
     const done = { bytesRead: 0, bytesWritten: 0 };
     await mapBounded(described.files, (file) => verifyListed(store, file, deps, done), STREAMS_IN_FLIGHT);
     const { model, digest, files } = described;
@@ -37,12 +59,16 @@ export const verifyStep = defineStep({
       files: files.length,
       tensors: files.reduce((sum, file) => sum + (file.tensors?.length ?? 0), 0),
       bytes: files.reduce((sum, file) => sum + file.bytes, 0),
+      signature: signature && { status: signature.status, keyIds: signature.keyIds },
+      lineage,
     };
   },
 });
 
 type Description = {
   readonly document: string;
+  /** Null for a universal checkpoint. */
+  readonly manifest: Manifest | null;
   readonly model: string | null;
   readonly version: string | null;
   readonly digest: string;
@@ -52,11 +78,13 @@ type Description = {
 async function readDescription(store: ObjectStore, deps: StepDeps): Promise<Description> {
   if ((await store.head(UNIVERSAL_FILE, { signal: deps.signal })) !== undefined) {
     const { universal, files } = await readUniversal(store, "", deps.signal);
-    return { document: UNIVERSAL_FILE, model: null, version: null, digest: checkpointDigest(universal), files };
+    const digest = checkpointDigest(universal);
+    return { document: UNIVERSAL_FILE, manifest: null, model: null, version: null, digest, files };
   }
   const { manifest } = await readManifest(store, "", deps.signal);
   const { model, files } = manifest;
-  return { document: MANIFEST_FILE, model, version: versionName(manifest), digest: manifestDigest(manifest), files };
+  const [version, digest] = [versionName(manifest), manifestDigest(manifest)];
+  return { document: MANIFEST_FILE, manifest, model, version, digest, files };
 }
 
 async function verifyListed(

@@ -11,6 +11,7 @@ import { openRun, type UnitContext } from "../steps/unit-context.ts";
 import { describeError, recordUnitFailure } from "../steps/unit-failures.ts";
 import { createStoreOpener } from "../stores/open.ts";
 import type { OpenStore } from "../stores/store.ts";
+import { readContainerImage } from "./container-image.ts";
 import { createMergeExecutor } from "./executor.ts";
 import { defaultThreads } from "./pool.ts";
 import { awaitSpotNotice } from "./spot-notice.ts";
@@ -47,6 +48,7 @@ export type WorkerDeps = {
   readonly log: (event: StepEvent) => void;
   readonly now: () => number;
   readonly cpuMs: () => number;
+  readonly image?: string | undefined;
   /** Aborted by SIGTERM, or when the parent is gone. */
   readonly signal: AbortSignal;
 };
@@ -149,6 +151,7 @@ async function main(): Promise<void> {
       const { user, system } = process.cpuUsage();
       return (user + system) / 1000;
     },
+    image: await readContainerImage(process.env),
     signal: stop.signal,
   });
   await executor.close();

@@ -1,12 +1,10 @@
 // Asks the machine's metadata, every few seconds, whether Spot is about to take the machine. A worker that knows stops
 // as for SIGTERM, which is not sure to come. Only where the job says that there is metadata to ask.
-import http from "node:http";
 import { setTimeout as pause } from "node:timers/promises";
+import { askMachine } from "./machine-metadata.ts";
 
 /** Milliseconds between questions. The notice comes two minutes ahead; more often tells nothing more. */
 const INTERVAL_MS = 5000;
-/** Milliseconds for an answer; the service is on the machine itself. */
-const ANSWER_MS = 2000;
 /** Questions in a row without an answer after which nobody is asked any more: this is no machine with metadata. */
 const SILENCE_MAX = 12;
 const TOKEN_SECONDS = 60;
@@ -26,11 +24,12 @@ export async function awaitSpotNotice({ endpoint, signal, intervalMs = INTERVAL_
   for (let silent = 0; silent < SILENCE_MAX && !signal.aborted; ) {
     try {
       // A token is asked for each time: one request more every five seconds, and none that can expire.
-      const token = await ask(endpoint, "PUT", "/latest/api/token", {
+      const token = await askMachine(new URL("/latest/api/token", endpoint), "PUT", {
         "x-aws-ec2-metadata-token-ttl-seconds": String(TOKEN_SECONDS),
       });
       const headers = { "x-aws-ec2-metadata-token": token.text };
-      const { status } = await ask(endpoint, "GET", "/latest/meta-data/spot/instance-action", headers);
+      const notice = new URL("/latest/meta-data/spot/instance-action", endpoint);
+      const { status } = await askMachine(notice, "GET", headers);
       if (status === 200) return true;
       silent = 0;
     } catch {
@@ -39,24 +38,4 @@ export async function awaitSpotNotice({ endpoint, signal, intervalMs = INTERVAL_
     await pause(intervalMs, undefined, { signal, ref: false }).catch(() => undefined);
   }
   return false;
-}
-
-type Answer = { readonly status: number | undefined; readonly text: string };
-
-function ask(endpoint: string, method: string, path: string, headers: Record<string, string>): Promise<Answer> {
-  return new Promise((resolve, reject) => {
-    const request = http.request(new URL(path, endpoint), { method, headers, timeout: ANSWER_MS }, (response) => {
-      let text = "";
-      response.setEncoding("utf8");
-      response.on("data", (part: string) => {
-        text = (text + part).slice(0, 1000);
-      });
-      response.on("end", () => resolve({ status: response.statusCode, text }));
-      response.on("error", reject);
-    });
-    request.on("timeout", () => request.destroy());
-    request.on("error", reject);
-    request.on("socket", (socket) => socket.unref());
-    request.end();
-  });
 }

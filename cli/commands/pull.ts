@@ -1,10 +1,12 @@
 // `mergeyard pull MODEL DIR --yard YARD`: fetches a published version into a folder, every file checked on its way.
 import type { Command } from "commander";
-import { jsonOption, toOutputUri, toUri, yardOption } from "../arguments.ts";
+import { jsonOption, keyOption, readTrustedKeys, toOutputUri, toUri, yardOption } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
-import { countOf, formatBytes } from "../text.ts";
+import { countOf, describeSignature, formatBytes } from "../text.ts";
+
+type Options = { readonly yard: string; readonly key?: string; readonly json?: boolean };
 
 export function addPull(program: Command, terminal: Terminal): void {
   program
@@ -13,18 +15,13 @@ export function addPull(program: Command, terminal: Terminal): void {
     .argument("<model>", "MODEL (its latest), MODEL@VERSION or MODEL:CHANNEL")
     .argument("<dir>", "the folder to fill; an interrupted pull goes on where it stopped")
     .addOption(yardOption())
+    .addOption(keyOption())
     .addOption(jsonOption())
-    .action((model: string, folder: string, options: { yard: string; json?: boolean }) =>
-      pull(model, folder, options, terminal),
-    );
+    .action((model: string, folder: string, options: Options) => pull(model, folder, options, terminal));
 }
 
-async function pull(
-  model: string,
-  folder: string,
-  options: { yard: string; json?: boolean },
-  terminal: Terminal,
-): Promise<void> {
+async function pull(model: string, folder: string, options: Options, terminal: Terminal): Promise<void> {
+  const trustedKeys = await readTrustedKeys(options.key, terminal);
   const [{ createStoreOpener }, { runStep }, { pullStep }, { findVersion, openYard, parseVersionReference }, listing] =
     await Promise.all([
       import("../../stores/open.ts"),
@@ -47,6 +44,7 @@ async function pull(
     yard: yard.uri,
     model: `${place.model}@${place.version}`,
     target: toOutputUri(folder, terminal.cwd),
+    ...(trustedKeys === undefined ? {} : { trustedKeys }),
   };
   const deps = {
     ...createStepDeps(terminal, openStore),
@@ -57,6 +55,7 @@ async function pull(
   printResult(terminal, options.json, result, () => {
     const present = result.present === 0 ? "" : `, ${result.present} of them there already`;
     const files = `${countOf(result.files, "file")}, ${formatBytes(result.bytes)}${present}`;
-    return `pulled ${result.model}@${result.version} into ${folder}: ${files}, every digest right`;
+    const signed = describeSignature(result.signature);
+    return `pulled ${result.model}@${result.version} into ${folder}: ${files}, every digest right${signed}`;
   });
 }

@@ -48,13 +48,17 @@ export function addRun(program: Command, terminal: Terminal): void {
 }
 
 async function run(pipeline: string, options: Options, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { runPipeline }, { MEMORY_BYTES_DEFAULT }, { pipelineParts }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../local/run-pipeline.ts"),
-    import("../../core/plan/plan-merge.ts"),
-    import("../../local/pipeline-parts.ts"),
-  ]);
+  const [{ createStoreOpener }, { openSigner }, { runPipeline }, { MEMORY_BYTES_DEFAULT }, { pipelineParts }] =
+    await Promise.all([
+      import("../../stores/open.ts"),
+      import("../../signing/open-signer.ts"),
+      import("../../local/run-pipeline.ts"),
+      import("../../core/plan/plan-merge.ts"),
+      import("../../local/pipeline-parts.ts"),
+    ]);
   const openStore = createStoreOpener(terminal.env);
+  // A key that cannot be read stops the run before it began, not at its end.
+  const signer = await openSigner(terminal.env);
   const yard = toUri(options.yard, terminal.cwd);
   const progress = createProgress(terminal, { silent: options.json === true });
   const report = createRunReport(progress);
@@ -79,7 +83,7 @@ async function run(pipeline: string, options: Options, terminal: Terminal): Prom
       signal: terminal.signal,
       onEvent,
     },
-    pipelineParts(openStore),
+    pipelineParts(openStore, signer),
   ).finally(() => progress.end());
   if (outcome.status !== "done") throw await toError(outcome);
   printResult(terminal, options.json, outcome, () => describe(outcome, report.unitsEnded()));

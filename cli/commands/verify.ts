@@ -1,24 +1,25 @@
 // `mergeyard verify`: reads every byte and checks it against its digest: a folder that was pulled, merged or converted,
-// or versions of a yard.
+// or versions of a yard, these with what they were made from. With public keys, who signed them.
 import type { Command } from "commander";
 import type { VerifyOutput } from "../../steps/schemas.ts";
 import type { ObjectStore, OpenStore } from "../../stores/store.ts";
-import { jsonOption, toUri } from "../arguments.ts";
+import { jsonOption, keyOption, readTrustedKeys, toUri } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
-import { countOf, formatBytes } from "../text.ts";
+import { countOf, describeSignature, formatBytes } from "../text.ts";
 
-type Options = { readonly yard?: string; readonly json?: boolean };
+type Options = { readonly yard?: string; readonly key?: string; readonly json?: boolean };
 /** A folder to verify, and the version that it should be. */
 type Target = { readonly title: string; readonly folder: string; readonly version: string | undefined };
 
 export function addVerify(program: Command, terminal: Terminal): void {
   program
     .command("verify")
-    .description("check every byte against its digest")
+    .description("check every byte against its digest, and the signature against public keys")
     .argument("[target]", "a folder; with --yard MODEL, MODEL@VERSION or MODEL:CHANNEL, or nothing for all versions")
-    .option("--yard <yard>", "verify versions of this yard")
+    .option("--yard <yard>", "verify versions of this yard, and what they were made from")
+    .addOption(keyOption())
     .addOption(jsonOption())
     .action((target: string | undefined, options: Options) => verify(target, options, terminal));
 }
@@ -31,6 +32,9 @@ async function verify(target: string | undefined, options: Options, terminal: Te
   ]);
   const openStore = createStoreOpener(terminal.env);
   const targets = await findTargets(target, options, openStore, terminal);
+  const trustedKeys = await readTrustedKeys(options.key, terminal);
+  const yard = options.yard === undefined ? undefined : toUri(options.yard, terminal.cwd);
+  const given = { ...(yard && { yard }), ...(trustedKeys !== undefined && { trustedKeys }) };
   const progress = createProgress(terminal, { silent: options.json === true });
   const deps = {
     ...createStepDeps(terminal, openStore),
@@ -40,7 +44,8 @@ async function verify(target: string | undefined, options: Options, terminal: Te
   try {
     for (const { title, folder, version } of targets) {
       progress.begin(`verify ${title}`, await readTotalBytes(openStore(folder), terminal.signal));
-      results.push(await runStep(verifyStep, version === undefined ? { folder } : { folder, version }, deps));
+      const input = { folder, ...(version !== undefined && { version }), ...given };
+      results.push(await runStep(verifyStep, input, deps));
     }
   } finally {
     progress.end();
@@ -91,7 +96,10 @@ async function readTotalBytes(store: ObjectStore, signal: AbortSignal): Promise<
   }
 }
 
-function describe(title: string, { files, tensors, bytes, digest }: VerifyOutput): string {
+function describe(title: string, { files, tensors, bytes, digest, signature, lineage }: VerifyOutput): string {
   const counts = `${countOf(files, "file")}, ${countOf(tensors, "tensor")}`;
-  return `${title} is whole: ${counts}, ${formatBytes(bytes)}, ${digest}`;
+  const here = lineage?.filter(({ place }) => place !== null).length ?? 0;
+  const inputs = lineage === null ? "" : `; ${here} of ${countOf(lineage.length, "input")} in the yard, as they were`;
+  const signed = signature === null ? "" : describeSignature(signature);
+  return `${title} is whole: ${counts}, ${formatBytes(bytes)}, ${digest}${inputs}${signed}`;
 }

@@ -11,6 +11,12 @@ import { digestSchema, findListingProblem, plainFileSchema, tensorFileListingSch
 
 export const MANIFEST_FILE = "manifest.json";
 
+/** Signatures of the manifest (attestation.ts): beside it, and no file of the version. */
+export const SIGNATURE_FILE = "manifest.intoto.jsonl";
+
+/** Names that no file of a version may have. */
+const RESERVED: ReadonlySet<string> = new Set([MANIFEST_FILE, SIGNATURE_FILE]);
+
 const manifestInputSchema = z.strictObject({
   /** The reference as the recipe spells it. */
   model: z.string(),
@@ -104,7 +110,7 @@ function checkManifest(manifest: Manifest, file: string): void {
   let before = "";
   for (const [index, listing] of manifest.files.entries()) {
     const field = `files[${index}]`;
-    if (listing.name === MANIFEST_FILE) refuse(`${field}.name`, listing.name, "every file but the manifest");
+    if (RESERVED.has(listing.name)) refuse(`${field}.name`, listing.name, "every file but the manifest");
     if (index > 0 && compareUtf8(listing.name, before) <= 0)
       refuse(`${field}.name`, listing.name, `a name after ${before}`);
     before = listing.name;

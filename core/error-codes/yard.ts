@@ -97,6 +97,11 @@ export const YARD_CODES = {
     retryable: false,
     remedy: "name an empty or new folder",
   },
+  YardLineageBroken: {
+    meaning: "an input of the version is not there as it was",
+    retryable: false,
+    remedy: "restore the input, or publish the version again from what is there now",
+  },
   YardManifestMissing: {
     meaning: "the folder has no manifest.json",
     retryable: false,

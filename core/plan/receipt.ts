@@ -62,6 +62,10 @@ export const receiptSchema = z.strictObject({
   bytesWritten: count,
   cpuMs: z.number().nonnegative(),
   wallMs: z.number().nonnegative(),
+  /** When it began, in milliseconds since the epoch; only for timelines. */
+  startedMs: z.number(),
+  /** Digest of the worker's container image, as the machine states it; null when cached, or outside of a container. */
+  image: digest.nullable(),
   kernels: z.string(),
   threads: count,
 });

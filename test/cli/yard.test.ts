@@ -23,9 +23,13 @@ type Answer = {
   events: string;
 };
 
-async function call(...args: readonly string[]): Promise<Answer> {
+function call(...args: readonly string[]): Promise<Answer> {
+  return callWith({}, ...args);
+}
+
+async function callWith(env: Readonly<Record<string, string>>, ...args: readonly string[]): Promise<Answer> {
   const terminal = createRecorder({ cwd: scratch });
-  const status = await main([...args, "--json"], { ...terminal, env: process.env });
+  const status = await main([...args, "--json"], { ...terminal, env: { ...process.env, ...env } });
   const lines = terminal.err().trimEnd().split("\n");
   const out = status === 0 ? JSON.parse(terminal.out()) : {};
   const error = status === 0 ? undefined : JSON.parse(lines.at(-1) ?? "").error;
@@ -115,6 +119,38 @@ test("a pipeline is planned, run, shown, pulled and verified; run again it compu
   const spoilt = await call("verify", folder);
   assert.deepEqual([spoilt.status, spoilt.error?.code], [1, "YardFileCorrupt"]);
   assert.equal(Object(spoilt.error?.where).tensor, "model.norm.weight");
+});
+
+test("a run with a signing key publishes what --key accepts, and other keys refuse", async () => {
+  const yard = await makeYard("signed");
+  const made = await call("keygen", "publisher.pem");
+  const { keyId } = made.out;
+  assert.equal((await call("keygen", "publisher.pem")).error?.code, "SigningKeyPlace");
+  await call("keygen", "stranger.pem");
+  const run = await callWith(
+    { MERGEYARD_SIGNING_KEY: path.join(scratch, "publisher.pem") },
+    "run",
+    PIPELINE,
+    "--yard",
+    yard,
+  );
+  assert.equal(Object(run.out.result).outcome, "published", run.events);
+  assert.equal((await call("public-key", "publisher.pem")).out.keyId, keyId);
+  const pull = ["pull", "bard-and-snake:nightly", "signed-pull", "--yard", yard];
+  assert.equal((await call(...pull, "--key", "stranger.pem.pub")).error?.code, "SignatureUntrusted");
+  assert.equal((await call(...pull, "--key", "publisher.pem")).error?.code, "SigningKeyInvalid");
+  const pulled = await call(...pull, "--key", "publisher.pem.pub");
+  assert.deepEqual(pulled.out.signature, { status: "valid", keyIds: [keyId] });
+  const trusting = { MERGEYARD_PUBLIC_KEY: "publisher.pem.pub" };
+  const whole = await callWith(trusting, "verify", "--yard", yard);
+  const [verified] = Object(whole.out).verified;
+  assert.deepEqual([verified.signature.status, verified.lineage.length], ["valid", 3]);
+  assert.ok(verified.lineage.every(({ place }: { place: string }) => place.startsWith("checkpoints/")));
+  assert.equal((await callWith(trusting, "verify", "signed-pull")).status, 0);
+  assert.equal(
+    (await callWith({ MERGEYARD_SIGNING_KEY: "absent" }, "run", PIPELINE, "--yard", yard)).error?.code,
+    "SigningKeyInvalid",
+  );
 });
 
 test("what is asked for and is not there is named, with what there is", async () => {

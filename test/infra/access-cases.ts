@@ -7,7 +7,7 @@ import { WILDCARD_REASONS } from "../../infra/wildcards.ts";
 import { DEPLOYMENTS, full, ROLE_NAMES, role, SOURCE, SOURCE_KEY, standard } from "./deployments.ts";
 import { allows, objectArn, rolesOf, statementsIn } from "./policies.ts";
 import { runUnderRoles } from "./run-under-roles.ts";
-import { BUCKET_ARN, KEY_ARN } from "./templates.ts";
+import { at, BUCKET_ARN, KEY_ARN, SIGNING_KEY_ARN } from "./templates.ts";
 
 test("a run of every step succeeds under the deployed policies, and a failed one is recorded", async () => {
   await runUnderRoles({
@@ -127,11 +127,37 @@ test("the key is used through S3 alone, and other buckets only by who reads mode
   for (const { id, statements } of rolesOf(full)) {
     const keys = statements.filter(({ Action }) => Action.some((action) => action.startsWith("kms:")));
     for (const { Sid, Condition, Resource } of keys) {
-      if (Sid === "YardKey") assert.deepEqual([Resource, Condition], [[KEY_ARN], through]);
+      if (Sid === "SignVersions" || Sid === "NameSigningKey") assert.deepEqual(Resource, [SIGNING_KEY_ARN]);
+      else if (Sid === "YardKey") assert.deepEqual([Resource, Condition], [[KEY_ARN], through]);
       else assert.deepEqual([Sid, Resource], ["SourceKey", [SOURCE_KEY]]);
     }
     const reads = /^(Plan|Worker|Sharder|Publish|GpuWorker)Role/.test(id);
     assert.equal(allows(statements, "s3:GetObject", `${SOURCE}/a/model.safetensors`), reads, id);
     assert.ok(!allows(statements, "s3:PutObject", `${SOURCE}/a/model.safetensors`), id);
   }
+});
+
+test("publish alone signs, with a key for signing that others may only check with", () => {
+  const key = standard.one("AWS::KMS::Key", "SigningKey");
+  assert.deepEqual([key.properties.KeyUsage, key.properties.KeySpec], ["SIGN_VERIFY", "ECC_NIST_P256"]);
+  for (const name of ROLE_NAMES) {
+    assert.equal(allows(role(name), "kms:Sign", SIGNING_KEY_ARN), name === "Publish", `${name} signs`);
+    assert.ok(!allows(role(name), "kms:Sign", KEY_ARN), `${name} signs with the yard's key`);
+  }
+  const sign = role("Publish").find(({ Action }) => Action.includes("kms:Sign"));
+  assert.deepEqual(sign?.Condition, {
+    StringEquals: { "kms:SigningAlgorithm": "ECDSA_SHA_256", "kms:MessageType": "DIGEST" },
+  });
+  const owners = statementsIn(key.properties.KeyPolicy).map(({ Principal }) => Principal);
+  assert.deepEqual(owners, [{ AWS: "arn:aws:iam::111122223333:root" }], "the key's own policy lets nobody else in");
+  for (const { properties } of standard.ofType("AWS::IAM::ManagedPolicy")) {
+    const statements = statementsIn(properties.PolicyDocument);
+    assert.ok(!allows(statements, "kms:Sign", SIGNING_KEY_ARN), "people sign nothing");
+  }
+  const variables = (name: string, deployment = standard) =>
+    at(deployment.one("AWS::Lambda::Function", name).properties, "Environment", "Variables", "MERGEYARD_SIGNING_KEY");
+  assert.equal(variables("Publish"), `awskms:///${SIGNING_KEY_ARN}`);
+  assert.equal(variables("Plan"), undefined);
+  assert.equal(variables("Publish", DEPLOYMENTS.closed), undefined);
+  assert.equal(DEPLOYMENTS.closed.ofType("AWS::KMS::Key").length, 1, "signing: false makes no key");
 });

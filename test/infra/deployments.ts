@@ -23,7 +23,7 @@ export const full = deploy({
   alerts: { emails: ["team@example.com"], successes: true },
   vcpuHourUsd: 0.05,
 });
-export const closed = deploy({ network: { egress: "endpoints" }, keepData: false });
+export const closed = deploy({ network: { egress: "endpoints" }, keepData: false, signing: false });
 export const DEPLOYMENTS = { standard, full, closed };
 
 const roles = new Map(rolesOf(standard).map((role) => [role.id.replace(/Role[0-9A-F]{8}$/, ""), role.statements]));

@@ -16,6 +16,7 @@ export const { context: FLAGS } = z
 
 export const BUCKET_ARN = "arn:aws:s3:::yard-bucket";
 export const KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/yard-key";
+export const SIGNING_KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/signing-key";
 const PSEUDO: Readonly<Record<string, string>> = {
   "AWS::Partition": "aws",
   "AWS::Region": "eu-west-1",
@@ -144,7 +145,7 @@ function attribute({ stack, template }: Scope, id: string, name: string): string
   const type = template[id]?.Type;
   if (type === undefined) throw new Error(`${stack} has no ${id}`);
   if (type === "AWS::S3::Bucket" && name === "Arn") return BUCKET_ARN;
-  if (type === "AWS::KMS::Key" && name === "Arn") return KEY_ARN;
+  if (type === "AWS::KMS::Key" && name === "Arn") return id.startsWith("SigningKey") ? SIGNING_KEY_ARN : KEY_ARN;
   return `${stack}/${id}.${name}`;
 }
 

@@ -1,0 +1,90 @@
+// A version's signature file in a store: adding the signature of whoever publishes, and checking one against the keys
+// that a reader trusts. What is signed, and how, is core/artifact/attestation.ts.
+import {
+  type Envelope,
+  encodeStatement,
+  namedKeys,
+  parseEnvelopes,
+  type Signer,
+  type Statement,
+  type StatementParts,
+  signStatement,
+  verifyEnvelopes,
+} from "../core/artifact/attestation.ts";
+import type { Digest } from "../core/artifact/digest.ts";
+import { SIGNATURE_FILE } from "../core/artifact/manifest.ts";
+import type { PublicKey } from "../core/artifact/public-key.ts";
+import { MergeyardError } from "../core/error.ts";
+import { ARTIFACT_LIMITS } from "../core/limits.ts";
+import type { ObjectStore } from "../stores/store.ts";
+import type { Signature } from "./schemas.ts";
+
+/**
+ * Adds the signer's signature to a version, beside those that other keys gave it; false when it is there already.
+ * Throws SignatureInvalid for a damaged file, and what signing and the stores throw.
+ */
+export async function addSignature(
+  place: { readonly store: ObjectStore; readonly prefix: string },
+  parts: StatementParts,
+  signer: Signer,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const { store, prefix } = place;
+  const key = `${prefix}${SIGNATURE_FILE}`;
+  let line: Uint8Array | undefined;
+  // Each lost race means that another key's signature was added, and their number is bounded.
+  for (let attempt = 0; attempt <= ARTIFACT_LIMITS.signatures; attempt += 1) {
+    const found = await readSignatures(store, prefix, signal);
+    if (found !== undefined && namedKeys(found.envelopes).includes(signer.keyId)) return false;
+    line ??= new TextEncoder().encode(await signStatement(encodeStatement(parts), signer, signal));
+    if (found === undefined) {
+      if ((await store.create(key, line, { signal })).created) return true;
+      continue;
+    }
+    const bytes = Buffer.concat([found.bytes, line]);
+    if ((await store.replace(key, bytes, found.etag, { signal })).replaced) return true;
+  }
+  throw new MergeyardError("SignatureInvalid", {
+    where: { store: store.uri, file: key },
+    found: `more than ${ARTIFACT_LIMITS.signatures} signatures`,
+  });
+}
+
+type StoredSignatures = { readonly bytes: Uint8Array; readonly etag: string; readonly envelopes: readonly Envelope[] };
+
+/** The signatures of a version; undefined when it has none. Throws SignatureInvalid. */
+export async function readSignatures(
+  store: ObjectStore,
+  prefix: string,
+  signal: AbortSignal,
+): Promise<StoredSignatures | undefined> {
+  const key = `${prefix}${SIGNATURE_FILE}`;
+  const found = await store.get(key, ARTIFACT_LIMITS.signatureBytes, { signal });
+  return found && { ...found, envelopes: parseEnvelopes(found.bytes, key) };
+}
+
+export type CheckedSignature = Signature & {
+  /** What was signed; undefined unless `status` is valid. */
+  readonly statement: Statement | undefined;
+};
+
+/**
+ * What can be said of a version's signature. With trusted keys one of them must have signed the manifest: throws
+ * SignatureMissing, SignatureUntrusted, SignatureWrong, SignatureInvalid. Without any, nothing is proven.
+ */
+export async function checkSignature(
+  place: { readonly store: ObjectStore; readonly prefix: string },
+  manifest: Digest,
+  trusted: readonly PublicKey[],
+  signal: AbortSignal,
+): Promise<CheckedSignature> {
+  const { store, prefix } = place;
+  const key = `${prefix}${SIGNATURE_FILE}`;
+  const envelopes = (await readSignatures(store, prefix, signal))?.envelopes ?? [];
+  if (trusted.length > 0) {
+    const { keyId, statement } = verifyEnvelopes(envelopes, trusted, manifest, key);
+    return { status: "valid", keyIds: [keyId], statement };
+  }
+  const status = envelopes.length === 0 ? "absent" : "unchecked";
+  return { status, keyIds: [...namedKeys(envelopes)], statement: undefined };
+}
