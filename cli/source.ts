@@ -2,7 +2,7 @@
 import { statSync } from "node:fs";
 import path from "node:path";
 import { MergeyardError } from "../core/error.ts";
-import { openCheckpoint, openCheckpointFile, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
+import { openPlace, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { toUri } from "./arguments.ts";
 import type { Terminal } from "./terminal.ts";
@@ -13,10 +13,7 @@ type SourcePlace = { readonly folder: string; readonly file: string | undefined 
 /** Opens what `text` names. Throws CliSourceMissing and everything that opening a checkpoint throws. */
 export async function openSource(text: string, openStore: OpenStore, terminal: Terminal): Promise<StoredCheckpoint> {
   const { folder, file } = locateSource(text, terminal.cwd);
-  const store = openStore(folder);
-  return file === undefined
-    ? openCheckpoint(store, "", terminal.signal)
-    : openCheckpointFile(store, file, terminal.signal);
+  return openPlace({ store: openStore(folder), prefix: "", file }, terminal.signal);
 }
 
 /** A path is looked at; of a URI, one whose last part has a checkpoint file's extension is a file. */

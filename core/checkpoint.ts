@@ -1,17 +1,29 @@
 // What a checkpoint is once its headers are read: names, dtypes, shapes and where the bytes lie. Every format parser
 // yields this, the planner consumes it, and neither has touched a byte of weights.
+import type { BlockSchemeId } from "./schemes/registry.ts";
 import type { Dtype, Shape } from "./tensor.ts";
 import type { Gather } from "./universal/box.ts";
 
 /** `bytes` bytes of `file` (a path relative to the checkpoint's folder) from `offset`. */
 export type ByteRange = { readonly file: string; readonly offset: number; readonly bytes: number };
 
+/** How a tensor's values are stored when they are not elements of its dtype in their order. */
+export type Packing = {
+  /** Rows of blocks of a quantization scheme; the values are F32. Absent: elements of the dtype. */
+  readonly scheme?: BlockSchemeId | undefined;
+  /** Rows of each of these heads, [2, n], are stored as [n, 2]. Absent: rows are stored in their order. */
+  readonly interleavedHeads?: number | undefined;
+};
+
 /** One tensor of a checkpoint: row-major, its bytes the concatenation of `ranges` (one range in safetensors). */
 export type TensorEntry = {
   readonly name: string;
+  /** Of the values. */
   readonly dtype: Dtype;
   readonly shape: Shape;
   readonly ranges: readonly ByteRange[];
+  /** Present when the ranges hold something else than the values in their order. */
+  readonly packing?: Packing | undefined;
   /** How a converter gathers the bytes when no list of ranges says it; `ranges` is then empty. */
   readonly gather?: Gather;
   /** `sha256:<hex>` of the tensor's bytes; known for universal checkpoints and published artifacts only. */
@@ -32,8 +44,10 @@ export type Checkpoint = {
   readonly tensors: readonly TensorEntry[];
   /** `__metadata__` of the files, merged; string to string. */
   readonly metadata: ReadonlyMap<string, string>;
-  /** Parsed `config.json`, when the folder has one. */
+  /** Parsed `config.json`, when the folder has one; else what a format with metadata of its own says in its place. */
   readonly config: Readonly<Record<string, unknown>> | undefined;
+  /** Text files that travel with the weights, made from such metadata: no file of the folder holds them. */
+  readonly documents?: ReadonlyMap<string, string> | undefined;
 };
 
 /** Reads exactly `bytes` bytes from `offset`; throws a typed error when the file is shorter. How parsers see a file. */

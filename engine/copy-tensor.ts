@@ -5,6 +5,7 @@ import { createHasher } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
 import { type Block, TILE_ELEMENTS } from "../core/ops/kernels.ts";
+import { storedBytes } from "../core/plan/memory.ts";
 import { elementBytes, elementCount } from "../core/tensor.ts";
 import type { TensorContext, TensorResult } from "./merge-tensor.ts";
 
@@ -27,7 +28,8 @@ export async function copyTensor(context: Omit<TensorContext, "method">): Promis
       nonFinite += countNonFinite(context, window, count);
       hasher.update(bytes);
       await context.write(bytes);
-      context.progress(bytes.byteLength, bytes.byteLength);
+      const [input] = tensor.inputs;
+      context.progress(input === undefined ? 0 : storedBytes(input, count), bytes.byteLength);
     }
     const digest = hasher.digest();
     const where = { model: view.inputs[0]?.model, tensor: tensor.inputs[0]?.tensor };

@@ -2,11 +2,13 @@
 // is staged anywhere: windows of the output are filled by ranged reads and given away, whatever the size of the
 // tensors.
 import assert from "node:assert/strict";
-import type { ByteRange } from "../core/checkpoint.ts";
+import type { ByteRange, Packing } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
+import { PACKED_SPAN_BYTES } from "../core/plan/memory.ts";
 import { type Dtype, elementBytes, elementCount, type Shape } from "../core/tensor.ts";
 import { type Box, type Gather, measureRuns, runAt, sliceRanges } from "../core/universal/box.ts";
 import type { ObjectStore } from "../stores/store.ts";
+import { createPackedReader } from "./packed-reader.ts";
 
 export type GatherTensor = {
   readonly name: string;
@@ -93,6 +95,8 @@ async function fillPart(source: GatherSource, part: Part, window: Uint8Array, si
   const { tensor, first, count, offset } = part;
   const unit = elementBytes(tensor.dtype, 1);
   const into = window.subarray(offset, offset + count * unit);
+  const { packing } = tensor.gather;
+  if (packing !== undefined) return fillPacked(source, tensor, packing, { first, count, into }, signal);
   const [boxes = [], ...others] = tensor.gather.copies;
   await fillCopy(source, tensor, boxes, first, into, signal);
   if (tensor.gather.rule === "join") return;
@@ -106,6 +110,25 @@ async function fillPart(source: GatherSource, part: Part, window: Uint8Array, si
   if (sum === undefined) return;
   const copies = tensor.gather.copies.length;
   into.set(new Uint8Array(sum.map((value) => value / copies).buffer));
+}
+
+type Span = { readonly first: number; readonly count: number; readonly into: Uint8Array };
+
+/** Values that lie packed in the ranges of the only box. */
+async function fillPacked(
+  source: GatherSource,
+  tensor: GatherTensor,
+  packing: Packing,
+  { first, count, into }: Span,
+  signal: AbortSignal,
+): Promise<void> {
+  const ranges = tensor.gather.copies[0]?.[0]?.ranges ?? [];
+  const stored = (offset: number, target: Uint8Array) => runReads(source, readsOf(ranges, offset, target), signal);
+  const read = createPackedReader(tensor, packing, stored, () => new Uint8Array(PACKED_SPAN_BYTES));
+  if (into.byteOffset % 4 === 0) return read(first, count, into);
+  const aligned = new Uint8Array(into.length);
+  await read(first, count, aligned);
+  into.set(aligned);
 }
 
 /** The float32 values of bytes that may lie anywhere. */

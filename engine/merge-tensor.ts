@@ -5,7 +5,7 @@ import { createHasher, type Hasher } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { ElementSpan, MergeMethod, MergeTensor, TensorProgram } from "../core/methods/method.ts";
 import type { Block, Kernels } from "../core/ops/kernels.ts";
-import { type Cut, cutTensor } from "../core/plan/memory.ts";
+import { type Cut, cutTensor, storedBytes } from "../core/plan/memory.ts";
 import type { UnitTensor } from "../core/plan/schema.ts";
 import { elementBytes, elementCount } from "../core/tensor.ts";
 import type { ReadElements } from "./input-reader.ts";
@@ -183,7 +183,7 @@ async function readInputs({ context, buffers }: Run, first: number, count: numbe
 }
 
 function inputBytes({ tensor }: TensorContext, count: number): number {
-  return tensor.inputs.reduce((sum, input) => sum + elementBytes(input.dtype, count), 0);
+  return tensor.inputs.reduce((sum, input) => sum + storedBytes(input, count), 0);
 }
 
 function digestInputs(run: Run, hashers: readonly (Hasher | undefined)[], slot: number, count: number): void {

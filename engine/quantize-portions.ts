@@ -4,7 +4,7 @@
 import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
 import { allocatedBytes } from "../core/ops/memory.ts";
-import { type Fit, fitMemory } from "../core/plan/memory.ts";
+import { type Fit, fitMemory, packedBytes } from "../core/plan/memory.ts";
 import { BLOCK_SCHEMES } from "../core/schemes/registry.ts";
 import { rowBytes } from "../core/schemes/scheme.ts";
 import { DTYPE_BITS, elementCount } from "../core/tensor.ts";
@@ -90,10 +90,10 @@ export function fitPortions(request: QuantizeRequest, threads: number): Fit {
 /** Kernel memory for one tensor: two portions as stored, one quantized, one row of values, and the quantizer's. */
 function portionBytes(tensor: QuantizeTensor): number {
   const { columns, portionRows } = shapePortions(tensor);
-  const { dtype } = tensor.source;
+  const { dtype, packing } = tensor.source;
   const stored = isFloatDtype(dtype) ? (portionRows * columns * DTYPE_BITS[dtype]) / 8 : 0;
   const quantized = portionRows * rowBytes(BLOCK_SCHEMES[tensor.scheme], columns);
   const values = allocatedBytes(4 * columns);
   const quantizer = rowQuantizerBytes({ columns, importance: tensor.importance });
-  return 2 * allocatedBytes(stored) + allocatedBytes(quantized) + values + quantizer;
+  return 2 * allocatedBytes(stored) + allocatedBytes(quantized) + values + quantizer + packedBytes({ packing });
 }

@@ -1,18 +1,19 @@
 // One region of a quantized file: reads its rows, one portion ahead of the arithmetic, quantizes them and writes them
 // in order. Runs in a worker thread; everything that crosses the thread's border is plain data.
 import assert from "node:assert/strict";
-import type { TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
 import type { Block } from "../core/ops/kernels.ts";
 import type { Loss } from "../core/ops/quantize.ts";
+import { storedTensor } from "../core/plan/adapter.ts";
 import type { BlockSchemeId } from "../core/schemes/registry.ts";
 import { DTYPE_BITS } from "../core/tensor.ts";
-import type { ObjectStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
+import type { RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { RegionDeps } from "./merge-region.ts";
 import { type Portion, type PortionShape, shapePortions } from "./quantize-portions.ts";
 import type { QuantizeTensor } from "./quantize-request.ts";
 import { createRowQuantizer } from "./quantize-rows.ts";
+import { createStoredReader, type ReaderDeps, type StoredReader } from "./stored-reader.ts";
 
 export type QuantizeRegionTask = {
   readonly index: number;
@@ -43,13 +44,13 @@ export async function quantizeRegion(task: QuantizeRegionTask, deps: RegionDeps)
   const target = deps.openStore(task.targetStore);
   const writer = await target.openRegion(task.ticket, task.index, { signal: deps.signal });
   if (task.prologue.byteLength > 0) await writer.write(task.prologue);
-  const source = deps.openStore(task.source);
+  const sources = [{ model: "", store: task.source, prefix: "", digests: undefined }];
   const losses: { readonly tensor: number; readonly loss: Loss }[] = [];
   const scalarSchemes = new Set<BlockSchemeId>();
   for (const run of task.runs) {
     const mark = deps.kernels.mark();
     try {
-      losses.push(...(await quantizeRun(run, source, deps, (bytes) => writer.write(bytes))));
+      losses.push(...(await quantizeRun(run, { ...deps, sources }, (bytes) => writer.write(bytes))));
     } finally {
       deps.kernels.release(mark);
     }
@@ -61,8 +62,7 @@ export async function quantizeRegion(task: QuantizeRegionTask, deps: RegionDeps)
 
 async function quantizeRun(
   { tensor, portions }: PortionRun,
-  source: ObjectStore,
-  deps: RegionDeps,
+  deps: RegionDeps & ReaderDeps,
   write: Write,
 ): Promise<QuantizeRegionResult["losses"]> {
   const { kernels } = deps;
@@ -77,7 +77,8 @@ async function quantizeRun(
   const { scheme, importance } = tensor;
   const quantizer = createRowQuantizer({ tensor: entry.name, scheme, columns, importance }, kernels);
   const quantized = kernels.allocateBlock(portionRows * quantizer.rowBytes);
-  const read = (index: number) => readPortion(source, entry, portions[index], bytesPerRow, stored[index % 2], deps);
+  const reader = createStoredReader(storedTensor(entry, 0), deps);
+  const read = (index: number) => readPortion(reader, portions[index], columns, stored[index % 2]);
   const losses: { readonly tensor: number; readonly loss: Loss }[] = [];
   let coming = read(0);
   for (const [index, portion] of portions.entries()) {
@@ -102,18 +103,13 @@ async function quantizeRun(
 
 /** Reads a portion to the start of a block; of no portion, nothing. */
 async function readPortion(
-  source: ObjectStore,
-  { ranges }: TensorEntry,
+  reader: StoredReader,
   portion: Portion | undefined,
-  bytesPerRow: number,
+  columns: number,
   block: Block | undefined,
-  { signal }: RegionDeps,
 ): Promise<Block> {
-  const [range] = ranges;
-  assert.ok(range !== undefined && ranges.length === 1 && block !== undefined, "a tensor is in one piece");
-  if (portion === undefined) return block;
-  const into = block.bytes.subarray(0, portion.rows * bytesPerRow);
-  await source.readInto(range.file, range.offset + portion.firstRow * bytesPerRow, into, { signal });
+  assert.ok(block !== undefined, "portions have two blocks");
+  if (portion !== undefined) await reader.read(portion.firstRow * columns, portion.rows * columns, block);
   return block;
 }
 

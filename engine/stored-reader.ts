@@ -2,9 +2,11 @@
 import assert from "node:assert/strict";
 import type { ByteRange } from "../core/checkpoint.ts";
 import type { Block, Kernels } from "../core/ops/kernels.ts";
+import { PACKED_SPAN_BYTES } from "../core/plan/memory.ts";
 import type { TensorPlace } from "../core/plan/schema.ts";
 import { DTYPE_BITS, type Dtype } from "../core/tensor.ts";
 import type { OpenStore } from "../stores/store.ts";
+import { createPackedReader, type ReadBytes } from "./packed-reader.ts";
 import type { ResolvedSource } from "./request.ts";
 
 /** Reads elements [first, first + count) in the tensor's dtype to the start of `target`. */
@@ -24,20 +26,29 @@ export type ReaderDeps = {
 };
 
 /** Throws what the store throws; a short read is an error there, never zeros. */
-export function createStoredReader(tensor: TensorPlace, { sources, openStore, signal }: ReaderDeps): StoredReader {
+export function createStoredReader(tensor: TensorPlace, deps: ReaderDeps): StoredReader {
+  const { dtype, packing } = tensor;
+  const unit = DTYPE_BITS[dtype] / 8;
+  const stored = createByteReader(tensor, deps);
+  if (packing === undefined) {
+    return { dtype, read: (first, count, target) => stored(first * unit, target.bytes.subarray(0, count * unit)) };
+  }
+  const span = () => deps.kernels.allocateBlock(PACKED_SPAN_BYTES).bytes;
+  const read = createPackedReader(tensor, packing, stored, span);
+  return { dtype, read: (first, count, target) => read(first, count, target.bytes) };
+}
+
+/** Bytes of the tensor, as they are stored. */
+function createByteReader(tensor: TensorPlace, { sources, openStore, signal }: ReaderDeps): ReadBytes {
   const source = sourceOf(tensor, sources);
   const store = openStore(source.store);
-  const unit = DTYPE_BITS[tensor.dtype] / 8;
-  return {
-    dtype: tensor.dtype,
-    async read(first, count, target) {
-      const reads: Promise<void>[] = [];
-      for (const piece of piecesOf(tensor.ranges, first * unit, count * unit)) {
-        const into = target.bytes.subarray(piece.targetOffset, piece.targetOffset + piece.bytes);
-        reads.push(store.readInto(`${source.prefix}${piece.file}`, piece.offset, into, { signal }));
-      }
-      await Promise.all(reads);
-    },
+  return async (offset, target) => {
+    const reads: Promise<void>[] = [];
+    for (const piece of piecesOf(tensor.ranges, offset, target.length)) {
+      const into = target.subarray(piece.targetOffset, piece.targetOffset + piece.bytes);
+      reads.push(store.readInto(`${source.prefix}${piece.file}`, piece.offset, into, { signal }));
+    }
+    await Promise.all(reads);
   };
 }
 

@@ -18,7 +18,7 @@ import type { ParsedRecipe } from "../core/recipe/parse.ts";
 import { checkReadable } from "../core/universal/conversion.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import type { ExecuteMerge, MergeProgress, MergeResult, ResolvedSource } from "../engine/request.ts";
-import { openCheckpoint, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
+import { openPlace, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
 import { readDocuments } from "../steps/read-documents.ts";
 import { readRecipe } from "../steps/read-recipe.ts";
 import { resolveModel } from "../steps/resolve-model.ts";
@@ -174,7 +174,7 @@ async function openModel(
     },
     model,
   );
-  const opened = await openCheckpoint(place.store, place.prefix, signal);
+  const opened = await openPlace(place, signal);
   checkReadable(opened.checkpoint);
   const documents = await readDocuments(place, opened.checkpoint, documentNames, signal);
   const source: PlanSource = {

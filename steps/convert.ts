@@ -18,7 +18,13 @@ import type { ObjectStore } from "../stores/store.ts";
 import { adoptPieces, findAdoptSource } from "./adopt.ts";
 import { readUniversal } from "./checkpoint-listing.ts";
 import { convertFile } from "./convert-file.ts";
-import { openCheckpoint, openCheckpointFile, type StoredCheckpoint, travellingFiles } from "./open-checkpoint.ts";
+import {
+  listDocument,
+  openPlace,
+  type StoredCheckpoint,
+  travellingFiles,
+  writtenDocuments,
+} from "./open-checkpoint.ts";
 import { createOnce, mapBounded } from "./records.ts";
 import { convertInputSchema, convertOutputSchema } from "./schemas.ts";
 import { defineStep, type StepDeps } from "./step.ts";
@@ -34,9 +40,7 @@ export const convertStep = defineStep({
   output: convertOutputSchema,
   async run({ source: sourceUri, sourceFile, target: targetUri, to }, deps) {
     const [source, target] = [deps.openStore(sourceUri), deps.openStore(targetUri)];
-    const opened = await (sourceFile === undefined
-      ? openCheckpoint(source, "", deps.signal)
-      : openCheckpointFile(source, sourceFile, deps.signal));
+    const opened = await openPlace({ store: source, prefix: "", file: sourceFile }, deps.signal);
     for await (const { key } of target.list("", { signal: deps.signal })) {
       throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
     }
@@ -92,7 +96,9 @@ async function gatherFiles(copying: Copying, to: "safetensors" | "universal"): P
     tensorFiles.push(listing);
   }
   const sideFiles = await mapBounded(travellingFiles(opened), (file) => copySideFile(copying, file), STREAMS_IN_FLIGHT);
-  return { tensorFiles, sideFiles };
+  const made = writtenDocuments(opened);
+  for (const { name, bytes } of made) await writeObject(target, name, bytes, bytes.length, { signal: deps.signal });
+  return { tensorFiles, sideFiles: [...sideFiles, ...made.map(listDocument)] };
 }
 
 async function copyTensorFile(copying: Copying, { name, bytes }: CheckpointFile): Promise<TensorFile> {

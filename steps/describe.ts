@@ -8,9 +8,16 @@ import { adoptSafetensors, checkpointDigest, encodeUniversal, UNIVERSAL_FILE } f
 import { MergeyardError } from "../core/error.ts";
 import type { DescribeUnit, PlanSource } from "../core/plan/schema.ts";
 import { describeConverted } from "../core/universal/convert-plan.ts";
+import { writeObject } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { recordCached } from "./cache.ts";
-import { openCheckpoint, type StoredCheckpoint, travellingFiles } from "./open-checkpoint.ts";
+import {
+  listDocument,
+  openPlace,
+  type StoredCheckpoint,
+  travellingFiles,
+  writtenDocuments,
+} from "./open-checkpoint.ts";
 import { createOnce } from "./records.ts";
 import type { UnitWork } from "./run-unit.ts";
 import type { StepDeps } from "./step.ts";
@@ -30,7 +37,9 @@ export async function describeSource(context: UnitContext, unit: DescribeUnit): 
   const adopted = await readAdopted(context, unit);
   const tensorFiles = adopted.map(({ file }) => file);
   const { conversion, checkpoint } = opened;
-  const sideFiles = await digestSideFiles(store, planned, opened, deps);
+  const copied = await digestSideFiles(store, planned, opened, deps);
+  const made = writtenDocuments(opened);
+  const sideFiles = [...copied, ...made.map(listDocument)];
   const universal =
     conversion === undefined
       ? adoptSafetensors(tensorFiles, sideFiles)
@@ -40,7 +49,10 @@ export async function describeSource(context: UnitContext, unit: DescribeUnit): 
   const document = encodeUniversal(universal);
   let bytesCopied = 0;
   const places = new Map(adopted.flatMap(({ file, key }) => (key === null ? [] : [[file.name, key] as const])));
-  for (const file of [...tensorFiles, ...sideFiles]) {
+  for (const { name, bytes } of made) {
+    await writeObject(yard, `${prefix}${name}`, bytes, bytes.length, { signal: deps.signal });
+  }
+  for (const file of [...tensorFiles, ...copied]) {
     const madeHere = places.get(file.name);
     const target = { store: yard, key: `${prefix}${file.name}` };
     // A stream that an earlier attempt finished is not repeated. What the store copies by itself is: a link into an
@@ -76,7 +88,7 @@ export async function describeSource(context: UnitContext, unit: DescribeUnit): 
 
 /** Opens the source's headers and checks that its files are those that the plan saw. */
 async function openUnchanged(store: ObjectStore, planned: PlanSource, signal: AbortSignal): Promise<StoredCheckpoint> {
-  const opened = await openCheckpoint(store, planned.prefix, signal);
+  const opened = await openPlace({ store, prefix: planned.prefix, file: planned.file }, signal);
   if (opened.fingerprint === planned.fingerprint) return opened;
   throw new MergeyardError("YardSourceChanged", {
     where: { store: planned.store, file: planned.prefix, model: planned.model },

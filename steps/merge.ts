@@ -45,11 +45,11 @@ function describeInput(input: UnitInput, sources: readonly (UnitSource | undefin
 
 /** A tensor of any source, with its adapter, by its content. */
 function describeStored(tensor: StoredTensor, sources: readonly (UnitSource | undefined)[]) {
-  const { dtype, shape, lora } = tensor;
+  const { dtype, shape, lora, packing } = tensor;
   const factor = (place: LoraFactor | undefined) =>
     place && { content: contentOf(place, sources), dtype: place.dtype, shape: place.shape, swapped: place.swapped };
   const update = lora && { ...lora, left: factor(lora.left), right: factor(lora.right) };
-  return { content: contentOf(tensor, sources), dtype, shape, lora: update };
+  return { content: contentOf(tensor, sources), dtype, shape, packing, lora: update };
 }
 
 function contentOf(input: TensorPlace, sources: readonly (UnitSource | undefined)[]): unknown {

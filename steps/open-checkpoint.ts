@@ -1,6 +1,7 @@
 // Opening a checkpoint that lies in a store: list the folder, read the headers, learn the digests that a manifest
 // states. No byte of weights is read.
 import { type Digest, digestBytes } from "../core/artifact/digest.ts";
+import type { PlainFile } from "../core/artifact/listed-file.ts";
 import type { CheckpointFile, FolderReader } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { OpenedCheckpoint } from "../core/formats/format.ts";
@@ -55,10 +56,35 @@ export async function openCheckpointFile(
   });
 }
 
+/** The checkpoint in a folder, or the one file of it that is named. Throws as `openCheckpoint`. */
+export function openPlace(
+  { store, prefix, file }: { readonly store: ObjectStore; readonly prefix: string; readonly file?: string | undefined },
+  signal?: AbortSignal,
+): Promise<StoredCheckpoint> {
+  return file === undefined
+    ? openCheckpoint(store, prefix, signal)
+    : openCheckpointFile(store, `${prefix}${file}`, signal);
+}
+
 /** Side files that travel with a checkpoint; an index speaks of files that a conversion replaces. */
 export function travellingFiles({ checkpoint, conversion }: OpenedCheckpoint): readonly CheckpointFile[] {
   if (conversion === undefined) return checkpoint.sideFiles;
   return checkpoint.sideFiles.filter(({ name }) => fileRole(name) !== "index");
+}
+
+/** Text files that travel with a checkpoint and lie nowhere: what its format says in other words. */
+export function writtenDocuments({ checkpoint }: OpenedCheckpoint): readonly WrittenDocument[] {
+  const taken = new Set(checkpoint.sideFiles.map(({ name }) => name));
+  return [...(checkpoint.documents ?? [])]
+    .filter(([name]) => !taken.has(name))
+    .map(([name, text]) => ({ name, bytes: new TextEncoder().encode(text) }));
+}
+
+export type WrittenDocument = { readonly name: string; readonly bytes: Uint8Array };
+
+/** The listing of a document once it is written. */
+export function listDocument({ name, bytes }: WrittenDocument): PlainFile {
+  return { name, bytes: bytes.length, digest: digestBytes(bytes) };
 }
 
 /** Digest of files' names, sizes and ETags; their order does not matter. */

@@ -17,7 +17,7 @@ import { convertedCheckpoint, planConversion } from "../core/universal/convert-p
 import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { findCachedCheckpoint } from "./cache.ts";
-import { openCheckpoint, type StoredCheckpoint } from "./open-checkpoint.ts";
+import { openCheckpoint, openPlace, type StoredCheckpoint } from "./open-checkpoint.ts";
 import { readPlan, writePlan } from "./plan-file.ts";
 import { readDocuments } from "./read-documents.ts";
 import { readRecipe } from "./read-recipe.ts";
@@ -104,7 +104,7 @@ async function openModel(
   deps: StepDeps,
 ): Promise<PipelineModel> {
   const place = await resolveModel(scope, model);
-  const opened = await openCheckpoint(place.store, place.prefix, deps.signal);
+  const opened = await openPlace(place, deps.signal);
   for (const warning of opened.warnings) deps.log({ event: "warning", model, text: describeWarning(warning) });
   const source = describeSource(model, place, opened, opened.digest === undefined ? "pending" : "adopted");
   const base = { checkpointName: place.name };
@@ -113,7 +113,8 @@ async function openModel(
   if (known === undefined) return { ...base, source, ...planOwn(opened, shardBytes) };
   const { prefix, checkpoint } = known;
   // Format and fingerprint stay the upload's own: the run keeps its name from before to after the adoption.
-  const adopted = { ...source, store: yard.uri, prefix, state: "adopted" as const };
+  const { file: _, ...named } = source;
+  const adopted = { ...named, store: yard.uri, prefix, state: "adopted" as const };
   return { ...base, source: adopted, checkpoint };
 }
 
@@ -130,9 +131,10 @@ function describeSource(
   opened: StoredCheckpoint,
   state: PlanSource["state"],
 ): PlanSource {
-  const { store, prefix } = place;
+  const { store, prefix, file } = place;
   const { checkpoint, fingerprint } = opened;
-  return { model, store: store.uri, prefix, format: checkpoint.format, fingerprint, state };
+  const source = { model, store: store.uri, prefix, format: checkpoint.format, fingerprint, state };
+  return file === undefined ? source : { ...source, file };
 }
 
 /** The universal checkpoint of a source that was adopted before; undefined when it is not whole any more. */

@@ -18,7 +18,7 @@ import { elementCount } from "../core/tensor.ts";
 import type { QuantizeTensor } from "../engine/quantize-request.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
-import { openCheckpoint, openCheckpointFile, type StoredCheckpoint } from "./open-checkpoint.ts";
+import { openPlace, type StoredCheckpoint } from "./open-checkpoint.ts";
 import { defineStep, type QuantizeDeps, type StepDeps } from "./step.ts";
 
 const count = z.int().nonnegative();
@@ -65,9 +65,7 @@ export const quantizeStep = defineStep({
   async run(input, deps: QuantizeDeps) {
     const [source, target] = [deps.openStore(input.source), deps.openStore(input.target)];
     const { signal } = deps;
-    const opened = await (input.sourceFile === undefined
-      ? openCheckpoint(source, "", signal)
-      : openCheckpointFile(source, input.sourceFile, signal));
+    const opened = await openPlace({ store: source, prefix: "", file: input.sourceFile }, signal);
     if ((await target.head(input.name, { signal })) !== undefined) {
       const where = { store: target.uri, file: input.name };
       throw new MergeyardError("YardTargetOccupied", { where, found: "a file", expected: "no file of that name" });
@@ -123,6 +121,9 @@ function typeOf(scheme: GgufModelTensor["scheme"]) {
   return type;
 }
 
+const TOKENIZER_FILE = "tokenizer.json";
+const SETTINGS_FILE = "tokenizer_config.json";
+
 /** Metadata of the tokenizer beside the weights; undefined when there is none at all. */
 async function readTokenizer(
   source: ObjectStore,
@@ -130,7 +131,13 @@ async function readTokenizer(
   { signal }: StepDeps,
 ): Promise<GgufMetadata | undefined> {
   const has = (file: string) => checkpoint.sideFiles.some(({ name }) => name === file);
-  if (!has("tokenizer.json")) {
+  const made = checkpoint.documents?.get(TOKENIZER_FILE);
+  if (made !== undefined && !has(TOKENIZER_FILE)) {
+    const settings = parseSettings(source, new TextEncoder().encode(checkpoint.documents?.get(SETTINGS_FILE) ?? "{}"));
+    const tokenizerJson = new TextEncoder().encode(made);
+    return describeTokenizer({ tokenizerJson, tokenizerConfig: settings, config: checkpoint.config });
+  }
+  if (!has(TOKENIZER_FILE)) {
     if (!has("tokenizer.model")) return undefined;
     const where = { store: source.uri, file: "tokenizer.model" };
     throw new MergeyardError("QuantizeTokenizerUnsupported", {
@@ -139,16 +146,18 @@ async function readTokenizer(
       expected: "tokenizer.json",
     });
   }
-  const tokenizerJson = await readAll(source, "tokenizer.json", TOKENIZER_LIMITS.bytes, { signal });
-  const file = "tokenizer_config.json";
-  const tokenizerConfig = has(file) ? await readObject(source, file, signal) : undefined;
+  const tokenizerJson = await readAll(source, TOKENIZER_FILE, TOKENIZER_LIMITS.bytes, { signal });
+  const tokenizerConfig = has(SETTINGS_FILE)
+    ? parseSettings(source, await readAll(source, SETTINGS_FILE, TOKENIZER_LIMITS.bytes, { signal }))
+    : undefined;
   return describeTokenizer({ tokenizerJson, tokenizerConfig, config: checkpoint.config });
 }
 
-async function readObject(source: ObjectStore, file: string, signal: AbortSignal): Promise<Record<string, unknown>> {
+function parseSettings(source: ObjectStore, bytes: Uint8Array): Record<string, unknown> {
+  const file = SETTINGS_FILE;
   const refuse = ({ offset, found, expected }: { offset?: number; found: string; expected: string }) =>
     new MergeyardError("QuantizeTokenizerUnsupported", { where: { store: source.uri, file, offset }, found, expected });
-  const value = parseJsonDocument(await readAll(source, file, TOKENIZER_LIMITS.bytes, { signal }), { refuse });
+  const value = parseJsonDocument(bytes, { refuse });
   const parsed = z.record(z.string(), z.unknown()).safeParse(value);
   if (!parsed.success) throw refuse({ found: "another form", expected: "a JSON object" });
   return parsed.data;
@@ -185,7 +194,7 @@ function checkImportance(tensors: readonly GgufModelTensor[], importance: Import
   }
 }
 
-/** Float weights in one piece, as safetensors files have them. */
+/** Float weights in one piece, as safetensors and GGUF files have them. */
 function checkReadable(entry: TensorEntry): void {
   if (isFloatDtype(entry.dtype) && entry.ranges.length === 1) return;
   const found = isFloatDtype(entry.dtype) ? "a tensor in several pieces" : entry.dtype;

@@ -5,7 +5,10 @@ import { TOKENIZER_LIMITS } from "../core/limits.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 
-/** Those of `names` that the checkpoint in the folder has. Throws PlanDocumentInvalid, and what the store throws. */
+/**
+ * Those of `names` that the checkpoint in the folder has, as files or in other words. Throws PlanDocumentInvalid, and
+ * what the store throws.
+ */
 export async function readDocuments(
   { store, prefix }: { readonly store: ObjectStore; readonly prefix: string },
   checkpoint: Checkpoint,
@@ -20,6 +23,9 @@ export async function readDocuments(
       throw new MergeyardError("PlanDocumentInvalid", { where, found: `${bytes} bytes`, expected });
     }
     documents.set(name, await readAll(store, `${prefix}${name}`, TOKENIZER_LIMITS.bytes, { signal }));
+  }
+  for (const [name, text] of checkpoint.documents ?? []) {
+    if (names.includes(name) && !documents.has(name)) documents.set(name, new TextEncoder().encode(text));
   }
   return documents;
 }

@@ -4,6 +4,8 @@
 import { checkName } from "../core/artifact/key.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
+import { gguf } from "../core/formats/gguf-checkpoint.ts";
+import { FORMATS } from "../core/formats/registry.ts";
 import type { ObjectStore, OpenStore } from "../stores/store.ts";
 import { openCheckpoint } from "./open-checkpoint.ts";
 import { findVersion, listModel, listUploads, parseVersionReference, type UploadListing } from "./yard.ts";
@@ -23,6 +25,8 @@ export type ModelScope = {
 export type ModelPlace = {
   readonly store: ObjectStore;
   readonly prefix: string;
+  /** The file of the folder that is the model, where a file is named; other files beside it are not looked at. */
+  readonly file?: string | undefined;
   readonly name: string;
   /** upload: below incoming/; version: below artifacts/; checkpoint: below checkpoints/; folder: anywhere else. */
   readonly kind: "upload" | "version" | "checkpoint" | "folder";
@@ -46,6 +50,8 @@ export async function resolveModel(scope: ModelScope, reference: string): Promis
     const uri = resolveUri(folder, text);
     tried.push(uri);
     if (await hasObjects(scope.openStore(uri), "")) return folderPlace(scope.openStore(uri), text);
+    const file = await findFile(scope, uri);
+    if (file !== undefined) return file;
   }
   throw new MergeyardError("YardModelMissing", { where: { model: reference }, expected: tried.join(" or ") });
 }
@@ -56,6 +62,8 @@ async function findExplicit(scope: ModelScope, text: string): Promise<ModelPlace
     const uri = text.startsWith("/") ? resolveUri("file:///", text) : text;
     const store = scope.openStore(uri);
     if (await hasObjects(store, "")) return folderPlace(store, text);
+    const file = await findFile(scope, uri);
+    if (file !== undefined) return file;
     throw new MergeyardError("YardModelMissing", { where: { model: text }, found: "no files", expected: uri });
   }
   const [area, ...rest] = text.split("/");
@@ -65,6 +73,16 @@ async function findExplicit(scope: ModelScope, text: string): Promise<ModelPlace
   if (area === "artifacts") return findArtifact(yard, rest.join("/"));
   if (area === "checkpoints") return findCheckpoint(yard, rest.join("/"));
   return undefined;
+}
+
+/** A single file that is a checkpoint by itself, such as a GGUF file; undefined when there is none at the URI. */
+async function findFile({ openStore, signal }: ModelScope, uri: string): Promise<ModelPlace | undefined> {
+  const [, folder = "", name = ""] = /^(.+)\/([^/]+\.[A-Za-z]+)$/.exec(uri) ?? [];
+  if (!FORMATS.some(({ extensions }) => extensions.some((extension) => name.endsWith(extension)))) return undefined;
+  const file = decodeURIComponent(name);
+  const store = openStore(folder);
+  if ((await store.head(file, { signal })) === undefined) return undefined;
+  return { ...folderPlace(store, file.slice(0, file.lastIndexOf("."))), file };
 }
 
 /** A bare name: the published version behind `latest`, else the newest complete upload. */
@@ -136,15 +154,15 @@ async function findUpload(yard: ObjectStore, path: readonly string[], signal: Ab
   throw new MergeyardError("YardUploadIncomplete", {
     where: { ...where, file: newest instanceof MergeyardError ? newest.where.file : wanted[0]?.prefix },
     found: newest instanceof Error ? newest.message : String(newest),
-    expected: `a file ${UPLOAD_MARKER}, an index with all its shards, or a lone model.safetensors`,
+    expected: `a file ${UPLOAD_MARKER}, an index with all its shards, a lone model.safetensors or a GGUF model`,
     cause: newest,
   });
 }
 
 /**
  * Undefined when an upload is complete: its marker is there, or its index and every shard that it names with the size
- * that the shard's own header says, or a model.safetensors alone, or an adapter with its config. Otherwise what is
- * missing.
+ * that the shard's own header says, or a model.safetensors alone, or an adapter with its config, or every file of one
+ * GGUF model. Otherwise what is missing.
  */
 export async function whyIncomplete(yard: ObjectStore, upload: UploadListing, signal: AbortSignal): Promise<unknown> {
   const names = upload.files.map((file) => file.key.slice(upload.prefix.length));
@@ -153,7 +171,10 @@ export async function whyIncomplete(yard: ObjectStore, upload: UploadListing, si
   const [only, second] = tensorFiles;
   const isAdapter = only === "adapter_model.safetensors" && names.includes("adapter_config.json");
   const isLone = second === undefined && (only === "model.safetensors" || isAdapter);
-  if (!isLone && !names.includes("model.safetensors.index.json")) return "no index, and no lone model.safetensors";
+  const isGguf =
+    tensorFiles.length === 0 && gguf.recognise(upload.files.map(({ bytes }, at) => ({ name: names[at] ?? "", bytes })));
+  if (!isLone && !isGguf && !names.includes("model.safetensors.index.json"))
+    return "no index, and no lone model.safetensors";
   try {
     await openCheckpoint(yard, upload.prefix, signal);
     return undefined;

@@ -61,12 +61,13 @@ function describeAsData(source: string, { checkpoint, warnings, fingerprint, dig
     dtypes: summariseDtypes(tensors),
     architectures: config?.architectures ?? null,
     metadata: Object.fromEntries(metadata),
-    tensors: tensors.map(({ name, dtype, shape, ranges, digest: tensorDigest }) => ({
+    tensors: tensors.map(({ name, dtype, shape, ranges, packing, digest: tensorDigest }) => ({
       name,
       dtype,
+      ...(packing === undefined ? {} : { packing }),
       shape,
       file: ranges[0]?.file ?? null,
-      bytes: tensorBytes(dtype, shape),
+      bytes: bytesOf({ name, dtype, shape, ranges, packing }),
       digest: tensorDigest ?? null,
     })),
     training: describeTraining(conversion),
@@ -182,8 +183,9 @@ function elementsOf({ shape }: TensorEntry): number {
   return elementCount(shape);
 }
 
-function bytesOf({ dtype, shape }: TensorEntry): number {
-  return tensorBytes(dtype, shape);
+/** As stored: packed values take fewer bytes than their dtype. */
+function bytesOf({ dtype, shape, ranges, packing }: TensorEntry): number {
+  return packing === undefined ? tensorBytes(dtype, shape) : sumOf(ranges, ({ bytes }) => bytes);
 }
 
 function sumOf<T>(items: readonly T[], measure: (item: T) => number): number {

@@ -271,6 +271,16 @@ export const FORMAT_CODES = {
     retryable: false,
     remedy: "make the file again; to write one, choose a scheme whose block divides the tensor's rows",
   },
+  GgufModelUnsupported: {
+    meaning: "the GGUF file cannot be read as a model's checkpoint",
+    retryable: false,
+    remedy: "use the checkpoint that the file was made from",
+  },
+  GgufSplitIncomplete: {
+    meaning: "the files of a split GGUF model are not all there",
+    retryable: false,
+    remedy: "fetch every file of the set into one folder, and name the folder",
+  },
   // Quantizing
   QuantizeModelUnsupported: {
     meaning: "a file of this kind cannot hold this model",

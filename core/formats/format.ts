@@ -11,6 +11,9 @@ const WARNING_CODES = {
   FileIgnored: "a file lies here that is no part of this checkpoint and is left out",
   OptimizerStatesMissing: "there are no optimizer states; the weights alone are read",
   UnionAssumed: "no pattern names this tensor of one axis; its slices are joined, which is wrong if ranks replicate it",
+  TokenizerNotRebuilt:
+    "the file's tokenizer cannot be written as tokenizer.json and is left out: put one beside it and name the folder",
+  RopeScalingLost: "the file scales rotary embeddings by a tensor that config.json has no words for; it is left out",
   TensorsIgnored: "a file holds tensors beside the model's own (an optimizer's, a wrapper's); they are left out",
 } as const;
 

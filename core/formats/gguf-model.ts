@@ -8,14 +8,8 @@ import { chooseScheme, type Mix, type TensorKind } from "../schemes/mixes.ts";
 import type { BlockSchemeId } from "../schemes/registry.ts";
 import { elementCount, type Shape } from "../tensor.ts";
 import { compareUtf8 } from "../utf8-order.ts";
+import { GGUF_FAMILIES, GGUF_INSIDE, GGUF_OUTSIDE } from "./gguf-names.ts";
 import type { GgufMetadata, GgufValue } from "./gguf-types.ts";
-
-/** model_type of the config, the name in GGUF, and whether its rotary halves are interleaved there. */
-const ARCHITECTURES: Readonly<Record<string, { readonly name: string; readonly permutes: boolean }>> = {
-  llama: { name: "llama", permutes: true },
-  mistral: { name: "llama", permutes: true },
-  qwen2: { name: "qwen2", permutes: false },
-};
 
 const positive = z.int().positive();
 const configSchema = z.looseObject({
@@ -49,22 +43,6 @@ export type GgufModel = { readonly metadata: GgufMetadata; readonly tensors: rea
 const LAYER = /^model\.layers\.(\d{1,5})\.(.+)$/;
 /** Kept in older files; made from the config by every reader. */
 const IGNORED = /\.rotary_emb\.inv_freq$/;
-const OUTSIDE: Readonly<Record<string, string>> = {
-  "model.embed_tokens.weight": "token_embd.weight",
-  "model.norm.weight": "output_norm.weight",
-  "lm_head.weight": "output.weight",
-};
-const INSIDE: Readonly<Record<string, string>> = {
-  input_layernorm: "attn_norm",
-  post_attention_layernorm: "ffn_norm",
-  "self_attn.q_proj": "attn_q",
-  "self_attn.k_proj": "attn_k",
-  "self_attn.v_proj": "attn_v",
-  "self_attn.o_proj": "attn_output",
-  "mlp.gate_proj": "ffn_gate",
-  "mlp.up_proj": "ffn_up",
-  "mlp.down_proj": "ffn_down",
-};
 /** Tensors of a layer that may have a bias. */
 const BIASED = new Set(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
 
@@ -81,10 +59,10 @@ export function planGgufModel(
   isWeighted: boolean,
 ): GgufModel {
   const config = readConfig(checkpoint.config);
-  const architecture = ARCHITECTURES[config.model_type];
-  if (architecture === undefined) {
-    const expected = Object.keys(ARCHITECTURES).join(", ");
-    throw unsupported({ field: "model_type" }, config.model_type, expected);
+  const family = GGUF_FAMILIES.find(({ modelType }) => modelType === config.model_type);
+  if (family === undefined || !family.canWrite) {
+    const written = GGUF_FAMILIES.filter(({ canWrite }) => canWrite).map(({ modelType }) => modelType);
+    throw unsupported({ field: "model_type" }, config.model_type, written.join(", "));
   }
   const isTied = config.tie_word_embeddings === true;
   const entries = checkpoint.tensors.filter(
@@ -104,10 +82,10 @@ export function planGgufModel(
     };
     const isMatrix = source.shape.length === 2;
     const scheme = isMatrix ? chooseScheme(mix, place, source.shape.at(-1) ?? 1) : "f32";
-    return { name, shape: source.shape, scheme, source, permutedHeads: architecture.permutes ? heads : undefined };
+    return { name, shape: source.shape, scheme, source, permutedHeads: family.permutes ? heads : undefined };
   });
   const elements = tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0);
-  return { metadata: describeModel(config, architecture.name, mix, elements, tokenizer), tensors };
+  return { metadata: describeModel(config, family.architecture, mix, elements, tokenizer), tensors };
 }
 
 function readConfig(value: unknown): Config {
@@ -146,7 +124,7 @@ function rename({ name, shape, dtype }: TensorEntry, config: Config): Named {
   const heads = config.num_attention_heads;
   const keyHeads = config.num_key_value_heads ?? heads;
   const headSize = headSizeOf(config);
-  const outside = OUTSIDE[name];
+  const outside = GGUF_OUTSIDE[name];
   const refuse = (expected: string) => unsupported({ tensor: name }, `${dtype} [${shape}]`, expected);
   const check = (...expected: readonly number[]) => {
     if (shape.join() !== expected.join()) throw refuse(`[${expected}]`);
@@ -160,7 +138,7 @@ function rename({ name, shape, dtype }: TensorEntry, config: Config): Named {
   }
   const [, layer = "", rest = ""] = LAYER.exec(name) ?? [];
   const [, part = "", suffix = ""] = /^(.+)\.(weight|bias)$/.exec(rest) ?? [];
-  const inside = INSIDE[part];
+  const inside = GGUF_INSIDE[part];
   if (inside === undefined || (suffix === "bias" && !BIASED.has(part)) || Number(layer) >= config.num_hidden_layers) {
     throw refuse(`a tensor of ${config.model_type} with ${config.num_hidden_layers} layers`);
   }
@@ -192,9 +170,9 @@ function compareNames(a: Named, b: Named): number {
 function checkComplete(named: readonly Named[], { num_hidden_layers: layers }: Config, isTied: boolean): void {
   const names = new Set(named.map(({ name }) => name));
   const inLayers = Array.from({ length: layers }, (_, layer) =>
-    Object.values(INSIDE).map((part) => `blk.${layer}.${part}.weight`),
+    Object.values(GGUF_INSIDE).map((part) => `blk.${layer}.${part}.weight`),
   );
-  const outside = isTied ? ["token_embd.weight", "output_norm.weight"] : Object.values(OUTSIDE);
+  const outside = isTied ? ["token_embd.weight", "output_norm.weight"] : Object.values(GGUF_OUTSIDE);
   const missing = [...outside, ...inLayers.flat()].find((name) => !names.has(name));
   if (missing !== undefined) throw unsupported({ tensor: missing }, "no such tensor", "every tensor of the model");
 }

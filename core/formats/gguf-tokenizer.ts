@@ -10,16 +10,25 @@ const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const WORDS = "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+";
 const REST = " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
-/** Where a pre-tokenizer splits, and its name. */
-const SPLITS: ReadonlyMap<string, string> = new Map([
-  [`${CONTRACTIONS}|${WORDS}|\\p{N}{1,3}|${REST}`, "llama-bpe"],
-  [`${CONTRACTIONS}|${WORDS}|\\p{N}|${REST}`, "qwen2"],
+type GgufSplit = {
+  /** Value of `tokenizer.ggml.pre`. */
+  readonly name: string;
+  /** Where text is split; absent: where the byte-level step itself does. */
+  readonly pattern?: string;
+  /** What the models with this splitting have besides. */
+  readonly normalizer?: string;
+  readonly ignoresMerges: boolean;
+};
+
+/** Ways of splitting text that have a name. */
+export const GGUF_SPLITS: readonly GgufSplit[] = Object.freeze([
+  { name: "gpt-2", ignoresMerges: false },
+  { name: "llama-bpe", pattern: `${CONTRACTIONS}|${WORDS}|\\p{N}{1,3}|${REST}`, ignoresMerges: true },
+  { name: "qwen2", pattern: `${CONTRACTIONS}|${WORDS}|\\p{N}|${REST}`, normalizer: "NFC", ignoresMerges: false },
 ]);
 
-const NORMAL = 1;
-const CONTROL = 3;
-const USER_DEFINED = 4;
-const UNUSED = 5;
+/** Values of `tokenizer.ggml.token_type`. */
+export const TOKEN_TYPES = Object.freeze({ normal: 1, control: 3, userDefined: 4, unused: 5 });
 
 const id = z.int().nonnegative().max(8_000_000);
 const tokenizerSchema = z.looseObject({
@@ -112,17 +121,14 @@ const FILE = "tokenizer.json";
 /** The name of where text is split. */
 function nameSplitting(splitting: unknown): string {
   const plain = byteLevel.safeParse(splitting);
-  if (plain.success && plain.data.use_regex) return "gpt-2";
   const parts = sequence.safeParse(splitting);
-  const pattern =
-    parts.success && !parts.data.pretokenizers[1].use_regex ? parts.data.pretokenizers[0].pattern : undefined;
-  const name = pattern === undefined ? undefined : SPLITS.get(pattern.Regex);
-  if (name !== undefined) return name;
-  throw unsupported(
-    "pre_tokenizer",
-    "rules without a name",
-    `the rules of gpt-2, ${[...SPLITS.values()].join(" or ")}`,
-  );
+  const isPlain = plain.success && plain.data.use_regex;
+  const isSplit = parts.success && !parts.data.pretokenizers[1].use_regex;
+  const pattern = isSplit ? parts.data.pretokenizers[0].pattern.Regex : undefined;
+  const known = isPlain || isSplit ? GGUF_SPLITS.find((split) => split.pattern === pattern) : undefined;
+  if (known !== undefined) return known.name;
+  const names = GGUF_SPLITS.map(({ name }) => name).join(", ");
+  throw unsupported("pre_tokenizer", "rules without a name", `the rules of ${names}`);
 }
 
 /** Spaces part the two tokens of a merge, so that none may be inside of one. */
@@ -139,13 +145,14 @@ function listTokens(
   config: TokenizerSource["config"],
 ): readonly Token[] {
   const tokens = new Map<number, Token>(
-    Object.entries(vocabulary).map(([content, at]) => [at, { content, type: NORMAL }]),
+    Object.entries(vocabulary).map(([content, at]) => [at, { content, type: TOKEN_TYPES.normal }]),
   );
-  for (const { id: at, content, special } of added) tokens.set(at, { content, type: special ? CONTROL : USER_DEFINED });
+  for (const { id: at, content, special } of added)
+    tokens.set(at, { content, type: special ? TOKEN_TYPES.control : TOKEN_TYPES.userDefined });
   const rows = Number(config?.vocab_size);
   const largest = [...tokens.keys()].reduce((max, at) => Math.max(max, at), -1);
   if (largest >= rows) throw unsupported("model.vocab", `id ${largest}`, `ids below the model's ${rows} rows`);
-  return Array.from({ length: rows }, (_, at) => tokens.get(at) ?? { content: `[PAD${at}]`, type: UNUSED });
+  return Array.from({ length: rows }, (_, at) => tokens.get(at) ?? { content: `[PAD${at}]`, type: TOKEN_TYPES.unused });
 }
 
 /** Ids of special tokens and what a reader does with them by itself. */

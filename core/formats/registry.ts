@@ -5,6 +5,7 @@ import { dcp } from "./dcp.ts";
 import { deepspeed } from "./deepspeed.ts";
 import { deepspeedUniversal } from "./deepspeed-universal.ts";
 import type { CheckpointFormat } from "./format.ts";
+import { gguf } from "./gguf-checkpoint.ts";
 import { safetensors } from "./safetensors-folder.ts";
 import { torch } from "./torch.ts";
 import { universal } from "./universal-folder.ts";
@@ -18,6 +19,7 @@ export const FORMATS: readonly CheckpointFormat[] = Object.freeze([
   deepspeed,
   deepspeedUniversal,
   torch,
+  gguf,
 ]);
 
 /**

@@ -15,7 +15,6 @@ const EVIDENCE: readonly Evidence[] = Object.freeze([
     title: "Megatron-LM checkpoint",
     hint: "export it to the Hugging Face form with Megatron's own converter",
   },
-  { path: /\.gguf$/i, title: "GGUF", hint: "use the safetensors checkpoint that the GGUF file was made from" },
   {
     path: /(^|\/)(_CHECKPOINT_METADATA|manifest\.ocdbt|_METADATA)$/,
     title: "orbax checkpoint",

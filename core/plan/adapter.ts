@@ -18,8 +18,9 @@ export type ViewedTensor = { readonly entry: TensorEntry; readonly stored: Store
 export type IndexedModel = { readonly model: MergeModel; readonly source: number };
 
 /** The stored form of a tensor of source `source`. */
-export function storedTensor({ name, dtype, shape, ranges }: TensorEntry, source: number): StoredTensor {
-  return { source, tensor: name, dtype, shape: [...shape], ranges: ranges.map((range) => ({ ...range })) };
+export function storedTensor({ name, dtype, shape, ranges, packing }: TensorEntry, source: number): StoredTensor {
+  const place = { source, tensor: name, dtype, shape: [...shape], ranges: ranges.map((range) => ({ ...range })) };
+  return packing === undefined ? place : { ...place, packing: { ...packing } };
 }
 
 /**

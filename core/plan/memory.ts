@@ -1,10 +1,13 @@
 // How much memory a merge takes: one formula, used by the planner to bound a unit and by the engine to size a thread's
 // kernel memory, so that the bound the plan shows is the bound that holds.
+import type { TensorEntry } from "../checkpoint.ts";
 import { type MergeMethod, tileElementsOf } from "../methods/method.ts";
 import { TILE_ELEMENTS } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
+import { BLOCK_SCHEMES } from "../schemes/registry.ts";
+import { rowBytes } from "../schemes/scheme.ts";
 import { type Dtype, elementBytes, elementCount } from "../tensor.ts";
-import type { StoredTensor, UnitInput, UnitTensor } from "./schema.ts";
+import { placesOf, type StoredTensor, type UnitInput, type UnitTensor } from "./schema.ts";
 
 /** Elements of a window when nothing else is asked for: 64 tiles, 1 MiB of BF16, small enough to stay in cache. */
 const WINDOW_ELEMENTS_DEFAULT = 64 * TILE_ELEMENTS;
@@ -59,6 +62,12 @@ export function valueDtype({ dtype, rows }: Pick<UnitInput, "dtype" | "rows">): 
   return rows?.dtype ?? dtype;
 }
 
+/** Stored bytes of `count` elements of an input: whole blocks of packed ones, which windows are made of. */
+export function storedBytes({ dtype, packing, rows }: UnitInput, count: number): number {
+  const scheme = rows === undefined ? packing?.scheme : undefined;
+  return scheme === undefined ? elementBytes(dtype, count) : rowBytes(BLOCK_SCHEMES[scheme], count);
+}
+
 /** Reads of gathered rows that go on at a time, each through memory of its own, and the bytes of that memory. */
 export const GATHER_SPANS = 8;
 export const GATHER_SPAN_BYTES = 256 * 1024;
@@ -67,12 +76,22 @@ export const GATHER_SPAN_BYTES = 256 * 1024;
 export const LORA_LEFT_ELEMENTS = 65_536;
 export const LORA_SPAN_BYTES = 2 ** 20;
 
+/** Bytes of packed values that are read at a time, and as many of values whose rows are put in order. */
+export const PACKED_SPAN_BYTES = 2 ** 20;
+
 /** Kernel memory of an input's readers, for as long as its tensor is merged. */
 function readerBytes(input: UnitInput): number {
   const tensors = [input, ...(input.rows?.others ?? [])];
-  const adapters = tensors.reduce((sum, tensor) => sum + loraBytes(tensor), 0);
+  const packed = placesOf(input).reduce((sum, place) => sum + packedBytes(place), 0);
+  const adapters = tensors.reduce((sum, tensor) => sum + loraBytes(tensor), packed);
   // For each span its bytes and a tile of half of them, and a span for padding.
   return adapters + (input.rows === undefined ? 0 : GATHER_SPANS * 1.5 * GATHER_SPAN_BYTES + GATHER_SPAN_BYTES);
+}
+
+/** Kernel memory of reading packed values. */
+export function packedBytes({ packing }: Pick<TensorEntry, "packing">): number {
+  const spans = [packing?.scheme, packing?.interleavedHeads].filter((part) => part !== undefined);
+  return spans.length * allocatedBytes(PACKED_SPAN_BYTES);
 }
 
 /** The right factor in float32 and a span of it, rows of the left one as they are stored and in float32, two tiles. */

@@ -149,7 +149,7 @@ function convertUnit({ file, fileBytes, tensors, gathers }: ConvertedFile, sourc
 }
 
 /** The gather as the schema's mutable arrays. */
-function plainGather({ rule, copies }: Gather): ConvertUnit["tensors"][number]["gather"] {
+function plainGather({ rule, copies, packing }: Gather): ConvertUnit["tensors"][number]["gather"] {
   const plain = copies.map((boxes) =>
     boxes.map(({ ranges, sourceShape, sourceOffset, size, targetOffset }) => ({
       ranges: ranges.map(({ file, offset, bytes }) => ({ file, offset, bytes })),
@@ -159,11 +159,11 @@ function plainGather({ rule, copies }: Gather): ConvertUnit["tensors"][number]["
       targetOffset: [...targetOffset],
     })),
   );
-  return { rule, copies: plain };
+  return packing === undefined ? { rule, copies: plain } : { rule, copies: plain, packing };
 }
 
-function folderKey({ store, prefix }: PlanSource): string {
-  return `${store}\n${prefix}`;
+function folderKey({ store, prefix, file = "" }: PlanSource): string {
+  return `${store}\n${prefix}${file}`;
 }
 
 function describeStage(index: number, name: string, kind: Stage["kind"], units: readonly Unit[]): Stage {

@@ -1,6 +1,7 @@
 // The plan: a JSON Lines file, one header line and one line per unit. Written by the planner from headers alone, read
 // by every worker. The zod schemas are its only definition; all types are inferred from them.
 import { z } from "zod";
+import { BLOCK_SCHEME_IDS } from "../schemes/registry.ts";
 import { DTYPES } from "../tensor.ts";
 
 const count = z.int().nonnegative();
@@ -18,6 +19,8 @@ export const sourceSchema = z.strictObject({
   /** URI of the store that holds the folder, and the folder's key prefix in it ("" or ending in "/"). */
   store: z.string(),
   prefix: z.string(),
+  /** The file of the folder that is the model, where the reference names one. */
+  file: z.string().optional(),
   format: z.string(),
   /**
    * Identity of the files without reading them: digest of their names, sizes and ETags; for a universal checkpoint or
@@ -34,14 +37,22 @@ export const sourceSchema = z.strictObject({
   mergedBy: z.strictObject({ stage: count }).optional(),
 });
 
+/** How values are stored: `core/checkpoint.ts` defines the fields. */
+const packingSchema = z.strictObject({
+  scheme: z.enum(BLOCK_SCHEME_IDS).optional(),
+  interleavedHeads: z.int().positive().optional(),
+});
+
 const tensorPlace = {
   /** Index into the plan's sources. */
   source: count,
   tensor: z.string(),
+  /** Of the values. */
   dtype,
   /** Shape as stored. */
   shape,
   ranges: z.array(byteRangeSchema),
+  packing: packingSchema.optional(),
 };
 
 /** A factor of a low-rank update: one axis is the rank. `swapped`: its axes are stored the other way round. */
@@ -139,6 +150,7 @@ const boxSchema = z.strictObject({
 const gatherSchema = z.strictObject({
   rule: z.enum(["join", "equal", "mean"]),
   copies: z.array(z.array(boxSchema)).min(1),
+  packing: packingSchema.optional(),
 });
 
 /** Write one tensor file of the universal checkpoint of a source in another format, by ranged reads of its files. */

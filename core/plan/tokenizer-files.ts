@@ -33,11 +33,15 @@ export function tokenizerFiles(
   { vocabulary, template }: TokenizerChanges,
   notes: Notes,
 ): readonly SideFile[] {
-  const own = model.checkpoint.sideFiles
+  const text = (name: string, content: string): SideFile => ({ from: "text", name, text: content });
+  const files = model.checkpoint.sideFiles
     .filter(({ name }) => fileRole(name) === "tokenizer")
     .map(({ name, bytes }): SideFile => ({ from: "source", name, source, file: name, bytes }));
+  const made = [...(model.checkpoint.documents ?? [])]
+    .filter(([name]) => fileRole(name) === "tokenizer" && files.every((file) => file.name !== name))
+    .map(([name, content]) => text(name, content));
+  const own = [...files, ...made];
   const rebuilt = vocabulary?.merged.unchanged === false ? vocabulary : undefined;
-  const text = (name: string, content: string): SideFile => ({ from: "text", name, text: content });
   const hasConfig = rebuilt !== undefined || own.some(({ name }) => name === TOKENIZER_CONFIG_FILE);
   const changes = rebuilt !== undefined || template !== undefined;
   const written = [

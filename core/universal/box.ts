@@ -2,7 +2,7 @@
 // contents of a box of some rank's array, whose elements are the concatenation of byte ranges. Pure geometry: Union and
 // the readers of distributed checkpoints make boxes, the converter follows them.
 import assert from "node:assert/strict";
-import type { ByteRange } from "../checkpoint.ts";
+import type { ByteRange, Packing } from "../checkpoint.ts";
 import { elementCount, type Shape } from "../tensor.ts";
 
 /**
@@ -21,7 +21,12 @@ export type Box = {
  * join: the boxes of the only copy tile the tensor. equal: every copy tiles it, with the same bytes, or the checkpoint
  * is refused. mean: every copy tiles it, and the mean counts: float32 additions in order from +0, then one division.
  */
-export type Gather = { readonly rule: "join" | "equal" | "mean"; readonly copies: readonly (readonly Box[])[] };
+export type Gather = {
+  readonly rule: "join" | "equal" | "mean";
+  readonly copies: readonly (readonly Box[])[];
+  /** Present when the only box is the whole tensor and its ranges hold packed values. */
+  readonly packing?: Packing | undefined;
+};
 
 /** `count` elements from `source` on of the box's array are those from `target` on of the tensor, both flattened. */
 export type Run = { readonly target: number; readonly source: number; readonly count: number };
@@ -32,8 +37,9 @@ export function wholeBox(ranges: readonly ByteRange[], shape: Shape, targetOffse
 }
 
 /** A gather of one array that is the tensor. */
-export function gatherWhole(ranges: readonly ByteRange[], shape: Shape): Gather {
-  return { rule: "join", copies: [[wholeBox(ranges, shape)]] };
+export function gatherWhole(ranges: readonly ByteRange[], shape: Shape, packing?: Packing): Gather {
+  const gather = { rule: "join" as const, copies: [[wholeBox(ranges, shape)]] };
+  return packing === undefined ? gather : { ...gather, packing };
 }
 
 /** Number of runs of a box and the elements of each: the inner axes that are whole on both sides, and the next one. */

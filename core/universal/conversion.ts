@@ -58,7 +58,7 @@ export function parametersOf(tensors: readonly TensorEntry[]): readonly Conversi
   });
   return [...groups.values()].flatMap(([first, ...others]): ConversionParameter[] => {
     if (first === undefined) return [];
-    const { name, dtype, shape, ranges, gather = gatherWhole(ranges, shape) } = first;
+    const { name, dtype, shape, ranges, packing, gather = gatherWhole(ranges, shape, packing) } = first;
     const aliases = others.map((other) => other.name);
     return [
       { name, dtype, shape, gather, pattern: { kind: "unique" }, paddedRows: undefined, aliases, training: undefined },

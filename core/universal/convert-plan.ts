@@ -53,7 +53,10 @@ export function encodeConverted(
 }
 
 /** Bytes that gathering a tensor reads. */
-export function gatherBytes({ copies }: Gather, dtype: GatheredTensor["dtype"]): number {
+export function gatherBytes({ copies, packing }: Gather, dtype: GatheredTensor["dtype"]): number {
+  if (packing !== undefined) {
+    return copies.flat().reduce((sum, { ranges }) => ranges.reduce((bytes, range) => bytes + range.bytes, sum), 0);
+  }
   const elements = copies.flat().reduce((sum, { size }) => sum + elementCount(size), 0);
   return elementBytes(dtype, elements);
 }

@@ -84,6 +84,30 @@ test("an average of two BF16 models is the float32 average, rounded once", async
   });
 });
 
+test("a GGUF file is named as a model and merged with another one as the values that it holds", async () => {
+  const terminal = createRecorder({ cwd: scratch });
+  const base = path.join(EXAMPLES, "models/base");
+  const call = (...args: readonly string[]) => main(args, terminal);
+  assert.equal(await call("quantize", base, "--scheme", "q8_0", "--no-tokenizer", "--out", "base.gguf"), 0);
+  assert.equal(await call("convert", "base.gguf", "--to", "safetensors", "--out", "base-back"), 0);
+  const merged: Buffer[] = [];
+  for (const model of ["./base.gguf", "./base-back"]) {
+    const text = `merge_method: linear
+models:
+  - { model: ${model}, parameters: { weight: 0.5 } }
+  - { model: ${EXAMPLES}/models/python, parameters: { weight: 0.5 } }
+dtype: bfloat16
+`;
+    const out = path.join(scratch, path.basename(model, ".gguf"), "merged");
+    mkdirSync(path.dirname(out), { recursive: true });
+    const { status, result, error } = await merge([recipeFile("gguf", text), "--out", out], scratch);
+    assert.equal(status, 0, JSON.stringify(error));
+    merged.push(readFileSync(path.join(out, "model.safetensors")));
+    assert.ok(Number(result.bytesRead) > 0);
+  }
+  assert.deepEqual(merged[0], merged[1]);
+});
+
 test("the model card states the digests of inputs, and the version is the same wherever they lie", async () => {
   const [version, foreign, moved] = ["version", "foreign", "moved"].map((name) => path.join(scratch, `card-${name}`));
   const merged = await merge(["linear.yaml", "--out", version ?? ""]);

@@ -129,8 +129,8 @@ suite("opening one file", () => {
   });
 
   test("refuses a file of another kind", async () => {
-    const { store } = await makeStore({ "x.gguf": "GGUF" });
-    await assert.rejects(openCheckpointFile(store, "x.gguf"), { code: "CheckpointFormatUnsupported" });
+    const { store } = await makeStore({ "x.h5": "\x89HDF" });
+    await assert.rejects(openCheckpointFile(store, "x.h5"), { code: "CheckpointFormatUnsupported" });
   });
 });
 

@@ -25,6 +25,8 @@ suite("the registry of formats", () => {
     assert.equal(recogniseFormat(named(["mp_rank_00_model_states.pt"])).id, "deepspeed");
     assert.equal(recogniseFormat(named(["layer_01-model_00-model_states.pt"])).id, "deepspeed");
     assert.equal(recogniseFormat(named(["latest_universal", "u/zero/a/fp32.pt"])).id, "deepspeed_universal");
+    assert.equal(recogniseFormat(named(["model-q4_k_m.gguf"])).id, "gguf");
+    assert.equal(recogniseFormat(named(["model.safetensors", "model-q4_k_m.gguf"])).id, "safetensors");
     assert.equal(recogniseFormat(named([".metadata", "__0_0.distcp"])).id, "dcp");
     assert.equal(recogniseFormat(named(["shard-00001-model-00001-of-00001.safetensors"])).id, "dcp");
   });
@@ -32,12 +34,12 @@ suite("the registry of formats", () => {
   test("opens a file by its extension", () => {
     assert.equal(recogniseFileFormat({ name: "x.safetensors", bytes: 1 }).id, "safetensors");
     assert.equal(recogniseFileFormat({ name: "x.pt", bytes: 1 }).id, "torch");
+    assert.equal(recogniseFileFormat({ name: "x.gguf", bytes: 1 }).id, "gguf");
   });
 
   test("refuses kinds that it knows but cannot read by their title", () => {
     const kinds: readonly (readonly [readonly string[], string])[] = [
       [["latest_checkpointed_iteration.txt", "iter_0000100/common.pt"], "Megatron-LM checkpoint"],
-      [["model-q4_k_m.gguf"], "GGUF"],
       [["checkpoint/_METADATA", "checkpoint/manifest.ocdbt"], "orbax checkpoint"],
       [["model_index.json", "unet/config.json"], "diffusers pipeline"],
       [["tf_model.h5"], "checkpoint of another framework"],
@@ -50,7 +52,7 @@ suite("the registry of formats", () => {
         title,
       );
     }
-    assert.throws(() => recogniseFileFormat({ name: "x.gguf", bytes: 1 }), { code: "CheckpointFormatUnsupported" });
+    assert.throws(() => recogniseFileFormat({ name: "x.h5", bytes: 1 }), { code: "CheckpointFormatUnsupported" });
   });
 
   test("refuses what it does not know, naming some of it", () => {

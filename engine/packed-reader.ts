@@ -1,0 +1,143 @@
+// Values that are stored packed: blocks of a quantization scheme come out as float32, rows that were interleaved in
+// their order. Any span may be asked for; memory is one span, whatever the tensor's size. Called by stored-reader.ts
+// for merges and by gather.ts for conversions.
+import type { Packing } from "../core/checkpoint.ts";
+import { BLOCK_SCHEMES } from "../core/schemes/registry.ts";
+import type { BlockScheme } from "../core/schemes/scheme.ts";
+import { type Dtype, elementBytes, elementCount, type Shape } from "../core/tensor.ts";
+
+/** Reads `target.length` bytes of a tensor, as it is stored, from byte `offset`. */
+export type ReadBytes = (offset: number, target: Uint8Array) => Promise<void>;
+
+/** Reads elements [first, first + count) to the start of `target`, whose elements have `unit` bytes. */
+type ReadSpan = (first: number, count: number, target: Uint8Array) => Promise<void>;
+
+/** What is packed: `dtype` and `shape` are those of the values. */
+type PackedTensor = { readonly dtype: Dtype; readonly shape: Shape };
+
+/** Reads values; `span` gives memory of PACKED_SPAN_BYTES for good, once for each part of the packing. */
+export function createPackedReader(
+  { dtype, shape }: PackedTensor,
+  { scheme, interleavedHeads: heads }: Packing,
+  stored: ReadBytes,
+  span: () => Uint8Array,
+): ReadSpan {
+  const unit = elementBytes(dtype, 1);
+  const values: ReadSpan =
+    scheme === undefined
+      ? (first, count, target) => stored(first * unit, target.subarray(0, count * unit))
+      : readBlocks(BLOCK_SCHEMES[scheme], stored, span());
+  if (heads === undefined) return oneAtATime(values);
+  const [rows = 1] = shape;
+  return oneAtATime(readInterleaved(values, { heads, rows, columns: elementCount(shape.slice(1)), unit }, span()));
+}
+
+/**
+ * float32 values of rows of whole blocks. `span` holds stored bytes, at least one block; `target` must be aligned to 4
+ * bytes.
+ */
+function readBlocks(scheme: BlockScheme, read: ReadBytes, span: Uint8Array): ReadSpan {
+  const { blockElements, blockBytes } = scheme;
+  const blocksAtOnce = Math.floor(span.length / blockBytes);
+  const edge = new Float32Array(blockElements);
+  return async (first, count, target) => {
+    const values = new Float32Array(target.buffer, target.byteOffset, count);
+    const end = first + count;
+    for (let block = Math.floor(first / blockElements); block * blockElements < end; block += blocksAtOnce) {
+      const blocks = Math.min(blocksAtOnce, Math.ceil(end / blockElements) - block);
+      const stored = span.subarray(0, blocks * blockBytes);
+      await read(block * blockBytes, stored);
+      for (let done = 0; done < blocks; ) {
+        const start = (block + done) * blockElements;
+        const whole = start < first ? 0 : Math.min(blocks - done, Math.floor((end - start) / blockElements));
+        const bytes = stored.subarray(done * blockBytes, (done + Math.max(1, whole)) * blockBytes);
+        if (whole > 0) {
+          scheme.dequantize(bytes, values.subarray(start - first, start - first + whole * blockElements));
+          done += whole;
+          continue;
+        }
+        // A block that the span only has a part of.
+        scheme.dequantize(bytes, edge);
+        const from = Math.max(first, start);
+        values.set(edge.subarray(from - start, Math.min(end - start, blockElements)), from - first);
+        done += 1;
+      }
+    }
+  };
+}
+
+/** The rows of a tensor: `heads` heads of [2, rows / 2] rows that are stored as [rows / 2, 2]. */
+type InterleavedRows = {
+  readonly heads: number;
+  readonly rows: number;
+  /** Elements of a row. */
+  readonly columns: number;
+  /** Bytes of an element. */
+  readonly unit: number;
+};
+
+/**
+ * The rows in their order: row s rows / 2 + i of a head is its stored row 2 i + s. Neighbours are stored two rows
+ * apart, so that they are read together, through `span`, and picked out; rows too long for that are read one by one.
+ */
+function readInterleaved(own: ReadSpan, rows: InterleavedRows, span: Uint8Array): ReadSpan {
+  const { columns, unit } = rows;
+  const headRows = rows.rows / rows.heads;
+  const half = headRows / 2;
+  const storedOf = (row: number): number => {
+    const inHead = row % headRows;
+    return row - inHead + 2 * (inHead % half) + Math.floor(inHead / half);
+  };
+  const rowsAtOnce = Math.floor(span.length / (columns * unit));
+  const readRow = async (first: number, count: number, target: Uint8Array): Promise<void> => {
+    const row = Math.floor(first / columns);
+    await own(storedOf(row) * columns + (first % columns), count, target);
+  };
+  const readHead = async (first: number, count: number, target: Uint8Array): Promise<void> => {
+    const wanted = listRows(first, count, columns).map((part) => ({ ...part, stored: storedOf(part.row) }));
+    wanted.sort((a, b) => a.stored - b.stored);
+    for (let next = 0; next < wanted.length; ) {
+      const start = wanted[next]?.stored ?? 0;
+      const together = wanted.slice(next).filter(({ stored }) => stored < start + rowsAtOnce);
+      const last = together.at(-1)?.stored ?? start;
+      await own(start * columns, (last - start + 1) * columns, span);
+      for (const { stored, column, length, at } of together) {
+        const from = ((stored - start) * columns + column) * unit;
+        target.set(span.subarray(from, from + length * unit), at * unit);
+      }
+      next += together.length;
+    }
+  };
+  return async (first, count, target) => {
+    // Part after part: a row where a span has no room for two of them, else what one head has.
+    const part = rowsAtOnce < 2 ? columns : headRows * columns;
+    for (let done = 0; done < count; ) {
+      const length = Math.min(count - done, part - ((first + done) % part));
+      const into = target.subarray(done * unit, (done + length) * unit);
+      await (rowsAtOnce < 2 ? readRow : readHead)(first + done, length, into);
+      done += length;
+    }
+  };
+}
+
+/** The rows of a span: the columns of each that it has, and where they go in it. */
+function listRows(first: number, count: number, columns: number) {
+  const parts: { row: number; column: number; length: number; at: number }[] = [];
+  for (let done = 0; done < count; ) {
+    const column = (first + done) % columns;
+    const length = Math.min(columns - column, count - done);
+    parts.push({ row: Math.floor((first + done) / columns), column, length, at: done });
+    done += length;
+  }
+  return parts;
+}
+
+/** The same reader, whose reads wait for each other: they share memory. */
+function oneAtATime(read: ReadSpan): ReadSpan {
+  let last: Promise<void> = Promise.resolve();
+  return (first, count, target) => {
+    const next = last.catch(() => undefined).then(() => read(first, count, target));
+    last = next;
+    return next;
+  };
+}
