@@ -13,6 +13,7 @@ import { addLs } from "./commands/ls.ts";
 import { addMerge } from "./commands/merge.ts";
 import { addPlan } from "./commands/plan.ts";
 import { addPull } from "./commands/pull.ts";
+import { addPush } from "./commands/push.ts";
 import { addQuantize } from "./commands/quantize.ts";
 import { addRun } from "./commands/run.ts";
 import { addShow } from "./commands/show.ts";
@@ -30,6 +31,7 @@ const COMMANDS = [
   addInit,
   addPlan,
   addRun,
+  addPush,
   addPull,
   addLs,
   addShow,

@@ -3,10 +3,11 @@
 // before the object that it speaks of is the newest.
 import { z } from "zod";
 import { checkName } from "../core/artifact/key.ts";
+import { isUploadNote } from "../core/artifact/upload.ts";
 import { MergeyardError } from "../core/error.ts";
 import { fingerprintFiles } from "./open-checkpoint.ts";
 import { findStarts, startsSchema } from "./pipeline-starts.ts";
-import { UPLOAD_MARKER, whyIncomplete } from "./resolve-model.ts";
+import { whyIncomplete } from "./resolve-model.ts";
 import { defineStep } from "./step.ts";
 import { listUploads, openYard, type UploadListing } from "./yard.ts";
 
@@ -60,7 +61,7 @@ function parseUploadKey(key: string): { readonly model: string; readonly upload:
 /** Names, sizes and ETags of all files but the marker, which may be written again to ask for the same once more. */
 function fingerprintUpload({ prefix, files }: UploadListing): string {
   const named = files.map(({ key, bytes, etag }) => ({ name: key.slice(prefix.length), bytes, etag }));
-  return fingerprintFiles(named.filter(({ name }) => name !== UPLOAD_MARKER));
+  return fingerprintFiles(named.filter(({ name }) => !isUploadNote(name)));
 }
 
 /**

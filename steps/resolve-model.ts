@@ -3,9 +3,11 @@
 // the current folder. Reads listings and small records, and headers where an upload has to be shown complete.
 import { checkName } from "../core/artifact/key.ts";
 import { layout } from "../core/artifact/layout.ts";
+import { isUnfinishedPush, parseUploadMarker, UPLOAD_MARKER } from "../core/artifact/upload.ts";
 import { MergeyardError } from "../core/error.ts";
 import { gguf } from "../core/formats/gguf-checkpoint.ts";
 import { FORMATS } from "../core/formats/registry.ts";
+import { ARTIFACT_LIMITS } from "../core/limits.ts";
 import type { ObjectStore, OpenStore } from "../stores/store.ts";
 import { openCheckpoint } from "./open-checkpoint.ts";
 import { findVersion, listModel, listUploads, parseVersionReference, type UploadListing } from "./yard.ts";
@@ -31,9 +33,6 @@ export type ModelPlace = {
   /** upload: below incoming/; version: below artifacts/; checkpoint: below checkpoints/; folder: anywhere else. */
   readonly kind: "upload" | "version" | "checkpoint" | "folder";
 };
-
-/** Commit marker of an upload: an object of this name says that all files of the upload were there before it. */
-export const UPLOAD_MARKER = "_COMPLETE";
 
 /**
  * Finds the folder that a recipe's model reference means.
@@ -160,13 +159,14 @@ async function findUpload(yard: ObjectStore, path: readonly string[], signal: Ab
 }
 
 /**
- * Undefined when an upload is complete: its marker is there, or its index and every shard that it names with the size
- * that the shard's own header says, or a model.safetensors alone, or an adapter with its config, or every file of one
- * GGUF model. Otherwise what is missing.
+ * Undefined when an upload is complete: its marker is there, with every file that a marker of ours lists; or, where no
+ * push is under way, its index and every shard that it names with the size that the shard's own header says, or a
+ * model.safetensors alone, or an adapter with its config, or every file of one GGUF model. Otherwise what is missing.
  */
 export async function whyIncomplete(yard: ObjectStore, upload: UploadListing, signal: AbortSignal): Promise<unknown> {
   const names = upload.files.map((file) => file.key.slice(upload.prefix.length));
-  if (names.includes(UPLOAD_MARKER)) return undefined;
+  if (names.includes(UPLOAD_MARKER)) return findMissing(yard, upload, signal);
+  if (isUnfinishedPush(names)) return "a push that has not been committed";
   const tensorFiles = names.filter((name) => name.endsWith(".safetensors"));
   const [only, second] = tensorFiles;
   const isAdapter = only === "adapter_model.safetensors" && names.includes("adapter_config.json");
@@ -182,6 +182,15 @@ export async function whyIncomplete(yard: ObjectStore, upload: UploadListing, si
     if (cause instanceof MergeyardError && !cause.retryable) return cause;
     throw cause;
   }
+}
+
+/** A file that the marker lists and that is not there in its size; markers of other tools list none. */
+async function findMissing(yard: ObjectStore, upload: UploadListing, signal: AbortSignal): Promise<unknown> {
+  const stored = await yard.get(`${upload.prefix}${UPLOAD_MARKER}`, ARTIFACT_LIMITS.documentBytes, { signal });
+  const sizes = new Map(upload.files.map(({ key, bytes }) => [key.slice(upload.prefix.length), bytes]));
+  const listed = (stored && parseUploadMarker(stored.bytes))?.files ?? [];
+  const missing = listed.find(({ name, bytes }) => sizes.get(name) !== bytes);
+  return missing && `${missing.name} is not there in its ${missing.bytes} bytes, which the marker lists`;
 }
 
 function folderPlace(store: ObjectStore, text: string): ModelPlace {

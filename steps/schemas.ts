@@ -160,6 +160,34 @@ export const notifyOutputSchema = z.strictObject({
   cpuMs: z.number(),
 });
 
+/** A folder to push as an upload of a model. */
+export const pushInputSchema = z.strictObject({
+  yard: uri,
+  source: uri,
+  model: z.string().min(1),
+  upload: z.string().optional(),
+  /** This process's number among those that push files of one upload. */
+  rank: count.default(0),
+  ranks: z.int().positive().default(1),
+});
+export const pushOutputSchema = z.strictObject({
+  model: z.string(),
+  upload: z.string(),
+  source: uri,
+  prefix: z.string(),
+  step: count.nullable(),
+  /** committed: whole now. present: it was whole before. waiting: other ranks have not finished. */
+  outcome: z.enum(["committed", "present", "waiting"]),
+  files: count,
+  bytes: count,
+  /** What this process had to send; the rest was there already. */
+  sentFiles: count,
+  sentBytes: count,
+  /** Published version that the folder was before it was changed, and which of its files were. */
+  base: z.strictObject({ model: z.string(), version: z.string() }).nullable(),
+  changed: z.array(z.string()),
+});
+
 /** Public keys in PEM, one or several; when given, one of them must have signed the version. */
 const trustedKeys = z.string().optional();
 
@@ -242,6 +270,7 @@ export type RunRef = z.infer<typeof runRefSchema>;
 export type StageRef = z.infer<typeof stageRefSchema>;
 export type PlanInput = z.infer<typeof planInputSchema>;
 export type PlanOutput = z.infer<typeof planOutputSchema>;
+export type PushOutput = z.infer<typeof pushOutputSchema>;
 export type PublishOutput = z.infer<typeof publishOutputSchema>;
 export type Signature = z.infer<typeof signatureSchema>;
 export type LineageEntry = z.infer<typeof lineageEntrySchema>;

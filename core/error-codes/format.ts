@@ -238,7 +238,7 @@ export const FORMAT_CODES = {
   ManifestFileChanged: {
     meaning: "a file is not what manifest.json says",
     retryable: false,
-    remedy: "the version was changed after it was published; pull it again",
+    remedy: "pull the version again; to upload it as it is now, use `mergeyard push` or delete manifest.json",
   },
   // GGUF files
   GgufNotRecognised: {

@@ -47,6 +47,21 @@ export const YARD_CODES = {
     retryable: false,
     remedy: "wait until it has ended, or repeat it; _COMPLETE, a whole index or a lone model.safetensors ends it",
   },
+  UploadOccupied: {
+    meaning: "the upload's place in the yard holds other files",
+    retryable: false,
+    remedy: "choose another name by --upload, or look at what is there with `mergeyard ls`",
+  },
+  UploadTakenOver: {
+    meaning: "another process goes on with this push",
+    retryable: false,
+    remedy: "let it finish; pushed again, nothing is uploaded twice",
+  },
+  UploadRanksDisagree: {
+    meaning: "the ranks of an upload do not hold parts of one checkpoint",
+    retryable: false,
+    remedy: "push the same step from every rank, each with its own files",
+  },
   YardSourceChanged: {
     meaning: "the files of a model changed while the run was using them",
     retryable: false,

@@ -40,7 +40,7 @@ const ROLES: readonly (readonly [FileRole, RegExp])[] = Object.freeze([
   ["card", /^README\.md$/i],
   ["licence", /^(LICEN[SC]E|NOTICE|COPYING|USE_POLICY)/i],
   ["index", /\.index(\.[^.]+)?\.json$/],
-  ["record", /^((manifest|universal)\.json|manifest\.intoto\.jsonl|_COMPLETE)$/],
+  ["record", /^((manifest|universal)\.json|manifest\.intoto\.jsonl|_COMPLETE|_PUSH(-\d+-of-\d+)?)$/],
   ["adapter", /^adapter_config\.json$/],
   ["trainer", /^(training_args\.bin|trainer_state\.json|optimizer\.(pt|bin)|scheduler\.(pt|bin)|scaler\.pt)$/],
   ["trainer", /^(rng_state.*\.pth|random_states.*\.pkl|latest(_universal)?|zero_to_fp32\.py)$/],

@@ -1,0 +1,140 @@
+// Following a training job's folder: which steps are pushed, when, and what is left of those that are not.
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import path from "node:path";
+import { test } from "node:test";
+import { findStepFolders, whyUnfinished } from "../../core/formats/step-folder.ts";
+import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import type { PushOutput } from "../../steps/schemas.ts";
+import { watchSteps } from "../../steps/watch-steps.ts";
+import { initYard } from "../../steps/yard.ts";
+import { writeObject } from "../../stores/objects.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { newStore, openerOf, putText, type TestDeps, testDeps } from "./deps.ts";
+import { putModel } from "./small-model.ts";
+
+const DEEPSPEED = path.resolve(import.meta.dirname, "../golden/deepspeed/z1_tp2_pp2_dp2_bf16_tied");
+
+type Watching = {
+  readonly deps: TestDeps;
+  readonly pushed: PushOutput[];
+  /** Waits until it holds; the watch goes on meanwhile. */
+  readonly until: (what: () => boolean) => Promise<void>;
+  readonly stop: () => Promise<void>;
+};
+
+function watch(yard: ObjectStore, source: ObjectStore): Watching {
+  const abort = new AbortController();
+  const deps = { ...testDeps(openerOf(yard, source)), signal: abort.signal };
+  const pushed: PushOutput[] = [];
+  const input = { yard: yard.uri, source: source.uri, model: "chat", rank: 0, ranks: 1, everyMs: 5 };
+  let failure: unknown;
+  const ended = watchSteps(input, deps, (result) => void pushed.push(result)).catch((error: unknown) => {
+    failure = error;
+  });
+  const until = async (what: () => boolean) => {
+    for (let look = 0; look < 1000 && !what(); look += 1) {
+      if (failure !== undefined) throw failure;
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    assert.ok(what(), "it happened in time");
+  };
+  const stop = async () => {
+    const reason = new Error("stopped");
+    abort.abort(reason);
+    await ended;
+    assert.equal(failure, reason);
+  };
+  return { deps, pushed, until, stop };
+}
+
+async function newYard(): Promise<ObjectStore> {
+  const yard = newStore();
+  await initYard(yard);
+  return yard;
+}
+
+const waits = (watching: Watching, step: string) =>
+  watching.deps.events.some((event) => event.event === "step-waiting" && event.step === step);
+
+test("a Trainer's steps are pushed in order when its state is written, each once, also after a restart", async () => {
+  const [yard, job] = [await newYard(), newStore()];
+  await putModel(job, "checkpoint-1000/", { seed: 2 });
+  await putModel(job, "checkpoint-200/", { seed: 1 });
+  await putText(job, "checkpoint-200/trainer_state.json", "{}");
+  await putText(job, "checkpoint-1000/trainer_state.json", "{}");
+  await putModel(job, "checkpoint-1200/", { seed: 3 });
+  await putText(job, "logs/events.txt", "no step");
+  const first = watch(yard, job);
+  await first.until(() => first.pushed.length === 2 && waits(first, "checkpoint-1200"));
+  assert.deepEqual(
+    first.pushed.map(({ step, outcome }) => [step, outcome]),
+    [
+      [200, "committed"],
+      [1000, "committed"],
+    ],
+  );
+  await putText(job, "checkpoint-1200/trainer_state.json", "{}");
+  await first.until(() => first.pushed.length === 3);
+  await first.stop();
+  const again = watch(yard, job);
+  await again.until(() => again.pushed.length === 3);
+  assert.ok(again.pushed.every(({ outcome, sentBytes }) => outcome === "present" && sentBytes === 0));
+  await again.stop();
+});
+
+test("a step that is written over is pushed again under another name; one that is not whole waits", async () => {
+  const [yard, job] = [await newYard(), newStore()];
+  await putModel(job, "step_5/", { seed: 1 });
+  await job.delete("step_5/model-00002-of-00003.safetensors");
+  const watching = watch(yard, job);
+  await watching.until(() => waits(watching, "step_5"));
+  assert.deepEqual(watching.pushed, []);
+  await putModel(job, "step_5/", { seed: 1 });
+  await watching.until(() => watching.pushed.length === 1);
+  await putModel(job, "step_5/", { seed: 2 });
+  await watching.until(() => watching.pushed.length === 2);
+  assert.equal(new Set(watching.pushed.map(({ upload }) => upload)).size, 2);
+  await watching.stop();
+});
+
+test("a DeepSpeed step is pushed when latest names it, with a latest of its own", async () => {
+  const [yard, job] = [await newYard(), newStore()];
+  const [step = ""] = readdirSync(DEEPSPEED).filter((name) => name.startsWith("global_step"));
+  for (const file of readdirSync(path.join(DEEPSPEED, step))) {
+    const bytes = readFileSync(path.join(DEEPSPEED, step, file));
+    await writeObject(job, `${step}/${file}`, bytes, bytes.length);
+  }
+  const watching = watch(yard, job);
+  await watching.until(() => waits(watching, step));
+  await putText(job, "latest", step);
+  await watching.until(() => watching.pushed.length === 1);
+  await watching.stop();
+  const [pushed] = watching.pushed;
+  assert.match(pushed?.upload ?? "", new RegExp(`^${step}-[0-9a-f]{8}$`));
+  const { checkpoint } = await openCheckpoint(yard, pushed?.prefix ?? "");
+  assert.equal(checkpoint.format, "deepspeed");
+});
+
+test("a step is finished by its trainer's mark, and steps are ordered by number", () => {
+  const steps = findStepFolders([
+    "checkpoint-90/a",
+    "checkpoint-100/a",
+    "global_step7/a",
+    "global_stepx/a",
+    "a",
+    "b/c",
+  ]);
+  assert.deepEqual(
+    steps.map(({ folder }) => folder),
+    ["global_step7", "checkpoint-90", "checkpoint-100"],
+  );
+  const [deepspeed, trainer] = steps;
+  assert.ok(deepspeed !== undefined && trainer !== undefined);
+  assert.equal(whyUnfinished(deepspeed, [], "global_step9"), undefined);
+  assert.equal(whyUnfinished(deepspeed, [], "global_step7"), undefined);
+  for (const pointed of [undefined, "global_step6", "other"]) {
+    assert.notEqual(whyUnfinished(deepspeed, [], pointed), undefined);
+  }
+  assert.notEqual(whyUnfinished(trainer, ["model.safetensors"], undefined), undefined);
+});
