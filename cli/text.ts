@@ -94,3 +94,15 @@ export function describeSignature({ status, keyIds }: Signature): string {
   const by = `; signed by ${keyIds.join(", ") || "a key without a name"}`;
   return status === "valid" ? by : `${by}, which was not checked: give --key`;
 }
+
+/** What a quantization lost, in words. */
+export function describeLoss({
+  snr,
+  worst,
+}: {
+  readonly snr: number | null;
+  readonly worst: { readonly tensor: string; readonly scheme: string; readonly snr: number } | null;
+}): string {
+  const lost = snr === null ? "nothing lost" : `${snr.toFixed(1)} dB signal to noise`;
+  return worst === null ? lost : `${lost}, least ${worst.snr.toFixed(1)} dB in ${worst.tensor} (${worst.scheme})`;
+}

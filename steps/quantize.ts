@@ -19,10 +19,11 @@ import type { QuantizeTensor } from "../engine/quantize-request.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { openPlace, type StoredCheckpoint } from "./open-checkpoint.ts";
+import { lossSchema, summariseLosses } from "./quantize-losses.ts";
 import { defineStep, type QuantizeDeps, type StepDeps } from "./step.ts";
 
 const count = z.int().nonnegative();
-const decibel = z.number().nullable();
+const NO_LOSS: Loss = Object.freeze({ signal: 0, noise: 0 });
 
 export const quantizeStep = defineStep({
   name: "quantize",
@@ -49,10 +50,7 @@ export const quantizeStep = defineStep({
     /** Tensors of each scheme. */
     schemes: z.record(z.string(), count),
     hasTokenizer: z.boolean(),
-    /** Signal to noise of all quantized tensors together, in dB; null where nothing was lost. */
-    snr: decibel,
-    /** The tensor that lost most. */
-    worst: z.strictObject({ tensor: z.string(), scheme: z.string(), snr: z.number() }).nullable(),
+    ...lossSchema,
     threads: count,
     /** Schemes for which no SIMD code exists: plain TypeScript, same bytes, slower. */
     scalarSchemes: z.array(z.string()),
@@ -102,7 +100,13 @@ export const quantizeStep = defineStep({
       bytes: encoded.fileBytes,
       schemes: Object.fromEntries([...schemes].map(([scheme, tensors]) => [scheme, tensors.length])),
       hasTokenizer: tokenizer !== undefined,
-      ...summarise(tensors, losses),
+      ...summariseLosses(
+        tensors.map(({ source: { name }, scheme }, index) => ({
+          tensor: name,
+          scheme,
+          loss: losses[index] ?? NO_LOSS,
+        })),
+      ),
       threads,
       scalarSchemes: [...scalarSchemes],
     };
@@ -215,22 +219,4 @@ function placeTensor(
   assert.ok(place !== undefined, "the header has a place for every tensor");
   const { offset, bytes } = place;
   return { source, scheme, permutedHeads, importance: importance.get(name), offset, bytes };
-}
-
-/** In dB; null for nothing lost. */
-function signalToNoise({ signal, noise }: Loss): number | null {
-  return noise === 0 ? null : 10 * Math.log10(Math.max(signal, Number.MIN_VALUE) / noise);
-}
-
-function summarise(tensors: readonly GgufModelTensor[], losses: readonly Loss[]) {
-  const total = losses.reduce((sum, { signal, noise }) => ({ signal: sum.signal + signal, noise: sum.noise + noise }), {
-    signal: 0,
-    noise: 0,
-  });
-  const lossy = tensors.flatMap(({ source, scheme }, index) => {
-    const snr = signalToNoise(losses[index] ?? { signal: 0, noise: 0 });
-    return snr === null ? [] : [{ tensor: source.name, scheme, snr }];
-  });
-  const [worst = null] = lossy.sort((a, b) => a.snr - b.snr);
-  return { snr: signalToNoise(total), worst };
 }

@@ -1,39 +1,70 @@
-// `mergeyard quantize SRC --scheme ID --out FILE`: a checkpoint as one quantized file.
+// `mergeyard quantize SRC --scheme ID --out PLACE`: a checkpoint as one GGUF file, or as a compressed-tensors folder.
+// The scheme tells which, unless `--format` does.
 import path from "node:path";
 import type { Command } from "commander";
-import { Option } from "commander";
+import { InvalidArgumentError, Option } from "commander";
+import { MergeyardError } from "../../core/error.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
+import { COMPRESSED_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
 import { jsonOption, memoryOption, threadsOption, toUri } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
-import { countOf, formatBytes } from "../text.ts";
+import { countOf, describeLoss, formatBytes } from "../text.ts";
+import { type FolderOptions, quantizeFolder } from "./quantize-folder.ts";
 
-type Options = {
-  readonly scheme: string;
-  readonly format: string;
-  readonly out: string;
+type Options = FolderOptions & {
+  readonly format?: Format;
   readonly imatrix?: string;
   readonly tokenizer: boolean;
   readonly threads?: number;
   readonly memory?: number;
-  readonly json?: boolean;
 };
+
+/** Schemes by the format that holds them. */
+const FORMATS = { gguf: MIXES, "compressed-tensors": COMPRESSED_SCHEMES } as const;
+type Format = keyof typeof FORMATS;
 
 export function addQuantize(program: Command, terminal: Terminal): void {
   program
     .command("quantize")
-    .description("write a checkpoint of the llama family as one quantized file")
+    .description("write a checkpoint as one quantized GGUF file (llama family), or as a compressed-tensors folder")
     .argument("<src>", "a folder, a file, or an s3:// URI")
-    .addOption(new Option("--scheme <id>", "how to quantize").choices([...MIXES.keys()]).makeOptionMandatory())
-    .addOption(new Option("--format <format>", "the kind of file").choices(["gguf"]).default("gguf"))
-    .requiredOption("--out <file>", "the file to write; it must not be there")
-    .option("--imatrix <file>", "importance matrix of llama-imatrix, to lose less where it matters")
-    .option("--no-tokenizer", "leave the tokenizer out")
+    .addOption(new Option("--scheme <id>", "how to quantize").argParser(parseScheme).makeOptionMandatory())
+    .addOption(new Option("--format <format>", "what to write (default: by the scheme)").choices(Object.keys(FORMATS)))
+    .requiredOption("--out <place>", "the file or folder to write; it must not be there")
+    .option("--imatrix <file>", "importance matrix of llama-imatrix, to lose less where it matters (gguf)")
+    .option("--no-tokenizer", "leave the tokenizer out (gguf)")
+    .addOption(ignoreOption())
     .addOption(threadsOption())
     .addOption(memoryOption())
     .addOption(jsonOption())
-    .action((source: string, options: Options) => quantize(source, options, terminal));
+    .action((source: string, options: Options) => dispatch(source, options, terminal));
+}
+
+/** `--ignore MODULE`, repeatable. */
+function ignoreOption(): Option {
+  return new Option("--ignore <module>", "a module to leave as it is: a path, or re:EXPRESSION; repeatable")
+    .argParser((text: string, before: readonly string[]) => [...before, text])
+    .default([], "none");
+}
+
+/** Ids in any case, and the names of presets of llm-compressor. */
+function parseScheme(text: string): string {
+  const lower = text.toLowerCase();
+  const id = SCHEME_ALIASES.get(lower) ?? lower;
+  if (Object.values(FORMATS).some((schemes) => schemes.has(id))) return id;
+  const known = Object.entries(FORMATS).map(([format, schemes]) => `${format}: ${[...schemes.keys()].join(", ")}`);
+  throw new InvalidArgumentError(`It must be one of these. ${known.join(". ")}.`);
+}
+
+async function dispatch(source: string, options: Options, terminal: Terminal): Promise<void> {
+  const { scheme, format = MIXES.has(scheme) ? "gguf" : "compressed-tensors" } = options;
+  if (!FORMATS[format].has(scheme)) {
+    const expected = `one of ${[...FORMATS[format].keys()].join(", ")}`;
+    throw new MergeyardError("CliUsage", { where: { field: "--scheme" }, found: scheme, expected });
+  }
+  await (format === "gguf" ? quantize : quantizeFolder)(source, options, terminal);
 }
 
 async function quantize(source: string, options: Options, terminal: Terminal): Promise<void> {
@@ -78,12 +109,9 @@ async function quantize(source: string, options: Options, terminal: Terminal): P
     progress.end();
     printResult(terminal, options.json, result, () => {
       const bits = (8 * result.bytes) / result.elements;
-      const lost = result.snr === null ? "nothing lost" : `${result.snr.toFixed(1)} dB signal to noise`;
-      const { worst } = result;
-      const least = worst === null ? "" : `, least ${worst.snr.toFixed(1)} dB in ${worst.tensor} (${worst.scheme})`;
       const tokens = result.hasTokenizer ? "" : "; no tokenizer";
       const counts = `${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}, ${bits.toFixed(2)} bits each`;
-      return `${options.scheme} in ${options.out}: ${counts}; ${lost}${least}${tokens}`;
+      return `${options.scheme} in ${options.out}: ${counts}; ${describeLoss(result)}${tokens}`;
     });
   } finally {
     progress.end();

@@ -292,6 +292,16 @@ export const FORMAT_CODES = {
     retryable: false,
     remedy: "leave it out with --no-tokenizer and give the reader the tokenizer in another way",
   },
+  QuantizeShapeUnsupported: {
+    meaning: "the rows of a tensor do not hold whole groups of the scheme",
+    retryable: false,
+    remedy: "choose a scheme per channel or of smaller groups, or leave the module out with --ignore",
+  },
+  CompressedTensorsUnsupported: {
+    meaning: "the quantization_config of a compressed-tensors folder cannot be followed",
+    retryable: false,
+    remedy: "decompress the model with the tool that made it",
+  },
   QuantizeNotFinite: {
     meaning: "a weight cannot be quantized because it, or the scale of its block, is not a finite number",
     retryable: false,

@@ -186,14 +186,16 @@ export type EncodedHeader = {
 
 /**
  * The header of a file with these tensors, byte for byte what the reference writes: compact JSON, metadata first (its
- * names sorted), tensors by dtype descending and name ascending in UTF-8, padded with spaces to a multiple of 8.
+ * names sorted), tensors by dtype descending and name ascending in UTF-8, padded with spaces to a multiple of 8. With
+ * the order "given" tensors stay as they come, and the caller sees to it that each begins at a multiple of its element.
  * Throws: SafetensorsNameRepeated, SafetensorsNameInvalid, SafetensorsHeaderTooLarge.
  */
 export function encodeSafetensorsHeader(
   specs: readonly TensorSpec[],
   metadata: ReadonlyMap<string, string> = new Map(),
+  order: "reference" | "given" = "reference",
 ): EncodedHeader {
-  const sorted = [...specs].sort((a, b) => dtypeRank(b.dtype) - dtypeRank(a.dtype) || compareUtf8(a.name, b.name));
+  const sorted = order === "given" ? specs : [...specs].sort(compareSpecs);
   const members: string[] = [];
   if (metadata.size > 0) {
     const pairs = [...metadata].sort(([a], [b]) => compareUtf8(a, b));
@@ -212,6 +214,11 @@ export function encodeSafetensorsHeader(
   }
   const header = frameHeader(`{${members.join(",")}}`);
   return { header, tensors, fileBytes: header.length + offset };
+}
+
+/** Order of the reference: by dtype descending, then by name. */
+export function compareSpecs(a: TensorSpec, b: TensorSpec): number {
+  return dtypeRank(b.dtype) - dtypeRank(a.dtype) || compareUtf8(a.name, b.name);
 }
 
 function checkWritable(name: string, names: Set<string>): void {

@@ -2,7 +2,7 @@
 // the index, all known before a byte of weights is read.
 import { MergeyardError } from "../error.ts";
 import { tensorBytes } from "../tensor.ts";
-import { type EncodedHeader, encodeSafetensorsHeader, type TensorSpec } from "./safetensors.ts";
+import { compareSpecs, type EncodedHeader, encodeSafetensorsHeader, type TensorSpec } from "./safetensors.ts";
 import { encodeShardIndex } from "./safetensors-index.ts";
 
 /** One file of the output. `tensors` are in file order, their offsets count from the first byte after the header. */
@@ -30,11 +30,33 @@ export function planShards(
   maxShardBytes: number,
   metadata: ReadonlyMap<string, string> = HF_METADATA,
 ): ShardPlan {
-  const groups = groupTensors(tensors, maxShardBytes);
-  const shards = groups.map((group, index) => ({
-    file: shardName(index, groups.length),
-    ...encodeSafetensorsHeader(group, metadata),
-  }));
+  const groups = groupUnits(
+    tensors.map((tensor) => [tensor]),
+    maxShardBytes,
+  );
+  return nameShards(groups.map((group) => encodeSafetensorsHeader(group, metadata)));
+}
+
+/**
+ * The same for units of tensors that are made together, one unit after the other: a unit is never split, and tensors
+ * stay in the order in which they are made. Those whose size would leave the next one at an odd place come last, in the
+ * reference's order, so that every tensor begins at a multiple of its element.
+ */
+export function planUnitShards(units: readonly (readonly TensorSpec[])[], maxShardBytes: number): ShardPlan {
+  const groups = groupUnits(units, maxShardBytes);
+  return nameShards(groups.map((group) => encodeSafetensorsHeader(alignInOrder(group), HF_METADATA, "given")));
+}
+
+/** Bytes of the largest element. */
+const ALIGNMENT_BYTES = 8;
+
+function alignInOrder(tensors: readonly TensorSpec[]): readonly TensorSpec[] {
+  const isEven = ({ dtype, shape }: TensorSpec) => tensorBytes(dtype, shape) % ALIGNMENT_BYTES === 0;
+  return [...tensors.filter(isEven), ...tensors.filter((tensor) => !isEven(tensor)).sort(compareSpecs)];
+}
+
+function nameShards(encoded: readonly EncodedHeader[]): ShardPlan {
+  const shards = encoded.map((header, index) => ({ file: shardName(index, encoded.length), ...header }));
   const totalBytes = shards.reduce((sum, shard) => sum + shard.fileBytes - shard.header.length, 0);
   if (shards.length === 1) return { shards, index: undefined, totalBytes };
   const weightMap = mapWeights(shards);
@@ -42,18 +64,18 @@ export function planShards(
   return { shards, index: { name: "model.safetensors.index.json", text }, totalBytes };
 }
 
-function groupTensors(tensors: readonly TensorSpec[], maxShardBytes: number): TensorSpec[][] {
+function groupUnits(units: readonly (readonly TensorSpec[])[], maxShardBytes: number): TensorSpec[][] {
   let group: TensorSpec[] = [];
   let groupBytes = 0;
   const groups = [group];
-  for (const tensor of tensors) {
-    const bytes = tensorBytes(tensor.dtype, tensor.shape);
+  for (const unit of units) {
+    const bytes = unit.reduce((sum, { dtype, shape }) => sum + tensorBytes(dtype, shape), 0);
     if (group.length > 0 && groupBytes + bytes > maxShardBytes) {
       group = [];
       groupBytes = 0;
       groups.push(group);
     }
-    group.push(tensor);
+    group.push(...unit);
     groupBytes += bytes;
   }
   return groups;

@@ -1,5 +1,6 @@
 // Every quantization scheme by its id. Tables in the documents and command-line help are made from it.
 import { q4_0, q4_1, q5_0, q5_1 } from "./blocks-of-32.ts";
+import type { CompressedForm } from "./compressed-form.ts";
 import { q1_0, tq1_0, tq2_0 } from "./few-values.ts";
 import { mxfp4a16, nvfp4a16 } from "./float4.ts";
 import { type Float8Form, float8 } from "./float8.ts";
@@ -105,5 +106,26 @@ const PARTS: readonly PartScheme[] = [
   mxfp4a16,
 ];
 
+/** A scheme that compressed-tensors folders hold. */
+export type CompressedScheme = PartScheme & { readonly compressed: CompressedForm };
+
+function isCompressed(scheme: PartScheme): scheme is CompressedScheme {
+  return scheme.compressed !== undefined;
+}
+
 /** Schemes that store named parts, by id. */
 export const PART_SCHEMES: ReadonlyMap<string, PartScheme> = new Map(PARTS.map((scheme) => [scheme.id, scheme]));
+
+/** Those of compressed-tensors folders, by id. */
+export const COMPRESSED_SCHEMES: ReadonlyMap<string, CompressedScheme> = new Map(
+  PARTS.filter(isCompressed).map((scheme) => [scheme.id, scheme]),
+);
+
+/** Names of presets of llm-compressor, in lower case, and the schemes they mean. */
+export const SCHEME_ALIASES: ReadonlyMap<string, string> = new Map([
+  ["w8a8", "int8_dynamic"],
+  ["int8", "int8_dynamic"],
+  ["w8a16", "int8_channel"],
+  ["w4a16", "int4_group128"],
+  ["w4a16_asym", "int4_group128_asym"],
+]);

@@ -71,3 +71,30 @@ test("an unknown scheme is a usage error and writes nothing", async (context) =>
   assert.equal(JSON.parse(terminal.err()).error.code, "CliUsage");
   assert.deepEqual(readdirSync(cwd).sort(), ["config.json", "model.safetensors"]);
 });
+
+test("a scheme of compressed-tensors makes a folder, under the name of a preset too", async (context) => {
+  const cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-quantize-"));
+  context.after(() => rmSync(cwd, { recursive: true }));
+  makeModel(cwd);
+  const terminal = createRecorder({ cwd });
+  assert.equal(await main(["quantize", ".", "--scheme", "FP8_DYNAMIC", "--out", "fp8"], terminal), 0, terminal.err());
+  assert.match(terminal.out(), /^fp8_dynamic in fp8: 7 modules quantized; .* dB|nothing lost/);
+  assert.deepEqual(readdirSync(path.join(cwd, "fp8")).sort(), ["config.json", "model.safetensors"]);
+  const again = createRecorder({ cwd });
+  assert.equal(await main(["quantize", ".", "--scheme", "w8a8", "--out", "fp8", "--json"], again), 1);
+  assert.equal(JSON.parse(again.err()).error.code, "CliOutputOccupied");
+  const failing = createRecorder({ cwd });
+  const group = ["--scheme", "W4A16", "--out", "int4", "--json"];
+  assert.equal(await main(["quantize", ".", ...group], failing), 1);
+  assert.equal(JSON.parse(failing.err()).error.code, "QuantizeShapeUnsupported");
+  assert.ok(readdirSync(cwd).every((name) => !name.includes("int4")));
+});
+
+test("a scheme that the format does not hold is a usage error", async (context) => {
+  const cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-quantize-"));
+  context.after(() => rmSync(cwd, { recursive: true }));
+  const terminal = createRecorder({ cwd });
+  const wrong = ["--scheme", "q8_0", "--format", "compressed-tensors", "--out", "x", "--json"];
+  assert.equal(await main(["quantize", ".", ...wrong], terminal), 2);
+  assert.equal(JSON.parse(terminal.err()).error.code, "CliUsage");
+});

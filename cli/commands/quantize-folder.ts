@@ -1,0 +1,61 @@
+// The part of `mergeyard quantize` that makes a compressed-tensors folder: it appears whole or not at all.
+import path from "node:path";
+import { toOutputUri, toUri } from "../arguments.ts";
+import { createProgress } from "../progress.ts";
+import { createStepDeps } from "../step-deps.ts";
+import { printResult, type Terminal } from "../terminal.ts";
+import { countOf, describeLoss, formatBytes } from "../text.ts";
+
+export type FolderOptions = {
+  readonly scheme: string;
+  readonly out: string;
+  readonly ignore: readonly string[];
+  readonly json?: boolean;
+};
+
+/** Throws what opening the source and the step throw, and CliOutputOccupied. */
+export async function quantizeFolder(source: string, options: FolderOptions, terminal: Terminal): Promise<void> {
+  const [{ createStoreOpener }, { runStep }, { quantizeFolderStep }, { locateSource, openSource }] = await Promise.all([
+    import("../../stores/open.ts"),
+    import("../../steps/step.ts"),
+    import("../../steps/quantize-folder.ts"),
+    import("../source.ts"),
+  ]);
+  const { beginOutputFolder } = await import("../../local/output-folder.ts");
+  const openStore = createStoreOpener(terminal.env);
+  const { checkpoint } = await openSource(source, openStore, terminal);
+  const { folder, file } = locateSource(source, terminal.cwd);
+  // An object store has no rename: there the document that makes the target a model is written last.
+  const isRemote = /^[a-z][a-z0-9+.-]*:\/\//.test(options.out);
+  const output = isRemote
+    ? undefined
+    : await beginOutputFolder(path.resolve(terminal.cwd, options.out), { force: false });
+  const progress = createProgress(terminal, { silent: options.json === true });
+  progress.begin(
+    "quantize",
+    checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0),
+  );
+  const deps = {
+    ...createStepDeps(terminal, openStore),
+    progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
+  };
+  try {
+    const { scheme, ignore } = options;
+    const target = toOutputUri(output?.path ?? options.out, terminal.cwd);
+    const place = { source: folder, target, ...(file === undefined ? {} : { sourceFile: file }) };
+    const result = await runStep(quantizeFolderStep, { ...place, scheme, ignore }, deps);
+    await output?.commit();
+    progress.end();
+    printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
+      const bits = (8 * result.bytes) / result.elements;
+      const counts = `${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}, ${bits.toFixed(2)} bits each`;
+      const quantized = `${countOf(result.quantized, "module")} quantized`;
+      return `${scheme} in ${options.out}: ${quantized}; ${counts}; ${describeLoss(result)}`;
+    });
+  } catch (error) {
+    await output?.discard();
+    throw error;
+  } finally {
+    progress.end();
+  }
+}

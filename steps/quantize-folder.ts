@@ -1,0 +1,219 @@
+// Quantizing a checkpoint into a compressed-tensors folder: planned here, from headers; then every file is written from
+// its start to its end while the weights stream through the scheme. A window and the scales of a tensor are in memory.
+import assert from "node:assert/strict";
+import { z } from "zod";
+import { MergeyardError } from "../core/error.ts";
+import type { PlannedShard } from "../core/formats/shard-plan.ts";
+import { fileRole } from "../core/formats/side-files.ts";
+import { createScalarKernels } from "../core/ops/kernels.ts";
+import type { Loss } from "../core/ops/quantize.ts";
+import {
+  type CompressedCopy,
+  type CompressedMatrix,
+  type CompressedModel,
+  planCompressedModel,
+  specsOf,
+} from "../core/plan/compressed-model.ts";
+import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
+import type { PartBytes } from "../core/schemes/part-matrix.ts";
+import { COMPRESSED_SCHEMES, type CompressedScheme } from "../core/schemes/registry.ts";
+import type { TensorFacts } from "../core/schemes/scheme.ts";
+import { elementCount } from "../core/tensor.ts";
+import {
+  createRowReader,
+  measuredRows,
+  measureLargest,
+  type ReadRows,
+  rowReaderBytes,
+  streamPart,
+  windowRows,
+} from "../engine/quantize-parts.ts";
+import { copyAcross, writeObject } from "../stores/objects.ts";
+import type { ObjectStore } from "../stores/store.ts";
+import { openPlace, travellingFiles } from "./open-checkpoint.ts";
+import { lossSchema, summariseLosses } from "./quantize-losses.ts";
+import { defineStep, type StepDeps } from "./step.ts";
+
+/** Bytes of a copied tensor in memory at a time. */
+const COPY_BYTES = 8 * 2 ** 20;
+
+const count = z.int().nonnegative();
+
+export const quantizeFolderStep = defineStep({
+  name: "quantize-folder",
+  input: z.strictObject({
+    /** URI of the folder to read, and one file of it that is a checkpoint by itself. */
+    source: z.string().min(1),
+    sourceFile: z.string().optional(),
+    /** URI of the folder to write to; it must be empty. */
+    target: z.string().min(1),
+    scheme: z.enum([...COMPRESSED_SCHEMES.keys()]),
+    /** Modules to leave as they are: paths, or `re:` and an expression. */
+    ignore: z.array(z.string()).default([]),
+    shardBytes: z.int().positive().default(SHARD_BYTES_DEFAULT),
+  }),
+  output: z.strictObject({
+    target: z.string(),
+    scheme: z.string(),
+    files: count,
+    tensors: count,
+    elements: count,
+    bytes: count,
+    /** Matrices that the scheme quantized. */
+    quantized: count,
+    ignore: z.array(z.string()),
+    ...lossSchema,
+  }),
+  /**
+   * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, QuantizeNotFinite, CompressedTensorsUnsupported (a wrong
+   * expression to ignore), YardTargetOccupied, the codes of opening a checkpoint, and what the stores throw. The file
+   * that makes the folder a model, config.json, is written last.
+   */
+  async run(input, deps) {
+    const [source, target] = [deps.openStore(input.source), deps.openStore(input.target)];
+    const { signal } = deps;
+    const opened = await openPlace({ store: source, prefix: "", file: input.sourceFile }, signal);
+    for await (const { key } of target.list("", { signal })) {
+      throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
+    }
+    const scheme = COMPRESSED_SCHEMES.get(input.scheme);
+    assert.ok(scheme !== undefined, "the schema lets only known schemes through");
+    const { checkpoint } = opened;
+    const model = planCompressedModel(checkpoint, scheme, input.ignore, input.shardBytes);
+    const work: Writing = {
+      source,
+      scheme,
+      deps,
+      done: { bytesRead: 0, bytesWritten: 0 },
+      losses: new Map(),
+      kept: new Map(),
+      largest: new Map(),
+    };
+    for (const shard of model.shards) {
+      await writeObject(target, shard.file, writeShard(work, model, shard), shard.fileBytes, { signal });
+    }
+    const sides = travellingFiles(opened).filter(({ name }) => !REPLACED.has(fileRole(name)));
+    for (const { name } of sides) await copyAcross(source, name, target, name, { signal });
+    const texts = [...(model.index === undefined ? [] : [model.index]), { name: "config.json", text: model.config }];
+    for (const { name, text } of texts) {
+      const bytes = new TextEncoder().encode(text);
+      await writeObject(target, name, bytes, bytes.length, { signal });
+    }
+    return {
+      target: target.uri,
+      scheme: scheme.id,
+      files: model.shards.length + sides.length + texts.length,
+      tensors: model.shards.reduce((sum, { tensors }) => sum + tensors.length, 0),
+      elements: checkpoint.tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
+      bytes: model.shards.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
+      quantized: work.losses.size,
+      ignore: [...model.ignore],
+      ...summariseLosses([...work.losses].map(([tensor, loss]) => ({ tensor, scheme: scheme.id, loss }))),
+    };
+  },
+});
+
+/** Written anew. */
+const REPLACED: ReadonlySet<string> = new Set(["config", "index", "record"]);
+
+type Writing = {
+  readonly source: ObjectStore;
+  readonly scheme: CompressedScheme;
+  readonly deps: StepDeps;
+  readonly done: { bytesRead: number; bytesWritten: number };
+  /** Of the matrices whose rows have passed, by name. */
+  readonly losses: Map<string, Loss>;
+  /** Parts whose turn in the file comes later, by the name of the tensor they become. */
+  readonly kept: Map<string, Uint8Array>;
+  /** max|x| by the name of the first tensor of a fused set. */
+  readonly largest: Map<string, number>;
+};
+
+async function* writeShard(
+  work: Writing,
+  { units }: CompressedModel,
+  { header, tensors }: PlannedShard,
+): AsyncGenerator<Uint8Array> {
+  const makers = new Map(units.flatMap((unit) => specsOf(unit).map(({ name }) => [name, unit] as const)));
+  yield header;
+  for (const { name, bytes } of tensors) {
+    const unit = makers.get(name);
+    assert.ok(unit !== undefined, "every planned tensor has a unit");
+    let written = 0;
+    for await (const piece of unit.kind === "copy" ? copyPieces(work, unit) : partPieces(work, unit, name)) {
+      yield piece;
+      written += piece.length;
+      work.done.bytesWritten += piece.length;
+      work.deps.progress?.({ ...work.done });
+    }
+    assert.equal(written, bytes, "a tensor has the bytes that the header says");
+  }
+}
+
+async function* copyPieces({ source, deps, done }: Writing, { entry }: CompressedCopy): AsyncGenerator<Uint8Array> {
+  for (const { file, offset, bytes } of entry.ranges) {
+    const buffer = new Uint8Array(Math.min(COPY_BYTES, bytes));
+    for (let at = 0; at < bytes; at += buffer.length) {
+      deps.signal.throwIfAborted();
+      const piece = buffer.subarray(0, Math.min(buffer.length, bytes - at));
+      await source.readInto(file, offset + at, piece, { signal: deps.signal });
+      done.bytesRead += piece.length;
+      yield piece;
+    }
+  }
+}
+
+/** A part from those kept, or by passing the rows of its matrix. */
+async function* partPieces(work: Writing, unit: CompressedMatrix, name: string): AsyncGenerator<Uint8Array> {
+  const kept = work.kept.get(name);
+  if (kept !== undefined) {
+    work.kept.delete(name);
+    yield kept;
+    return;
+  }
+  const { entry, module, matrix, parts } = unit;
+  const facts = await measureFacts(work, unit);
+  const read = readerOf(work, unit, windowRows(work.scheme, matrix));
+  const input = { scheme: work.scheme, matrix, parts, read, facts, tensor: entry.name };
+  const result = yield* streamPart(input, name.slice(module.length + 1));
+  // A part that was too large to be kept is made by another pass, which finds the others made already.
+  if (work.losses.has(entry.name)) return;
+  work.losses.set(entry.name, result.loss);
+  keep(work, module, result.parts);
+}
+
+function keep({ kept }: Writing, module: string, parts: PartBytes): void {
+  for (const [part, bytes] of parts) kept.set(`${module}.${part}`, bytes);
+}
+
+/** One measure for a fused set, taken by whichever of its tensors comes first. */
+async function measureFacts(work: Writing, { fused }: CompressedMatrix): Promise<TensorFacts> {
+  if (work.scheme.measures === "nothing") return {};
+  const key = fused[0]?.name ?? "";
+  const known = work.largest.get(key);
+  if (known !== undefined) return { largest: known };
+  let largest = 0;
+  for (const entry of fused) {
+    const [rows = 0, columns = 0] = entry.shape;
+    const matrix = { rows, columns, dtype: "F32" } as const;
+    largest = Math.max(largest, await measureLargest(readerOf(work, { entry, matrix }, measuredRows(matrix)), matrix));
+  }
+  work.largest.set(key, largest);
+  return { largest };
+}
+
+function readerOf(
+  work: Writing,
+  { entry, matrix }: Pick<CompressedMatrix, "entry" | "matrix">,
+  maxRows: number,
+): ReadRows {
+  const { columns } = matrix;
+  const kernels = createScalarKernels(rowReaderBytes(entry, columns, maxRows));
+  const read = createRowReader(work.source, entry, columns, kernels, maxRows, work.deps.signal);
+  const rowBytes = entry.ranges.reduce((sum, { bytes }) => sum + bytes, 0) / matrix.rows;
+  return async (first, rows) => {
+    const values = await read(first, rows);
+    work.done.bytesRead += rows * rowBytes;
+    return values;
+  };
+}

@@ -1,0 +1,31 @@
+// What a quantization lost, summed up for its result: the whole in dB, and the tensor that lost most.
+import { z } from "zod";
+import type { Loss } from "../core/ops/quantize.ts";
+
+/** Fields of a result. */
+export const lossSchema = {
+  /** Signal to noise of all quantized tensors together, in dB; null where nothing was lost. */
+  snr: z.number().nullable(),
+  /** The tensor that lost most. */
+  worst: z.strictObject({ tensor: z.string(), scheme: z.string(), snr: z.number() }).nullable(),
+};
+
+export type TensorLoss = { readonly tensor: string; readonly scheme: string; readonly loss: Loss };
+
+/** In dB; null for nothing lost. */
+function signalToNoise({ signal, noise }: Loss): number | null {
+  return noise === 0 ? null : 10 * Math.log10(Math.max(signal, Number.MIN_VALUE) / noise);
+}
+
+export function summariseLosses(losses: readonly TensorLoss[]) {
+  const total = losses.reduce(
+    (sum, { loss }) => ({ signal: sum.signal + loss.signal, noise: sum.noise + loss.noise }),
+    { signal: 0, noise: 0 },
+  );
+  const lossy = losses.flatMap(({ tensor, scheme, loss }) => {
+    const snr = signalToNoise(loss);
+    return snr === null ? [] : [{ tensor, scheme, snr }];
+  });
+  const [worst = null] = lossy.sort((a, b) => a.snr - b.snr);
+  return { snr: signalToNoise(total), worst };
+}

@@ -1,0 +1,231 @@
+// Quantizing a model into a compressed-tensors folder, from a small model made here: what is quantized and what is not,
+// scales that fused modules share, where tensors lie, what is refused, and that nothing is left behind then.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { TensorEntry } from "../../core/checkpoint.ts";
+import { findForm, parseCompressedConfig } from "../../core/formats/compressed-tensors-config.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { compressedScheme } from "../../core/schemes/compressed-scheme.ts";
+import { dequantizeMatrix } from "../../core/schemes/part-matrix.ts";
+import { COMPRESSED_SCHEMES } from "../../core/schemes/registry.ts";
+import { DTYPE_BITS } from "../../core/tensor.ts";
+import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import { quantizeFolderStep } from "../../steps/quantize-folder.ts";
+import { runStep } from "../../steps/step.ts";
+import { writeObject } from "../../stores/objects.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+
+const LAYER = "model.layers.0.";
+const SHAPES: Readonly<Record<string, readonly number[]>> = {
+  "model.embed_tokens.weight": [6, 256],
+  "model.norm.weight": [255],
+  "lm_head.weight": [6, 256],
+  [`${LAYER}input_layernorm.weight`]: [256],
+  [`${LAYER}self_attn.q_proj.weight`]: [64, 256],
+  [`${LAYER}self_attn.k_proj.weight`]: [33, 256],
+  [`${LAYER}self_attn.v_proj.weight`]: [64, 256],
+  [`${LAYER}self_attn.q_proj.bias`]: [64],
+  [`${LAYER}mlp.gate.weight`]: [4, 256],
+  [`${LAYER}mlp.down_proj.weight`]: [256, 128],
+};
+
+type Change = {
+  readonly shapes?: Readonly<Record<string, readonly number[]>>;
+  readonly config?: Readonly<Record<string, unknown>>;
+  readonly first?: Readonly<Record<string, number>>;
+};
+
+async function putModel({ shapes = {}, config = {}, first = {} }: Change = {}) {
+  const store = newStore();
+  const specs = Object.entries({ ...SHAPES, ...shapes }).map(([name, shape]) => ({
+    name,
+    dtype: "F32" as const,
+    shape,
+  }));
+  const { header, tensors, fileBytes } = encodeSafetensorsHeader(specs);
+  const file = new Uint8Array(fileBytes);
+  file.set(header);
+  const values = new Map<string, Float32Array>();
+  for (const [seed, { name, offset, bytes }] of tensors.entries()) {
+    const own = Float32Array.from({ length: bytes / 4 }, (_, i) => (seed + 1) * Math.sin(seed * 37 + i * 0.7));
+    if (first[name] !== undefined) own[0] = first[name];
+    values.set(name, own);
+    file.set(new Uint8Array(own.buffer), header.length + offset);
+  }
+  await writeObject(store, "model.safetensors", file, file.length);
+  await putText(store, "config.json", JSON.stringify({ model_type: "llama", vocab_size: 6, ...config }));
+  await putText(store, "tokenizer.json", "{}");
+  return { store, values };
+}
+
+async function run(scheme: string, change: Change = {}, more: Record<string, unknown> = {}) {
+  const { store, values } = await putModel(change);
+  const target = newStore();
+  const opener = openerOf(store, target);
+  const input = { source: store.uri, target: target.uri, scheme, ...more };
+  const result = await runStep(quantizeFolderStep, input, testDeps(opener)).catch(async (error: unknown) => {
+    for await (const { key } of target.list("")) assert.notEqual(key, "config.json");
+    throw error;
+  });
+  const { checkpoint } = await openCheckpoint(target, "");
+  return { result, checkpoint, target, values };
+}
+
+async function bytesOf(store: ObjectStore, entry: TensorEntry | undefined): Promise<Uint8Array> {
+  const [range] = entry?.ranges ?? [];
+  assert.ok(range !== undefined);
+  const bytes = new Uint8Array(range.bytes);
+  await store.readInto(range.file, range.offset, bytes);
+  return bytes;
+}
+
+/** The weights of every quantized module as a reader sees them, by the config and the tensors of the folder alone. */
+async function readBack({ checkpoint, target, values }: Awaited<ReturnType<typeof run>>) {
+  const config = parseCompressedConfig(checkpoint.config?.quantization_config);
+  assert.ok(config !== undefined);
+  const entries = new Map(checkpoint.tensors.map((entry) => [entry.name, entry]));
+  const back = new Map<string, Float32Array>();
+  for (const [name, weights] of values) {
+    const module = name.replace(/\.weight$/, "");
+    const form = findForm(config, module);
+    const [rows = 0, columns] = SHAPES[name] ?? [];
+    if (form === undefined || columns === undefined || !name.includes("proj.weight")) continue;
+    const scheme = compressedScheme(form);
+    assert.ok(scheme !== undefined);
+    const matrix = { rows, columns, dtype: "F32" } as const;
+    const parts = await Promise.all(
+      scheme.parts(matrix).map(async (part) => {
+        const entry = entries.get(`${module}.${part.name}`);
+        assert.deepEqual([entry?.dtype, entry?.shape], [part.dtype, part.shape], `${module}.${part.name}`);
+        return [part.name, await bytesOf(target, entry)] as const;
+      }),
+    );
+    const restored = dequantizeMatrix(scheme, matrix, new Map(parts));
+    const noise = restored.reduce((sum, value, i) => sum + (value - (weights[i] ?? 0)) ** 2, 0);
+    const signal = weights.reduce((sum, value) => sum + value * value, 0);
+    assert.ok(10 * Math.log10(signal / noise) > 8, `${name} in ${scheme.id}`);
+    back.set(name, restored);
+  }
+  return back;
+}
+
+test("every scheme of compressed-tensors is read back by what the folder says, in one shard or several", async () => {
+  for (const scheme of COMPRESSED_SCHEMES.keys()) {
+    const whole = await run(scheme);
+    const back = await readBack(whole);
+    assert.equal(back.size, 4, scheme);
+    assert.equal(whole.result.quantized, 4);
+    const cut = await run(scheme, {}, { shardBytes: 20_000 });
+    assert.ok(cut.checkpoint.tensorFiles.length > 1);
+    assert.deepEqual(await readBack(cut), back, scheme);
+  }
+});
+
+test("every tensor begins at a multiple of its element", async () => {
+  for (const scheme of ["int4_group32_asym", "fp8_dynamic", "int8_dynamic"]) {
+    const { checkpoint } = await run(scheme);
+    for (const { name, dtype, ranges } of checkpoint.tensors) {
+      assert.equal((ranges[0]?.offset ?? 1) % (DTYPE_BITS[dtype] / 8), 0, `${scheme}: ${name}`);
+    }
+  }
+});
+
+test("what is not a linear module of a layer stays, and is named where servers want it", async () => {
+  const { checkpoint, target, values, result } = await run("fp8_dynamic");
+  assert.deepEqual(result.ignore, ["lm_head", `${LAYER}mlp.gate`]);
+  for (const name of ["model.embed_tokens.weight", "lm_head.weight", `${LAYER}mlp.gate.weight`, "model.norm.weight"]) {
+    const bytes = await bytesOf(
+      target,
+      checkpoint.tensors.find((entry) => entry.name === name),
+    );
+    assert.deepEqual(new Float32Array(bytes.buffer), values.get(name), name);
+  }
+  assert.ok(checkpoint.sideFiles.some(({ name }) => name === "tokenizer.json"));
+});
+
+test("tensors that servers fuse share the scale of the whole", async () => {
+  const { checkpoint, target, values } = await run("fp8_tensor");
+  const scaleOf = async (module: string) => {
+    const entry = checkpoint.tensors.find(({ name }) => name === `${LAYER}${module}.weight_scale`);
+    return new Float32Array((await bytesOf(target, entry)).buffer)[0];
+  };
+  const largest = (module: string) =>
+    (values.get(`${LAYER}${module}.weight`) ?? new Float32Array()).reduce((most, v) => Math.max(most, Math.abs(v)), 0);
+  const modules = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+  const most = Math.max(...modules.map(largest));
+  for (const module of modules) assert.equal(await scaleOf(module), Math.fround(most / 448));
+  assert.equal(await scaleOf("mlp.down_proj"), Math.fround(largest("mlp.down_proj") / 448));
+});
+
+test("modules that are ignored stay as they are", async () => {
+  const { result, checkpoint } = await run("int4_group128", {}, { ignore: ["re:.*self_attn", `${LAYER}nothing`] });
+  assert.equal(result.quantized, 1);
+  assert.ok(result.ignore.includes(`${LAYER}self_attn.q_proj`));
+  assert.ok(checkpoint.tensors.some(({ name }) => name === `${LAYER}self_attn.q_proj.weight`));
+});
+
+test("rows of any width and number fit schemes without groups", async () => {
+  const shapes = { [`${LAYER}mlp.up_proj.weight`]: [3, 5] };
+  const { result } = await run("fp8_dynamic", { shapes });
+  assert.equal(result.quantized, 5);
+});
+
+test("what cannot be quantized is refused, and no folder becomes a model", async () => {
+  const refused = (scheme: string, change: Change, code: string, where: object, more = {}) =>
+    assert.rejects(run(scheme, change, more), (error: { code: string; where: object }) => {
+      assert.equal(error.code, code);
+      assert.deepEqual({ ...error.where, ...where }, error.where);
+      return true;
+    });
+  const down = `${LAYER}mlp.down_proj.weight`;
+  await refused("int4_group128", { shapes: { [down]: [256, 96] } }, "QuantizeShapeUnsupported", { tensor: down });
+  await refused("fp8_dynamic", { first: { [down]: Number.NaN } }, "QuantizeNotFinite", { tensor: down });
+  await refused("fp8_tensor", { first: { [down]: Number.POSITIVE_INFINITY } }, "QuantizeNotFinite", { tensor: down });
+  const field = "quantization_config";
+  await refused("fp8_dynamic", { config: { [field]: {} } }, "QuantizeModelUnsupported", { field });
+  const experts = { "model.layers.0.mlp.experts.gate_up_proj": [2, 4, 4] };
+  await refused("fp8_dynamic", { shapes: experts }, "QuantizeModelUnsupported", {
+    tensor: "model.layers.0.mlp.experts.gate_up_proj",
+  });
+  const transposed = { "h.0.attn.c_attn.weight": [256, 768] };
+  await refused("fp8_dynamic", { shapes: transposed }, "QuantizeModelUnsupported", {
+    tensor: "h.0.attn.c_attn.weight",
+  });
+  await refused("fp8_dynamic", {}, "CompressedTensorsUnsupported", {}, { ignore: ["re:("] });
+});
+
+test("a folder that holds something is not written to", async () => {
+  const { store } = await putModel();
+  const target = newStore();
+  await putText(target, "mine.txt", "x");
+  const input = { source: store.uri, target: target.uri, scheme: "fp8_dynamic" };
+  await assert.rejects(runStep(quantizeFolderStep, input, testDeps(openerOf(store, target))), {
+    code: "YardTargetOccupied",
+  });
+});
+
+test("configs of other tools are understood, and those that cannot be followed are refused", () => {
+  const weights = { num_bits: 4, type: "int", symmetric: true, group_size: 128 };
+  const config = (more: object, format = "pack-quantized") => ({
+    quant_method: "compressed-tensors",
+    format,
+    ignore: ["lm_head", "re:.*gate$"],
+    config_groups: {
+      a: { targets: ["re:.*q_proj"], weights: { ...weights, ...more } },
+      b: { targets: ["Linear"], weights },
+    },
+  });
+  const parsed = parseCompressedConfig(config({ group_size: -1 }));
+  assert.ok(parsed !== undefined);
+  assert.equal(findForm(parsed, "lm_head"), undefined);
+  assert.equal(findForm(parsed, "model.layers.0.mlp.gate"), undefined);
+  assert.equal(findForm(parsed, "model.layers.0.q_proj")?.strategy, "channel");
+  assert.equal(findForm(parsed, "model.layers.0.k_proj")?.group, 128);
+  const naive = parseCompressedConfig(config({ num_bits: 8, type: "float", strategy: "tensor" }, "naive-quantized"));
+  assert.equal(naive?.groups[0]?.form.format, "float-quantized");
+  assert.equal(parseCompressedConfig({ quant_method: "gptq" }), undefined);
+  for (const broken of [config({}, "marlin-24"), config({ num_bits: 99 }), { ...config({}), config_groups: 3 }]) {
+    assert.throws(() => parseCompressedConfig(broken), { code: "CompressedTensorsUnsupported" });
+  }
+});

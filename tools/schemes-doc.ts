@@ -1,0 +1,49 @@
+// `npm run docs`: writes docs/schemes.md from the registry of schemes. A test compares; nobody edits it.
+import { writeFileSync } from "node:fs";
+import path from "node:path";
+import { MIXES } from "../core/schemes/mixes.ts";
+import { BLOCK_SCHEME_IDS, BLOCK_SCHEMES, PART_SCHEMES, SCHEME_ALIASES } from "../core/schemes/registry.ts";
+
+const FILE = path.resolve(import.meta.dirname, "../docs/schemes.md");
+
+const NEEDS = { stream: "a block", row: "a row", tensor: "the tensor" } as const;
+
+/** The document. */
+export function renderSchemesDocument(): string {
+  const blocks = BLOCK_SCHEME_IDS.map((id) => {
+    const { title, needs, blockBytes, blockElements, source } = BLOCK_SCHEMES[id];
+    const bits = ((8 * blockBytes) / blockElements).toFixed(2);
+    return `| \`${id}\` | ${title} | ${bits} | ${NEEDS[needs]} | ${source} |`;
+  });
+  const parts = [...PART_SCHEMES.values()].map(({ id, title, needs, compressed, parts, source }) => {
+    const names = parts({ rows: 128, columns: 128, dtype: "BF16" }).map(({ name }) => `\`${name}\``);
+    return `| \`${id}\` | ${title} | ${NEEDS[needs]} | ${names.join(", ")} | ${compressed?.format ?? ""} | ${source} |`;
+  });
+  const mixes = [...MIXES.keys()].filter((id) => !BLOCK_SCHEME_IDS.some((known) => known === id));
+  const aliases = [...SCHEME_ALIASES].map(([alias, id]) => `\`${alias.toUpperCase()}\` is \`${id}\``);
+  return `${[
+    "# Quantization schemes",
+    "",
+    'Made by `npm run docs` from the registry; do not edit. "Sees" is what must be in memory at once to quantize.',
+    "",
+    "## Blocks, in GGUF files",
+    "",
+    "| scheme | stored | bits a weight | sees | source |",
+    "|---|---|---|---|---|",
+    ...blocks,
+    "",
+    `Mixes of them, as llama-quantize names them: ${mixes.map((id) => `\`${id}\``).join(", ")}.`,
+    "",
+    "## Parts, in safetensors files",
+    "",
+    "Those with a format become compressed-tensors folders by `mergeyard quantize`. Names are taken in any case.",
+    "",
+    `Of llm-compressor's presets, ${aliases.join(", ")}.`,
+    "",
+    "| scheme | stored | sees | tensors | compressed-tensors format | source |",
+    "|---|---|---|---|---|---|",
+    ...parts,
+  ].join("\n")}\n`;
+}
+
+if (import.meta.main) writeFileSync(FILE, renderSchemesDocument());
