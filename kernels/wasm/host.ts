@@ -6,8 +6,8 @@ import type { FloatDtype } from "../../core/ops/cast.ts";
 import { COMBINE_SOURCES_MAX, type Combine, type CombineDtype } from "../../core/ops/combine.ts";
 import type { Kernels } from "../../core/ops/kernels.ts";
 import { type Block, createMemory } from "../../core/ops/memory.ts";
-import { scalarQuantize } from "../../core/ops/quantize.ts";
 import { type ElementExports, hostElements } from "./host-elements.ts";
+import { hostQuant, type QuantExports } from "./host-quant.ts";
 import { hostTaskVectors, type TaskVectorExports } from "./host-task-vectors.ts";
 
 /** The module's own data lies below this address. */
@@ -57,7 +57,8 @@ type Exports = {
     count: number,
   ) => void;
 } & { readonly [name in `widen${FloatDtype}` | `narrow${FloatDtype}`]: Convert } & TaskVectorExports &
-  ElementExports;
+  ElementExports &
+  QuantExports;
 
 let compiled: WebAssembly.Module | undefined;
 
@@ -101,7 +102,7 @@ export function createWasmKernels(capacityBytes: number): Kernels {
     },
     ...hostTaskVectors(wasm, memory.buffer),
     ...hostElements(wasm, memory.buffer),
-    ...scalarQuantize,
+    ...hostQuant(wasm, memory.buffer),
   };
 }
 

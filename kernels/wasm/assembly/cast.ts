@@ -184,7 +184,7 @@ export function narrowF32(source: usize, target: usize, count: i32): i32 {
 }
 
 /** float32 to half in the low 16 bits of each lane: nearest even, overflow to infinity, subnormals kept, NaN 7e00. */
-@inline function floatsToHalves(value: v128): v128 {
+@inline export function floatsToHalves(value: v128): v128 {
   const sign = v128.and(i32x4.shr_u(value, 16), i32x4.splat(0x8000));
   const magnitude = v128.and(value, i32x4.splat(0x7fffffff));
   const odd = v128.and(i32x4.shr_u(magnitude, 13), i32x4.splat(1));

@@ -1,0 +1,114 @@
+// Goal: the WebAssembly quantizers, dequantizers and the measure of loss give the bits of the oracle. Method: rows of
+// many kinds, some of them all edges, of one block, of a few, and of more than any lane holds, at unaligned places.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { createScalarKernels, type Kernels } from "../../core/ops/kernels.ts";
+import { BLOCK_SCHEME_IDS, BLOCK_SCHEMES, type BlockSchemeId } from "../../core/schemes/registry.ts";
+import { createWasmKernels } from "../../kernels/wasm/host.ts";
+import { fillImage, tileBytes } from "./oracle.ts";
+
+/** Uniform numbers in [0, 1) (xorshift). */
+function createUniform(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return (state >>> 0) / 2 ** 32;
+  };
+}
+
+/** Rows by what they are like: element i from uniform numbers. */
+const ROWS: Readonly<Record<string, (u: () => number, i: number) => number>> = {
+  normal: (u) => 0.04 * (u() + u() + u() + u() - 2),
+  "all magnitudes": (u) => (u() - 0.5) * 10 ** (20 * u() - 15),
+  sparse: (u) => (u() < 0.9 ? 0 : u() - 0.5),
+  "signed zeros": (u) => (u() < 0.5 ? -0 : u() < 0.5 ? 0 : 0.5),
+  zeros: () => 0,
+  "few levels, all ties": (u) => (Math.floor(5 * u()) - 2) * 0.25,
+  positive: (u) => u(),
+  "far from zero": (u) => -1 - 1e-3 * u(),
+  "constant blocks": (_, i) => (i >> 5) * 0.37 - 5,
+  subnormal: (u) => (u() - 0.5) * 1e-38,
+  "near the least scale": (u) => (u() - 0.5) * 1e-30,
+  "scales beyond F16": (u) => (u() - 0.5) * 1e7,
+  huge: (u) => (u() - 0.5) * 3e38,
+  outliers: (u, i) => (i % 97 === 5 ? 50 : 0.01) * (u() - 0.5),
+};
+
+type Row = { readonly values: Float32Array; readonly importance: Float32Array };
+
+function rowsOf(columns: number): ReadonlyMap<string, Row> {
+  const u = createUniform(columns + 7);
+  const rows = Object.entries(ROWS).map(([name, value]): [string, Row] => {
+    const values = Float32Array.from({ length: columns }, (_, i) => value(u, i));
+    // Some columns have no weight at all.
+    return [name, { values, importance: Float32Array.from(values, (_, i) => (i % 11 === 0 ? 0 : u())) }];
+  });
+  const edges = new Float32Array(columns);
+  fillImage(new Uint8Array(edges.buffer), 31, true);
+  return new Map([...rows, ["edges", { values: edges, importance: edges.map(Math.abs) }]]);
+}
+
+const both = [createScalarKernels(2 ** 20), createWasmKernels(2 ** 20)] as const;
+
+/** Blocks, their values and the loss; around the blocks are bytes that must stay. */
+function quantize(kernels: Kernels, id: BlockSchemeId, { values, importance }: Row, isWeighted: boolean) {
+  const mark = kernels.mark();
+  const columns = values.length;
+  const [source, weights] = [kernels.allocateTile(columns + 1), kernels.allocateTile(columns)];
+  const [target, back] = [kernels.allocateBlock(4 * columns + 8), kernels.allocateTile(columns)];
+  source.values.set(values, 1);
+  weights.values.set(importance);
+  target.bytes.fill(0xa5);
+  kernels.quantizeRow(id, source, 1, columns, target, 2, isWeighted ? weights : undefined);
+  kernels.dequantizeRow(id, target, 2, back, columns);
+  const loss = kernels.measureLoss(source, 1, back, columns);
+  const found = { blocks: Buffer.from(target.bytes), values: Buffer.from(tileBytes(back.values, columns)), loss };
+  kernels.release(mark);
+  return found;
+}
+
+for (const isWeighted of [false, true]) {
+  const kind = isWeighted ? "with an importance matrix" : "alone";
+  test(`every scheme gives the oracle's bytes, values and loss, ${kind}`, () => {
+    for (const id of BLOCK_SCHEME_IDS) {
+      const { blockElements } = BLOCK_SCHEMES[id];
+      for (const columns of new Set([blockElements, 3 * blockElements, 7 * blockElements, 9 * 256])) {
+        if (columns % blockElements !== 0) continue;
+        for (const [name, row] of rowsOf(columns)) {
+          const [scalar, wasm] = both.map((kernels) => quantize(kernels, id, row, isWeighted));
+          assert.deepEqual(wasm, scalar, `${id}, ${columns} columns, ${name}`);
+        }
+      }
+    }
+  });
+}
+
+test("the schemes that models are published in have SIMD code, also with an importance matrix", () => {
+  const ids = ["f16", "bf16", "f32", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "iq4_xs"] as const;
+  for (const id of [...ids, "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"] as const) {
+    for (const isWeighted of [false, true]) assert.equal(both[1].quantizerOf(id, isWeighted), "wasm", id);
+    assert.equal(both[0].quantizerOf(id, false), "scalar", id);
+  }
+});
+
+test("loss is measured in float64, in four partial sums, for any number of values", () => {
+  for (const count of [0, 1, 2, 3, 4, 5, 7, 8, 63, 64, 1000]) {
+    const [scalar, wasm] = both.map((kernels) => {
+      const mark = kernels.mark();
+      const [values, back] = [kernels.allocateTile(count + 3), kernels.allocateTile(count)];
+      values.values.set(Float32Array.from({ length: count + 3 }, (_, i) => Math.sin(i) * 10 ** (i % 37)));
+      back.values.set(Float32Array.from({ length: count }, (_, i) => Math.cos(i)));
+      const loss = kernels.measureLoss(values, 3, back, count);
+      kernels.release(mark);
+      return loss;
+    });
+    assert.deepEqual(wasm, scalar);
+  }
+  const [kernels] = both;
+  const [values, back] = [kernels.allocateTile(2), kernels.allocateTile(2)];
+  values.values.set([3, -4]);
+  back.values.set([3.5, -3]);
+  assert.deepEqual(kernels.measureLoss(values, 0, back, 2), { signal: 25, noise: 1.25 });
+});
