@@ -1,31 +1,26 @@
 // Pulling a published version into a folder: every file is checked against the manifest on its way, appears whole under
-// its final name, and the manifest comes last. A pull that was interrupted goes on where it stopped; a folder that
-// holds another version, or files of that name which are not the version's, is refused.
-import { z } from "zod";
+// its final name, and the manifest comes last. A pull that was interrupted goes on where it stopped. A folder that holds
+// another version of the model is brought up to date: only files and tensors that changed are fetched.
 import {
   MANIFEST_FILE,
   type Manifest,
   type ManifestFile,
   manifestDigest,
-  parseManifest,
   SIGNATURE_FILE,
   versionName,
 } from "../core/artifact/manifest.ts";
 import { parsePublicKeys } from "../core/artifact/public-key.ts";
 import { MergeyardError } from "../core/error.ts";
-import { ARTIFACT_LIMITS } from "../core/limits.ts";
 import type { ObjectStore } from "../stores/store.ts";
+import { assembleFile, type LocalTensors, locateTensors, planAssembly } from "./assemble-file.ts";
 import { readManifest } from "./checkpoint-listing.ts";
-import { createOnce, encodeRecord, mapBounded, readRecord } from "./records.ts";
+import { closePullFolder, openPullFolder } from "./pull-folder.ts";
+import { createOnce, mapBounded } from "./records.ts";
 import { pullInputSchema, pullOutputSchema } from "./schemas.ts";
 import { checkSignature, readSignatures } from "./signature.ts";
 import { defineStep, type StepDeps } from "./step.ts";
-import { copyVerified, fileIsWhole, STREAMS_IN_FLIGHT } from "./stream.ts";
+import { copyVerified, STREAMS_IN_FLIGHT } from "./stream.ts";
 import { findVersion, openYard, parseVersionReference } from "./yard.ts";
-
-/** There while a pull is under way: what the folder is going to hold. */
-const MARKER = ".mergeyard-pull.json";
-const markerSchema = z.strictObject({ pull: z.literal(1), model: z.string(), version: z.string() });
 
 /**
  * Throws YardModelMissing, YardVersionMissing, YardChannelMissing, YardFileCorrupt, YardTargetOccupied, Manifest and
@@ -45,25 +40,26 @@ export const pullStep = defineStep({
     const source = { store: yard, prefix: place.prefix };
     const { status, keyIds } = await checkSignature(source, manifestDigest(manifest), trusted, deps.signal);
     const target = deps.openStore(targetUri);
-    const mayReplace = await isOurs(target, place, deps);
-    if (!mayReplace) await refuseStrangers(target, manifest, deps);
-    await target.create(MARKER, encodeRecord({ pull: 1, model: place.model, version: place.version }));
-    const done = { bytesRead: 0, bytesWritten: 0 };
-    const fetched = await mapBounded(
+    const folder = await openPullFolder(yard, target, { ...place, manifest }, deps);
+    const local = locateTensors(folder.whole.filter((file) => "tensors" in file));
+    const done = { fetched: 0, reused: 0, present: 0 };
+    await mapBounded(
       manifest.files,
-      (file) => pullFile(source, target, file, deps, done),
+      (file) => pullFile(source, target, file, { whole: folder.whole, local }, deps, done),
       STREAMS_IN_FLIGHT,
     );
     await pullSignatures(source, target, deps.signal);
     await createOnce(target, MANIFEST_FILE, bytes, deps.signal);
-    await target.delete(MARKER);
+    await closePullFolder(target, folder, deps.signal);
     return {
       model: place.model,
       version: place.version,
       channel: place.channel ?? null,
       target: target.uri,
       files: manifest.files.length,
-      present: fetched.filter((isFetched) => !isFetched).length,
+      present: done.present,
+      fetchedBytes: done.fetched,
+      reusedBytes: done.reused,
       bytes: manifest.files.reduce((sum, file) => sum + file.bytes, 0),
       signature: { status, keyIds },
     };
@@ -92,65 +88,54 @@ function checkVersion(store: ObjectStore, manifest: Manifest, prefix: string, ve
   });
 }
 
-/** True when the folder holds this version or is becoming it. Throws YardTargetOccupied when it is another's. */
-async function isOurs(
-  target: ObjectStore,
-  wanted: { model: string; version: string },
-  deps: StepDeps,
-): Promise<boolean> {
-  const refuse = (file: string, found: string): never => {
-    throw new MergeyardError("YardTargetOccupied", {
-      where: { store: target.uri, file },
-      found,
-      expected: `nothing, or version ${wanted.version} of ${wanted.model}`,
-    });
-  };
-  const marker = (await readRecord(target, MARKER, markerSchema, deps.signal))?.value;
-  if (marker !== undefined && marker.version !== wanted.version) {
-    refuse(MARKER, `an unfinished pull of version ${marker.version} of ${marker.model}`);
-  }
-  const stored = await target.get(MANIFEST_FILE, ARTIFACT_LIMITS.documentBytes, { signal: deps.signal });
-  const manifest = stored && parseManifest(stored.bytes);
-  if (stored !== undefined && manifest === undefined) refuse(MANIFEST_FILE, "another tool's manifest");
-  if (manifest !== undefined && versionName(manifest) !== wanted.version) {
-    refuse(MANIFEST_FILE, `version ${versionName(manifest)} of ${manifest.model}`);
-  }
-  return marker !== undefined || manifest !== undefined;
-}
+/** A version's own folder in the yard. */
+type VersionFolder = { readonly store: ObjectStore; readonly prefix: string };
 
-/** A folder of the user's own may hold other things, but no other weights, and no file that would be overwritten. */
-async function refuseStrangers(target: ObjectStore, manifest: Manifest, deps: StepDeps): Promise<void> {
-  const listed = new Map(manifest.files.map((file) => [file.name, file]));
-  for await (const { key } of target.list("", { signal: deps.signal })) {
-    const file = listed.get(key);
-    const isStranger = file === undefined && /\.safetensors(\.index\.json)?$/.test(key);
-    const isOther = file !== undefined && !(await fileIsWhole(target, key, file, deps.signal));
-    if (!isStranger && !isOther) continue;
-    throw new MergeyardError("YardTargetOccupied", {
-      where: { store: target.uri, file: key },
-      found: isOther ? "a file of this name with other content" : "weights that are no part of the version",
-      expected: "an empty folder",
-    });
-  }
-}
+/** What a pull has done so far, in bytes of files. */
+type Done = { fetched: number; reused: number; present: number };
 
-/** False when the file was there already, with the right bytes. */
+/** Fetches one file, or makes it of what the folder holds, or leaves it where it is. */
 async function pullFile(
-  source: { readonly store: ObjectStore; readonly prefix: string },
+  source: VersionFolder,
   target: ObjectStore,
   file: ManifestFile,
+  held: { readonly whole: readonly ManifestFile[]; readonly local: LocalTensors },
   deps: StepDeps,
-  done: { bytesRead: number; bytesWritten: number },
-): Promise<boolean> {
-  const isThere = await fileIsWhole(target, file.name, file, deps.signal);
-  if (!isThere) {
-    const from = { store: source.store, key: `${source.prefix}${file.name}`, bytes: file.bytes };
-    await copyVerified(from, { store: target, key: file.name }, file, deps.signal, (bytes) => {
-      done.bytesRead += bytes;
-      done.bytesWritten += bytes;
-      deps.progress?.({ ...done });
-    });
+  done: Done,
+): Promise<void> {
+  const key = `${source.prefix}${file.name}`;
+  const took = (bytes: number) => {
+    done.fetched += bytes;
+    deps.progress?.({ bytesRead: done.fetched, bytesWritten: done.fetched + done.reused });
+  };
+  if (held.whole.some(({ name, digest }) => name === file.name && digest === file.digest)) {
+    done.reused += file.bytes;
+    done.present += 1;
+    deps.log({ event: "file-present", file: file.name, bytes: file.bytes });
+    return;
   }
-  deps.log({ event: isThere ? "file-present" : "file-pulled", file: file.name, bytes: file.bytes });
-  return !isThere;
+  const assembly = "tensors" in file ? planAssembly(file, key, held.local) : undefined;
+  if (assembly !== undefined && "tensors" in file) {
+    const reused = file.bytes - assembly.fetchedBytes;
+    const isMade = await assembleFile(source.store, target, file, assembly.segments, deps.signal, () => undefined).then(
+      () => true,
+      unlessCorrupt,
+    );
+    done.fetched += assembly.fetchedBytes;
+    if (isMade) {
+      done.reused += reused;
+      deps.log({ event: "file-updated", file: file.name, bytes: file.bytes, reused });
+      return;
+    }
+  }
+  const from = { store: source.store, key, bytes: file.bytes };
+  await copyVerified(from, { store: target, key: file.name }, file, deps.signal, took);
+  deps.log({ event: "file-pulled", file: file.name, bytes: file.bytes });
+}
+
+/** A file beside it was replaced while its tensors were read: the whole is fetched, which also says what is damaged. */
+function unlessCorrupt(cause: unknown): false {
+  const isOther = !(cause instanceof MergeyardError) || !["YardFileCorrupt", "StoreShortRead"].includes(cause.code);
+  if (isOther) throw cause;
+  return false;
 }

@@ -209,6 +209,9 @@ export const pullOutputSchema = z.strictObject({
   /** Files that were there already, with the right digest. */
   present: count,
   bytes: count,
+  /** Of `bytes`: what came from the yard, and what the folder held already. */
+  fetchedBytes: count,
+  reusedBytes: count,
   signature: signatureSchema,
 });
 

@@ -52,14 +52,20 @@ export async function addSignature(
 
 type StoredSignatures = { readonly bytes: Uint8Array; readonly etag: string; readonly envelopes: readonly Envelope[] };
 
-/** The signatures of a version; undefined when it has none. Throws SignatureInvalid. */
+/**
+ * The signatures of a version; undefined when it has none. To whoever may not list, S3 answers that a missing object is
+ * denied; the same counts as none here. Throws SignatureInvalid.
+ */
 export async function readSignatures(
   store: ObjectStore,
   prefix: string,
   signal: AbortSignal,
 ): Promise<StoredSignatures | undefined> {
   const key = `${prefix}${SIGNATURE_FILE}`;
-  const found = await store.get(key, ARTIFACT_LIMITS.signatureBytes, { signal });
+  const found = await store.get(key, ARTIFACT_LIMITS.signatureBytes, { signal }).catch((cause: unknown) => {
+    if (cause instanceof MergeyardError && cause.code === "StoreAccessDenied") return undefined;
+    throw cause;
+  });
   return found && { ...found, envelopes: parseEnvelopes(found.bytes, key) };
 }
 

@@ -88,13 +88,16 @@ function partSizes(file: ListedFile): readonly number[] {
 }
 
 /** Checks the bytes of a listed file as they pass. */
-export type FileVerifier = { update(piece: Uint8Array): void; finish(): void };
+type FileVerifier = { update(piece: Uint8Array): void; finish(): void };
 
 /**
  * A verifier of a listed file: feed it every byte in order, then `finish`.
  * Throws YardFileCorrupt naming the first tensor whose bytes differ (or the header, or the file).
  */
-function createFileVerifier(file: ListedFile, where: { readonly store: string; readonly key: string }): FileVerifier {
+export function createFileVerifier(
+  file: ListedFile,
+  where: { readonly store: string; readonly key: string },
+): FileVerifier {
   const hasher = createPartHasher(partSizes(file));
   return {
     update: (piece) => hasher.update(piece),

@@ -53,8 +53,8 @@ async function pull(model: string, folder: string, options: Options, terminal: T
   const pulled = await runStep(pullStep, input, deps).finally(() => progress.end());
   const result = { ...pulled, channel: place.channel ?? null, target: toUri(folder, terminal.cwd) };
   printResult(terminal, options.json, result, () => {
-    const present = result.present === 0 ? "" : `, ${result.present} of them there already`;
-    const files = `${countOf(result.files, "file")}, ${formatBytes(result.bytes)}${present}`;
+    const reused = result.reusedBytes === 0 ? "" : `, of which ${formatBytes(result.fetchedBytes)} were fetched`;
+    const files = `${countOf(result.files, "file")}, ${formatBytes(result.bytes)}${reused}`;
     const signed = describeSignature(result.signature);
     return `pulled ${result.model}@${result.version} into ${folder}: ${files}, every digest right${signed}`;
   });

@@ -74,18 +74,6 @@ test("a pull that is killed at any write goes on, and shows no manifest before t
   assert.ok(crashes > 10);
 });
 
-test("a folder with another version, or an unfinished pull of one, is not mixed", async () => {
-  const { yard, first, second } = await publishTwo();
-  const target = newStore();
-  await pull(yard, target, `ab@${first}`);
-  await assert.rejects(pull(yard, target, `ab@${second}`), { code: "YardTargetOccupied" });
-  await verify(target, first);
-  const unfinished = newStore();
-  const dying = createDyingStore(unfinished, 4, "after");
-  await assert.rejects(pull(yard, dying.store, `ab@${first}`), Crash);
-  await assert.rejects(pull(yard, unfinished, `ab@${second}`), { code: "YardTargetOccupied" });
-});
-
 test("a user's own files are neither overwritten nor mixed with", async () => {
   const { yard, first } = await publishTwo();
   for (const [key, isRefused] of [
