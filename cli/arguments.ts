@@ -90,6 +90,12 @@ export function parseLocalPath(text: string): string {
   return text;
 }
 
+/** A whole number, for ranks and their counts. */
+export function parseWhole(text: string): number {
+  if (!/^\d{1,6}$/.test(text)) throw new InvalidArgumentError("It must be a whole number.");
+  return Number(text);
+}
+
 function collectModel(text: string, previous: Readonly<Record<string, string>>): Record<string, string> {
   const at = text.indexOf("=");
   if (at < 1 || at === text.length - 1) throw new InvalidArgumentError("It must be NAME=PATH.");

@@ -1,6 +1,6 @@
 // Pulling a published version into a folder: every file is checked against the manifest on its way, appears whole under
-// its final name, and the manifest comes last. A pull that was interrupted goes on where it stopped. A folder that holds
-// another version of the model is brought up to date: only files and tensors that changed are fetched.
+// its final name, and the manifest comes last. A pull that was interrupted goes on where it stopped. A folder that
+// holds another version of the model is brought up to date: only files and tensors that changed are fetched.
 import {
   MANIFEST_FILE,
   type Manifest,

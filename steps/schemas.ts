@@ -215,6 +215,31 @@ export const pullOutputSchema = z.strictObject({
   signature: signatureSchema,
 });
 
+/** MODEL@DIGEST, or MODEL's newest universal checkpoint; a rank of the target topology; the folder to restore into. */
+export const restoreInputSchema = z
+  .strictObject({
+    yard: uri,
+    model: z.string().min(1),
+    target: uri,
+    tp: z.int().positive(),
+    pp: z.int().positive(),
+    dp: z.int().positive(),
+    rank: count,
+  })
+  .refine(({ tp, pp, dp, rank }) => rank < tp * pp * dp, "a rank below tp * pp * dp");
+export const restoreOutputSchema = z.strictObject({
+  /** Where it lies in the yard. */
+  checkpoint: z.string(),
+  digest: z.string(),
+  target: uri,
+  place: z.strictObject({ tp: count, pp: count, dp: count }),
+  files: count,
+  tensors: count,
+  bytes: count,
+  /** All that was read of the yard. */
+  fetchedBytes: count,
+});
+
 export const verifyInputSchema = z.strictObject({
   /** A pulled version, `<yard>/artifacts/<model>/<version>`, or a universal checkpoint. */
   folder: uri,

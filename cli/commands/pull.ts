@@ -1,12 +1,20 @@
 // `mergeyard pull MODEL DIR --yard YARD`: fetches a published version into a folder, every file checked on its way.
 import type { Command } from "commander";
-import { jsonOption, keyOption, readTrustedKeys, toOutputUri, toUri, yardOption } from "../arguments.ts";
+import { jsonOption, keyOption, parseWhole, readTrustedKeys, toOutputUri, toUri, yardOption } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeSignature, formatBytes } from "../text.ts";
 
-type Options = { readonly yard: string; readonly key?: string; readonly json?: boolean };
+type Options = {
+  readonly yard: string;
+  readonly key?: string;
+  readonly json?: boolean;
+  readonly tp?: number;
+  readonly pp?: number;
+  readonly dp?: number;
+  readonly rank?: number;
+};
 
 export function addPull(program: Command, terminal: Terminal): void {
   program
@@ -16,11 +24,16 @@ export function addPull(program: Command, terminal: Terminal): void {
     .argument("<dir>", "the folder to fill; an interrupted pull goes on where it stopped")
     .addOption(yardOption())
     .addOption(keyOption())
+    .option("--rank <r>", "restore this rank of a universal checkpoint MODEL[@DIGEST] for another topology", parseWhole)
+    .option("--tp <n>", "with --rank: tensor-parallel ranks (default: 1)", parseWhole)
+    .option("--pp <n>", "with --rank: pipeline stages (default: 1)", parseWhole)
+    .option("--dp <n>", "with --rank: data-parallel ranks (default: 1)", parseWhole)
     .addOption(jsonOption())
     .action((model: string, folder: string, options: Options) => pull(model, folder, options, terminal));
 }
 
 async function pull(model: string, folder: string, options: Options, terminal: Terminal): Promise<void> {
+  if (options.rank !== undefined) return restore(model, folder, { ...options, rank: options.rank }, terminal);
   const trustedKeys = await readTrustedKeys(options.key, terminal);
   const [{ createStoreOpener }, { runStep }, { pullStep }, { findVersion, openYard, parseVersionReference }, listing] =
     await Promise.all([
@@ -57,5 +70,36 @@ async function pull(model: string, folder: string, options: Options, terminal: T
     const files = `${countOf(result.files, "file")}, ${formatBytes(result.bytes)}${reused}`;
     const signed = describeSignature(result.signature);
     return `pulled ${result.model}@${result.version} into ${folder}: ${files}, every digest right${signed}`;
+  });
+}
+
+/** One rank of a topology: its slices of a universal checkpoint, and nothing else. */
+async function restore(
+  model: string,
+  folder: string,
+  options: Options & { readonly rank: number },
+  terminal: Terminal,
+): Promise<void> {
+  const [{ createStoreOpener }, { runStep }, { restoreStep }, { MergeyardError }] = await Promise.all([
+    import("../../stores/open.ts"),
+    import("../../steps/step.ts"),
+    import("../../steps/restore.ts"),
+    import("../../core/error.ts"),
+  ]);
+  const { tp = 1, pp = 1, dp = 1, rank } = options;
+  if (Math.min(tp, pp, dp) < 1 || rank >= tp * pp * dp) {
+    throw new MergeyardError("CliUsage", { found: `rank ${rank} of ${tp} x ${pp} x ${dp} ranks` });
+  }
+  const progress = createProgress(terminal, { silent: options.json === true });
+  progress.begin("restore", 0);
+  const deps = {
+    ...createStepDeps(terminal, createStoreOpener(terminal.env)),
+    progress: ({ bytesWritten }: { bytesWritten: number }) => progress.update(bytesWritten),
+  };
+  const place = { yard: toUri(options.yard, terminal.cwd), model, target: toOutputUri(folder, terminal.cwd) };
+  const result = await runStep(restoreStep, { ...place, tp, pp, dp, rank }, deps).finally(() => progress.end());
+  printResult(terminal, options.json, { ...result, target: toUri(folder, terminal.cwd) }, () => {
+    const what = `${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}`;
+    return `restored rank ${rank} of ${model} into ${folder}: ${what}; ${formatBytes(result.fetchedBytes)} fetched`;
   });
 }

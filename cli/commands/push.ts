@@ -4,7 +4,7 @@ import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import type { PushOutput } from "../../steps/schemas.ts";
 import type { StepEvent } from "../../steps/step.ts";
-import { jsonOption, toUri, yardOption } from "../arguments.ts";
+import { jsonOption, parseWhole, toUri, yardOption } from "../arguments.ts";
 import { createProgress, type Progress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -96,11 +96,6 @@ function describe(result: PushOutput, folder: string): string {
   if (outcome === "present") return `${folder} is incoming/${model}/${upload} already: ${what}`;
   if (outcome === "waiting") return `pushed this rank's files of incoming/${model}/${upload}: ${what}${sent}`;
   return `pushed ${folder} as incoming/${model}/${upload}: ${what}${sent}`;
-}
-
-function parseWhole(text: string): number {
-  if (!/^\d{1,6}$/.test(text)) throw new InvalidArgumentError("It must be a whole number.");
-  return Number(text);
 }
 
 function parseSeconds(text: string): number {
