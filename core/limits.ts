@@ -127,6 +127,8 @@ export const PLAN_LIMITS = Object.freeze({
 export const YARD_LIMITS = Object.freeze({
   /** Earlier versions that a channel remembers, newest first. Too low: rolling back cannot reach as far. */
   channelHistory: 100,
+  /** Events that a job's record keeps, each at most 2 KB. Too low: a dead job's last words do not say why. */
+  jobEvents: 20,
 });
 
 /** A zip archive, as torch.save writes it. */

@@ -28,14 +28,17 @@ const YARD_ACCESS = Object.freeze({
   /** Jobs of stages that only merge: nothing outside their run. */
   worker: {
     reads: [MARKER, ...MODELS, "cache/*", "runs/*"],
-    writes: ["runs/*/receipts/*", "runs/*/output/*", "runs/*/stages/*", "runs/*/failures/unit-*"],
+    writes: ["runs/*/receipts/*", "runs/*/output/*", "runs/*/stages/*", "runs/*/failures/unit-*", "runs/*/progress/*"],
     sources: true,
     copies: true,
   },
   /** Jobs of the stages that make universal checkpoints of uploads. */
   sharder: {
     reads: [MARKER, ...MODELS, "cache/*", "runs/*"],
-    writes: ["runs/*/receipts/*", "runs/*/stages/*", "runs/*/failures/unit-*", "checkpoints/*", "cache/*"],
+    writes: [
+      ...["runs/*/receipts/*", "runs/*/stages/*", "runs/*/failures/unit-*", "runs/*/progress/*"],
+      ...["checkpoints/*", "cache/*"],
+    ],
     sources: true,
     copies: true,
   },

@@ -3,8 +3,9 @@
 // written (a full disk, no run yet) is still returned and logged.
 import { z } from "zod";
 import { layout } from "../core/artifact/layout.ts";
-import { ERROR_CODES, type ErrorCode } from "../core/error.ts";
+import { ERROR_CODES, type ErrorCode, MergeyardError } from "../core/error.ts";
 import type { ObjectStore } from "../stores/store.ts";
+import { currentJobs, type JobProgress, readJobProgress } from "./job-progress.ts";
 import { encodeRecord } from "./records.ts";
 import {
   type ErrorFields,
@@ -43,7 +44,7 @@ export const recordFailureStep = defineStep({
       failure: 1,
       run,
       state: state ?? null,
-      error: units[0] === undefined ? caught.error : nameUnit(units[0]),
+      error: units[0] === undefined ? await nameLost(store, run, caught, deps) : nameUnit(units[0]),
       units: units.slice(0, UNITS_LISTED_MAX),
       unitsFailed: units.length,
     };
@@ -61,12 +62,49 @@ async function readUnits(store: ObjectStore, run: string, deps: StepDeps): Promi
   }
 }
 
+/**
+ * The error of a failed array of jobs none of which left one: the job that was last heard of first. Batch says of an
+ * array only that a child failed.
+ */
+async function nameLost(store: ObjectStore, run: string | null, caught: Caught, deps: StepDeps): Promise<ErrorFields> {
+  if (run === null || caught.isFunction || isCode(caught.error.code)) return caught.error;
+  try {
+    const records = currentJobs(await readJobProgress(store, run, new Map(), deps.signal));
+    const lost = records.filter(({ state }) => state === "running").sort((a, b) => a.atMs - b.atMs);
+    return lost[0] === undefined ? caught.error : describeError(lostWorker(store, lost[0], lost.length, caught.error));
+  } catch (cause) {
+    deps.log({ event: "progress-unreadable", error: describeError(cause) });
+    return caught.error;
+  }
+}
+
+function lostWorker(
+  store: ObjectStore,
+  { stage, job, jobs, unit, attempt, atMs }: JobProgress,
+  lost: number,
+  { meaning, found }: ErrorFields,
+): MergeyardError {
+  const more = lost === 1 ? "" : `, and ${lost - 1} more`;
+  const said = found === undefined ? meaning : `${meaning}, ${found}`;
+  const place = `job ${job} of ${jobs} of stage ${stage}, attempt ${attempt}`;
+  return new MergeyardError("FlowWorkerLost", {
+    where: { store: store.uri, unit: unit ?? undefined },
+    found: `${place}, last heard of at ${isoTime(atMs)}${more}: ${said}`,
+  });
+}
+
+function isoTime(ms: number): string {
+  return new Date(ms).toISOString();
+}
+
 function nameUnit({ stage, index, error }: UnitFailure): ErrorFields {
   return { ...error, where: { ...error.where, stage, unit: index } };
 }
 
+type Caught = { readonly error: ErrorFields; readonly isFunction: boolean };
+
 /** The typed error in what a state machine catches: of a function, of a job, or of the platform itself. */
-function parseCaught(name: string, cause: string): { readonly error: ErrorFields; readonly isFunction: boolean } {
+function parseCaught(name: string, cause: string): Caught {
   const json = parseJson(cause);
   const whole = errorRecordSchema.safeParse(json);
   if (whole.success) return { error: whole.data, isFunction: true };

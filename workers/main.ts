@@ -5,6 +5,7 @@ import { z } from "zod";
 import { MergeyardError } from "../core/error.ts";
 import { MEMORY_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
 import type { ExecuteMerge } from "../engine/request.ts";
+import { beatMs, openProgress, type ProgressKeeper } from "../steps/job-progress.ts";
 import { runUnit } from "../steps/run-unit.ts";
 import type { StepEvent, StepProgress, UnitDeps } from "../steps/step.ts";
 import { openRun, type UnitContext } from "../steps/unit-context.ts";
@@ -63,55 +64,79 @@ export async function runJob(
     deps.log({ event: "worker-misconfigured", problem: z.prettifyError(parsed.error) });
     return EXIT_FAILED;
   }
-  const job = parsed.data;
-  const [stage, first] = [job.MERGEYARD_STAGE, job.AWS_BATCH_JOB_ARRAY_INDEX];
-  let unit: number | undefined;
-  let context: UnitContext<UnitDeps> | undefined;
-  const place = () => ({ stage, unit });
-  const unitDeps: UnitDeps = {
-    ...deps,
+  return runStageJob(parsed.data, deps);
+}
+
+type Job = z.infer<typeof environmentSchema>;
+
+async function runStageJob(job: Job, deps: WorkerDeps): Promise<number> {
+  const { MERGEYARD_RUN: run, MERGEYARD_STAGE: stage, MERGEYARD_JOBS: jobs, AWS_BATCH_JOB_ARRAY_INDEX: first } = job;
+  const machine = {
     threads: job.MERGEYARD_THREADS ?? defaultThreads(),
     memoryBytes: job.MERGEYARD_MEMORY_BYTES,
-    progress: throttle(deps, place),
+  };
+  let unit: number | undefined;
+  let context: UnitContext<UnitDeps> | undefined;
+  let keeper: ProgressKeeper | undefined;
+  const log = (event: StepEvent): void => {
+    deps.log(event);
+    if (event.event !== "unit-progress") keeper?.note(event);
+  };
+  const place = () => ({ run, stage, unit });
+  const told = throttle(deps, place);
+  const progress = (done: StepProgress): void => {
+    keeper?.update(done);
+    told(done);
+  };
+  let beats: NodeJS.Timeout | undefined;
+  const end = async (state: "done" | "stopped" | "failed", exitCode: number): Promise<number> => {
+    clearInterval(beats);
+    await keeper?.close(state);
+    return exitCode;
   };
   try {
-    context = await openRun({ yard: job.MERGEYARD_YARD, run: job.MERGEYARD_RUN }, unitDeps);
+    context = await openRun({ yard: job.MERGEYARD_YARD, run }, { ...deps, ...machine, log, progress });
     const units = context.plan.header.stages.find((entry) => entry.index === stage)?.units ?? 0;
-    for (unit = first; unit < units; unit += job.MERGEYARD_JOBS) {
+    if (first >= units) return EXIT_DONE;
+    const own = Math.ceil((units - first) / jobs);
+    keeper = await openProgress({ yard: context.yard, run, stage, job: first, jobs, units: own, ...machine }, deps);
+    beats = setInterval(() => void keeper?.beat(), beatMs(jobs)).unref();
+    for (unit = first; unit < units; unit += jobs) {
       deps.signal.throwIfAborted();
-      deps.log({ event: "unit-started", ...place() });
+      keeper.unitStarted(unit);
+      log({ event: "unit-started", ...place() });
       const receipt = await runUnit(context, stage, unit);
+      keeper.unitFinished(receipt);
       const { op, cached, bytesRead, bytesWritten, cpuMs, wallMs } = receipt;
-      deps.log({ event: "unit-finished", ...place(), op, cached, bytesRead, bytesWritten, cpuMs, wallMs });
+      log({ event: "unit-finished", ...place(), op, cached, bytesRead, bytesWritten, cpuMs, wallMs });
     }
-    return EXIT_DONE;
+    return await end("done", EXIT_DONE);
   } catch (error) {
-    return endFailed(deps, error, context, stage, unit);
+    if (deps.signal.aborted) {
+      log({ event: "worker-stopped", ...place(), reason: String(deps.signal.reason) });
+      return await end("stopped", EXIT_TRANSIENT);
+    }
+    await tellFailure(error, context, { run, stage, unit }, log);
+    return await end("failed", error instanceof MergeyardError && error.retryable ? EXIT_TRANSIENT : EXIT_FAILED);
   }
 }
 
-/** Tells of the failure on stdout and in the yard, and chooses the exit status. */
-async function endFailed(
-  deps: WorkerDeps,
+/** Tells of the failure on stdout and in the yard. */
+async function tellFailure(
   error: unknown,
   context: UnitContext | undefined,
-  stage: number,
-  unit: number | undefined,
-): Promise<number> {
-  if (deps.signal.aborted) {
-    deps.log({ event: "worker-stopped", stage, unit, reason: String(deps.signal.reason) });
-    return EXIT_TRANSIENT;
-  }
+  place: { readonly run: string; readonly stage: number; readonly unit: number | undefined },
+  log: (event: StepEvent) => void,
+): Promise<void> {
+  const { run, stage, unit } = place;
   const record = describeError(error);
-  deps.log({ event: "unit-failed", stage, unit, error: record });
-  if (context !== undefined && unit !== undefined) {
-    try {
-      await recordUnitFailure(context.yard, context.run, { stage, index: unit, error: record });
-    } catch (cause) {
-      deps.log({ event: "failure-not-recorded", stage, unit, error: describeError(cause) });
-    }
+  log({ event: "unit-failed", ...place, code: record.code, error: record });
+  if (context === undefined || unit === undefined) return;
+  try {
+    await recordUnitFailure(context.yard, run, { stage, index: unit, error: record });
+  } catch (cause) {
+    log({ event: "failure-not-recorded", ...place, error: describeError(cause) });
   }
-  return error instanceof MergeyardError && error.retryable ? EXIT_TRANSIENT : EXIT_FAILED;
 }
 
 function throttle(deps: WorkerDeps, place: () => object): (done: StepProgress) => void {

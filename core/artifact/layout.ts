@@ -15,6 +15,9 @@ export const layout = Object.freeze({
   unitOutput: (run: string, file: string) => `runs/${run}/output/${file}`,
   /** What a stage makes for later ones: no part of the version. */
   stageOutput: (run: string, stage: number) => `runs/${run}/stages/${pad(stage)}/`,
+  /** What a job says of itself while it works; overwritten by it alone. */
+  progress: (run: string, stage: number, job: number) => `runs/${run}/progress/${pad(stage)}-${pad(job)}.json`,
+  progresses: (run: string) => `runs/${run}/progress/`,
   /** Created once, when a run has published or found nothing to publish. */
   result: (run: string) => `runs/${run}/result.json`,
   events: (run: string) => `runs/${run}/events.jsonl`,

@@ -12,6 +12,11 @@ export const FLOW_CODES = {
     retryable: false,
     remedy: "wait for it to end; then run the command again, and it will find what was done",
   },
+  FlowWorkerLost: {
+    meaning: "a worker ended without a word",
+    retryable: false,
+    remedy: "it was killed, for memory most often: give jobs more, or plan with less; then run the pipeline again",
+  },
   FlowTimeUp: {
     meaning: "the function's time ended before its work did",
     retryable: true,

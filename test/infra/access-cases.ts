@@ -38,6 +38,7 @@ const KEYS = {
   receipt: layout.receipt("r", 0, 0),
   intermediate: `${layout.stageOutput("r", 1)}model.safetensors`,
   output: layout.unitOutput("r", "model.safetensors"),
+  progress: layout.progress("r", 0, 0),
   unitFailure: layout.unitFailure("r", 0, 0),
   failure: layout.failure("r", 1),
   result: layout.result("r"),
@@ -47,8 +48,8 @@ const KEYS = {
 test("each role writes the kinds of objects that are its own, and no others", () => {
   const written: Readonly<Record<string, readonly (keyof typeof KEYS)[]>> = {
     Plan: ["plan", "recipe"],
-    Worker: ["receipt", "output", "intermediate", "unitFailure"],
-    Sharder: ["checkpoint", "cache", "receipt", "intermediate", "unitFailure"],
+    Worker: ["receipt", "output", "intermediate", "unitFailure", "progress"],
+    Sharder: ["checkpoint", "cache", "receipt", "intermediate", "unitFailure", "progress"],
     Check: [],
     Publish: ["version", "channel", "cache", "result"],
     Notify: ["events"],

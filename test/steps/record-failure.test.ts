@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";
+import { openProgress } from "../../steps/job-progress.ts";
 import { recordFailureStep } from "../../steps/record-failure.ts";
 import { readRecord } from "../../steps/records.ts";
 import { failureSchema } from "../../steps/schemas.ts";
@@ -65,6 +66,31 @@ test("a failed job whose workers left nothing is named by what the runner heard,
   const heard = { ...job, Failures: [{ Index: 0 }, { Index: 1, Error: describeError(thrown) }] };
   const told = await record({ Error: "States.TaskFailed", Cause: JSON.stringify(heard) });
   assert.equal(told.error.code, "YardFileCorrupt");
+});
+
+test("of an array whose workers died without a word, the one that is missed longest is named", async () => {
+  const store = newStore();
+  const startMs = Date.parse("2026-11-24T02:00:00Z");
+  for (const [job, state] of [
+    [0, "done"],
+    [1, "running"],
+    [2, "running"],
+    [3, "failed"],
+  ] as const) {
+    const deps = testDeps(openerOf(store), {}, startMs + 1000 * (5 - job));
+    const place = { yard: store, run: "r1", stage: 2, job, jobs: 4, units: 9, threads: 1, memoryBytes: 1 };
+    const keeper = await openProgress(place, deps);
+    keeper.unitStarted(job + 4);
+    if (state === "running") await keeper.beat();
+    else await keeper.close(state);
+  }
+  const cause = JSON.stringify({ JobId: "1", StatusReason: "Array Child Job failed" });
+  const { error } = await record({ Error: "States.TaskFailed", Cause: cause }, "r1", store);
+  assert.deepEqual([error.code, error.where.unit], ["FlowWorkerLost", 6]);
+  assert.match(
+    error.found ?? "",
+    /^job 2 of 4 of stage 2, attempt 1, last heard of at 2026-11-24T02:00:03\.\d+Z, and 1 more: Array Child/,
+  );
 });
 
 test("a function's failure is not blamed on units that failed before", async () => {

@@ -12,6 +12,7 @@ import { layout } from "../../core/artifact/layout.ts";
 import { MergeyardError } from "../../core/error.ts";
 import type { ExecuteMerge } from "../../engine/request.ts";
 import { checkStep } from "../../steps/check.ts";
+import { beatMs, currentJobs, type KnownProgress, readJobProgress } from "../../steps/job-progress.ts";
 import { publishStep } from "../../steps/publish.ts";
 import type { PlanOutput } from "../../steps/schemas.ts";
 import { runStep, type StepEvent } from "../../steps/step.ts";
@@ -30,7 +31,10 @@ async function planInMemory() {
   const openStores = openerOf(yard);
   const planned = await plan(yard, testDeps(openStores));
   const stop = new AbortController();
-  const job = async (stage: number, overrides: { env?: object; executeMerge?: ExecuteMerge } = {}) => {
+  const job = async (
+    stage: number,
+    overrides: { env?: object; executeMerge?: ExecuteMerge; store?: ObjectStore } = {},
+  ) => {
     const events: StepEvent[] = [];
     const environment = {
       MERGEYARD_YARD: yard.uri,
@@ -39,7 +43,7 @@ async function planInMemory() {
       ...overrides.env,
     };
     const exitCode = await runJob(environment, {
-      openStore: openStores,
+      openStore: overrides.store === undefined ? openStores : openerOf(overrides.store),
       executeMerge: overrides.executeMerge ?? createInThreadExecutor(openStores),
       log: (event) => void events.push(event),
       now: Date.now,
@@ -51,6 +55,7 @@ async function planInMemory() {
   return { yard, planned, job, stop };
 }
 
+const NEVER = new AbortController().signal;
 const unitsOf = (events: readonly StepEvent[], event: string) =>
   events.filter((entry) => entry.event === event).map((entry) => entry.unit);
 
@@ -95,8 +100,61 @@ test("a stopped worker drops its unit, says so, and asks to be run again", async
     });
   const { exitCode, events } = await job(2, { executeMerge });
   assert.equal(exitCode, EXIT_TRANSIENT);
-  assert.deepEqual(events.at(-1), { event: "worker-stopped", stage: 2, unit: 0, reason: "SIGTERM" });
-  assert.deepEqual(await readUnitFailures(yard, planned.run), []);
+  const { run } = planned;
+  assert.deepEqual(events.at(-1), { event: "worker-stopped", run, stage: 2, unit: 0, reason: "SIGTERM" });
+  assert.deepEqual(await readUnitFailures(yard, run), []);
+  const [record] = (await readJobProgress(yard, run, new Map(), NEVER)).filter(({ stage }) => stage === 2);
+  assert.deepEqual([record?.state, record?.unit, record?.events.at(-1)?.reason], ["stopped", 0, "SIGTERM"]);
+});
+
+test("a job keeps how far it is, over all its attempts, and its last words", async () => {
+  const { yard, planned, job } = await planInMemory();
+  const known: KnownProgress = new Map();
+  const read = async () => readJobProgress(yard, planned.run, known, NEVER);
+  await job(0, { env: { MERGEYARD_JOBS: "4", AWS_BATCH_JOB_ARRAY_INDEX: "1" } });
+  const [first] = await read();
+  assert.deepEqual(
+    [first?.stage, first?.job, first?.jobs, first?.state, first?.attempt, first?.units, first?.unitsDone, first?.unit],
+    [0, 1, 4, "done", 1, 2, 2, null],
+  );
+  assert.ok((first?.bytesRead ?? 0) > 0);
+  await job(0);
+  await job(1);
+  await job(2, { executeMerge: () => Promise.reject(new TypeError("a fault")) });
+  const failed = (await read()).at(-1);
+  assert.deepEqual([failed?.state, failed?.unit], ["failed", 0]);
+  assert.deepEqual([failed?.events.at(-1)?.event, failed?.events.at(-1)?.code], ["unit-failed", "TypeError"]);
+  await job(2);
+  const done = (await read()).at(-1);
+  assert.deepEqual([done?.state, done?.attempt], ["done", 2]);
+  assert.ok((done?.workerMs ?? -1) >= (failed?.workerMs ?? 0));
+  const stage0 = currentJobs(await read()).filter(({ stage }) => stage === 0);
+  assert.deepEqual(
+    stage0.map(({ jobs }) => jobs),
+    [1],
+    "jobs of an earlier execution are not counted as running",
+  );
+});
+
+test("a job whose progress cannot be written works all the same, and says so", async () => {
+  const { yard, planned, job } = await planInMemory();
+  const deaf = { ...yard, create: refuseProgress(yard.create), replace: refuseProgress(yard.replace) };
+  const { exitCode, events } = await job(0, { store: deaf });
+  assert.equal(exitCode, 0);
+  assert.ok(events.some(({ event }) => event === "progress-not-kept"));
+  assert.deepEqual(await readJobProgress(yard, planned.run, new Map(), NEVER), []);
+});
+
+function refuseProgress<Rest extends readonly unknown[], Result>(
+  write: (key: string, ...rest: Rest) => Promise<Result>,
+) {
+  return (key: string, ...rest: Rest): Promise<Result> =>
+    key.includes("/progress/") ? Promise.reject(new MergeyardError("StoreFull")) : write(key, ...rest);
+}
+
+test("jobs show signs of life so seldom that ten thousand of them do not flood a prefix", () => {
+  assert.equal(beatMs(1), 10_000);
+  assert.equal(beatMs(10_000), 200_000);
 });
 
 const WORKER = fileURLToPath(new URL("../../workers/main.ts", import.meta.url));
