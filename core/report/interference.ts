@@ -1,6 +1,7 @@
 // The interference report: one HTML page that shows how the models of a merge agree and disagree. Self-contained: no
 // scripts, no fonts, no network; it reads as well printed as on a screen.
 import type { Statistics, TensorStatistics } from "../artifact/statistics.ts";
+import { escapeHtml, openSvg, percent, renderPage, section } from "./page.ts";
 import { conflictShare, findLayer, type Grid, layerGrid, modelCosines, normsByLayer } from "./summary.ts";
 
 /** Rows of the table of tensors: those with the most conflicts. */
@@ -12,17 +13,13 @@ const LINES = ["#1b6ca8", "#c4561a", "#2f7d4f", "#8a3f7a", "#6b5b1e", "#444444"]
 export function renderInterference(statistics: Statistics): string {
   const grid = layerGrid(statistics);
   const title = `${statistics.method}: ${statistics.models.length} models`;
-  return [
-    `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>${escapeHtml(title)}</title>`,
-    `<meta name="viewport" content="width=device-width, initial-scale=1"><style>${STYLE}</style></head><body>`,
-    `<h1>${escapeHtml(title)}</h1>`,
+  return renderPage(title, [
     `<p>${introduce(statistics)}</p>`,
     section("How alike the models are", NOTES.cosines, drawCosines(statistics)),
     grid.layers.length === 0 ? "" : section("Where they disagree", NOTES.conflicts, drawHeatMap(grid)),
     grid.layers.length === 0 ? "" : section("How far they moved", NOTES.norms, drawNorms(statistics, grid)),
     section("Tensors with the most conflicts", "", drawTable(statistics)),
-    "</body></html>\n",
-  ].join("\n");
+  ]);
 }
 
 const NOTES = {
@@ -31,26 +28,11 @@ const NOTES = {
   norms: "L2 norm of each model's vector, by layer.",
 } as const;
 
-const STYLE = [
-  "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:68rem;padding:0 1rem}",
-  "body{color:#1c1c1c;background:#fff}",
-  "h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2rem 0 .2rem}p.note{margin:.1rem 0 .6rem;color:#555}",
-  "table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.25rem .55rem;text-align:right}",
-  "th:first-child,td:first-child{text-align:left}thead th{border-bottom:1px solid #999}",
-  "figure{margin:0;overflow-x:auto}",
-  "svg text{font:12px system-ui,sans-serif;fill:#1c1c1c}code{font:13px ui-monospace,monospace}",
-].join("");
-
 function introduce({ vectors, base, models, tensors }: Statistics): string {
   const elements = tensors.reduce((sum, tensor) => sum + tensor.elements, 0);
   const subject = vectors === "task" ? `Differences to <code>${escapeHtml(base ?? "")}</code>` : "Weights";
   const names = models.map((model) => `<code>${escapeHtml(model)}</code>`).join(", ");
   return `${subject} of ${names}, over ${tensors.length} tensors and ${elements.toLocaleString("en")} elements.`;
-}
-
-function section(title: string, note: string, body: string): string {
-  const remark = note === "" ? "" : `<p class="note">${escapeHtml(note)}</p>`;
-  return `<h2>${escapeHtml(title)}</h2>${remark}<figure>${body}</figure>`;
 }
 
 function drawCosines(statistics: Statistics): string {
@@ -145,16 +127,4 @@ function drawTable({ models, tensors }: Statistics): string {
     return `<tr>${cells.join("")}</tr>`;
   });
   return `<table><thead><tr>${head.join("")}</tr></thead><tbody>${rows.join("")}</tbody></table>`;
-}
-
-function openSvg(width: number, height: number, label: string): string {
-  return `<svg viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-label="${label}">`;
-}
-
-function percent(share: number): string {
-  return `${(100 * share).toFixed(1)} %`;
-}
-
-function escapeHtml(text: string): string {
-  return text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 }
