@@ -13,7 +13,7 @@ import { parseJsonDocument } from "../core/formats/json-scan.ts";
 import { TOKENIZER_LIMITS } from "../core/limits.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
 import type { Loss } from "../core/ops/quantize.ts";
-import { MIXES, type Mix } from "../core/schemes/mixes.ts";
+import { MIXES, type Mix, plannedMix } from "../core/schemes/mixes.ts";
 import { elementCount } from "../core/tensor.ts";
 import type { QuantizeTensor } from "../engine/quantize-request.ts";
 import { readAll } from "../stores/objects.ts";
@@ -34,7 +34,8 @@ export const quantizeStep = defineStep({
     /** URI of the folder to write to, and the name of the file that must not be there yet. */
     target: z.string().min(1),
     name: z.string().min(1),
-    scheme: z.enum([...MIXES.keys()]),
+    /** A mix; or a bit plan: the scheme of every matrix by its name in the file. */
+    scheme: z.union([z.enum([...MIXES.keys()]), z.record(z.string(), z.string())]),
     /** An importance matrix: a folder and the file in it. */
     imatrix: z.strictObject({ store: z.string().min(1), key: z.string().min(1) }).optional(),
     /** False: the file says that it has none. */
@@ -56,7 +57,7 @@ export const quantizeStep = defineStep({
     scalarSchemes: z.array(z.string()),
   }),
   /**
-   * Throws QuantizeModelUnsupported, QuantizeTokenizerUnsupported, QuantizeNotFinite, ImatrixInvalid,
+   * Throws BitPlanInvalid, QuantizeModelUnsupported, QuantizeTokenizerUnsupported, QuantizeNotFinite, ImatrixInvalid,
    * GgufTensorInvalid, YardTargetOccupied, EngineMemoryTooSmall, the codes of opening a checkpoint, and what the stores
    * throw. Nothing is published on failure.
    */
@@ -70,7 +71,8 @@ export const quantizeStep = defineStep({
     }
     const tokenizer = input.tokenizer ? await readTokenizer(source, opened, deps) : undefined;
     const importance = input.imatrix === undefined ? new Map() : await openImatrix(input.imatrix, deps);
-    const model = planGgufModel(opened.checkpoint, mixOf(input.scheme), tokenizer ?? NO_TOKENIZER, importance.size > 0);
+    const mix = mixOf(input.scheme);
+    const model = planGgufModel(opened.checkpoint, mix, tokenizer ?? NO_TOKENIZER, importance.size > 0);
     checkImportance(model.tensors, importance);
     for (const { source: entry } of model.tensors) checkReadable(entry);
     const encoded = encodeGgufHeader(
@@ -94,7 +96,7 @@ export const quantizeStep = defineStep({
     return {
       target: target.uri,
       name: input.name,
-      scheme: input.scheme,
+      scheme: mix.id,
       tensors: tensors.length,
       elements: tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
       bytes: encoded.fileBytes,
@@ -113,8 +115,9 @@ export const quantizeStep = defineStep({
   },
 });
 
-function mixOf(id: string): Mix {
-  const mix = MIXES.get(id);
+function mixOf(scheme: string | Readonly<Record<string, string>>): Mix {
+  if (typeof scheme !== "string") return plannedMix(scheme);
+  const mix = MIXES.get(scheme);
   assert.ok(mix !== undefined, "the schema lets only known mixes through");
   return mix;
 }
@@ -167,7 +170,7 @@ function parseSettings(source: ObjectStore, bytes: Uint8Array): Record<string, u
   return parsed.data;
 }
 
-async function openImatrix({ store, key }: { store: string; key: string }, deps: StepDeps): Promise<Importance> {
+export async function openImatrix({ store, key }: { store: string; key: string }, deps: StepDeps): Promise<Importance> {
   const [from, { signal }] = [deps.openStore(store), deps];
   const bytes = (await from.head(key, { signal }))?.bytes;
   if (bytes === undefined) throw new MergeyardError("CheckpointFileMissing", { where: { store, file: key } });
@@ -180,7 +183,7 @@ async function openImatrix({ store, key }: { store: string; key: string }, deps:
 }
 
 /** An importance matrix of another model would go unnoticed but for its widths. */
-function checkImportance(tensors: readonly GgufModelTensor[], importance: Importance): void {
+export function checkImportance(tensors: readonly GgufModelTensor[], importance: Importance): void {
   if (importance.size === 0) return;
   const known = tensors.filter(({ name }) => importance.has(name));
   if (known.length === 0) {
@@ -199,7 +202,7 @@ function checkImportance(tensors: readonly GgufModelTensor[], importance: Import
 }
 
 /** Float weights in one piece, as safetensors and GGUF files have them. */
-function checkReadable(entry: TensorEntry): void {
+export function checkReadable(entry: TensorEntry): void {
   if (isFloatDtype(entry.dtype) && entry.ranges.length === 1) return;
   const found = isFloatDtype(entry.dtype) ? "a tensor in several pieces" : entry.dtype;
   const hint = "convert the checkpoint to safetensors of F32, F16 or BF16 first";

@@ -6,31 +6,42 @@ import { InvalidArgumentError, Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
 import { COMPRESSED_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
+import type { OpenStore } from "../../stores/store.ts";
 import { jsonOption, memoryOption, threadsOption, toUri } from "../arguments.ts";
+import {
+  addPlanOptions,
+  describePlan,
+  type PlannedBits,
+  type PlanOptions,
+  planBits,
+  readPlanFile,
+} from "../bit-plan.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
 import { type FolderOptions, quantizeFolder } from "./quantize-folder.ts";
 
-type Options = FolderOptions & {
-  readonly format?: Format;
-  readonly imatrix?: string;
-  readonly tokenizer: boolean;
-  readonly threads?: number;
-  readonly memory?: number;
-};
+type Options = Omit<FolderOptions, "scheme"> &
+  PlanOptions & {
+    readonly scheme?: string;
+    readonly format?: Format;
+    readonly imatrix?: string;
+    readonly tokenizer: boolean;
+    readonly threads?: number;
+    readonly memory?: number;
+  };
 
 /** Schemes by the format that holds them. */
 const FORMATS = { gguf: MIXES, "compressed-tensors": COMPRESSED_SCHEMES } as const;
 type Format = keyof typeof FORMATS;
 
 export function addQuantize(program: Command, terminal: Terminal): void {
-  program
+  const command = program
     .command("quantize")
     .description("write a checkpoint as one quantized GGUF file (llama family), or as a compressed-tensors folder")
     .argument("<src>", "a folder, a file, or an s3:// URI")
-    .addOption(new Option("--scheme <id>", "how to quantize").argParser(parseScheme).makeOptionMandatory())
+    .addOption(new Option("--scheme <id>", "how to quantize").argParser(parseScheme))
     .addOption(new Option("--format <format>", "what to write (default: by the scheme)").choices(Object.keys(FORMATS)))
     .requiredOption("--out <place>", "the file or folder to write; it must not be there")
     .option("--imatrix <file>", "importance matrix of llama-imatrix, to lose less where it matters (gguf)")
@@ -38,8 +49,8 @@ export function addQuantize(program: Command, terminal: Terminal): void {
     .addOption(ignoreOption())
     .addOption(threadsOption())
     .addOption(memoryOption())
-    .addOption(jsonOption())
-    .action((source: string, options: Options) => dispatch(source, options, terminal));
+    .addOption(jsonOption());
+  addPlanOptions(command).action((source: string, options: Options) => dispatch(source, options, terminal));
 }
 
 /** `--ignore MODULE`, repeatable. */
@@ -59,12 +70,21 @@ function parseScheme(text: string): string {
 }
 
 async function dispatch(source: string, options: Options, terminal: Terminal): Promise<void> {
-  const { scheme, format = MIXES.has(scheme) ? "gguf" : "compressed-tensors" } = options;
-  if (!FORMATS[format].has(scheme)) {
+  const { scheme, budget, bitPlan } = options;
+  if ([scheme, budget, bitPlan].filter((way) => way !== undefined).length !== 1) {
+    throw new InvalidArgumentError("Give one of --scheme, --budget and --bit-plan.");
+  }
+  const { format = scheme === undefined || MIXES.has(scheme) ? "gguf" : "compressed-tensors" } = options;
+  if (scheme === undefined && format !== "gguf") {
+    const expected = "--format gguf, for --budget and --bit-plan";
+    throw new MergeyardError("CliUsage", { where: { field: "--format" }, found: format, expected });
+  }
+  if (scheme !== undefined && !FORMATS[format].has(scheme)) {
     const expected = `one of ${[...FORMATS[format].keys()].join(", ")}`;
     throw new MergeyardError("CliUsage", { where: { field: "--scheme" }, found: scheme, expected });
   }
-  await (format === "gguf" ? quantize : quantizeFolder)(source, options, terminal);
+  if (scheme === undefined || format === "gguf") await quantize(source, options, terminal);
+  else await quantizeFolder(source, { ...options, scheme }, terminal);
 }
 
 async function quantize(source: string, options: Options, terminal: Terminal): Promise<void> {
@@ -98,23 +118,38 @@ async function quantize(source: string, options: Options, terminal: Terminal): P
     progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
   };
   try {
-    const { scheme, tokenizer } = options;
+    const { tokenizer } = options;
     const matrix = options.imatrix === undefined ? undefined : toUri(options.imatrix, terminal.cwd);
     const imatrix =
       matrix === undefined
         ? {}
         : { imatrix: { store: path.posix.dirname(matrix), key: path.basename(options.imatrix ?? "") } };
-    const place = { source: folder, target, name, ...(file === undefined ? {} : { sourceFile: file }) };
-    const result = await runStep(quantizeStep, { ...place, ...imatrix, scheme, tokenizer }, deps);
+    const from = { source: folder, ...(file === undefined ? {} : { sourceFile: file }), ...imatrix };
+    const { scheme, planned } = await chooseSchemes(from, options, openStore, terminal);
+    const result = await runStep(quantizeStep, { ...from, target, name, scheme, tokenizer }, deps);
     progress.end();
-    printResult(terminal, options.json, result, () => {
+    printResult(terminal, options.json, planned === undefined ? result : { ...result, plan: planned }, () => {
       const bits = (8 * result.bytes) / result.elements;
       const tokens = result.hasTokenizer ? "" : "; no tokenizer";
       const counts = `${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}, ${bits.toFixed(2)} bits each`;
-      return `${options.scheme} in ${options.out}: ${counts}; ${describeLoss(result)}${tokens}`;
+      const line = `${result.scheme} in ${options.out}: ${counts}; ${describeLoss(result)}${tokens}`;
+      return planned === undefined ? line : `${describePlan(planned)}\n${line}`;
     });
   } finally {
     progress.end();
     await executor.close();
   }
+}
+
+/** The mix that was named, or the scheme of every matrix: from a plan's file, or planned under the budget. */
+async function chooseSchemes(
+  from: { readonly source: string; readonly sourceFile?: string; readonly imatrix?: object },
+  { scheme, budget, bitPlan, ...options }: Options,
+  openStore: OpenStore,
+  terminal: Terminal,
+): Promise<{ readonly scheme: string | Readonly<Record<string, string>>; readonly planned?: PlannedBits }> {
+  if (bitPlan !== undefined) return { scheme: await readPlanFile(bitPlan, openStore, terminal) };
+  if (budget === undefined) return { scheme: scheme ?? "" };
+  const planned = await planBits(from, { ...options, budget }, openStore, terminal);
+  return { scheme: Object.fromEntries(planned.tensors.map((each) => [each.tensor, each.scheme])), planned };
 }

@@ -282,6 +282,11 @@ export const FORMAT_CODES = {
     remedy: "fetch every file of the set into one folder, and name the folder",
   },
   // Quantizing
+  BitPlanInvalid: {
+    meaning: "a bit plan or its budget cannot be followed",
+    retryable: false,
+    remedy: "name a scheme that fits for every matrix of the model, or a budget that its smallest schemes can meet",
+  },
   QuantizeModelUnsupported: {
     meaning: "a file of this kind cannot hold this model",
     retryable: false,

@@ -4,7 +4,7 @@
 import { z } from "zod";
 import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
-import { chooseScheme, type Mix, type TensorKind } from "../schemes/mixes.ts";
+import { chooseScheme, type Mix, type MixPlace, type TensorKind } from "../schemes/mixes.ts";
 import type { BlockSchemeId } from "../schemes/registry.ts";
 import { elementCount, type Shape } from "../tensor.ts";
 import { compareUtf8 } from "../utf8-order.ts";
@@ -33,6 +33,8 @@ export type GgufModelTensor = {
   readonly name: string;
   readonly shape: Shape;
   readonly scheme: BlockSchemeId;
+  /** What the scheme was chosen by; undefined of vectors, which stay F32. */
+  readonly place: MixPlace | undefined;
   readonly source: TensorEntry;
   /** Heads whose rows [2, rows / 2] become [rows / 2, 2]; undefined: rows stay in place. */
   readonly permutedHeads: number | undefined;
@@ -50,7 +52,7 @@ const BIASED = new Set(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_pro
  * The model that a GGUF file of this checkpoint holds. `tokenizer` are its metadata entries; `isWeighted`: there is an
  * importance matrix.
  * Throws QuantizeModelUnsupported: another architecture, a config that lacks a number, a tensor missing, unknown or of
- * another shape than the config says.
+ * another shape than the config says. Throws BitPlanInvalid: a plan that is not of this model.
  */
 export function planGgufModel(
   checkpoint: Pick<Checkpoint, "tensors" | "config">,
@@ -73,6 +75,7 @@ export function planGgufModel(
   const places = Map.groupBy(named, ({ kind }) => kind);
   const tensors = named.map(({ source, name, kind, heads }): GgufModelTensor => {
     const place = {
+      name,
       kind,
       index: (places.get(kind) ?? []).findIndex((other) => other.name === name),
       count: places.get(kind)?.length ?? 0,
@@ -82,10 +85,21 @@ export function planGgufModel(
     };
     const isMatrix = source.shape.length === 2;
     const scheme = isMatrix ? chooseScheme(mix, place, source.shape.at(-1) ?? 1) : "f32";
-    return { name, shape: source.shape, scheme, source, permutedHeads: family.permutes ? heads : undefined };
+    const permutedHeads = family.permutes ? heads : undefined;
+    return { name, shape: source.shape, scheme, place: isMatrix ? place : undefined, source, permutedHeads };
   });
+  checkPlanned(mix, tensors);
   const elements = tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0);
   return { metadata: describeModel(config, family.architecture, mix, elements, tokenizer), tensors };
+}
+
+/** A plan of another model would go unnoticed where names agree; one that is misspelt would be forgotten. */
+function checkPlanned({ planned }: Mix, tensors: readonly GgufModelTensor[]): void {
+  const matrices = new Set(tensors.filter(({ place }) => place !== undefined).map(({ name }) => name));
+  const tensor = [...(planned?.keys() ?? [])].find((name) => !matrices.has(name));
+  if (tensor === undefined) return;
+  const expected = "only matrices of this model";
+  throw new MergeyardError("BitPlanInvalid", { where: { tensor }, found: "no such matrix", expected });
 }
 
 function readConfig(value: unknown): Config {

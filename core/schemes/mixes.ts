@@ -1,13 +1,16 @@
 // Which scheme each tensor of a quantized file gets: a base for most of them, more bits for the ones that hurt most.
 // The names are those of llama-quantize, whose files these reproduce.
 // Source: llama.cpp c392e509, llama-quant.cpp; quantization reference section 3.4.
-import { BLOCK_SCHEMES, type BlockSchemeId } from "./registry.ts";
+import { MergeyardError } from "../error.ts";
+import { BLOCK_SCHEME_IDS, BLOCK_SCHEMES, type BlockSchemeId, isBlockSchemeId } from "./registry.ts";
 
 /** What a tensor is to the rules; `other` is every further matrix. */
 export type TensorKind = "output" | "embedding" | "attn_v" | "attn_output" | "ffn_down" | "other";
 
 /** Where a matrix stands: `index` is its number among those of its kind, of `count`. */
 export type MixPlace = {
+  /** Its name in the file. */
+  readonly name: string;
   readonly kind: TensorKind;
   readonly index: number;
   readonly count: number;
@@ -29,6 +32,8 @@ export type Mix = {
   /** False: every matrix has the base, the output too. */
   readonly raisesOutput: boolean;
   readonly rules: Partial<Record<TensorKind, Rule>>;
+  /** A bit plan: the scheme of every matrix by name. Rules have no say then. */
+  readonly planned?: ReadonlyMap<string, BlockSchemeId>;
 };
 
 /** The layers that get more bits: the first and last eighth, and every third between. */
@@ -99,6 +104,24 @@ const ALL: readonly Mix[] = [
 /** Every mix by its id. */
 export const MIXES: ReadonlyMap<string, Mix> = new Map(ALL.map((each) => [each.id, each]));
 
+/**
+ * A mix that follows a bit plan; its file type is that of the scheme most matrices have, the first of them on a tie.
+ * Throws BitPlanInvalid: a scheme that GGUF does not have.
+ */
+export function plannedMix(plan: Readonly<Record<string, string>>): Mix {
+  const planned = new Map<string, BlockSchemeId>();
+  for (const [tensor, scheme] of Object.entries(plan)) {
+    if (!isBlockSchemeId(scheme)) {
+      const expected = BLOCK_SCHEME_IDS.join(", ");
+      throw new MergeyardError("BitPlanInvalid", { where: { tensor }, found: scheme, expected });
+    }
+    planned.set(tensor, scheme);
+  }
+  const counts = Map.groupBy(planned.values(), (scheme) => scheme);
+  const [base = "f16"] = [...counts.keys()].sort((a, b) => (counts.get(b)?.length ?? 0) - (counts.get(a)?.length ?? 0));
+  return { ...uniform(base, MIXES.get(base)?.fileType), id: "bit plan", planned };
+}
+
 /** What a scheme gives way to where its block does not divide a row; still not: F16. */
 const NARROWER: Partial<Record<BlockSchemeId, BlockSchemeId>> = {
   q2_k: "iq4_nl",
@@ -109,8 +132,23 @@ const NARROWER: Partial<Record<BlockSchemeId, BlockSchemeId>> = {
   iq4_xs: "iq4_nl",
 };
 
-/** The scheme of a matrix whose rows have `columns` elements. */
-export function chooseScheme({ base, raisesOutput, rules }: Mix, place: MixPlace, columns: number): BlockSchemeId {
+/**
+ * The scheme of a matrix whose rows have `columns` elements. Throws BitPlanInvalid: the plan has none for the matrix,
+ * or one whose blocks do not fill its rows.
+ */
+export function chooseScheme(mix: Mix, place: MixPlace, columns: number): BlockSchemeId {
+  return mix.planned === undefined ? ruledScheme(mix, place, columns) : plannedScheme(mix.planned, place.name, columns);
+}
+
+function plannedScheme(planned: ReadonlyMap<string, BlockSchemeId>, tensor: string, columns: number): BlockSchemeId {
+  const scheme = planned.get(tensor);
+  if (scheme !== undefined && columns % BLOCK_SCHEMES[scheme].blockElements === 0) return scheme;
+  const found = scheme === undefined ? "no scheme" : `${scheme} for rows of ${columns}`;
+  const expected = scheme === undefined ? "a scheme" : `rows of whole blocks of ${BLOCK_SCHEMES[scheme].blockElements}`;
+  throw new MergeyardError("BitPlanInvalid", { where: { tensor }, found, expected });
+}
+
+function ruledScheme({ base, raisesOutput, rules }: Mix, place: MixPlace, columns: number): BlockSchemeId {
   const isOutput = place.kind === "output" || (place.kind === "embedding" && place.isTied);
   if (isOutput && raisesOutput)
     return columns % BLOCK_SCHEMES.q6_k.blockElements === 0 ? "q6_k" : fitting("q8_0", columns);

@@ -1,0 +1,102 @@
+// Bit plans of the quantize command: reading one from a file, or planning one under a budget and showing it.
+import { writeFile } from "node:fs/promises";
+import path from "node:path";
+import type { Command } from "commander";
+import { InvalidArgumentError, Option } from "commander";
+import type { z } from "zod";
+import { renderBitPlan } from "../core/bit-plan/document.ts";
+import { SENSITIVITIES } from "../core/bit-plan/sensitivity.ts";
+import { isBlockSchemeId } from "../core/schemes/registry.ts";
+import type { planBitsStep } from "../steps/plan-bits.ts";
+import type { OpenStore } from "../stores/store.ts";
+import { parseLocalPath, splitUri, toUri } from "./arguments.ts";
+import { createStepDeps } from "./step-deps.ts";
+import type { Terminal } from "./terminal.ts";
+import { formatBytes } from "./text.ts";
+
+export type PlanOptions = {
+  readonly budget?: string;
+  readonly bitPlan?: string;
+  readonly candidates?: readonly string[];
+  readonly sensitivity?: string;
+  readonly savePlan?: string;
+  readonly report?: string;
+};
+
+export type PlannedBits = z.output<typeof planBitsStep.output>;
+
+/** The options of planning bits, for the quantize command. */
+export function addPlanOptions(command: Command): Command {
+  const sensitivities = [...SENSITIVITIES.values()].map(({ id, title }) => `${id}: ${title}`).join("; ");
+  return command
+    .addOption(new Option("--budget <size>", "plan the best scheme for every matrix: 4.5bpw, 4.2GB"))
+    .addOption(new Option("--bit-plan <file>", "follow a plan, as --save-plan wrote it").argParser(parseLocalPath))
+    .addOption(new Option("--candidates <ids>", "schemes to plan with, separated by commas").argParser(parseSchemes))
+    .addOption(new Option("--sensitivity <id>", sensitivities).choices([...SENSITIVITIES.keys()]))
+    .addOption(new Option("--save-plan <file>", "write the plan, to be edited").argParser(parseLocalPath))
+    .addOption(new Option("--report <file>", "draw size against loss as an HTML page").argParser(parseLocalPath));
+}
+
+function parseSchemes(text: string): readonly string[] {
+  const ids = text.split(",");
+  const unknown = ids.find((id) => !isBlockSchemeId(id));
+  if (unknown !== undefined) throw new InvalidArgumentError(`there is no scheme ${unknown}`);
+  return ids;
+}
+
+/** The schemes of a plan file by matrix. Throws BitPlanInvalid and what the store throws. */
+export async function readPlanFile(file: string, openStore: OpenStore, terminal: Terminal) {
+  const { readBitPlan } = await import("../steps/read-bit-plan.ts");
+  const { store, key } = splitUri(toUri(file, terminal.cwd));
+  return readBitPlan(openStore(store), key, terminal.signal);
+}
+
+/** Plans bits under the options' budget; writes the plan and its report where they are asked for. */
+export async function planBits(
+  place: { readonly source: string; readonly sourceFile?: string; readonly imatrix?: object },
+  options: PlanOptions & { readonly budget: string },
+  openStore: OpenStore,
+  terminal: Terminal,
+): Promise<PlannedBits> {
+  const [{ runStep }, { planBitsStep }, { createMeasure }] = await Promise.all([
+    import("../steps/step.ts"),
+    import("../steps/plan-bits.ts"),
+    import("../workers/measure-executor.ts"),
+  ]);
+  const { budget, candidates, sensitivity } = options;
+  const input = {
+    ...place,
+    budget,
+    ...(candidates === undefined ? {} : { candidates }),
+    ...(sensitivity === undefined ? {} : { sensitivity }),
+  };
+  const deps = { ...createStepDeps(terminal, openStore), measureSchemes: createMeasure(openStore) };
+  const planned = await runStep(planBitsStep, input, deps);
+  if (options.savePlan !== undefined) {
+    await writeFile(path.resolve(terminal.cwd, options.savePlan), renderBitPlan(headline(planned), planned.tensors));
+  }
+  if (options.report !== undefined) {
+    const { renderFrontier } = await import("../core/report/frontier.ts");
+    await writeFile(path.resolve(terminal.cwd, options.report), renderFrontier(planned));
+  }
+  return planned;
+}
+
+function headline({ bits, budget, sensitivity, isOptimal }: PlannedBits): string {
+  const claim = isOptimal ? "the least loss there is" : "close to the least loss there is";
+  return `${bits.toFixed(3)} bits a weight for a budget of ${budget}: ${claim}, by ${sensitivity} error`;
+}
+
+/** The plan as a table, the costliest matrix first. */
+export function describePlan(planned: PlannedBits): string {
+  const widest = Math.max(...planned.tensors.map(({ tensor }) => tensor.length));
+  const rows = [...planned.tensors]
+    .sort((a, b) => b.bytes - a.bytes)
+    .map(({ tensor, scheme, bytes, relativeError, marginalLoss }) => {
+      const price = marginalLoss === null ? "-" : (marginalLoss * 2 ** 20).toExponential(1);
+      const cells = [formatBytes(bytes).padStart(9), relativeError.toExponential(1).padStart(8), price.padStart(8)];
+      return `${tensor.padEnd(widest)}  ${scheme.padEnd(7)} ${cells.join("  ")}`;
+    });
+  const head = `${"matrix".padEnd(widest)}  ${"scheme".padEnd(7)} ${"bytes".padStart(9)}     error  loss/MiB`;
+  return `${headline(planned)}\n${head}\n${rows.join("\n")}`;
+}

@@ -1,0 +1,166 @@
+// What schemes would lose of a tensor, measured on some of its rows: for bit plans, before anything is quantized. Reads
+// few rows of every tensor, so a model of any size takes seconds; the rows depend on the tensor's shape alone.
+import assert from "node:assert/strict";
+import type { SchemeError } from "../core/bit-plan/sensitivity.ts";
+import type { TensorEntry } from "../core/checkpoint.ts";
+import { MergeyardError } from "../core/error.ts";
+import { isFloatDtype } from "../core/ops/cast.ts";
+import type { Kernels, Tile } from "../core/ops/kernels.ts";
+import { BLOCK_SCHEMES, isBlockSchemeId, PART_SCHEMES } from "../core/schemes/registry.ts";
+import { type Matrix, type PartScheme, partRange, rowBytes } from "../core/schemes/scheme.ts";
+import { DTYPE_BITS } from "../core/tensor.ts";
+import type { OpenStore } from "../stores/store.ts";
+
+/** Elements read of a tensor, about. Fewer: faster, and errors of tensors with few loud rows are missed. */
+const SAMPLE_ELEMENTS = 1 << 17;
+/** Runs of rows that a sample is made of, evenly spaced from the first row to the last. */
+const SAMPLE_RUNS = 8;
+
+/** A matrix to measure: [rows, columns], in one piece. */
+export type MeasuredTensor = {
+  readonly source: TensorEntry;
+  /** Schemes of either kind that fit its rows. */
+  readonly candidates: readonly string[];
+  readonly importance: Float32Array | undefined;
+};
+
+export type MeasureRequest = {
+  /** URI of the folder that has the tensors' files. */
+  readonly source: string;
+  readonly tensors: readonly MeasuredTensor[];
+};
+
+/** By tensor and candidate, in the request's order. */
+export type MeasuredErrors = readonly (readonly SchemeError[])[];
+
+/** Throws QuantizeNotFinite and what the stores throw. Edges construct it with their stores and kernels. */
+export type MeasureSchemes = (
+  request: MeasureRequest,
+  options: { readonly signal: AbortSignal; readonly progress?: ((bytesRead: number) => void) | undefined },
+) => Promise<MeasuredErrors>;
+
+export type MeasureDeps = {
+  readonly kernels: Kernels;
+  readonly openStore: OpenStore;
+  readonly signal: AbortSignal;
+  readonly progress: (bytesRead: number) => void;
+};
+
+/** Measures one tensor after the other. */
+export async function measureSchemes(request: MeasureRequest, deps: MeasureDeps): Promise<MeasuredErrors> {
+  const errors: SchemeError[][] = [];
+  for (const tensor of request.tensors) {
+    const mark = deps.kernels.mark();
+    try {
+      const sample = await readSample(request.source, tensor, deps);
+      errors.push(tensor.candidates.map((scheme) => measureScheme(scheme, sample, deps.kernels)));
+    } finally {
+      deps.kernels.release(mark);
+    }
+  }
+  return errors;
+}
+
+/** Rows of a tensor as a matrix of their own. */
+type Sample = { readonly matrix: Matrix; readonly values: Tile; readonly importance: Tile | undefined };
+
+/** First row and count of every run of the sample of a matrix; they do not overlap, and cover a small one. */
+export function sampleRuns(
+  rows: number,
+  columns: number,
+): readonly { readonly first: number; readonly count: number }[] {
+  const wanted = Math.ceil(SAMPLE_ELEMENTS / columns);
+  if (wanted >= rows) return [{ first: 0, count: rows }];
+  const runs = Math.min(SAMPLE_RUNS, wanted);
+  const count = Math.ceil(wanted / runs);
+  return Array.from({ length: runs }, (_, index) => ({
+    first: runs === 1 ? 0 : Math.floor((index * (rows - count)) / (runs - 1)),
+    count,
+  })).filter(({ first }, index, all) => index === 0 || first >= (all[index - 1]?.first ?? 0) + count);
+}
+
+async function readSample(source: string, tensor: MeasuredTensor, deps: MeasureDeps): Promise<Sample> {
+  const { kernels, openStore, signal, progress } = deps;
+  const { dtype, shape, ranges, name } = tensor.source;
+  const [rows = 1, columns = 1] = shape;
+  const [range] = ranges;
+  assert.ok(range !== undefined && ranges.length === 1 && isFloatDtype(dtype), "matrices of floats in one piece");
+  const unit = DTYPE_BITS[dtype] / 8;
+  const runs = sampleRuns(rows, columns);
+  const sampled = runs.reduce((sum, { count }) => sum + count, 0);
+  const values = kernels.allocateTile(sampled * columns);
+  const importance = tensor.importance === undefined ? undefined : kernels.allocateTile(columns);
+  importance?.values.set(tensor.importance ?? []);
+  const store = openStore(source);
+  let at = 0;
+  const mark = kernels.mark();
+  const [block, tile] = [kernels.allocateBlock(sampled * columns * unit), kernels.allocateTile(sampled * columns)];
+  for (const { first, count } of runs) {
+    signal.throwIfAborted();
+    const bytes = block.bytes.subarray(0, count * columns * unit);
+    await store.readInto(range.file, range.offset + first * columns * unit, bytes, { signal });
+    const nonFinite = kernels.widen(dtype, block, 0, tile, count * columns);
+    if (nonFinite > 0) {
+      const found = "NaN or infinity";
+      throw new MergeyardError("QuantizeNotFinite", { where: { tensor: name }, found, expected: "finite numbers" });
+    }
+    values.values.set(tile.values.subarray(0, count * columns), at);
+    at += count * columns;
+    progress(bytes.length);
+  }
+  kernels.release(mark);
+  const scales = dtype === "BF16" || dtype === "F16" ? dtype : "F32";
+  return { matrix: { rows: sampled, columns, dtype: scales }, values, importance };
+}
+
+function measureScheme(scheme: string, sample: Sample, kernels: Kernels): SchemeError {
+  const mark = kernels.mark();
+  try {
+    const parts = PART_SCHEMES.get(scheme);
+    const back = parts === undefined ? roundTripBlocks(scheme, sample, kernels) : roundTripParts(parts, sample);
+    return compare(sample, back);
+  } finally {
+    kernels.release(mark);
+  }
+}
+
+function roundTripBlocks(scheme: string, { matrix, values, importance }: Sample, kernels: Kernels): Float32Array {
+  assert.ok(isBlockSchemeId(scheme), "candidates are registered schemes");
+  const { rows, columns } = matrix;
+  const block = kernels.allocateBlock(rowBytes(BLOCK_SCHEMES[scheme], columns));
+  const row = kernels.allocateTile(columns);
+  const back = new Float32Array(rows * columns);
+  for (let index = 0; index < rows; index++) {
+    kernels.quantizeRow(scheme, values, index * columns, columns, block, 0, importance);
+    kernels.dequantizeRow(scheme, block, 0, row, columns);
+    back.set(row.values.subarray(0, columns), index * columns);
+  }
+  return back;
+}
+
+function roundTripParts(scheme: PartScheme, { matrix, values }: Sample): Float32Array {
+  const { rows, columns } = matrix;
+  const listed = scheme.parts(matrix);
+  const bytes = listed.map((part) => [part.name, new Uint8Array(partRange(part, 0, rows).bytes)] as const);
+  const window = { matrix, first: 0, count: rows, parts: new Map(bytes) };
+  const largest = values.values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  scheme.quantize({ ...window, values: values.values.subarray(0, rows * columns) }, { largest });
+  const back = new Float32Array(rows * columns);
+  scheme.dequantize({ ...window, values: back });
+  return back;
+}
+
+function compare({ matrix, values, importance }: Sample, back: Float32Array): SchemeError {
+  const { columns } = matrix;
+  const sums = { sampledElements: back.length, signal: 0, noise: 0, weightedSignal: 0, weightedNoise: 0 };
+  for (let at = 0, column = 0; at < back.length; at++, column = column + 1 === columns ? 0 : column + 1) {
+    const value = values.values[at] ?? 0;
+    const lost = value - (back[at] ?? 0);
+    const weight = importance?.values[column] ?? 1;
+    sums.signal += value * value;
+    sums.noise += lost * lost;
+    sums.weightedSignal += weight * value * value;
+    sums.weightedNoise += weight * lost * lost;
+  }
+  return sums;
+}
