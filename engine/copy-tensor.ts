@@ -7,7 +7,8 @@ import { isFloatDtype } from "../core/ops/cast.ts";
 import { type Block, TILE_ELEMENTS } from "../core/ops/kernels.ts";
 import { storedBytes } from "../core/plan/memory.ts";
 import { elementBytes, elementCount } from "../core/tensor.ts";
-import type { TensorContext, TensorResult } from "./merge-tensor.ts";
+import { finishSinks, type TensorContext, type TensorResult } from "./merge-tensor.ts";
+import { createQuantizedSink } from "./quantized-sink.ts";
 
 /** Copies the only input's bytes. Throws EngineNonFinite, EngineInputChanged and what the store throws. */
 export async function copyTensor(context: Omit<TensorContext, "method">): Promise<TensorResult> {
@@ -19,6 +20,7 @@ export async function copyTensor(context: Omit<TensorContext, "method">): Promis
   const mark = kernels.mark();
   try {
     const window = kernels.allocateBlock(elementBytes(tensor.dtype, windowElements));
+    const sinks = context.sinks.map((place) => createQuantizedSink(place, tensor.name, tensor.dtype, kernels));
     const hasher = createHasher();
     let nonFinite = 0;
     for (let first = 0; first < total; first += windowElements) {
@@ -28,6 +30,7 @@ export async function copyTensor(context: Omit<TensorContext, "method">): Promis
       nonFinite += countNonFinite(context, window, count);
       hasher.update(bytes);
       await context.write(bytes);
+      for (const sink of sinks) await sink.take(window, count);
       const [input] = tensor.inputs;
       context.progress(input === undefined ? 0 : storedBytes(input, count), bytes.byteLength);
     }
@@ -41,7 +44,8 @@ export async function copyTensor(context: Omit<TensorContext, "method">): Promis
       const found = `${nonFinite} values`;
       throw new MergeyardError("EngineNonFinite", { where, found, expected: "finite numbers only" });
     }
-    return { digest, nonFiniteInputs: [nonFinite], nonFiniteOutput: nonFinite };
+    const made = await finishSinks(sinks);
+    return { digest, nonFiniteInputs: [nonFinite], nonFiniteOutput: nonFinite, sinks: made };
   } finally {
     kernels.release(mark);
   }

@@ -1,6 +1,6 @@
 // The windows and threads of a merge unit on this machine, within a bound on memory. Neither ever changes a result.
 import { MergeyardError } from "../core/error.ts";
-import { type Fit, fitMemory, kernelBytes } from "../core/plan/memory.ts";
+import { type Fit, fitMemory, kernelBytes, sinkBytes } from "../core/plan/memory.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
 import { methodOf } from "./merge-region.ts";
 
@@ -26,5 +26,5 @@ function threadBytes(unit: MergeUnit, windowElements: number): number {
   const bytes = unit.tensors.map((tensor) =>
     kernelBytes(methodOf(tensor) ?? COPY, tensor, windowElements, unit.statistics),
   );
-  return bytes.reduce((most, one) => Math.max(most, one), 0);
+  return bytes.reduce((most, one) => Math.max(most, one), 0) + sinkBytes(unit.derived);
 }

@@ -6,11 +6,12 @@ import type { MergeMethod, MergeTensor } from "../core/methods/method.ts";
 import { findMethod } from "../core/methods/registry.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
 import { valueDtype } from "../core/plan/memory.ts";
-import type { MergeUnit, UnitTensor } from "../core/plan/schema.ts";
+import type { DerivedTensor, MergeUnit, UnitTensor } from "../core/plan/schema.ts";
 import type { OpenStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
 import { copyTensor } from "./copy-tensor.ts";
 import { createInputReader } from "./input-reader.ts";
 import { mergeTensor, type TensorContext, type TensorResult } from "./merge-tensor.ts";
+import type { SinkPlace } from "./quantized-sink.ts";
 import type { MergeRegion } from "./regions.ts";
 import type { ResolvedSource } from "./request.ts";
 
@@ -21,6 +22,8 @@ export type RegionTask = {
   /** Bytes that go before the first tensor: the file's header, in the first region. */
   readonly prologue: Uint8Array;
   readonly tensors: readonly UnitTensor[];
+  /** By the unit's derived files, this region's part of each. */
+  readonly derived: readonly DerivedPart[];
   readonly rules: MergeTensor["rules"];
   readonly sources: readonly ResolvedSource[];
   readonly targetStore: string;
@@ -28,9 +31,19 @@ export type RegionTask = {
   readonly statistics: boolean;
 };
 
+/** The part of a derived file that holds the region's tensors. */
+export type DerivedPart = {
+  readonly ticket: WriteTicket;
+  readonly prologue: Uint8Array;
+  /** `tensor.tensor` counts in the region's tensors. */
+  readonly tensors: readonly { readonly tensor: DerivedTensor; readonly paddingBytes: number }[];
+};
+
 export type RegionResult = {
   readonly receipt: RegionReceipt;
-  /** By the region's tensors, in order. */
+  /** By the region's derived parts. */
+  readonly derived: readonly RegionReceipt[];
+  /** By the region's tensors, in order; their sinks by the derived files that hold them. */
   readonly tensors: readonly TensorResult[];
 };
 
@@ -56,19 +69,40 @@ export async function mergeRegion(task: RegionTask, deps: RegionDeps): Promise<R
   const target = deps.openStore(task.targetStore);
   const writer = await target.openRegion(task.ticket, task.index, { signal: deps.signal });
   if (task.prologue.byteLength > 0) await writer.write(task.prologue);
+  const parts = await openParts(task, deps);
   const results: TensorResult[] = [];
-  for (const tensor of task.tensors) {
+  for (const [index, tensor] of task.tensors.entries()) {
     deps.signal.throwIfAborted();
     const mark = deps.kernels.mark();
     try {
-      const context = tensorContext(task, tensor, deps, (bytes) => writer.write(bytes));
+      const sinks = parts.flatMap(({ placeOf }) => placeOf(index) ?? []);
+      const context = { ...tensorContext(task, tensor, deps, (bytes) => writer.write(bytes)), sinks };
       const method = methodOf(tensor);
       results.push(method === undefined ? await copyTensor(context) : await mergeTensor({ ...context, method }));
     } finally {
       deps.kernels.release(mark);
     }
   }
-  return { receipt: await writer.close(), tensors: results };
+  const derived: RegionReceipt[] = [];
+  for (const part of parts) derived.push(await part.writer.close());
+  return { receipt: await writer.close(), derived, tensors: results };
+}
+
+/** Opens the region's part of every derived file; `placeOf` is where a tensor of the region goes in it. */
+function openParts({ derived, index, targetStore }: RegionTask, deps: RegionDeps) {
+  const target = deps.openStore(targetStore);
+  return Promise.all(
+    derived.map(async ({ ticket, prologue, tensors }) => {
+      const writer = await target.openRegion(ticket, index, { signal: deps.signal });
+      if (prologue.byteLength > 0) await writer.write(prologue);
+      const write = async (bytes: Uint8Array): Promise<void> => {
+        await writer.write(bytes);
+        deps.progress(0, bytes.byteLength);
+      };
+      const places = new Map(tensors.map((place): [number, SinkPlace] => [place.tensor.tensor, { ...place, write }]));
+      return { writer, placeOf: (tensor: number) => places.get(tensor) };
+    }),
+  );
 }
 
 function tensorContext(
@@ -76,7 +110,7 @@ function tensorContext(
   tensor: UnitTensor,
   deps: RegionDeps,
   write: TensorContext["write"],
-): Omit<TensorContext, "method"> {
+): Omit<TensorContext, "method" | "sinks"> {
   const sources = tensor.inputs.map((input) => sourceOf(task.sources, input.source));
   return {
     kernels: deps.kernels,

@@ -10,6 +10,7 @@ import type { UnitTensor } from "../core/plan/schema.ts";
 import { elementBytes, elementCount } from "../core/tensor.ts";
 import type { ReadElements } from "./input-reader.ts";
 import { createInterference, type TensorInterference } from "./interference.ts";
+import { createQuantizedSink, type QuantizedSink, type SinkPlace, type SinkResult } from "./quantized-sink.ts";
 import { applyTile, type Buffers, type HandleTile, reduceTile, type TileRun } from "./tile-work.ts";
 
 /** Everything `mergeTensor` needs besides the tensor; one per thread, kernels and store already open. */
@@ -23,6 +24,8 @@ export type TensorContext = {
   readonly expected: readonly (string | undefined)[];
   readonly windowElements: number;
   readonly statistics: boolean;
+  /** What else is made of the merged values. */
+  readonly sinks: readonly SinkPlace[];
   /** Appends to the output; the bytes may be reused when it resolves. */
   readonly write: (bytes: Uint8Array) => Promise<void>;
   readonly progress: (read: number, written: number) => void;
@@ -33,6 +36,8 @@ export type TensorResult = {
   /** NaN and infinite values by input, in input order, and in the output. */
   readonly nonFiniteInputs: readonly number[];
   readonly nonFiniteOutput: number;
+  /** By the tensor's sinks. */
+  readonly sinks: readonly SinkResult[];
   /** How the inputs agree and disagree; undefined unless asked for, and for a tensor that is copied. */
   readonly interference?: TensorInterference | undefined;
 };
@@ -46,6 +51,7 @@ export async function mergeTensor(context: TensorContext): Promise<TensorResult>
     const buffers = allocate(kernels, tensor, cut);
     const tile = Math.min(cut.tileElements, Math.max(1, elementCount(tensor.shape)));
     const interference = context.statistics ? createInterference(kernels, tensor.inputs, tile) : undefined;
+    const sinks = context.sinks.map((place) => createQuantizedSink(place, tensor.name, tensor.dtype, kernels));
     const program = method.compile(view, kernels);
     const run: Run = {
       context,
@@ -59,13 +65,15 @@ export async function mergeTensor(context: TensorContext): Promise<TensorResult>
       interference,
       inputsDigested: false,
       output: createHasher(),
+      sinks,
     };
     await runProgram(run, program);
     const { nonFiniteInputs, nonFiniteOutput } = run;
     const digest = run.output.digest();
-    const result = { digest, nonFiniteInputs, nonFiniteOutput, interference: interference?.result() };
-    refuseNonFinite(context, result);
-    return result;
+    const measured = interference?.result();
+    refuseNonFinite(context, { nonFiniteInputs, nonFiniteOutput });
+    const made = await finishSinks(sinks);
+    return { digest, nonFiniteInputs, nonFiniteOutput, interference: measured, sinks: made };
   } finally {
     kernels.release(mark);
   }
@@ -75,6 +83,7 @@ type Run = TileRun & {
   readonly context: TensorContext;
   readonly cut: Cut;
   readonly output: Hasher;
+  readonly sinks: readonly QuantizedSink[];
   /** True once a pass has read the inputs whole and compared their digests. */
   inputsDigested: boolean;
 };
@@ -141,6 +150,7 @@ async function runPass(run: Run, handle: HandleTile, isApply: boolean): Promise<
       await writing;
       writing = context.write(bytes);
       writing.catch(() => {});
+      for (const sink of run.sinks) await sink.take(buffers.outputs[output], count);
     }
     await writing;
   } finally {
@@ -202,7 +212,17 @@ function checkDigests({ tensor, view, expected }: TensorContext, hashers: readon
   });
 }
 
-function refuseNonFinite({ tensor, view }: TensorContext, result: TensorResult): void {
+/** The end of every sink, one after the other: each writes. */
+export async function finishSinks(sinks: readonly QuantizedSink[]): Promise<readonly SinkResult[]> {
+  const results: SinkResult[] = [];
+  for (const sink of sinks) results.push(await sink.finish());
+  return results;
+}
+
+function refuseNonFinite(
+  { tensor, view }: TensorContext,
+  result: Pick<TensorResult, "nonFiniteInputs" | "nonFiniteOutput">,
+): void {
   if (view.rules.nonFinite !== "error") return;
   const bad = result.nonFiniteInputs.findIndex((count) => count > 0);
   const expected = "finite numbers only";

@@ -1,6 +1,6 @@
 // What the engine is asked to do for one merge unit and what it answers. Plain data both ways, so that the unit can be
 // split over worker threads.
-import type { TensorFile, UnitStatistics } from "../core/plan/receipt.ts";
+import type { BlockFile, TensorFile, UnitLoss, UnitStatistics } from "../core/plan/receipt.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
 
 /** Where a plan's source lies now, and the digests its tensors must have (undefined: foreign, nothing to check). */
@@ -15,7 +15,8 @@ export type MergeRequest = {
   readonly unit: MergeUnit;
   /** By the plan's source index. */
   readonly sources: readonly ResolvedSource[];
-  readonly target: { readonly store: string; readonly key: string };
+  /** `derivedPrefix` is where derived files go, under their own names. */
+  readonly target: { readonly store: string; readonly key: string; readonly derivedPrefix: string };
   readonly threads: number;
   /** Bound on the memory of all threads' kernels and windows together. */
   readonly memoryBytes: number;
@@ -23,6 +24,10 @@ export type MergeRequest = {
 
 export type MergeResult = {
   readonly file: TensorFile;
+  /** By the unit's derived files. */
+  readonly derived: readonly BlockFile[];
+  /** What quantizing lost, by derived file and tensor. */
+  readonly losses: readonly UnitLoss[];
   readonly nonFinite: { readonly inputs: Record<string, number>; readonly output: number };
   /** When the unit asks for them: of every tensor that is merged, in file order. */
   readonly statistics: readonly UnitStatistics[] | null;

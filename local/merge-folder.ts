@@ -14,6 +14,7 @@ import type { MergePlan } from "../core/plan/plan-merge.ts";
 import { type DocumentPlan, planRecipe } from "../core/plan/plan-recipe.ts";
 import type { PlanSource, SideFile } from "../core/plan/schema.ts";
 import { listSources, normaliseRecipe } from "../core/recipe/normalise.ts";
+import { type OutputRequest, readOutputs } from "../core/recipe/outputs.ts";
 import type { ParsedRecipe } from "../core/recipe/parse.ts";
 import { checkReadable } from "../core/universal/conversion.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
@@ -42,6 +43,8 @@ export type MergeFolderRequest = {
   readonly memoryBytes: number;
   /** Measure how the models agree and disagree, and write statistics.json. */
   readonly statistics: boolean;
+  /** In place of the recipe's own. */
+  readonly outputs?: readonly OutputRequest[] | undefined;
 };
 
 export type MergeFolderDeps = {
@@ -62,6 +65,8 @@ export type MergeFolderResult = {
   readonly tensors: number;
   readonly bytes: number;
   readonly bytesRead: number;
+  /** Files of quantized outputs. */
+  readonly derived: readonly { readonly file: string; readonly bytes: number }[];
   /** NaN and infinite values of the output. */
   readonly nonFinite: number;
   readonly warnings: readonly string[];
@@ -76,7 +81,8 @@ export type MergeFolderResult = {
 export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolderDeps): Promise<MergeFolderResult> {
   const parsed = await loadRecipe(request, deps);
   const recipe = normaliseRecipe(parsed);
-  const names = documentNames(recipe);
+  const outputs = readOutputs(request.outputs ?? parsed.pipeline.outputs, parsed.origin);
+  const names = documentNames(recipe, outputs);
   const models = await Promise.all(listSources(recipe).map((model) => openModel(model, names, parsed, request, deps)));
   const name = parsed.pipeline.publish?.model ?? parsed.pipeline.name;
   const {
@@ -90,7 +96,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
       text: parsed.text,
       models: models.map(({ source, opened, documents }) => ({ source, documents, ...opened })),
     },
-    { threads: request.threads, memoryBytes: request.memoryBytes, statistics: request.statistics },
+    { threads: request.threads, memoryBytes: request.memoryBytes, statistics: request.statistics, outputs },
   );
   const warnings = [...models.flatMap(({ opened }) => opened.warnings.map(describeWarning)), ...said];
   const output = await beginOutputFolder(request.target, { force: request.force });
@@ -101,8 +107,11 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
     const { href } = pathToFileURL(output.path);
     const target = deps.openStore(`${href}?durable=false`);
     const sources = models.map(toResolved);
-    const results = await runDocuments(documents, sources, { uri: target.uri, scratch: output.scratch }, request, deps);
-    const listings: ManifestFile[] = results.map(({ file }) => file);
+    const place = { uri: target.uri, scratch: output.scratch, checkpoint: outputs.checkpoint };
+    const results = await runDocuments(documents, sources, place, request, deps);
+    const listings: ManifestFile[] = results.flatMap(({ file, derived }) =>
+      outputs.checkpoint ? [file, ...derived] : [...derived],
+    );
     for (const file of plan.sideFiles) listings.push(await putSideFile(file, models, target, deps));
     const statistics = await putStatistics(plan.method.id, results, target, listings, deps);
     const manifest = buildManifest({
@@ -201,7 +210,7 @@ function toResolved({ source, opened }: OpenedModel): ResolvedSource {
 async function runDocuments(
   documents: readonly DocumentPlan[],
   models: readonly ResolvedSource[],
-  target: { readonly uri: string; readonly scratch: string },
+  target: { readonly uri: string; readonly scratch: string; readonly checkpoint: boolean },
   { threads, memoryBytes }: MergeFolderRequest,
   { executeMerge, signal, progress }: MergeFolderDeps,
 ): Promise<readonly MergeResult[]> {
@@ -209,10 +218,11 @@ async function runDocuments(
   const results: MergeResult[] = [];
   let before = 0;
   for (const [index, { name, plan }] of documents.entries()) {
-    const prefix = name === undefined ? "" : `${target.scratch}/${index}/`;
+    const isKept = name === undefined && target.checkpoint;
+    const prefix = isKept ? "" : `${target.scratch}/${index}/`;
     const own: MergeResult[] = [];
     for (const unit of plan.units) {
-      const place = { store: target.uri, key: `${prefix}${unit.file}` };
+      const place = { store: target.uri, key: `${prefix}${unit.file}`, derivedPrefix: "" };
       const show = ({ bytesRead, bytesWritten }: MergeProgress) => progress(before + bytesRead + bytesWritten);
       const request = { unit, sources, target: place, threads, memoryBytes };
       own.push(await executeMerge(request, { signal, progress: show }));
@@ -258,6 +268,7 @@ function summarise(results: readonly MergeResult[], plan: MergePlan, listings: r
     tensors: sum(({ file }) => file.tensors.length),
     bytes: sum(({ file }) => file.bytes),
     bytesRead: sum(({ bytesRead }) => bytesRead),
+    derived: results.flatMap(({ derived }) => derived.map(({ name, bytes }) => ({ file: name, bytes }))),
     nonFinite: sum(({ nonFinite }) => nonFinite.output),
   };
 }

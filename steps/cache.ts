@@ -3,7 +3,7 @@
 import { z } from "zod";
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
-import { receiptSchema, tensorFileSchema } from "../core/plan/receipt.ts";
+import { blockFileSchema, receiptSchema, tensorFileSchema } from "../core/plan/receipt.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { encodeRecord, readRecord } from "./records.ts";
 import { fileIsWhole } from "./stream.ts";
@@ -15,6 +15,9 @@ const cachedFileSchema = z.strictObject({
   file: z.string(),
   etag: z.string(),
   listing: tensorFileSchema,
+  /** Files that were made of the same tensors, in the order of the unit. */
+  derived: z.array(z.strictObject({ file: z.string(), etag: z.string(), listing: blockFileSchema })),
+  losses: receiptSchema.shape.losses,
   nonFinite: receiptSchema.shape.nonFinite,
   statistics: receiptSchema.shape.statistics,
 });
@@ -60,9 +63,12 @@ async function readEntry<Schema extends z.ZodType>(
 }
 
 async function fileHolds(yard: ObjectStore, entry: CachedFile, signal: AbortSignal): Promise<boolean> {
-  const info = await yard.head(entry.file, { signal });
-  if (info?.etag === entry.etag && info.bytes === entry.listing.bytes) return true;
-  return fileIsWhole(yard, entry.file, entry.listing, signal);
+  for (const { file, etag, listing } of [entry, ...entry.derived]) {
+    const info = await yard.head(file, { signal });
+    if (info?.etag === etag && info.bytes === listing.bytes) continue;
+    if (!(await fileIsWhole(yard, file, listing, signal))) return false;
+  }
+  return true;
 }
 
 /** The universal checkpoint made from a source of this fingerprint, when its listing is still there. */

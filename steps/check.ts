@@ -1,8 +1,9 @@
 // Checking a run before it is published: every unit has its receipt, every output file is what the plan promised, its
 // header says so itself, the digests agree, and NaN and infinite values are within what the pipeline allows. Reads
 // receipts and headers, never weights: those were digested while they were written.
-import { digestTensorFile } from "../core/artifact/digest.ts";
+import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
+import { readGgufHeader } from "../core/formats/gguf.ts";
 import { readSafetensorsHeader } from "../core/formats/safetensors.ts";
 import { sameShape } from "../core/tensor.ts";
 import { mapBounded } from "./records.ts";
@@ -45,6 +46,7 @@ export const checkStep = defineStep({
 
 async function checkOutput(context: UnitContext, merge: FinishedMerge): Promise<void> {
   checkReceipt(context, merge);
+  await checkDerived(context, merge);
   const { yard, deps } = context;
   const { unit, file, outputKey } = merge;
   const info = await yard.head(outputKey, { signal: deps.signal });
@@ -64,6 +66,37 @@ async function checkOutput(context: UnitContext, merge: FinishedMerge): Promise<
       throw wrong(context, merge, `tensor ${found.name} ${found.dtype} at ${offset}`, describeTensor(expected));
     }
   });
+}
+
+/** Derived files are there at their sizes, with the header of the plan, and what the header says is what was listed. */
+async function checkDerived(context: UnitContext, merge: FinishedMerge): Promise<void> {
+  const { yard, deps } = context;
+  for (const [index, planned] of merge.unit.derived.entries()) {
+    const made = merge.receipt.derived[index];
+    const bytes = made && (await yard.head(made.key, { signal: deps.signal }))?.bytes;
+    if (made === undefined || bytes !== planned.fileBytes) {
+      throw wrong(context, merge, `${bytes ?? "no"} bytes of ${planned.file}`, `${planned.fileBytes} bytes`);
+    }
+    const { key, file } = made;
+    const read = async (offset: number, length: number): Promise<Uint8Array> => {
+      const into = new Uint8Array(length);
+      await yard.readInto(key, offset, into, { signal: deps.signal });
+      return into;
+    };
+    const header = Buffer.from(planned.header, "base64");
+    const digest = digestBytes(await read(0, header.length));
+    if (digest !== file.headerDigest || digestBytes(header) !== digest) {
+      throw wrong(context, merge, `header ${digest} of ${file.name}`, digestBytes(header));
+    }
+    const { tensors } = await readGgufHeader(read, { name: key, bytes });
+    tensors.forEach(({ name, offset, type, shape }, at) => {
+      const listed = file.blocks[at];
+      const agrees = listed?.name === name && listed.offset === offset && sameShape(listed.shape, shape);
+      if (!agrees || listed.scheme !== type.scheme) {
+        throw wrong(context, merge, `tensor ${name} ${type.name} at ${offset}`, `${listed?.name} ${listed?.scheme}`);
+      }
+    });
+  }
 }
 
 /** A receipt against the plan: same tensors in the same places, and a file digest that is made of theirs. */

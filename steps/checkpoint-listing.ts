@@ -8,8 +8,14 @@ import { ARTIFACT_LIMITS } from "../core/limits.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 
-/** Digest of a checkpoint as a whole, and of its tensors by name. */
-export type CheckpointDigests = { readonly digest: string; readonly digests: Readonly<Record<string, string>> };
+/**
+ * Digest of a checkpoint as a whole, and of its tensors by name. Undefined where only quantized files are listed: what
+ * is read of them are other values, and they are known by the whole's digest and their place.
+ */
+export type CheckpointDigests = {
+  readonly digest: string;
+  readonly digests: Readonly<Record<string, string>> | undefined;
+};
 
 /**
  * The digests of a universal checkpoint or published version.
@@ -24,7 +30,7 @@ export async function readDigests(store: ObjectStore, prefix: string, signal: Ab
   }
   const { manifest } = await readManifest(store, prefix, signal);
   const listings = manifest.files.flatMap((file) => ("tensors" in file ? file.tensors : []));
-  return { digest: manifestDigest(manifest), digests: byName(listings) };
+  return { digest: manifestDigest(manifest), digests: listings.length === 0 ? undefined : byName(listings) };
 }
 
 function byName(tensors: readonly { readonly name: string; readonly digest: string }[]) {

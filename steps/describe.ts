@@ -76,6 +76,8 @@ export async function describeSource(context: UnitContext, unit: DescribeUnit): 
     cached: false,
     outputKey: `${prefix}${UNIVERSAL_FILE}`,
     file: null,
+    derived: [],
+    losses: [],
     checkpoint: { prefix, digest },
     statistics: null,
     nonFinite: { inputs: {}, output: 0 },

@@ -1,7 +1,7 @@
 // The merge unit: one output file of a version. Its content key says what the bytes depend on and nothing else; the
 // computing itself is the engine's.
 import assert from "node:assert/strict";
-import { digestJson } from "../core/artifact/digest.ts";
+import { digestBytes, digestJson } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
 import { findMethod } from "../core/methods/registry.ts";
 import type { LoraFactor, MergeUnit, StoredTensor, TensorPlace, UnitInput } from "../core/plan/schema.ts";
@@ -23,6 +23,10 @@ export function mergeKey(unit: MergeUnit, sources: readonly (UnitSource | undefi
     strict: unit.strict,
     // Asked for, they must be there; not asked for, they change nothing.
     statistics: unit.statistics || undefined,
+    derived:
+      unit.derived.length === 0
+        ? undefined
+        : unit.derived.map(({ header, tensors }) => ({ header: digestBytes(header), tensors })),
     tensors: unit.tensors.map((tensor) => {
       const seeded = findMethod(tensor.method)?.seeded === true;
       const { name, dtype, shape, offset, method, parameters, working } = tensor;

@@ -13,6 +13,7 @@ import type { PipelineModel } from "../core/plan/plan-pipeline.ts";
 import { planPipeline } from "../core/plan/plan-pipeline.ts";
 import type { Plan, PlanHeader, PlanSource } from "../core/plan/schema.ts";
 import { listSources, normaliseRecipe } from "../core/recipe/normalise.ts";
+import { readOutputs } from "../core/recipe/outputs.ts";
 import { convertedCheckpoint, planConversion } from "../core/universal/convert-plan.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
@@ -80,7 +81,7 @@ export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: Ste
     ],
     signal: deps.signal,
   };
-  const names = documentNames(recipe);
+  const names = documentNames(recipe, readOutputs(parsed.pipeline.outputs, parsed.origin));
   const models: PipelineModel[] = [];
   for (const model of listSources(recipe)) {
     const opened = await openModel(scope, yard, model, input.shardBytes, deps);

@@ -11,14 +11,14 @@ import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../co
 import { collectStatistics, encodeStatistics, STATISTICS_FILE } from "../core/artifact/statistics.ts";
 import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
 import type { SideFile } from "../core/plan/schema.ts";
-import { recordCached } from "./cache.ts";
+import { type CachedFile, recordCached } from "./cache.ts";
 import { moveChannel } from "./channel.ts";
 import { createOnce, encodeRecord, mapBounded } from "./records.ts";
 import { type FinishedMerge, intermediatesOf, mergesOf, readFinishedUnits } from "./run-receipts.ts";
 import { type PublishOutput, publishInputSchema, publishOutputSchema } from "./schemas.ts";
 import { addSignature } from "./signature.ts";
 import { defineStep, type StepDeps } from "./step.ts";
-import { copyVerified, digestFile, fileIsWhole, putFile, type StreamSource } from "./stream.ts";
+import { copyVerified, digestFile, fileIsWhole, type ListedFile, putFile, type StreamSource } from "./stream.ts";
 import { openRun, type UnitContext } from "./unit-context.ts";
 
 export type PublishDeps = StepDeps & {
@@ -57,9 +57,11 @@ async function publishRun(context: UnitContext<PublishDeps>, plannedMs: number):
   const version = await describeVersion(context, merges, model);
   const prefix = layout.version(model, version.name);
   const existed = await putVersion(context, version, prefix, () => signVersion(context, version, prefix, merges));
-  await mapBounded(merges, (merge) => cacheMerge(context, merge, `${prefix}${merge.unit.file}`, existed));
+  const placeOf = (merge: FinishedMerge) =>
+    plan.header.publishesCheckpoint ? `${prefix}${merge.unit.file}` : merge.outputKey;
+  await mapBounded(merges, (merge) => cacheMerge(context, merge, placeOf(merge), existed, prefix));
   // Results that only later stages read stay in the run, and are found there as long as it is kept.
-  await mapBounded(intermediatesOf(finished), (merge) => cacheMerge(context, merge, merge.outputKey, false));
+  await mapBounded(intermediatesOf(finished), (merge) => cacheMerge(context, merge, merge.outputKey, false, undefined));
   const wanted = { version: version.name, run, decidedMs: plannedMs };
   const move = await moveChannel(yard, { model, channel }, wanted, deps.signal);
   // Its own earlier attempt may have moved the channel and then been interrupted.
@@ -95,11 +97,18 @@ async function describeVersion(
 ): Promise<Version> {
   const { yard, plan, deps } = context;
   const { engine, method, recipe } = plan.header;
-  const tensorFiles = merges.map(({ file, outputKey }) => ({
-    listing: file,
-    put: (key: string) =>
-      putFile({ store: yard, key: outputKey, bytes: file.bytes }, { store: yard, key }, file, deps.signal),
-  }));
+  const published = plan.header.publishesCheckpoint ? merges : [];
+  const made = [
+    ...published.map(({ file, outputKey }) => ({ file, key: outputKey })),
+    ...merges.flatMap(({ receipt }) => receipt.derived),
+  ];
+  const tensorFiles = made.map(
+    ({ file, key: from }): VersionFile => ({
+      listing: file,
+      put: (key: string) =>
+        putFile({ store: yard, key: from, bytes: file.bytes }, { store: yard, key }, file, deps.signal),
+    }),
+  );
   const inputs = await listInputs(context);
   const sideFiles = await mapBounded(plan.header.sideFiles, (file) => describeSideFile(context, file, inputs));
   const statistics = describeStatistics(context, merges);
@@ -205,24 +214,48 @@ async function signVersion(
  * Later runs take the unit's output from the version. A file that this publish did not put there is read before it is
  * trusted, and restored from the unit's own when it was damaged.
  */
-async function cacheMerge(context: UnitContext, merge: FinishedMerge, key: string, existed: boolean): Promise<void> {
+async function cacheMerge(
+  context: UnitContext,
+  merge: FinishedMerge,
+  key: string,
+  existed: boolean,
+  prefix: string | undefined,
+): Promise<void> {
   const { yard, deps } = context;
   const { receipt, file, outputKey } = merge;
   if (receipt.cached && existed) return;
-  if (existed && !(await fileIsWhole(yard, key, file, deps.signal))) {
-    deps.log({ event: "version-file-restored", file: key });
-    await putFile({ store: yard, key: outputKey, bytes: file.bytes }, { store: yard, key }, file, deps.signal);
+  const etag = await restoreFile(context, { file, from: outputKey, key }, existed);
+  if (etag === undefined) return; // deleted meanwhile: nothing to find later
+  const derived: CachedFile["derived"] = [];
+  for (const { file: listing, key: from } of receipt.derived) {
+    const place = prefix === undefined ? from : `${prefix}${listing.name}`;
+    const own = await restoreFile(context, { file: listing, from, key: place }, existed);
+    if (own === undefined) return;
+    derived.push({ file: place, etag: own, listing });
   }
-  const info = await yard.head(key, { signal: deps.signal });
-  if (info === undefined) return; // deleted meanwhile: nothing to find later
   const entry = {
     cache: 1,
     output: "file",
     file: key,
-    etag: info.etag,
+    etag,
     listing: file,
+    derived,
+    losses: receipt.losses,
     nonFinite: receipt.nonFinite,
     statistics: receipt.statistics,
   } as const;
   await recordCached(yard, receipt.key, entry, deps.signal);
+}
+
+/** The ETag of a file of the version; put back when it is not what it should be. Undefined when it is gone. */
+async function restoreFile(
+  { yard, deps }: UnitContext,
+  { file, from, key }: { readonly file: ListedFile; readonly from: string; readonly key: string },
+  existed: boolean,
+): Promise<string | undefined> {
+  if (existed && !(await fileIsWhole(yard, key, file, deps.signal))) {
+    deps.log({ event: "version-file-restored", file: key });
+    await putFile({ store: yard, key: from, bytes: file.bytes }, { store: yard, key }, file, deps.signal);
+  }
+  return (await yard.head(key, { signal: deps.signal }))?.etag;
 }

@@ -25,6 +25,9 @@ export type UnitWork = Omit<
   "receipt" | "run" | "stage" | "index" | "op" | "cpuMs" | "wallMs" | "startedMs" | "image"
 >;
 
+/** Of operations that make no files beside their own. */
+const NOTHING_DERIVED = { derived: [], losses: [] };
+
 /** The step: opens the run and runs one unit of it. A worker that runs many units opens the run once instead. */
 export const runUnitStep = defineStep({
   name: "run-unit",
@@ -116,6 +119,7 @@ async function runAdopt(context: UnitContext<UnitDeps>, unit: AdoptUnit): Promis
     cached: false,
     outputKey: null,
     file,
+    ...NOTHING_DERIVED,
     checkpoint: null,
     statistics: null,
     nonFinite: { inputs: {}, output: 0 },
@@ -140,6 +144,7 @@ async function runConvert(context: UnitContext<UnitDeps>, unit: ConvertUnit): Pr
     cached: false,
     outputKey,
     file: made.listing,
+    ...NOTHING_DERIVED,
     checkpoint: null,
     statistics: null,
     nonFinite: { inputs: {}, output: 0 },
@@ -168,6 +173,10 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
       cached: true,
       outputKey: unit.intermediate === true ? outputKey : cached.file,
       file: { ...cached.listing, name: unit.file },
+      derived: cached.derived.map(({ file: at, listing }, index) => {
+        return { key: at, file: { ...listing, name: unit.derived[index]?.file ?? listing.name } };
+      }),
+      losses: cached.losses,
       checkpoint: null,
       nonFinite: cached.nonFinite,
       statistics: cached.statistics,
@@ -177,7 +186,8 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
       threads: 0,
     };
   }
-  const target = { store: yard.uri, key: outputKey };
+  const derivedPrefix = layout.unitOutput(run, "");
+  const target = { store: yard.uri, key: outputKey, derivedPrefix };
   const { threads, memoryBytes, signal } = deps;
   const resolved = context.plan.header.sources.map((planned, index) =>
     narrowSource(unit, index, planned, sources[index]),
@@ -185,13 +195,15 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
   const request = { unit, sources: resolved, target, threads, memoryBytes };
   const options = { signal, ...(deps.progress === undefined ? {} : { progress: deps.progress }) };
   const result = await deps.executeMerge(request, options);
-  const { statistics, ...rest } = result;
+  const { statistics, derived, losses, ...rest } = result;
   return {
     key,
     cached: false,
     outputKey,
     checkpoint: null,
     statistics: statistics === null ? null : [...statistics],
+    derived: derived.map((file) => ({ key: `${derivedPrefix}${file.name}`, file })),
+    losses: [...losses],
     ...rest,
   };
 }

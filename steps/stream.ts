@@ -2,7 +2,7 @@
 // Adopting, pulling, verifying and converting go through here; merging has the engine.
 import { createHasher, type Digest, digestTensorFile } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
-import type { TensorFile } from "../core/plan/receipt.ts";
+import type { BlockFile, TensorFile } from "../core/plan/receipt.ts";
 import { writeObject } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 
@@ -77,13 +77,19 @@ export function createPartHasher(partBytes: readonly number[]): PartHasher {
 
 /** A file as a manifest, a receipt or a universal checkpoint lists it: with parts when it holds tensors. */
 export type ListedFile = { readonly name: string; readonly bytes: number; readonly digest: string } & Partial<
-  Pick<TensorFile, "headerDigest" | "tensors">
+  Pick<TensorFile, "headerDigest" | "tensors"> & Pick<BlockFile, "blocks">
 >;
+
+/** What follows the header: tensors, or quantized ones with the zeros behind each. */
+function partsOf({ tensors, blocks }: ListedFile) {
+  return tensors ?? blocks;
+}
 
 /** Sizes of the parts that the file's digest is made of: the header and each tensor, or the whole file. */
 function partSizes(file: ListedFile): readonly number[] {
-  if (file.tensors === undefined) return [file.bytes];
-  const tensorBytes = file.tensors.map((tensor) => tensor.bytes);
+  const parts = partsOf(file);
+  if (parts === undefined) return [file.bytes];
+  const tensorBytes = parts.map((tensor) => tensor.bytes);
   return [file.bytes - tensorBytes.reduce((sum, bytes) => sum + bytes, 0), ...tensorBytes];
 }
 
@@ -107,12 +113,13 @@ export function createFileVerifier(
       const refuse = (found: string, expected: string, tensor?: string): never => {
         throw new MergeyardError("YardFileCorrupt", { where: { ...place, tensor }, found, expected });
       };
-      if (file.tensors === undefined || file.headerDigest === undefined) {
+      const parts = partsOf(file);
+      if (parts === undefined || file.headerDigest === undefined) {
         if (first !== file.digest) refuse(first, file.digest);
         return;
       }
       if (first !== file.headerDigest) refuse(`header ${first}`, `header ${file.headerDigest}`);
-      file.tensors.forEach((tensor, index) => {
+      parts.forEach((tensor, index) => {
         if (others[index] !== tensor.digest) refuse(others[index] ?? "nothing", tensor.digest, tensor.name);
       });
       const whole = digestTensorFile(first, others);

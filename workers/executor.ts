@@ -6,12 +6,13 @@ import { encodeSafetensorsHeader } from "../core/formats/safetensors.ts";
 import type { TensorFile, UnitStatistics } from "../core/plan/receipt.ts";
 import type { MergeUnit, UnitInput } from "../core/plan/schema.ts";
 import { elementCount } from "../core/tensor.ts";
+import { beginUnitWrites, derivedParts, describeDerived, type UnitWrites } from "../engine/derived-files.ts";
 import { fitUnit } from "../engine/memory.ts";
 import { type RegionResult, type RegionTask, tensorsOf } from "../engine/merge-region.ts";
 import type { TensorResult } from "../engine/merge-tensor.ts";
 import { cutRegions, type MergeRegion } from "../engine/regions.ts";
 import type { ExecuteMerge, MergeRequest, MergeResult } from "../engine/request.ts";
-import type { OpenStore, WriteTicket } from "../stores/store.ts";
+import type { OpenStore } from "../stores/store.ts";
 import { createPool } from "./pool.ts";
 import type { RegionOutcome } from "./region-job.ts";
 
@@ -29,13 +30,13 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
     const target = openStore(request.target.store);
     const regions = cutRegions(request.unit, request.threads);
     const fit = fitUnit(request.unit, Math.min(request.threads, regions.length), request.memoryBytes);
-    const ticket = await target.beginWrite(request.target.key, request.unit.fileBytes, regions.map(spanOf), { signal });
+    const writes = await beginUnitWrites(request, regions, target, signal);
     const failure = new AbortController();
     try {
       const header = headerOf(request.unit);
       const jobs = regions.map((region, index) => ({
         kind: "merge" as const,
-        task: regionTask(request, ticket, region, index, header, fit.windowElements),
+        task: regionTask(request, writes, region, index, header, fit.windowElements),
       }));
       const { outcomes, done } = await pool.run(jobs, {
         threads: fit.threads,
@@ -44,22 +45,18 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
         progress,
       });
       const results = outcomes.map(resultOf);
-      const receipts = results.map((result) => result.receipt);
-      await target.finishWrite(ticket, receipts, { signal });
-      return { ...summarise(request, header, results), ...done, kernels: "wasm", threads: fit.threads };
+      await writes.finish(results);
+      const made = { ...summarise(request, header, results), ...describeDerived(request.unit, results) };
+      return { ...made, ...done, kernels: "wasm", threads: fit.threads };
     } catch (error) {
       failure.abort(error);
       // Worker threads may be in the middle of a region: they go before what they write does.
       await pool.close();
-      await target.abortWrite(ticket);
+      await writes.abort();
       throw error;
     }
   };
   return { execute, close: pool.close };
-}
-
-function spanOf({ offset, bytes }: MergeRegion): { offset: number; bytes: number } {
-  return { offset, bytes };
 }
 
 /** The output file's header; its length is part of the plan. */
@@ -69,7 +66,7 @@ function headerOf(unit: MergeUnit): Uint8Array {
 
 function regionTask(
   request: MergeRequest,
-  ticket: WriteTicket,
+  writes: UnitWrites,
   region: MergeRegion,
   index: number,
   header: Uint8Array,
@@ -79,9 +76,10 @@ function regionTask(
   return {
     index,
     region,
-    ticket,
+    ticket: writes.own,
     prologue: index === 0 ? header : new Uint8Array(0),
     tensors: tensorsOf(unit, region),
+    derived: derivedParts(unit, region, writes),
     rules: { nonFinite: unit.nonFinite, strict: unit.strict },
     sources,
     targetStore: target.store,

@@ -1,8 +1,9 @@
 // `mergeyard merge CONFIG --out DIR`: one merge, file to file, without a yard.
 import path from "node:path";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import type { Statistics } from "../../core/artifact/statistics.ts";
 import { MergeyardError } from "../../core/error.ts";
+import type { OutputRequest } from "../../core/recipe/outputs.ts";
 import type { MergeFolderResult } from "../../local/merge-folder.ts";
 import { jsonOption, memoryOption, modelOption, parseLocalPath, splitUri, threadsOption, toUri } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
@@ -18,6 +19,7 @@ type Options = {
   readonly memory?: number;
   readonly force?: boolean;
   readonly report?: string;
+  readonly output?: readonly OutputRequest[];
   readonly json?: boolean;
 };
 
@@ -31,6 +33,7 @@ export function addMerge(program: Command, terminal: Terminal): void {
     .addOption(threadsOption())
     .addOption(memoryOption())
     .option("--force", "replace a former output of Mergeyard")
+    .addOption(outputOption())
     .option("--report <file>", "measure how the models agree, and draw it as an HTML page", parseLocalPath)
     .addOption(jsonOption())
     .action((config: string, options: Options) => merge(config, options, terminal));
@@ -65,6 +68,7 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
         threads: options.threads ?? defaultThreads(),
         memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
         statistics: options.report !== undefined,
+        outputs: options.output,
       },
       {
         openStore,
@@ -96,6 +100,18 @@ async function writeReport(file: string, statistics: Statistics | undefined): Pr
   await writeFile(file, renderInterference(statistics));
 }
 
+/** `FORMAT` or `FORMAT:SCHEME`, once for each output; in place of the recipe's own outputs. */
+function outputOption(): Option {
+  const add = (text: string, before: readonly OutputRequest[] = []): readonly OutputRequest[] => {
+    const [format = "", scheme] = text.split(":");
+    return [...before, { format, scheme }];
+  };
+  return new Option(
+    "--output <format[:scheme]>",
+    "an artifact to make in the same pass, such as gguf:q4_k_m",
+  ).argParser(add);
+}
+
 function describe(result: MergeFolderResult, out: string, elapsedMs: number): string {
   // Below that, the time is the program's start, and the rate would say nothing.
   const isTelling = elapsedMs >= RATE_SHOWN_MS;
@@ -104,6 +120,7 @@ function describe(result: MergeFolderResult, out: string, elapsedMs: number): st
     `${result.method}: ${formatCount(result.tensors)} tensors, ${formatBytes(result.bytes)} in ${out}`,
     `version ${result.version}, ${formatBytes(result.bytesRead)} read in ${formatDuration(elapsedMs)}${rate}`,
   ];
+  for (const { file, bytes } of result.derived) lines.push(`${file}: ${formatBytes(bytes)}`);
   if (result.nonFinite > 0) lines.push(`${formatCount(result.nonFinite)} values of the output are NaN or infinite`);
   return lines.join("\n");
 }

@@ -7,7 +7,15 @@ import { compareUtf8, sortByName } from "../utf8-order.ts";
 import { type Digest, digestBytes, digestJson } from "./digest.ts";
 import { checkDocument, type DocumentKind, encodeDocument, parseDocument } from "./document.ts";
 import { shortDigest } from "./layout.ts";
-import { digestSchema, findListingProblem, plainFileSchema, tensorFileListingSchema } from "./listed-file.ts";
+import {
+  blockFileListingSchema,
+  digestSchema,
+  findBlockProblem,
+  findListingProblem,
+  type ListingProblem,
+  plainFileSchema,
+  tensorFileListingSchema,
+} from "./listed-file.ts";
 
 export const MANIFEST_FILE = "manifest.json";
 
@@ -36,7 +44,7 @@ const manifestSchema = z.strictObject({
   /** In recipe order. */
   inputs: z.array(manifestInputSchema),
   /** Every file of the version but the manifest, in name order; those that hold tensors list them. */
-  files: z.array(z.union([tensorFileListingSchema, plainFileSchema])),
+  files: z.array(z.union([tensorFileListingSchema, blockFileListingSchema, plainFileSchema])),
 });
 
 export type Manifest = z.infer<typeof manifestSchema>;
@@ -114,7 +122,12 @@ function checkManifest(manifest: Manifest, file: string): void {
     if (index > 0 && compareUtf8(listing.name, before) <= 0)
       refuse(`${field}.name`, listing.name, `a name after ${before}`);
     before = listing.name;
-    const problem = "tensors" in listing ? findListingProblem(listing) : undefined;
+    const problem = findProblem(listing);
     if (problem !== undefined) refuse(`${field}.${problem.field}`, problem.found, problem.expected);
   }
+}
+
+function findProblem(listing: ManifestFile): ListingProblem | undefined {
+  if ("tensors" in listing) return findListingProblem(listing);
+  return "blocks" in listing ? findBlockProblem(listing) : undefined;
 }

@@ -25,6 +25,8 @@ export async function describeByManifest(folder: FolderReader, opened: OpenedChe
   const entriesByFile = Map.groupBy(checkpoint.tensors, ({ ranges }) => ranges[0]?.file);
   for (const { name } of checkpoint.tensorFiles) {
     const listing = listings.find((file) => file.name === name);
+    const isQuantized = manifest.files.some((file) => file.name === name && "blocks" in file);
+    if (listing === undefined && isQuantized) continue;
     if (listing === undefined) {
       throw new MergeyardError(CHANGED, { where: { file: name }, found: "a file that the manifest does not list" });
     }

@@ -3,6 +3,7 @@
 import { type ErrorPlace, MergeyardError } from "../error.ts";
 import { parseJsonDocument } from "../formats/json-scan.ts";
 import type { Recipe } from "../recipe/normalise.ts";
+import type { Outputs } from "../recipe/outputs.ts";
 import type { MergeModel } from "./plan-merge.ts";
 
 export const TOKENIZER_FILE = "tokenizer.json";
@@ -12,17 +13,22 @@ export const CHAT_TEMPLATE_FILE = "chat_template.jinja";
 export const ADAPTER_CONFIG_FILE = "adapter_config.json";
 export const GENERATION_FILE = "generation_config.json";
 
-/** Names of the documents that the plan of a recipe, or of a stage of it, reads of every model that has them. */
-export function documentNames(recipe: Recipe): readonly string[] {
+/**
+ * Names of the documents that the plan of a recipe with these outputs, or of a stage of it, reads of every model that
+ * has them.
+ */
+export function documentNames(recipe: Recipe, outputs?: Outputs): readonly string[] {
   const recipes = [recipe, ...recipe.stages.map((stage) => stage.recipe)];
   const adapts = recipes.some(({ references }) => references.some(({ adapter }) => adapter !== undefined));
   const tokenizes = recipes.some(({ tokenizer }) => tokenizer !== undefined);
+  const writesTokenizer = outputs?.gguf.some(({ tokenizer }) => tokenizer) === true;
   const talks = recipes.some(({ chatTemplate }) => chatTemplate !== undefined);
   return [
     ...(adapts ? [ADAPTER_CONFIG_FILE] : []),
     ...(tokenizes ? [TOKENIZER_FILE, SPECIAL_TOKENS_FILE, GENERATION_FILE] : []),
     ...(talks ? [CHAT_TEMPLATE_FILE] : []),
-    ...(tokenizes || talks ? [TOKENIZER_CONFIG_FILE] : []),
+    ...(writesTokenizer && !tokenizes ? [TOKENIZER_FILE] : []),
+    ...(tokenizes || talks || writesTokenizer ? [TOKENIZER_CONFIG_FILE] : []),
   ];
 }
 

@@ -7,7 +7,14 @@ import { allocatedBytes } from "../ops/memory.ts";
 import { BLOCK_SCHEMES } from "../schemes/registry.ts";
 import { rowBytes } from "../schemes/scheme.ts";
 import { type Dtype, elementBytes, elementCount } from "../tensor.ts";
-import { placesOf, type StoredTensor, type UnitInput, type UnitTensor } from "./schema.ts";
+import {
+  type DerivedFile,
+  type DerivedTensor,
+  placesOf,
+  type StoredTensor,
+  type UnitInput,
+  type UnitTensor,
+} from "./schema.ts";
 
 /** Elements of a window when nothing else is asked for: 64 tiles, 1 MiB of BF16, small enough to stay in cache. */
 const WINDOW_ELEMENTS_DEFAULT = 64 * TILE_ELEMENTS;
@@ -75,6 +82,32 @@ export const GATHER_SPAN_BYTES = 256 * 1024;
 /** Values of a left factor that are kept at a time, and bytes of a right one that are read at a time. */
 export const LORA_LEFT_ELEMENTS = 65_536;
 export const LORA_SPAN_BYTES = 2 ** 20;
+
+/** Elements that a quantized output takes at a time, unless one head of attention has more. */
+const SINK_ELEMENTS = 1 << 16;
+
+/** Rows that one derived tensor collects before it quantizes them, whole heads where rows of heads move. */
+export function sinkRows({ shape, permutedHeads }: Pick<DerivedTensor, "shape" | "permutedHeads">) {
+  // The values of a bias that move are rows of one.
+  const columns = shape.length === 1 && permutedHeads !== undefined ? 1 : (shape.at(-1) ?? 1);
+  const rows = elementCount(shape) / columns;
+  const headRows = permutedHeads === undefined ? 1 : rows / permutedHeads;
+  const heads = Math.max(1, Math.floor(SINK_ELEMENTS / (headRows * columns)));
+  return { columns, rows, headRows, rowsAtOnce: Math.min(rows, headRows * heads) };
+}
+
+/** Kernel memory of the sinks of all derived files, whatever tensor is merged: values, blocks and a row read back. */
+export function sinkBytes(derived: readonly Pick<DerivedFile, "tensors">[]): number {
+  const bytesOf = (tensor: DerivedTensor): number => {
+    const { columns, rowsAtOnce } = sinkRows(tensor);
+    const blocks = rowsAtOnce * rowBytes(BLOCK_SCHEMES[tensor.scheme], columns);
+    return allocatedBytes(4 * rowsAtOnce * columns) + allocatedBytes(blocks) + allocatedBytes(4 * columns);
+  };
+  return derived.reduce(
+    (sum, { tensors }) => sum + tensors.map(bytesOf).reduce((most, bytes) => Math.max(most, bytes), 0),
+    0,
+  );
+}
 
 /** Bytes of packed values that are read at a time, and as many of values whose rows are put in order. */
 export const PACKED_SPAN_BYTES = 2 ** 20;

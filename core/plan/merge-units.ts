@@ -8,9 +8,9 @@ import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import { tensorBytes } from "../tensor.ts";
 import type { CutMethod } from "./memory.ts";
-import { fitMemory, kernelBytes, valueDtype } from "./memory.ts";
+import { fitMemory, kernelBytes, sinkBytes, valueDtype } from "./memory.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
-import type { MergeUnit, UnitInput, UnitTensor } from "./schema.ts";
+import type { DerivedFile, MergeUnit, UnitInput, UnitTensor } from "./schema.ts";
 
 /** What units have in common. */
 export type UnitOptions = {
@@ -29,6 +29,7 @@ const COPY = { locality: "element", scratchTiles: () => 0, reducePasses: 0 } as 
 export function makeMergeUnits(
   tensors: readonly PlannedTensor[],
   shards: readonly PlannedShard[],
+  derived: readonly (readonly DerivedFile[])[],
   options: UnitOptions,
 ): readonly MergeUnit[] {
   const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
@@ -39,16 +40,18 @@ export function makeMergeUnits(
       return { ...planned, offset, bytes };
     });
     const { recipe } = options;
+    const made = derived[index] ?? [];
     return {
       op: "merge",
       stage: options.stage,
       index,
-      peakBytes: boundMemory(placed, options),
+      peakBytes: boundMemory(placed, made, options),
       bytesRead: placed.reduce((sum, tensor) => sum + bytesRead(tensor, options), 0),
-      bytesWritten: shard.fileBytes,
+      bytesWritten: made.reduce((sum, { fileBytes }) => sum + fileBytes, shard.fileBytes),
       file: shard.file,
       fileBytes: shard.fileBytes,
       tensors: placed,
+      derived: [...made],
       nonFinite: recipe.nonFinite,
       strict: recipe.strict,
       statistics: options.statistics,
@@ -70,10 +73,11 @@ function bytesRead(tensor: UnitTensor, options: UnitOptions): number {
   return passes * tensor.inputs.reduce((sum, input) => sum + bytesOf(input), 0);
 }
 
-function boundMemory(tensors: readonly UnitTensor[], options: UnitOptions): number {
+function boundMemory(tensors: readonly UnitTensor[], derived: readonly DerivedFile[], options: UnitOptions): number {
   const { threads, memoryBytes } = options;
+  const sinks = sinkBytes(derived);
   const needs = (windowElements: number) => (tensor: UnitTensor) =>
-    kernelBytes(methodOf(tensor, options), tensor, windowElements, options.statistics);
+    kernelBytes(methodOf(tensor, options), tensor, windowElements, options.statistics) + sinks;
   const fit = fitMemory(
     (windowElements) => tensors.map(needs(windowElements)).reduce((most, bytes) => Math.max(most, bytes), 0),
     threads,

@@ -8,9 +8,11 @@ import { findMethod, METHOD_IDS } from "../methods/registry.ts";
 import { nearestName } from "../recipe/nearest.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
+import type { Outputs } from "../recipe/outputs.ts";
 import { checkParameters, createResolver, findIdleFilters } from "../recipe/parameters.ts";
 import type { RecipeSlice } from "../recipe/slices.ts";
 import { readTokenizerJson } from "../tokenizer/tokenizer-json.ts";
+import { planGgufOutputs } from "./gguf-outputs.ts";
 import { makeMergeUnits } from "./merge-units.ts";
 import { describeModels, type ViewsByName } from "./model-view.ts";
 import { createNotes } from "./notes.ts";
@@ -50,6 +52,8 @@ export type MergeOptions = {
   readonly statistics?: boolean | undefined;
   /** Threads of a worker process. */
   readonly threads?: number | undefined;
+  /** What is made beside the merged checkpoint; nothing unless said otherwise. */
+  readonly outputs?: Outputs | undefined;
   /** Index of the merge stage in the plan. */
   readonly stage?: number | undefined;
   /** How tokenizer.json is read; the form of the tokenizers library unless said otherwise. */
@@ -102,15 +106,8 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
   }
   for (const warning of findIdleFilters(recipe, namesOf(outputs.tensors))) notes.add(warning);
   const { shards, index } = planShards(tensors, options.shardBytes ?? SHARD_BYTES_DEFAULT);
-  const units = makeMergeUnits(tensors, shards, {
-    recipe,
-    method,
-    stage: options.stage ?? 0,
-    threads: options.threads ?? THREADS_DEFAULT,
-    memoryBytes: options.memoryBytes ?? MEMORY_BYTES_DEFAULT,
-    statistics: options.statistics ?? false,
-  });
-  const output = { tensors, stacks: outputs.stacks, index, vocabulary };
+  const wantsIndex = options.outputs?.checkpoint !== false;
+  const output = { tensors, stacks: outputs.stacks, index: wantsIndex ? index : undefined, vocabulary };
   const sideFiles = planSideFiles({
     name,
     recipe,
@@ -122,6 +119,16 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
     inputs,
     ...output,
     notes,
+  });
+  const gguf = options.outputs?.gguf ?? [];
+  const derived = planGgufOutputs({ name, outputs: gguf, shards, sideFiles, models, notes });
+  const units = makeMergeUnits(tensors, shards, derived, {
+    recipe,
+    method,
+    stage: options.stage ?? 0,
+    threads: options.threads ?? THREADS_DEFAULT,
+    memoryBytes: options.memoryBytes ?? MEMORY_BYTES_DEFAULT,
+    statistics: options.statistics ?? false,
   });
   return { method, units, sideFiles, warnings: notes.list() };
 }

@@ -4,6 +4,7 @@ import { digestJson } from "../artifact/digest.ts";
 import { shortDigest } from "../artifact/layout.ts";
 import type { CheckpointFile } from "../checkpoint.ts";
 import type { Recipe } from "../recipe/normalise.ts";
+import { readOutputs } from "../recipe/outputs.ts";
 import type { ParsedRecipe } from "../recipe/parse.ts";
 import type { Gather } from "../universal/box.ts";
 import { type ConvertedFile, gatherBytes } from "../universal/convert-plan.ts";
@@ -40,7 +41,8 @@ export function planPipeline({ parsed, recipe, models }: PipelineTask, options: 
   const name = pipeline.publish?.model ?? pipeline.name;
   const sources = models.map(({ source }) => ({ ...source, ...adoption.describedBy(source) }));
   const { statistics } = pipeline;
-  const merges = planRecipe({ name, recipe, text, models }, { ...options, stage, statistics });
+  const outputs = readOutputs(pipeline.outputs, parsed.origin);
+  const merges = planRecipe({ name, recipe, text, models }, { ...options, stage, statistics, outputs });
   const { documents, output } = merges;
   const made = merges.sources.slice(models.length);
   const stages = [
@@ -61,6 +63,7 @@ export function planPipeline({ parsed, recipe, models }: PipelineTask, options: 
       sources: [...sources, ...made],
       stages,
       sideFiles: [...output.sideFiles],
+      publishesCheckpoint: outputs.checkpoint,
       checks: { maxNonFinite: pipeline.checks.max_nonfinite },
       ...(pipeline.publish == null
         ? {}

@@ -53,12 +53,19 @@ export function planRecipe({ name, recipe, text, models }: RecipeTask, options: 
     const indexes = document.sources.map((source) => findModel(known, source));
     const own = indexes.map((index) => pick(known, index).model);
     const task = { name: label, recipe: document, text, models: own, inputs };
-    const plan = planMerge(task, { ...options, stage: first + documents.length });
+    // Only the output is what the recipe's outputs speak of.
+    const outputs = document === recipe ? options.outputs : undefined;
+    const plan = planMerge(task, { ...options, outputs, stage: first + documents.length });
     return renumber(plan, indexes, known);
   };
   for (const stage of recipe.stages) {
     const plan = markIntermediate(planDocument(stage.recipe, stage.name));
-    known.push(describeResult(stage, plan, known, { stage: first + documents.length, names: documentNames(recipe) }));
+    known.push(
+      describeResult(stage, plan, known, {
+        stage: first + documents.length,
+        names: documentNames(recipe, options.outputs),
+      }),
+    );
     documents.push({ name: stage.name, plan });
   }
   const output = planDocument(recipe, name);

@@ -1,6 +1,7 @@
 // The receipt of a unit: what it made, at which digests, and what that cost. Created once per run, stage and unit;
 // a unit with a receipt is never run again in that run.
 import { z } from "zod";
+import { BLOCK_SCHEME_IDS } from "../schemes/registry.ts";
 import { DTYPES } from "../tensor.ts";
 
 const count = z.int().nonnegative();
@@ -24,6 +25,35 @@ export const tensorFileSchema = z.strictObject({
   digest,
   headerDigest: digest,
   tensors: z.array(tensorDigestSchema),
+});
+
+/** A file of quantized tensors: `digest` is made of its header's and its blocks' as a tensor file's is. */
+export const blockFileSchema = z.strictObject({
+  name: z.string(),
+  bytes: count,
+  digest,
+  headerDigest: digest,
+  /** One after another up to the file's end: each with the zeros that follow it. */
+  blocks: z.array(
+    z.strictObject({
+      name: z.string(),
+      scheme: z.enum(BLOCK_SCHEME_IDS),
+      shape: z.array(count),
+      offset: count,
+      bytes: count,
+      digest,
+    }),
+  ),
+});
+
+/** What quantizing one tensor lost: sums of squares of its values, and of what they differ by. */
+const unitLossSchema = z.strictObject({
+  file: z.string(),
+  /** In the merged checkpoint. */
+  tensor: z.string(),
+  scheme: z.enum(BLOCK_SCHEME_IDS),
+  signal: z.number(),
+  noise: z.number(),
 });
 
 /** How the models of one tensor agree and disagree; lists follow `models`, the inputs without the base. */
@@ -52,6 +82,9 @@ export const receiptSchema = z.strictObject({
   /** Key in the yard of the file that this unit made or found; null when it makes none (adopt). */
   outputKey: z.string().nullable(),
   file: tensorFileSchema.nullable(),
+  /** Files made of the same tensors on the way, and their keys in the yard. */
+  derived: z.array(z.strictObject({ key: z.string(), file: blockFileSchema })),
+  losses: z.array(unitLossSchema),
   /** describe units: the folder of the universal checkpoint and its digest. */
   checkpoint: z.strictObject({ prefix: z.string(), digest }).nullable(),
   /** Of every merged tensor, in file order, when the plan asks for them. */
@@ -70,6 +103,8 @@ export const receiptSchema = z.strictObject({
   threads: count,
 });
 
+export type BlockFile = z.infer<typeof blockFileSchema>;
+export type UnitLoss = z.infer<typeof unitLossSchema>;
 export type TensorFile = z.infer<typeof tensorFileSchema>;
 export type UnitStatistics = z.infer<typeof unitStatisticsSchema>;
 export type Receipt = z.infer<typeof receiptSchema>;

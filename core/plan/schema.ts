@@ -174,6 +174,30 @@ const describeUnitSchema = z.strictObject({
   adopts: z.array(z.strictObject({ stage: count, index: count })),
 });
 
+/** A tensor of a derived file: tensor number `tensor` of its unit, quantized. */
+const derivedTensorSchema = z.strictObject({
+  /** In the file. */
+  name: z.string(),
+  tensor: count,
+  shape,
+  scheme: z.enum(BLOCK_SCHEME_IDS),
+  /** Heads whose rows [2, n] become [n, 2]. */
+  permutedHeads: z.int().positive().optional(),
+  /** From the file's first byte; zeros up to the next tensor's. */
+  offset: count,
+  bytes: count,
+});
+
+/** A file that is made of a unit's tensors as they are merged, beside its own. */
+const derivedFileSchema = z.strictObject({
+  file: z.string(),
+  fileBytes: count,
+  /** Its first bytes, in base64. */
+  header: z.string(),
+  /** In the order of the unit's tensors. */
+  tensors: z.array(derivedTensorSchema),
+});
+
 /** Merge tensors into one safetensors file of the output. */
 const mergeUnitSchema = z.strictObject({
   ...unitBase,
@@ -185,6 +209,7 @@ const mergeUnitSchema = z.strictObject({
   /** Size of the whole file, header included. */
   fileBytes: count,
   tensors: z.array(unitTensorSchema).min(1),
+  derived: z.array(derivedFileSchema),
   nonFinite: z.enum(["error", "propagate"]),
   /** `mergekit_compat: strict`: reproduce the reference's documented defects. */
   strict: z.boolean(),
@@ -227,6 +252,8 @@ export const planHeaderSchema = z.strictObject({
   sources: z.array(sourceSchema),
   stages: z.array(stageSchema),
   sideFiles: z.array(sideFileSchema),
+  /** False: the units' own files are no part of the version, only what is derived from them. */
+  publishesCheckpoint: z.boolean(),
   checks: z.strictObject({ maxNonFinite: count }),
   publish: z.strictObject({ model: z.string(), channel: z.string() }).optional(),
   warnings: z.array(z.string()),
@@ -241,6 +268,8 @@ export type UnitTensor = z.infer<typeof unitTensorSchema>;
 export type AdoptUnit = z.infer<typeof adoptUnitSchema>;
 export type ConvertUnit = z.infer<typeof convertUnitSchema>;
 export type DescribeUnit = z.infer<typeof describeUnitSchema>;
+export type DerivedTensor = z.infer<typeof derivedTensorSchema>;
+export type DerivedFile = z.infer<typeof derivedFileSchema>;
 export type MergeUnit = z.infer<typeof mergeUnitSchema>;
 export type Unit = z.infer<typeof unitSchema>;
 export type Stage = z.infer<typeof stageSchema>;

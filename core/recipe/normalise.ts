@@ -10,7 +10,7 @@ import type { ParsedRecipe } from "./parse.ts";
 import { listReferences } from "./references.ts";
 import type { MergeConfig, ModelReference } from "./schema.ts";
 import { normaliseModules, type RecipeModule, type RecipeSlice } from "./slices.ts";
-import { refuseMerge, refuseOutputs } from "./supported.ts";
+import { refuseMerge } from "./supported.ts";
 import { normaliseTokenizer, type TokenizerRecipe } from "./tokenizer.ts";
 
 /** A document whose result later ones use: they name it where they would name a model. */
@@ -61,7 +61,6 @@ const DTYPES: Readonly<Record<string, FloatDtype>> = { float32: "F32", float16: 
  * slices, modules; an empty layer range), RecipeModelRepeated, RecipeLayerRangesUnequal.
  */
 export function normaliseRecipe(parsed: ParsedRecipe): Recipe {
-  refuseOutputs(parsed);
   const stages = parsed.stages.map((stage) => ({ name: stage.name, recipe: normaliseDocument(stage, []) }));
   return normaliseDocument(parsed, stages);
 }

@@ -163,7 +163,8 @@ export type MergeConfig = z.output<typeof mergeSchema>;
 /** Names of things in a yard: one path segment of letters, digits, dots, dashes and underscores. */
 const nameSchema = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/);
 
-const outputSchema = closed({ format: text, scheme: text.nullish() });
+/** One artifact of the merge. `tokenizer: false`: a GGUF file without one. */
+const outputSchema = closed({ format: text, scheme: text.nullish(), tokenizer: z.boolean().nullish() });
 
 /** A pipeline file. Source: the design's section "A pipeline". */
 export const pipelineSchema = closed({

@@ -108,6 +108,30 @@ dtype: bfloat16
   assert.deepEqual(merged[0], merged[1]);
 });
 
+test("outputs named on the command line are made in the same pass, the same on one thread or three", async () => {
+  const versions: unknown[] = [];
+  for (const threads of ["1", "3"]) {
+    const out = path.join(scratch, `outputs-${threads}`);
+    const base = path.join(EXAMPLES, "models/base");
+    const text = `name: small
+merge:
+  merge_method: linear
+  models: [{ model: ${base}, parameters: { weight: 1 } }]
+outputs: [{ format: gguf, scheme: q4_k_m, tokenizer: false }]
+`;
+    const { status, result, error } = await merge([recipeFile("outputs", text), "--out", out, "--threads", threads]);
+    assert.equal(status, 0, JSON.stringify(error));
+    assert.ok(!readdirSync(out).includes("model.safetensors"));
+    assert.deepEqual(result.derived, [
+      { file: "small-q4_k_m.gguf", bytes: readFileSync(path.join(out, "small-q4_k_m.gguf")).length },
+    ]);
+    versions.push(result.version);
+  }
+  assert.equal(versions[0], versions[1]);
+  const asked = ["linear.yaml", "--out", path.join(scratch, "asked"), "--output", "gguf:q9"];
+  assert.equal((await merge(asked)).error?.code, "RecipeNotSupported");
+});
+
 test("the model card states the digests of inputs, and the version is the same wherever they lie", async () => {
   const [version, foreign, moved] = ["version", "foreign", "moved"].map((name) => path.join(scratch, `card-${name}`));
   const merged = await merge(["linear.yaml", "--out", version ?? ""]);

@@ -94,6 +94,7 @@ function unitOf(id: string): MergeUnit {
     file: "model.safetensors",
     fileBytes: headerOf().byteLength + offset,
     tensors,
+    derived: [],
     nonFinite: "error",
     strict: false,
     statistics: false,
@@ -112,7 +113,8 @@ describe("the same bytes", () => {
             prefix: "",
             digests: undefined,
           }));
-          const target = { store: `${pathToFileURL(join(folder, "out"))}?durable=false`, key: `${id}.safetensors` };
+          const store = `${pathToFileURL(join(folder, "out"))}?durable=false`;
+          const target = { store, key: `${id}.safetensors`, derivedPrefix: "" };
           const request = { unit: unitOf(id), sources, target, threads, memoryBytes };
           const { file } = await executor.execute(request, { signal: new AbortController().signal });
           digests.add(file.digest);

@@ -101,6 +101,7 @@ function unitOf({ dtype = "F32", method = "linear", nonFinite = "error" }: Optio
     file: "model.safetensors",
     ...sizes,
     tensors,
+    derived: [],
     nonFinite,
     strict: false,
     statistics: false,
@@ -109,7 +110,7 @@ function unitOf({ dtype = "F32", method = "linear", nonFinite = "error" }: Optio
 
 function requestOf(unit: MergeUnit, more: Partial<MergeRequest> = {}): MergeRequest {
   const sources = MODELS.map((model) => ({ model, store: join(folder, model), prefix: "", digests: undefined }));
-  const target = { store: `${join(folder, "out")}`, key: "model.safetensors" };
+  const target = { store: `${join(folder, "out")}`, key: "model.safetensors", derivedPrefix: "" };
   return { unit, sources, target, threads: 2, memoryBytes: 2 ** 29, ...more };
 }
 

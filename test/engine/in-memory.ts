@@ -101,6 +101,7 @@ export async function runTensor(
     expected: models.map(() => undefined),
     windowElements: options.windowElements ?? 2 ** 16,
     statistics: false,
+    sinks: [],
     write: async (bytes) => void written.push(bytes.slice()),
     progress: (bytes) => {
       read += bytes;

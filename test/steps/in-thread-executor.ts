@@ -3,6 +3,7 @@
 import { digestBytes, digestTensorFile } from "../../core/artifact/digest.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
 import { createScalarKernels } from "../../core/ops/kernels.ts";
+import { beginUnitWrites, derivedParts, describeDerived } from "../../engine/derived-files.ts";
 import { fitUnit } from "../../engine/memory.ts";
 import { mergeRegion, tensorsOf } from "../../engine/merge-region.ts";
 import { cutRegions } from "../../engine/regions.ts";
@@ -22,8 +23,7 @@ export function createInThreadExecutor(
     const { windowElements, threadBytes } = fitUnit(unit, 1, request.memoryBytes);
     const kernels = createScalarKernels(threadBytes);
     const { header } = encodeSafetensorsHeader(unit.tensors, new Map([["format", "pt"]]));
-    const spans = regions.map(({ offset, bytes }) => ({ offset, bytes }));
-    const ticket = await store.beginWrite(target.key, unit.fileBytes, spans, { signal });
+    const writes = await beginUnitWrites(request, regions, store, signal);
     const counts = { bytesRead: 0, bytesWritten: 0 };
     const progress = (read: number, written: number): void => {
       counts.bytesRead += read;
@@ -38,9 +38,10 @@ export function createInThreadExecutor(
         const task = {
           index,
           region,
-          ticket,
+          ticket: writes.own,
           prologue,
           tensors,
+          derived: derivedParts(unit, region, writes),
           rules,
           sources,
           targetStore: target.store,
@@ -49,11 +50,7 @@ export function createInThreadExecutor(
         };
         results.push(await mergeRegion(task, { kernels, openStore, signal, progress }));
       }
-      await store.finishWrite(
-        ticket,
-        results.map((result) => result.receipt),
-        { signal },
-      );
+      await writes.finish(results);
       const tensors = results.flatMap((result) => result.tensors);
       const listed = unit.tensors.map(({ name, dtype, shape, offset, bytes }, index) => {
         const digest = tensors[index]?.digest ?? "";
@@ -66,9 +63,11 @@ export function createInThreadExecutor(
       );
       const output = tensors.reduce((sum, tensor) => sum + tensor.nonFiniteOutput, 0);
       const file = { name: unit.file, bytes: unit.fileBytes, digest, headerDigest, tensors: listed };
-      return { file, nonFinite: { inputs: {}, output }, statistics: null, ...counts, kernels: kernels.id, threads: 1 };
+      const nonFinite = { inputs: {}, output };
+      const made = { file, ...describeDerived(unit, results), nonFinite, statistics: null };
+      return { ...made, ...counts, kernels: kernels.id, threads: 1 };
     } catch (cause) {
-      await store.abortWrite(ticket);
+      await writes.abort();
       throw cause;
     }
   };

@@ -110,7 +110,7 @@ async function runUnit(
   const store = openStore("memory://golden");
   const key = `${prefix}${unit.file}`;
   const { header } = encodeSafetensorsHeader(unit.tensors, new Map([["format", "pt"]]));
-  const region = { offset: 0, bytes: unit.fileBytes, firstTensor: 0, endTensor: unit.tensors.length };
+  const region = { offset: 0, bytes: unit.fileBytes, firstTensor: 0, endTensor: unit.tensors.length, derived: [] };
   const ticket = await store.beginWrite(key, unit.fileBytes, [{ offset: 0, bytes: unit.fileBytes }]);
   const task = {
     index: 0,
@@ -118,6 +118,7 @@ async function runUnit(
     ticket,
     prologue: header,
     tensors: unit.tensors,
+    derived: [],
     rules: { nonFinite: unit.nonFinite, strict: unit.strict },
     sources,
     targetStore: "memory://golden",

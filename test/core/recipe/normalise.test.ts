@@ -215,17 +215,6 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
     { code: "RecipeFieldInvalid", field: "chat_template" },
   ],
   ["whole numbers as dtype", `${MODELS}dtype: int64\n`, { code: "RecipeNotSupported", field: "dtype", line: 5 }],
-  [
-    "an output in another format",
-    "name: x\nmerge: {merge_method: linear, models: [{model: a}]}\noutputs: [{format: gguf, scheme: q4_k_m}]\n",
-    { code: "RecipeNotSupported", field: "outputs[0]", found: "gguf with scheme q4_k_m" },
-  ],
-  [
-    "several outputs",
-    "name: x\nmerge: {merge_method: linear, models: [{model: a}]}\n" +
-      "outputs: [{format: safetensors}, {format: safetensors}]\n",
-    { code: "RecipeNotSupported", field: "outputs[1]" },
-  ],
 ];
 
 for (const [what, text, expected] of REFUSALS) {

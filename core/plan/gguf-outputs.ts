@@ -1,0 +1,126 @@
+// GGUF files made in the pass that merges: one file for each merge unit, in llama.cpp's own split form when there are
+// several, so that a worker writes whole files and talks to no other. Everything but the blocks is known from headers.
+import assert from "node:assert/strict";
+import { MergeyardError } from "../error.ts";
+import { planGgufModel } from "../formats/gguf-model.ts";
+import { describeTokenizer, NO_TOKENIZER } from "../formats/gguf-tokenizer.ts";
+import { GGUF_TYPE_OF, type GgufMetadata, type GgufValue } from "../formats/gguf-types.ts";
+import { encodeGgufHeader } from "../formats/gguf-write.ts";
+import { parseJsonDocument } from "../formats/json-scan.ts";
+import type { PlannedShard } from "../formats/shard-plan.ts";
+import type { GgufOutput } from "../recipe/outputs.ts";
+import { TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from "./documents.ts";
+import type { Notes } from "./notes.ts";
+import type { MergeModel } from "./plan-merge.ts";
+import type { DerivedFile, SideFile } from "./schema.ts";
+
+export type GgufOutputParts = {
+  /** Name of the artifact, from which files are named. */
+  readonly name: string;
+  readonly outputs: readonly GgufOutput[];
+  readonly shards: readonly PlannedShard[];
+  readonly sideFiles: readonly SideFile[];
+  readonly models: readonly MergeModel[];
+  readonly notes: Notes;
+};
+
+/**
+ * The derived files of every shard, in the order of the outputs.
+ * Throws QuantizeModelUnsupported, QuantizeTokenizerUnsupported, GgufTensorInvalid.
+ */
+export function planGgufOutputs(parts: GgufOutputParts): readonly (readonly DerivedFile[])[] {
+  const made = parts.outputs.map((output) => planOutput(output, parts));
+  return parts.shards.map((_, shard) => made.map((files) => pick(files, shard)));
+}
+
+function planOutput({ mix, tokenizer: wanted }: GgufOutput, parts: GgufOutputParts): readonly DerivedFile[] {
+  const { shards } = parts;
+  const config = parseObject(parts, "config.json");
+  const tensors = shards.flatMap((shard) =>
+    shard.tensors.map(({ name, dtype, shape }) => ({ name, dtype, shape, ranges: [] })),
+  );
+  const tokenizer = wanted ? tokenizerOf(parts, config) : undefined;
+  if (tokenizer === undefined) parts.notes.add("the GGUF files have no tokenizer");
+  const model = planGgufModel({ tensors, config }, mix, tokenizer ?? NO_TOKENIZER, false);
+  const planned = new Map(model.tensors.map((tensor) => [tensor.source.name, tensor]));
+  return shards.map((shard, index) => {
+    const own = shard.tensors.flatMap(({ name }, tensor) => {
+      const found = planned.get(name);
+      return found === undefined ? [] : [{ ...found, tensor }];
+    });
+    const {
+      header,
+      tensors: placed,
+      fileBytes,
+    } = encodeGgufHeader(
+      splitMetadata(model.metadata, index, shards.length, model.tensors.length),
+      own.map(({ name, shape, scheme }) => {
+        const type = GGUF_TYPE_OF.get(scheme);
+        assert.ok(type !== undefined, "every scheme of blocks has a GGUF type");
+        return { name, shape, type };
+      }),
+    );
+    return {
+      file: fileName(parts.name, mix.id, index, shards.length),
+      fileBytes,
+      header: Buffer.from(header).toString("base64"),
+      tensors: own.map(({ name, tensor, shape, scheme, permutedHeads }, at) => ({
+        name,
+        tensor,
+        shape: [...shape],
+        scheme,
+        ...(permutedHeads === undefined ? {} : { permutedHeads }),
+        offset: placed[at]?.offset ?? 0,
+        bytes: placed[at]?.bytes ?? 0,
+      })),
+    };
+  });
+}
+
+/** The first file of a set has all metadata; each says which it is. A single file says nothing of sets. */
+function splitMetadata(all: GgufMetadata, index: number, count: number, tensors: number): GgufMetadata {
+  if (count === 1) return all;
+  const split: readonly (readonly [string, GgufValue])[] = [
+    ["split.no", { kind: "u16", value: index }],
+    ["split.count", { kind: "u16", value: count }],
+    ["split.tensors.count", { kind: "i32", value: tensors }],
+  ];
+  return new Map([...(index === 0 ? all : []), ...split]);
+}
+
+/** `support-bot-q4_k_m-00001-of-00003.gguf`, as llama.cpp numbers the files of a set. */
+function fileName(name: string, mix: string, index: number, count: number): string {
+  const digits = (value: number) => String(value).padStart(5, "0");
+  return count === 1 ? `${name}-${mix}.gguf` : `${name}-${mix}-${digits(index + 1)}-of-${digits(count)}.gguf`;
+}
+
+function tokenizerOf(parts: GgufOutputParts, config: Readonly<Record<string, unknown>> | undefined) {
+  const tokenizerJson = bytesOf(parts, TOKENIZER_FILE);
+  if (tokenizerJson === undefined) return undefined;
+  return describeTokenizer({ tokenizerJson, tokenizerConfig: parseObject(parts, TOKENIZER_CONFIG_FILE), config });
+}
+
+/** A small file of the output: text that the plan wrote, or a document of a model. */
+function bytesOf({ sideFiles, models }: GgufOutputParts, name: string): Uint8Array | undefined {
+  const file = sideFiles.find((each) => each.name === name);
+  if (file === undefined) return undefined;
+  if (file.from === "text") return new TextEncoder().encode(file.text);
+  return models[file.source]?.documents?.get(file.file);
+}
+
+function parseObject(parts: GgufOutputParts, name: string): Readonly<Record<string, unknown>> | undefined {
+  const bytes = bytesOf(parts, name);
+  if (bytes === undefined) return undefined;
+  const value = parseJsonDocument(bytes, {
+    pythonNumbers: true,
+    refuse: ({ offset, found, expected }) =>
+      new MergeyardError("PlanDocumentInvalid", { where: { file: name, offset }, found, expected }),
+  });
+  return typeof value === "object" && value !== null && !Array.isArray(value) ? { ...value } : undefined;
+}
+
+function pick<Item>(items: readonly Item[], index: number): Item {
+  const item = items[index];
+  assert.ok(item !== undefined, "every output has a file for every shard");
+  return item;
+}
