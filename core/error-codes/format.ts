@@ -302,6 +302,11 @@ export const FORMAT_CODES = {
     retryable: false,
     remedy: "choose a scheme per channel or of smaller groups, or leave the module out with --ignore",
   },
+  QuantizeHessianInvalid: {
+    meaning: "the Hessian of a layer's inputs cannot be used",
+    retryable: false,
+    remedy: "collect it from more samples than the layer has inputs, or quantize without it",
+  },
   CompressedTensorsUnsupported: {
     meaning: "the quantization_config of a compressed-tensors folder cannot be followed",
     retryable: false,

@@ -1,4 +1,6 @@
 // Every quantization scheme by its id. Tables in the documents and command-line help are made from it.
+
+import { awq } from "./awq.ts";
 import { q4_0, q4_1, q5_0, q5_1 } from "./blocks-of-32.ts";
 import type { CompressedForm } from "./compressed-form.ts";
 import { q1_0, tq1_0, tq2_0 } from "./few-values.ts";
@@ -6,13 +8,18 @@ import { mxfp4a16, nvfp4a16 } from "./float4.ts";
 import { type Float8Form, float8 } from "./float8.ts";
 import { bf16, f16, f32 } from "./floats.ts";
 import { mxfp4, nvfp4 } from "./fp4.ts";
+import { type GptqForm, gptq } from "./gptq.ts";
+import { hqq } from "./hqq.ts";
 import { type IntegerForm, integers } from "./integers.ts";
 import { iq4_nl, iq4_xs } from "./iq4.ts";
 import { q2_k, q4_k, q5_k } from "./k-affine.ts";
 import { q3_k, q6_k } from "./k-signed.ts";
+import { nf4 } from "./nf4.ts";
 import { q8_0 } from "./q8_0.ts";
 import type { BlockScheme, PartScheme } from "./scheme.ts";
+import { binary, denseShift } from "./signs.ts";
 import { E2M5, E3M4, E4M3, E5M2 } from "./small-floats.ts";
+import { sparse24 } from "./sparse24.ts";
 
 /** Schemes of GGUF blocks by id, in sorted order. */
 export const BLOCK_SCHEMES = Object.freeze({
@@ -75,6 +82,13 @@ function float8Scheme(id: string, title: string, scales: Float8Form["scales"], o
   return float8({ id, title, scales, format, dtype, activations });
 }
 
+function gptqScheme(bits: GptqForm["bits"], group: GptqForm["group"]): PartScheme {
+  const shared = group === "row" ? "a channel" : group;
+  const title = `${bits}-bit integers, scale for ${shared} (GPTQ)`;
+  const form = { bits, group, symmetric: true, byActivation: false, staticGroups: false };
+  return gptq(`gptq${bits}_${group === "row" ? "channel" : `group${group}`}`, title, form);
+}
+
 const asymmetric = { symmetric: false };
 
 const PARTS: readonly PartScheme[] = [
@@ -104,6 +118,14 @@ const PARTS: readonly PartScheme[] = [
   float8Scheme("fp8_e2m5_channel", "E2M5, scale for a channel", "row", { format: E2M5, dtype: "U8" }),
   nvfp4a16,
   mxfp4a16,
+  ...([64, 128] as const).map((block) => nf4(`nf4_block${block}`, block)),
+  ...([2, 3, 4, 8] as const).map((bits) => hqq(`hqq${bits}_group64`, bits, 64)),
+  ...([2, 3, 4, 8] as const).flatMap((bits) => [gptqScheme(bits, 128), gptqScheme(bits, "row")]),
+  awq("awq4_group128", 128),
+  sparse24,
+  binary,
+  denseShift(3),
+  denseShift(4),
 ];
 
 /** A scheme that compressed-tensors folders hold. */

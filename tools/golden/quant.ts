@@ -10,6 +10,7 @@ import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { failed, type GoldenCase, type GoldenSet, PASSED, skipped, type Verdict } from "./case.ts";
 import { runGguf } from "./quant-gguf.ts";
+import { MORE_SCHEMES } from "./quant-more.ts";
 import { runCompressed } from "./quant-parts.ts";
 import { readTensor, type Tensor, valuesOf } from "./tensors.ts";
 
@@ -55,6 +56,12 @@ async function runCase(folder: string, entry: QuantCase): Promise<Verdict> {
   for (const [name, tensor] of expected) stored.set(name, { ...tensor, sha256: digest(tensor.bytes) });
   const parts = runCompressed(entry.scheme, entry.parameters, entry.input_tensors, inputs, stored);
   if (parts !== undefined) return parts;
+  const compare = MORE_SCHEMES.get(entry.scheme);
+  if (compare !== undefined) {
+    const { parameters, input_tensors: inputNames } = entry;
+    const why = compare({ parameters, inputNames, inputs, expected });
+    return why === undefined ? PASSED : failed(why);
+  }
   const scheme = family === "ggml" ? findBlockScheme(type.toLowerCase()) : undefined;
   if (scheme === undefined) return skipped(`the scheme ${entry.scheme}`);
   const matrix = entry.imatrix_tensor == null ? undefined : inputs.get(entry.imatrix_tensor);

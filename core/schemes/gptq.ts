@@ -1,0 +1,179 @@
+// Integers as GPTQ checkpoints hold them, rounded with the Hessian of the layer's inputs where there is one, else to
+// the nearest.
+// Source: GPTQ, arXiv:2210.17323; quantization reference section 5.
+import { MergeyardError } from "../error.ts";
+import { type Codes, packGptqWeights, packGptqZeros, unpackGptqWeights, unpackGptqZeros } from "./gptq-packing.ts";
+import { factorHessian, type HessianFactor, solveRow } from "./gptq-solver.ts";
+import { roundEven, viewOf } from "./rounding.ts";
+import { type PartScheme, partOf, type RowWindow } from "./scheme.ts";
+
+const f = Math.fround;
+
+export type GptqForm = {
+  readonly bits: 2 | 3 | 4 | 8;
+  readonly group: number | "row";
+  readonly symmetric: boolean;
+  /** Columns that see the largest inputs are rounded first. */
+  readonly byActivation: boolean;
+  /** Scales of groups come from the weights as they were; false: as they are when their turn comes. */
+  readonly staticGroups: boolean;
+};
+
+/** A rounded row: codes by column, scale and zero point by group. */
+export type GptqRow = { readonly codes: Uint8Array; readonly scales: Float32Array; readonly zeros: Uint8Array };
+
+/** Columns after which scales of groups see what has been passed on so far, as the original's blocks have it. */
+const BLOCK = 128;
+
+/** q = round(x / scale) + zero; the range always holds zero, and of a symmetric one zero is the middle code. */
+function findRange({ bits, symmetric }: GptqForm, values: ArrayLike<number>, first: number, count: number) {
+  let [low, high] = [0, 0];
+  for (let i = first; i < first + count; i++) {
+    low = Math.min(low, values[i] ?? 0);
+    high = Math.max(high, values[i] ?? 0);
+  }
+  if (symmetric) {
+    high = Math.max(-low, high);
+    low = -high;
+  }
+  if (low === 0 && high === 0) [low, high] = [-1, 1];
+  const scale = f(f(f(high) - f(low)) / (2 ** bits - 1));
+  return { scale, zero: symmetric ? 2 ** (bits - 1) : roundEven(f(-low / scale)) };
+}
+
+/** Group of the column that comes at a place. */
+function groupOf(form: GptqForm, factor: HessianFactor | undefined, place: number): number {
+  if (form.group === "row") return 0;
+  const column = form.staticGroups ? (factor?.order[place] ?? place) : place;
+  return Math.floor(column / form.group);
+}
+
+/** Rounds one row; `row` becomes the values that its codes stand for. `factor` undefined: to the nearest. */
+export function gptqRow(form: GptqForm, row: Float32Array, factor: HessianFactor | undefined, target: GptqRow): void {
+  const { codes, scales, zeros } = target;
+  const { bits, group } = form;
+  const width = group === "row" ? row.length : group;
+  const isFixed = factor === undefined || form.staticGroups || group === "row";
+  const setRange = (at: number, values: ArrayLike<number>): void => {
+    const { scale, zero } = findRange(form, values, at * width, width);
+    scales[at] = scale;
+    zeros[at] = zero;
+  };
+  const quantize = (value: number, at: number, column: number): number => {
+    const [scale, zero] = [scales[at] ?? 1, zeros[at] ?? 0];
+    const code = Math.min(Math.max(roundEven(f(f(value) / scale)) + zero, 0), 2 ** bits - 1);
+    codes[column] = code;
+    return f(scale * (code - zero));
+  };
+  if (isFixed) {
+    const seen = group === "row" ? row : row.map((value, column) => (factor?.dead[column] === 1 ? 0 : value));
+    for (let at = 0; at < scales.length; at++) setRange(at, seen);
+  }
+  if (factor === undefined) {
+    for (let column = 0; column < row.length; column++) {
+      row[column] = quantize(row[column] ?? 0, groupOf(form, factor, column), column);
+    }
+    return;
+  }
+  const passed = new Float64Array(row.length);
+  solveRow(factor, row, (work, place) => {
+    if (place % BLOCK === 0) passed.set(work);
+    const at = groupOf(form, factor, place);
+    if (!isFixed && place % width === 0) setRange(at, passed);
+    return quantize(work[place] ?? 0, at, factor.order[place] ?? 0);
+  });
+}
+
+/** One factor for all windows of a tensor. */
+const factors = new WeakMap<Float32Array, Map<boolean, HessianFactor>>();
+
+/** Throws QuantizeHessianInvalid for one of another size, or that no damping makes positive definite. */
+function factorOf(
+  { byActivation }: GptqForm,
+  hessian: Float32Array | undefined,
+  size: number,
+): HessianFactor | undefined {
+  if (hessian === undefined) return undefined;
+  const refuse = (found: string, expected: string) => new MergeyardError("QuantizeHessianInvalid", { found, expected });
+  if (hessian.length !== size * size) throw refuse(`${hessian.length} values`, `[${size}, ${size}]`);
+  const known = factors.get(hessian) ?? new Map<boolean, HessianFactor>();
+  factors.set(hessian, known);
+  const factor = known.get(byActivation) ?? factorHessian({ size, values: hessian }, byActivation);
+  if (factor === undefined) throw refuse("no inverse, even with much damping", "a positive definite matrix");
+  known.set(byActivation, factor);
+  return factor;
+}
+
+/** Rows whose packed zero points fill whole words. */
+const ROWS_TOGETHER = 32;
+
+/** A scheme of checkpoints of version 1, whose zero points are stored minus one. */
+export function gptq(id: string, title: string, form: GptqForm): PartScheme {
+  const { bits, group } = form;
+  return Object.freeze({
+    id,
+    title,
+    source: "GPTQ, arXiv:2210.17323; AutoGPTQ checkpoints, version 1",
+    needs: "row",
+    measures: "nothing",
+    hessian: "optional",
+    compressed: undefined,
+    columnUnit: group === "row" ? 32 : group,
+    rowsTogether: () => ROWS_TOGETHER,
+    parts({ rows, columns }) {
+      const groups = group === "row" ? 1 : columns / group;
+      return [
+        { name: "qweight", dtype: "I32", shape: [(columns * bits) / 32, rows], along: undefined },
+        { name: "scales", dtype: "F16", shape: [groups, rows], along: undefined },
+        { name: "qzeros", dtype: "I32", shape: [groups, Math.ceil((rows * bits) / 32)], along: undefined },
+        { name: "g_idx", dtype: "I32", shape: [columns], along: undefined },
+      ];
+    },
+    quantize: (window, { hessian }) => quantizeWindow(form, window, factorOf(form, hessian, window.matrix.columns)),
+    dequantize: (window) => dequantizeWindow(form, window),
+  } satisfies PartScheme);
+}
+
+function quantizeWindow(form: GptqForm, window: RowWindow, factor: HessianFactor | undefined): void {
+  const { matrix, first, count, values } = window;
+  const { columns, rows } = matrix;
+  const groups = form.group === "row" ? 1 : columns / form.group;
+  const codes: Codes = { rows: count, columns, values: new Uint8Array(count * columns) };
+  const zeros: Codes = { rows: count, columns: groups, values: new Uint8Array(count * groups) };
+  const scales = viewOf(partOf(window, "scales"));
+  for (let row = 0; row < count; row++) {
+    const target = {
+      codes: codes.values.subarray(row * columns, (row + 1) * columns),
+      scales: new Float32Array(groups),
+      zeros: zeros.values.subarray(row * groups, (row + 1) * groups),
+    };
+    gptqRow(form, values.slice(row * columns, (row + 1) * columns), factor, target);
+    target.scales.forEach((scale, at) => void scales.setFloat16(2 * (at * rows + first + row), scale, true));
+  }
+  packGptqWeights(codes, form.bits, first, partOf(window, "qweight"), rows);
+  packGptqZeros(zeros, form.bits, 1, { words: partOf(window, "qzeros"), channels: rows, first });
+  const index = viewOf(partOf(window, "g_idx"));
+  for (let place = 0; place < columns; place++) {
+    index.setInt32(4 * (factor?.order[place] ?? place), groupOf(form, factor, place), true);
+  }
+}
+
+function dequantizeWindow({ bits }: GptqForm, window: RowWindow): void {
+  const { matrix, first, count, values } = window;
+  const { columns, rows } = matrix;
+  const scales = viewOf(partOf(window, "scales"));
+  const index = viewOf(partOf(window, "g_idx"));
+  const groups = scales.byteLength / 2 / rows;
+  const codes: Codes = { rows: count, columns, values: new Uint8Array(count * columns) };
+  const zeros: Codes = { rows: count, columns: groups, values: new Uint8Array(count * groups) };
+  unpackGptqWeights(partOf(window, "qweight"), rows, bits, first, codes);
+  unpackGptqZeros({ words: partOf(window, "qzeros"), channels: rows, first }, bits, 1, zeros);
+  for (let row = 0; row < count; row++) {
+    for (let column = 0; column < columns; column++) {
+      const group = index.getInt32(4 * column, true);
+      const scale = scales.getFloat16(2 * (group * rows + first + row), true);
+      const code = (codes.values[row * columns + column] ?? 0) - (zeros.values[row * groups + group] ?? 0);
+      values[row * columns + column] = f(code * scale);
+    }
+  }
+}

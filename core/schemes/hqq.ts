@@ -1,0 +1,178 @@
+// HQQ: integers under a scale and a real zero point for a group, the zero point fitted so that outliers weigh less.
+// Needs no calibration data.
+// Source: HQQ, https://mobiusml.github.io/hqq_blog; quantization reference section 7.
+import { roundEven, viewOf } from "./rounding.ts";
+import { type PartScheme, partOf, type RowWindow } from "./scheme.ts";
+
+const f = Math.fround;
+
+/** Rounds of fitting at most, the norm's exponent, the weight of the penalty and its growth. */
+const ROUNDS = 20;
+const NORM = 0.7;
+const BETA = 10;
+const KAPPA = 1.01;
+/** A range this small takes the scale 1; no inverse scale is larger than this. */
+const RANGE_MIN = 1e-4;
+const INVERSE_MAX = 2e4;
+
+export type HqqBits = 2 | 3 | 4 | 8;
+
+/** Groups of values: [groups, width], row-major. */
+export type HqqGroups = { readonly width: number; readonly values: Float32Array };
+
+/** Codes like the values; scale and zero point of each group: x ~ (q - zero) scale. */
+export type HqqCodes = { readonly codes: Uint8Array; readonly scales: Float32Array; readonly zeros: Float32Array };
+
+/** Fits and rounds. The number of rounds depends on the mean error of all groups together. */
+export function solveHqq({ width, values }: HqqGroups, bits: HqqBits): HqqCodes {
+  const count = values.length / width;
+  const most = 2 ** bits - 1;
+  const [inverses, zeros] = [new Float32Array(count), new Float32Array(count)];
+  for (let group = 0; group < count; group++) {
+    let [low, high] = [Infinity, -Infinity];
+    for (let i = group * width; i < (group + 1) * width; i++) {
+      low = Math.min(low, values[i] ?? 0);
+      high = Math.max(high, values[i] ?? 0);
+    }
+    const range = f(high - low);
+    const inverse = range <= RANGE_MIN ? 1 : Math.min(f(most / range), INVERSE_MAX);
+    inverses[group] = inverse;
+    zeros[group] = f(-low * inverse);
+  }
+  const grid = { width, values, inverses, zeros, most };
+  let [best, beta] = [Infinity, BETA];
+  for (let round = 0; round < ROUNDS; round++) {
+    const error = fitZeros(grid, beta);
+    if (!(error < best)) break;
+    best = error;
+    beta *= KAPPA;
+  }
+  const codes = Uint8Array.from(values, (value, i) => codeOf(grid, value, Math.floor(i / width)));
+  return { codes, scales: inverses.map((inverse) => f(1 / inverse)), zeros };
+}
+
+type Grid = HqqGroups & { readonly inverses: Float32Array; readonly zeros: Float32Array; readonly most: number };
+
+function codeOf({ inverses, zeros, most }: Grid, value: number, group: number): number {
+  const place = f(f(value * (inverses[group] ?? 1)) + (zeros[group] ?? 0));
+  return Math.min(Math.max(roundEven(place), 0), most);
+}
+
+/** Moves every zero point to the mean that its shrunken errors ask for; returns the mean error before. */
+function fitZeros(grid: Grid, beta: number): number {
+  const { width, values, inverses, zeros } = grid;
+  let total = 0;
+  for (let group = 0; group < inverses.length; group++) {
+    const [inverse, zero] = [inverses[group] ?? 1, zeros[group] ?? 0];
+    let sum = 0;
+    for (let i = group * width; i < (group + 1) * width; i++) {
+      const value = values[i] ?? 0;
+      const code = codeOf(grid, value, group);
+      const lost = f(value - f(f(code - zero) / inverse));
+      total += Math.abs(lost);
+      sum += code - f(f(value - shrink(lost, beta)) * inverse);
+    }
+    zeros[group] = f(sum / width);
+  }
+  return total / values.length;
+}
+
+/** sign(t) max(0, |t| - |t|^(p - 1) / beta); zero at zero. */
+function shrink(value: number, beta: number): number {
+  const size = Math.abs(value);
+  return f(Math.sign(value) * Math.max(0, size - (size === 0 ? Infinity : size ** (NORM - 1)) / beta));
+}
+
+/** Codes in one stored value, and the bits of the first: earlier rows of the grouped matrix stand higher. */
+const PACKING = { 8: 1, 4: 2, 3: 10, 2: 4 } as const;
+
+/** Rows of the packed matrix for `rows` rows of codes. */
+export function hqqPackedRows(rows: number, bits: HqqBits): number {
+  return Math.ceil(rows / PACKING[bits]);
+}
+
+/**
+ * Packs codes of [rows, width]: byte (word, for 3 bits) [r, c] holds rows r, r + R, r + 2 R and so on, R the packed
+ * rows, the first one highest. `first` is the row that `codes` begins with, of `rows` in all; `target` starts as zeros.
+ */
+export function packHqq(
+  codes: Uint8Array,
+  { first, rows, width, bits }: { first: number; rows: number; width: number; bits: HqqBits },
+  target: Uint8Array,
+): void {
+  const [packedRows, each, view] = [hqqPackedRows(rows, bits), PACKING[bits], viewOf(target)];
+  for (let i = 0; i < codes.length; i++) {
+    const [row, column] = [first + Math.floor(i / width), i % width];
+    const shift = bits * (each - 1 - Math.floor(row / packedRows));
+    const at = (row % packedRows) * width + column;
+    if (bits === 3) view.setInt32(4 * at, view.getInt32(4 * at, true) | ((codes[i] ?? 0) << shift), true);
+    else target[at] = (target[at] ?? 0) | ((codes[i] ?? 0) << shift);
+  }
+}
+
+function unpackHqq(
+  source: Uint8Array,
+  { first, rows, width, bits }: { first: number; rows: number; width: number; bits: HqqBits },
+  codes: Uint8Array,
+): void {
+  const [packedRows, each, view] = [hqqPackedRows(rows, bits), PACKING[bits], viewOf(source)];
+  for (let i = 0; i < codes.length; i++) {
+    const [row, column] = [first + Math.floor(i / width), i % width];
+    const shift = bits * (each - 1 - Math.floor(row / packedRows));
+    const at = (row % packedRows) * width + column;
+    codes[i] = ((bits === 3 ? view.getInt32(4 * at, true) : (source[at] ?? 0)) >> shift) & (2 ** bits - 1);
+  }
+}
+
+/** Elements that are fitted together, when the tensor has more: bounds memory, and is part of what the bytes are. */
+const TOGETHER_ELEMENTS = 1 << 24;
+
+/**
+ * Groups along the rows. The original watches the mean error of the whole tensor; here each run of rows of about 16
+ * million elements stops by itself, so that memory stays bounded.
+ */
+export function hqq(id: string, bits: HqqBits, group: number): PartScheme {
+  const scaleShape = (rows: number, columns: number) => [(rows * columns) / group, 1];
+  return Object.freeze({
+    id,
+    title: `${bits}-bit integers, scale and real zero point for ${group}, fitted (HQQ)`,
+    source: "HQQ",
+    needs: "row",
+    measures: "nothing",
+    hessian: "ignored",
+    compressed: undefined,
+    columnUnit: group,
+    rowsTogether: (columns) => Math.max(1, Math.floor(TOGETHER_ELEMENTS / columns)),
+    parts({ rows, columns }) {
+      const packed = [hqqPackedRows((rows * columns) / group, bits), group];
+      const along = { slices: columns / group, rows: 1 };
+      return [
+        { name: "W_q", dtype: bits === 3 ? "I32" : "U8", shape: packed, along: undefined },
+        { name: "scale", dtype: "F32", shape: scaleShape(rows, columns), along },
+        { name: "zero", dtype: "F32", shape: scaleShape(rows, columns), along },
+      ];
+    },
+    quantize(window) {
+      const { codes, scales, zeros } = solveHqq({ width: group, values: window.values }, bits);
+      packHqq(codes, placeOf(window, bits, group), partOf(window, "W_q"));
+      const [scaleView, zeroView] = [viewOf(partOf(window, "scale")), viewOf(partOf(window, "zero"))];
+      scales.forEach((scale, at) => void scaleView.setFloat32(4 * at, scale, true));
+      zeros.forEach((zero, at) => void zeroView.setFloat32(4 * at, zero, true));
+    },
+    dequantize(window) {
+      const codes = new Uint8Array(window.values.length);
+      unpackHqq(partOf(window, "W_q"), placeOf(window, bits, group), codes);
+      const [scaleView, zeroView] = [viewOf(partOf(window, "scale")), viewOf(partOf(window, "zero"))];
+      for (let i = 0; i < codes.length; i++) {
+        const at = 4 * Math.floor(i / group);
+        const moved = f((codes[i] ?? 0) - zeroView.getFloat32(at, true));
+        window.values[i] = f(moved * scaleView.getFloat32(at, true));
+      }
+    },
+  } satisfies PartScheme);
+}
+
+function placeOf({ matrix, first }: RowWindow, bits: HqqBits, group: number) {
+  const groups = matrix.columns / group;
+  return { first: first * groups, rows: matrix.rows * groups, width: group, bits };
+}

@@ -1,0 +1,113 @@
+// NF4: 4-bit codes into a table of normal quantiles, one float32 scale for a block of the flat tensor. What
+// bitsandbytes stores and transformers loads.
+// Source: QLoRA, arXiv:2305.14314; bitsandbytes; quantization reference section 8.
+import { largestOf, viewOf } from "./rounding.ts";
+import { type Matrix, type PartScheme, partOf, type RowWindow } from "./scheme.ts";
+
+const f = Math.fround;
+
+/** Quantiles of a normal distribution, scaled to [-1, 1], with an exact zero. */
+const TABLE = Float32Array.of(
+  -1,
+  -0.6961928009986877,
+  -0.5250730514526367,
+  -0.39491748809814453,
+  -0.28444138169288635,
+  -0.18477343022823334,
+  -0.09105003625154495,
+  0,
+  0.07958029955625534,
+  0.16093020141124725,
+  0.24611230194568634,
+  0.33791524171829224,
+  0.44070982933044434,
+  0.5626170039176941,
+  0.7229568362236023,
+  1,
+);
+const MIDPOINTS = Float32Array.from({ length: 15 }, (_, i) => f(f((TABLE[i] ?? 0) + (TABLE[i + 1] ?? 0)) / 2));
+const ZERO_CODE = 7;
+
+/** Midpoints strictly below a value in [-1, 1]: on a midpoint, the lower code. */
+function codeOf(value: number): number {
+  let [low, high] = [0, 15];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((MIDPOINTS[middle] ?? 1) < value) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/** Blocks of `block` values in row-major order; two codes a byte, the first in the high nibble; x ~ T[code] absmax. */
+export function nf4(id: string, block: number): PartScheme {
+  const rowsTogether = (columns: number) => block / greatestDivisor(block, columns);
+  return Object.freeze({
+    id,
+    title: `4-bit normal quantiles, scale for ${block} (NF4)`,
+    source: "bitsandbytes; QLoRA, arXiv:2305.14314",
+    needs: "stream",
+    measures: "nothing",
+    hessian: "ignored",
+    compressed: undefined,
+    columnUnit: 1,
+    rowsTogether,
+    parts(matrix) {
+      const [rows, count] = [rowsTogether(matrix.columns), matrix.rows * matrix.columns];
+      const along = (each: number) => ({ rows, slices: (rows * matrix.columns) / each });
+      const state = describeState(matrix, block);
+      return [
+        { name: "weight", dtype: "U8", shape: [Math.ceil(count / 2), 1], along: along(2) },
+        { name: "weight.absmax", dtype: "F32", shape: [Math.ceil(count / block)], along: along(block) },
+        { name: "weight.quant_map", dtype: "F32", shape: [16], along: undefined },
+        { name: "weight.quant_state.bitsandbytes__nf4", dtype: "U8", shape: [state.length], along: undefined },
+      ];
+    },
+    quantize(window) {
+      const [codes, scales] = [partOf(window, "weight"), viewOf(partOf(window, "weight.absmax"))];
+      const { values } = window;
+      TABLE.forEach((value, code) => void viewOf(partOf(window, "weight.quant_map")).setFloat32(4 * code, value, true));
+      partOf(window, "weight.quant_state.bitsandbytes__nf4").set(describeState(window.matrix, block));
+      codes.fill(0);
+      forEachBlock(window, block, (first, count, at) => {
+        const absmax = largestOf(values, first, count);
+        scales.setFloat32(4 * at, absmax, true);
+        const inverse = f(1 / absmax);
+        for (let i = first; i < first + count; i++) {
+          const code = absmax === 0 ? ZERO_CODE : codeOf(f((values[i] ?? 0) * inverse));
+          codes[i >> 1] = (codes[i >> 1] ?? 0) | (code << (4 * (1 - (i & 1))));
+        }
+      });
+    },
+    dequantize(window) {
+      const [codes, scales] = [partOf(window, "weight"), viewOf(partOf(window, "weight.absmax"))];
+      forEachBlock(window, block, (first, count, at) => {
+        const absmax = scales.getFloat32(4 * at, true);
+        for (let i = first; i < first + count; i++) {
+          const code = ((codes[i >> 1] ?? 0) >> (4 * (1 - (i & 1)))) & 15;
+          window.values[i] = f((TABLE[code] ?? 0) * absmax);
+        }
+      });
+    },
+  } satisfies PartScheme);
+}
+
+const DTYPE_NAMES = { F32: "float32", BF16: "bfloat16", F16: "float16" } as const;
+
+/** The JSON that the loader reads, as bytes. */
+function describeState({ rows, columns, dtype }: Matrix, block: number): Uint8Array {
+  const state = { quant_type: "nf4", blocksize: block, dtype: DTYPE_NAMES[dtype], shape: [rows, columns] };
+  return new TextEncoder().encode(JSON.stringify(state));
+}
+
+function forEachBlock(
+  { values }: RowWindow,
+  block: number,
+  visit: (first: number, count: number, at: number) => void,
+): void {
+  for (let at = 0; at * block < values.length; at++) visit(at * block, Math.min(block, values.length - at * block), at);
+}
+
+function greatestDivisor(a: number, b: number): number {
+  return b === 0 ? a : greatestDivisor(b, a % b);
+}
