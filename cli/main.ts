@@ -6,15 +6,18 @@ import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { MergeyardError } from "../core/error.ts";
 import { addConvert } from "./commands/convert.ts";
+import { addGc } from "./commands/gc.ts";
 import { addInit } from "./commands/init.ts";
 import { addInspect } from "./commands/inspect.ts";
 import { addKeygen } from "./commands/keygen.ts";
 import { addLs } from "./commands/ls.ts";
 import { addMerge } from "./commands/merge.ts";
 import { addPlan } from "./commands/plan.ts";
+import { addPromote } from "./commands/promote.ts";
 import { addPull } from "./commands/pull.ts";
 import { addPush } from "./commands/push.ts";
 import { addQuantize } from "./commands/quantize.ts";
+import { addRollback } from "./commands/rollback.ts";
 import { addRun } from "./commands/run.ts";
 import { addShow } from "./commands/show.ts";
 import { addVerify } from "./commands/verify.ts";
@@ -35,6 +38,9 @@ const COMMANDS = [
   addPull,
   addLs,
   addShow,
+  addPromote,
+  addRollback,
+  addGc,
   addKeygen,
 ];
 

@@ -38,7 +38,9 @@ export async function moveChannel(
     }
     const { version, run, decidedMs } = found.value;
     const current = { version, run, decidedMs };
-    if (version === wanted.version) return { outcome: "kept", current };
+    // A person who decides for what is there already decides all the same: no earlier run moves it away.
+    const isConfirmed = wanted.run !== null || !isLater(wanted, current);
+    if (version === wanted.version && isConfirmed) return { outcome: "kept", current };
     if (isLater(current, wanted)) return { outcome: "lost", current };
     const next = encodeRecord(channelRecord(wanted, found.value));
     if ((await yard.replace(key, next, found.etag, { signal })).replaced) return { outcome: "moved", current: wanted };

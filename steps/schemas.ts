@@ -160,6 +160,30 @@ export const notifyOutputSchema = z.strictObject({
   cpuMs: z.number(),
 });
 
+export const gcInputSchema = z.strictObject({
+  yard: uri,
+  /** Newest versions of each model that stay; absent: what the yard's pipelines say, else all. */
+  keep: z.int().positive().optional(),
+  /** What is younger is left alone. */
+  graceMs: count,
+  /** True to say what would go, and remove nothing. */
+  isTrial: z.boolean().default(false),
+});
+export const gcOutputSchema = z.strictObject({
+  yard: uri,
+  isTrial: z.boolean(),
+  removed: z.array(
+    z.strictObject({
+      kind: z.enum(["version", "unfinished-version", "unfinished-push"]),
+      model: z.string(),
+      prefix: z.string(),
+      files: count,
+      bytes: count,
+    }),
+  ),
+  bytes: count,
+});
+
 /** A folder to push as an upload of a model. */
 export const pushInputSchema = z.strictObject({
   yard: uri,

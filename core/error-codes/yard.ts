@@ -107,6 +107,11 @@ export const YARD_CODES = {
     retryable: true,
     remedy: "try again",
   },
+  YardRollbackEnd: {
+    meaning: "the channel has no earlier version to go back to",
+    retryable: false,
+    remedy: "name the version by --to; `mergeyard ls` lists what is there",
+  },
   YardTargetOccupied: {
     meaning: "the target folder holds something else",
     retryable: false,

@@ -76,7 +76,7 @@ export function planPipeline({ parsed, recipe, models }: PipelineTask, options: 
 
 /** Parts of a pipeline that are understood and have no effect. */
 function idleParts({ publish }: PipelineTask["parsed"]["pipeline"]): readonly string[] {
-  return publish?.keep == null ? [] : ["publish.keep: a run deletes nothing, so every version is kept"];
+  return publish?.keep == null ? [] : ["publish.keep: a run deletes nothing; `mergeyard gc` keeps so many versions"];
 }
 
 const ADOPT_STAGE = 0;
