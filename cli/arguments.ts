@@ -104,7 +104,8 @@ function collectModel(text: string, previous: Readonly<Record<string, string>>):
   return { ...previous, [name]: text.slice(at + 1) };
 }
 
-function parseCount(text: string): number {
+/** A number of threads, processes or ranks. */
+export function parseCount(text: string): number {
   const threads = /^\d+$/.test(text) ? Number(text) : 0;
   if (threads < 1 || threads > COUNT_MAX) {
     throw new InvalidArgumentError(`It must be a whole number from 1 to ${COUNT_MAX}.`);

@@ -2,11 +2,20 @@
 // is staged anywhere: windows of the output are filled by ranged reads and given away, whatever the size of the
 // tensors.
 import assert from "node:assert/strict";
-import type { ByteRange, Packing } from "../core/checkpoint.ts";
+import type { Packing } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
+import { isFloatDtype, scalarCast } from "../core/ops/cast.ts";
 import { PACKED_SPAN_BYTES } from "../core/plan/memory.ts";
 import { type Dtype, elementBytes, elementCount, type Shape } from "../core/tensor.ts";
-import { type Box, type Gather, measureRuns, runAt, sliceRanges } from "../core/universal/box.ts";
+import {
+  type Box,
+  type Gather,
+  measureRuns,
+  runAt,
+  type SourceRange,
+  sliceRanges,
+  type TensorRange,
+} from "../core/universal/box.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { createPackedReader } from "./packed-reader.ts";
 
@@ -14,7 +23,7 @@ export type GatherTensor = {
   readonly name: string;
   readonly dtype: Dtype;
   readonly shape: Shape;
-  readonly gather: Gather;
+  readonly gather: Gather<SourceRange>;
 };
 /** The folder that ranges name files of. */
 export type GatherSource = {
@@ -30,6 +39,8 @@ const SPAN_BYTES = 8 * 1024 * 1024;
 /** Runs of at least this many bytes are read where they go; shorter ones are read together and scattered. */
 const DIRECT_BYTES = 64 * 1024;
 const READS_IN_FLIGHT = 16;
+/** Elements that are converted to another dtype at a time. */
+const CONVERTED_ELEMENTS = 1024 * 1024;
 
 /** Most memory that one stream of gathered tensors holds: two windows, one copy to compare with, and one span. */
 export const GATHER_PEAK_BYTES = 3 * WINDOW_BYTES + SPAN_BYTES;
@@ -53,7 +64,10 @@ export async function* gatherPieces(
   const buffers = [new Uint8Array(largest), new Uint8Array(largest)];
   const fill = async ({ parts, bytes }: Window, turn: number): Promise<Uint8Array> => {
     const window = (buffers[turn % 2] ?? new Uint8Array(0)).subarray(0, bytes);
-    for (const part of parts) await fillPart(source, part, window, signal);
+    for (const { tensor, first, count, offset } of parts) {
+      const into = window.subarray(offset, offset + elementBytes(tensor.dtype, count));
+      await fillTensor(source, tensor, first, into, signal);
+    }
     return window;
   };
   let turn = 0;
@@ -91,11 +105,16 @@ function* windowsOf(tensors: readonly GatherTensor[]): Generator<Window> {
   if (parts.length > 0) yield { parts, bytes };
 }
 
-async function fillPart(source: GatherSource, part: Part, window: Uint8Array, signal: AbortSignal): Promise<void> {
-  const { tensor, first, count, offset } = part;
-  const unit = elementBytes(tensor.dtype, 1);
-  const into = window.subarray(offset, offset + count * unit);
+/** Elements of the tensor from `first` on, as many as fill `into`. */
+async function fillTensor(
+  source: GatherSource,
+  tensor: GatherTensor,
+  first: number,
+  into: Uint8Array,
+  signal: AbortSignal,
+): Promise<void> {
   const { packing } = tensor.gather;
+  const count = into.length / elementBytes(tensor.dtype, 1);
   if (packing !== undefined) return fillPacked(source, tensor, packing, { first, count, into }, signal);
   const [boxes = [], ...others] = tensor.gather.copies;
   await fillCopy(source, tensor, boxes, first, into, signal);
@@ -123,7 +142,8 @@ async function fillPacked(
   signal: AbortSignal,
 ): Promise<void> {
   const ranges = tensor.gather.copies[0]?.[0]?.ranges ?? [];
-  const stored = (offset: number, target: Uint8Array) => runReads(source, readsOf(ranges, offset, target), signal);
+  const stored = (offset: number, target: Uint8Array) =>
+    runReads(source, readsOf(tensor.name, ranges, offset, target), signal);
   const read = createPackedReader(tensor, packing, stored, () => new Uint8Array(PACKED_SPAN_BYTES));
   if (into.byteOffset % 4 === 0) return read(first, count, into);
   const aligned = new Uint8Array(into.length);
@@ -160,7 +180,7 @@ function disagree(
 async function fillCopy(
   source: GatherSource,
   { name, shape, dtype }: GatherTensor,
-  boxes: readonly Box[],
+  boxes: readonly Box<SourceRange>[],
   first: number,
   into: Uint8Array,
   signal: AbortSignal,
@@ -177,7 +197,7 @@ async function fillCopy(
     if (isDirect) {
       for (const { source: from, target, count } of clipped) {
         const place = into.subarray((target - first) * unit, (target - first + count) * unit);
-        reads.push(...readsOf(box.ranges, from * unit, place));
+        reads.push(...readsOf(name, box.ranges, from * unit, place));
       }
     } else {
       scatters.push(...spansOf(box, clipped, unit));
@@ -187,7 +207,7 @@ async function fillCopy(
   await runReads(source, reads, signal);
   for (const { box, runs, from, bytes } of scatters) {
     const span = new Uint8Array(bytes);
-    await runReads(source, readsOf(box.ranges, from, span), signal);
+    await runReads(source, readsOf(name, box.ranges, from, span), signal);
     for (const run of runs) {
       const start = run.source * unit - from;
       into.set(span.subarray(start, start + run.count * unit), (run.target - first) * unit);
@@ -198,7 +218,7 @@ async function fillCopy(
 type ClippedRun = { readonly target: number; readonly source: number; readonly count: number };
 
 /** The runs of a box that meet [first, end), cut to it. Runs rise, so the first is found by halving. */
-function clipRuns(box: Box, shape: Shape, first: number, end: number): readonly ClippedRun[] {
+function clipRuns(box: Box<SourceRange>, shape: Shape, first: number, end: number): readonly ClippedRun[] {
   const { runs, count } = measureRuns(box, shape);
   if (count === 0) return [];
   let [low, high] = [0, runs];
@@ -222,14 +242,14 @@ function clipRuns(box: Box, shape: Shape, first: number, end: number): readonly 
 }
 
 type Scatter = {
-  readonly box: Box;
+  readonly box: Box<SourceRange>;
   readonly runs: readonly ClippedRun[];
   readonly from: number;
   readonly bytes: number;
 };
 
 /** Groups of runs that one read spans. */
-function spansOf(box: Box, runs: readonly ClippedRun[], unit: number): readonly Scatter[] {
+function spansOf(box: Box<SourceRange>, runs: readonly ClippedRun[], unit: number): readonly Scatter[] {
   const spans: Scatter[] = [];
   let group: ClippedRun[] = [];
   const close = (): void => {
@@ -247,21 +267,58 @@ function spansOf(box: Box, runs: readonly ClippedRun[], unit: number): readonly 
   return spans;
 }
 
-type Read = { readonly file: string; readonly offset: number; readonly into: Uint8Array };
+type Read = { readonly name: string; readonly range: SourceRange; readonly into: Uint8Array };
 
-function readsOf(ranges: readonly ByteRange[], offset: number, into: Uint8Array): readonly Read[] {
+function readsOf(name: string, ranges: readonly SourceRange[], offset: number, into: Uint8Array): readonly Read[] {
   let done = 0;
   return sliceRanges(ranges, offset, into.length).map((range) => {
     const place = into.subarray(done, done + range.bytes);
     done += range.bytes;
-    return { file: range.file, offset: range.offset, into: place };
+    return { name, range, into: place };
   });
 }
 
-async function runReads({ store, prefix }: GatherSource, reads: readonly Read[], signal: AbortSignal): Promise<void> {
+async function runReads(source: GatherSource, reads: readonly Read[], signal: AbortSignal): Promise<void> {
   const pending = reads[Symbol.iterator]();
   const work = async (): Promise<void> => {
-    for (const { file, offset, into } of pending) await store.readInto(`${prefix}${file}`, offset, into, { signal });
+    for (const read of pending) await runRead(source, read, signal);
   };
   await Promise.all(Array.from({ length: Math.min(READS_IN_FLIGHT, reads.length) }, work));
+}
+
+async function runRead(source: GatherSource, { name, range, into }: Read, signal: AbortSignal): Promise<void> {
+  if ("file" in range) {
+    await source.store.readInto(`${source.prefix}${range.file}`, range.offset, into, { signal });
+  } else if ("zeros" in range) {
+    into.fill(0);
+  } else if ("literal" in range) {
+    into.set(range.literal.subarray(range.offset, range.offset + range.bytes));
+  } else if (range.as === range.tensor.dtype) {
+    await fillTensor(source, { name, ...range.tensor }, range.offset / elementBytes(range.as, 1), into, signal);
+  } else {
+    await fillConverted(source, { name, ...range.tensor }, range, into, signal);
+  }
+}
+
+/** Elements of `range` in its dtype, by float32: exact from narrower floats, rounded once to narrower ones. */
+async function fillConverted(
+  source: GatherSource,
+  tensor: GatherTensor,
+  { as, offset }: TensorRange,
+  into: Uint8Array,
+  signal: AbortSignal,
+): Promise<void> {
+  const { dtype } = tensor;
+  assert.ok(isFloatDtype(dtype) && isFloatDtype(as), "only floats are planned to be converted");
+  const [first, total] = [offset / elementBytes(as, 1), into.length / elementBytes(as, 1)];
+  const count = Math.min(total, CONVERTED_ELEMENTS);
+  const [stored, values] = [new Uint8Array(elementBytes(dtype, count)), new Float32Array(count)];
+  const narrowed = new Uint8Array(elementBytes(as, count));
+  for (let done = 0; done < total; done += count) {
+    const now = Math.min(count, total - done);
+    await fillTensor(source, tensor, first + done, stored.subarray(0, elementBytes(dtype, now)), signal);
+    scalarCast.widen(dtype, { address: 0, bytes: stored }, 0, { address: 0, values }, now);
+    scalarCast.narrow(as, { address: 0, values }, { address: 0, bytes: narrowed }, 0, now);
+    into.set(narrowed.subarray(0, elementBytes(as, now)), elementBytes(as, done));
+  }
 }

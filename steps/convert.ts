@@ -1,14 +1,23 @@
-// Converting a checkpoint to a safetensors folder or to the universal format. Between these two the tensor files are
+// Converting a checkpoint to another format. Between safetensors folders and universal checkpoints the tensor files are
 // the same, so they are copied, digested on the way, and only the documents around them differ; from every other format
-// the tensors are gathered by ranged reads.
+// the tensors are gathered by ranged reads. Into every other format convert-target.ts leads.
 
+import assert from "node:assert/strict";
 import { digestBytes } from "../core/artifact/digest.ts";
 import type { PlainFile } from "../core/artifact/listed-file.ts";
-import { adoptSafetensors, encodeUniversal, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
+import {
+  adoptSafetensors,
+  contentDigest,
+  encodeUniversal,
+  parseUniversal,
+  UNIVERSAL_FILE,
+} from "../core/artifact/universal.ts";
 import type { CheckpointFile, TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { encodeShardIndex } from "../core/formats/safetensors-index.ts";
 import { fileRole } from "../core/formats/side-files.ts";
+import type { TargetFormat, Topology } from "../core/formats/target.ts";
+import { TARGETS } from "../core/formats/targets.ts";
 import { universal as universalFormat } from "../core/formats/universal-folder.ts";
 import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
 import type { TensorFile } from "../core/plan/receipt.ts";
@@ -18,6 +27,7 @@ import type { ObjectStore } from "../stores/store.ts";
 import { adoptPieces, findAdoptSource } from "./adopt.ts";
 import { readUniversal } from "./checkpoint-listing.ts";
 import { convertFile } from "./convert-file.ts";
+import { type WrittenFile, writeTarget } from "./convert-target.ts";
 import {
   listDocument,
   openPlace,
@@ -38,27 +48,64 @@ export const convertStep = defineStep({
   name: "convert",
   input: convertInputSchema,
   output: convertOutputSchema,
-  async run({ source: sourceUri, sourceFile, target: targetUri, to }, deps) {
+  async run({ source: sourceUri, sourceFile, target: targetUri, to, topology }, deps) {
     const [source, target] = [deps.openStore(sourceUri), deps.openStore(targetUri)];
     const opened = await openPlace({ store: source, prefix: "", file: sourceFile }, deps.signal);
     for await (const { key } of target.list("", { signal: deps.signal })) {
       throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
     }
     const copying: Copying = { source, target, opened, deps, done: { bytesRead: 0, bytesWritten: 0 } };
-    const files = opened.conversion === undefined ? await copyFiles(copying, to) : await gatherFiles(copying, to);
-    const document = to === "universal" ? await describeUniversal(copying, files) : describeIndex(files);
-    if (document !== undefined) await createOnce(target, document.name, document.bytes, deps.signal);
+    const { files, digest, contents } =
+      to === "universal" || to === "safetensors"
+        ? await convertToSafetensors(copying, to)
+        : await convertToTarget(copying, needTarget(to), topology);
     return {
       source: source.uri,
       target: target.uri,
       to,
-      digest: to === "universal" && document !== undefined ? digestBytes(document.bytes) : null,
-      files: files.tensorFiles.length + files.sideFiles.length,
+      digest,
+      contents,
+      files: files.length,
       tensors: opened.checkpoint.tensors.length,
-      bytes: [...files.tensorFiles, ...files.sideFiles].reduce((sum, file) => sum + file.bytes, 0),
+      bytes: files.reduce((sum, file) => sum + file.bytes, 0),
     };
   },
 });
+
+type Converted = {
+  readonly files: readonly WrittenFile[];
+  readonly digest: string | null;
+  readonly contents: string | null;
+};
+
+async function convertToSafetensors(copying: Copying, to: "safetensors" | "universal"): Promise<Converted> {
+  const { target, opened, deps } = copying;
+  const files = opened.conversion === undefined ? await copyFiles(copying, to) : await gatherFiles(copying, to);
+  const document = to === "universal" ? await describeUniversal(copying, files) : describeIndex(files);
+  if (document !== undefined) await createOnce(target, document.name, document.bytes, deps.signal);
+  const all = [...files.tensorFiles, ...files.sideFiles];
+  if (to !== "universal" || document === undefined) return { files: all, digest: null, contents: null };
+  const contents = contentDigest(parseUniversal(document.bytes));
+  return { files: all, digest: digestBytes(document.bytes), contents };
+}
+
+async function convertToTarget(copying: Copying, format: TargetFormat, topology?: Topology): Promise<Converted> {
+  const { files, finish } = await writeTarget(copying, copying.opened, format, topology);
+  const { sideFiles: beside } = copying.opened.checkpoint;
+  const sideFiles = await copySideFiles(
+    copying,
+    beside.filter(({ name }) => fileRole(name) !== "index"),
+  );
+  const made = await writeDocuments(copying);
+  await finish();
+  return { files: [...files, ...sideFiles, ...made], digest: null, contents: null };
+}
+
+function needTarget(id: string): TargetFormat {
+  const target = TARGETS.get(id);
+  assert.ok(target !== undefined, `${id} is a target`);
+  return target;
+}
 
 type Copying = {
   readonly source: ObjectStore;
@@ -76,8 +123,7 @@ async function copyFiles(copying: Copying, to: "safetensors" | "universal"): Pro
   const used = new Set(checkpoint.tensors.flatMap(({ ranges }) => ranges.map(({ file }) => file)));
   const wanted = checkpoint.tensorFiles.filter(({ name }) => to === "universal" || used.has(name));
   const tensorFiles = await mapBounded(wanted, (file) => copyTensorFile(copying, file), STREAMS_IN_FLIGHT);
-  const sideFiles = await mapBounded(checkpoint.sideFiles, (file) => copySideFile(copying, file), STREAMS_IN_FLIGHT);
-  return { tensorFiles, sideFiles };
+  return { tensorFiles, sideFiles: await copySideFiles(copying, checkpoint.sideFiles) };
 }
 
 /** Gathers the tensors of another format into files of ours, one after the other. */
@@ -95,10 +141,19 @@ async function gatherFiles(copying: Copying, to: "safetensors" | "universal"): P
     });
     tensorFiles.push(listing);
   }
-  const sideFiles = await mapBounded(travellingFiles(opened), (file) => copySideFile(copying, file), STREAMS_IN_FLIGHT);
+  const made = await writeDocuments(copying);
+  return { tensorFiles, sideFiles: [...(await copySideFiles(copying, travellingFiles(opened))), ...made] };
+}
+
+/** Documents that the source's reader made of what the source says in its own form. */
+async function writeDocuments({ target, opened, deps }: Copying): Promise<readonly PlainFile[]> {
   const made = writtenDocuments(opened);
   for (const { name, bytes } of made) await writeObject(target, name, bytes, bytes.length, { signal: deps.signal });
-  return { tensorFiles, sideFiles: [...sideFiles, ...made.map(listDocument)] };
+  return made.map(listDocument);
+}
+
+function copySideFiles(copying: Copying, files: readonly CheckpointFile[]): Promise<readonly PlainFile[]> {
+  return mapBounded(files, (file) => copySideFile(copying, file), STREAMS_IN_FLIGHT);
 }
 
 async function copyTensorFile(copying: Copying, { name, bytes }: CheckpointFile): Promise<TensorFile> {
@@ -161,7 +216,7 @@ async function describeUniversal({ source, opened, deps }: Copying, files: Copie
   const universal =
     conversion === undefined
       ? adoptSafetensors(tensorFiles, sideFiles)
-      : describeConverted(checkpoint, conversion, tensorFiles, sideFiles);
+      : describeConverted(checkpoint, conversion, tensorFiles, sideFiles, opened.training);
   return { name: UNIVERSAL_FILE, bytes: encodeUniversal(universal) };
 }
 

@@ -43,7 +43,7 @@ export async function describeSource(context: UnitContext, unit: DescribeUnit): 
   const universal =
     conversion === undefined
       ? adoptSafetensors(tensorFiles, sideFiles)
-      : describeConverted(checkpoint, conversion, tensorFiles, sideFiles);
+      : describeConverted(checkpoint, conversion, tensorFiles, sideFiles, opened.training);
   const digest = checkpointDigest(universal);
   const prefix = layout.checkpoint(unit.model, digest);
   const document = encodeUniversal(universal);

@@ -298,6 +298,9 @@ export const verifyOutputSchema = z.strictObject({
   lineage: z.array(lineageEntrySchema).nullable(),
 });
 
+/** What `convert` can write; but for the first two the ids of core/formats/targets.ts. */
+export const CONVERSION_TARGETS = ["universal", "safetensors", "torch", "dcp", "deepspeed-universal"] as const;
+
 export const convertInputSchema = z.strictObject({
   /** URI of the folder to read. */
   source: uri,
@@ -305,14 +308,24 @@ export const convertInputSchema = z.strictObject({
   sourceFile: z.string().optional(),
   /** URI of the folder to write; it must be empty or absent. */
   target: uri,
-  to: z.enum(["safetensors", "universal"]),
+  to: z.enum(CONVERSION_TARGETS),
+  /** Ranks of a target that is cut for a topology. */
+  topology: z
+    .strictObject({
+      tp: z.int().positive(),
+      pp: z.int().positive(),
+      dp: z.int().positive(),
+      zero: z.literal([1, 2, 3]),
+    })
+    .optional(),
 });
 export const convertOutputSchema = z.strictObject({
   source: uri,
   target: uri,
   to: convertInputSchema.shape.to,
-  /** Of a universal checkpoint. */
+  /** Of a universal checkpoint: of its document, and of what it holds whatever it was made from. */
   digest: z.string().nullable(),
+  contents: z.string().nullable(),
   files: count,
   tensors: count,
   bytes: count,

@@ -1,26 +1,50 @@
-// `mergeyard convert SRC --to FORMAT --out DIR`: a checkpoint of any format as a universal one or a safetensors folder.
+// `mergeyard convert SRC --to FORMAT --out DIR`: a checkpoint of any format in another one.
 import path from "node:path";
 import type { Command } from "commander";
-import { Option } from "commander";
-import { jsonOption, toOutputUri, toUri } from "../arguments.ts";
+import { InvalidArgumentError, Option } from "commander";
+import type { Topology } from "../../core/formats/target.ts";
+import { CONVERSION_TARGETS } from "../../steps/schemas.ts";
+import { jsonOption, parseCount, toOutputUri, toUri } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatBytes } from "../text.ts";
 
-type Options = { readonly to: "safetensors" | "universal"; readonly out: string; readonly json?: boolean };
-
-const FORMATS = ["safetensors", "universal"] as const;
+type Options = {
+  readonly to: (typeof CONVERSION_TARGETS)[number];
+  readonly out: string;
+  readonly json?: boolean;
+  readonly tp?: number;
+  readonly pp?: number;
+  readonly dp?: number;
+  readonly zero?: Topology["zero"];
+};
 
 export function addConvert(program: Command, terminal: Terminal): void {
   program
     .command("convert")
-    .description("make a universal checkpoint or a safetensors folder of a checkpoint in any format")
+    .description("write a checkpoint of any format in another one")
     .argument("<src>", "a folder, a file, or an s3:// URI")
-    .addOption(new Option("--to <format>", "the format to write").choices(FORMATS).makeOptionMandatory())
+    .addOption(new Option("--to <format>", "the format to write").choices(CONVERSION_TARGETS).makeOptionMandatory())
     .requiredOption("--out <dir>", "the folder to make; it must be empty or absent")
+    .option("--tp <n>", "tensor-parallel ranks of the target (default: 1)", parseCount)
+    .option("--pp <n>", "pipeline stages of the target (default: 1)", parseCount)
+    .option("--dp <n>", "data-parallel ranks of the target (default: 1)", parseCount)
+    .addOption(new Option("--zero <stage>", "stage of ZeRO of the target (default: 1)").argParser(parseZeroStage))
     .addOption(jsonOption())
     .action((source: string, options: Options) => convert(source, options, terminal));
+}
+
+function parseZeroStage(text: string): Topology["zero"] {
+  const stage = ([1, 2, 3] as const).find((known) => String(known) === text);
+  if (stage === undefined) throw new InvalidArgumentError("It must be 1, 2 or 3.");
+  return stage;
+}
+
+/** Absent where no option names a rank: then the target is one rank's, or takes no topology. */
+function topologyOf({ tp, pp, dp, zero }: Options): { topology?: Topology } {
+  if ([tp, pp, dp, zero].every((value) => value === undefined)) return {};
+  return { topology: { tp: tp ?? 1, pp: pp ?? 1, dp: dp ?? 1, zero: zero ?? 1 } };
 }
 
 async function convert(source: string, options: Options, terminal: Terminal): Promise<void> {
@@ -51,7 +75,13 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
   };
   try {
     const target = toOutputUri(output?.path ?? options.out, terminal.cwd);
-    const input = { source: folder, target, to: options.to, ...(file === undefined ? {} : { sourceFile: file }) };
+    const input = {
+      source: folder,
+      target,
+      to: options.to,
+      ...(file === undefined ? {} : { sourceFile: file }),
+      ...topologyOf(options),
+    };
     const result = await runStep(convertStep, input, deps);
     await output?.commit();
     progress.end();

@@ -4,6 +4,7 @@
 import { z } from "zod";
 import { MergeyardError } from "../error.ts";
 import { DTYPES, type Dtype, type Shape, tensorBytes } from "../tensor.ts";
+import { trainingStateSchema } from "../universal/training-state.ts";
 import { sortByName } from "../utf8-order.ts";
 import { type Digest, digestJson } from "./digest.ts";
 import { type DocumentKind, encodeDocument, parseDocument } from "./document.ts";
@@ -49,9 +50,15 @@ const patternSchema = z.discriminatedUnion("kind", [
   }),
 ]);
 
+/** Optimizers have a handful of groups. Too high: a hostile document makes long lists. */
+const GROUP_MAX = 65_535;
+
 /** Optimizer state of a parameter, all of the parameter's shape, and the step it was saved at. */
 const statesSchema = z.strictObject({
   step: count,
+  /** Group of the optimizer, and place among the group's parameters: the order of the trainer's flat buffers. */
+  group: count.max(GROUP_MAX).optional(),
+  position: count.optional(),
   /** Master weights; left out when the parameter itself is stored in F32. */
   fp32: tensorPlaceSchema.optional(),
   exp_avg: tensorPlaceSchema.optional(),
@@ -86,6 +93,8 @@ const universalSchema = z.strictObject({
     format: z.string(),
     files: z.array(z.strictObject({ name: z.string().min(1), bytes: count, digest: digestSchema.optional() })),
   }),
+  /** What the trainer saved beside the tensors. */
+  training: trainingStateSchema.optional(),
 });
 
 export type Universal = z.infer<typeof universalSchema>;
@@ -130,6 +139,19 @@ export function encodeUniversal(universal: Universal): Uint8Array<ArrayBuffer> {
 /** Identity of a universal checkpoint: the digest of its canonical JSON. Names its folder under checkpoints/. */
 export function checkpointDigest(universal: Universal): Digest {
   return digestJson(universal);
+}
+
+/**
+ * Identity of what is in a checkpoint, wherever its bytes lie and whatever it was made from: names, shapes, digests and
+ * steps of its parameters and their states. Equal for one training state saved on two topologies.
+ */
+export function contentDigest({ parameters }: Universal): Digest {
+  return digestJson(
+    sortByName(parameters).map(({ name, dtype, shape, digest, aliases = [], states }) => {
+      const moments = [states?.fp32, states?.exp_avg, states?.exp_avg_sq].map((place) => place?.digest ?? null);
+      return { name, dtype, shape, digest, aliases: [...aliases].sort(), step: states?.step ?? null, states: moments };
+    }),
+  );
 }
 
 /** Throws UniversalInvalid, UniversalVersionUnsupported. */

@@ -227,6 +227,11 @@ export const PICKLED_CODES = {
     remedy: "convert it first: mergeyard convert SRC --to universal --out DIR, and name DIR; a yard does so by itself",
   },
   // Patterns of how ranks cut parameters
+  ConvertStatesMissing: {
+    meaning: "the format to write keeps optimizer states, and the checkpoint has none",
+    retryable: false,
+    remedy: "convert a training checkpoint, or convert this one to safetensors or torch",
+  },
   UniversalPatternsMissing: {
     meaning: "nothing says how tensor-parallel ranks cut the parameters",
     retryable: false,

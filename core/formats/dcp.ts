@@ -9,6 +9,7 @@ import { type Dtype, elementCount, type Shape, sameShape } from "../tensor.ts";
 import { type Box, findTilingProblem, wholeBox } from "../universal/box.ts";
 import { type ConversionParameter, entryOf } from "../universal/conversion.ts";
 import { hasShardFiles, openShardedSafetensors } from "./dcp-safetensors.ts";
+import { foldTraining } from "./dcp-training.ts";
 import type { CheckpointFormat, OpenedCheckpoint } from "./format.ts";
 import { unpickle } from "./pickle.ts";
 import {
@@ -23,6 +24,7 @@ import {
 } from "./pickle-value.ts";
 import { readSideFiles } from "./side-files.ts";
 import { placeTorchTensor, readTorchFile } from "./torch-file.ts";
+import { readCount } from "./torch-tensor.ts";
 
 const METADATA = ".metadata";
 const READS_IN_FLIGHT = 16;
@@ -54,8 +56,12 @@ async function openDcp(folder: FolderReader): Promise<OpenedCheckpoint> {
   const metadata = await readMetadata(folder);
   const places = readPlaces(metadata, folder);
   const tensors = readTensors(metadata);
-  const parameters: ConversionParameter[] = [];
-  for (const tensor of tensors) parameters.push(await placeChunks(folder, tensor, places));
+  const placed: ConversionParameter[] = [];
+  for (const tensor of tensors) placed.push(await placeChunks(folder, tensor, places));
+  const parameters = await foldTraining(placed, async ({ dtype, gather }) => {
+    const [range] = gather.copies.flat().flatMap((box) => box.ranges);
+    return range === undefined ? undefined : readCount(folder, range, dtype);
+  });
   const used = new Set([METADATA, ...[...places.values()].map(({ file }) => file.name)]);
   const tensorFiles = folder.files.filter(({ name }) => used.has(name));
   const { sideFiles, config } = await readSideFiles(folder, tensorFiles);

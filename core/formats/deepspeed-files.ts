@@ -11,6 +11,11 @@ const OPTIMIZER = /^(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_?optim_states\.pt
 const LAYER = /^layer_(\d+)-model_(\d+)-model_states\.pt$/;
 const EXPERT = /^(layer_\d+_expert_\d+_mp_rank_\d+_model_states|expp_rank_\d+_mp_rank_\d+_optim_states)\.pt$/;
 
+/** True for a file of the model's state, of any stage, by its name without folders. */
+export function isModelStateFile(name: string): boolean {
+  return MODEL.test(name) || MODEL_ZERO3.test(name);
+}
+
 /** Ranks by number: model-parallel outside, data-parallel inside. */
 export type RankGrid = readonly (readonly CheckpointFile[])[];
 

@@ -5,6 +5,8 @@ import type { CheckpointFile, FolderReader } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import type { Shape } from "../tensor.ts";
 import { type CheckpointInfo, parseCheckpointInfo } from "../universal/checkpoint-info.ts";
+import type { JsonObject } from "../universal/training-state.ts";
+import { jsonObjectOf } from "./pickle-json.ts";
 import {
   asKind,
   countsOf,
@@ -37,7 +39,21 @@ export type ModelState = {
   readonly dimensions: { readonly pp: number; readonly tp: number } | undefined;
   readonly info: CheckpointInfo | undefined;
   readonly roundRobin: boolean;
+  /** What else the file says as plain values. */
+  readonly client: JsonObject;
+  /** Names of what it holds that is neither known nor plain. */
+  readonly dropped: readonly string[];
 };
+
+/** Keys that are told of apart, or follow from the topology. */
+const OWN_KEYS = new Set([
+  "module",
+  "optimizer",
+  "param_shapes",
+  "frozen_param_shapes",
+  "frozen_param_fragments",
+  "shared_params",
+]);
 
 /** A torch file of a folder. Throws Torch, Zip and Pickle codes. */
 export function readRankFile(folder: FolderReader, file: CheckpointFile): Promise<TorchFile> {
@@ -56,8 +72,12 @@ export async function readModelState(folder: FolderReader, file: CheckpointFile)
     const value = get(name);
     return isCount(value) ? value : undefined;
   };
+  const dropped: string[] = [];
+  const client = Object.entries(jsonObjectOf(root, (name) => dropped.push(name)));
   return {
     file: file.name,
+    client: Object.fromEntries(client.filter(([name]) => !OWN_KEYS.has(name))),
+    dropped: dropped.filter((name) => !OWN_KEYS.has(name.split(".")[0] ?? "")),
     groups: (itemsOf(get("param_shapes")) ?? []).map((group) => shapesOf(group, "param_shapes", file)),
     module: get("module") === null ? undefined : placeAll(torch, get("module")),
     buffers: (itemsOf(get("buffer_names")) ?? []).filter((name) => typeof name === "string"),

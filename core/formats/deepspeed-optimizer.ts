@@ -4,9 +4,12 @@
 import type { ByteRange, CheckpointFile, FolderReader } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { type Dtype, elementCount } from "../tensor.ts";
+import type { Json, JsonObject } from "../universal/training-state.ts";
 import { fieldError, readRankFile } from "./deepspeed-model.ts";
-import { asKind, fieldOf, isCount, itemsOf, type PickleTensor, type PickleValue } from "./pickle-value.ts";
+import { jsonObjectOf, jsonOf } from "./pickle-json.ts";
+import { asKind, countsOf, fieldOf, isCount, itemsOf, type PickleTensor, type PickleValue } from "./pickle-value.ts";
 import { placeTorchTensor, type TorchFile } from "./torch-file.ts";
+import { readCount } from "./torch-tensor.ts";
 
 /** A 1-D tensor that is one range of a file. */
 export type FlatTensor = { readonly range: ByteRange; readonly dtype: Dtype; readonly elements: number };
@@ -18,9 +21,24 @@ export type FlatGroup = {
   readonly step: number | undefined;
   /** Stages 1 and 2: the part of each parameter inside this rank's partition. */
   readonly fragments: ReadonlyMap<string, Fragment>;
+  /** States that a universal checkpoint has no place for. */
+  readonly ignored: readonly string[];
 };
 
-export type OptimizerRank = { readonly file: string; readonly stage: 1 | 2 | 3; readonly groups: readonly FlatGroup[] };
+export type OptimizerRank = OptimizerCommon & {
+  readonly file: string;
+  readonly stage: 1 | 2 | 3;
+  readonly groups: readonly FlatGroup[];
+};
+
+export type OptimizerCommon = {
+  /** The optimizer's group of each flat group: sub-groups of stage 3 are parts of one. */
+  readonly groupOf: readonly number[];
+  /** Hyper-parameters of each of the optimizer's groups. */
+  readonly hyperparameters: readonly JsonObject[];
+  /** What else it says as plain values. */
+  readonly common: JsonObject;
+};
 
 /** The states that a universal checkpoint keeps beside the master weights. */
 const MOMENTS = ["exp_avg", "exp_avg_sq"];
@@ -41,7 +59,55 @@ export async function readOptimizerRank(folder: FolderReader, file: CheckpointFi
   if (fieldOf(root, "ds_zero_partition_groups") !== undefined && fieldOf(root, "ds_zero_partition_groups") !== null) {
     throw unsupported(file.name, "partition groups of experts");
   }
-  return { file: file.name, stage, groups: await (stage === 3 ? readStage3(task) : readStage12(task)) };
+  const groups = await (stage === 3 ? readStage3(task) : readStage12(task));
+  return { file: file.name, stage, groups, ...readOptimizerCommon(root, groups.length) };
+}
+
+/** Keys whose values are the flat groups, or follow from the topology. */
+const PARTITION_KEYS = new Set([
+  "base_optimizer_state",
+  "optimizer_state_dict",
+  "single_partition_of_fp32_groups",
+  "fp32_flat_groups",
+  "param_slice_mappings",
+  "group_paddings",
+  "param_groups",
+  "partition_count",
+  "zero_stage",
+]);
+
+/** What a rank, or the common file of a universal folder, says beside `groups` flat groups. */
+export function readOptimizerCommon(root: PickleValue, groups: number): OptimizerCommon {
+  const base = fieldOf(root, "base_optimizer_state") ?? fieldOf(root, "optimizer_state_dict") ?? root;
+  const listed = itemsOf(fieldOf(root, "param_groups") ?? fieldOf(base, "param_groups")) ?? [];
+  const members = listed.map((group) => countsOf(fieldOf(group, "params")) ?? []);
+  const groupOf = Array.from({ length: groups }, (_, index) => {
+    const found = members.findIndex((own) => own.includes(index));
+    return found === -1 ? index : found;
+  });
+  const common: [string, Json][] = [];
+  for (const { key, value } of asKind(root, "dict")?.entries.values() ?? []) {
+    if (typeof key !== "string" || PARTITION_KEYS.has(key)) continue;
+    const plain = key === "loss_scaler" ? lossScalerOf(value) : jsonOf(value);
+    if (plain !== undefined) common.push([key, plain]);
+  }
+  return { groupOf, hyperparameters: listed.map(hyperparametersOf), common: Object.fromEntries(common) };
+}
+
+function hyperparametersOf(group: PickleValue): JsonObject {
+  const { params: _, ...others } = jsonObjectOf(group);
+  return others;
+}
+
+/** A record of DeepSpeed's, as its class and fields. */
+function lossScalerOf(value: PickleValue): Json | undefined {
+  const record = asKind(value, "record");
+  if (record === undefined) return jsonOf(value);
+  const fields = [...record.fields].flatMap(([name, field]) => {
+    const plain = jsonOf(field);
+    return plain === undefined ? [] : [[name, plain] as const];
+  });
+  return { class: record.type.split(" ")[1] ?? "", ...Object.fromEntries(fields) };
 }
 
 type OptimizerTask = {
@@ -126,7 +192,12 @@ async function readGroup(
     if (tensor !== undefined) states.set(name, placeFlat(task, tensor, name));
   }
   const step = fieldOf(state, "step") ?? fallbackStep;
-  return { states, step: await readStep(task, step), fragments };
+  const ignored = [...(asKind(state, "dict")?.entries.values() ?? [])].flatMap(({ key, value }) =>
+    typeof key === "string" && key !== "step" && !MOMENTS.includes(key) && asKind(value, "tensor") !== undefined
+      ? [key]
+      : [],
+  );
+  return { states, step: await readStep(task, step), fragments, ignored };
 }
 
 function placeFlat({ torch, file }: OptimizerTask, tensor: PickleTensor, name: string): FlatTensor {
@@ -158,17 +229,9 @@ export async function readScalarStep(
   const { dtype, shape, ranges } = placeTorchTensor(torch, tensor, "step");
   const [range] = ranges;
   if (range === undefined || elementCount(shape) !== 1) throw fieldError(file, "step", `[${shape}]`, "one element");
-  const bytes = await folder.read(range.file, range.offset, range.bytes);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const readers: Partial<Record<Dtype, () => number>> = {
-    F32: () => view.getFloat32(0, true),
-    F64: () => view.getFloat64(0, true),
-    I32: () => view.getInt32(0, true),
-    I64: () => Number(view.getBigInt64(0, true)),
-  };
-  const step = readers[dtype]?.();
-  if (isCount(step)) return step;
-  throw fieldError(file, "step", step ?? dtype, "a count of steps");
+  const step = await readCount(folder, range, dtype);
+  if (step !== undefined) return step;
+  throw fieldError(file, "step", dtype, "a count of steps");
 }
 
 function readFragments({ file }: OptimizerTask, mapping: PickleValue): ReadonlyMap<string, Fragment> {

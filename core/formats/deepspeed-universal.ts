@@ -9,8 +9,11 @@ import { RANK_LIMITS } from "../limits.ts";
 import { elementCount, type Shape, sameShape } from "../tensor.ts";
 import { gatherWhole } from "../universal/box.ts";
 import { type ConversionParameter, entryOf, type GatheredTensor, STATE_NAMES } from "../universal/conversion.ts";
+import { compilePattern } from "../universal/name-pattern.ts";
 import { fieldError, type ModelState, readModelState, readRankFile } from "./deepspeed-model.ts";
-import { readScalarStep } from "./deepspeed-optimizer.ts";
+import { type OptimizerCommon, readOptimizerCommon, readScalarStep } from "./deepspeed-optimizer.ts";
+import { orderParameters, trainingStateOf } from "./deepspeed-training.ts";
+import { buffersOf } from "./deepspeed-weights.ts";
 import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "./format.ts";
 import { asKind, countsOf, fieldOf, isCount, itemsOf, type PickleValue } from "./pickle-value.ts";
 import { readSideFiles } from "./side-files.ts";
@@ -46,8 +49,11 @@ async function openDeepspeedUniversal(folder: FolderReader): Promise<OpenedCheck
   const modelFiles = folder.files.filter(
     ({ name }) => name.startsWith(prefix) && MODEL_FILE.test(name.slice(prefix.length)),
   );
-  const model = modelFiles[0] === undefined ? undefined : await readModelState(folder, modelFiles[0]);
-  const context: Context = { folder, model, step: await readCommonStep(folder, prefix) };
+  const models: ModelState[] = [];
+  const firsts = modelFiles.filter(({ name }) => !/zero_pp_rank_0*[1-9]/.test(name));
+  for (const file of firsts) models.push(await readModelState(folder, file));
+  const common = await readCommon(folder, prefix);
+  const context: Context = { folder, model: models[0], step: common?.step };
   const names = [...byName.keys()].sort();
   const parameters = new Array<ConversionParameter>(names.length);
   const pending = names.entries();
@@ -56,10 +62,12 @@ async function openDeepspeedUniversal(folder: FolderReader): Promise<OpenedCheck
       parameters[index] = await readParameter(context, name, byName.get(name) ?? new Map());
   };
   await Promise.all(Array.from({ length: RANK_LIMITS.readsInFlight }, work));
-  const documents = folder.files.filter(
-    ({ name }) => name === modelFiles[0]?.name || name === `${prefix}${COMMON_FILE}`,
-  );
-  return assemble(folder, [...byName.values()].flatMap((files) => [...files.values()]).concat(documents), parameters);
+  const documents = [...modelFiles, ...folder.files.filter(({ name }) => name === `${prefix}${COMMON_FILE}`)];
+  const files = [...byName.values()].flatMap((states) => [...states.values()]).concat(documents);
+  const ordered = orderParameters(parameters, models, []);
+  const buffers = buffersOf(models.slice(0, 1), 1).filter(({ name }) => !byName.has(name));
+  const training = common === undefined ? undefined : trainingStateOf(models[0], common);
+  return { ...(await assemble(folder, files, [...ordered, ...buffers])), training };
 }
 
 function universalError(code: ErrorCode, file: string, found: string, expected: string): MergeyardError {
@@ -101,8 +109,10 @@ type Context = {
   readonly step: number | undefined;
 };
 
-/** The step that the optimizer's common file states; parameters of stage 3 have none of their own. */
-async function readCommonStep(folder: FolderReader, prefix: string): Promise<number | undefined> {
+type Common = OptimizerCommon & { readonly step: number | undefined };
+
+/** What the optimizer's common file states, its step too: parameters of stage 3 have none of their own. */
+async function readCommon(folder: FolderReader, prefix: string): Promise<Common | undefined> {
   const file = folder.files.find(({ name }) => name === `${prefix}${COMMON_FILE}`);
   if (file === undefined) return undefined;
   const torch = await readRankFile(folder, file);
@@ -111,8 +121,8 @@ async function readCommonStep(folder: FolderReader, prefix: string): Promise<num
     asKind(fieldOf(fieldOf(inner, "optimizer_state_dict"), "state"), "dict") ?? asKind(fieldOf(inner, "state"), "dict");
   const step = fieldOf(states?.entries.get("n0")?.value, "step");
   const tensor = asKind(step, "tensor");
-  if (tensor !== undefined) return readScalarStep(folder, torch, tensor, file.name);
-  return isCount(step) ? step : undefined;
+  const count = tensor === undefined ? step : await readScalarStep(folder, torch, tensor, file.name);
+  return { ...readOptimizerCommon(torch.value, 0), step: isCount(count) ? count : undefined };
 }
 
 async function readParameter(context: Context, name: string, files: ParameterFiles): Promise<ConversionParameter> {
@@ -185,12 +195,23 @@ async function readState({ folder, model }: Context, name: string, file: Checkpo
   return {
     tensor: { dtype, gather: gatherWhole(ranges, shape) },
     shape,
-    pattern: bare === undefined ? patternOf(torch.value, shape, file) : { kind: "unique" },
+    pattern: bare === undefined ? patternOf(torch.value, shape, file, isAveraged(model, name)) : { kind: "unique" },
     isVocabulary: fieldOf(torch.value, "vocab_tensor") === true,
   };
 }
 
-function patternOf(value: PickleValue, shape: Shape, file: CheckpointFile): UniversalParameter["pattern"] {
+/** Its own file does not tell an averaged parameter from a replicated one. */
+function isAveraged(model: ModelState | undefined, name: string): boolean {
+  const patterns = model?.info?.parameter_to_average_patterns ?? [];
+  return patterns.some((text) => compilePattern(text).matches(name));
+}
+
+function patternOf(
+  value: PickleValue,
+  shape: Shape,
+  file: CheckpointFile,
+  isAverage: boolean,
+): UniversalParameter["pattern"] {
   const sub = fieldOf(value, "sub_param_shape");
   if (sub !== undefined && sub !== null) {
     const dim = fieldOf(sub, "partition_dim");
@@ -208,7 +229,7 @@ function patternOf(value: PickleValue, shape: Shape, file: CheckpointFile): Univ
   }
   const dim = fieldOf(value, "cat_dim");
   const parts = fieldOf(value, "param_n_sub_params");
-  if (!isCount(dim)) return { kind: "replicated" };
+  if (!isCount(dim)) return { kind: isAverage ? "averaged" : "replicated" };
   const length = shape[dim];
   if (length === undefined) throw fieldError(file.name, "cat_dim", dim, `an axis of [${shape}]`);
   if (!isCount(parts) || parts < 2) return { kind: "fragment", dim };

@@ -12,6 +12,7 @@ import { type ExtractedParameter, extractParameters } from "./deepspeed-extract.
 import { type DeepspeedFiles, findDeepspeedFiles, hasRankFiles } from "./deepspeed-files.ts";
 import { type ModelState, readModelState } from "./deepspeed-model.ts";
 import { type OptimizerRank, readOptimizerRank } from "./deepspeed-optimizer.ts";
+import { orderParameters, trainingStateOf, warnOfIgnored } from "./deepspeed-training.ts";
 import { type StageSlices, uniteStages } from "./deepspeed-union.ts";
 import { buffersOf, frozenOf, weightsOf } from "./deepspeed-weights.ts";
 import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "./format.ts";
@@ -39,7 +40,7 @@ async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
     (file) => readModelState(folder, file),
   );
   const topology = readTopology(files, models);
-  const { parameters, stage } = await readParameters(folder, files, models);
+  const { parameters, stage, optimizer } = await readParameters(folder, files, models);
   const given = await readGivenInfo(folder, files.prefix);
   const info = given ?? models.find((model) => model.info !== undefined)?.info;
   if (info === undefined && topology.tp > 1) throw patternsMissing(files, topology.tp);
@@ -55,10 +56,14 @@ async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
   rules.checkUsed(files.prefix);
   const known = new Set([...united, ...others.united].map(({ name }) => name));
   const buffers = stage === undefined ? [] : buffersOf(models, topology.tp).filter(({ name }) => !known.has(name));
-  const aliased = addAliases([...united, ...others.united, ...buffers], models);
+  const ordered = orderParameters(united, models, optimizer?.groupOf ?? []);
+  const aliased = addAliases([...ordered, ...others.united, ...buffers], models);
   const weightsOnly: CheckpointWarning[] =
     stage === undefined ? [{ code: "OptimizerStatesMissing", where: { file: files.prefix } }] : [];
-  return assemble(folder, files, aliased, [...weightsOnly, ...warnings, ...others.warnings]);
+  const ignored = warnOfIgnored(models, optimizer === undefined ? [] : [optimizer]);
+  const training = optimizer === undefined ? undefined : trainingStateOf(models[0], optimizer);
+  const all = [...weightsOnly, ...warnings, ...others.warnings, ...ignored];
+  return { ...(await assemble(folder, files, aliased, all)), training };
 }
 
 type Topology = { readonly tp: number; readonly pp: number };
@@ -142,6 +147,8 @@ function checkInfo(info: CheckpointInfo | undefined, file: string): void {
 type Parameters = {
   readonly parameters: readonly (readonly ExtractedParameter[])[];
   readonly stage: 1 | 2 | 3 | undefined;
+  /** The first rank's. */
+  readonly optimizer: OptimizerRank | undefined;
 };
 
 /** By model-parallel rank; `stage` is undefined when there are weights alone. */
@@ -150,16 +157,18 @@ async function readParameters(
   files: DeepspeedFiles,
   models: readonly ModelState[],
 ): Promise<Parameters> {
-  if (files.optimizers.length === 0) return { parameters: models.map(weightsOf), stage: undefined };
+  if (files.optimizers.length === 0) {
+    return { parameters: models.map(weightsOf), stage: undefined, optimizer: undefined };
+  }
   const parameters: (readonly ExtractedParameter[])[] = [];
-  let stage: OptimizerRank["stage"] | undefined;
+  let first: OptimizerRank | undefined;
   for (const [mp, rankFiles] of files.optimizers.entries()) {
     const ranks = await readAll(rankFiles, (file) => readOptimizerRank(folder, file));
-    stage ??= ranks[0]?.stage;
+    first ??= ranks[0];
     const model = models[mp];
     parameters.push(model === undefined ? [] : extractParameters(model, ranks));
   }
-  return { parameters, stage };
+  return { parameters, stage: first?.stage, optimizer: first };
 }
 
 /** By pipeline stage, then by tensor-parallel rank: model-parallel ranks are numbered stage by stage. */

@@ -3,7 +3,8 @@
 import type { Digest } from "../artifact/digest.ts";
 import type { Checkpoint, CheckpointFile, FolderReader, ReadRange } from "../checkpoint.ts";
 import { describePlace, type ErrorPlace } from "../error.ts";
-import type { ConversionParameter } from "../universal/conversion.ts";
+import { type ConversionParameter, parametersOf } from "../universal/conversion.ts";
+import type { TrainingState } from "../universal/training-state.ts";
 
 /** Things that are odd but do not make a checkpoint wrong. */
 const WARNING_CODES = {
@@ -14,6 +15,8 @@ const WARNING_CODES = {
   TokenizerNotRebuilt:
     "the file's tokenizer cannot be written as tokenizer.json and is left out: put one beside it and name the folder",
   RopeScalingLost: "the file scales rotary embeddings by a tensor that config.json has no words for; it is left out",
+  OptimizerStateIgnored: "an optimizer state other than exp_avg and exp_avg_sq has no place in other formats; left out",
+  TrainerStateIgnored: "what the trainer saved here is no plain value; it is left out",
   TensorsIgnored: "a file holds tensors beside the model's own (an optimizer's, a wrapper's); they are left out",
 } as const;
 
@@ -43,7 +46,16 @@ export type OpenedCheckpoint = {
   readonly digest: Digest | undefined;
   /** What it is converted to; absent where the files of the format are kept as they are. */
   readonly conversion?: readonly ConversionParameter[];
+  /** Its parameters where its files are kept as they are and say more than their tensors do. */
+  readonly described?: readonly ConversionParameter[];
+  /** What the trainer saved beside the tensors. */
+  readonly training?: TrainingState | undefined;
 };
+
+/** The parameters of any checkpoint, for a writer of another format. */
+export function parametersIn({ conversion, described, checkpoint }: OpenedCheckpoint): readonly ConversionParameter[] {
+  return conversion ?? described ?? parametersOf(checkpoint.tensors);
+}
 
 export type CheckpointFormat = {
   readonly id: string;

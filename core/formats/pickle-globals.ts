@@ -196,6 +196,7 @@ export const GLOBALS: ReadonlyMap<string, GlobalMeaning> = new Map<string, Globa
     { value: { kind: "dtype", name: `torch.${name}`, ...dtype } },
   ]),
   ["deepspeed.runtime.zero.config ZeroStageEnum", enumOf(["disabled", "optimizer_states", "gradients", "weights"])],
+  ["argparse Namespace", RECORD],
   ["deepspeed.runtime.fp16.loss_scaler LossScaler", RECORD],
   ["deepspeed.runtime.fp16.loss_scaler DynamicLossScaler", RECORD],
   ["deepspeed.utils.tensor_fragment fragment_address", RECORD],

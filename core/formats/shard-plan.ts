@@ -64,8 +64,12 @@ function nameShards(encoded: readonly EncodedHeader[]): ShardPlan {
   return { shards, index: { name: "model.safetensors.index.json", text }, totalBytes };
 }
 
-function groupUnits(units: readonly (readonly TensorSpec[])[], maxShardBytes: number): TensorSpec[][] {
-  let group: TensorSpec[] = [];
+/** Units of tensors in order, by file: each file is filled until the next unit would go beyond `maxShardBytes`. */
+export function groupUnits<Tensor extends TensorSpec>(
+  units: readonly (readonly Tensor[])[],
+  maxShardBytes: number,
+): Tensor[][] {
+  let group: Tensor[] = [];
   let groupBytes = 0;
   const groups = [group];
   for (const unit of units) {

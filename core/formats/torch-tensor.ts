@@ -1,10 +1,10 @@
 // A tensor of a torch file as byte ranges: its offset, size and strides checked against the storage that it views, and
 // its elements in row-major order as the runs of bytes that they are.
-import type { ByteRange } from "../checkpoint.ts";
+import type { ByteRange, FolderReader } from "../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../error.ts";
 import { SAFETENSORS_LIMITS, TORCH_LIMITS } from "../limits.ts";
 import type { Dtype, Shape } from "../tensor.ts";
-import type { PickleTensor } from "./pickle-value.ts";
+import { isCount, type PickleTensor } from "./pickle-value.ts";
 
 export type PlacedTorchTensor = {
   readonly dtype: Dtype;
@@ -91,4 +91,18 @@ function* startsOf(size: readonly number[], stride: readonly number[]): Generato
     }
     if (axis < 0) return;
   }
+}
+
+/** The whole number of 0 or more in one element of a file; undefined when it holds something else. */
+export async function readCount(folder: FolderReader, range: ByteRange, dtype: Dtype): Promise<number | undefined> {
+  const bytes = await folder.read(range.file, range.offset, range.bytes);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const readers: Partial<Record<Dtype, () => number>> = {
+    F32: () => view.getFloat32(0, true),
+    F64: () => view.getFloat64(0, true),
+    I32: () => view.getInt32(0, true),
+    I64: () => Number(view.getBigInt64(0, true)),
+  };
+  const value = readers[dtype]?.();
+  return isCount(value) ? value : undefined;
 }

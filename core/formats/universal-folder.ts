@@ -3,9 +3,17 @@
 import assert from "node:assert/strict";
 import { checkDocumentBytes } from "../artifact/document.ts";
 import type { TensorFileListing } from "../artifact/listed-file.ts";
-import { checkpointDigest, listTensorFiles, parseUniversal, UNIVERSAL_FILE } from "../artifact/universal.ts";
+import {
+  checkpointDigest,
+  listTensorFiles,
+  parseUniversal,
+  UNIVERSAL_FILE,
+  type UniversalParameter,
+} from "../artifact/universal.ts";
 import type { CheckpointFile, FolderReader, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
+import { gatherWhole } from "../universal/box.ts";
+import { type ConversionParameter, type GatheredTensor, STATE_NAMES } from "../universal/conversion.ts";
 import { attachDigests, checkConfig, checkFilesPresent, checkHeader } from "./compare-listing.ts";
 import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "./format.ts";
 import { readHeaders } from "./safetensors-folder.ts";
@@ -57,8 +65,33 @@ async function openUniversalFolder(folder: FolderReader): Promise<OpenedCheckpoi
       ]),
     ),
     digest: checkpointDigest(described),
+    described: described.parameters.map(parameterOf),
+    training: described.training,
   };
 }
+
+function parameterOf({ name, shape, states, ...own }: UniversalParameter): ConversionParameter {
+  const { pattern, vocabulary, aliases = [] } = own;
+  const tensorOf = ({ dtype, file, offset, bytes }: TensorPlace): GatheredTensor => {
+    return { dtype, gather: gatherWhole([{ file, offset, bytes }], shape) };
+  };
+  const moments = STATE_NAMES.flatMap((state) => {
+    const place = states?.[state];
+    return place === undefined ? [] : [[state, tensorOf(place)] as const];
+  });
+  const { step = 0, group, position } = states ?? {};
+  return {
+    name,
+    shape,
+    ...tensorOf(states?.fp32 ?? own),
+    pattern,
+    paddedRows: vocabulary?.paddedRows,
+    aliases,
+    training: states === undefined ? undefined : { step, group, position, states: Object.fromEntries(moments) },
+  };
+}
+
+type TensorPlace = Pick<UniversalParameter, "dtype" | "file" | "offset" | "bytes">;
 
 type Header = Awaited<ReturnType<typeof readHeaders>>[number];
 

@@ -3,14 +3,28 @@
 // the readers of distributed checkpoints make boxes, the converter follows them.
 import assert from "node:assert/strict";
 import type { ByteRange, Packing } from "../checkpoint.ts";
-import { elementCount, type Shape } from "../tensor.ts";
+import { type Dtype, elementCount, type Shape } from "../tensor.ts";
+
+/** Bytes that are zero: padding. */
+export type ZeroRange = { readonly zeros: true; readonly offset: number; readonly bytes: number };
+/** Bytes that the planner knows: the step of an optimizer. */
+export type LiteralRange = { readonly literal: Uint8Array; readonly offset: number; readonly bytes: number };
+/** Bytes of another gathered tensor, row-major, each element converted to the dtype `as` (rounded once to nearest). */
+export type TensorRange = {
+  readonly tensor: { readonly dtype: Dtype; readonly shape: Shape; readonly gather: Gather<SourceRange> };
+  readonly as: Dtype;
+  readonly offset: number;
+  readonly bytes: number;
+};
+/** What a target tensor is made of: writers cut and pad the tensors that readers gather. */
+export type SourceRange = ByteRange | ZeroRange | LiteralRange | TensorRange;
 
 /**
  * Elements [sourceOffset, sourceOffset + size) of a row-major array of shape `sourceShape`, whose bytes are `ranges`
  * one after the other, are elements [targetOffset, targetOffset + size) of the tensor.
  */
-export type Box = {
-  readonly ranges: readonly ByteRange[];
+export type Box<R = ByteRange> = {
+  readonly ranges: readonly R[];
   readonly sourceShape: Shape;
   readonly sourceOffset: Shape;
   readonly size: Shape;
@@ -21,41 +35,44 @@ export type Box = {
  * join: the boxes of the only copy tile the tensor. equal: every copy tiles it, with the same bytes, or the checkpoint
  * is refused. mean: every copy tiles it, and the mean counts: float32 additions in order from +0, then one division.
  */
-export type Gather = {
+export type Gather<R = ByteRange> = {
   readonly rule: "join" | "equal" | "mean";
-  readonly copies: readonly (readonly Box[])[];
+  readonly copies: readonly (readonly Box<R>[])[];
   /** Present when the only box is the whole tensor and its ranges hold packed values. */
   readonly packing?: Packing | undefined;
 };
+
+/** Where a box lies, whatever its bytes are. */
+type BoxPlace = Omit<Box, "ranges">;
 
 /** `count` elements from `source` on of the box's array are those from `target` on of the tensor, both flattened. */
 export type Run = { readonly target: number; readonly source: number; readonly count: number };
 
 /** The whole of an array, at an offset in the tensor. */
-export function wholeBox(ranges: readonly ByteRange[], shape: Shape, targetOffset: Shape = shape.map(() => 0)): Box {
+export function wholeBox<R>(ranges: readonly R[], shape: Shape, targetOffset: Shape = shape.map(() => 0)): Box<R> {
   return { ranges, sourceShape: shape, sourceOffset: shape.map(() => 0), size: shape, targetOffset };
 }
 
 /** A gather of one array that is the tensor. */
-export function gatherWhole(ranges: readonly ByteRange[], shape: Shape, packing?: Packing): Gather {
+export function gatherWhole<R>(ranges: readonly R[], shape: Shape, packing?: Packing): Gather<R> {
   const gather = { rule: "join" as const, copies: [[wholeBox(ranges, shape)]] };
   return packing === undefined ? gather : { ...gather, packing };
 }
 
 /** Number of runs of a box and the elements of each: the inner axes that are whole on both sides, and the next one. */
-export function measureRuns(box: Box, targetShape: Shape): { readonly runs: number; readonly count: number } {
+export function measureRuns(box: BoxPlace, targetShape: Shape): { readonly runs: number; readonly count: number } {
   const outer = outerAxes(box, targetShape);
   return { runs: elementCount(box.size.slice(0, outer)), count: elementCount(box.size.slice(outer)) };
 }
 
-function outerAxes({ size, sourceShape }: Box, targetShape: Shape): number {
+function outerAxes({ size, sourceShape }: BoxPlace, targetShape: Shape): number {
   let axis = size.length - 1;
   while (axis > 0 && size[axis] === sourceShape[axis] && size[axis] === targetShape[axis]) axis -= 1;
   return Math.max(0, axis);
 }
 
 /** The run number `index` of a box, in row-major order: rising in the tensor and in the source. */
-export function runAt(box: Box, targetShape: Shape, index: number): Run {
+export function runAt(box: BoxPlace, targetShape: Shape, index: number): Run {
   const outer = outerAxes(box, targetShape);
   let [target, source, rest] = [0, 0, index];
   let [targetStride, sourceStride] = [1, 1];
@@ -72,13 +89,17 @@ export function runAt(box: Box, targetShape: Shape, index: number): Run {
 }
 
 /** Bytes [offset, offset + bytes) of the concatenation of ranges. */
-export function sliceRanges(ranges: readonly ByteRange[], offset: number, bytes: number): readonly ByteRange[] {
-  const slices: ByteRange[] = [];
+export function sliceRanges<R extends { readonly offset: number; readonly bytes: number }>(
+  ranges: readonly R[],
+  offset: number,
+  bytes: number,
+): readonly R[] {
+  const slices: R[] = [];
   let position = 0;
   for (const range of ranges) {
     const from = Math.max(offset, position);
     const to = Math.min(offset + bytes, position + range.bytes);
-    if (from < to) slices.push({ file: range.file, offset: range.offset + from - position, bytes: to - from });
+    if (from < to) slices.push({ ...range, offset: range.offset + from - position, bytes: to - from });
     position += range.bytes;
   }
   assert.ok(offset + bytes <= position, "a slice is within its ranges");

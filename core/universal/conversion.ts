@@ -19,9 +19,15 @@ export type ConversionParameter = GatheredTensor & {
   readonly pattern: UniversalParameter["pattern"];
   readonly paddedRows: number | undefined;
   readonly aliases: readonly string[];
-  readonly training:
-    | { readonly step: number; readonly states: Readonly<Partial<Record<StateName, GatheredTensor>>> }
-    | undefined;
+  readonly training: TrainedParameter | undefined;
+};
+
+export type TrainedParameter = {
+  readonly step: number;
+  readonly states: Readonly<Partial<Record<StateName, GatheredTensor>>>;
+  /** Optimizer group, and place among its parameters; undefined where the source has no such order. */
+  readonly group?: number | undefined;
+  readonly position?: number | undefined;
 };
 
 /** Pieces that an entry lists; a tensor of more is described by its boxes alone. */

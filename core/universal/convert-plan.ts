@@ -10,7 +10,8 @@ import { HF_METADATA, planShards } from "../formats/shard-plan.ts";
 import { elementBytes, elementCount, type Shape } from "../tensor.ts";
 import { compareUtf8, sortByName } from "../utf8-order.ts";
 import type { Gather } from "./box.ts";
-import { type ConversionParameter, type GatheredTensor, STATE_NAMES } from "./conversion.ts";
+import { type ConversionParameter, type GatheredTensor, STATE_NAMES, type TrainedParameter } from "./conversion.ts";
+import type { TrainingState } from "./training-state.ts";
 
 /** A file to write: `gathers` by its tensors, in file order. */
 export type ConvertedFile = EncodedHeader & { readonly file: string; readonly gathers: readonly Gather[] };
@@ -89,6 +90,10 @@ function isModelFile(file: string): boolean {
   return kindOf(file) === PARAMETERS;
 }
 
+function orderOf({ step, group, position }: TrainedParameter) {
+  return { step, ...(group === undefined ? {} : { group }), ...(position === undefined ? {} : { position }) };
+}
+
 type TensorPlace = Omit<TensorFileListing["tensors"][number], "name" | "shape"> & { readonly file: string };
 
 /** What was converted: its format, and the files that were read, in parts: their digests stay unknown. */
@@ -103,6 +108,7 @@ export function describeConverted(
   parameters: readonly ConversionParameter[],
   written: readonly TensorFileListing[],
   sideFiles: readonly PlainFile[],
+  training?: TrainingState,
 ): Universal {
   const files = sortByName(written);
   const places = new Map<string, TensorPlace>(
@@ -132,7 +138,7 @@ export function describeConverted(
       pattern,
       ...(paddedRows === undefined ? {} : { vocabulary: { paddedRows } }),
       ...(aliases.length === 0 ? {} : { aliases: [...aliases] }),
-      ...(training === undefined ? {} : { states: { step: training.step, ...Object.fromEntries(moments) } }),
+      ...(training === undefined ? {} : { states: { ...orderOf(training), ...Object.fromEntries(moments) } }),
     };
   });
   // Tensors without bytes share an offset, so the order is the files' own.
@@ -148,6 +154,7 @@ export function describeConverted(
       format: source.format,
       files: sortByName([...source.tensorFiles.map(({ name, bytes }) => ({ name, bytes })), ...sideFiles.map(plain)]),
     },
+    ...(training === undefined ? {} : { training }),
   };
   checkUniversal(universal, UNIVERSAL_FILE);
   return universal;

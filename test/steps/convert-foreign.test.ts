@@ -1,6 +1,6 @@
 // Converting checkpoints of other formats: by hand into a folder, and as the units of a pipeline's run.
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite, test } from "node:test";
 import { parseUniversal } from "../../core/artifact/universal.ts";
@@ -12,21 +12,11 @@ import { readAll, writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { dict, tensor, torchOf } from "../core/formats/torch-parts.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+import { convertInto, putGolden } from "./folders.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
 import { makeYard, plan, recipe, runPipeline } from "./pipeline.ts";
 
 const GOLDEN = join(import.meta.dirname, "../golden");
-
-/** Copies a golden folder under a prefix. */
-async function put(store: ObjectStore, folder: string, prefix = ""): Promise<void> {
-  const root = join(GOLDEN, folder);
-  for (const entry of readdirSync(root, { recursive: true, withFileTypes: true })) {
-    if (!entry.isFile()) continue;
-    const path = join(entry.parentPath, entry.name);
-    const bytes = readFileSync(path);
-    await writeObject(store, `${prefix}${path.slice(root.length + 1)}`, bytes, bytes.length);
-  }
-}
 
 /** Tensors by name as hexadecimal text. */
 async function tensorsOf(store: ObjectStore, file?: string): Promise<ReadonlyMap<string, string>> {
@@ -58,10 +48,7 @@ function narrow(all: ReadonlyMap<string, string>, wanted: ReadonlyMap<string, st
 }
 
 async function convert(source: ObjectStore, to: "universal" | "safetensors"): Promise<ObjectStore> {
-  const target = newStore();
-  const deps = testDeps(openerOf(source, target));
-  await runStep(convertStep, { source: source.uri, target: target.uri, to }, deps);
-  return target;
+  return (await convertInto(source, to)).target;
 }
 
 suite("converting a training checkpoint", () => {
@@ -69,7 +56,7 @@ suite("converting a training checkpoint", () => {
 
   test("gives parameters, moments, step and how ranks cut them, bit for bit", async () => {
     const source = newStore();
-    await put(source, CASE);
+    await putGolden(source, CASE);
     const target = await convert(source, "universal");
     const universal = parseUniversal(await readAll(target, "universal.json", 1e7));
     const weights = await expectedOf(CASE, "expected/fp32.safetensors");
@@ -92,7 +79,7 @@ suite("converting a training checkpoint", () => {
 
   test("to a safetensors folder keeps the weights alone, the same from the universal checkpoint", async () => {
     const source = newStore();
-    await put(source, CASE);
+    await putGolden(source, CASE);
     const direct = await tensorsOf(await convert(source, "safetensors"));
     const around = await tensorsOf(await convert(await convert(source, "universal"), "safetensors"));
     assert.deepEqual(direct, around);
@@ -101,7 +88,7 @@ suite("converting a training checkpoint", () => {
 
   test("refuses replicas that differ, and leaves nothing that could be taken for a checkpoint", async () => {
     const source = newStore();
-    await put(source, "deepspeed/bad_replicated_differs");
+    await putGolden(source, "deepspeed/bad_replicated_differs");
     const target = newStore();
     const deps = testDeps(openerOf(source, target));
     const input = { source: source.uri, target: target.uri, to: "universal" };
@@ -111,7 +98,7 @@ suite("converting a training checkpoint", () => {
 
   test("is needed before ranks' copies can be merged", async () => {
     const source = newStore();
-    await put(source, CASE);
+    await putGolden(source, CASE);
     const { checkpoint } = await openCheckpoint(source, "");
     assert.throws(() => checkReadable(checkpoint), { code: "CheckpointNeedsConversion" });
     const converted = await openCheckpoint(await convert(source, "universal"), "");
@@ -126,7 +113,7 @@ suite("converting other formats", () => {
       ["hf_sharded", "expected_hf.safetensors"],
     ] as const) {
       const source = newStore();
-      await put(source, `dcp/${folder}`);
+      await putGolden(source, `dcp/${folder}`);
       assert.deepEqual(await tensorsOf(await convert(source, "universal")), await expectedOf("dcp", expected));
     }
   });
@@ -208,7 +195,7 @@ suite("a pipeline over uploads of other formats", () => {
 
   test("converts a training checkpoint whose merge keeps its padding cut", async () => {
     const { yard, deps } = await setUp();
-    await put(yard, "deepspeed/z3_tp2_pp1_dp2_bf16", "incoming/d/1/");
+    await putGolden(yard, "deepspeed/z3_tp2_pp1_dp2_bf16", "incoming/d/1/");
     await yard.create("incoming/d/1/_COMPLETE", new Uint8Array(0));
     await putText(
       yard,

@@ -19,6 +19,7 @@ const PURE_NODE = [
   "node:path/posix",
   "node:util",
   "node:buffer",
+  "node:zlib",
   "node:timers/promises",
 ];
 

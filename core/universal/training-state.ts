@@ -1,0 +1,23 @@
+// What a trainer saved beside its tensors, as plain JSON: counters, hyper-parameters of the optimizer's groups, the
+// loss scaler, its configuration. Kept in universal.json, so that a checkpoint for another topology can be written.
+// Whatever is no plain value (random states, objects of the trainer's own) is not kept, and named in a warning.
+import { z } from "zod";
+import { DTYPES } from "../tensor.ts";
+
+export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
+export type JsonObject = { [name: string]: Json };
+
+const jsonObject = z.record(z.string(), z.json());
+
+export const trainingStateSchema = z.strictObject({
+  /** Dtype of the weights that the ranks compute with; the master weights are F32. */
+  weights: z.enum(DTYPES),
+  /** Hyper-parameters of each optimizer group, in order. */
+  groups: z.array(jsonObject),
+  /** Of the optimizer as a whole: its loss scaler, for one. */
+  optimizer: jsonObject,
+  /** What the model's file says beside the weights, by its own names. */
+  client: jsonObject,
+});
+
+export type TrainingState = z.infer<typeof trainingStateSchema>;

@@ -1,0 +1,102 @@
+// Writing checkpoints in other formats: what is written reads back as what it was written from.
+import assert from "node:assert/strict";
+import { suite, test } from "node:test";
+import { parseUniversal } from "../../core/artifact/universal.ts";
+import { TARGETS } from "../../core/formats/targets.ts";
+import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import { CONVERSION_TARGETS } from "../../steps/schemas.ts";
+import { readAll } from "../../stores/objects.ts";
+import { convertInto, goldenStore, namesIn } from "./folders.ts";
+
+const CASES = ["z1_tp2_pp2_dp2_bf16_tied", "z2_tp1_pp1_dp3_fp32_padding", "z3_tp2_pp1_dp2_bf16", "bf16opt_tp1_pp1_dp2"];
+
+test("every target of the schema is registered, and the other way round", () => {
+  assert.deepEqual([...TARGETS.keys()].sort(), CONVERSION_TARGETS.slice(2).sort());
+});
+
+suite("a training checkpoint", () => {
+  for (const name of CASES) {
+    test(`${name} comes back from every format that keeps optimizer states`, async () => {
+      const source = await goldenStore(`deepspeed/${name}`);
+      const { target: universal, output } = await convertInto(source, "universal");
+      assert.match(output.contents ?? "", /^sha256:/);
+      for (const to of ["dcp", "deepspeed-universal"] as const) {
+        const { target } = await convertInto(universal, to);
+        assert.equal((await convertInto(target, "universal")).output.contents, output.contents, to);
+        const { target: direct } = await convertInto(source, to);
+        assert.equal((await convertInto(direct, "universal")).output.contents, output.contents, `${to} directly`);
+      }
+    });
+  }
+
+  test("keeps what the trainer saved beside the tensors, and says what it cannot", async () => {
+    const source = await goldenStore("deepspeed/z1_tp2_pp2_dp2_bf16_tied");
+    const { target } = await convertInto(source, "universal");
+    const { training, parameters } = parseUniversal(await readAll(target, "universal.json", 1e7));
+    assert.equal(training?.weights, "BF16");
+    assert.deepEqual(
+      training.groups.map(({ weight_decay: decay }) => decay),
+      [0.01, 0],
+    );
+    assert.equal(training.client.global_steps, 3);
+    assert.deepEqual(
+      parameters.flatMap(({ name, states }) => (states?.group === 1 ? [`${states.position} ${name}`] : [])).sort(),
+      [
+        "0 2.input_layernorm.weight",
+        "1 2.post_attention_layernorm.weight",
+        "2 2.mlp.dense_4h_to_h.bias",
+        "3 3.input_layernorm.weight",
+        "4 3.post_attention_layernorm.weight",
+        "5 3.mlp.dense_4h_to_h.bias",
+        "6 4.weight",
+      ],
+    );
+    const { target: folder } = await convertInto(target, "deepspeed-universal", {
+      topology: { tp: 2, pp: 1, dp: 2, zero: 3 },
+    });
+    const names = await namesIn(folder);
+    assert.equal(names.filter((name) => /zero_pp_rank_[01]_mp_rank_0[01]_model_states/.test(name)).length, 4);
+    const again = await openCheckpoint(folder, "");
+    const { client: before, optimizer, ...others } = training;
+    const { client: after, optimizer: common, ...same } = again.training ?? assert.fail("no training state");
+    assert.deepEqual(same, others);
+    // A static scaler is what DeepSpeed makes by itself: without it the file holds plain values alone.
+    const { loss_scaler: _, ...plain } = optimizer;
+    assert.deepEqual(common, plain);
+    const ranks = {
+      dp_world_size: 2,
+      mp_world_size: 2,
+      checkpoint_parallel_dimensions: { pp_degree: 1, tp_degree: 2 },
+    };
+    assert.deepEqual(after, { ...before, ...ranks });
+  });
+
+  test("copies the model-state files of its source into DeepSpeed's universal folder", async () => {
+    const source = await goldenStore("deepspeed/z1_tp2_pp2_dp2_bf16_tied");
+    const { target } = await convertInto(source, "deepspeed-universal");
+    for (const rank of ["00", "01", "02", "03"]) {
+      const name = `mp_rank_${rank}_model_states.pt`;
+      const copy = await readAll(target, `global_step3_universal/${name}`, 1e7);
+      assert.deepEqual(copy, await readAll(source, `global_step3/${name}`, 1e7));
+    }
+    assert.equal(Buffer.from(await readAll(target, "latest_universal", 100)).toString(), "global_step3_universal");
+  });
+});
+
+suite("weights alone", () => {
+  test("come back from torch and distributed files under their names", async () => {
+    const source = await goldenStore("deepspeed/z1_tp2_pp2_dp2_bf16_tied");
+    const { target: folder } = await convertInto(source, "safetensors");
+    const { output } = await convertInto(folder, "universal");
+    for (const to of ["torch", "dcp"] as const) {
+      const { target } = await convertInto(folder, to);
+      assert.equal((await convertInto(target, "universal")).output.contents, output.contents, to);
+    }
+  });
+
+  test("are refused where the format keeps optimizer states, and nothing is written", async () => {
+    const source = await goldenStore("deepspeed/z1_tp2_pp2_dp2_bf16_tied");
+    const { target: folder } = await convertInto(source, "safetensors");
+    await assert.rejects(convertInto(folder, "deepspeed-universal"), { code: "ConvertStatesMissing" });
+  });
+});

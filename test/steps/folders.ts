@@ -1,0 +1,50 @@
+// Folders of the golden sets in memory stores, and conversions between stores, for tests of the converter.
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { z } from "zod";
+import { convertStep } from "../../steps/convert.ts";
+import type { convertInputSchema, convertOutputSchema } from "../../steps/schemas.ts";
+import { runStep } from "../../steps/step.ts";
+import { writeObject } from "../../stores/objects.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { newStore, openerOf, testDeps } from "./deps.ts";
+
+const GOLDEN = join(import.meta.dirname, "../golden");
+
+/** Copies a golden folder under a prefix. */
+export async function putGolden(store: ObjectStore, folder: string, prefix = ""): Promise<void> {
+  const root = join(GOLDEN, folder);
+  for (const entry of readdirSync(root, { recursive: true, withFileTypes: true })) {
+    if (!entry.isFile()) continue;
+    const path = join(entry.parentPath, entry.name);
+    const bytes = readFileSync(path);
+    await writeObject(store, `${prefix}${path.slice(root.length + 1)}`, bytes, bytes.length);
+  }
+}
+
+export async function goldenStore(folder: string): Promise<ObjectStore> {
+  const store = newStore();
+  await putGolden(store, folder);
+  return store;
+}
+
+type Input = z.input<typeof convertInputSchema>;
+
+/** Converts into a new store. */
+export async function convertInto(
+  source: ObjectStore,
+  to: Input["to"],
+  options: Partial<Input> = {},
+): Promise<{ readonly target: ObjectStore; readonly output: z.output<typeof convertOutputSchema> }> {
+  const target = newStore();
+  const deps = testDeps(openerOf(source, target));
+  const output = await runStep(convertStep, { source: source.uri, target: target.uri, to, ...options }, deps);
+  return { target, output };
+}
+
+/** Names of what lies in a store. */
+export async function namesIn(store: ObjectStore): Promise<readonly string[]> {
+  const names: string[] = [];
+  for await (const { key } of store.list("")) names.push(key);
+  return names;
+}
