@@ -10,6 +10,7 @@ import { addGc } from "./commands/gc.ts";
 import { addInit } from "./commands/init.ts";
 import { addInspect } from "./commands/inspect.ts";
 import { addKeygen } from "./commands/keygen.ts";
+import { addLora } from "./commands/lora.ts";
 import { addLs } from "./commands/ls.ts";
 import { addMerge } from "./commands/merge.ts";
 import { addPlan } from "./commands/plan.ts";
@@ -30,6 +31,7 @@ const COMMANDS = [
   addInspect,
   addConvert,
   addQuantize,
+  addLora,
   addVerify,
   addInit,
   addPlan,

@@ -107,6 +107,11 @@ export const PLAN_CODES = {
     retryable: false,
     remedy: "name the model that the adapter was trained on",
   },
+  PlanAdaptersDiffer: {
+    meaning: "the adapters cannot be combined in this way",
+    retryable: false,
+    remedy: "combine adapters of one model; where ranks differ, with `cat`, `svd` or another that ends in `_svd`",
+  },
   PlanTooLarge: {
     meaning: "the plan has more tensors than a plan may have",
     retryable: false,

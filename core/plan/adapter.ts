@@ -1,9 +1,10 @@
 // A model with an adapter, seen as one checkpoint: every tensor of the model with the update that the adapter makes to
 // it, tensors that the adapter holds whole in place of the model's, and nothing of the adapter left over.
 // Source: peft's merge of LoRA layers, reference section 12; rounding is ours (`LoraUpdate` in core/plan/schema.ts).
-import { type AdapterConfig, readAdapterConfig, readAdapterPart } from "../adapter/peft.ts";
+import { groupAdapter, type ModuleFactors } from "../adapter/modules.ts";
+import { type AdapterConfig, readAdapterConfig } from "../adapter/peft.ts";
 import type { TensorEntry } from "../checkpoint.ts";
-import { type ErrorPlace, MergeyardError } from "../error.ts";
+import { MergeyardError } from "../error.ts";
 import { isFloatDtype } from "../ops/cast.ts";
 import { elementCount } from "../tensor.ts";
 import { ADAPTER_CONFIG_FILE, documentPlace, readDocument } from "./documents.ts";
@@ -32,7 +33,8 @@ export function applyAdapter(base: IndexedModel, adapter: IndexedModel, notes: N
   const document = readDocument(adapter.model, ADAPTER_CONFIG_FILE);
   if (document === undefined) throw new MergeyardError("PlanAdapterInvalid", { where, found: "no such file" });
   const config = readAdapterConfig(document, where);
-  const { modules, whole } = sortParts(adapter);
+  const place = { store: adapter.model.source.store, model: adapter.model.source.model };
+  const { modules, whole } = groupAdapter(adapter.model.checkpoint.tensors, place);
   const tensors = new Map(
     base.model.checkpoint.tensors.map((entry) => [entry.name, { entry, stored: storedTensor(entry, base.source) }]),
   );
@@ -49,43 +51,9 @@ export function applyAdapter(base: IndexedModel, adapter: IndexedModel, notes: N
   return [...tensors.values()];
 }
 
-/** The factors of one module's update, or the update of its bias. */
-type Factors = {
-  /** As the adapter calls it. */
-  readonly module: string;
-  readonly kind: "weight" | "embedding" | "bias";
-  a?: TensorEntry;
-  b?: TensorEntry;
-  /** The adapter and one of the tensors, for errors. */
-  readonly where: ErrorPlace;
-};
-
-type Whole = { readonly name: string; readonly entry: TensorEntry };
-
-/** The adapter's tensors by module, and those that it holds whole. */
-function sortParts({ model }: IndexedModel): { modules: readonly Factors[]; whole: readonly Whole[] } {
-  const place = { store: model.source.store, model: model.source.model };
-  const modules = new Map<string, Factors>();
-  const whole: Whole[] = [];
-  for (const entry of model.checkpoint.tensors) {
-    const part = readAdapterPart(entry.name, place);
-    if (part.kind === "whole") {
-      whole.push({ name: part.name, entry });
-      continue;
-    }
-    const kind = part.kind === "bias" ? "bias" : part.isEmbedding ? "embedding" : "weight";
-    const key = `${kind} ${part.module}`;
-    const factors = modules.get(key) ?? { module: part.module, kind, where: { ...place, tensor: entry.name } };
-    if (part.kind === "factor" && part.side === "A") factors.a = entry;
-    else factors.b = entry;
-    modules.set(key, factors);
-  }
-  return { modules: [...modules.values()], whole };
-}
-
 type Tensors = ReadonlyMap<string, ViewedTensor>;
 
-function findTarget(tensors: Tensors, { module, kind, where }: Factors): ViewedTensor {
+function findTarget(tensors: Tensors, { module, kind, where }: ModuleFactors): ViewedTensor {
   const wanted = `${module}.${kind === "bias" ? "bias" : "weight"}`;
   const name = findName(tensors, wanted);
   const target = name === undefined ? undefined : tensors.get(name);
@@ -103,7 +71,7 @@ function findName(tensors: Tensors, wanted: string): string | undefined {
   return near.length === 1 ? near[0] : undefined;
 }
 
-function makeUpdate(factors: Factors, target: TensorEntry, config: AdapterConfig, source: number): LoraUpdate {
+function makeUpdate(factors: ModuleFactors, target: TensorEntry, config: AdapterConfig, source: number): LoraUpdate {
   const { a, b, kind, module, where } = factors;
   const refuse = (found: string, expected: string): never => {
     throw new MergeyardError("PlanAdapterInvalid", { where, found, expected });
@@ -133,7 +101,7 @@ function makeUpdate(factors: Factors, target: TensorEntry, config: AdapterConfig
  * Whether the update is (B A)^T: embeddings and weights that are stored [in, out]. Undefined when neither fits. Of a
  * square weight only the config can tell.
  */
-function isSwapped({ a, b, kind }: Factors, target: TensorEntry, config: AdapterConfig): boolean | undefined {
+function isSwapped({ a, b, kind }: ModuleFactors, target: TensorEntry, config: AdapterConfig): boolean | undefined {
   const rows = target.shape[0] ?? 1;
   const columns = elementCount(target.shape.slice(1));
   const rank = a?.shape[0] ?? 0;

@@ -28,6 +28,14 @@ export async function listTensors(folder: string, expectedFile: string): Promise
   return checkpoint.tensors.map(({ name }) => name);
 }
 
+/** Every tensor of a file of the set, by name. */
+export async function readFileTensors(folder: string, file: string): Promise<MergedTensors> {
+  const { store, checkpoint } = await openExpected(folder, file);
+  return new Map(
+    await Promise.all(checkpoint.tensors.map(async (entry) => [entry.name, await readTensor(store, entry)] as const)),
+  );
+}
+
 async function openExpected(folder: string, expectedFile: string) {
   const file = join(folder, expectedFile);
   const store = createDirectoryStore(dirname(file), { durable: false });

@@ -1,0 +1,163 @@
+// `mergeyard lora extract` and `mergeyard lora merge`: adapters made of a fine-tuned model, and of other adapters.
+import path from "node:path";
+import type { Command } from "commander";
+import { Option } from "commander";
+import { COMBINATIONS } from "../../core/adapter/combine.ts";
+import { MergeyardError } from "../../core/error.ts";
+import { jsonOption, parseLocalPath, toOutputUri, toUri } from "../arguments.ts";
+import { parseNumber, parseNumbers, parsePositive, parseSeed } from "../number-arguments.ts";
+import { createStepDeps } from "../step-deps.ts";
+import { printResult, type Terminal } from "../terminal.ts";
+import { countOf, formatBytes } from "../text.ts";
+
+type ExtractOptions = {
+  readonly base: string;
+  readonly out: string;
+  readonly rank: number;
+  readonly svEpsilon: number;
+  readonly distributeScale: boolean;
+  readonly embedLora?: boolean;
+  readonly skipUndecomposable?: boolean;
+  readonly fanInFanOut?: boolean;
+  readonly include?: string;
+  readonly exclude?: string;
+  readonly json?: boolean;
+};
+
+type MergeOptions = {
+  readonly out: string;
+  readonly combination: string;
+  readonly weights?: readonly number[];
+  readonly density: number;
+  readonly majoritySign: string;
+  readonly rank?: number;
+  readonly clamp?: number;
+  readonly seed: number;
+  readonly peftCompat?: boolean;
+  readonly json?: boolean;
+};
+
+export function addLora(program: Command, terminal: Terminal): void {
+  const lora = program.command("lora").description("extract and combine LoRA adapters").helpCommand(false);
+  lora
+    .command("extract")
+    .description("the change from a base to a fine-tuned model as a LoRA adapter, as PEFT saves it")
+    .argument("<model>", "the fine-tuned model: a folder or an s3:// URI")
+    .requiredOption("--base <model>", "the model that it was tuned from")
+    .requiredOption("--out <dir>", "the folder to make; it must be empty or absent", parseLocalPath)
+    .addOption(new Option("--rank <n>", "the largest rank of a module").argParser(parsePositive).default(128))
+    .addOption(
+      new Option("--sv-epsilon <x>", "leave singular values at or below this out").argParser(parseNumber).default(0),
+    )
+    .option("--no-distribute-scale", "put the singular values on lora_A alone, instead of their roots on both")
+    .option("--embed-lora", "factors for embeddings and heads too, which are otherwise kept whole")
+    .option("--skip-undecomposable", "leave out what has no factors: norms, biases, embeddings")
+    .option("--fan-in-fan-out", "the weights are stored [inputs, outputs], as GPT-2's are")
+    .option("--include <regex>", "only tensors whose names contain a match")
+    .option("--exclude <regex>", "no tensors whose names contain a match")
+    .addOption(jsonOption())
+    .action((model: string, options: ExtractOptions) => extract(model, options, terminal));
+  lora
+    .command("merge")
+    .description("combine adapters of one model into one, as PEFT's add_weighted_adapter does")
+    .argument("<adapters...>", "folders of adapters or s3:// URIs")
+    .requiredOption("--out <dir>", "the folder to make; it must be empty or absent", parseLocalPath)
+    .addOption(new Option("--combination <type>", "how to combine").choices([...COMBINATIONS.keys()]).default("cat"))
+    .addOption(new Option("--weights <list>", "weights of the adapters, such as 1,0.5").argParser(parseNumbers))
+    .addOption(new Option("--density <x>", "share of the elements that is kept").argParser(parseNumber).default(1))
+    .addOption(
+      new Option("--majority-sign <method>", "how signs are elected").choices(["total", "frequency"]).default("total"),
+    )
+    .addOption(new Option("--rank <n>", "rank of the result, with svd").argParser(parsePositive))
+    .addOption(new Option("--clamp <quantile>", "bound the factors by a quantile, with svd").argParser(parseNumber))
+    .addOption(new Option("--seed <n>", "seed of random combinations").argParser(parseSeed).default(0))
+    .option("--peft-compat", "PEFT's own numbers, which apply an adapter's scale twice with svd")
+    .addOption(jsonOption())
+    .action((adapters: readonly string[], options: MergeOptions) => merge(adapters, options, terminal));
+}
+
+async function extract(model: string, options: ExtractOptions, terminal: Terminal): Promise<void> {
+  const { runStep } = await import("../../steps/step.ts");
+  const { extractLoraStep } = await import("../../steps/extract-lora.ts");
+  const result = await intoFolder(options, terminal, (target, deps) =>
+    runStep(
+      extractLoraStep,
+      {
+        model: toUri(model, terminal.cwd),
+        base: toUri(options.base, terminal.cwd),
+        target,
+        baseName: options.base,
+        maxRank: options.rank,
+        svEpsilon: options.svEpsilon,
+        distributeScale: options.distributeScale,
+        embeddings: options.embedLora === true,
+        skipWhole: options.skipUndecomposable === true,
+        inputFirst: options.fanInFanOut === true,
+        include: options.include,
+        exclude: options.exclude,
+      },
+      deps,
+    ),
+  );
+  printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
+    const kept = `${(100 * result.kept).toFixed(1)} % of the factored change kept`;
+    const whole = result.whole === 0 ? "" : `, ${countOf(result.whole, "module")} whole`;
+    const counts = `${countOf(result.modules, "module")} of rank up to ${result.rank}${whole}`;
+    return `adapter in ${options.out}: ${counts}, ${formatBytes(result.bytes)}; ${kept}`;
+  });
+}
+
+async function merge(adapters: readonly string[], options: MergeOptions, terminal: Terminal): Promise<void> {
+  const { weights = adapters.map(() => 1) } = options;
+  if (weights.length !== adapters.length) {
+    const found = `${countOf(weights.length, "weight")} for ${countOf(adapters.length, "adapter")}`;
+    throw new MergeyardError("CliUsage", { found, expected: "one weight for each adapter" });
+  }
+  const { runStep } = await import("../../steps/step.ts");
+  const { mergeLoraStep } = await import("../../steps/merge-lora.ts");
+  const result = await intoFolder(options, terminal, (target, deps) =>
+    runStep(
+      mergeLoraStep,
+      {
+        adapters: adapters.map((source, i) => ({ source: toUri(source, terminal.cwd), weight: weights[i] ?? 1 })),
+        target,
+        combination: options.combination,
+        density: options.density,
+        majority: options.majoritySign,
+        rank: options.rank,
+        clamp: options.clamp,
+        seed: options.seed,
+        strict: options.peftCompat === true,
+      },
+      deps,
+    ),
+  );
+  printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
+    const counts = `${countOf(result.modules, "module")} of rank up to ${result.rank}, ${formatBytes(result.bytes)}`;
+    return `${options.combination} of ${countOf(adapters.length, "adapter")} in ${options.out}: ${counts}`;
+  });
+}
+
+/** Runs `work` on a folder that appears whole at `out`, or not at all. */
+async function intoFolder<T>(
+  { out }: { readonly out: string },
+  terminal: Terminal,
+  work: (target: string, deps: ReturnType<typeof createStepDeps>) => Promise<T>,
+): Promise<T> {
+  const [{ createStoreOpener }, { beginOutputFolder }] = await Promise.all([
+    import("../../stores/open.ts"),
+    import("../../local/output-folder.ts"),
+  ]);
+  const output = await beginOutputFolder(path.resolve(terminal.cwd, out), { force: false });
+  try {
+    const result = await work(
+      toOutputUri(output.path, terminal.cwd),
+      createStepDeps(terminal, createStoreOpener(terminal.env)),
+    );
+    await output.commit();
+    return result;
+  } catch (error) {
+    await output.discard();
+    throw error;
+  }
+}

@@ -1,0 +1,226 @@
+// Goal: an adapter that is extracted and merged again gives the fine-tuned model back, and what cannot be combined is
+// refused with its reason. Method: small models and adapters in files, through the command line.
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, before, describe, test } from "node:test";
+import { main } from "../../cli/main.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import { createDirectoryStore } from "../../stores/directory.ts";
+import { readTensor, valuesOf } from "../../tools/golden/tensors.ts";
+import { createRecorder } from "./recorder.ts";
+
+type Tensors = Readonly<Record<string, { readonly shape: readonly number[]; readonly values: readonly number[] }>>;
+
+let cwd = "";
+before(() => {
+  cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-lora-"));
+});
+after(() => rmSync(cwd, { recursive: true }));
+
+function write(
+  folder: string,
+  file: string,
+  tensors: Tensors,
+  config: readonly [name: string, document: unknown],
+): void {
+  const specs = Object.entries(tensors).map(([name, { shape }]) => ({ name, dtype: "F32" as const, shape }));
+  const { header, tensors: placed } = encodeSafetensorsHeader(specs, new Map());
+  const data = placed.map(({ name }) => Buffer.from(Float32Array.from(tensors[name]?.values ?? []).buffer));
+  mkdirSync(path.join(cwd, folder), { recursive: true });
+  writeFileSync(path.join(cwd, folder, file), Buffer.concat([header, ...data]));
+  writeFileSync(path.join(cwd, folder, config[0]), JSON.stringify(config[1]));
+}
+
+function numbers(count: number, seed: number): number[] {
+  let state = seed;
+  return Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return Math.fround(state / 2 ** 32 - 0.5);
+  });
+}
+
+const SHAPES: Readonly<Record<string, readonly number[]>> = {
+  "model.embed_tokens.weight": [7, 6],
+  "model.layers.0.q_proj.weight": [8, 6],
+  "model.layers.0.q_proj.bias": [8],
+  "model.layers.0.conv.weight": [4, 3, 2, 2],
+  "model.layers.0.norm.weight": [6],
+  "model.layers.1.q_proj.weight": [8, 6],
+};
+
+function writeModel(folder: string, change: (name: string, index: number) => number): void {
+  const tensors = Object.fromEntries(
+    Object.entries(SHAPES).map(([name, shape], at) => {
+      const count = shape.reduce((product, length) => product * length, 1);
+      return [name, { shape, values: numbers(count, at + 1).map((value, i) => value + change(name, i)) }];
+    }),
+  );
+  write(folder, "model.safetensors", tensors, ["config.json", { model_type: "x", vocab_size: 7 }]);
+}
+
+/** An adapter of one module, [5, 4], whose factors are numbers of a seed. */
+function writeAdapter(folder: string, rank: number, seed: number, more: Record<string, unknown> = {}): void {
+  const tensors = {
+    "base_model.model.m.lora_A.weight": { shape: [rank, 4], values: numbers(4 * rank, seed) },
+    "base_model.model.m.lora_B.weight": { shape: [5, rank], values: numbers(5 * rank, seed + 1) },
+  };
+  const config = { peft_type: "LORA", r: rank, lora_alpha: 2 * rank, base_model_name_or_path: "b", ...more };
+  write(folder, "adapter_model.safetensors", tensors, ["adapter_config.json", config]);
+}
+
+async function run(...args: readonly string[]): Promise<Record<string, unknown>> {
+  const terminal = createRecorder({ cwd });
+  const status = await main([...args, "--json"], terminal);
+  return status === 0 ? JSON.parse(terminal.out()) : { status, ...JSON.parse(terminal.err()).error };
+}
+
+async function read(folder: string): Promise<Record<string, { shape: readonly number[]; values: number[] }>> {
+  const store = createDirectoryStore(path.join(cwd, folder), { durable: false });
+  const { checkpoint } = await openCheckpoint(store, "");
+  const entries = checkpoint.tensors.map(async (entry) => {
+    const tensor = await readTensor(store, entry);
+    return [entry.name, { shape: tensor.shape, values: [...valuesOf(tensor)] }] as const;
+  });
+  return Object.fromEntries(await Promise.all(entries));
+}
+
+function assertClose(got: readonly number[] | undefined, expected: readonly number[] | undefined): void {
+  assert.equal(got?.length, expected?.length);
+  got?.forEach((value, i) => {
+    assert.ok(Math.abs(value - (expected?.[i] ?? 0)) < 1e-5, `${i}: ${value}, not ${expected?.[i]}`);
+  });
+}
+
+/** scale B A of module m. */
+async function change(folder: string): Promise<number[]> {
+  const tensors = await read(folder);
+  const [a, b] = ["A", "B"].map((side) => tensors[`base_model.model.m.lora_${side}.weight`]);
+  const { r, lora_alpha: alpha } = JSON.parse(readFileSync(path.join(cwd, folder, "adapter_config.json"), "utf8"));
+  const rank = a?.shape[0] ?? 0;
+  return Array.from({ length: 20 }, (_, at) => {
+    let sum = 0;
+    for (let k = 0; k < rank; k++) {
+      sum += (b?.values[Math.floor(at / 4) * rank + k] ?? 0) * (a?.values[k * 4 + (at % 4)] ?? 0);
+    }
+    return (alpha / r) * sum;
+  });
+}
+
+describe("lora extract", () => {
+  test("of a whole change, merged again, is the fine-tuned model", async () => {
+    writeModel("base", () => 0);
+    writeModel("tuned", (name, i) => (name.includes("layers.1") ? 0 : Math.sin(i + name.length) / 8));
+    const extracted = await run("lora", "extract", "tuned", "--base", "base", "--out", "adapter");
+    assert.deepEqual([extracted.modules, extracted.whole, extracted.rank], [2, 2, 6]);
+    assert.ok(Math.abs(Number(extracted.kept) - 1) < 1e-6);
+    writeFileSync(path.join(cwd, "apply.yaml"), "merge_method: passthrough\nmodels: [{model: base+adapter}]\n");
+    const merged = await run("merge", "apply.yaml", "--out", "merged");
+    assert.equal(merged.status, undefined, JSON.stringify(merged));
+    const [got, expected] = [await read("merged"), await read("tuned")];
+    for (const name of Object.keys(SHAPES)) assertClose(got[name]?.values, expected[name]?.values);
+    const config = JSON.parse(readFileSync(path.join(cwd, "adapter/adapter_config.json"), "utf8"));
+    assert.deepEqual(config.target_modules, ["conv", "q_proj"]);
+    assert.deepEqual(config.rank_pattern, { "model.layers.0.conv": 4 });
+    assert.deepEqual(config.modules_to_save, ["embed_tokens", "norm"]);
+  });
+
+  test("embeddings as factors, few ranks, and tensors left out by name or kind", async () => {
+    writeModel("b1", () => 0);
+    writeModel("t1", (_, i) => Math.cos(i * i) / 4);
+    const all = ["lora", "extract", "t1", "--base", "b1"];
+    const embed = await run(...all, "--out", "a1", "--embed-lora", "--skip-undecomposable", "--rank", "2");
+    assert.deepEqual([embed.modules, embed.whole, embed.rank], [4, 0, 2]);
+    assert.ok(Number(embed.kept) < 0.99 && Number(embed.kept) > 0.3);
+    const adapter = await read("a1");
+    assert.deepEqual(adapter["base_model.model.model.embed_tokens.lora_embedding_A"]?.shape, [2, 7]);
+    assert.deepEqual(adapter["base_model.model.model.layers.0.conv.lora_A.weight"]?.shape, [2, 3, 2, 2]);
+    const some = await run(...all, "--out", "a2", "--include", "q_proj", "--exclude", "layers\\.1|bias");
+    assert.deepEqual([some.modules, some.whole], [1, 0]);
+    const turned = await run(...all, "--out", "a3", "--include", "1.q_proj", "--fan-in-fan-out");
+    assert.equal(turned.modules, 1);
+    const name = "base_model.model.model.layers.1.q_proj.lora_A.weight";
+    assert.deepEqual((await read("a3"))[name]?.shape, [6, 8]);
+  });
+
+  test("nothing changed, a tensor that the base lacks, and another shape are refused", async () => {
+    writeModel("b2", () => 0);
+    const same = await run("lora", "extract", "b2", "--base", "b2", "--out", "none");
+    assert.deepEqual([same.status, same.code], [1, "PlanNothingToMerge"]);
+    const config = ["config.json", {}] as const;
+    write("b3", "model.safetensors", { "x.weight": { shape: [2, 2], values: [1, 2, 3, 4] } }, config);
+    write("t3", "model.safetensors", { "x.weight": { shape: [2, 1], values: [1, 2] } }, config);
+    assert.equal((await run("lora", "extract", "t3", "--base", "b3", "--out", "none")).code, "PlanShapeMismatch");
+    assert.equal((await run("lora", "extract", "b2", "--base", "b3", "--out", "none")).code, "PlanTensorMissing");
+    assert.equal((await run("lora", "extract", "t3", "--base", "b3", "--out", "n", "--rank", "0")).code, "CliUsage");
+  });
+});
+
+describe("lora merge", () => {
+  test("cat and svd give the weighted sum of the changes, whatever the ranks", async () => {
+    writeAdapter("one", 2, 3);
+    writeAdapter("two", 3, 5);
+    const [one, two] = [await change("one"), await change("two")];
+    const sum = one.map((value, i) => value - 0.5 * (two[i] ?? 0));
+    const both = ["lora", "merge", "one", "two", "--weights", "1,-0.5"];
+    const cat = await run(...both, "--out", "cat");
+    assert.deepEqual([cat.modules, cat.rank], [1, 5]);
+    assertClose(await change("cat"), sum);
+    assert.equal((await run(...both, "--combination", "svd", "--rank", "4", "--out", "svd")).rank, 4);
+    assertClose(await change("svd"), sum);
+    assert.equal((await run(...both, "--combination", "ties_svd", "--rank", "9", "--out", "ties-svd")).rank, 4);
+  });
+
+  test("factor by factor has cross terms, needs one rank, and is what it says of one adapter", async () => {
+    writeAdapter("x", 2, 7);
+    writeAdapter("y", 2, 9);
+    writeAdapter("z", 3, 11);
+    await run("lora", "merge", "x", "--weights", "3", "--combination", "ties", "--out", "alone");
+    assertClose(
+      await change("alone"),
+      (await change("x")).map((value) => 3 * value),
+    );
+    const unequal = await run("lora", "merge", "x", "z", "--combination", "linear", "--out", "n");
+    assert.deepEqual([unequal.code, unequal.found, unequal.expected], ["PlanAdaptersDiffer", "rank 3", "rank 2"]);
+    const random = (out: string, seed: string) =>
+      run("lora", "merge", "x", "y", "--combination", "dare_linear", "--density", "0.5", "--seed", seed, "--out", out);
+    await Promise.all([random("d1", "1"), random("d2", "1"), random("d3", "2")]);
+    assert.deepEqual(await change("d1"), await change("d2"));
+    assert.notDeepEqual(await change("d1"), await change("d3"));
+  });
+
+  test("clamp bounds both factors by a quantile of their values", async () => {
+    writeAdapter("c", 2, 13);
+    writeAdapter("e", 2, 15);
+    await run("lora", "merge", "c", "e", "--combination", "svd", "--clamp", "0.8", "--out", "clamped");
+    const tensors = await read("clamped");
+    const all = Object.values(tensors).flatMap(({ values }) => values);
+    const bound = Math.max(...all.map(Math.abs));
+    assert.ok(all.filter((value) => Math.abs(value) === bound).length >= 0.2 * all.length);
+  });
+
+  test("adapters of other models, with whole tensors twice, or with biases, are refused", async () => {
+    writeAdapter("p", 2, 17);
+    writeAdapter("q", 2, 19, { fan_in_fan_out: true });
+    const field = await run("lora", "merge", "p", "q", "--out", "n");
+    assert.equal(field.code, "PlanAdaptersDiffer");
+    const config = ["adapter_config.json", { peft_type: "LORA", r: 1, lora_alpha: 1 }] as const;
+    const factors = (columns: number) => ({
+      "base_model.model.m.lora_A.weight": { shape: [1, columns], values: numbers(columns, 1) },
+      "base_model.model.m.lora_B.weight": { shape: [5, 1], values: numbers(5, 1) },
+    });
+    write("wide", "adapter_model.safetensors", factors(9), config);
+    const wide = await run("lora", "merge", "p", "wide", "--out", "n");
+    assert.deepEqual([wide.code, wide.found], ["PlanAdaptersDiffer", "an update of [5, 9]"]);
+    const norm = { "base_model.model.norm.weight": { shape: [2], values: [1, 2] } };
+    for (const folder of ["w1", "w2"]) write(folder, "adapter_model.safetensors", { ...factors(4), ...norm }, config);
+    assert.equal((await run("lora", "merge", "w1", "w2", "--out", "n")).code, "PlanAdaptersDiffer");
+    assert.equal((await run("lora", "merge", "p", "w1", "--out", "whole")).whole, 1);
+    const bias = { "base_model.model.m.lora_B.bias": { shape: [5], values: numbers(5, 2) } };
+    write("biased", "adapter_model.safetensors", { ...factors(4), ...bias }, config);
+    assert.equal((await run("lora", "merge", "biased", "--out", "n")).code, "PlanAdapterNotSupported");
+    assert.equal((await run("lora", "merge", "p", "--weights", "1,2", "--out", "n")).code, "CliUsage");
+  });
+});
