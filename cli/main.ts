@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { MergeyardError } from "../core/error.ts";
+import { addAlign } from "./commands/align.ts";
 import { addConvert } from "./commands/convert.ts";
 import { addGc } from "./commands/gc.ts";
 import { addInit } from "./commands/init.ts";
@@ -13,6 +14,7 @@ import { addKeygen } from "./commands/keygen.ts";
 import { addLora } from "./commands/lora.ts";
 import { addLs } from "./commands/ls.ts";
 import { addMerge } from "./commands/merge.ts";
+import { addMergeExperts } from "./commands/merge-experts.ts";
 import { addPlan } from "./commands/plan.ts";
 import { addPromote } from "./commands/promote.ts";
 import { addPull } from "./commands/pull.ts";
@@ -32,6 +34,8 @@ const COMMANDS = [
   addConvert,
   addQuantize,
   addLora,
+  addAlign,
+  addMergeExperts,
   addVerify,
   addInit,
   addPlan,

@@ -1,5 +1,5 @@
-// Extracting a LoRA adapter: the change from a base to a fine-tuned model as low-rank factors, in a folder as PEFT saves
-// it. Tensors go one by one; the adapter itself is in memory until it is written.
+// Extracting a LoRA adapter: the change from a base to a fine-tuned model as low-rank factors, in a folder as PEFT
+// saves it. Tensors go one by one; the adapter itself is in memory until it is written.
 import { z } from "zod";
 import { type ExtractOptions, extractFactors, extractKind } from "../core/adapter/extract.ts";
 import {
@@ -16,12 +16,11 @@ import { allocateMatrix, type Matrix, onHeap, transpose } from "../core/ops/lina
 import { describeArchitecture } from "../core/plan/architecture.ts";
 import { ADAPTER_CONFIG_FILE } from "../core/plan/documents.ts";
 import { sameShape } from "../core/tensor.ts";
-import { checkReadable } from "../core/universal/conversion.ts";
 import { compilePattern } from "../core/universal/name-pattern.ts";
 import { writeObject } from "../stores/objects.ts";
-import { openCheckpoint } from "./open-checkpoint.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 import {
+  openReadable,
   type ReadableModel,
   readMatrix,
   readTensorBytes,
@@ -68,7 +67,7 @@ export const extractLoraStep = defineStep({
    * of opening a checkpoint and of patterns, and what the stores throw.
    */
   async run(input, deps) {
-    const [model, base] = [await openModel(input.model, deps), await openModel(input.base, deps)];
+    const [model, base] = [await openReadable(input.model, deps), await openReadable(input.base, deps)];
     const target = deps.openStore(input.target);
     const extraction: Extraction = { model, base, input, deps, tensors: [], ranks: new Map(), whole: [], biases: [] };
     const energy = { all: 0, kept: 0 };
@@ -118,13 +117,6 @@ type Extraction = {
   readonly whole: string[];
   readonly biases: { readonly module: string; readonly dtype: FloatDtype; readonly weight: TensorEntry }[];
 };
-
-async function openModel(uri: string, { openStore, signal }: StepDeps): Promise<ReadableModel> {
-  const store = openStore(uri);
-  const opened = await openCheckpoint(store, "", signal);
-  checkReadable(opened.checkpoint);
-  return { store, prefix: "", opened };
-}
 
 /** The fine-tune's tensors that the patterns let through, in file order. */
 function selectTensors({ model, base, input }: Extraction): readonly TensorEntry[] {

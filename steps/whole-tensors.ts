@@ -4,16 +4,28 @@
 import type { TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { encodeSafetensorsHeader } from "../core/formats/safetensors.ts";
-import { HF_METADATA } from "../core/formats/shard-plan.ts";
+import { HF_METADATA, planShards } from "../core/formats/shard-plan.ts";
+import { fileRole } from "../core/formats/side-files.ts";
 import { type FloatDtype, isFloatDtype, scalarCast } from "../core/ops/cast.ts";
 import type { Matrix } from "../core/ops/linalg/matrix.ts";
+import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
 import { type Dtype, elementBytes, elementCount, type Shape, tensorBytes } from "../core/tensor.ts";
-import { writeObject } from "../stores/objects.ts";
+import { checkReadable } from "../core/universal/conversion.ts";
+import { copyAcross, writeObject } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
-import type { StoredCheckpoint } from "./open-checkpoint.ts";
+import { openCheckpoint, type StoredCheckpoint, travellingFiles } from "./open-checkpoint.ts";
+import type { StepDeps } from "./step.ts";
 
 /** A checkpoint and where its files lie. */
 export type ReadableModel = { readonly store: ObjectStore; readonly prefix: string; readonly opened: StoredCheckpoint };
+
+/** Opens a folder whose tensors can be read as they lie. Throws what opening a checkpoint throws. */
+export async function openReadable(uri: string, { openStore, signal }: StepDeps): Promise<ReadableModel> {
+  const store = openStore(uri);
+  const opened = await openCheckpoint(store, "", signal);
+  checkReadable(opened.checkpoint);
+  return { store, prefix: "", opened };
+}
 
 /** The bytes of a tensor. Throws what the store throws. */
 export async function readTensorBytes(
@@ -87,4 +99,31 @@ export async function writeTensors(
   }
   await writeObject(target, name, pieces(), fileBytes, { signal });
   return fileBytes;
+}
+
+/** Writes a model's tensors as safetensors shards with their index, in the given order; returns their bytes. */
+export async function writeModel(
+  target: ObjectStore,
+  tensors: readonly WholeTensor[],
+  signal: AbortSignal,
+): Promise<number> {
+  const { shards, index } = planShards(tensors, SHARD_BYTES_DEFAULT);
+  const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
+  let bytes = 0;
+  for (const shard of shards) {
+    const own = shard.tensors.flatMap(({ name }) => byName.get(name) ?? []);
+    bytes += await writeTensors(target, shard.file, own, signal);
+  }
+  if (index === undefined) return bytes;
+  const text = new TextEncoder().encode(index.text);
+  await writeObject(target, index.name, text, text.length, { signal });
+  return bytes + text.length;
+}
+
+/** Copies what travels with a model's weights; an index speaks of files that are written anew. */
+export async function copySideFiles(model: ReadableModel, target: ObjectStore, signal: AbortSignal): Promise<void> {
+  for (const { name } of travellingFiles(model.opened)) {
+    if (fileRole(name) === "index") continue;
+    await copyAcross(model.store, `${model.prefix}${name}`, target, name, { signal });
+  }
 }

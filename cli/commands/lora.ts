@@ -1,12 +1,11 @@
 // `mergeyard lora extract` and `mergeyard lora merge`: adapters made of a fine-tuned model, and of other adapters.
-import path from "node:path";
 import type { Command } from "commander";
 import { Option } from "commander";
 import { COMBINATIONS } from "../../core/adapter/combine.ts";
 import { MergeyardError } from "../../core/error.ts";
-import { jsonOption, parseLocalPath, toOutputUri, toUri } from "../arguments.ts";
+import { jsonOption, parseLocalPath, toUri } from "../arguments.ts";
 import { parseNumber, parseNumbers, parsePositive, parseSeed } from "../number-arguments.ts";
-import { createStepDeps } from "../step-deps.ts";
+import { intoFolder } from "../output.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatBytes } from "../text.ts";
 
@@ -136,28 +135,4 @@ async function merge(adapters: readonly string[], options: MergeOptions, termina
     const counts = `${countOf(result.modules, "module")} of rank up to ${result.rank}, ${formatBytes(result.bytes)}`;
     return `${options.combination} of ${countOf(adapters.length, "adapter")} in ${options.out}: ${counts}`;
   });
-}
-
-/** Runs `work` on a folder that appears whole at `out`, or not at all. */
-async function intoFolder<T>(
-  { out }: { readonly out: string },
-  terminal: Terminal,
-  work: (target: string, deps: ReturnType<typeof createStepDeps>) => Promise<T>,
-): Promise<T> {
-  const [{ createStoreOpener }, { beginOutputFolder }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../local/output-folder.ts"),
-  ]);
-  const output = await beginOutputFolder(path.resolve(terminal.cwd, out), { force: false });
-  try {
-    const result = await work(
-      toOutputUri(output.path, terminal.cwd),
-      createStepDeps(terminal, createStoreOpener(terminal.env)),
-    );
-    await output.commit();
-    return result;
-  } catch (error) {
-    await output.discard();
-    throw error;
-  }
 }

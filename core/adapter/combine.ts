@@ -67,8 +67,9 @@ export const COMBINATIONS: ReadonlyMap<string, Combination> = new Map<string, Co
 ]);
 
 /**
- * The result's factors of one module; `factors` has one entry for each adapter that has it. Combinations on factors need
- * one rank: the caller has checked it. Memory: those on changes hold all of them, [outputs, inputs] each, except `svd`.
+ * The result's factors of one module; `factors` has one entry for each adapter that has it. Combinations on factors
+ * need one rank: the caller has checked it. Memory: those on changes hold all of them, [outputs, inputs] each, except
+ * `svd`.
  */
 export function combineFactors(
   how: Combination,

@@ -112,6 +112,31 @@ export const PLAN_CODES = {
     retryable: false,
     remedy: "combine adapters of one model; where ranks differ, with `cat`, `svd` or another that ends in `_svd`",
   },
+  AlignModelUnknown: {
+    meaning: "the names of the model's tensors do not say which of their axes can be permuted",
+    retryable: false,
+    remedy: 'say it in a file: `--spec FILE` with `{"axes_to_perm": {"tensor": ["P", null]}}`',
+  },
+  MoeModelUnknown: {
+    meaning: "the model's experts are not of a form that can be merged",
+    retryable: false,
+    remedy: "name a mixture-of-experts model of the Mixtral, Qwen-MoE or Switch form",
+  },
+  MoeStatisticsInvalid: {
+    meaning: "the routing statistics do not fit the model",
+    retryable: false,
+    remedy: "collect router logits and uses of this model, or merge with `--data-free`",
+  },
+  MoeGroupsImpossible: {
+    meaning: "there cannot be that many groups of experts",
+    retryable: false,
+    remedy: "ask for fewer groups",
+  },
+  AlignSpecInvalid: {
+    meaning: "the permutations do not fit the model's tensors",
+    retryable: false,
+    remedy: "give every axis of a tensor its permutation or null, and every permutation axes of one length",
+  },
   PlanTooLarge: {
     meaning: "the plan has more tensors than a plan may have",
     retryable: false,

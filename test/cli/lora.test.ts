@@ -1,46 +1,21 @@
 // Goal: an adapter that is extracted and merged again gives the fine-tuned model back, and what cannot be combined is
 // refused with its reason. Method: small models and adapters in files, through the command line.
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
-import { main } from "../../cli/main.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
-import { openCheckpoint } from "../../steps/open-checkpoint.ts";
-import { createDirectoryStore } from "../../stores/directory.ts";
-import { readTensor, valuesOf } from "../../tools/golden/tensors.ts";
-import { createRecorder } from "./recorder.ts";
-
-type Tensors = Readonly<Record<string, { readonly shape: readonly number[]; readonly values: readonly number[] }>>;
+import { type PlainTensors, plainNumbers, readPlainModel, runJson, writePlainModel } from "./model-files.ts";
 
 let cwd = "";
+const run = (...args: readonly string[]) => runJson(cwd, ...args);
+const read = (folder: string) => readPlainModel(path.join(cwd, folder));
+const write = (folder: string, file: string, tensors: PlainTensors, documents: Readonly<Record<string, unknown>>) =>
+  writePlainModel(path.join(cwd, folder), file, tensors, documents);
 before(() => {
   cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-lora-"));
 });
 after(() => rmSync(cwd, { recursive: true }));
-
-function write(
-  folder: string,
-  file: string,
-  tensors: Tensors,
-  config: readonly [name: string, document: unknown],
-): void {
-  const specs = Object.entries(tensors).map(([name, { shape }]) => ({ name, dtype: "F32" as const, shape }));
-  const { header, tensors: placed } = encodeSafetensorsHeader(specs, new Map());
-  const data = placed.map(({ name }) => Buffer.from(Float32Array.from(tensors[name]?.values ?? []).buffer));
-  mkdirSync(path.join(cwd, folder), { recursive: true });
-  writeFileSync(path.join(cwd, folder, file), Buffer.concat([header, ...data]));
-  writeFileSync(path.join(cwd, folder, config[0]), JSON.stringify(config[1]));
-}
-
-function numbers(count: number, seed: number): number[] {
-  let state = seed;
-  return Array.from({ length: count }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return Math.fround(state / 2 ** 32 - 0.5);
-  });
-}
 
 const SHAPES: Readonly<Record<string, readonly number[]>> = {
   "model.embed_tokens.weight": [7, 6],
@@ -55,36 +30,20 @@ function writeModel(folder: string, change: (name: string, index: number) => num
   const tensors = Object.fromEntries(
     Object.entries(SHAPES).map(([name, shape], at) => {
       const count = shape.reduce((product, length) => product * length, 1);
-      return [name, { shape, values: numbers(count, at + 1).map((value, i) => value + change(name, i)) }];
+      return [name, { shape, values: plainNumbers(count, at + 1).map((value, i) => value + change(name, i)) }];
     }),
   );
-  write(folder, "model.safetensors", tensors, ["config.json", { model_type: "x", vocab_size: 7 }]);
+  write(folder, "model.safetensors", tensors, { "config.json": { model_type: "x", vocab_size: 7 } });
 }
 
 /** An adapter of one module, [5, 4], whose factors are numbers of a seed. */
 function writeAdapter(folder: string, rank: number, seed: number, more: Record<string, unknown> = {}): void {
   const tensors = {
-    "base_model.model.m.lora_A.weight": { shape: [rank, 4], values: numbers(4 * rank, seed) },
-    "base_model.model.m.lora_B.weight": { shape: [5, rank], values: numbers(5 * rank, seed + 1) },
+    "base_model.model.m.lora_A.weight": { shape: [rank, 4], values: plainNumbers(4 * rank, seed) },
+    "base_model.model.m.lora_B.weight": { shape: [5, rank], values: plainNumbers(5 * rank, seed + 1) },
   };
   const config = { peft_type: "LORA", r: rank, lora_alpha: 2 * rank, base_model_name_or_path: "b", ...more };
-  write(folder, "adapter_model.safetensors", tensors, ["adapter_config.json", config]);
-}
-
-async function run(...args: readonly string[]): Promise<Record<string, unknown>> {
-  const terminal = createRecorder({ cwd });
-  const status = await main([...args, "--json"], terminal);
-  return status === 0 ? JSON.parse(terminal.out()) : { status, ...JSON.parse(terminal.err()).error };
-}
-
-async function read(folder: string): Promise<Record<string, { shape: readonly number[]; values: number[] }>> {
-  const store = createDirectoryStore(path.join(cwd, folder), { durable: false });
-  const { checkpoint } = await openCheckpoint(store, "");
-  const entries = checkpoint.tensors.map(async (entry) => {
-    const tensor = await readTensor(store, entry);
-    return [entry.name, { shape: tensor.shape, values: [...valuesOf(tensor)] }] as const;
-  });
-  return Object.fromEntries(await Promise.all(entries));
+  write(folder, "adapter_model.safetensors", tensors, { "adapter_config.json": config });
 }
 
 function assertClose(got: readonly number[] | undefined, expected: readonly number[] | undefined): void {
@@ -149,7 +108,7 @@ describe("lora extract", () => {
     writeModel("b2", () => 0);
     const same = await run("lora", "extract", "b2", "--base", "b2", "--out", "none");
     assert.deepEqual([same.status, same.code], [1, "PlanNothingToMerge"]);
-    const config = ["config.json", {}] as const;
+    const config = { "config.json": {} };
     write("b3", "model.safetensors", { "x.weight": { shape: [2, 2], values: [1, 2, 3, 4] } }, config);
     write("t3", "model.safetensors", { "x.weight": { shape: [2, 1], values: [1, 2] } }, config);
     assert.equal((await run("lora", "extract", "t3", "--base", "b3", "--out", "none")).code, "PlanShapeMismatch");
@@ -206,10 +165,10 @@ describe("lora merge", () => {
     writeAdapter("q", 2, 19, { fan_in_fan_out: true });
     const field = await run("lora", "merge", "p", "q", "--out", "n");
     assert.equal(field.code, "PlanAdaptersDiffer");
-    const config = ["adapter_config.json", { peft_type: "LORA", r: 1, lora_alpha: 1 }] as const;
+    const config = { "adapter_config.json": { peft_type: "LORA", r: 1, lora_alpha: 1 } };
     const factors = (columns: number) => ({
-      "base_model.model.m.lora_A.weight": { shape: [1, columns], values: numbers(columns, 1) },
-      "base_model.model.m.lora_B.weight": { shape: [5, 1], values: numbers(5, 1) },
+      "base_model.model.m.lora_A.weight": { shape: [1, columns], values: plainNumbers(columns, 1) },
+      "base_model.model.m.lora_B.weight": { shape: [5, 1], values: plainNumbers(5, 1) },
     });
     write("wide", "adapter_model.safetensors", factors(9), config);
     const wide = await run("lora", "merge", "p", "wide", "--out", "n");
@@ -218,7 +177,7 @@ describe("lora merge", () => {
     for (const folder of ["w1", "w2"]) write(folder, "adapter_model.safetensors", { ...factors(4), ...norm }, config);
     assert.equal((await run("lora", "merge", "w1", "w2", "--out", "n")).code, "PlanAdaptersDiffer");
     assert.equal((await run("lora", "merge", "p", "w1", "--out", "whole")).whole, 1);
-    const bias = { "base_model.model.m.lora_B.bias": { shape: [5], values: numbers(5, 2) } };
+    const bias = { "base_model.model.m.lora_B.bias": { shape: [5], values: plainNumbers(5, 2) } };
     write("biased", "adapter_model.safetensors", { ...factors(4), ...bias }, config);
     assert.equal((await run("lora", "merge", "biased", "--out", "n")).code, "PlanAdapterNotSupported");
     assert.equal((await run("lora", "merge", "p", "--weights", "1,2", "--out", "n")).code, "CliUsage");

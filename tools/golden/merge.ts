@@ -3,9 +3,11 @@
 import { z } from "zod";
 import { MergeyardError } from "../../core/error.ts";
 import { findMethod } from "../../core/methods/registry.ts";
+import { runAlignment } from "./alignment.ts";
 import { failed, type GoldenCase, type GoldenSet, PASSED, skipped, type Verdict } from "./case.ts";
 import { compareAll } from "./compare.ts";
 import { runLora } from "./lora.ts";
+import { runMoe } from "./moe.ts";
 import { runMulti, runRecipe, runTokenizer } from "./recipes.ts";
 import { runMerge } from "./run-merge.ts";
 import { runStatistical } from "./statistical.ts";
@@ -45,6 +47,8 @@ async function runCase(folder: string, entry: { kind: string }): Promise<Verdict
   if (entry.kind === "statistical") return runStatistical(folder, entry);
   if (entry.kind === "recipe-tokenizer") return runTokenizer(folder, entry);
   if (entry.kind === "recipe-multi") return runMulti(folder, entry);
+  if (entry.kind === "alignment") return runAlignment(folder, entry);
+  if (entry.kind === "moe") return runMoe(folder, entry);
   if (entry.kind === "lora") return runLora(folder, entry);
   return skipped(`the kind ${entry.kind}`);
 }

@@ -1,0 +1,61 @@
+// `mergeyard align MODEL --to REFERENCE --out DIR`: a model with its units permuted to match another's.
+import type { Command } from "commander";
+import { Option } from "commander";
+import { permutationSpecSchema } from "../../core/align/permutation-spec.ts";
+import { ARTIFACT_LIMITS } from "../../core/limits.ts";
+import { jsonOption, parseLocalPath, splitUri, toUri } from "../arguments.ts";
+import { parsePositive, parseSeed } from "../number-arguments.ts";
+import { intoFolder } from "../output.ts";
+import { printResult, type Terminal } from "../terminal.ts";
+import { countOf, formatBytes } from "../text.ts";
+
+type Options = {
+  readonly to: string;
+  readonly out: string;
+  readonly spec?: string;
+  readonly seed: number;
+  readonly maxIter: number;
+  readonly json?: boolean;
+};
+
+export function addAlign(program: Command, terminal: Terminal): void {
+  program
+    .command("align")
+    .description("permute a model's units to match another model of its build, so that the two can be averaged")
+    .argument("<model>", "the model to permute: a folder or an s3:// URI")
+    .requiredOption("--to <model>", "the model that stays as it is")
+    .requiredOption("--out <dir>", "the folder to make; it must be empty or absent", parseLocalPath)
+    .option("--spec <file>", "which axes of which tensors are permuted together, as JSON")
+    .addOption(new Option("--seed <n>", "seed of the order of visits").argParser(parseSeed).default(0))
+    .addOption(new Option("--max-iter <n>", "rounds at most").argParser(parsePositive).default(100))
+    .addOption(jsonOption())
+    .action((model: string, options: Options) => align(model, options, terminal));
+}
+
+async function align(model: string, options: Options, terminal: Terminal): Promise<void> {
+  const [{ runStep }, { alignStep }] = await Promise.all([
+    import("../../steps/step.ts"),
+    import("../../steps/align.ts"),
+  ]);
+  const spec = options.spec === undefined ? undefined : await readSpec(options.spec, terminal);
+  const result = await intoFolder(options, terminal, (target, deps) => {
+    const places = { model: toUri(model, terminal.cwd), reference: toUri(options.to, terminal.cwd), target };
+    return runStep(alignStep, { ...places, spec, seed: options.seed, maxIterations: options.maxIter }, deps);
+  });
+  printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
+    const rounds = `${countOf(result.permutations, "permutation")} in ${countOf(result.iterations, "round")}`;
+    const moved = `${result.moved} of ${countOf(result.units, "unit")} moved`;
+    return `aligned model in ${options.out}: ${rounds}, ${moved}, ${formatBytes(result.bytes)}`;
+  });
+}
+
+async function readSpec(file: string, terminal: Terminal) {
+  const [{ createStoreOpener }, { readJson }] = await Promise.all([
+    import("../../stores/open.ts"),
+    import("../../stores/objects.ts"),
+  ]);
+  const { store, key } = splitUri(toUri(file, terminal.cwd));
+  const { signal } = terminal;
+  const opened = createStoreOpener(terminal.env)(store);
+  return (await readJson(opened, key, permutationSpecSchema, ARTIFACT_LIMITS.documentBytes, { signal })).axes_to_perm;
+}

@@ -1,0 +1,133 @@
+// Goal: a model whose units were shuffled is aligned with the model it came from, bit for bit, in every family that is
+// known by name; what is not known is refused. Method: small models in files, through the command line.
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, before, describe, test } from "node:test";
+import { derivePermutations } from "../../core/align/permutation-spec.ts";
+import { elementOffsets } from "../../core/align/weight-matching.ts";
+import { type PlainTensors, plainNumbers, readPlainModel, runJson, writePlainModel } from "./model-files.ts";
+
+let cwd = "";
+before(() => {
+  cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-align-"));
+});
+after(() => rmSync(cwd, { recursive: true }));
+
+type Shapes = Readonly<Record<string, readonly number[]>>;
+
+const MLP: Shapes = {
+  "net.0.weight": [9, 5],
+  "net.0.bias": [9],
+  "net.2.weight": [7, 9],
+  "net.2.bias": [7],
+  "net.4.weight": [3, 7],
+};
+const LLAMA: Shapes = {
+  "model.embed_tokens.weight": [11, 6],
+  "model.layers.0.input_layernorm.weight": [6],
+  "model.layers.0.self_attn.q_proj.weight": [6, 6],
+  "model.layers.0.self_attn.o_proj.weight": [6, 6],
+  "model.layers.0.mlp.gate_proj.weight": [10, 6],
+  "model.layers.0.mlp.up_proj.weight": [10, 6],
+  "model.layers.0.mlp.down_proj.weight": [6, 10],
+  "model.norm.weight": [6],
+  "lm_head.weight": [11, 6],
+};
+const VIT: Shapes = {
+  "vit.embeddings.cls_token": [1, 1, 6],
+  "vit.embeddings.position_embeddings": [1, 5, 6],
+  "vit.embeddings.patch_embeddings.projection.weight": [6, 1, 2, 2],
+  "vit.embeddings.patch_embeddings.projection.bias": [6],
+  "vit.encoder.layer.0.layernorm_before.weight": [6],
+  "vit.encoder.layer.0.attention.attention.query.weight": [6, 6],
+  "vit.encoder.layer.0.attention.output.dense.weight": [6, 6],
+  "vit.encoder.layer.0.intermediate.dense.weight": [8, 6],
+  "vit.encoder.layer.0.intermediate.dense.bias": [8],
+  "vit.encoder.layer.0.output.dense.weight": [6, 8],
+  "vit.layernorm.weight": [6],
+  "vit.layernorm.bias": [6],
+};
+
+function modelOf(shapes: Shapes): PlainTensors {
+  return Object.fromEntries(
+    Object.entries(shapes).map(([name, shape], at) => {
+      const count = shape.reduce((product, length) => product * length, 1);
+      return [name, { shape, values: plainNumbers(count, at + 1) }];
+    }),
+  );
+}
+
+/** The model with unit i of every permutation taken from unit 3 i + 1 or the like. */
+function shuffle(model: PlainTensors): PlainTensors {
+  const entries = Object.entries(model).map(([name, { shape }]) => ({
+    name,
+    shape,
+    dtype: "F32" as const,
+    ranges: [],
+  }));
+  const spec = derivePermutations(entries);
+  return Object.fromEntries(
+    Object.entries(model).map(([name, { shape, values }]) => {
+      const permuted = (spec.get(name) ?? []).map((own, axis) => {
+        const length = shape[axis] ?? 0;
+        return own === null ? undefined : Int32Array.from({ length }, (_, i) => (length - 1 - i + 2) % length);
+      });
+      return [name, { shape, values: [...elementOffsets(shape, shape, permuted)].map((at) => values[at] ?? 0) }];
+    }),
+  );
+}
+
+describe("align", () => {
+  for (const [family, shapes] of Object.entries({ mlp: MLP, llama: LLAMA, vit: VIT })) {
+    test(`undoes a shuffle of a model of the family ${family}`, async () => {
+      const model = modelOf(shapes);
+      writePlainModel(path.join(cwd, family, "a"), "model.safetensors", model, {
+        "config.json": { model_type: family },
+      });
+      writePlainModel(path.join(cwd, family, "b"), "model.safetensors", shuffle(model), { "config.json": {} });
+      const result = await runJson(cwd, "align", `${family}/b`, "--to", `${family}/a`, "--out", `${family}/out`);
+      assert.equal(result.status, undefined, JSON.stringify(result));
+      assert.ok(Number(result.moved) > 0 && Number(result.iterations) > 1);
+      assert.deepEqual(
+        await readPlainModel(path.join(cwd, family, "out")),
+        await readPlainModel(path.join(cwd, family, "a")),
+      );
+    });
+  }
+
+  test("a spec says what names do not, and other tensors stay as they are", async () => {
+    const model = modelOf({ "Dense_0/kernel": [4, 6], "Dense_1/kernel": [6, 3], step: [1] });
+    const axes = { "Dense_0/kernel": [null, "P_0"], "Dense_1/kernel": ["P_0", null] };
+    writePlainModel(path.join(cwd, "flax"), "model.safetensors", model);
+    writeFileSync(path.join(cwd, "spec.json"), JSON.stringify({ axes_to_perm: axes }));
+    const unknown = await runJson(cwd, "align", "flax", "--to", "flax", "--out", "n");
+    assert.deepEqual([unknown.status, unknown.code], [1, "AlignModelUnknown"]);
+    const result = await runJson(cwd, "align", "flax", "--to", "flax", "--out", "flax-out", "--spec", "spec.json");
+    assert.deepEqual([result.moved, result.units, result.permutations], [0, 6, 1]);
+    assert.deepEqual(await readPlainModel(path.join(cwd, "flax-out")), await readPlainModel(path.join(cwd, "flax")));
+  });
+
+  test("permutations that do not fit, and models of another build, are refused", async () => {
+    writePlainModel(path.join(cwd, "m"), "model.safetensors", modelOf({ "x.weight": [4, 4], "y.weight": [3, 4] }));
+    const specs = [
+      { "x.weight": ["P", "P"] },
+      { "x.weight": ["P"] },
+      { "x.weight": ["P", null], "y.weight": ["P", null] },
+    ];
+    for (const axes of specs) {
+      writeFileSync(path.join(cwd, "bad.json"), JSON.stringify({ axes_to_perm: axes }));
+      const refused = await runJson(cwd, "align", "m", "--to", "m", "--out", "n", "--spec", "bad.json");
+      assert.equal(refused.code, "AlignSpecInvalid", JSON.stringify(axes));
+    }
+    writePlainModel(path.join(cwd, "mlp1"), "model.safetensors", modelOf(MLP));
+    writePlainModel(
+      path.join(cwd, "mlp2"),
+      "model.safetensors",
+      modelOf({ ...MLP, "net.0.bias": [9], "net.4.weight": [4, 7] }),
+    );
+    assert.equal((await runJson(cwd, "align", "mlp1", "--to", "mlp2", "--out", "n")).code, "PlanShapeMismatch");
+    assert.equal((await runJson(cwd, "align", "mlp1", "--to", "m", "--out", "n")).code, "PlanTensorMissing");
+  });
+});

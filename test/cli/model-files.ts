@@ -1,0 +1,56 @@
+// Small models in files, for tests of commands: F32 tensors given as numbers, and back.
+import { mkdirSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { main } from "../../cli/main.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import { createDirectoryStore } from "../../stores/directory.ts";
+import { readTensor, valuesOf } from "../../tools/golden/tensors.ts";
+import { createRecorder } from "./recorder.ts";
+
+export type PlainTensor = { readonly shape: readonly number[]; readonly values: readonly number[] };
+export type PlainTensors = Readonly<Record<string, PlainTensor>>;
+
+/** Writes one safetensors file, and documents beside it by name. */
+export function writePlainModel(
+  folder: string,
+  file: string,
+  tensors: PlainTensors,
+  documents: Readonly<Record<string, unknown>> = {},
+): void {
+  const specs = Object.entries(tensors).map(([name, { shape }]) => ({ name, dtype: "F32" as const, shape }));
+  const { header, tensors: placed } = encodeSafetensorsHeader(specs, new Map());
+  const data = placed.map(({ name }) => Buffer.from(Float32Array.from(tensors[name]?.values ?? []).buffer));
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(path.join(folder, file), Buffer.concat([header, ...data]));
+  for (const [name, document] of Object.entries(documents)) {
+    writeFileSync(path.join(folder, name), JSON.stringify(document));
+  }
+}
+
+/** Tensors of a folder. */
+export async function readPlainModel(folder: string): Promise<Record<string, PlainTensor>> {
+  const store = createDirectoryStore(folder, { durable: false });
+  const { checkpoint } = await openCheckpoint(store, "");
+  const entries = checkpoint.tensors.map(async (entry) => {
+    const tensor = await readTensor(store, entry);
+    return [entry.name, { shape: tensor.shape, values: [...valuesOf(tensor)] }] as const;
+  });
+  return Object.fromEntries(await Promise.all(entries));
+}
+
+/** Numbers between -1/2 and 1/2 that float32 holds. */
+export function plainNumbers(count: number, seed: number): number[] {
+  let state = seed;
+  return Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return Math.fround(state / 2 ** 32 - 0.5);
+  });
+}
+
+/** Runs a command with `--json`: its document, or its error with the exit status. */
+export async function runJson(cwd: string, ...args: readonly string[]): Promise<Record<string, unknown>> {
+  const terminal = createRecorder({ cwd });
+  const status = await main([...args, "--json"], terminal);
+  return status === 0 ? JSON.parse(terminal.out()) : { status, ...JSON.parse(terminal.err()).error };
+}
