@@ -1,7 +1,8 @@
 // The windows and threads of a merge unit on this machine, within a bound on memory. Neither ever changes a result.
 import { MergeyardError } from "../core/error.ts";
-import { type Fit, fitMemory, kernelBytes, sinkBytes } from "../core/plan/memory.ts";
+import { type Fit, fitMemory, kernelBytes, measuringBytes, sinkBytes } from "../core/plan/memory.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
+import { measuredTensors, roundOf } from "./measure-tensors.ts";
 import { methodOf } from "./merge-region.ts";
 
 /** A copied tensor as memory sees it. */
@@ -12,13 +13,30 @@ const COPY = { locality: "element", scratchTiles: () => 0 } as const;
  * fit.
  */
 export function fitUnit(unit: MergeUnit, threads: number, memoryBytes: number): Fit {
-  const fit = fitMemory((windowElements) => threadBytes(unit, windowElements), threads, memoryBytes);
+  return refuseSmall(
+    unit,
+    fitMemory((windowElements) => threadBytes(unit, windowElements), threads, memoryBytes),
+    memoryBytes,
+  );
+}
+
+function refuseSmall(unit: MergeUnit, fit: Fit, memoryBytes: number): Fit {
   if (fit.peakBytes <= memoryBytes) return fit;
   throw new MergeyardError("EngineMemoryTooSmall", {
     where: { file: unit.file },
     found: `${memoryBytes} bytes`,
     expected: `at least ${fit.peakBytes} bytes`,
   });
+}
+
+/** How a round of a unit's method is measured within `memoryBytes`. Throws EngineMemoryTooSmall. */
+export function fitMeasuring(unit: MergeUnit, round: number, threads: number, memoryBytes: number): Fit {
+  const tensors = measuredTensors(unit).map((tensor) => ({ tensor, ...roundOf(tensor, round) }));
+  const needs = (windowElements: number): number =>
+    tensors
+      .map((own) => measuringBytes({ ...own.method, round: own.round }, own.tensor, windowElements))
+      .reduce((most, one) => Math.max(most, one), 0);
+  return refuseSmall(unit, fitMemory(needs, threads, memoryBytes), memoryBytes);
 }
 
 /** Kernel memory of a thread that may get any tensor of the unit. */

@@ -4,18 +4,28 @@ import assert from "node:assert/strict";
 import { MergeyardError } from "../core/error.ts";
 import type { MergeMethod, MergeTensor } from "../core/methods/method.ts";
 import { findMethod } from "../core/methods/registry.ts";
+import type { ModelState } from "../core/methods/whole-model.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
 import { valueDtype } from "../core/plan/memory.ts";
 import type { DerivedTensor, MergeUnit, UnitTensor } from "../core/plan/schema.ts";
 import type { OpenStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
 import { copyTensor } from "./copy-tensor.ts";
 import { createInputReader } from "./input-reader.ts";
-import { mergeTensor, type TensorContext, type TensorResult } from "./merge-tensor.ts";
+import { type InputContext, mergeTensor, type TensorResult } from "./merge-tensor.ts";
 import type { SinkPlace } from "./quantized-sink.ts";
 import type { MergeRegion } from "./regions.ts";
 import type { ResolvedSource } from "./request.ts";
 
-export type RegionTask = {
+/** What all tensors of a task have in common. */
+export type InputTask = {
+  readonly rules: MergeTensor["rules"];
+  readonly sources: readonly ResolvedSource[];
+  readonly windowElements: number;
+  /** What rounds have decided, where a method asks for them. */
+  readonly state?: ModelState | undefined;
+};
+
+export type RegionTask = InputTask & {
   readonly index: number;
   readonly region: MergeRegion;
   readonly ticket: WriteTicket;
@@ -24,10 +34,7 @@ export type RegionTask = {
   readonly tensors: readonly UnitTensor[];
   /** By the unit's derived files, this region's part of each. */
   readonly derived: readonly DerivedPart[];
-  readonly rules: MergeTensor["rules"];
-  readonly sources: readonly ResolvedSource[];
   readonly targetStore: string;
-  readonly windowElements: number;
   readonly statistics: boolean;
 };
 
@@ -76,7 +83,8 @@ export async function mergeRegion(task: RegionTask, deps: RegionDeps): Promise<R
     const mark = deps.kernels.mark();
     try {
       const sinks = parts.flatMap(({ placeOf }) => placeOf(index) ?? []);
-      const context = { ...tensorContext(task, tensor, deps, (bytes) => writer.write(bytes)), sinks };
+      const write = (bytes: Uint8Array): Promise<void> => writer.write(bytes);
+      const context = { ...inputContext(task, tensor, deps), statistics: task.statistics, write, sinks };
       const method = methodOf(tensor);
       results.push(method === undefined ? await copyTensor(context) : await mergeTensor({ ...context, method }));
     } finally {
@@ -105,18 +113,14 @@ function openParts({ derived, index, targetStore }: RegionTask, deps: RegionDeps
   );
 }
 
-function tensorContext(
-  task: RegionTask,
-  tensor: UnitTensor,
-  deps: RegionDeps,
-  write: TensorContext["write"],
-): Omit<TensorContext, "method" | "sinks"> {
+/** How a tensor's inputs are read; readers that compute take kernel memory until the caller releases it. */
+export function inputContext(task: InputTask, tensor: UnitTensor, deps: RegionDeps): Omit<InputContext, "method"> {
   const sources = tensor.inputs.map((input) => sourceOf(task.sources, input.source));
   return {
     kernels: deps.kernels,
     // Readers hand out values, perhaps of another dtype than the stored ones.
     tensor: { ...tensor, inputs: tensor.inputs.map((input) => ({ ...input, dtype: valueDtype(input) })) },
-    view: viewOf(tensor, sources, task.rules),
+    view: viewOf(tensor, sources, task),
     readers: tensor.inputs.map((input) => createInputReader(input, { ...deps, sources: task.sources })),
     // What is cut or gathered is not read from end to end, what is packed comes out as other bytes than the stored
     // ones: neither can be digested here; adapters' readers do it themselves.
@@ -125,20 +129,18 @@ function tensorContext(
       return isWhole ? sources[index]?.digests?.[name] : undefined;
     }),
     windowElements: task.windowElements,
-    statistics: task.statistics,
-    write,
     progress: deps.progress,
   };
 }
 
-function viewOf(tensor: UnitTensor, sources: readonly ResolvedSource[], rules: MergeTensor["rules"]): MergeTensor {
+function viewOf(tensor: UnitTensor, sources: readonly ResolvedSource[], { rules, state }: InputTask): MergeTensor {
   const { name, shape, parameters, seed, working } = tensor;
   const inputs = tensor.inputs.map((input, index) => ({
     model: input.model ?? sources[index]?.model ?? "",
     isBase: input.isBase,
     parameters: input.parameters,
   }));
-  return { name, shape, parameters, seed, inputs, rules, working };
+  return { name, shape, parameters, seed, inputs, rules, working, state };
 }
 
 function sourceOf(sources: readonly ResolvedSource[], index: number): ResolvedSource {

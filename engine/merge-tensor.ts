@@ -1,9 +1,11 @@
 // One tensor through a method: windows of every input in lockstep, tiles through the method's passes, the result cast,
-// digested and written. Memory is a few windows and tiles, whatever the tensor's size.
+// digested and written; or through one round of it, where totals are the result. Memory is a few windows and tiles,
+// whatever the tensor's size.
 import assert from "node:assert/strict";
 import { createHasher, type Hasher } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
-import type { ElementSpan, MergeMethod, MergeTensor, TensorProgram } from "../core/methods/method.ts";
+import type { ElementSpan, MergeMethod, MergeTensor, Pass, StoredPass, TensorProgram } from "../core/methods/method.ts";
+import type { Round, Totals } from "../core/methods/whole-model.ts";
 import type { Block, Kernels } from "../core/ops/kernels.ts";
 import { type Cut, cutTensor, storedBytes } from "../core/plan/memory.ts";
 import type { UnitTensor } from "../core/plan/schema.ts";
@@ -13,8 +15,8 @@ import { createInterference, type TensorInterference } from "./interference.ts";
 import { createQuantizedSink, type QuantizedSink, type SinkPlace, type SinkResult } from "./quantized-sink.ts";
 import { applyTile, type Buffers, type HandleTile, reduceTile, type TileRun } from "./tile-work.ts";
 
-/** Everything `mergeTensor` needs besides the tensor; one per thread, kernels and store already open. */
-export type TensorContext = {
+/** Everything that reading a tensor's inputs needs; one per thread, kernels and store already open. */
+export type InputContext = {
   readonly kernels: Kernels;
   readonly method: MergeMethod;
   readonly tensor: UnitTensor;
@@ -23,12 +25,16 @@ export type TensorContext = {
   /** Expected digests of the inputs, where they are known and the input is read whole. */
   readonly expected: readonly (string | undefined)[];
   readonly windowElements: number;
+  readonly progress: (read: number, written: number) => void;
+};
+
+/** Everything `mergeTensor` needs besides the tensor. */
+export type TensorContext = InputContext & {
   readonly statistics: boolean;
   /** What else is made of the merged values. */
   readonly sinks: readonly SinkPlace[];
   /** Appends to the output; the bytes may be reused when it resolves. */
   readonly write: (bytes: Uint8Array) => Promise<void>;
-  readonly progress: (read: number, written: number) => void;
 };
 
 export type TensorResult = {
@@ -42,33 +48,35 @@ export type TensorResult = {
   readonly interference?: TensorInterference | undefined;
 };
 
-/** Merges one tensor. Throws EngineNonFinite, EngineInputChanged and what the store throws; writes in order. */
-export async function mergeTensor(context: TensorContext): Promise<TensorResult> {
-  const { kernels, method, tensor, view } = context;
+/**
+ * One tensor's totals in a round of its method. Throws EngineNonFinite, EngineInputChanged and what the store throws.
+ */
+export async function measureTensor(context: InputContext, round: Round): Promise<Totals> {
+  const { kernels, view } = context;
   const mark = kernels.mark();
   try {
-    const cut = cutTensor(method, tensor.shape, context.windowElements);
-    const buffers = allocate(kernels, tensor, cut);
-    const tile = Math.min(cut.tileElements, Math.max(1, elementCount(tensor.shape)));
-    const interference = context.statistics ? createInterference(kernels, tensor.inputs, tile) : undefined;
-    const sinks = context.sinks.map((place) => createQuantizedSink(place, tensor.name, tensor.dtype, kernels));
-    const program = method.compile(view, kernels);
-    const run: Run = {
-      context,
-      cut,
-      kernels,
-      tensor,
-      buffers,
-      nonFiniteInputs: tensor.inputs.map(() => 0),
-      inputsCounted: false,
-      nonFiniteOutput: 0,
-      interference,
-      inputsDigested: false,
-      output: createHasher(),
-      sinks,
-    };
-    await runProgram(run, program);
-    const { nonFiniteInputs, nonFiniteOutput } = run;
+    const run = startRun({ ...context, statistics: false, sinks: [], write: neverWritten });
+    const { pass, totals } = round.measure(view, kernels);
+    await runReduce(run, pass);
+    refuseNonFinite(context, run);
+    return totals();
+  } finally {
+    kernels.release(mark);
+  }
+}
+
+async function neverWritten(): Promise<void> {
+  assert.fail("a round writes no elements");
+}
+
+/** Merges one tensor. Throws EngineNonFinite, EngineInputChanged and what the store throws; writes in order. */
+export async function mergeTensor(context: TensorContext): Promise<TensorResult> {
+  const { kernels, method, view } = context;
+  const mark = kernels.mark();
+  try {
+    const run = startRun(context);
+    await runProgram(run, method.compile(view, kernels));
+    const { nonFiniteInputs, nonFiniteOutput, interference, sinks } = run;
     const digest = run.output.digest();
     const measured = interference?.result();
     refuseNonFinite(context, { nonFiniteInputs, nonFiniteOutput });
@@ -88,6 +96,27 @@ type Run = TileRun & {
   inputsDigested: boolean;
 };
 
+function startRun(context: TensorContext): Run {
+  const { kernels, method, tensor } = context;
+  const cut = cutTensor(method, tensor.shape, context.windowElements);
+  const buffers = allocate(kernels, tensor, cut);
+  const tile = Math.min(cut.tileElements, Math.max(1, elementCount(tensor.shape)));
+  return {
+    context,
+    cut,
+    kernels,
+    tensor,
+    buffers,
+    nonFiniteInputs: tensor.inputs.map(() => 0),
+    inputsCounted: false,
+    nonFiniteOutput: 0,
+    interference: context.statistics ? createInterference(kernels, tensor.inputs, tile) : undefined,
+    inputsDigested: false,
+    output: createHasher(),
+    sinks: context.sinks.map((place) => createQuantizedSink(place, tensor.name, tensor.dtype, kernels)),
+  };
+}
+
 function allocate(kernels: Kernels, tensor: UnitTensor, cut: Cut): Buffers {
   const total = Math.max(1, elementCount(tensor.shape));
   const window = Math.min(cut.windowElements, total);
@@ -105,16 +134,18 @@ function allocate(kernels: Kernels, tensor: UnitTensor, cut: Cut): Buffers {
 }
 
 async function runProgram(run: Run, { reduce, apply }: TensorProgram): Promise<void> {
-  for (const pass of reduce) {
-    if (pass.isNeeded?.() === false) continue;
-    const handle = reduceTile(run, pass);
-    if (pass.spans === undefined) await runPass(run, handle, false);
-    else await runSpans(run, handle, pass.spans);
-    run.inputsCounted ||= "tile" in pass && pass.spans === undefined;
-    pass.finish?.();
-  }
+  for (const pass of reduce) await runReduce(run, pass);
   await runPass(run, applyTile(run, apply), true);
   if ("finish" in apply) apply.finish?.();
+}
+
+async function runReduce(run: Run, pass: Pass | StoredPass): Promise<void> {
+  if (pass.isNeeded?.() === false) return;
+  const handle = reduceTile(run, pass);
+  if (pass.spans === undefined) await runPass(run, handle, false);
+  else await runSpans(run, handle, pass.spans);
+  run.inputsCounted ||= "tile" in pass && pass.spans === undefined;
+  pass.finish?.();
 }
 
 /** Reads window after window, one ahead; hands each to `handle`; in the apply pass writes the results behind it. */
@@ -192,7 +223,7 @@ async function readInputs({ context, buffers }: Run, first: number, count: numbe
   );
 }
 
-function inputBytes({ tensor }: TensorContext, count: number): number {
+function inputBytes({ tensor }: InputContext, count: number): number {
   return tensor.inputs.reduce((sum, input) => sum + storedBytes(input, count), 0);
 }
 
@@ -203,7 +234,7 @@ function digestInputs(run: Run, hashers: readonly (Hasher | undefined)[], slot: 
   });
 }
 
-function checkDigests({ tensor, view, expected }: TensorContext, hashers: readonly (Hasher | undefined)[]): void {
+function checkDigests({ tensor, view, expected }: InputContext, hashers: readonly (Hasher | undefined)[]): void {
   hashers.forEach((hasher, index) => {
     const digest = hasher?.digest();
     if (digest === undefined || digest === expected[index]) return;
@@ -220,7 +251,7 @@ export async function finishSinks(sinks: readonly QuantizedSink[]): Promise<read
 }
 
 function refuseNonFinite(
-  { tensor, view }: TensorContext,
+  { tensor, view }: InputContext,
   result: Pick<TensorResult, "nonFiniteInputs" | "nonFiniteOutput">,
 ): void {
   if (view.rules.nonFinite !== "error") return;

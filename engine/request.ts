@@ -1,5 +1,6 @@
 // What the engine is asked to do for one merge unit and what it answers. Plain data both ways, so that the unit can be
 // split over worker threads.
+import type { ModelState, PartTotals } from "../core/methods/whole-model.ts";
 import type { BlockFile, TensorFile, UnitLoss, UnitStatistics } from "../core/plan/receipt.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
 
@@ -11,16 +12,25 @@ export type ResolvedSource = {
   readonly digests: Readonly<Record<string, string>> | undefined;
 };
 
-export type MergeRequest = {
+/** What merging a unit and measuring its tensors have in common. */
+export type UnitRequest = {
   readonly unit: MergeUnit;
   /** By the plan's source index. */
   readonly sources: readonly ResolvedSource[];
-  /** `derivedPrefix` is where derived files go, under their own names. */
-  readonly target: { readonly store: string; readonly key: string; readonly derivedPrefix: string };
+  /** What the rounds before have decided, for a method that must know the whole model. */
+  readonly state?: ModelState | undefined;
   readonly threads: number;
   /** Bound on the memory of all threads' kernels and windows together. */
   readonly memoryBytes: number;
 };
+
+export type MergeRequest = UnitRequest & {
+  /** `derivedPrefix` is where derived files go, under their own names. */
+  readonly target: { readonly store: string; readonly key: string; readonly derivedPrefix: string };
+};
+
+/** Measures the unit's tensors for one round of their method. */
+export type MeasureRequest = UnitRequest & { readonly round: number };
 
 export type MergeResult = {
   readonly file: TensorFile;
@@ -37,13 +47,17 @@ export type MergeResult = {
   readonly threads: number;
 };
 
+export type MeasureResult = Pick<MergeResult, "bytesRead" | "kernels" | "threads"> & { readonly part: PartTotals };
+
 export type MergeProgress = { readonly bytesRead: number; readonly bytesWritten: number };
+
+type ExecuteOptions = { readonly signal: AbortSignal; readonly progress?: (done: MergeProgress) => void };
 
 /**
  * Runs a merge unit: the output file is whole at `target` when the promise resolves, and nothing is there when it
- * rejects. Edges construct it (engine/pool.ts) with their stores and kernels.
+ * rejects. Edges construct it (workers/executor.ts) with their stores and kernels.
  */
-export type ExecuteMerge = (
-  request: MergeRequest,
-  options: { readonly signal: AbortSignal; readonly progress?: (done: MergeProgress) => void },
-) => Promise<MergeResult>;
+export type ExecuteMerge = (request: MergeRequest, options: ExecuteOptions) => Promise<MergeResult>;
+
+/** Measures a merge unit's tensors; writes nothing. */
+export type ExecuteMeasure = (request: MeasureRequest, options: ExecuteOptions) => Promise<MeasureResult>;

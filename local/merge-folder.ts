@@ -18,7 +18,8 @@ import { type OutputRequest, readOutputs } from "../core/recipe/outputs.ts";
 import type { ParsedRecipe } from "../core/recipe/parse.ts";
 import { checkReadable } from "../core/universal/conversion.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
-import type { ExecuteMerge, MergeProgress, MergeResult, ResolvedSource } from "../engine/request.ts";
+import type { ExecuteMeasure, ExecuteMerge, MergeProgress, MergeResult, ResolvedSource } from "../engine/request.ts";
+import { runRounds } from "../engine/run-rounds.ts";
 import { openPlace, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
 import { readDocuments } from "../steps/read-documents.ts";
 import { readRecipe } from "../steps/read-recipe.ts";
@@ -50,6 +51,7 @@ export type MergeFolderRequest = {
 export type MergeFolderDeps = {
   readonly openStore: OpenStore;
   readonly executeMerge: ExecuteMerge;
+  readonly executeMeasure: ExecuteMeasure;
   readonly signal: AbortSignal;
   /** Once, when everything that headers can tell is settled and no byte of weights has been read. */
   readonly planned: (plan: { readonly totalBytes: number; readonly warnings: readonly string[] }) => void;
@@ -101,8 +103,9 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
   const warnings = [...models.flatMap(({ opened }) => opened.warnings.map(describeWarning)), ...said];
   const output = await beginOutputFolder(request.target, { force: request.force });
   try {
-    const units = documents.flatMap((document) => document.plan.units);
-    const totalBytes = units.reduce((sum, unit) => sum + unit.bytesRead + unit.bytesWritten, 0);
+    const plans = documents.map((document) => document.plan);
+    const merged = plans.flatMap(({ units }) => units).reduce((sum, own) => sum + own.bytesRead + own.bytesWritten, 0);
+    const totalBytes = plans.flatMap(({ prepare }) => prepare.flat()).reduce((sum, own) => sum + own.bytesRead, merged);
     deps.planned({ totalBytes, warnings });
     const { href } = pathToFileURL(output.path);
     const target = deps.openStore(`${href}?durable=false`);
@@ -212,7 +215,7 @@ async function runDocuments(
   models: readonly ResolvedSource[],
   target: { readonly uri: string; readonly scratch: string; readonly checkpoint: boolean },
   { threads, memoryBytes }: MergeFolderRequest,
-  { executeMerge, signal, progress }: MergeFolderDeps,
+  { executeMerge, executeMeasure, signal, progress }: MergeFolderDeps,
 ): Promise<readonly MergeResult[]> {
   const sources = [...models];
   const results: MergeResult[] = [];
@@ -221,10 +224,17 @@ async function runDocuments(
     const isKept = name === undefined && target.checkpoint;
     const prefix = isKept ? "" : `${target.scratch}/${index}/`;
     const own: MergeResult[] = [];
+    const show = ({ bytesRead, bytesWritten }: MergeProgress) => progress(before + bytesRead + bytesWritten);
+    const state = await runRounds(plan, async (unit, prepare, known) => {
+      const request = { unit, round: prepare.round, state: known, sources, threads, memoryBytes };
+      const { part } = await executeMeasure(request, { signal, progress: show });
+      before += prepare.bytesRead;
+      progress(before);
+      return part;
+    });
     for (const unit of plan.units) {
       const place = { store: target.uri, key: `${prefix}${unit.file}`, derivedPrefix: "" };
-      const show = ({ bytesRead, bytesWritten }: MergeProgress) => progress(before + bytesRead + bytesWritten);
-      const request = { unit, sources, target: place, threads, memoryBytes };
+      const request = { unit, sources, state, target: place, threads, memoryBytes };
       own.push(await executeMerge(request, { signal, progress: show }));
       before += unit.bytesRead + unit.bytesWritten;
       progress(before);

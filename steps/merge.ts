@@ -4,18 +4,23 @@ import assert from "node:assert/strict";
 import { digestBytes, digestJson } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
 import { findMethod } from "../core/methods/registry.ts";
-import type { LoraFactor, MergeUnit, StoredTensor, TensorPlace, UnitInput } from "../core/plan/schema.ts";
+import type { ModelState } from "../core/methods/whole-model.ts";
+import type { LoraFactor, MergeUnit, StoredTensor, TensorPlace, UnitInput, UnitTensor } from "../core/plan/schema.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import type { UnitSource } from "./unit-context.ts";
 
 /**
  * Content key of a merge unit: digest of the engine's version, the operation, its parameters and the digests of the
- * input tensors. Names of files, models and runs are left out, so that the same bytes are found again under any name;
- * only random methods, which draw by the model's name, take it in. A foreign input is known by its folder's
- * fingerprint and its place in it.
+ * input tensors, and what rounds have decided of the whole model. Names of files, models and runs are left out, so that
+ * the same bytes are found again under any name; only random methods, which draw by the model's name, take it in. A
+ * foreign input is known by its folder's fingerprint and its place in it.
  * Throws YardSourceChanged when a source does not have a tensor that the plan saw in it.
  */
-export function mergeKey(unit: MergeUnit, sources: readonly (UnitSource | undefined)[]): string {
+export function mergeKey(
+  unit: MergeUnit,
+  sources: readonly (UnitSource | undefined)[],
+  state?: ModelState | undefined,
+): string {
   return digestJson({
     engine: ENGINE_VERSION,
     operation: "merge",
@@ -27,17 +32,27 @@ export function mergeKey(unit: MergeUnit, sources: readonly (UnitSource | undefi
       unit.derived.length === 0
         ? undefined
         : unit.derived.map(({ header, tensors }) => ({ header: digestBytes(header), tensors })),
-    tensors: unit.tensors.map((tensor) => {
-      const seeded = findMethod(tensor.method)?.seeded === true;
-      const { name, dtype, shape, offset, method, parameters, working } = tensor;
-      const inputs = tensor.inputs.map((input) => describeInput(input, sources, seeded));
-      const seed = seeded ? tensor.seed : undefined;
-      return { name, dtype, shape, offset, method, parameters, working, seed, inputs };
-    }),
+    // All that other tensors of the model do to these.
+    state: describeState(state),
+    tensors: unit.tensors.map((tensor) => describeTensor(tensor, sources)),
   });
 }
 
-function describeInput(input: UnitInput, sources: readonly (UnitSource | undefined)[], seeded: boolean): unknown {
+/** A state as content: every number, those that JSON cannot hold included. */
+export function describeState(state: ModelState | undefined): unknown {
+  return state && Object.fromEntries(Object.entries(state).map(([name, list]) => [name, list.map(String)]));
+}
+
+/** A tensor by what its values depend on. */
+export function describeTensor(tensor: UnitTensor, sources: readonly (UnitSource | undefined)[]) {
+  const seeded = findMethod(tensor.method)?.seeded === true;
+  const { name, dtype, shape, offset, method, parameters, working } = tensor;
+  const inputs = tensor.inputs.map((input) => describeInput(input, sources, seeded));
+  const seed = seeded ? tensor.seed : undefined;
+  return { name, dtype, shape, offset, method, parameters, working, seed, inputs };
+}
+
+function describeInput(input: UnitInput, sources: readonly (UnitSource | undefined)[], seeded: boolean) {
   const { cut, isBase, parameters } = input;
   const model = seeded ? (input.model ?? sources[input.source]?.planned.model) : undefined;
   const rows = input.rows && {

@@ -14,7 +14,7 @@ import type { SideFile } from "../core/plan/schema.ts";
 import { type CachedFile, recordCached } from "./cache.ts";
 import { moveChannel } from "./channel.ts";
 import { createOnce, encodeRecord, mapBounded } from "./records.ts";
-import { type FinishedMerge, intermediatesOf, mergesOf, readFinishedUnits } from "./run-receipts.ts";
+import { type FinishedFile, type FinishedMerge, mergesOf, readFinishedUnits, stageFilesOf } from "./run-receipts.ts";
 import { type PublishOutput, publishInputSchema, publishOutputSchema } from "./schemas.ts";
 import { addSignature } from "./signature.ts";
 import { defineStep, type StepDeps } from "./step.ts";
@@ -59,9 +59,9 @@ async function publishRun(context: UnitContext<PublishDeps>, plannedMs: number):
   const existed = await putVersion(context, version, prefix, () => signVersion(context, version, prefix, merges));
   const placeOf = (merge: FinishedMerge) =>
     plan.header.publishesCheckpoint ? `${prefix}${merge.unit.file}` : merge.outputKey;
-  await mapBounded(merges, (merge) => cacheMerge(context, merge, placeOf(merge), existed, prefix));
+  await mapBounded(merges, (merge) => cacheFile(context, merge, placeOf(merge), existed, prefix));
   // Results that only later stages read stay in the run, and are found there as long as it is kept.
-  await mapBounded(intermediatesOf(finished), (merge) => cacheMerge(context, merge, merge.outputKey, false, undefined));
+  await mapBounded(stageFilesOf(finished), (made) => cacheFile(context, made, made.outputKey, false, undefined));
   const wanted = { version: version.name, run, decidedMs: plannedMs };
   const move = await moveChannel(yard, { model, channel }, wanted, deps.signal);
   // Its own earlier attempt may have moved the channel and then been interrupted.
@@ -214,15 +214,15 @@ async function signVersion(
  * Later runs take the unit's output from the version. A file that this publish did not put there is read before it is
  * trusted, and restored from the unit's own when it was damaged.
  */
-async function cacheMerge(
+async function cacheFile(
   context: UnitContext,
-  merge: FinishedMerge,
+  made: FinishedFile,
   key: string,
   existed: boolean,
   prefix: string | undefined,
 ): Promise<void> {
   const { yard, deps } = context;
-  const { receipt, file, outputKey } = merge;
+  const { receipt, file, outputKey } = made;
   if (receipt.cached && existed) return;
   const etag = await restoreFile(context, { file, from: outputKey, key }, existed);
   if (etag === undefined) return; // deleted meanwhile: nothing to find later

@@ -45,16 +45,23 @@ export function mergesOf(finished: readonly FinishedUnit[]): readonly FinishedMe
   return allMerges(finished).filter(({ unit }) => unit.intermediate !== true);
 }
 
-/** The merge units among them whose files only later stages read. */
-export function intermediatesOf(finished: readonly FinishedUnit[]): readonly FinishedMerge[] {
-  return allMerges(finished).filter(({ unit }) => unit.intermediate === true);
+/** A file that a unit made or found, and its receipt. */
+export type FinishedFile = Omit<FinishedMerge, "unit">;
+
+/** Files that only later stages read: results of the recipe's own documents, and totals of whole models. */
+export function stageFilesOf(finished: readonly FinishedUnit[]): readonly FinishedFile[] {
+  const totals = finished.flatMap(({ unit, receipt }) => (unit.op === "prepare" ? [fileOf(receipt)] : []));
+  return [...totals, ...allMerges(finished).filter(({ unit }) => unit.intermediate === true)];
 }
 
 function allMerges(finished: readonly FinishedUnit[]): readonly FinishedMerge[] {
   return finished.flatMap(({ unit, receipt }) => {
-    if (unit.op !== "merge") return [];
-    const { file, outputKey } = receipt;
-    assert.ok(file !== null && outputKey !== null, "the receipt of a merge unit names its file");
-    return [{ unit, receipt, file, outputKey }];
+    return unit.op === "merge" ? [{ unit, ...fileOf(receipt) }] : [];
   });
+}
+
+function fileOf(receipt: Receipt): FinishedFile {
+  const { file, outputKey } = receipt;
+  assert.ok(file !== null && outputKey !== null, `the receipt of a unit that does ${receipt.op} names its file`);
+  return { receipt, file, outputKey };
 }

@@ -5,19 +5,20 @@ import { digestJson } from "../core/artifact/digest.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { Receipt } from "../core/plan/receipt.ts";
-import { type AdoptUnit, type ConvertUnit, type MergeUnit, type PlanSource, placesOf } from "../core/plan/schema.ts";
+import type { AdoptUnit, ConvertUnit, MergeUnit } from "../core/plan/schema.ts";
 import { encodeConverted } from "../core/universal/convert-plan.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
-import type { ResolvedSource } from "../engine/request.ts";
 import { adoptFile, findAdoptSource } from "./adopt.ts";
 import { findCachedFile } from "./cache.ts";
 import { convertFile } from "./convert-file.ts";
 import { describeSource } from "./describe.ts";
 import { mergeKey } from "./merge.ts";
+import { decideRounds, prepareUnit } from "./prepare.ts";
 import { encodeRecord } from "./records.ts";
 import { unitInputSchema, unitOutputSchema } from "./schemas.ts";
 import { defineStep, type UnitDeps } from "./step.ts";
-import { findReceipt, needReceipt, openRun, type UnitContext, type UnitSource } from "./unit-context.ts";
+import { findReceipt, needReceipt, openRun, type UnitContext } from "./unit-context.ts";
+import { locateSources, narrowSources } from "./unit-sources.ts";
 
 /** What an operation says of its unit; the rest of the receipt is the same for all. */
 export type UnitWork = Omit<
@@ -99,6 +100,7 @@ function runOperation(
   if (unit.op === "adopt") return runAdopt(context, unit);
   if (unit.op === "convert") return runConvert(context, unit);
   if (unit.op === "describe") return describeSource(context, unit);
+  if (unit.op === "prepare") return prepareUnit(context, unit);
   return runMerge(context, unit);
 }
 
@@ -157,8 +159,9 @@ async function runConvert(context: UnitContext<UnitDeps>, unit: ConvertUnit): Pr
 
 async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promise<UnitWork> {
   const { yard, run, deps } = context;
-  const sources = await sourcesOf(context, unit);
-  const key = mergeKey(unit, sources);
+  const sources = await locateSources(context, unit.tensors);
+  const state = await decideRounds(context, unit);
+  const key = mergeKey(unit, sources, state);
   const outputKey =
     unit.intermediate === true
       ? `${layout.stageOutput(run, unit.stage)}${unit.file}`
@@ -189,10 +192,8 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
   const derivedPrefix = layout.unitOutput(run, "");
   const target = { store: yard.uri, key: outputKey, derivedPrefix };
   const { threads, memoryBytes, signal } = deps;
-  const resolved = context.plan.header.sources.map((planned, index) =>
-    narrowSource(unit, index, planned, sources[index]),
-  );
-  const request = { unit, sources: resolved, target, threads, memoryBytes };
+  const resolved = narrowSources(context, unit.tensors, sources);
+  const request = { unit, sources: resolved, state, target, threads, memoryBytes };
   const options = { signal, ...(deps.progress === undefined ? {} : { progress: deps.progress }) };
   const result = await deps.executeMerge(request, options);
   const { statistics, derived, losses, ...rest } = result;
@@ -206,30 +207,4 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
     losses: [...losses],
     ...rest,
   };
-}
-
-/** By the plan's source index; undefined where the unit does not read that source. */
-async function sourcesOf(context: UnitContext, unit: MergeUnit): Promise<readonly (UnitSource | undefined)[]> {
-  const used = new Set(unit.tensors.flatMap((tensor) => tensor.inputs.flatMap(placesOf)).map(({ source }) => source));
-  const { sources } = context.plan.header;
-  return Promise.all(sources.map((_, index) => (used.has(index) ? context.source(index) : undefined)));
-}
-
-/** What the engine is told of a source: only the digests that this unit needs, for they cross thread borders. */
-function narrowSource(
-  unit: MergeUnit,
-  index: number,
-  planned: PlanSource,
-  source: UnitSource | undefined,
-): ResolvedSource {
-  if (source === undefined) {
-    return { model: planned.model, store: planned.store, prefix: planned.prefix, digests: undefined };
-  }
-  const { digests } = source.resolved;
-  if (digests === undefined) return source.resolved;
-  const read = unit.tensors
-    .flatMap((tensor) => tensor.inputs.flatMap(placesOf))
-    .filter(({ source: own }) => own === index);
-  const names = read.map(({ tensor }) => tensor).filter((name) => Object.hasOwn(digests, name));
-  return { ...source.resolved, digests: Object.fromEntries(names.map((name) => [name, digests[name] ?? ""])) };
 }

@@ -2,7 +2,7 @@
 // workers, local) construct the dependencies; a step never knows which edge it runs behind.
 import type { z } from "zod";
 import type { ExecuteQuantize } from "../engine/quantize-request.ts";
-import type { ExecuteMerge } from "../engine/request.ts";
+import type { ExecuteMeasure, ExecuteMerge } from "../engine/request.ts";
 import type { OpenStore } from "../stores/store.ts";
 
 /** A structured progress event; edges print or store it. */
@@ -31,6 +31,7 @@ export type QuantizeDeps = StepDeps & Machine & { readonly executeQuantize: Exec
 export type UnitDeps = StepDeps &
   Machine & {
     readonly executeMerge: ExecuteMerge;
+    readonly executeMeasure: ExecuteMeasure;
     /** CPU milliseconds that this process has used, all threads together; only for records. */
     readonly cpuMs: () => number;
     /** Digest of the container image that this process runs in; only for records. */

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
+import type { ModelState } from "../core/methods/whole-model.ts";
 import { type Receipt, receiptSchema } from "../core/plan/receipt.ts";
 import type { PlanSource } from "../core/plan/schema.ts";
 import type { ResolvedSource } from "../engine/request.ts";
@@ -29,6 +30,8 @@ export type UnitContext<Deps extends StepDeps = StepDeps> = {
   readonly deps: Deps;
   /** Where a source lies now; a pending one is known once its describe unit has its receipt. */
   source(index: number): Promise<UnitSource>;
+  /** What rounds have decided, by the stage of the last of them; made as it is asked for (steps/prepare.ts). */
+  readonly decided: Map<number, Promise<ModelState>>;
 };
 
 /** Opens a run. Throws YardMissing, YardRunMissing. */
@@ -41,6 +44,7 @@ export async function openRun<Deps extends StepDeps>(ref: RunRef, deps: Deps): P
     run: ref.run,
     plan,
     deps,
+    decided: new Map(),
     source(index) {
       const found = known.get(index);
       if (found !== undefined) return found;

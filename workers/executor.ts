@@ -11,13 +11,15 @@ import { fitUnit } from "../engine/memory.ts";
 import { type RegionResult, type RegionTask, tensorsOf } from "../engine/merge-region.ts";
 import type { TensorResult } from "../engine/merge-tensor.ts";
 import { cutRegions, type MergeRegion } from "../engine/regions.ts";
-import type { ExecuteMerge, MergeRequest, MergeResult } from "../engine/request.ts";
+import type { ExecuteMeasure, ExecuteMerge, MergeRequest, MergeResult } from "../engine/request.ts";
 import type { OpenStore } from "../stores/store.ts";
+import { createMeasure } from "./measure.ts";
 import { createPool } from "./pool.ts";
 import type { RegionOutcome } from "./region-job.ts";
 
 export type MergeExecutor = {
   readonly execute: ExecuteMerge;
+  readonly measure: ExecuteMeasure;
   /** Ends the threads. The executor may not be used again. */
   close(): Promise<void>;
 };
@@ -56,7 +58,7 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
       throw error;
     }
   };
-  return { execute, close: pool.close };
+  return { execute, measure: createMeasure(pool), close: pool.close };
 }
 
 /** The output file's header; its length is part of the plan. */
@@ -82,6 +84,7 @@ function regionTask(
     derived: derivedParts(unit, region, writes),
     rules: { nonFinite: unit.nonFinite, strict: unit.strict },
     sources,
+    state: request.state,
     targetStore: target.store,
     windowElements,
     statistics: unit.statistics,

@@ -4,7 +4,7 @@
 import { z } from "zod";
 import { MergeyardError } from "../core/error.ts";
 import { MEMORY_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
-import type { ExecuteMerge } from "../engine/request.ts";
+import type { ExecuteMeasure, ExecuteMerge } from "../engine/request.ts";
 import { beatMs, openProgress, type ProgressKeeper } from "../steps/job-progress.ts";
 import { runUnit } from "../steps/run-unit.ts";
 import type { StepEvent, StepProgress, UnitDeps } from "../steps/step.ts";
@@ -46,6 +46,7 @@ const environmentSchema = z.object({
 export type WorkerDeps = {
   readonly openStore: OpenStore;
   readonly executeMerge: ExecuteMerge;
+  readonly executeMeasure: ExecuteMeasure;
   readonly log: (event: StepEvent) => void;
   readonly now: () => number;
   readonly cpuMs: () => number;
@@ -170,6 +171,7 @@ async function main(): Promise<void> {
   const exitCode = await runJob(process.env, {
     openStore,
     executeMerge: executor.execute,
+    executeMeasure: executor.measure,
     log: (event) => void process.stdout.write(`${JSON.stringify(event)}\n`),
     now: Date.now,
     cpuMs: () => {

@@ -73,6 +73,7 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
       {
         openStore,
         executeMerge: executor.execute,
+        executeMeasure: executor.measure,
         signal: terminal.signal,
         planned: ({ totalBytes, warnings }) => {
           for (const warning of warnings) progress.note(`warning: ${warning}`);

@@ -7,6 +7,7 @@ import type { FloatDtype } from "../ops/cast.ts";
 import type { Combination, CombineDtype } from "../ops/combine.ts";
 import { type Block, type Kernels, TILE_ELEMENTS, type Tile } from "../ops/kernels.ts";
 import { elementCount, type Shape } from "../tensor.ts";
+import type { ModelState, WholeModel } from "./whole-model.ts";
 
 /** Values of one parameter set, after gradients, filters and defaults are resolved for one tensor. */
 export type ParameterValues = Readonly<Record<string, number | boolean | string | undefined>>;
@@ -33,6 +34,8 @@ export type MergeTensor = {
    * method that does not know it computes in float32, as always.
    */
   readonly working?: HalfDtype | undefined;
+  /** Of a method with `wholeModel`: what its rounds have decided. */
+  readonly state?: ModelState | undefined;
 };
 
 /** Dtypes of 16 bits that the reference computes in. */
@@ -163,6 +166,8 @@ export type MergeMethod = {
   readonly modelParameters: z.ZodObject;
   /** Plan-time truth beyond the schemas: impossible combinations of shape and parameters. */
   refuse?(tensor: MergeTensor): Refusal | undefined;
+  /** What the method must know of the whole model before it merges a tensor. */
+  readonly wholeModel?: WholeModel;
   /** True when the result is the only input's values unchanged: where the dtype stays too, its bytes are copied. */
   isIdentity?(tensor: MergeTensor): boolean;
   compile(tensor: MergeTensor, kernels: Kernels): TensorProgram;

@@ -23,6 +23,7 @@ import { sce } from "./sce.ts";
 import { slerp } from "./slerp.ts";
 import { task_arithmetic } from "./task_arithmetic.ts";
 import { ties } from "./ties.ts";
+import { ties_paper } from "./ties_paper.ts";
 import { tsv_m } from "./tsv_m.ts";
 import { wudi } from "./wudi.ts";
 
@@ -50,6 +51,7 @@ const METHODS: ReadonlyMap<string, MergeMethod> = new Map(
     slerp,
     task_arithmetic,
     ties,
+    ties_paper,
     tsv_m,
     wudi,
   } satisfies Record<string, MergeMethod>),

@@ -4,6 +4,7 @@
 import { type Arithmetic, scalarArithmetic } from "./arithmetic.ts";
 import { type Cast, scalarCast } from "./cast.ts";
 import { type Combine, scalarCombine } from "./combine.ts";
+import { type Competition, scalarCompetition } from "./competition.ts";
 import { type Consensus, scalarConsensus } from "./consensus.ts";
 import { type LowRank, scalarLowRank } from "./low-rank.ts";
 import { type Mask, scalarMask } from "./mask.ts";
@@ -17,6 +18,7 @@ import { type Reduce, scalarReduce } from "./reduce.ts";
 import { type Scores, scalarScores } from "./scores.ts";
 import { type Select, scalarSelect } from "./select.ts";
 import { type Signs, scalarSigns } from "./signs.ts";
+import { scalarVotes, type Votes } from "./votes.ts";
 
 export type { Block, Tile } from "./memory.ts";
 
@@ -39,6 +41,8 @@ export type Operations = Cast &
   Signs &
   LowRank &
   Quantize &
+  Votes &
+  Competition &
   ElementOperations;
 export type Kernels = { readonly id: "scalar" | "wasm" } & Memory & Operations;
 
@@ -57,6 +61,8 @@ export function createScalarKernels(capacityBytes: number): Kernels {
     ...scalarRank,
     ...scalarSigns,
     ...scalarLowRank,
+    ...scalarVotes,
+    ...scalarCompetition,
     ...scalarNearness,
     ...scalarOverlap,
     ...scalarConsensus,

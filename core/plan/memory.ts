@@ -1,7 +1,8 @@
 // How much memory a merge takes: one formula, used by the planner to bound a unit and by the engine to size a thread's
 // kernel memory, so that the bound the plan shows is the bound that holds.
 import type { TensorEntry } from "../checkpoint.ts";
-import { type MergeMethod, tileElementsOf } from "../methods/method.ts";
+import { type MergeMethod, type ScratchTensor, tileElementsOf } from "../methods/method.ts";
+import type { Round } from "../methods/whole-model.ts";
 import { TILE_ELEMENTS } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { BLOCK_SCHEMES } from "../schemes/registry.ts";
@@ -62,6 +63,23 @@ export function kernelBytes(
   return (
     readers + inputWindows + outputWindows + tiles * allocatedBytes(4 * tile) + (method.scratchBytes?.(tensor) ?? 0)
   );
+}
+
+/** A round of a method, as memory sees it. */
+export type MeasuringMethod = Pick<MergeMethod, "locality"> & { readonly round: Round };
+
+/**
+ * Memory that one thread needs to measure one tensor: as for merging it, with the round's scratch, and the totals of
+ * the tensor and of the thread as float64.
+ */
+export function measuringBytes(
+  { locality, round }: MeasuringMethod,
+  tensor: UnitTensor,
+  windowElements: number,
+): number {
+  const scratchBytes = (own: ScratchTensor): number => round.scratchBytes(own);
+  const totals = Object.values(round.totals(tensor)).reduce((sum, { length }) => sum + 8 * length, 0);
+  return kernelBytes({ locality, scratchTiles: () => 0, scratchBytes }, tensor, windowElements, false) + 2 * totals;
 }
 
 /** The dtype in which an input's values come to a method: the stored one, unless rows are computed. */

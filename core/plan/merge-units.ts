@@ -7,7 +7,7 @@ import { passthrough } from "../methods/passthrough.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import { tensorBytes } from "../tensor.ts";
-import type { CutMethod } from "./memory.ts";
+import type { CutMethod, Fit } from "./memory.ts";
 import { fitMemory, kernelBytes, sinkBytes, valueDtype } from "./memory.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
 import type { DerivedFile, MergeUnit, UnitInput, UnitTensor } from "./schema.ts";
@@ -20,6 +20,8 @@ export type UnitOptions = {
   readonly threads: number;
   readonly memoryBytes: number;
   readonly statistics: boolean;
+  /** Of a method that must know the whole model. */
+  readonly prepared?: MergeUnit["prepared"];
 };
 
 /** A copied tensor as memory and reading see it. */
@@ -41,6 +43,7 @@ export function makeMergeUnits(
     });
     const { recipe } = options;
     const made = derived[index] ?? [];
+    const isPrepared = options.prepared !== undefined && placed.some(({ method }) => method === options.method.id);
     return {
       op: "merge",
       stage: options.stage,
@@ -55,6 +58,7 @@ export function makeMergeUnits(
       nonFinite: recipe.nonFinite,
       strict: recipe.strict,
       statistics: options.statistics,
+      ...(isPrepared ? { prepared: options.prepared } : {}),
     };
   });
 }
@@ -65,12 +69,16 @@ function methodOf({ method: id }: UnitTensor, { method }: UnitOptions): CutMetho
 
 /** Every pass reads every input whole, from its first byte to its last; of gathered rows, all there are. */
 function bytesRead(tensor: UnitTensor, options: UnitOptions): number {
-  const passes = methodOf(tensor, options).reducePasses + 1;
+  return (methodOf(tensor, options).reducePasses + 1) * bytesOfInputs(tensor);
+}
+
+/** Bytes of every input, read once. */
+export function bytesOfInputs(tensor: UnitTensor): number {
   const bytesOf = (input: UnitInput) =>
     input.rows === undefined
       ? input.ranges.reduce((sum, { bytes }) => sum + bytes, 0)
       : tensorBytes(valueDtype(input), tensor.shape);
-  return passes * tensor.inputs.reduce((sum, input) => sum + bytesOf(input), 0);
+  return tensor.inputs.reduce((sum, input) => sum + bytesOf(input), 0);
 }
 
 function boundMemory(tensors: readonly UnitTensor[], derived: readonly DerivedFile[], options: UnitOptions): number {
@@ -84,11 +92,23 @@ function boundMemory(tensors: readonly UnitTensor[], derived: readonly DerivedFi
     memoryBytes,
   );
   if (fit.peakBytes <= memoryBytes) return fit.peakBytes;
-  const largest = tensors.find((tensor) => needs(fit.windowElements)(tensor) === fit.threadBytes);
-  throw new MergeyardError("PlanMemoryExceeded", {
+  throw memoryExceeded(
+    tensors.find((tensor) => needs(fit.windowElements)(tensor) === fit.threadBytes),
+    fit,
+    options,
+  );
+}
+
+/** The refusal of a tensor that does not fit. */
+export function memoryExceeded(
+  largest: UnitTensor | undefined,
+  { peakBytes }: Fit,
+  options: UnitOptions,
+): MergeyardError {
+  return new MergeyardError("PlanMemoryExceeded", {
     where: { ...fieldPlace(options.recipe.origin, ["merge_method"]), tensor: largest?.name },
-    found: `${fit.peakBytes} bytes for ${options.method.id} of ${largest?.inputs.length ?? 0} models`,
-    expected: `at most ${memoryBytes} bytes`,
-    hint: `give a worker at least ${Math.ceil(fit.peakBytes / 2 ** 20)} MiB (--memory)`,
+    found: `${peakBytes} bytes for ${options.method.id} of ${largest?.inputs.length ?? 0} models`,
+    expected: `at most ${options.memoryBytes} bytes`,
+    hint: `give a worker at least ${Math.ceil(peakBytes / 2 ** 20)} MiB (--memory)`,
   });
 }

@@ -18,9 +18,10 @@ import { describeModels, type ViewsByName } from "./model-view.ts";
 import { createNotes } from "./notes.ts";
 import { listOutputs, type OutputTensor } from "./output-tensors.ts";
 import { planTensor } from "./plan-tensor.ts";
-import type { MergeUnit, PlanSource, SideFile } from "./schema.ts";
+import type { MergeUnit, PlanSource, PrepareUnit, SideFile } from "./schema.ts";
 import { planSideFiles } from "./side-files.ts";
 import { planVocabulary, type ReadTokenizer } from "./vocabulary.ts";
+import { describePrepared, makePrepareUnits, planRounds, type RoundsPlan } from "./whole-model.ts";
 
 /** What is merged: the recipe, its text and the output's name for the model card, and the models it names. */
 export type MergeTask = {
@@ -54,7 +55,7 @@ export type MergeOptions = {
   readonly threads?: number | undefined;
   /** What is made beside the merged checkpoint; nothing unless said otherwise. */
   readonly outputs?: Outputs | undefined;
-  /** Index of the merge stage in the plan. */
+  /** Index in the plan of the first stage of the merge: its own, or the first that prepares it. */
   readonly stage?: number | undefined;
   /** How tokenizer.json is read; the form of the tokenizers library unless said otherwise. */
   readonly readTokenizer?: ReadTokenizer | undefined;
@@ -64,6 +65,10 @@ export type MergeOptions = {
 
 export type MergePlan = {
   readonly method: MergeMethod;
+  /** Rounds of a method that must know the whole model. */
+  readonly whole: RoundsPlan | undefined;
+  /** Units of the prepare stages before the merge's own, stage by stage; none for most methods. */
+  readonly prepare: readonly (readonly PrepareUnit[])[];
   readonly units: readonly MergeUnit[];
   /** Small files of the output; `source` counts in `models`. */
   readonly sideFiles: readonly SideFile[];
@@ -122,15 +127,20 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
   });
   const gguf = options.outputs?.gguf ?? [];
   const derived = planGgufOutputs({ name, outputs: gguf, shards, sideFiles, models, notes });
-  const units = makeMergeUnits(tensors, shards, derived, {
+  const first = options.stage ?? 0;
+  const whole = planRounds(tensors, method, recipe, (input) => input.model ?? models[input.source]?.source.model ?? "");
+  const unitOptions = {
     recipe,
     method,
-    stage: options.stage ?? 0,
+    stage: first + (whole?.rounds.length ?? 0),
     threads: options.threads ?? THREADS_DEFAULT,
     memoryBytes: options.memoryBytes ?? MEMORY_BYTES_DEFAULT,
     statistics: options.statistics ?? false,
-  });
-  return { method, units, sideFiles, warnings: notes.list() };
+    prepared: whole && describePrepared(whole, first),
+  };
+  const units = makeMergeUnits(tensors, shards, derived, unitOptions);
+  const prepare = whole === undefined ? [] : makePrepareUnits(units, whole, first, unitOptions);
+  return { method, whole, prepare, units, sideFiles, warnings: notes.list() };
 }
 
 /** Models whose weights are merged; others only give tokens. */

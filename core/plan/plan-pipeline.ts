@@ -48,9 +48,16 @@ export function planPipeline({ parsed, recipe, models }: PipelineTask, options: 
   const stages = [
     ...(hasAdoption ? [describeStage(ADOPT_STAGE, "adopt", "shard", adoption.adopts)] : []),
     ...(hasAdoption ? [describeStage(DESCRIBE_STAGE, "describe", "shard", adoption.describes)] : []),
-    ...documents.map(({ name: document, plan }, index) =>
-      describeStage(stage + index, document === undefined ? "merge" : `merge ${document}`, "apply", plan.units),
-    ),
+    ...documents.flatMap(({ name: document, plan: { prepare, units } }) => {
+      const own = document === undefined ? "" : ` ${document}`;
+      const first = (units[0]?.stage ?? stage) - prepare.length;
+      return [
+        ...prepare.map((round, index) =>
+          describeStage(first + index, `prepare${own} ${index + 1} of ${prepare.length}`, "prepare", round),
+        ),
+        describeStage(first + prepare.length, `merge${own}`, "apply", units),
+      ];
+    }),
   ];
   return {
     header: {
@@ -70,7 +77,11 @@ export function planPipeline({ parsed, recipe, models }: PipelineTask, options: 
         : { publish: { model: pipeline.publish.model, channel: pipeline.publish.channel } }),
       warnings: [...merges.warnings, ...idleParts(pipeline)],
     },
-    units: [...adoption.adopts, ...adoption.describes, ...documents.flatMap(({ plan }) => plan.units)],
+    units: [
+      ...adoption.adopts,
+      ...adoption.describes,
+      ...documents.flatMap(({ plan }) => [...plan.prepare.flat(), ...plan.units]),
+    ],
   };
 }
 

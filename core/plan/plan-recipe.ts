@@ -45,7 +45,7 @@ export type RecipePlan = {
 
 /** Plans every document; the first is stage `options.stage`. Throws what planMerge throws. */
 export function planRecipe({ name, recipe, text, models }: RecipeTask, options: MergeOptions = {}): RecipePlan {
-  const first = options.stage ?? 0;
+  let stage = options.stage ?? 0;
   const known: PlannedModel[] = models.map((model) => ({ model, sideFiles: undefined }));
   const inputs = models.map(({ source }) => source.model);
   const documents: DocumentPlan[] = [];
@@ -55,18 +55,15 @@ export function planRecipe({ name, recipe, text, models }: RecipeTask, options: 
     const task = { name: label, recipe: document, text, models: own, inputs };
     // Only the output is what the recipe's outputs speak of.
     const outputs = document === recipe ? options.outputs : undefined;
-    const plan = planMerge(task, { ...options, outputs, stage: first + documents.length });
-    return renumber(plan, indexes, known);
+    const plan = renumber(planMerge(task, { ...options, outputs, stage }), indexes, known);
+    stage += plan.prepare.length + 1;
+    return plan;
   };
-  for (const stage of recipe.stages) {
-    const plan = markIntermediate(planDocument(stage.recipe, stage.name));
-    known.push(
-      describeResult(stage, plan, known, {
-        stage: first + documents.length,
-        names: documentNames(recipe, options.outputs),
-      }),
-    );
-    documents.push({ name: stage.name, plan });
+  for (const document of recipe.stages) {
+    const plan = markIntermediate(planDocument(document.recipe, document.name));
+    const names = documentNames(recipe, options.outputs);
+    known.push(describeResult(document, plan, known, { stage: stage - 1, names }));
+    documents.push({ name: document.name, plan });
   }
   const output = planDocument(recipe, name);
   const said = [...documents, { name: undefined, plan: output }];

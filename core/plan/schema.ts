@@ -215,12 +215,28 @@ const mergeUnitSchema = z.strictObject({
   strict: z.boolean(),
   /** Measure how the models agree and disagree, on the way. */
   statistics: z.boolean(),
+  /**
+   * Of a method that must know the whole model: the prepare stages of its rounds, in their order, and what its
+   * decisions must know of the model. Only where the unit has a tensor of that method.
+   */
+  prepared: z.strictObject({ stages: z.array(count).min(1), elements: count, tensors: count }).optional(),
+});
+
+/** Measure the tensors of a merge unit for one round of their method, and write the totals. */
+const prepareUnitSchema = z.strictObject({
+  ...unitBase,
+  op: z.literal("prepare"),
+  /** Among the method's rounds. */
+  round: count,
+  /** The merge unit. */
+  of: z.strictObject({ stage: count, index: count }),
 });
 
 export const unitSchema = z.discriminatedUnion("op", [
   adoptUnitSchema,
   convertUnitSchema,
   describeUnitSchema,
+  prepareUnitSchema,
   mergeUnitSchema,
 ]);
 
@@ -270,6 +286,7 @@ export type ConvertUnit = z.infer<typeof convertUnitSchema>;
 export type DescribeUnit = z.infer<typeof describeUnitSchema>;
 export type DerivedTensor = z.infer<typeof derivedTensorSchema>;
 export type DerivedFile = z.infer<typeof derivedFileSchema>;
+export type PrepareUnit = z.infer<typeof prepareUnitSchema>;
 export type MergeUnit = z.infer<typeof mergeUnitSchema>;
 export type Unit = z.infer<typeof unitSchema>;
 export type Stage = z.infer<typeof stageSchema>;

@@ -110,7 +110,7 @@ function readValue(input: unknown, path: readonly (string | number)[], report: R
   return { kind: "gradient", values };
 }
 
-const WORD = /^[a-z][a-z0-9_]{0,63}$/;
+const WORD = /^[a-z][a-z0-9_-]{0,63}$/;
 const NUMERIC = /^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*$/;
 
 function readScalar(input: unknown): SettingScalar | undefined {

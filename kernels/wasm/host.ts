@@ -9,6 +9,7 @@ import { type Block, createMemory } from "../../core/ops/memory.ts";
 import { type ElementExports, hostElements } from "./host-elements.ts";
 import { hostQuant, type QuantExports } from "./host-quant.ts";
 import { hostTaskVectors, type TaskVectorExports } from "./host-task-vectors.ts";
+import { hostWholeModel, type WholeModelExports } from "./host-whole-model.ts";
 
 /** The module's own data lies below this address. */
 const DATA_BYTES = 65536;
@@ -58,7 +59,8 @@ type Exports = {
   ) => void;
 } & { readonly [name in `widen${FloatDtype}` | `narrow${FloatDtype}`]: Convert } & TaskVectorExports &
   ElementExports &
-  QuantExports;
+  QuantExports &
+  WholeModelExports;
 
 let compiled: WebAssembly.Module | undefined;
 
@@ -103,6 +105,7 @@ export function createWasmKernels(capacityBytes: number): Kernels {
     ...hostTaskVectors(wasm, memory.buffer),
     ...hostElements(wasm, memory.buffer),
     ...hostQuant(wasm, memory.buffer),
+    ...hostWholeModel(wasm),
   };
 }
 

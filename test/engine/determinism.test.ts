@@ -10,13 +10,16 @@ import { pathToFileURL } from "node:url";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
 import type { MergeMethod } from "../../core/methods/method.ts";
 import { findMethod } from "../../core/methods/registry.ts";
+import { type ModelState, totalModel } from "../../core/methods/whole-model.ts";
 import type { MergeUnit } from "../../core/plan/schema.ts";
 import { elementCount, tensorBytes } from "../../core/tensor.ts";
+import { measuredTensors } from "../../engine/measure-tensors.ts";
+import type { MergeRequest } from "../../engine/request.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { createMergeExecutor } from "../../workers/executor.ts";
 import { runTensor, type TensorCase, unitTensorOf } from "./in-memory.ts";
 
-const METHODS = ["ties", "dare_ties", "della", "breadcrumbs"] as const;
+const METHODS = ["ties", "dare_ties", "della", "breadcrumbs", "ties_paper"] as const;
 /** A vector, odd rows, slices longer than a tile, and tensors large enough for several windows and regions. */
 const SHAPES = [[517], [301, 1003], [2, 90, 7], [5, 850_001], [3, 9001], [3, 1_450_001]] as const;
 const PARAMETERS = [
@@ -101,6 +104,23 @@ function unitOf(id: string): MergeUnit {
   };
 }
 
+/** What the rounds of a unit's method decide, where it has any. */
+async function stateOf(request: Omit<MergeRequest, "target">): Promise<ModelState | undefined> {
+  const tensors = measuredTensors(request.unit);
+  const [first] = tensors;
+  if (first === undefined) return undefined;
+  const elements = tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0);
+  const inputs = first.inputs.map((input, index) => ({ ...input, model: MODELS[index] ?? "" }));
+  const model = { elements, tensors: tensors.length, parameters: first.parameters, inputs };
+  let state: ModelState = {};
+  for (const [index, round] of (method(first.method).wholeModel?.rounds(first) ?? []).entries()) {
+    const { signal } = new AbortController();
+    const { part } = await executor.measure({ ...request, round: index, state }, { signal });
+    state = { ...state, ...round.decide(totalModel(round.totals(first), part), model, state) };
+  }
+  return state;
+}
+
 describe("the same bytes", () => {
   for (const id of METHODS) {
     test(`${id} on any number of threads with any memory`, async () => {
@@ -115,14 +135,19 @@ describe("the same bytes", () => {
           }));
           const store = `${pathToFileURL(join(folder, "out"))}?durable=false`;
           const target = { store, key: `${id}.safetensors`, derivedPrefix: "" };
-          const request = { unit: unitOf(id), sources, target, threads, memoryBytes };
-          const { file } = await executor.execute(request, { signal: new AbortController().signal });
+          const request = { unit: unitOf(id), sources, threads, memoryBytes };
+          const state = await stateOf(request);
+          const { file } = await executor.execute(
+            { ...request, state, target },
+            { signal: new AbortController().signal },
+          );
           digests.add(file.digest);
         }
       }
       assert.equal(digests.size, 1);
     });
 
+    if (method(id).wholeModel !== undefined) continue;
     test(`${id} with any window`, async () => {
       for (const shape of SHAPES.filter((own) => elementCount(own) < 10 ** 6)) {
         const digests = new Set<string>();

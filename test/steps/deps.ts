@@ -2,6 +2,7 @@
 import type { StepEvent, UnitDeps } from "../../steps/step.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
 import type { ObjectStore, OpenStore } from "../../stores/store.ts";
+import { createInThreadMeasurer } from "./in-thread-executor.ts";
 
 export type TestDeps = UnitDeps & { readonly events: StepEvent[] };
 
@@ -28,6 +29,7 @@ export function testDeps(openStore: OpenStore, overrides: Partial<UnitDeps> = {}
     cpuMs: () => 0,
     log: (event) => void events.push(event),
     signal: new AbortController().signal,
+    executeMeasure: createInThreadMeasurer(openStore),
     executeMerge: () => Promise.reject(new Error("this test merges nothing")),
     threads: 1,
     memoryBytes: 256 * 1024 * 1024,

@@ -4,11 +4,34 @@ import { digestBytes, digestTensorFile } from "../../core/artifact/digest.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
 import { createScalarKernels } from "../../core/ops/kernels.ts";
 import { beginUnitWrites, derivedParts, describeDerived } from "../../engine/derived-files.ts";
-import { fitUnit } from "../../engine/memory.ts";
+import { measuredTensors, measureTensors } from "../../engine/measure-tensors.ts";
+import { fitMeasuring, fitUnit } from "../../engine/memory.ts";
 import { mergeRegion, tensorsOf } from "../../engine/merge-region.ts";
 import { cutRegions } from "../../engine/regions.ts";
-import type { ExecuteMerge, MergeRequest } from "../../engine/request.ts";
+import type { ExecuteMeasure, ExecuteMerge, MeasureRequest, MergeRequest } from "../../engine/request.ts";
 import type { OpenStore } from "../../stores/store.ts";
+
+/** Measures a unit's tensors in this thread, all of them as one task. `onMeasure` sees every unit that is measured. */
+export function createInThreadMeasurer(
+  openStore: OpenStore,
+  onMeasure: (request: MeasureRequest) => void = () => undefined,
+): ExecuteMeasure {
+  return async (request, { signal }) => {
+    onMeasure(request);
+    const { unit, round, state, sources, memoryBytes } = request;
+    const { windowElements, threadBytes } = fitMeasuring(unit, round, 1, memoryBytes);
+    const kernels = createScalarKernels(threadBytes);
+    let bytesRead = 0;
+    const progress = (read: number): void => {
+      bytesRead += read;
+    };
+    const rules = { nonFinite: unit.nonFinite, strict: unit.strict };
+    const tensors = measuredTensors(unit);
+    const task = { index: 0, round, tensors, rules, sources, state, windowElements };
+    const part = await measureTensors(task, { kernels, openStore, signal, progress });
+    return { part, bytesRead, kernels: kernels.id, threads: 1 };
+  };
+}
 
 /** `onMerge` sees every unit that is really computed. */
 export function createInThreadExecutor(
@@ -17,7 +40,7 @@ export function createInThreadExecutor(
 ): ExecuteMerge {
   return async (request, { signal }) => {
     onMerge(request);
-    const { unit, sources, target } = request;
+    const { unit, sources, state, target } = request;
     const store = openStore(target.store);
     const regions = cutRegions(unit, 1);
     const { windowElements, threadBytes } = fitUnit(unit, 1, request.memoryBytes);
@@ -44,6 +67,7 @@ export function createInThreadExecutor(
           derived: derivedParts(unit, region, writes),
           rules,
           sources,
+          state,
           targetStore: target.store,
           windowElements,
           statistics: false,

@@ -21,7 +21,7 @@ import { openStore } from "../../stores/open.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { EXIT_TRANSIENT, runJob } from "../../workers/main.ts";
 import { newStore, openerOf, putText, testDeps } from "../steps/deps.ts";
-import { createInThreadExecutor } from "../steps/in-thread-executor.ts";
+import { createInThreadExecutor, createInThreadMeasurer } from "../steps/in-thread-executor.ts";
 import { makeYard, plan, recipe, runPipeline } from "../steps/pipeline.ts";
 
 /** A planned run in memory and a way to run one job of it. */
@@ -45,6 +45,7 @@ async function planInMemory() {
     const exitCode = await runJob(environment, {
       openStore: overrides.store === undefined ? openStores : openerOf(overrides.store),
       executeMerge: overrides.executeMerge ?? createInThreadExecutor(openStores),
+      executeMeasure: createInThreadMeasurer(openStores),
       log: (event) => void events.push(event),
       now: Date.now,
       cpuMs: () => 0,

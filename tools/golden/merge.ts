@@ -11,6 +11,7 @@ import { runMoe } from "./moe.ts";
 import { runMulti, runRecipe, runTokenizer } from "./recipes.ts";
 import { runMerge } from "./run-merge.ts";
 import { runStatistical } from "./statistical.ts";
+import { runGlobal } from "./whole-model.ts";
 
 const parameters = z.record(z.string(), z.unknown());
 const methodCase = z.object({
@@ -50,6 +51,7 @@ async function runCase(folder: string, entry: { kind: string }): Promise<Verdict
   if (entry.kind === "alignment") return runAlignment(folder, entry);
   if (entry.kind === "moe") return runMoe(folder, entry);
   if (entry.kind === "lora") return runLora(folder, entry);
+  if (entry.kind === "global") return runGlobal(folder, entry);
   return skipped(`the kind ${entry.kind}`);
 }
 

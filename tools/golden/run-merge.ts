@@ -12,8 +12,10 @@ import {
 import { planRecipe } from "../../core/plan/plan-recipe.ts";
 import type { MergeUnit, PlanSource } from "../../core/plan/schema.ts";
 import { listSources, normaliseRecipe } from "../../core/recipe/normalise.ts";
-import { mergeRegion } from "../../engine/merge-region.ts";
+import { measuredTensors, measureTensors } from "../../engine/measure-tensors.ts";
+import { mergeRegion, type RegionDeps, type RegionTask } from "../../engine/merge-region.ts";
 import type { ResolvedSource } from "../../engine/request.ts";
+import { runRounds } from "../../engine/run-rounds.ts";
 import { createWasmKernels } from "../../kernels/wasm/host.ts";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { readDocuments } from "../../steps/read-documents.ts";
@@ -22,6 +24,9 @@ import { createDirectoryStore } from "../../stores/directory.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
 import type { OpenStore } from "../../stores/store.ts";
 import type { Tensor } from "./tensors.ts";
+
+/** Small, so that windows end within tensors of the cases. */
+const WINDOW_ELEMENTS = 8192;
 
 export type MergedTensors = ReadonlyMap<string, Tensor>;
 export type MergeOutcome = {
@@ -52,11 +57,18 @@ export async function runMerge(
     uri.startsWith("memory:") ? target : createDirectoryStore(uri, { durable: false });
   const sources: ResolvedSource[] = models.map(({ source }) => ({ ...source, digests: undefined }));
   const made = new Map<string | undefined, MergedTensors>();
+  const { signal } = new AbortController();
   for (const { name, plan } of documents) {
     const prefix = `${made.size}/`;
     const tensors = new Map<string, Tensor>();
+    const deps = { kernels: createWasmKernels(MEMORY_BYTES_DEFAULT), openStore, signal, progress: () => {} };
+    const state = await runRounds(plan, (unit, { round }, known) => {
+      const task = { index: 0, round, tensors: measuredTensors(unit), rules: rulesOf(unit), sources };
+      return measureTensors({ ...task, state: known, windowElements: WINDOW_ELEMENTS }, deps);
+    });
     for (const unit of plan.units) {
-      for (const [tensor, value] of await runUnit(unit, prefix, sources, openStore)) tensors.set(tensor, value);
+      const merged = await runUnit(unit, prefix, { sources, state }, deps);
+      for (const [tensor, value] of merged) tensors.set(tensor, value);
     }
     made.set(name, tensors);
     sources.push({ model: name ?? "", store: target.uri, prefix, digests: undefined });
@@ -100,14 +112,18 @@ function restrict(model: MergeModel, only: readonly string[] | undefined): Merge
   return { ...model, checkpoint: { ...model.checkpoint, tensors } };
 }
 
+function rulesOf({ nonFinite, strict }: MergeUnit): RegionTask["rules"] {
+  return { nonFinite, strict };
+}
+
 /** Merges a unit into a file of the memory store and reads it back. */
 async function runUnit(
   unit: MergeUnit,
   prefix: string,
-  sources: readonly ResolvedSource[],
-  openStore: OpenStore,
+  known: Pick<RegionTask, "sources" | "state">,
+  deps: RegionDeps,
 ): Promise<MergedTensors> {
-  const store = openStore("memory://golden");
+  const store = deps.openStore("memory://golden");
   const key = `${prefix}${unit.file}`;
   const { header } = encodeSafetensorsHeader(unit.tensors, new Map([["format", "pt"]]));
   const region = { offset: 0, bytes: unit.fileBytes, firstTensor: 0, endTensor: unit.tensors.length, derived: [] };
@@ -119,15 +135,13 @@ async function runUnit(
     prologue: header,
     tensors: unit.tensors,
     derived: [],
-    rules: { nonFinite: unit.nonFinite, strict: unit.strict },
-    sources,
+    rules: rulesOf(unit),
+    ...known,
     targetStore: "memory://golden",
-    windowElements: 8192,
+    windowElements: WINDOW_ELEMENTS,
     statistics: false,
   };
-  const kernels = createWasmKernels(MEMORY_BYTES_DEFAULT);
-  const signal = new AbortController().signal;
-  const { receipt } = await mergeRegion(task, { kernels, openStore, signal, progress: () => {} });
+  const { receipt } = await mergeRegion(task, deps);
   await store.finishWrite(ticket, [receipt]);
   const data = new Uint8Array(unit.fileBytes - header.length);
   await store.readInto(key, header.length, data);

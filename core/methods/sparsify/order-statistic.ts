@@ -26,8 +26,8 @@ const LIST_KEYS_MAX = 2 ** 24;
 const LIST_FILL = 0.75;
 
 /** Bins of the two histograms: the upper 15 and the lower 16 bits of a key. */
-const COARSE_BINS = 2 ** 15;
-const FINE_BINS = 2 ** 16;
+export const COARSE_BINS = 2 ** 15;
+export const FINE_BINS = 2 ** 16;
 /** Larger than every key. */
 const ABOVE_ALL = 0x7fffffff;
 
@@ -279,7 +279,7 @@ function finePass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
 }
 
 /** The bin that holds the element of a rank, counted from the last bin down. */
-function findBin(bins: Uint32Array, rank: number): { bin: number; above: number; count: number } {
+export function findBin(bins: ArrayLike<number>, rank: number): { bin: number; above: number; count: number } {
   let above = 0;
   for (let bin = bins.length - 1; bin >= 0; bin--) {
     const count = bins[bin] ?? 0;

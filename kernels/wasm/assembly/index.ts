@@ -21,3 +21,5 @@ export { quantizeQ3_K, quantizeQ6_K } from "./quant-k-signed";
 export { quantizeIQ4_NL, quantizeIQ4_XS } from "./quant-iq4";
 export * from "./dequant";
 export * from "./loss";
+export * from "./votes";
+export * from "./competition";

@@ -1,0 +1,156 @@
+// Exact order statistics over a whole model: two rounds of histograms, first of the upper 15 bits of the keys, then of
+// the lower 16 within the bin that holds the rank. What is counted is the caller's matter: lists of values whose
+// magnitudes are ranked, such as every model's differences to the base.
+import assert from "node:assert/strict";
+import { type Deltas, wordsOf } from "../ops/deltas.ts";
+import type { Block, Kernels } from "../ops/kernels.ts";
+import { allocatedBytes } from "../ops/memory.ts";
+import { elementCount } from "../tensor.ts";
+import { splitBase } from "./base-tiles.ts";
+import type { MergeTensor, Pass, Refusal, ScratchTensor, StoredPass } from "./method.ts";
+import { COARSE_BINS, FINE_BINS, findBin, SELECTABLE_ELEMENTS_MAX } from "./sparsify/order-statistic.ts";
+import {
+  type Measurement,
+  type ModelExtent,
+  type Round,
+  type RoundTensor,
+  stateList,
+  type TotalSpecs,
+  vectorOf,
+} from "./whole-model.ts";
+
+/** Called in a tile for every list, with the values whose magnitudes count. */
+type CountList = (list: number, deltas: Deltas, count: number) => void;
+
+/** What is ranked, and which ranks are wanted. */
+type ModelSearch = {
+  /** Names its totals and its state. */
+  readonly name: string;
+  lists(tensor: RoundTensor): number;
+  readonly ranksPerList: number;
+  /** List by list, its ranks among all elements of the model; 1 is the largest magnitude. */
+  ranks(model: ModelExtent): readonly number[];
+  /** Bytes that `pass` allocates. */
+  scratchBytes(tensor: ScratchTensor): number;
+  pass(tensor: MergeTensor, kernels: Kernels, count: CountList): Pass | StoredPass;
+};
+
+/**
+ * The two rounds of a search. They leave in the state, under the search's name, the key of every list's every rank: the
+ * bit pattern of a float32 magnitude, which `magnitudeOf` makes a number.
+ */
+function searchRounds(search: ModelSearch): readonly [Round, Round] {
+  const { name, ranksPerList } = search;
+  const [bins, above] = [`${name}.bins`, `${name}.above`];
+  const coarse: Round = {
+    totals: (tensor) => histogramSpecs(name, search.lists(tensor), COARSE_BINS),
+    scratchBytes: (tensor) => histogramBytes(search.lists(tensor), COARSE_BINS) + search.scratchBytes(tensor),
+    measure(tensor, kernels) {
+      const blocks = allocateBins(kernels, search.lists(tensor), COARSE_BINS);
+      const count: CountList = (list, deltas, elements) =>
+        kernels.countKeys(deltas, 0, 16, pick(blocks, list), COARSE_BINS, elements);
+      return measurement(name, blocks, search.pass(tensor, kernels, count));
+    },
+    decide(totals, model) {
+      const found = search
+        .ranks(model)
+        .map((rank, index) => findBin(vectorOf(totals, `${name}.${Math.floor(index / ranksPerList)}`), rank));
+      return { [bins]: found.map(({ bin }) => bin), [above]: found.map((own) => own.above) };
+    },
+  };
+  const fine: Round = {
+    totals: (tensor) => histogramSpecs(name, search.lists(tensor) * ranksPerList, FINE_BINS),
+    scratchBytes: (tensor) =>
+      histogramBytes(search.lists(tensor) * ranksPerList, FINE_BINS) + search.scratchBytes(tensor),
+    measure(tensor, kernels) {
+      const origins = stateList(tensor.state, bins).map((bin) => bin * FINE_BINS);
+      const blocks = allocateBins(kernels, origins.length, FINE_BINS);
+      const count: CountList = (list, deltas, elements) => {
+        for (let index = list * ranksPerList; index < (list + 1) * ranksPerList; index++) {
+          kernels.countKeys(deltas, origins[index] ?? 0, 0, pick(blocks, index), FINE_BINS, elements);
+        }
+      };
+      return measurement(name, blocks, search.pass(tensor, kernels, count));
+    },
+    decide(totals, model, state) {
+      const [upper, before] = [stateList(state, bins), stateList(state, above)];
+      const keys = search.ranks(model).map((rank, index) => {
+        const { bin } = findBin(vectorOf(totals, `${name}.${index}`), rank - (before[index] ?? 0));
+        return (upper[index] ?? 0) * FINE_BINS + bin;
+      });
+      return { [name]: keys };
+    },
+  };
+  return [coarse, fine];
+}
+
+/** Ranks magnitudes of every model's difference to the base, models in the order of the inputs. */
+export function searchDeltas(name: string, ranksPerList: number, ranks: ModelSearch["ranks"]): readonly [Round, Round] {
+  return searchRounds({
+    name,
+    lists: countModels,
+    ranksPerList,
+    ranks,
+    scratchBytes: () => 0,
+    pass(tensor, _kernels, countList) {
+      const { base, others } = splitBase(tensor);
+      return {
+        storedTile({ dtype, inputs, byteOffset, count }) {
+          const from = pick(inputs, base);
+          others.forEach((input, list) => {
+            countList(list, { dtype, base: from, source: pick(inputs, input), byteOffset }, count);
+          });
+        },
+      };
+    },
+  });
+}
+
+/** A tensor with more elements than a bin can count. */
+export function refuseUncountable({ shape }: Pick<MergeTensor, "shape">): Refusal | undefined {
+  const total = elementCount(shape);
+  if (total <= SELECTABLE_ELEMENTS_MAX) return undefined;
+  return { found: `a tensor of ${total} elements`, expected: `at most ${SELECTABLE_ELEMENTS_MAX}` };
+}
+
+/** Inputs beside the base. */
+export function countModels({ inputs }: RoundTensor): number {
+  return inputs.filter(({ isBase }) => !isBase).length;
+}
+
+/** The float32 number of a key. */
+export function magnitudeOf(key: number): number {
+  return new Float32Array(Uint32Array.of(key).buffer)[0] ?? 0;
+}
+
+function histogramSpecs(name: string, count: number, length: number): TotalSpecs {
+  return Object.fromEntries(
+    Array.from({ length: count }, (_, index) => [`${name}.${index}`, { kind: "count", length } as const]),
+  );
+}
+
+function histogramBytes(count: number, bins: number): number {
+  return count * allocatedBytes(4 * bins);
+}
+
+function allocateBins(kernels: Kernels, count: number, bins: number): readonly Block[] {
+  return Array.from({ length: count }, () => {
+    const block = kernels.allocateBlock(4 * bins);
+    block.bytes.fill(0);
+    return block;
+  });
+}
+
+function measurement(name: string, blocks: readonly Block[], pass: Pass | StoredPass): Measurement {
+  return {
+    pass,
+    totals: () =>
+      Object.fromEntries(blocks.map((block, index) => [`${name}.${index}`, Float64Array.from(wordsOf(block))])),
+  };
+}
+
+function pick<Item>(items: readonly Item[], index: number): Item {
+  const item = items[index];
+  assert.ok(item !== undefined, "a list or input of the tensor");
+  return item;
+}

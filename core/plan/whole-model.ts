@@ -1,0 +1,130 @@
+// What a merge needs beside its merge units when its method must know the whole model: how far the model reaches, that
+// all of its tensors agree in what decisions use, and the prepare stages, one for each round, with one unit for each
+// merge unit that has something to measure. From planned tensors alone.
+import { layOutTotals } from "../artifact/totals-file.ts";
+import { MergeyardError } from "../error.ts";
+import type { MergeMethod } from "../methods/method.ts";
+import type { ModelExtent, Round } from "../methods/whole-model.ts";
+import type { Recipe } from "../recipe/normalise.ts";
+import { describeValue, fieldPlace } from "../recipe/origin.ts";
+import { elementCount } from "../tensor.ts";
+import { fitMemory, type MeasuringMethod, measuringBytes } from "./memory.ts";
+import { bytesOfInputs, memoryExceeded, type UnitOptions } from "./merge-units.ts";
+import type { PlannedTensor } from "./plan-tensor.ts";
+import type { MergeUnit, PrepareUnit, UnitTensor } from "./schema.ts";
+
+/** The rounds of a merge and the model that they are about: plain data but for the rounds' functions. */
+export type RoundsPlan = { readonly rounds: readonly Round[]; readonly model: ModelExtent };
+
+/** How the inputs of a unit's tensor come to decisions; models are named by the caller. */
+type NameInput = (input: UnitTensor["inputs"][number]) => string;
+
+/**
+ * The rounds that the tensors of a merge ask for; undefined when the method asks for none. Throws PlanMethodRefused
+ * when tensors differ in models or in parameters that rounds use, or when the method refuses the model.
+ */
+export function planRounds(
+  tensors: readonly PlannedTensor[],
+  method: MergeMethod,
+  recipe: Recipe,
+  nameOf: NameInput,
+): RoundsPlan | undefined {
+  const measured = tensors.filter((tensor) => tensor.method === method.id);
+  const [first] = measured;
+  const { wholeModel } = method;
+  if (wholeModel === undefined || first === undefined) return undefined;
+  for (const tensor of measured) refuseUneven(tensor, first, wholeModel.shared, recipe, nameOf);
+  const model = describeExtent(measured, nameOf);
+  const refusal = wholeModel.refuse?.(model);
+  if (refusal !== undefined) {
+    const { parameter, found, expected, hint } = refusal;
+    const where = fieldPlace(recipe.origin, parameter === undefined ? ["merge_method"] : ["parameters", parameter]);
+    throw new MergeyardError("PlanMethodRefused", { where: { ...where, model: refusal.model }, found, expected, hint });
+  }
+  return { rounds: wholeModel.rounds(model), model };
+}
+
+function describeExtent(measured: readonly PlannedTensor[], nameOf: NameInput): ModelExtent {
+  const { parameters = {}, inputs = [] } = measured[0] ?? {};
+  return {
+    elements: measured.reduce((sum, { shape }) => sum + elementCount(shape), 0),
+    tensors: measured.length,
+    parameters,
+    inputs: inputs.map((input) => ({ model: nameOf(input), isBase: input.isBase, parameters: input.parameters })),
+  };
+}
+
+/** Decisions are about one model made of the same parents everywhere. */
+function refuseUneven(
+  tensor: PlannedTensor,
+  first: PlannedTensor,
+  shared: readonly string[],
+  recipe: Recipe,
+  nameOf: NameInput,
+): void {
+  const refuse = (field: readonly string[], found: string, expected: string, hint: string): never => {
+    const where = { ...fieldPlace(recipe.origin, field), tensor: tensor.name };
+    throw new MergeyardError("PlanMethodRefused", { where, found, expected: `${expected}, as in ${first.name}`, hint });
+  };
+  const modelsOf = ({ inputs }: PlannedTensor) => inputs.map(nameOf).join(", ");
+  if (modelsOf(tensor) !== modelsOf(first)) {
+    const hint = `${recipe.method} looks at whole models: every tensor must come from the same ones`;
+    refuse(["merge_method"], modelsOf(tensor), modelsOf(first), hint);
+  }
+  for (const name of shared) {
+    const valuesOf = ({ parameters, inputs }: PlannedTensor) =>
+      [parameters[name], ...inputs.map((input) => input.parameters[name])].filter((value) => value !== undefined);
+    const [own, other] = [valuesOf(tensor), valuesOf(first)].map((values) => describeValue(values));
+    if (own === other || own === undefined || other === undefined) continue;
+    const hint = `${recipe.method} looks at whole models: write one value of ${name} for all tensors`;
+    refuse(["parameters", name], own, other, hint);
+  }
+}
+
+/** What merge units say of the rounds, whose stages begin at `stage`. */
+export function describePrepared({ rounds, model }: RoundsPlan, stage: number): NonNullable<MergeUnit["prepared"]> {
+  const { elements, tensors } = model;
+  return { stages: rounds.map((_, index) => stage + index), elements, tensors };
+}
+
+/** The units of every round; `units` are the merge units, the rounds' stages begin at `stage`. */
+export function makePrepareUnits(
+  units: readonly MergeUnit[],
+  { rounds }: RoundsPlan,
+  stage: number,
+  options: UnitOptions,
+): readonly (readonly PrepareUnit[])[] {
+  const measuring = units.filter(({ prepared }) => prepared !== undefined);
+  return rounds.map((round, place) =>
+    measuring.map((unit, index): PrepareUnit => {
+      const tensors = unit.tensors.filter(({ method }) => method === options.method.id);
+      const [first] = tensors;
+      const totals = first === undefined ? {} : round.totals(first);
+      return {
+        op: "prepare",
+        stage: stage + place,
+        index,
+        round: place,
+        of: { stage: unit.stage, index: unit.index },
+        peakBytes: boundMeasuring(tensors, { locality: options.method.locality, round }, options),
+        bytesRead: tensors.reduce((sum, tensor) => sum + bytesOfInputs(tensor), 0),
+        bytesWritten: layOutTotals(totals, tensors.length).fileBytes,
+      };
+    }),
+  );
+}
+
+function boundMeasuring(tensors: readonly UnitTensor[], measuring: MeasuringMethod, options: UnitOptions): number {
+  const needs = (windowElements: number) => (tensor: UnitTensor) => measuringBytes(measuring, tensor, windowElements);
+  const fit = fitMemory(
+    (windowElements) => tensors.map(needs(windowElements)).reduce((most, bytes) => Math.max(most, bytes), 0),
+    options.threads,
+    options.memoryBytes,
+  );
+  if (fit.peakBytes <= options.memoryBytes) return fit.peakBytes;
+  throw memoryExceeded(
+    tensors.find((tensor) => needs(fit.windowElements)(tensor) === fit.threadBytes),
+    fit,
+    options,
+  );
+}

@@ -1,0 +1,203 @@
+// Goal: what methods must know of whole models is measured by many units and gives what one process gives; it is found
+// again in the cache, survives kills, and is checked when it is read. Method: a pipeline of ties_paper on small models.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { layout } from "../../core/artifact/layout.ts";
+import { parseManifest } from "../../core/artifact/manifest.ts";
+import { MergeyardError } from "../../core/error.ts";
+import type { TensorFile } from "../../core/plan/receipt.ts";
+import { planStep } from "../../steps/plan.ts";
+import { runUnit } from "../../steps/run-unit.ts";
+import type { PlanOutput } from "../../steps/schemas.ts";
+import { runStep } from "../../steps/step.ts";
+import { openRun } from "../../steps/unit-context.ts";
+import { initYard } from "../../steps/yard.ts";
+import { readAll } from "../../stores/objects.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+import { Crash, createDyingStore } from "./failing-stores.ts";
+import { createInThreadExecutor, createInThreadMeasurer } from "./in-thread-executor.ts";
+import { plan, runPipeline, runUnits } from "./pipeline.ts";
+import { putModel } from "./small-model.ts";
+
+const recipe = (lambda: number) => `name: small
+models: { zero: incoming/base, one: incoming/a, two: incoming/b }
+merge:
+  merge_method: ties_paper
+  base_model: zero
+  models: [{ model: one }, { model: two }]
+  parameters: { top_k_percent: 30, elect: normmass, merge: dis-mean, lambda: ${lambda} }
+publish: { model: ab, channel: nightly }
+`;
+
+async function makeYard(): Promise<ObjectStore> {
+  const yard = newStore();
+  await initYard(yard);
+  for (const [index, name] of ["base", "a", "b"].entries()) {
+    await putModel(yard, `incoming/${name}/1/`, { seed: index });
+  }
+  await putText(yard, "pipelines/small.yaml", recipe(1));
+  return yard;
+}
+
+/** Plans the pipeline for output files of that size. */
+function planWith(yard: ObjectStore, shardBytes: number): Promise<PlanOutput> {
+  const pipeline = { store: yard.uri, key: "pipelines/small.yaml" };
+  return runStep(planStep, { yard: yard.uri, pipeline, shardBytes }, depsOn(yard));
+}
+
+/** Dependencies on one store, with what was computed: `merge 0`, or `measure <round> <unit>`. */
+function depsOn(store: ObjectStore, done: string[] = []) {
+  const openStore = openerOf(store);
+  return testDeps(openStore, {
+    executeMerge: createInThreadExecutor(openStore, ({ unit }) => void done.push(`merge ${unit.index}`)),
+    executeMeasure: createInThreadMeasurer(
+      openStore,
+      ({ unit, round }) => void done.push(`measure ${round} ${unit.index}`),
+    ),
+  });
+}
+
+/** Digests of the published version's tensors, by name. */
+async function publishedTensors(yard: ObjectStore, version: string): Promise<ReadonlyMap<string, string>> {
+  const manifest = parseManifest(await readAll(yard, layout.versionManifest("ab", version), 1e6));
+  return new Map(
+    manifest?.files.flatMap((file) => ("tensors" in file ? file.tensors.map((own) => [own.name, own.digest]) : [])),
+  );
+}
+
+test("every round is a stage of units that the merge waits for, and measures what the merge merges", async () => {
+  const yard = await makeYard();
+  const done: string[] = [];
+  const { plan: planned } = await runPipeline(yard, depsOn(yard, done));
+  assert.deepEqual(
+    planned.stages.map(({ index, name, kind, units }) => [index, name, kind, units]),
+    [
+      [0, "adopt", "shard", 9],
+      [1, "describe", "shard", 3],
+      [2, "prepare 1 of 4", "prepare", 4],
+      [3, "prepare 2 of 4", "prepare", 4],
+      [4, "prepare 3 of 4", "prepare", 4],
+      [5, "prepare 4 of 4", "prepare", 4],
+      [6, "merge", "apply", 4],
+    ],
+  );
+  const expected = ["measure 0", "measure 1", "measure 2", "measure 3", "merge"];
+  assert.deepEqual(
+    done,
+    expected.flatMap((work) => [0, 1, 2, 3].map((unit) => `${work} ${unit}`)),
+  );
+});
+
+test("tensors have the same bytes for any size of the output's files", async () => {
+  const results = [];
+  for (const shardBytes of [100, 400, 1000, 1e9]) {
+    const yard = await makeYard();
+    const planned = await planWith(yard, shardBytes);
+    const files = await runStages(yard, planned, ["shard", "prepare", "apply"]);
+    results.push(files.flatMap(({ tensors }) => tensors.map(({ name, digest }) => `${name} ${digest}`)).sort());
+  }
+  for (const result of results) assert.deepEqual(result, results[0]);
+});
+
+test("only what changed is measured again: nothing for another lambda, one unit for another tensor", async () => {
+  const yard = await makeYard();
+  const first = await runPipeline(yard, depsOn(yard));
+  await putText(yard, "pipelines/small.yaml", recipe(0.5));
+  const lambda: string[] = [];
+  const second = await runPipeline(yard, depsOn(yard, lambda));
+  assert.deepEqual(lambda, ["merge 0", "merge 1", "merge 2", "merge 3"]);
+  assert.notEqual(second.result?.version, first.result?.version);
+
+  await putModel(yard, "incoming/b/2/", { seed: 2, changedTensor: 3 });
+  const changed: string[] = [];
+  const third = await runPipeline(yard, depsOn(yard, changed));
+  const measured = changed.filter((work) => work.startsWith("measure 0"));
+  assert.equal(measured.length, 1, changed.join(", "));
+  const fresh = await makeYard();
+  await putText(fresh, "pipelines/small.yaml", recipe(0.5));
+  await putModel(fresh, "incoming/b/2/", { seed: 2, changedTensor: 3 });
+  const alone = await runPipeline(fresh, depsOn(fresh));
+  const tensorsOf = (store: ObjectStore, version?: string | null) => publishedTensors(store, version ?? "");
+  assert.deepEqual(await tensorsOf(yard, third.result?.version), await tensorsOf(fresh, alone.result?.version));
+});
+
+test("a run killed at any write of its prepare stages goes on to the same version", async () => {
+  const whole = await makeYard();
+  await putText(whole, "pipelines/small.yaml", recipe(1).replace("normmass", "mass"));
+  const adopting = await planWith(whole, 1300);
+  await runStages(whole, adopting, ["shard"]);
+  const adopted = await copyOf(whole);
+  const expected = await runStages(whole, adopting, ["prepare", "apply"]);
+  let crashes = 0;
+  for (let at = 1; ; at += 1) {
+    const yard = await copyOf(adopted);
+    const dying = createDyingStore(yard, at, at % 2 === 0 ? "after" : "before");
+    const end = await runStages(dying.store, adopting, ["prepare"]).catch((error: unknown) => error);
+    if (!dying.isDead()) break;
+    assert.ok(end instanceof Crash, `write ${at}: ${String(end)}`);
+    const finished = await receiptsOf(yard);
+    const again: string[] = [];
+    assert.deepEqual(await runStages(yard, adopting, ["prepare", "apply"], again), expected, `write ${at}`);
+    const repeated = again.filter((work) => finished.has(work));
+    assert.deepEqual(repeated, [], `write ${at}: finished units ran again`);
+    crashes += 1;
+  }
+  assert.ok(crashes >= 24, `${crashes} crashes`);
+});
+
+/** Everything in a store, in one of its own. */
+async function copyOf(yard: ObjectStore): Promise<ObjectStore> {
+  const copy = newStore();
+  for await (const { key } of yard.list("")) await copy.create(key, await readAll(yard, key, 1e7));
+  return copy;
+}
+
+/** Runs the stages of these kinds as one worker; the files of the merge. */
+async function runStages(store: ObjectStore, planned: PlanOutput, kinds: readonly string[], done: string[] = []) {
+  const context = await openRun({ yard: store.uri, run: planned.run }, depsOn(store, done));
+  const files: TensorFile[] = [];
+  for (const { index: stage, kind, units } of planned.stages) {
+    if (!kinds.includes(kind)) continue;
+    for (let index = 0; index < units; index++) {
+      const { file } = await runUnit(context, stage, index);
+      if (kind === "apply" && file !== null) files.push(file);
+    }
+  }
+  return files;
+}
+
+/** Measured units that have a receipt, spelt as depsOn does. */
+async function receiptsOf(yard: ObjectStore): Promise<ReadonlySet<string>> {
+  const done = new Set<string>();
+  for await (const { key } of yard.list("runs/")) {
+    if (!key.includes("/receipts/")) continue;
+    const { op, stage, index } = JSON.parse(Buffer.from(await readAll(yard, key, 1e6)).toString());
+    if (op === "prepare") done.add(`measure ${stage - 2} ${index}`);
+  }
+  return done;
+}
+
+test("totals that were damaged or that a run has lost are not decided from", async () => {
+  const yard = await makeYard();
+  const deps = depsOn(yard);
+  const planned = await plan(yard, deps);
+  const before = { ...planned, stages: planned.stages.filter(({ kind }) => kind !== "apply") };
+  await runUnits(before, deps);
+  const key = `${layout.stageOutput(planned.run, 3)}1.safetensors`;
+  const bytes = await readAll(yard, key, 1e7);
+  const damaged = bytes.slice();
+  damaged[damaged.length - 1] = (damaged.at(-1) ?? 0) ^ 1;
+  await yard.delete(key);
+  await yard.create(key, damaged);
+  await assert.rejects(runUnits(planned, deps), (error: unknown) => {
+    assert.ok(error instanceof MergeyardError);
+    assert.equal(error.code, "YardFileCorrupt");
+    assert.equal(error.where.file, key);
+    return true;
+  });
+  await yard.delete(key);
+  const again: string[] = [];
+  await runUnits(planned, depsOn(yard, again));
+  assert.deepEqual(again[0], "measure 1 1");
+});
