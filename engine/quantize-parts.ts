@@ -5,8 +5,11 @@ import assert from "node:assert/strict";
 import type { TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { type FloatDtype, isFloatDtype } from "../core/ops/cast.ts";
-import type { Kernels } from "../core/ops/kernels.ts";
+import { type Block, createScalarKernels, type Kernels } from "../core/ops/kernels.ts";
+import { allocatedBytes } from "../core/ops/memory.ts";
 import type { Loss } from "../core/ops/quantize.ts";
+import { storedTensor } from "../core/plan/adapter.ts";
+import { packedBytes } from "../core/plan/memory.ts";
 import { allocateParts, type PartBytes } from "../core/schemes/part-matrix.ts";
 import { largestOf } from "../core/schemes/rounding.ts";
 import {
@@ -17,14 +20,18 @@ import {
   type RowWindow,
   type TensorFacts,
 } from "../core/schemes/scheme.ts";
-import { DTYPE_BITS, tensorBytes } from "../core/tensor.ts";
-import type { ObjectStore } from "../stores/store.ts";
+import { DTYPE_BITS, elementCount, tensorBytes } from "../core/tensor.ts";
+import type { OpenStore } from "../stores/store.ts";
+import { createStoredReader, type StoredReader } from "./stored-reader.ts";
 
 /** Elements of a window, unless the scheme needs more rows together. Higher: more memory, no less work. */
 const WINDOW_ELEMENTS = 1 << 20;
 
 /** Parts beyond this are made anew when their turn comes instead of being kept: scales of a large tensor fit easily. */
 const KEPT_BYTES_MAX = 128 * 2 ** 20;
+
+/** Where the stored tensors lie: a folder's URI, and how to open it. */
+export type SourceDeps = { readonly source: string; readonly openStore: OpenStore; readonly signal: AbortSignal };
 
 export type ReadRows = (first: number, count: number) => Promise<Float32Array>;
 
@@ -50,34 +57,45 @@ export function measuredRows({ rows, columns }: Matrix): number {
   return Math.min(rows, Math.max(1, Math.floor(WINDOW_ELEMENTS / columns)));
 }
 
+type ElementReader = { readonly kernels: Kernels; readonly block: Block; readonly read: StoredReader["read"] };
+
+/** Reads elements of a stored tensor, at most `elements` at a time; `moreBytes` are left for the caller. */
+function createElementReader(entry: TensorEntry, elements: number, deps: SourceDeps, moreBytes: number): ElementReader {
+  const { source, openStore, signal } = deps;
+  const bytes = (elements * DTYPE_BITS[entry.dtype]) / 8;
+  const kernels = createScalarKernels(allocatedBytes(bytes) + packedBytes(entry) + moreBytes);
+  const block = kernels.allocateBlock(bytes);
+  const sources = [{ model: "", store: source, prefix: "", digests: undefined }];
+  const { read } = createStoredReader(storedTensor(entry, 0), { sources, openStore, signal, kernels });
+  return { kernels, block, read };
+}
+
+/** The bytes of a tensor as its dtype says, also where they are stored otherwise; a piece is valid until the next. */
+export async function* elementPieces(entry: TensorEntry, deps: SourceDeps): AsyncGenerator<Uint8Array> {
+  const total = elementCount(entry.shape);
+  const step = Math.min(WINDOW_ELEMENTS, total);
+  const { block, read } = createElementReader(entry, step, deps, 0);
+  for (let first = 0; first < total; first += step) {
+    deps.signal.throwIfAborted();
+    const count = Math.min(step, total - first);
+    await read(first, count, block);
+    yield block.bytes.subarray(0, (count * DTYPE_BITS[entry.dtype]) / 8);
+  }
+}
+
 /** Reads rows of a stored matrix of floats. The values are valid until the next call. Throws QuantizeNotFinite. */
-export function createRowReader(
-  store: ObjectStore,
-  entry: TensorEntry,
-  columns: number,
-  kernels: Kernels,
-  maxRows: number,
-  signal: AbortSignal,
-): ReadRows {
-  const [range] = entry.ranges;
+export function createRowReader(entry: TensorEntry, columns: number, maxRows: number, deps: SourceDeps): ReadRows {
   const dtype: FloatDtype | undefined = isFloatDtype(entry.dtype) ? entry.dtype : undefined;
-  assert.ok(range !== undefined && dtype !== undefined, "the plan lets only floats in one piece through");
-  const rowBytes = (columns * DTYPE_BITS[dtype]) / 8;
-  const [block, tile] = [kernels.allocateBlock(maxRows * rowBytes), kernels.allocateTile(maxRows * columns)];
+  assert.ok(dtype !== undefined, "the plan lets only floats through");
+  const elements = maxRows * columns;
+  const { kernels, block, read } = createElementReader(entry, elements, deps, allocatedBytes(4 * elements));
+  const tile = kernels.allocateTile(elements);
   return async (first, count) => {
-    signal.throwIfAborted();
-    await store.readInto(range.file, range.offset + first * rowBytes, block.bytes.subarray(0, count * rowBytes), {
-      signal,
-    });
+    deps.signal.throwIfAborted();
+    await read(first * columns, count * columns, block);
     if (kernels.widen(dtype, block, 0, tile, count * columns) > 0) throw notFinite(entry.name, "NaN or infinity");
     return tile.values.subarray(0, count * columns);
   };
-}
-
-/** Kernel memory of a reader. */
-export function rowReaderBytes({ dtype }: TensorEntry, columns: number, maxRows: number): number {
-  const bytes = isFloatDtype(dtype) ? DTYPE_BITS[dtype] / 8 : 4;
-  return maxRows * columns * (bytes + 4) + 256;
 }
 
 /** max|x| of a stored matrix. */

@@ -2,10 +2,10 @@
 // its start to its end while the weights stream through the scheme. A window and the scales of a tensor are in memory.
 import assert from "node:assert/strict";
 import { z } from "zod";
+import type { TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { PlannedShard } from "../core/formats/shard-plan.ts";
 import { fileRole } from "../core/formats/side-files.ts";
-import { createScalarKernels } from "../core/ops/kernels.ts";
 import type { Loss } from "../core/ops/quantize.ts";
 import {
   type CompressedCopy,
@@ -17,20 +17,21 @@ import {
 import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
 import type { PartBytes } from "../core/schemes/part-matrix.ts";
 import { COMPRESSED_SCHEMES, type CompressedScheme } from "../core/schemes/registry.ts";
-import type { TensorFacts } from "../core/schemes/scheme.ts";
+import type { Matrix, TensorFacts } from "../core/schemes/scheme.ts";
 import { elementCount } from "../core/tensor.ts";
 import {
   createRowReader,
+  elementPieces,
   measuredRows,
   measureLargest,
   type ReadRows,
-  rowReaderBytes,
+  type SourceDeps,
   streamPart,
   windowRows,
 } from "../engine/quantize-parts.ts";
 import { copyAcross, writeObject } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
-import { openPlace, travellingFiles } from "./open-checkpoint.ts";
+import { openPlace, travellingFiles, writtenDocuments } from "./open-checkpoint.ts";
 import { lossSchema, summariseLosses } from "./quantize-losses.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 
@@ -66,8 +67,8 @@ export const quantizeFolderStep = defineStep({
   }),
   /**
    * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, QuantizeNotFinite, CompressedTensorsUnsupported (a wrong
-   * expression to ignore), YardTargetOccupied, the codes of opening a checkpoint, and what the stores throw. The file
-   * that makes the folder a model, config.json, is written last.
+   * expression to ignore), CheckpointNeedsConversion, YardTargetOccupied, the codes of opening a checkpoint, and what
+   * the stores throw. The file that makes the folder a model, config.json, is written last.
    */
   async run(input, deps) {
     const [source, target] = [deps.openStore(input.source), deps.openStore(input.target)];
@@ -94,6 +95,9 @@ export const quantizeFolderStep = defineStep({
     }
     const sides = travellingFiles(opened).filter(({ name }) => !REPLACED.has(fileRole(name)));
     for (const { name } of sides) await copyAcross(source, name, target, name, { signal });
+    for (const { name, bytes } of writtenDocuments(opened).filter(({ name }) => !REPLACED.has(fileRole(name)))) {
+      await writeObject(target, name, bytes, bytes.length, { signal });
+    }
     const texts = [...(model.index === undefined ? [] : [model.index]), { name: "config.json", text: model.config }];
     for (const { name, text } of texts) {
       const bytes = new TextEncoder().encode(text);
@@ -150,17 +154,27 @@ async function* writeShard(
   }
 }
 
-async function* copyPieces({ source, deps, done }: Writing, { entry }: CompressedCopy): AsyncGenerator<Uint8Array> {
+async function* copyPieces(work: Writing, { entry }: CompressedCopy): AsyncGenerator<Uint8Array> {
+  if (entry.packing !== undefined) {
+    for await (const piece of elementPieces(entry, sourceDeps(work))) yield piece;
+    work.done.bytesRead += entry.ranges.reduce((sum, { bytes }) => sum + bytes, 0);
+    return;
+  }
+  const { signal } = work.deps;
   for (const { file, offset, bytes } of entry.ranges) {
     const buffer = new Uint8Array(Math.min(COPY_BYTES, bytes));
     for (let at = 0; at < bytes; at += buffer.length) {
-      deps.signal.throwIfAborted();
+      signal.throwIfAborted();
       const piece = buffer.subarray(0, Math.min(buffer.length, bytes - at));
-      await source.readInto(file, offset + at, piece, { signal: deps.signal });
-      done.bytesRead += piece.length;
+      await work.source.readInto(file, offset + at, piece, { signal });
+      work.done.bytesRead += piece.length;
       yield piece;
     }
   }
+}
+
+function sourceDeps({ source, deps }: Writing): SourceDeps {
+  return { source: source.uri, openStore: deps.openStore, signal: deps.signal };
 }
 
 /** A part from those kept, or by passing the rows of its matrix. */
@@ -173,7 +187,7 @@ async function* partPieces(work: Writing, unit: CompressedMatrix, name: string):
   }
   const { entry, module, matrix, parts } = unit;
   const facts = await measureFacts(work, unit);
-  const read = readerOf(work, unit, windowRows(work.scheme, matrix));
+  const read = readerOf(work, entry, matrix, windowRows(work.scheme, matrix));
   const input = { scheme: work.scheme, matrix, parts, read, facts, tensor: entry.name };
   const result = yield* streamPart(input, name.slice(module.length + 1));
   // A part that was too large to be kept is made by another pass, which finds the others made already.
@@ -196,7 +210,7 @@ async function measureFacts(work: Writing, { fused }: CompressedMatrix): Promise
   for (const entry of fused) {
     const [rows = 0, columns = 0] = entry.shape;
     const matrix = { rows, columns, dtype: "F32" } as const;
-    largest = Math.max(largest, await measureLargest(readerOf(work, { entry, matrix }, measuredRows(matrix)), matrix));
+    largest = Math.max(largest, await measureLargest(readerOf(work, entry, matrix, measuredRows(matrix)), matrix));
   }
   work.largest.set(key, largest);
   return { largest };
@@ -204,16 +218,15 @@ async function measureFacts(work: Writing, { fused }: CompressedMatrix): Promise
 
 function readerOf(
   work: Writing,
-  { entry, matrix }: Pick<CompressedMatrix, "entry" | "matrix">,
+  entry: TensorEntry,
+  { rows, columns }: Pick<Matrix, "rows" | "columns">,
   maxRows: number,
 ): ReadRows {
-  const { columns } = matrix;
-  const kernels = createScalarKernels(rowReaderBytes(entry, columns, maxRows));
-  const read = createRowReader(work.source, entry, columns, kernels, maxRows, work.deps.signal);
-  const rowBytes = entry.ranges.reduce((sum, { bytes }) => sum + bytes, 0) / matrix.rows;
-  return async (first, rows) => {
-    const values = await read(first, rows);
-    work.done.bytesRead += rows * rowBytes;
+  const read = createRowReader(entry, columns, Math.min(rows, maxRows), sourceDeps(work));
+  const rowBytes = entry.ranges.reduce((sum, { bytes }) => sum + bytes, 0) / rows;
+  return async (first, taken) => {
+    const values = await read(first, taken);
+    work.done.bytesRead += taken * rowBytes;
     return values;
   };
 }

@@ -83,6 +83,11 @@ async function dispatch(source: string, options: Options, terminal: Terminal): P
     const expected = `one of ${[...FORMATS[format].keys()].join(", ")}`;
     throw new MergeyardError("CliUsage", { where: { field: "--scheme" }, found: scheme, expected });
   }
+  const foreign =
+    format === "gguf" ? options.ignore.length > 0 && "--ignore" : options.imatrix !== undefined && "--imatrix";
+  if (foreign !== false) {
+    throw new MergeyardError("CliUsage", { where: { field: foreign }, found: format, expected: "the other format" });
+  }
   if (scheme === undefined || format === "gguf") await quantize(source, options, terminal);
   else await quantizeFolder(source, { ...options, scheme }, terminal);
 }

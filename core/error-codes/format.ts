@@ -307,6 +307,11 @@ export const FORMAT_CODES = {
     retryable: false,
     remedy: "collect it from more samples than the layer has inputs, or quantize without it",
   },
+  CompressedTensorsInvalid: {
+    meaning: "the parts of a quantized tensor do not belong together",
+    retryable: false,
+    remedy: "fetch the model again; if it is as it was published, it is damaged",
+  },
   CompressedTensorsUnsupported: {
     meaning: "the quantization_config of a compressed-tensors folder cannot be followed",
     retryable: false,

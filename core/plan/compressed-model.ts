@@ -7,6 +7,7 @@ import type { TensorSpec } from "../formats/safetensors.ts";
 import { planUnitShards, type ShardPlan } from "../formats/shard-plan.ts";
 import type { CompressedScheme } from "../schemes/registry.ts";
 import type { Matrix, Part, PartScheme, ScaleDtype } from "../schemes/scheme.ts";
+import { checkReadable } from "../universal/conversion.ts";
 import { compareUtf8 } from "../utf8-order.ts";
 import { configSections, parseLayerName, tensorRole } from "./architecture.ts";
 import { stringifyConfig } from "./output-config.ts";
@@ -55,8 +56,8 @@ const SCALE_DTYPES: Readonly<Record<string, ScaleDtype>> = { F32: "F32", BF16: "
 /**
  * Plans the folder of a model under one scheme. Linear modules in layers are quantized; `ignored` names further ones to
  * leave as they are, by path or as `re:` and an expression.
- * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, CompressedTensorsUnsupported (a wrong expression), and
- * what planning shards throws.
+ * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, CompressedTensorsUnsupported (a wrong expression),
+ * CheckpointNeedsConversion, and what planning shards throws.
  */
 export function planCompressedModel(
   checkpoint: Checkpoint,
@@ -64,6 +65,7 @@ export function planCompressedModel(
   ignored: readonly string[],
   maxShardBytes: number,
 ): CompressedModel {
+  checkReadable(checkpoint);
   const { config } = checkpoint;
   if (config === undefined) throw unsupported({ file: "config.json" }, "no config.json", "the model's own");
   if (config.quantization_config !== undefined) {
@@ -112,9 +114,7 @@ function planMatrix(entry: TensorEntry, scheme: PartScheme, fused: readonly Tens
   const [rows = 0, columns = 0] = entry.shape;
   const dtype = SCALE_DTYPES[entry.dtype];
   const where = { tensor: entry.name };
-  if (dtype === undefined || entry.ranges.length !== 1) {
-    throw unsupported(where, dtype === undefined ? entry.dtype : "a tensor in several pieces", "F32, F16 or BF16");
-  }
+  if (dtype === undefined) throw unsupported(where, entry.dtype, "F32, F16 or BF16");
   if (/\.c_attn$/.test(moduleOf(entry)) && columns > rows) {
     throw unsupported(where, "weights stored as [inputs, outputs]", "[outputs, inputs], as linear modules have them");
   }

@@ -2,6 +2,7 @@
 // into words ("pack-quantized") or as signed bytes ("int-quantized").
 // Source: compressed-tensors; quantization reference section 4.
 import assert from "node:assert/strict";
+import { MergeyardError } from "../error.ts";
 import { packBits, packColumn, packedBytes, unpackBits, unpackColumn } from "./bit-stream.ts";
 import type { CompressedForm } from "./compressed-form.ts";
 import { ROUNDINGS, type Rounding, roundEven, viewOf } from "./rounding.ts";
@@ -211,6 +212,18 @@ function writeShape(window: RowWindow): void {
   shape.setBigInt64(8, BigInt(window.matrix.columns), true);
 }
 
+/** Group of each column, where columns were quantized in another order. Throws CompressedTensorsInvalid. */
+function readOrder({ parts, matrix }: RowWindow, groups: number): Int32Array | undefined {
+  const stored = parts.get("weight_g_idx");
+  if (stored === undefined) return undefined;
+  const view = viewOf(stored);
+  const order = Int32Array.from({ length: matrix.columns }, (_, i) => view.getInt32(4 * i, true));
+  const wrong = order.find((group) => group < 0 || group >= groups);
+  if (wrong === undefined) return order;
+  const expected = `groups below ${groups}`;
+  throw new MergeyardError("CompressedTensorsInvalid", { found: `weight_g_idx ${wrong}`, expected });
+}
+
 /** Where columns were quantized in another order, the part `weight_g_idx` names the group of each. */
 function dequantizeWindow(form: IntegerForm, window: RowWindow): void {
   const { bits, group, packed } = form;
@@ -222,14 +235,13 @@ function dequantizeWindow(form: IntegerForm, window: RowWindow): void {
   const stored = partOf(window, packed ? "weight_packed" : "weight");
   const scales = viewOf(partOf(window, "weight_scale"));
   const zeros = readZeros(form, window, groups);
-  const order = window.parts.get("weight_g_idx");
-  const groupIndex = order === undefined ? undefined : viewOf(order);
+  const order = readOrder(window, groups);
   const [codes, offset] = [new Uint8Array(columns), 2 ** (bits - 1)];
   for (let row = 0; row < count; row++) {
     const source = stored.subarray(row * rowBytes, (row + 1) * rowBytes);
     if (packed) unpackBits(source, columns, bits, codes);
     for (let i = 0; i < columns; i++) {
-      const at = row * groups + (groupIndex?.getInt32(4 * i, true) ?? Math.floor(i / width));
+      const at = row * groups + (order?.[i] ?? Math.floor(i / width));
       const code = packed ? (codes[i] ?? 0) - offset : ((source[i] ?? 0) << 24) >> 24;
       const scale = rounding.read(scales, group === "tensor" ? 0 : at);
       values[row * columns + i] = Math.fround((code - (zeros[at] ?? 0)) * scale);

@@ -14,6 +14,7 @@ import { type IntegerForm, integers } from "./integers.ts";
 import { iq4_nl, iq4_xs } from "./iq4.ts";
 import { q2_k, q4_k, q5_k } from "./k-affine.ts";
 import { q3_k, q6_k } from "./k-signed.ts";
+import { lowRankSparse } from "./low-rank-sparse.ts";
 import { nf4 } from "./nf4.ts";
 import { q8_0 } from "./q8_0.ts";
 import type { BlockScheme, PartScheme } from "./scheme.ts";
@@ -126,6 +127,7 @@ const PARTS: readonly PartScheme[] = [
   binary,
   denseShift(3),
   denseShift(4),
+  lowRankSparse,
 ];
 
 /** A scheme that compressed-tensors folders hold. */

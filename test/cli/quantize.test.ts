@@ -97,4 +97,12 @@ test("a scheme that the format does not hold is a usage error", async (context) 
   const wrong = ["--scheme", "q8_0", "--format", "compressed-tensors", "--out", "x", "--json"];
   assert.equal(await main(["quantize", ".", ...wrong], terminal), 2);
   assert.equal(JSON.parse(terminal.err()).error.code, "CliUsage");
+  for (const [scheme, ...option] of [
+    ["q8_0", "--ignore", "lm_head"],
+    ["fp8_dynamic", "--imatrix", "i.dat"],
+  ]) {
+    const other = createRecorder({ cwd });
+    assert.equal(await main(["quantize", ".", "--scheme", scheme ?? "", ...option, "--out", "x", "--json"], other), 2);
+    assert.equal(JSON.parse(other.err()).error.code, "CliUsage");
+  }
 });

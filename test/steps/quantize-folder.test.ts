@@ -4,11 +4,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { TensorEntry } from "../../core/checkpoint.ts";
 import { findForm, parseCompressedConfig } from "../../core/formats/compressed-tensors-config.ts";
+import { listCompressed, rangesOfRows } from "../../core/formats/compressed-tensors-read.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
-import { compressedScheme } from "../../core/schemes/compressed-scheme.ts";
-import { dequantizeMatrix } from "../../core/schemes/part-matrix.ts";
 import { COMPRESSED_SCHEMES } from "../../core/schemes/registry.ts";
 import { DTYPE_BITS } from "../../core/tensor.ts";
+import { createRowReader, elementPieces } from "../../engine/quantize-parts.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { quantizeFolderStep } from "../../steps/quantize-folder.ts";
 import { runStep } from "../../steps/step.ts";
@@ -80,33 +80,35 @@ async function bytesOf(store: ObjectStore, entry: TensorEntry | undefined): Prom
   return bytes;
 }
 
-/** The weights of every quantized module as a reader sees them, by the config and the tensors of the folder alone. */
+/** The weights of every quantized module as a reader sees them, some rows at a time. */
 async function readBack({ checkpoint, target, values }: Awaited<ReturnType<typeof run>>) {
-  const config = parseCompressedConfig(checkpoint.config?.quantization_config);
-  assert.ok(config !== undefined);
-  const entries = new Map(checkpoint.tensors.map((entry) => [entry.name, entry]));
+  const content = await listCompressed(checkpoint, (entry) => bytesOf(target, entry));
+  assert.ok(content !== undefined);
   const back = new Map<string, Float32Array>();
-  for (const [name, weights] of values) {
-    const module = name.replace(/\.weight$/, "");
-    const form = findForm(config, module);
-    const [rows = 0, columns] = SHAPES[name] ?? [];
-    if (form === undefined || columns === undefined || !name.includes("proj.weight")) continue;
-    const scheme = compressedScheme(form);
-    assert.ok(scheme !== undefined);
-    const matrix = { rows, columns, dtype: "F32" } as const;
-    const parts = await Promise.all(
-      scheme.parts(matrix).map(async (part) => {
-        const entry = entries.get(`${module}.${part.name}`);
-        assert.deepEqual([entry?.dtype, entry?.shape], [part.dtype, part.shape], `${module}.${part.name}`);
-        return [part.name, await bytesOf(target, entry)] as const;
-      }),
-    );
-    const restored = dequantizeMatrix(scheme, matrix, new Map(parts));
+  for (const stored of content.matrices) {
+    const { name, scheme, matrix } = stored;
+    const weights = values.get(name);
+    assert.ok(weights !== undefined, name);
+    const restored = new Float32Array(weights.length);
+    const step = scheme.rowsTogether(matrix.columns);
+    for (let first = 0; first < matrix.rows; first += step) {
+      const count = Math.min(step, matrix.rows - first);
+      const parts = new Map<string, Uint8Array>();
+      for (const [part, { file, offset, bytes }] of rangesOfRows(stored, first, count)) {
+        const into = new Uint8Array(bytes);
+        await target.readInto(file, offset, into);
+        parts.set(part, into);
+      }
+      const own = restored.subarray(first * matrix.columns, (first + count) * matrix.columns);
+      scheme.dequantize({ matrix, first, count, values: own, parts });
+    }
     const noise = restored.reduce((sum, value, i) => sum + (value - (weights[i] ?? 0)) ** 2, 0);
     const signal = weights.reduce((sum, value) => sum + value * value, 0);
     assert.ok(10 * Math.log10(signal / noise) > 8, `${name} in ${scheme.id}`);
     back.set(name, restored);
   }
+  assert.ok(content.others.some(({ name }) => name === `${LAYER}self_attn.q_proj.bias`));
+  assert.equal(content.others.length, values.size - content.matrices.length);
   return back;
 }
 
@@ -116,10 +118,55 @@ test("every scheme of compressed-tensors is read back by what the folder says, i
     const back = await readBack(whole);
     assert.equal(back.size, 4, scheme);
     assert.equal(whole.result.quantized, 4);
+    if (!/128|dynamic|tensor|16$/.test(scheme)) continue;
     const cut = await run(scheme, {}, { shardBytes: 20_000 });
     assert.ok(cut.checkpoint.tensorFiles.length > 1);
     assert.deepEqual(await readBack(cut), back, scheme);
   }
+});
+
+test("a folder whose parts do not belong together is refused", async () => {
+  const { checkpoint, target } = await run("int4_group128");
+  const read = (entry: TensorEntry) => bytesOf(target, entry);
+  const change = (edit: (entry: TensorEntry) => readonly TensorEntry[]) => {
+    return listCompressed({ ...checkpoint, tensors: checkpoint.tensors.flatMap(edit) }, read);
+  };
+  const name = `${LAYER}self_attn.q_proj`;
+  const refused = (edit: (entry: TensorEntry) => readonly TensorEntry[], tensor: string) =>
+    assert.rejects(change(edit), (error: { code: string; where: object }) => {
+      assert.deepEqual([error.code, error.where], ["CompressedTensorsInvalid", { tensor }]);
+      return true;
+    });
+  const is = (entry: TensorEntry, part: string) => entry.name === `${name}.${part}`;
+  await refused((entry) => (is(entry, "weight_scale") ? [] : [entry]), `${name}.weight_scale`);
+  await refused((entry) => (is(entry, "weight_shape") ? [] : [entry]), `${name}.weight_shape`);
+  await refused((entry) => [is(entry, "weight_scale") ? { ...entry, shape: [64, 3] } : entry], `${name}.weight_scale`);
+  await refused(
+    (entry) => [is(entry, "weight_packed") ? { ...entry, shape: [32, 64] } : entry],
+    `${name}.weight_shape`,
+  );
+  await refused(
+    (entry) => (is(entry, "weight_scale") ? [entry, { ...entry, name: `${name}.weight_extra` }] : [entry]),
+    `${name}.weight_extra`,
+  );
+  assert.equal(await listCompressed({ ...checkpoint, config: {} }, read), undefined);
+});
+
+test("rows that a source stores interleaved come back in their order", async () => {
+  const { store, values } = await putModel();
+  const entry = { name: `${LAYER}self_attn.q_proj.weight`, dtype: "F32", shape: [64, 256] } as const;
+  const [found] = (await openCheckpoint(store, "")).checkpoint.tensors.filter(({ name }) => name === entry.name);
+  assert.ok(found !== undefined);
+  const source = { source: store.uri, openStore: openerOf(store), signal: new AbortController().signal };
+  const packed = { ...found, packing: { interleavedHeads: 2 } };
+  const read = createRowReader(packed, 256, 64, source);
+  const rows = await read(0, 64);
+  const own = values.get(entry.name) ?? new Float32Array();
+  // Row 16 s + i of a head is its stored row 2 i + s.
+  assert.deepEqual(rows.slice(16 * 256, 17 * 256), own.slice(256, 2 * 256));
+  const pieces: number[] = [];
+  for await (const piece of elementPieces(packed, source)) pieces.push(...new Float32Array(piece.slice().buffer));
+  assert.deepEqual(Float32Array.from(pieces), rows);
 });
 
 test("every tensor begins at a multiple of its element", async () => {

@@ -23,6 +23,11 @@ function noise({ rows, columns }: Pick<Matrix, "rows" | "columns">): Float32Arra
   );
 }
 
+/** Rows of the smallest window. */
+function stepOf({ needs, measures, rowsTogether }: PartScheme, { rows, columns }: Matrix): number {
+  return needs === "tensor" && measures === "nothing" ? rows : rowsTogether(columns);
+}
+
 function factsOf(values: Float32Array) {
   return { largest: largestOf(values, 0, values.length) };
 }
@@ -48,7 +53,7 @@ suite("schemes of parts", () => {
     for (const scheme of SCHEMES) {
       for (const rows of [1, 7, 32, 130]) {
         const matrix: Matrix = { rows, columns: 256, dtype: "BF16" };
-        const step = scheme.needs === "tensor" ? rows : scheme.rowsTogether(matrix.columns);
+        const step = stepOf(scheme, matrix);
         for (const part of scheme.parts(matrix).filter(({ along }) => along !== undefined)) {
           let end = 0;
           for (let first = 0; first < rows; first += step) {
@@ -69,7 +74,7 @@ suite("schemes of parts", () => {
       const whole = quantizeMatrix(scheme, matrix, values, factsOf(values));
       const parts = scheme.parts(matrix);
       const pieces = allocateParts(parts);
-      const step = scheme.rowsTogether(matrix.columns);
+      const step = stepOf(scheme, matrix);
       const firsts = Array.from({ length: Math.ceil(matrix.rows / step) }, (_, i) => i * step).reverse();
       for (const first of firsts) {
         const rows = values.subarray(first * matrix.columns, (first + step) * matrix.columns);
@@ -95,6 +100,7 @@ suite("schemes of parts", () => {
       [/^(?:gptq2|hqq2|sparse24)/, 3],
       [/^dense_shift/, 9],
       [/^binary/, 3],
+      [/^low_rank/, 1],
     ];
     for (const scheme of SCHEMES) {
       const noisePower = roundTrip(scheme, matrix, values).reduce((sum, v, i) => sum + (v - (values[i] ?? 0)) ** 2, 0);
@@ -148,6 +154,9 @@ suite("schemes of parts", () => {
       const [own, other] = [scales[Math.floor(i / 32)] ?? 0, scales[index[i] ?? 0] ?? 0];
       assert.equal(back[i], Math.fround(Math.round((plain[i] ?? 0) / own) * other));
     }
+    const forged = new Uint8Array(index.map((group) => group + 2).buffer);
+    const hostile = { ...window, parts: new Map([...window.parts, ["weight_g_idx", forged]]) };
+    assert.throws(() => scheme.dequantize(hostile), { code: "CompressedTensorsInvalid" });
   });
 });
 

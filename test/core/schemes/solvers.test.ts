@@ -5,7 +5,8 @@ import { deriveCodes, deriveScale, refitScale } from "../../../core/schemes/doub
 import { type GptqForm, gptqRow } from "../../../core/schemes/gptq.ts";
 import { factorHessian, sparsify24 } from "../../../core/schemes/gptq-solver.ts";
 import { hqqPackedRows, packHqq, solveHqq } from "../../../core/schemes/hqq.ts";
-import { quantizeMatrix } from "../../../core/schemes/part-matrix.ts";
+import { lowRankSparse } from "../../../core/schemes/low-rank-sparse.ts";
+import { dequantizeMatrix, quantizeMatrix } from "../../../core/schemes/part-matrix.ts";
 import { PART_SCHEMES } from "../../../core/schemes/registry.ts";
 import { keepTwo } from "../../../core/schemes/sparse24.ts";
 
@@ -177,5 +178,21 @@ suite("double rounding", () => {
       derived.reduce((sum, code, i) => sum + (code * scale - (stored[i] ?? 0) * 0.01) ** 2, 0);
     assert.ok(lossOf(refitScale(stored, derived, 0.01, 2)) < lossOf(deriveScale(0.01, 2)));
     assert.equal(refitScale(new Int8Array(4), new Int8Array(4), 0.5, 4), 8);
+  });
+});
+
+suite("low rank and sparse", () => {
+  test("a matrix that is a thin product and a few large entries comes back nearly whole", () => {
+    const matrix = { rows: 48, columns: 64, dtype: "F32" } as const;
+    const [left, right] = [noise(48 * 3, 1), noise(3 * 64, 2)];
+    const values = Float32Array.from({ length: 48 * 64 }, (_, i) => {
+      const [row, column] = [Math.floor(i / 64), i % 64];
+      const product = [0, 1, 2].reduce((sum, k) => sum + (left[3 * row + k] ?? 0) * (right[64 * k + column] ?? 0), 0);
+      return product + ((row * 7) % 64 === column ? 5 : 0);
+    });
+    const back = dequantizeMatrix(lowRankSparse, matrix, quantizeMatrix(lowRankSparse, matrix, values));
+    const lost = back.reduce((sum, value, i) => sum + (value - (values[i] ?? 0)) ** 2, 0);
+    const all = values.reduce((sum, value) => sum + value ** 2, 0);
+    assert.ok(10 * Math.log10(all / lost) > 25, `${10 * Math.log10(all / lost)} dB`);
   });
 });
