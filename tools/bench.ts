@@ -1,9 +1,10 @@
-// `npm run bench`: what merging costs, as ratios: CPU-seconds against mergekit on the same files, wall time against
-// plainly reading the inputs and writing the output once. Machines are shared and noisy, so runs are interleaved and
-// the least of each figure counts. Nothing here passes or fails.
+// `npm run bench`: what merging and quantizing cost, as ratios. Merging: CPU-seconds against mergekit on the same files,
+// wall time against plainly reading the inputs and writing the output once. Quantizing: bench/quantize.ts. Machines are
+// shared and noisy, so runs are interleaved and the least of each figure counts. Nothing here passes or fails.
 //
-//   npm run bench -- [--dir DIR] [--rounds N] [--methods a,b]
-//                    [--mergekit CHECKOUT --pydantic-site SITE --peer BENCH.py]
+//   npm run bench -- [--parts merge,quantize] [--dir DIR] [--rounds N]
+//                    [--methods a,b] [--mergekit CHECKOUT --pydantic-site SITE --peer BENCH.py]
+//                    [--schemes a,b] [--ggml CHECKOUT]
 import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -11,6 +12,7 @@ import { parseArgs } from "node:util";
 import { z } from "zod";
 import { type Cost, least, measure } from "./bench/measure.ts";
 import { makeBenchModels } from "./bench/models.ts";
+import { benchQuantize } from "./bench/quantize.ts";
 
 /** Recipes as mergekit's bench runs them, and mergekit's CPU-seconds on an idle 2-vCPU EPYC machine where measured. */
 const RECIPES: Readonly<
@@ -27,11 +29,14 @@ const WEIGHTS: Readonly<Record<string, number>> = { base: 0.5, ft1: 0.3, ft2: 0.
 const { values: options } = parseArgs({
   options: {
     dir: { type: "string", default: ".bench" },
+    parts: { type: "string", default: "merge,quantize" },
     rounds: { type: "string", default: "3" },
     methods: { type: "string", default: "linear,task_arithmetic,slerp" },
     mergekit: { type: "string" },
     "pydantic-site": { type: "string" },
     peer: { type: "string" },
+    schemes: { type: "string", default: "" },
+    ggml: { type: "string" },
   },
 });
 
@@ -90,35 +95,44 @@ function runMergekit(methods: readonly string[]): ReadonlyMap<string, number> {
   );
 }
 
-mkdirSync(dir, { recursive: true });
-console.log(`models in ${dir} (3 x 0.9 GB, made once)`);
-makeBenchModels(dir);
-const methods = options.methods.split(",");
-const mergekit = runMergekit(methods);
-console.log("method           CPU-s   mergekit  ratio   wall s  copy s  ratio   peak MiB");
-for (const method of methods) {
-  const recipe = RECIPES[method];
-  const inputs = [...new Set([...(recipe?.base === true ? ["base"] : []), ...(recipe?.models ?? [])])];
-  const [ours, copies]: [Cost[], Cost[]] = [[], []];
-  for (let round = 0; round < Number(options.rounds); round++) {
-    ours.push(await runOurs(method));
-    copies.push(await runCopy(inputs));
+async function benchMerging(): Promise<void> {
+  console.log(`models in ${dir} (3 x 0.9 GB, made once)`);
+  makeBenchModels(dir);
+  const methods = options.methods.split(",");
+  const mergekit = runMergekit(methods);
+  console.log("method           CPU-s   mergekit  ratio   wall s  copy s  ratio   peak MiB");
+  for (const method of methods) {
+    const recipe = RECIPES[method];
+    const inputs = [...new Set([...(recipe?.base === true ? ["base"] : []), ...(recipe?.models ?? [])])];
+    const [ours, copies]: [Cost[], Cost[]] = [[], []];
+    for (let round = 0; round < Number(options.rounds); round++) {
+      ours.push(await runOurs(method));
+      copies.push(await runCopy(inputs));
+    }
+    const [our, copy] = [least(ours), least(copies)];
+    const measured = mergekit.get(method);
+    const peer = measured ?? recipe?.mergekitS;
+    const cells = [
+      method.padEnd(15),
+      our.cpuS.toFixed(2).padStart(6),
+      (peer === undefined ? "-" : `${peer.toFixed(1)}${measured === undefined ? "*" : " "}`).padStart(9),
+      (peer === undefined ? "-" : `1/${(peer / our.cpuS).toFixed(1)}`).padStart(7),
+      our.wallS.toFixed(2).padStart(7),
+      copy.wallS.toFixed(2).padStart(7),
+      `${(our.wallS / copy.wallS).toFixed(2)}x`.padStart(7),
+      (our.peakBytes / 2 ** 20).toFixed(0).padStart(9),
+    ];
+    console.log(cells.join(" "));
   }
-  const [our, copy] = [least(ours), least(copies)];
-  const measured = mergekit.get(method);
-  const peer = measured ?? recipe?.mergekitS;
-  const cells = [
-    method.padEnd(15),
-    our.cpuS.toFixed(2).padStart(6),
-    (peer === undefined ? "-" : `${peer.toFixed(1)}${measured === undefined ? "*" : " "}`).padStart(9),
-    (peer === undefined ? "-" : `1/${(peer / our.cpuS).toFixed(1)}`).padStart(7),
-    our.wallS.toFixed(2).padStart(7),
-    copy.wallS.toFixed(2).padStart(7),
-    `${(our.wallS / copy.wallS).toFixed(2)}x`.padStart(7),
-    (our.peakBytes / 2 ** 20).toFixed(0).padStart(9),
-  ];
-  console.log(cells.join(" "));
+  if (mergekit.size === 0) {
+    console.log("* mergekit on an idle 2-vCPU EPYC machine; name a checkout with --mergekit to measure it here");
+  }
 }
-if (mergekit.size === 0) {
-  console.log("* mergekit on an idle 2-vCPU EPYC machine; name a checkout with --mergekit to measure it here");
+
+mkdirSync(dir, { recursive: true });
+const parts = options.parts.split(",");
+if (parts.includes("merge")) await benchMerging();
+if (parts.includes("quantize")) {
+  const schemes = options.schemes.split(",").filter((id) => id !== "");
+  await benchQuantize({ dir, rounds: Number(options.rounds), schemes, ggml: options.ggml }, root);
 }

@@ -1,9 +1,10 @@
 // The bench's models: 3 x 10 tensors of 4096 x 11008 BF16 (0.9 GB each), a base and two fine-tunes near it, the same
 // numbers on every machine. Values are sums of uniforms, close enough to normal for what merging costs.
-import { closeSync, existsSync, mkdirSync, openSync, renameSync, writeSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, renameSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
 import { float32ToBfloat16 } from "../../core/ops/cast.ts";
+import { elementCount } from "../../core/tensor.ts";
 
 const BENCH_SHAPE = [4096, 11008] as const;
 const BENCH_TENSORS = 10;
@@ -24,15 +25,78 @@ export function makeBenchModels(folder: string): void {
   }
 }
 
+/** A model of the llama family to quantize: 0.6 GB in BF16. */
+const LLAMA = { hidden: 2048, inner: 5632, layers: 4, heads: 32, keyHeads: 8, vocabulary: 32768 } as const;
+
+type Spec = { readonly name: string; readonly shape: readonly number[] };
+
+/** Makes the llama below `folder` unless it is there. `bytes` are those of its weights. */
+export function makeBenchLlama(folder: string): { readonly folder: string; readonly bytes: number } {
+  const file = join(folder, "model.safetensors");
+  if (!existsSync(file)) {
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, "config.json"), JSON.stringify(describeLlama()));
+    writeTensors(file, llamaTensors(), 0);
+  }
+  return { folder, bytes: statSync(file).size };
+}
+
+function describeLlama(): Record<string, unknown> {
+  return {
+    model_type: "llama",
+    hidden_size: LLAMA.hidden,
+    intermediate_size: LLAMA.inner,
+    num_hidden_layers: LLAMA.layers,
+    num_attention_heads: LLAMA.heads,
+    num_key_value_heads: LLAMA.keyHeads,
+    vocab_size: LLAMA.vocabulary,
+    max_position_embeddings: 2048,
+    rms_norm_eps: 1e-5,
+  };
+}
+
+function llamaTensors(): readonly Spec[] {
+  const { hidden, inner, layers, heads, keyHeads, vocabulary } = LLAMA;
+  const keys = (hidden / heads) * keyHeads;
+  const shapes: readonly (readonly [string, readonly number[]])[] = [
+    ["input_layernorm", [hidden]],
+    ["post_attention_layernorm", [hidden]],
+    ["self_attn.q_proj", [hidden, hidden]],
+    ["self_attn.k_proj", [keys, hidden]],
+    ["self_attn.v_proj", [keys, hidden]],
+    ["self_attn.o_proj", [hidden, hidden]],
+    ["mlp.gate_proj", [inner, hidden]],
+    ["mlp.up_proj", [inner, hidden]],
+    ["mlp.down_proj", [hidden, inner]],
+  ];
+  const inLayers = Array.from({ length: layers }, (_, layer) =>
+    shapes.map(([name, shape]) => ({ name: `model.layers.${layer}.${name}.weight`, shape })),
+  );
+  return [
+    { name: "model.embed_tokens.weight", shape: [vocabulary, hidden] },
+    { name: "lm_head.weight", shape: [vocabulary, hidden] },
+    { name: "model.norm.weight", shape: [hidden] },
+    ...inLayers.flat(),
+  ];
+}
+
 function writeModel(file: string, folder: string, deviation: number): void {
   const names = Array.from({ length: BENCH_TENSORS }, (_, index) => `model.layers.${index}.mlp.up_proj.weight`);
-  const tensors = names.map((name) => ({ name, dtype: "BF16" as const, shape: [...BENCH_SHAPE] }));
-  const pattern = new Uint8Array(makePattern(deviation).buffer);
   mkdirSync(folder, { recursive: true });
+  writeTensors(
+    file,
+    names.map((name) => ({ name, shape: BENCH_SHAPE })),
+    deviation,
+  );
+}
+
+function writeTensors(file: string, specs: readonly Spec[], deviation: number): void {
+  const tensors = specs.map(({ name, shape }) => ({ name, dtype: "BF16" as const, shape: [...shape] }));
+  const pattern = new Uint8Array(makePattern(deviation).buffer);
   const fd = openSync(`${file}.tmp`, "w");
   writeSync(fd, encodeSafetensorsHeader(tensors, new Map([["format", "pt"]])).header);
-  const bytes = 2 * BENCH_SHAPE[0] * BENCH_SHAPE[1];
-  for (let tensor = 0; tensor < BENCH_TENSORS; tensor++) {
+  for (const [tensor, { shape }] of specs.entries()) {
+    const bytes = 2 * elementCount(shape);
     for (let done = 0; done < bytes; ) {
       const start = (2 * 65537 * tensor + done) % pattern.byteLength;
       done += writeSync(fd, pattern, start, Math.min(pattern.byteLength - start, bytes - done));
@@ -48,7 +112,7 @@ function makePattern(deviation: number): Uint16Array {
 }
 
 /** About normal numbers: sums of four uniforms (xorshift), of unit variance. */
-function createNormal(seed: number): () => number {
+export function createNormal(seed: number): () => number {
   let state = seed * 2654435761;
   const uniform = (): number => {
     state ^= state << 13;
