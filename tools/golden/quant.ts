@@ -1,11 +1,13 @@
 // Golden cases of quantization: rows through a scheme must give the reference's bytes, and those bytes the reference's
-// values. Source of the form: a list of cases, each with a scheme and files beside it.
+// values, in plain TypeScript and in SIMD. Source of the form: a list of cases, each with a scheme and files beside it.
 import { createHash } from "node:crypto";
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
+import { createScalarKernels, type Kernels } from "../../core/ops/kernels.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
-import { findBlockScheme } from "../../core/schemes/registry.ts";
-import { type BlockScheme, rowBytes } from "../../core/schemes/scheme.ts";
+import { BLOCK_SCHEMES, type BlockSchemeId, isBlockSchemeId } from "../../core/schemes/registry.ts";
+import { rowBytes } from "../../core/schemes/scheme.ts";
+import { createWasmKernels } from "../../kernels/wasm/host.ts";
 import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { failed, type GoldenCase, type GoldenSet, PASSED, skipped, type Verdict } from "./case.ts";
@@ -46,9 +48,9 @@ export const quantSet: GoldenSet = {
 
 async function runCase(folder: string, entry: QuantCase): Promise<Verdict> {
   const [family, type = ""] = entry.scheme.split(":");
-  const mix = type.toLowerCase();
-  if (family === "gguf" && entry.config !== undefined && entry.expected !== undefined && MIXES.has(mix)) {
-    return runGguf(folder, { input: entry.input, config: entry.config, expected: entry.expected, mix });
+  const id = type.toLowerCase();
+  if (family === "gguf" && entry.config !== undefined && entry.expected !== undefined && MIXES.has(id)) {
+    return runGguf(folder, { input: entry.input, config: entry.config, expected: entry.expected, mix: id });
   }
   const inputs = await readAll(folder, entry.input);
   const expected = entry.expected === undefined ? new Map() : await readAll(folder, entry.expected);
@@ -62,8 +64,7 @@ async function runCase(folder: string, entry: QuantCase): Promise<Verdict> {
     const why = compare({ parameters, inputNames, inputs, expected });
     return why === undefined ? PASSED : failed(why);
   }
-  const scheme = family === "ggml" ? findBlockScheme(type.toLowerCase()) : undefined;
-  if (scheme === undefined) return skipped(`the scheme ${entry.scheme}`);
+  if (family !== "ggml" || !isBlockSchemeId(id)) return skipped(`the scheme ${entry.scheme}`);
   const matrix = entry.imatrix_tensor == null ? undefined : inputs.get(entry.imatrix_tensor);
   const importance = matrix === undefined ? undefined : valuesOf(matrix);
   for (const input of entry.input_tensors) {
@@ -71,14 +72,33 @@ async function runCase(folder: string, entry: QuantCase): Promise<Verdict> {
     const [source, blocks] = [inputs.get(input), expected.get(`blocks.${name}`)];
     if (source === undefined || blocks === undefined) return failed(`the set has no tensor of ${input}`);
     const isLoose = Object.hasOwn(entry.loose, name);
-    const why = compareRows(scheme, source, importance, blocks, expected.get(`deq.${name}`), isLoose);
+    const why = compareRows(id, source, importance, blocks, expected.get(`deq.${name}`), isLoose);
     if (why !== undefined) return failed(`${name}: ${why}`);
   }
   return PASSED;
 }
 
+/** Both kernel sets must give the reference's bytes. */
 function compareRows(
-  scheme: BlockScheme,
+  scheme: BlockSchemeId,
+  source: Tensor,
+  importance: Float32Array | undefined,
+  blocks: Tensor,
+  values: Tensor | undefined,
+  isLoose: boolean,
+): string | undefined {
+  const [, columns = 0] = source.shape;
+  for (const create of [createScalarKernels, createWasmKernels]) {
+    const kernels = create(16 * columns + 512);
+    const why = compareWith(kernels, scheme, source, importance, blocks, values, isLoose);
+    if (why !== undefined) return `${kernels.id}, ${why}`;
+  }
+  return undefined;
+}
+
+function compareWith(
+  kernels: Kernels,
+  scheme: BlockSchemeId,
   source: Tensor,
   importance: Float32Array | undefined,
   blocks: Tensor,
@@ -86,26 +106,30 @@ function compareRows(
   isLoose: boolean,
 ): string | undefined {
   const [rows = 0, columns = 0] = source.shape;
-  const bytes = rowBytes(scheme, columns);
-  const [input, got] = [valuesOf(source), new Uint8Array(rows * bytes)];
-  const [expected, back] = [values === undefined ? undefined : valuesOf(values), new Float32Array(columns)];
+  const bytes = rowBytes(BLOCK_SCHEMES[scheme], columns);
+  const input = valuesOf(source);
+  const expected = values === undefined ? undefined : valuesOf(values);
+  const [weights, back] = [kernels.allocateTile(columns), kernels.allocateTile(columns)];
+  const matrix = importance === undefined ? undefined : kernels.allocateTile(columns);
+  if (importance !== undefined) matrix?.values.set(importance);
+  const stored = kernels.allocateBlock(bytes);
   for (let row = 0; row < rows; row++) {
-    const weights = input.subarray(row * columns, (row + 1) * columns);
-    const stored = got.subarray(row * bytes, (row + 1) * bytes);
-    scheme.quantize(weights, stored, importance);
+    weights.values.set(input.subarray(row * columns, (row + 1) * columns));
+    kernels.quantizeRow(scheme, weights, 0, columns, stored, 0, matrix);
     if (isLoose) {
-      scheme.dequantize(stored, back);
-      const far = back.findIndex((value, i) => !(Math.abs(value - (weights[i] ?? 0)) <= LOOSE_ERROR));
-      if (far >= 0) return `row ${row}, value ${far} is ${back[far]}, of ${weights[far]}`;
+      kernels.dequantizeRow(scheme, stored, 0, back, columns);
+      const far = back.values.findIndex((value, i) => !(Math.abs(value - (weights.values[i] ?? 0)) <= LOOSE_ERROR));
+      if (far >= 0) return `row ${row}, value ${far} is ${back.values[far]}, of ${weights.values[far]}`;
       continue;
     }
     const golden = blocks.bytes.subarray(row * bytes, (row + 1) * bytes);
-    const other = stored.findIndex((byte, i) => byte !== golden[i]);
-    if (other >= 0) return `row ${row}, byte ${other} of ${bytes} is ${stored[other]}, expected ${golden[other]}`;
+    const other = stored.bytes.findIndex((byte, i) => byte !== golden[i]);
+    if (other >= 0) return `row ${row}, byte ${other} of ${bytes} is ${stored.bytes[other]}, expected ${golden[other]}`;
     if (expected === undefined) continue;
-    scheme.dequantize(golden, back);
-    const wrong = back.findIndex((value, i) => !isSame(value, expected[row * columns + i] ?? 0));
-    if (wrong >= 0) return `row ${row}, value ${wrong} is ${back[wrong]}, not ${expected[row * columns + wrong]}`;
+    kernels.dequantizeRow(scheme, stored, 0, back, columns);
+    const wrong = back.values.findIndex((value, i) => !isSame(value, expected[row * columns + i] ?? 0));
+    if (wrong >= 0)
+      return `row ${row}, value ${wrong} is ${back.values[wrong]}, not ${expected[row * columns + wrong]}`;
   }
   return undefined;
 }
