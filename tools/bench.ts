@@ -1,6 +1,7 @@
-// `npm run bench`: what merging and quantizing cost, as ratios. Merging: CPU-seconds against mergekit on the same files,
-// wall time against plainly reading the inputs and writing the output once. Quantizing: bench/quantize.ts. Machines are
-// shared and noisy, so runs are interleaved and the least of each figure counts. Nothing here passes or fails.
+// `npm run bench`: what merging and quantizing cost, as ratios. Merging: CPU-seconds against mergekit on the same
+// files, wall time against plainly reading the inputs and writing the output once. Quantizing: bench/quantize.ts.
+// Machines are shared and noisy, so runs are interleaved and the least of each figure counts. Nothing here passes or
+// fails.
 //
 //   npm run bench -- [--parts merge,quantize] [--dir DIR] [--rounds N]
 //                    [--methods a,b] [--mergekit CHECKOUT --pydantic-site SITE --peer BENCH.py]

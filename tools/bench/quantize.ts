@@ -1,5 +1,5 @@
-// What quantizing costs: GB of BF16 input for each CPU-second of a scheme's row function, beside llama.cpp's own, and of
-// `mergeyard quantize` from file to file. Values are normal, as weights are: a search takes its usual time.
+// What quantizing costs: GB of BF16 input for each CPU-second of a scheme's row function, beside llama.cpp's own, and
+// of `mergeyard quantize` from file to file. Values are normal, as weights are: a search takes its usual time.
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
