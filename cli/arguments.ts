@@ -64,6 +64,19 @@ export function jsonOption(): Option {
   return new Option("--json", "print one JSON document instead of text");
 }
 
+/** `--state-machine ARN`: what runs pipelines on AWS; the default is MERGEYARD_STATE_MACHINE. */
+export function stateMachineOption(): Option {
+  return new Option("--state-machine <arn>", "the deployed state machine (default: MERGEYARD_STATE_MACHINE)");
+}
+
+/** Seconds, fractions too. */
+export function parseSeconds(text: string): number {
+  const seconds = /^\d+(\.\d+)?$/.test(text) ? Number(text) : 0;
+  if (seconds <= 0 || seconds > 3600)
+    throw new InvalidArgumentError("It must be seconds, more than 0 and at most 3600.");
+  return seconds;
+}
+
 /** URI of a folder or object given as a path (seen from `cwd`) or as a URI already. */
 export function toUri(text: string, cwd: string): string {
   if (/^[a-z][a-z0-9+.-]*:\/\//.test(text)) return text.replace(/\/+$/, "");

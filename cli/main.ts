@@ -6,11 +6,13 @@ import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { MergeyardError } from "../core/error.ts";
 import { addAlign } from "./commands/align.ts";
+import { addCancel } from "./commands/cancel.ts";
 import { addConvert } from "./commands/convert.ts";
 import { addGc } from "./commands/gc.ts";
 import { addInit } from "./commands/init.ts";
 import { addInspect } from "./commands/inspect.ts";
 import { addKeygen } from "./commands/keygen.ts";
+import { addLogs } from "./commands/logs.ts";
 import { addLora } from "./commands/lora.ts";
 import { addLs } from "./commands/ls.ts";
 import { addMerge } from "./commands/merge.ts";
@@ -40,6 +42,8 @@ const COMMANDS = [
   addInit,
   addPlan,
   addRun,
+  addCancel,
+  addLogs,
   addPush,
   addPull,
   addLs,
@@ -59,11 +63,13 @@ export async function main(args: readonly string[], terminal: Terminal): Promise
     if (thrown instanceof CommanderError && thrown.exitCode === 0) return EXIT.done;
     // `mergeyard` alone: commander has printed the help.
     if (thrown instanceof CommanderError && thrown.code === "commander.help") return EXIT.usage;
-    const error = terminal.signal.aborted
-      ? new MergeyardError("CliInterrupted", { cause: thrown })
-      : thrown instanceof CommanderError
-        ? usageError(thrown)
-        : toMergeyardError(thrown);
+    const isTold = thrown instanceof MergeyardError && thrown.code === "CliInterrupted";
+    const error =
+      terminal.signal.aborted && !isTold
+        ? new MergeyardError("CliInterrupted", { cause: thrown })
+        : thrown instanceof CommanderError
+          ? usageError(thrown)
+          : toMergeyardError(thrown);
     terminal.stderr.write(renderError(error, args.includes("--json")));
     return exitStatus(error);
   }

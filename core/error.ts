@@ -8,6 +8,7 @@ import type { ErrorKind } from "./error-codes/kind.ts";
 import { PICKLED_CODES } from "./error-codes/pickled.ts";
 import { PLAN_CODES } from "./error-codes/plan.ts";
 import { RECIPE_CODES } from "./error-codes/recipe.ts";
+import { REMOTE_CODES } from "./error-codes/remote.ts";
 import { SIGNING_CODES } from "./error-codes/signing.ts";
 import { STORE_CODES } from "./error-codes/store.ts";
 import { YARD_CODES } from "./error-codes/yard.ts";
@@ -23,6 +24,7 @@ export const ERROR_CODES = {
   ...RECIPE_CODES,
   ...PLAN_CODES,
   ...FLOW_CODES,
+  ...REMOTE_CODES,
   ...CLI_CODES,
 } as const satisfies Record<string, ErrorKind>;
 

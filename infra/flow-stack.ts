@@ -12,7 +12,7 @@ import type { Environment } from "./config.ts";
 import { StepFunction } from "./step-function.ts";
 import { createTriggers, type Triggers } from "./triggers.ts";
 import { sizeVariables } from "./worker-job.ts";
-import { allow, arnOf, signingStatements, type YardPlace } from "./yard-access.ts";
+import { allow, arnOf, signingStatements, type YardPlace, yardStatements } from "./yard-access.ts";
 
 export type FlowProps = StackProps & {
   readonly environment: Environment;
@@ -178,6 +178,8 @@ function runnerStatements(stack: Stack, name: string, machineArn: string, props:
       [executions],
     ),
     allow("RunJobs", ["batch:DescribeJobs", "batch:ListJobs"], ["*"]),
+    allow("RunEndJobs", ["batch:TerminateJob"], [arnOf(stack, "batch", "job", "*")]),
+    ...yardStatements(stack, "runner", props.place, []),
     allow("RunLogs", ["logs:GetLogEvents", "logs:FilterLogEvents", "logs:StartQuery"], [logs]),
   ];
 }

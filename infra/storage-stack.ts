@@ -84,6 +84,8 @@ function createBucket(stack: Stack, environment: Environment, key: Key, removalP
         // Output of units is copied into its version; kept longer it would be stored twice.
         noncurrentVersionExpiration: Duration.days(1),
       },
+      // Runs keep their recipe; what was sent is read once, when a run is planned.
+      { id: "submitted", prefix: "submitted/", expiration: Duration.days(storage.runDays) },
       { id: "cache", prefix: "cache/", expiration: Duration.days(storage.cacheDays) },
       {
         id: "overwritten",

@@ -15,6 +15,7 @@ export const WILDCARD_REASONS: Readonly<Record<string, string>> = Object.freeze(
   DeliverLogs: "the actions of log delivery know no resources",
   RunFollow: "executions of this one state machine",
   RunJobs: "batch:DescribeJobs and batch:ListJobs know no resources",
+  RunEndJobs: "jobs have no names before they are submitted; those of other queues need their own grant to be seen",
   RunLogs: "the log groups of this environment",
   "ecr:GetAuthorizationToken": "knows no resources",
 });

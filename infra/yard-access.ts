@@ -21,7 +21,7 @@ const MODELS = ["incoming/*", "checkpoints/*", "artifacts/*"];
 
 const YARD_ACCESS = Object.freeze({
   plan: {
-    reads: [MARKER, ...MODELS, "channels/*", "cache/*", "pipelines/*", "runs/*"],
+    reads: [MARKER, ...MODELS, "channels/*", "cache/*", "pipelines/*", "submitted/*", "runs/*"],
     writes: ["runs/*/plan.jsonl", "runs/*/recipe.yaml"],
     sources: true,
   },
@@ -53,13 +53,24 @@ const YARD_ACCESS = Object.freeze({
   recordFailure: { reads: ["runs/*"], writes: ["runs/*/failures/*"] },
   onUpload: { reads: [MARKER, "pipelines/*", "incoming/*"], writes: [] },
   onSchedule: { reads: [MARKER, "pipelines/*"], writes: [] },
+  /** A person who runs pipelines of their own and follows them. */
+  runner: { reads: [MARKER, "pipelines/*", "channels/*", "artifacts/*", "runs/*"], writes: ["submitted/*"] },
   /**
    * A person or a deployment of their own: makes the yard, edits pipelines, moves channels, removes what is not needed.
    */
   operator: {
     reads: ["*"],
     writes: [MARKER, "pipelines/*", "incoming/*", "channels/*"],
-    deletes: ["pipelines/*", "incoming/*", "checkpoints/*", "artifacts/*", "channels/*", "cache/*", "runs/*"],
+    deletes: [
+      "pipelines/*",
+      "incoming/*",
+      "checkpoints/*",
+      "artifacts/*",
+      "channels/*",
+      "cache/*",
+      "runs/*",
+      "submitted/*",
+    ],
   },
 } satisfies Readonly<Record<string, Access>>);
 export type YardRole = keyof typeof YARD_ACCESS;

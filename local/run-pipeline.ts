@@ -2,15 +2,9 @@
 // cloud. Functions run in this process, jobs as child processes, and the journal in the run's folder lets the next call
 // go on where a killed one stopped.
 
-import { z } from "zod";
+import type { z } from "zod";
 import { BATCH_SUBMIT_JOB, LAMBDA_INVOKE, renderDefinition, type Substitutions } from "../flow/definition.ts";
-import {
-  type FailureRecord,
-  notifyOutputSchema,
-  planOutputSchema,
-  publishOutputSchema,
-  recordFailureOutputSchema,
-} from "../steps/schemas.ts";
+import { type FailureRecord, planOutputSchema, recordFailureOutputSchema, runOutputSchema } from "../steps/schemas.ts";
 import type { StepDeps, StepEvent } from "../steps/step.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { type Clock, systemClock } from "./asl/clock.ts";
@@ -65,10 +59,8 @@ export type PipelineParts = {
   readonly retryDelayMs?: number | undefined;
 };
 
-const doneSchema = z.strictObject({ result: publishOutputSchema, summary: notifyOutputSchema });
-
 export type PipelineOutcome =
-  | ({ readonly status: "done" } & z.infer<typeof doneSchema>)
+  | ({ readonly status: "done" } & z.infer<typeof runOutputSchema>)
   /** `failure` is the record that the run keeps; undefined when even recording failed. */
   | {
       readonly status: "failed";
@@ -123,7 +115,7 @@ export async function runPipeline(run: PipelineRun, parts: PipelineParts): Promi
   });
   broken.signal.throwIfAborted();
   await closeJournal(() => journal.end(result.status), run.onEvent);
-  if (result.status === "SUCCEEDED") return { status: "done", ...doneSchema.parse(result.output) };
+  if (result.status === "SUCCEEDED") return { status: "done", ...runOutputSchema.parse(result.output) };
   if (result.status === "ABORTED") return { status: "cancelled" };
   return { status: "failed", error: result.error, cause: result.cause, failure: seen.failure };
 }

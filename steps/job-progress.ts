@@ -48,6 +48,14 @@ export function beatMs(jobs: number): number {
   return Math.max(BEAT_MS_MIN, (jobs / WRITES_PER_SECOND) * 1000);
 }
 
+/** Beats without a sign of life after which a job that says that it runs counts as lost. */
+const BEATS_LOST = 3;
+
+/** True when a job that says that it runs has been silent for too long: it was killed, or its machine was taken. */
+export function isLost({ state, jobs, atMs }: JobProgress, nowMs: number): boolean {
+  return state === "running" && nowMs - atMs > BEATS_LOST * beatMs(jobs);
+}
+
 export type JobPlace = {
   readonly yard: ObjectStore;
   readonly run: string;

@@ -222,6 +222,9 @@ const signatureSchema = z.strictObject({
   keyIds: z.array(z.string()),
 });
 
+/** Output of an execution that succeeded. */
+export const runOutputSchema = z.strictObject({ result: publishOutputSchema, summary: notifyOutputSchema });
+
 /** MODEL, MODEL@VERSION or MODEL:CHANNEL of a yard, and the folder to pull into. */
 export const pullInputSchema = z.strictObject({ yard: uri, model: z.string().min(1), target: uri, trustedKeys });
 export const pullOutputSchema = z.strictObject({

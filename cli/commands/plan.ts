@@ -3,9 +3,9 @@
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import type { Command } from "commander";
+import { type Estimate, estimateRun, formatUsd, PRICES, type Prices, pricesSchema } from "../../core/cost/estimate.ts";
 import type { Plan, PlanHeader } from "../../core/plan/schema.ts";
 import { jsonOption, memoryOption, modelOption, splitUri, threadsOption, toUri, yardOption } from "../arguments.ts";
-import type { Estimate, Prices } from "../estimate.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { formatBytes, formatCount, formatDuration, formatMemory, renderTable } from "../text.ts";
 
@@ -27,27 +27,20 @@ export function addPlan(program: Command, terminal: Terminal): void {
     .addOption(modelOption())
     .addOption(threadsOption())
     .addOption(memoryOption())
-    .option("--prices <file>", "prices and workers in the form of cli/prices.json")
+    .option("--prices <file>", "prices and workers in the form of core/cost/prices.json")
     .addOption(jsonOption())
     .action((pipeline: string, options: Options) => plan(pipeline, options, terminal));
 }
 
 async function plan(pipeline: string, options: Options, terminal: Terminal): Promise<void> {
-  const [
-    { createStoreOpener },
-    { preparePlan },
-    { openYard },
-    { estimateRun },
-    { createStepDeps },
-    { defaultThreads },
-  ] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../steps/plan.ts"),
-    import("../../steps/yard.ts"),
-    import("../estimate.ts"),
-    import("../step-deps.ts"),
-    import("../../workers/pool.ts"),
-  ]);
+  const [{ createStoreOpener }, { preparePlan }, { openYard }, { createStepDeps }, { defaultThreads }] =
+    await Promise.all([
+      import("../../stores/open.ts"),
+      import("../../steps/plan.ts"),
+      import("../../steps/yard.ts"),
+      import("../step-deps.ts"),
+      import("../../workers/pool.ts"),
+    ]);
   const prices = await readPrices(options.prices, terminal.cwd);
   const openStore = createStoreOpener(terminal.env);
   const yard = await openYard(openStore, toUri(options.yard, terminal.cwd));
@@ -72,16 +65,13 @@ async function plan(pipeline: string, options: Options, terminal: Terminal): Pro
 
 /** Throws CliPricesInvalid. */
 async function readPrices(file: string | undefined, cwd: string): Promise<Prices> {
-  const [{ pricesSchema }, { MergeyardError }] = await Promise.all([
-    import("../estimate.ts"),
-    import("../../core/error.ts"),
-  ]);
-  const place = file === undefined ? new URL("../prices.json", import.meta.url) : path.resolve(cwd, file);
+  if (file === undefined) return PRICES;
+  const { MergeyardError } = await import("../../core/error.ts");
   try {
-    return pricesSchema.parse(JSON.parse(readFileSync(place, "utf8")));
+    return pricesSchema.parse(JSON.parse(readFileSync(path.resolve(cwd, file), "utf8")));
   } catch (cause) {
     const found = cause instanceof Error ? cause.message : String(cause);
-    throw new MergeyardError("CliPricesInvalid", { where: { file: String(place) }, found, cause });
+    throw new MergeyardError("CliPricesInvalid", { where: { file }, found, cause });
   }
 }
 
@@ -148,9 +138,4 @@ function render(header: PlanHeader, estimate: Estimate, prices: Prices): string 
 
 function sumOf(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0);
-}
-
-/** Small sums keep two significant digits; nobody is told that work is free. */
-function formatUsd(dollars: number): string {
-  return dollars >= 0.1 || dollars === 0 ? `$${dollars.toFixed(2)}` : `$${dollars.toPrecision(2)}`;
 }

@@ -1,8 +1,7 @@
-// `mergeyard run PIPELINE --yard YARD`: runs a pipeline on this machine through the state machine, and publishes.
+// `mergeyard run PIPELINE --yard YARD`: runs a pipeline through the state machine, and publishes; on this machine, or
+// with --remote on AWS.
 import { availableParallelism } from "node:os";
-import type { Command } from "commander";
-import type { PipelineOutcome } from "../../local/run-pipeline.ts";
-import type { FailureRecord, PublishOutput } from "../../steps/schemas.ts";
+import { type Command, Option } from "commander";
 import type { StepEvent } from "../../steps/step.ts";
 import type { OpenStore } from "../../stores/store.ts";
 import {
@@ -10,15 +9,17 @@ import {
   jsonOption,
   memoryOption,
   modelOption,
+  parseSeconds,
   splitUri,
+  stateMachineOption,
   threadsOption,
   toUri,
   yardOption,
 } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
+import { describeOutcome, toError } from "../run-outcome.ts";
 import { createRunReport } from "../run-report.ts";
 import { printResult, type Terminal } from "../terminal.ts";
-import { countOf, formatBytes, formatCount } from "../text.ts";
 
 type Options = {
   readonly yard: string;
@@ -26,6 +27,9 @@ type Options = {
   readonly jobs?: number;
   readonly threads?: number;
   readonly memory?: number;
+  readonly remote?: boolean;
+  readonly stateMachine?: string;
+  readonly poll?: number;
   readonly json?: boolean;
 };
 
@@ -36,15 +40,27 @@ const THREADS_MAX = 4;
 export function addRun(program: Command, terminal: Terminal): void {
   program
     .command("run")
-    .description("run a pipeline on this machine and publish its result")
+    .description("run a pipeline and publish its result, on this machine or with --remote on AWS")
     .argument("<pipeline>", "a pipeline file")
     .addOption(yardOption())
     .addOption(modelOption())
     .addOption(jobsOption())
     .addOption(threadsOption())
     .addOption(memoryOption())
+    .option(
+      "--remote",
+      "run on AWS and follow; interrupted, the execution goes on, and the same command follows it again",
+    )
+    .addOption(stateMachineOption())
+    .addOption(
+      new Option("--poll <seconds>", "time between two looks at a remote run").argParser(parseSeconds).default(5),
+    )
     .addOption(jsonOption())
-    .action((pipeline: string, options: Options) => run(pipeline, options, terminal));
+    .action(async (pipeline: string, options: Options) => {
+      if (options.remote !== true) return run(pipeline, options, terminal);
+      const { runRemote } = await import("../remote-run.ts");
+      return runRemote(pipeline, options, terminal);
+    });
 }
 
 async function run(pipeline: string, options: Options, terminal: Terminal): Promise<void> {
@@ -85,8 +101,8 @@ async function run(pipeline: string, options: Options, terminal: Terminal): Prom
     },
     pipelineParts(openStore, signer),
   ).finally(() => progress.end());
-  if (outcome.status !== "done") throw await toError(outcome);
-  printResult(terminal, options.json, outcome, () => describe(outcome, report.unitsEnded()));
+  if (outcome.status !== "done") throw toError(outcome);
+  printResult(terminal, options.json, outcome, () => describeOutcome(outcome, report.unitsEnded()));
 }
 
 async function readStageBytes(
@@ -98,38 +114,4 @@ async function readStageBytes(
   const { readPlan } = await import("../../steps/plan-file.ts");
   const { header } = await readPlan(openStore(yard), run, signal);
   return new Map(header.stages.map(({ name, bytesRead, bytesWritten }) => [name, bytesRead + bytesWritten]));
-}
-
-/** The error that failed the run, as the class it had where it was thrown. */
-async function toError(outcome: Exclude<PipelineOutcome, { status: "done" }>): Promise<Error> {
-  const { ERROR_CODES, MergeyardError } = await import("../../core/error.ts");
-  if (outcome.status === "cancelled") return new MergeyardError("CliInterrupted");
-  const failure: FailureRecord["error"] | undefined = outcome.failure?.error;
-  if (failure === undefined) {
-    return new MergeyardError("CliRunFailed", { found: outcome.error, expected: undefined, hint: outcome.cause });
-  }
-  const { code, where, found, expected, hint } = failure;
-  const known = Object.keys(ERROR_CODES).find((name): name is keyof typeof ERROR_CODES => name === code);
-  if (known !== undefined) return new MergeyardError(known, { where, found, expected, hint });
-  return new MergeyardError("CliRunFailed", { where, found: `${code}: ${failure.meaning}`, expected, hint });
-}
-
-function describe({ result, summary }: Extract<PipelineOutcome, { status: "done" }>, unitsEnded: number): string {
-  if (unitsEnded === 0) return `${describeResult(result)}; nothing was computed`;
-  const cached = summary.cached === 0 ? "" : `, ${formatCount(summary.cached)} from the cache`;
-  const bytes = `${formatBytes(summary.bytesRead)} read, ${formatBytes(summary.bytesWritten)} written`;
-  return `${describeResult(result)}\n${countOf(summary.units, "unit")}${cached}; ${bytes}`;
-}
-
-function describeResult({ outcome, model, version, channel, current, files, bytes }: PublishOutput): string {
-  switch (outcome) {
-    case "published":
-      return `published ${model}@${version} (${files} files, ${formatBytes(bytes)}); ${model}:${channel} points to it`;
-    case "unchanged":
-      return `nothing changed: ${model}:${channel} is ${model}@${version} already`;
-    case "lost-race":
-      return `published ${model}@${version}, but ${model}:${channel} is ${current?.version} by a later decision`;
-    case "not-requested":
-      return "done; the pipeline does not ask to publish, its files stay in the run's folder";
-  }
 }

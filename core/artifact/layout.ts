@@ -7,6 +7,8 @@ export const layout = Object.freeze({
   versionManifest: (model: string, version: string) => `artifacts/${model}/${version}/manifest.json`,
   channel: (model: string, channel: string) => `channels/${model}/${channel}.json`,
   pipeline: (name: string) => `pipelines/${name}.yaml`,
+  /** A pipeline sent from somebody's machine, named by its digest: what a remote run was started with. */
+  submitted: (digest: string) => `submitted/${shortDigest(digest)}.yaml`,
   run: (run: string) => `runs/${run}/`,
   plan: (run: string) => `runs/${run}/plan.jsonl`,
   recipe: (run: string) => `runs/${run}/recipe.yaml`,

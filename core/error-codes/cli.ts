@@ -20,7 +20,7 @@ export const CLI_CODES = {
   CliPricesInvalid: {
     meaning: "the file of prices cannot be read",
     retryable: false,
-    remedy: "copy cli/prices.json and change its numbers",
+    remedy: "copy core/cost/prices.json and change its numbers",
   },
   CliRunFailed: {
     meaning: "the run failed for a reason that has no code of its own",

@@ -241,7 +241,7 @@ test("a failure without a code of its own is still one error, and the channel st
 
 test("another table of prices replaces ours, and a broken one is refused", async () => {
   const yard = WHOLE;
-  const table = JSON.parse(readFileSync(path.resolve(EXAMPLES, "../cli/prices.json"), "utf8"));
+  const table = JSON.parse(readFileSync(path.resolve(EXAMPLES, "../core/cost/prices.json"), "utf8"));
   const file = path.join(scratch, "prices.json");
   writeFileSync(file, JSON.stringify({ ...table, region: "eu-central-1", asOf: "2026-11-01" }));
   const estimate = Object((await call("plan", PIPELINE, "--yard", yard, "--prices", file)).out.estimate);

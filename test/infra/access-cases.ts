@@ -21,6 +21,7 @@ test("a run of every step succeeds under the deployed policies, and a failed one
     onUpload: role("OnUpload"),
     onSchedule: role("OnSchedule"),
     operator: statementsIn(standard.one("AWS::IAM::ManagedPolicy", "Operator").properties.PolicyDocument),
+    runner: statementsIn(standard.one("AWS::IAM::ManagedPolicy", "Runner").properties.PolicyDocument),
   });
 });
 
@@ -33,6 +34,7 @@ const KEYS = {
   version: layout.versionManifest("m", "v"),
   channel: layout.channel("m", "latest"),
   cache: layout.cache("sha256:00"),
+  submitted: layout.submitted("sha256:0123456789abcdef"),
   plan: layout.plan("r"),
   recipe: layout.recipe("r"),
   receipt: layout.receipt("r", 0, 0),

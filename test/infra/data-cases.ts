@@ -73,6 +73,7 @@ test("runs and cache expire, what is published never does, and unfinished upload
   );
   assert.deepEqual(expiring, [
     ["runs/", 60],
+    ["submitted/", 60],
     ["cache/", 180],
   ]);
   assert.ok(rules.some((rule) => rule.Prefix === undefined && rule.AbortIncompleteMultipartUpload !== undefined));

@@ -34,6 +34,11 @@ const IMPORT_LAW: Readonly<Record<string, Law>> = {
     node: PURE_NODE,
   },
   flow: { folders: ["core/error.ts", "steps/schemas.ts"], packages: ["zod"], node: PURE_NODE },
+  remote: {
+    folders: ["core/", "steps/", "stores/"],
+    packages: ["zod", "@aws-sdk/client-sfn", "@aws-sdk/client-batch"],
+    node: "all",
+  },
   signing: { folders: ["core/"], packages: ["@aws-sdk/client-kms"], node: "all" },
   functions: {
     folders: ["core/", "steps/", "stores/", "signing/"],
@@ -54,6 +59,7 @@ const IMPORT_LAW: Readonly<Record<string, Law>> = {
       "workers/",
       "local/",
       "signing/",
+      "remote/",
     ],
     packages: ["zod", "commander", "yaml"],
     node: "all",

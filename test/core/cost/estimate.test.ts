@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
-import { estimateRun, pricesSchema } from "../../cli/estimate.ts";
+import { estimateRun, pricesSchema } from "../../../core/cost/estimate.ts";
 
-const prices = pricesSchema.parse(JSON.parse(readFileSync(new URL("../../cli/prices.json", import.meta.url), "utf8")));
+const prices = pricesSchema.parse(
+  JSON.parse(readFileSync(new URL("../../../core/cost/prices.json", import.meta.url), "utf8")),
+);
 
 test("a stage costs its workers' billed time, its requests and its transitions", () => {
   // One unit of 15 GB in, 3 GB out on the table's worker: 45 s start + 18e9 / 150e6 = 165 s.

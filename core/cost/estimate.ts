@@ -2,6 +2,7 @@
 // prices (prices.json beside this file, replaced by `--prices FILE`). An estimate, never a promise: it always carries
 // the table's date and region.
 import { z } from "zod";
+import table from "./prices.json" with { type: "json" };
 
 const positive = z.number().positive();
 
@@ -28,6 +29,9 @@ export const pricesSchema = z.strictObject({
   }),
 });
 export type Prices = z.infer<typeof pricesSchema>;
+
+/** The table beside this file. */
+export const PRICES: Prices = Object.freeze(pricesSchema.parse(table));
 
 export type StageCounts = { readonly units: number; readonly bytesRead: number; readonly bytesWritten: number };
 export type StageEstimate = { readonly localSeconds: number; readonly awsSeconds: number; readonly awsUsd: number };
@@ -75,7 +79,7 @@ function estimateStage(
   const rounds = Math.ceil(units / workers);
   const workSeconds = (rounds * (bytes / units)) / worker.bytesPerSecond;
   const billedSeconds = Math.max(worker.billedSecondsMin, worker.startSeconds + workSeconds) * workers;
-  const workerHourUsd = worker.vcpus * prices.workerVcpuHourUsd + worker.memoryGiB * prices.workerGiBHourUsd;
+  const workerHourUsd = hourUsd(prices);
   const requests =
     (Math.ceil(bytesRead / REQUEST_BYTES) + units) * prices.s3GetUsd +
     (Math.ceil(bytesWritten / REQUEST_BYTES) + units) * prices.s3PutUsd;
@@ -84,4 +88,18 @@ function estimateStage(
     awsSeconds: worker.startSeconds + workSeconds,
     awsUsd: (billedSeconds / 3600) * workerHourUsd + requests + STAGE_TRANSITIONS * prices.stateTransitionUsd,
   };
+}
+
+/** What machine time of workers costs, in dollars: time spent on lost work counts, waiting for machines does not. */
+export function workerUsd(workerMs: number, prices: Prices): number {
+  return (workerMs / 3_600_000) * hourUsd(prices);
+}
+
+function hourUsd({ worker, workerVcpuHourUsd, workerGiBHourUsd }: Prices): number {
+  return worker.vcpus * workerVcpuHourUsd + worker.memoryGiB * workerGiBHourUsd;
+}
+
+/** Small sums keep two significant digits; nobody is told that work is free. */
+export function formatUsd(dollars: number): string {
+  return dollars >= 0.1 || dollars === 0 ? `$${dollars.toFixed(2)}` : `$${dollars.toPrecision(2)}`;
 }

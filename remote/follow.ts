@@ -1,0 +1,109 @@
+// Following an execution to its end: its status from Step Functions, one request a look; all else from the yard.
+import { layout } from "../core/artifact/layout.ts";
+import { MergeyardError } from "../core/error.ts";
+import type { KnownProgress } from "../steps/job-progress.ts";
+import { readPlan, type StoredPlan } from "../steps/plan-file.ts";
+import { readRecord } from "../steps/records.ts";
+import { type RunStatus, readRunStatus } from "../steps/run-status.ts";
+import { type FailureRecord, failureSchema, runOutputSchema } from "../steps/schemas.ts";
+import type { ObjectStore } from "../stores/store.ts";
+import type { Execution, ExecutionState, Executions } from "./executions.ts";
+
+export type Follower = {
+  /** Told once, when the plan is known. */
+  planned(run: string): void;
+  /** Told at each look. */
+  progress(status: RunStatus): void;
+  /** A look failed, and another follows. */
+  troubled(error: MergeyardError): void;
+};
+
+export type FollowDeps = {
+  readonly executions: Executions;
+  readonly yard: ObjectStore;
+  readonly now: () => number;
+  readonly signal: AbortSignal;
+  /** Resolves after the time between two looks; rejects when the signal is aborted. */
+  readonly pause: () => Promise<void>;
+};
+
+export type RemoteOutcome =
+  | ({ readonly status: "done" } & ReturnType<typeof runOutputSchema.parse>)
+  | {
+      readonly status: "failed";
+      readonly error: string;
+      readonly cause: string;
+      readonly failure: FailureRecord | undefined;
+    };
+
+/** Looks in a row that may fail before following is given up; the execution goes on. */
+const TROUBLES_MAX = 20;
+
+/** Resolves when the execution has ended. Throws RemoteStopped, RemoteRefused, what the stores throw, and on abort. */
+export async function followExecution(
+  execution: Execution,
+  deps: FollowDeps,
+  follower: Follower,
+): Promise<RemoteOutcome> {
+  const known: KnownProgress = new Map();
+  let plan: StoredPlan | undefined;
+  let troubles = 0;
+  for (;;) {
+    try {
+      const state = await deps.executions.describe(execution.arn);
+      plan ??= await findPlan(execution, deps, follower);
+      if (plan !== undefined)
+        follower.progress(await readRunStatus(deps.yard, plan.header.run, plan.header, known, deps));
+      if (state.status !== "RUNNING" && state.status !== "PENDING_REDRIVE") {
+        return await describeEnd(state, plan?.header.run, deps);
+      }
+      troubles = 0;
+    } catch (error) {
+      deps.signal.throwIfAborted();
+      troubles += 1;
+      const mayPass = error instanceof MergeyardError && error.code !== "RemoteStopped" && error.retryable;
+      if (!mayPass || troubles > TROUBLES_MAX) throw error;
+      follower.troubled(error);
+    }
+    await deps.pause();
+  }
+}
+
+/** The run's plan, once the plan step has ended and found that there is work. */
+async function findPlan(
+  { arn }: Execution,
+  { executions, yard, signal }: FollowDeps,
+  follower: Follower,
+): Promise<StoredPlan | undefined> {
+  const planned = await executions.readPlan(arn);
+  if (planned === undefined || planned.outcome === "unchanged") return undefined;
+  const plan = await readPlan(yard, planned.run, signal);
+  follower.planned(planned.run);
+  return plan;
+}
+
+async function describeEnd(
+  { status, output, error = status, cause = "", name }: ExecutionState,
+  run: string | undefined,
+  { yard, signal }: FollowDeps,
+): Promise<RemoteOutcome> {
+  if (status === "SUCCEEDED") return { status: "done", ...runOutputSchema.parse(JSON.parse(output ?? "null")) };
+  if (status === "ABORTED")
+    throw new MergeyardError("RemoteStopped", { where: { state: name }, found: cause || error });
+  return {
+    status: "failed",
+    error,
+    cause,
+    failure: run === undefined ? undefined : await lastFailure(yard, run, signal),
+  };
+}
+
+/** The record of the failure that ended the run last. */
+async function lastFailure(yard: ObjectStore, run: string, signal: AbortSignal): Promise<FailureRecord | undefined> {
+  let last: string | undefined;
+  const prefix = layout.failures(run);
+  for await (const { key } of yard.list(prefix, { signal })) {
+    if (/^\d+\.json$/.test(key.slice(prefix.length))) last = key;
+  }
+  return last === undefined ? undefined : (await readRecord(yard, last, failureSchema, signal))?.value;
+}
