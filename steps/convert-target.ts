@@ -17,6 +17,12 @@ const ONE_RANK: Topology = { tp: 1, pp: 1, dp: 1, zero: 1 };
 export type WrittenFile = { readonly name: string; readonly bytes: number };
 type Ends = { readonly source: ObjectStore; readonly target: ObjectStore; readonly deps: StepDeps };
 
+/** What the caller chose of the target. */
+export type TargetChoice = {
+  readonly topology?: Topology | undefined;
+  readonly vocabularyMultiple?: number | undefined;
+};
+
 /**
  * Writes every file but the last, and returns them with what writes the last: side files may come in between.
  * Throws what the format's plan throws, UniversalReplicasDisagree, and what the stores throw.
@@ -25,7 +31,7 @@ export async function writeTarget(
   { source, target, deps }: Ends,
   opened: StoredCheckpoint,
   format: TargetFormat,
-  topology: Topology = ONE_RANK,
+  { topology = ONE_RANK, vocabularyMultiple }: TargetChoice,
 ): Promise<{ readonly files: readonly WrittenFile[]; finish(): Promise<void> }> {
   const { files, last } = format.plan({
     source: opened.checkpoint,
@@ -33,6 +39,7 @@ export async function writeTarget(
     training: opened.training,
     shardBytes: SHARD_BYTES_DEFAULT,
     topology,
+    vocabularyMultiple,
   });
   let bytesWritten = 0;
   const write = async (file: PlannedFile): Promise<void> => {

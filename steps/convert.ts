@@ -16,7 +16,7 @@ import type { CheckpointFile, TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { encodeShardIndex } from "../core/formats/safetensors-index.ts";
 import { fileRole } from "../core/formats/side-files.ts";
-import type { TargetFormat, Topology } from "../core/formats/target.ts";
+import type { TargetFormat } from "../core/formats/target.ts";
 import { TARGETS } from "../core/formats/targets.ts";
 import { universal as universalFormat } from "../core/formats/universal-folder.ts";
 import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
@@ -27,7 +27,7 @@ import type { ObjectStore } from "../stores/store.ts";
 import { adoptPieces, findAdoptSource } from "./adopt.ts";
 import { readUniversal } from "./checkpoint-listing.ts";
 import { convertFile } from "./convert-file.ts";
-import { type WrittenFile, writeTarget } from "./convert-target.ts";
+import { type TargetChoice, type WrittenFile, writeTarget } from "./convert-target.ts";
 import {
   listDocument,
   openPlace,
@@ -48,7 +48,7 @@ export const convertStep = defineStep({
   name: "convert",
   input: convertInputSchema,
   output: convertOutputSchema,
-  async run({ source: sourceUri, sourceFile, target: targetUri, to, topology }, deps) {
+  async run({ source: sourceUri, sourceFile, target: targetUri, to, ...choice }, deps) {
     const [source, target] = [deps.openStore(sourceUri), deps.openStore(targetUri)];
     const opened = await openPlace({ store: source, prefix: "", file: sourceFile }, deps.signal);
     for await (const { key } of target.list("", { signal: deps.signal })) {
@@ -58,7 +58,7 @@ export const convertStep = defineStep({
     const { files, digest, contents } =
       to === "universal" || to === "safetensors"
         ? await convertToSafetensors(copying, to)
-        : await convertToTarget(copying, needTarget(to), topology);
+        : await convertToTarget(copying, needTarget(to), choice);
     return {
       source: source.uri,
       target: target.uri,
@@ -89,8 +89,8 @@ async function convertToSafetensors(copying: Copying, to: "safetensors" | "unive
   return { files: all, digest: digestBytes(document.bytes), contents };
 }
 
-async function convertToTarget(copying: Copying, format: TargetFormat, topology?: Topology): Promise<Converted> {
-  const { files, finish } = await writeTarget(copying, copying.opened, format, topology);
+async function convertToTarget(copying: Copying, format: TargetFormat, choice: TargetChoice): Promise<Converted> {
+  const { files, finish } = await writeTarget(copying, copying.opened, format, choice);
   const { sideFiles: beside } = copying.opened.checkpoint;
   const sideFiles = await copySideFiles(
     copying,

@@ -302,7 +302,14 @@ export const verifyOutputSchema = z.strictObject({
 });
 
 /** What `convert` can write; but for the first two the ids of core/formats/targets.ts. */
-export const CONVERSION_TARGETS = ["universal", "safetensors", "torch", "dcp", "deepspeed-universal"] as const;
+export const CONVERSION_TARGETS = [
+  "universal",
+  "safetensors",
+  "torch",
+  "dcp",
+  "deepspeed-universal",
+  "deepspeed",
+] as const;
 
 export const convertInputSchema = z.strictObject({
   /** URI of the folder to read. */
@@ -321,6 +328,8 @@ export const convertInputSchema = z.strictObject({
       zero: z.literal([1, 2, 3]),
     })
     .optional(),
+  /** The target's vocabulary is padded to a multiple of this and its tensor-parallel ranks. */
+  vocabularyMultiple: z.int().positive().optional(),
 });
 export const convertOutputSchema = z.strictObject({
   source: uri,

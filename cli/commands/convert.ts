@@ -18,6 +18,7 @@ type Options = {
   readonly pp?: number;
   readonly dp?: number;
   readonly zero?: Topology["zero"];
+  readonly vocabMultiple?: number;
 };
 
 export function addConvert(program: Command, terminal: Terminal): void {
@@ -31,6 +32,11 @@ export function addConvert(program: Command, terminal: Terminal): void {
     .option("--pp <n>", "pipeline stages of the target (default: 1)", parseCount)
     .option("--dp <n>", "data-parallel ranks of the target (default: 1)", parseCount)
     .addOption(new Option("--zero <stage>", "stage of ZeRO of the target (default: 1)").argParser(parseZeroStage))
+    .option(
+      "--vocab-multiple <n>",
+      "pad the vocabulary to a multiple of n x tp (default: as the source did)",
+      parseCount,
+    )
     .addOption(jsonOption())
     .action((source: string, options: Options) => convert(source, options, terminal));
 }
@@ -81,6 +87,7 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
       to: options.to,
       ...(file === undefined ? {} : { sourceFile: file }),
       ...topologyOf(options),
+      ...(options.vocabMultiple === undefined ? {} : { vocabularyMultiple: options.vocabMultiple }),
     };
     const result = await runStep(convertStep, input, deps);
     await output?.commit();

@@ -37,10 +37,15 @@ export function orderParameters(
 }
 
 /** The state as the first rank tells it: ranks differ in their tensors alone. */
-export function trainingStateOf(model: ModelState | undefined, optimizer: OptimizerCommon): TrainingState | undefined {
+export function trainingStateOf(
+  model: ModelState | undefined,
+  optimizer: OptimizerCommon,
+  topology?: TrainingState["topology"],
+): TrainingState | undefined {
   if (model === undefined) return undefined;
   return {
     weights: weightsDtype(model),
+    ...(topology === undefined ? {} : { topology }),
     groups: optimizer.hyperparameters.map((group) => ({ ...group })),
     optimizer: { ...optimizer.common },
     client: { ...model.client },

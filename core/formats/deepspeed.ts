@@ -61,7 +61,8 @@ async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
   const weightsOnly: CheckpointWarning[] =
     stage === undefined ? [{ code: "OptimizerStatesMissing", where: { file: files.prefix } }] : [];
   const ignored = warnOfIgnored(models, optimizer === undefined ? [] : [optimizer]);
-  const training = optimizer === undefined ? undefined : trainingStateOf(models[0], optimizer);
+  const ranks = { ...topology, dp: files.optimizers[0]?.length ?? 1 };
+  const training = optimizer === undefined ? undefined : trainingStateOf(models[0], optimizer, ranks);
   const all = [...weightsOnly, ...warnings, ...others.warnings, ...ignored];
   return { ...(await assemble(folder, files, aliased, all)), training };
 }

@@ -18,6 +18,8 @@ export type TargetRequest = {
   /** Bytes of tensors of one file, at most, where the format leaves the choice. */
   readonly shardBytes: number;
   readonly topology: Topology;
+  /** The trainer pads its vocabulary to a multiple of this and the tensor-parallel ranks; undefined: inferred. */
+  readonly vocabularyMultiple: number | undefined;
 };
 
 export type PlannedFolder = {

@@ -2,9 +2,10 @@
 // and universal checkpoints have their own way: between the two files are copied.
 import { dcpTarget } from "./dcp-write.ts";
 import { deepspeedUniversalTarget } from "./deepspeed-universal-write.ts";
+import { deepspeedTarget } from "./deepspeed-write.ts";
 import type { TargetFormat } from "./target.ts";
 import { torchTarget } from "./torch-write-folder.ts";
 
 export const TARGETS: ReadonlyMap<string, TargetFormat> = new Map(
-  [torchTarget, dcpTarget, deepspeedUniversalTarget].map((target) => [target.id, target]),
+  [torchTarget, dcpTarget, deepspeedUniversalTarget, deepspeedTarget].map((target) => [target.id, target]),
 );

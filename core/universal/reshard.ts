@@ -32,8 +32,11 @@ export type ParameterSlice = {
  * fragment's parts are cut by themselves, by their widths where these are for `tp` ranks, else evenly; a vocabulary is
  * padded to what `tp` divides. Throws UniversalPatternsMissing, UniversalShapeMismatch.
  */
-export function sliceParameter(parameter: UniversalParameter, tp: number, rank: number): ParameterSlice {
-  const { name, shape, pattern, vocabulary } = parameter;
+export function sliceParameter(
+  { name, shape, pattern, vocabulary }: Pick<UniversalParameter, "name" | "shape" | "pattern" | "vocabulary">,
+  tp: number,
+  rank: number,
+): ParameterSlice {
   if (tp === 1 || pattern.kind === "replicated" || pattern.kind === "averaged") {
     return padRows(wholeSlice(shape), vocabulary === undefined ? 0 : vocabulary.paddedRows - (shape[0] ?? 0));
   }

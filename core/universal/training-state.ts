@@ -9,9 +9,13 @@ export type JsonObject = { [name: string]: Json };
 
 const jsonObject = z.record(z.string(), z.json());
 
+const ranks = z.int().positive();
+
 export const trainingStateSchema = z.strictObject({
   /** Dtype of the weights that the ranks compute with; the master weights are F32. */
   weights: z.enum(DTYPES),
+  /** Ranks that saved it, where the source tells. */
+  topology: z.strictObject({ tp: ranks, pp: ranks, dp: ranks }).optional(),
   /** Hyper-parameters of each optimizer group, in order. */
   groups: z.array(jsonObject),
   /** Of the optimizer as a whole: its loss scaler, for one. */

@@ -57,7 +57,7 @@ suite("a training checkpoint", () => {
     const names = await namesIn(folder);
     assert.equal(names.filter((name) => /zero_pp_rank_[01]_mp_rank_0[01]_model_states/.test(name)).length, 4);
     const again = await openCheckpoint(folder, "");
-    const { client: before, optimizer, ...others } = training;
+    const { client: before, optimizer, topology: _ranks, ...others } = training;
     const { client: after, optimizer: common, ...same } = again.training ?? assert.fail("no training state");
     assert.deepEqual(same, others);
     // A static scaler is what DeepSpeed makes by itself: without it the file holds plain values alone.
@@ -80,6 +80,46 @@ suite("a training checkpoint", () => {
       assert.deepEqual(copy, await readAll(source, `global_step3/${name}`, 1e7));
     }
     assert.equal(Buffer.from(await readAll(target, "latest_universal", 100)).toString(), "global_step3_universal");
+  });
+});
+
+suite("a training checkpoint on another topology", () => {
+  const TARGETS = [
+    { tp: 1, pp: 1, dp: 4, zero: 1 },
+    { tp: 2, pp: 1, dp: 3, zero: 2 },
+    { tp: 2, pp: 1, dp: 2, zero: 3 },
+    { tp: 1, pp: 2, dp: 2, zero: 2 },
+    { tp: 2, pp: 2, dp: 1, zero: 1 },
+  ] as const;
+  for (const topology of TARGETS) {
+    test(`holds the same: tp ${topology.tp}, pp ${topology.pp}, dp ${topology.dp}, ZeRO ${topology.zero}`, async () => {
+      const source = await goldenStore("deepspeed/z1_tp2_pp2_dp2_bf16_tied");
+      const { target: universal, output } = await convertInto(source, "universal");
+      for (const from of [source, universal]) {
+        const { target } = await convertInto(from, "deepspeed", { topology });
+        const names = await namesIn(target);
+        const partitions = names.filter((name) => /bf16_zero_pp_rank_\d+_mp_rank_\d\d_optim_states\.pt$/.test(name));
+        assert.equal(partitions.length, topology.tp * topology.pp * topology.dp);
+        assert.equal((await convertInto(target, "universal")).output.contents, output.contents);
+      }
+    });
+  }
+
+  test("is refused where nothing says how its ranks cut it", async () => {
+    const source = await goldenStore("deepspeed/z2_tp1_pp1_dp3_fp32_padding");
+    const { target } = await convertInto(source, "universal");
+    const document = parseUniversal(await readAll(target, "universal.json", 1e7));
+    assert.ok(document.parameters.length > 0);
+    const topology = { tp: 2, pp: 1, dp: 1, zero: 1 } as const;
+    await assert.rejects(convertInto(target, "deepspeed", { topology }), { code: "UniversalShapeMismatch" });
+  });
+
+  test("pads the vocabulary as asked", async () => {
+    const source = await goldenStore("deepspeed/z1_tp2_pp2_dp2_bf16_tied");
+    const topology = { tp: 2, pp: 1, dp: 1, zero: 1 } as const;
+    const { target } = await convertInto(source, "deepspeed", { topology, vocabularyMultiple: 64 });
+    const { conversion = [] } = await openCheckpoint(target, "");
+    assert.equal(conversion.find(({ paddedRows }) => paddedRows !== undefined)?.paddedRows, 128);
   });
 });
 

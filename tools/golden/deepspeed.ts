@@ -10,10 +10,16 @@ import { createDirectoryStore } from "../../stores/directory.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { failed, type GoldenCase, type GoldenSet, PASSED, type Verdict } from "./case.ts";
 import { judge, type Reasons } from "./refusal.ts";
+import { runReshard } from "./reshard.ts";
 import { readTensor } from "./tensors.ts";
 
+const reshard = z.object({
+  target: z.object({ tp: z.int(), dp: z.int(), zero: z.union([z.string(), z.int()]) }),
+  file: z.string(),
+});
 const goodCase = z.object({
   name: z.string(),
+  reshard: z.array(reshard).optional(),
   zero_stage: z.int(),
   source: z.string(),
   universal: z.string().optional(),
@@ -50,6 +56,14 @@ export const deepspeedSet: GoldenSet = {
       ...good.flatMap((entry) =>
         [entry.source, entry.universal].flatMap((name): GoldenCase[] =>
           name === undefined ? [] : [{ id: `${entry.name}/${name}`, run: () => runGood(folder, entry, name) }],
+        ),
+      ),
+      ...good.flatMap((entry) =>
+        (entry.reshard ?? []).map(
+          (target): GoldenCase => ({
+            id: `${entry.name}/${target.file}`,
+            run: () => runReshard(join(folder, entry.name), entry.source, target),
+          }),
         ),
       ),
       ...bad.map(

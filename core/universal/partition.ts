@@ -1,0 +1,126 @@
+// Load for training files: what the ranks of a target topology hold of every parameter, as gathers of the source. The
+// slice of a tensor-parallel rank (reshard.ts) is cut over data-parallel ranks: in stages 1 and 2 of ZeRO the flattened
+// group of slices, in stage 3 every slice by itself. Nothing is read.
+// Source: reference checkpoint-formats.md sections 3.4, 3.5, 5.
+import { type Dtype, elementBytes, elementCount, type Shape } from "../tensor.ts";
+import { type Box, type Gather, gatherWhole, type SourceRange, type TensorRange } from "./box.ts";
+import type { ConversionParameter } from "./conversion.ts";
+import { sliceParameter } from "./reshard.ts";
+
+/** A tensor of a rank. */
+export type RankTensor = { readonly dtype: Dtype; readonly shape: Shape; readonly gather: Gather<SourceRange> };
+
+/**
+ * The part of `tensor`, a tensor of the parameter's shape, that tensor-parallel rank `rank` of `tp` holds; `paddedRows`
+ * are the rows of the target's vocabulary. Throws UniversalPatternsMissing, UniversalShapeMismatch.
+ */
+export function sliceForRank(
+  { name, shape, pattern }: Pick<ConversionParameter, "name" | "shape" | "pattern">,
+  { dtype, gather }: Pick<RankTensor, "dtype" | "gather">,
+  { rank, tp, paddedRows }: { readonly rank: number; readonly tp: number; readonly paddedRows: number | undefined },
+): RankTensor {
+  const vocabulary = paddedRows === undefined ? undefined : { paddedRows };
+  const slice = sliceParameter({ name, shape: [...shape], pattern, vocabulary }, tp, rank);
+  const whole = wholeRange({ dtype, shape, gather });
+  const boxes = slice.boxes.map((box): Box<SourceRange> => {
+    return { ranges: [whole], sourceShape: shape, sourceOffset: box.offset, size: box.size, targetOffset: box.target };
+  });
+  if (slice.zeroRows === 0) return { dtype, shape: slice.shape, gather: { rule: "join", copies: [boxes] } };
+  const own = (slice.shape[0] ?? 0) - slice.zeroRows;
+  const padding = slice.shape.with(0, slice.zeroRows);
+  const zeros: SourceRange = { zeros: true, offset: 0, bytes: elementBytes(dtype, elementCount(padding)) };
+  boxes.push({
+    ranges: [zeros],
+    sourceShape: padding,
+    sourceOffset: padding.map(() => 0),
+    size: padding,
+    targetOffset: padding.map(() => 0).with(0, own),
+  });
+  return { dtype, shape: slice.shape, gather: { rule: "join", copies: [boxes] } };
+}
+
+function wholeRange(tensor: RankTensor): TensorRange {
+  return { tensor, as: tensor.dtype, offset: 0, bytes: elementBytes(tensor.dtype, elementCount(tensor.shape)) };
+}
+
+/** The same values in another dtype, rounded once. */
+export function convertTensor(tensor: RankTensor, as: Dtype): RankTensor {
+  if (tensor.dtype === as) return tensor;
+  const bytes = elementBytes(as, elementCount(tensor.shape));
+  return { dtype: as, shape: tensor.shape, gather: gatherWhole([{ tensor, as, offset: 0, bytes }], tensor.shape) };
+}
+
+/** A piece of a data-parallel rank's partition: elements of one slice, and where they begin in the partition. */
+export type Piece = { readonly slice: number; readonly first: number; readonly count: number; readonly start: number };
+
+/** What one data-parallel rank holds of a group: pieces in order, then padding up to `elements`. */
+export type Partition = { readonly pieces: readonly Piece[]; readonly elements: number };
+
+/** Stages 1 and 2: the flattened group is padded to a multiple of 2 x ranks and cut evenly. */
+export function cutFlattened(counts: readonly number[], ranks: number): readonly Partition[] {
+  const total = counts.reduce((sum, count) => sum + count, 0);
+  const elements = (Math.ceil(total / (2 * ranks)) * 2 * ranks) / ranks;
+  return Array.from({ length: ranks }, (_, rank) => {
+    const [low, high] = [rank * elements, (rank + 1) * elements];
+    const pieces: Piece[] = [];
+    let begin = 0;
+    counts.forEach((count, slice) => {
+      const [from, to] = [Math.max(begin, low), Math.min(begin + count, high)];
+      if (from < to) pieces.push({ slice, first: from - begin, count: to - from, start: from - low });
+      begin += count;
+    });
+    return { pieces, elements };
+  });
+}
+
+/** Stage 3: every slice is padded to a multiple of the ranks and cut evenly; padding stands behind each piece. */
+export function cutEach(counts: readonly number[], ranks: number): readonly Partition[] {
+  return Array.from({ length: ranks }, (_, rank) => {
+    let start = 0;
+    const pieces = counts.map((count, slice): Piece => {
+      const width = Math.ceil(count / ranks);
+      const first = Math.min(count, rank * width);
+      const piece = { slice, first, count: Math.min(count, first + width) - first, start };
+      start += width;
+      return piece;
+    });
+    return { pieces, elements: start };
+  });
+}
+
+/** The first `elements` elements of a partition as a flat float32 tensor: pieces of slices, zeros where none lies. */
+export function flatTensor({ pieces }: Partition, slices: readonly RankTensor[], elements: number): RankTensor {
+  const ranges: SourceRange[] = [];
+  let filled = 0;
+  const fillTo = (start: number): void => {
+    if (start > filled) ranges.push({ zeros: true, offset: 0, bytes: 4 * (start - filled) });
+    filled = Math.max(filled, start);
+  };
+  for (const { slice, first, count, start } of pieces) {
+    const tensor = slices[slice];
+    if (count === 0 || tensor === undefined) continue;
+    fillTo(start);
+    ranges.push({ tensor, as: "F32", offset: 4 * first, bytes: 4 * count });
+    filled += count;
+  }
+  fillTo(elements);
+  return { dtype: "F32", shape: [elements], gather: gatherWhole(ranges, [elements]) };
+}
+
+/**
+ * Rows of a padded vocabulary on another number of tensor-parallel ranks: padded, as trainers do, to a multiple of
+ * `multiple` x ranks. Without `multiple` the smallest power of two is taken that explains the source's padding.
+ */
+export function vocabularyRows(
+  rows: number,
+  paddedRows: number,
+  { from, to, multiple }: { readonly from: number; readonly to: number; readonly multiple: number | undefined },
+): number {
+  const padTo = (step: number) => Math.ceil(rows / step) * step;
+  let inferred = 1;
+  while (padTo(inferred * from) !== paddedRows && inferred < paddedRows) inferred *= 2;
+  const isExplained = padTo(inferred * from) === paddedRows;
+  if (multiple !== undefined) return padTo(multiple * to);
+  if (from === to || !isExplained) return Math.ceil(paddedRows / to) * to;
+  return padTo(inferred * to);
+}
