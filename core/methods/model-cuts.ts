@@ -7,15 +7,17 @@ import type { Block, Kernels } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { elementCount } from "../tensor.ts";
 import { splitBase } from "./base-tiles.ts";
-import type { MergeTensor, Pass, Refusal, ScratchTensor, StoredPass } from "./method.ts";
+import type { MergeTensor, Refusal, ScratchTensor, StoredPass } from "./method.ts";
 import { COARSE_BINS, FINE_BINS, findBin, SELECTABLE_ELEMENTS_MAX } from "./sparsify/order-statistic.ts";
 import {
   type Measurement,
   type ModelExtent,
+  type ModelState,
   type Round,
   type RoundTensor,
   stateList,
   type TotalSpecs,
+  type Totals,
   vectorOf,
 } from "./whole-model.ts";
 
@@ -30,32 +32,39 @@ type ModelSearch = {
   readonly ranksPerList: number;
   /** List by list, its ranks among all elements of the model; 1 is the largest magnitude. */
   ranks(model: ModelExtent): readonly number[];
-  /** Bytes that `pass` allocates. */
+  /** Bytes that `measure` allocates. */
   scratchBytes(tensor: ScratchTensor): number;
-  pass(tensor: MergeTensor, kernels: Kernels, count: CountList): Pass | StoredPass;
+  /** A pass that counts, and the totals that it gathers besides. */
+  measure(tensor: MergeTensor, kernels: Kernels, count: CountList): Measurement;
+  /** What the first round gathers and decides besides. */
+  readonly also?: { totals(tensor: RoundTensor): TotalSpecs; decide(totals: Totals): ModelState };
 };
 
 /**
  * The two rounds of a search. They leave in the state, under the search's name, the key of every list's every rank: the
  * bit pattern of a float32 magnitude, which `magnitudeOf` makes a number.
  */
-function searchRounds(search: ModelSearch): readonly [Round, Round] {
+export function searchRounds(search: ModelSearch): readonly [Round, Round] {
   const { name, ranksPerList } = search;
   const [bins, above] = [`${name}.bins`, `${name}.above`];
   const coarse: Round = {
-    totals: (tensor) => histogramSpecs(name, search.lists(tensor), COARSE_BINS),
+    totals: (tensor) => ({
+      ...histogramSpecs(name, search.lists(tensor), COARSE_BINS),
+      ...search.also?.totals(tensor),
+    }),
     scratchBytes: (tensor) => histogramBytes(search.lists(tensor), COARSE_BINS) + search.scratchBytes(tensor),
     measure(tensor, kernels) {
       const blocks = allocateBins(kernels, search.lists(tensor), COARSE_BINS);
       const count: CountList = (list, deltas, elements) =>
         kernels.countKeys(deltas, 0, 16, pick(blocks, list), COARSE_BINS, elements);
-      return measurement(name, blocks, search.pass(tensor, kernels, count));
+      return withBins(name, blocks, search.measure(tensor, kernels, count));
     },
     decide(totals, model) {
       const found = search
         .ranks(model)
         .map((rank, index) => findBin(vectorOf(totals, `${name}.${Math.floor(index / ranksPerList)}`), rank));
-      return { [bins]: found.map(({ bin }) => bin), [above]: found.map((own) => own.above) };
+      const decided = search.also?.decide(totals);
+      return { ...decided, [bins]: found.map(({ bin }) => bin), [above]: found.map((own) => own.above) };
     },
   };
   const fine: Round = {
@@ -70,7 +79,7 @@ function searchRounds(search: ModelSearch): readonly [Round, Round] {
           kernels.countKeys(deltas, origins[index] ?? 0, 0, pick(blocks, index), FINE_BINS, elements);
         }
       };
-      return measurement(name, blocks, search.pass(tensor, kernels, count));
+      return withBins(name, blocks, search.measure(tensor, kernels, count));
     },
     decide(totals, model, state) {
       const [upper, before] = [stateList(state, bins), stateList(state, above)];
@@ -92,9 +101,9 @@ export function searchDeltas(name: string, ranksPerList: number, ranks: ModelSea
     ranksPerList,
     ranks,
     scratchBytes: () => 0,
-    pass(tensor, _kernels, countList) {
+    measure(tensor, _kernels, countList) {
       const { base, others } = splitBase(tensor);
-      return {
+      const pass: StoredPass = {
         storedTile({ dtype, inputs, byteOffset, count }) {
           const from = pick(inputs, base);
           others.forEach((input, list) => {
@@ -102,6 +111,7 @@ export function searchDeltas(name: string, ranksPerList: number, ranks: ModelSea
           });
         },
       };
+      return { pass, totals: () => ({}) };
     },
   });
 }
@@ -141,11 +151,14 @@ function allocateBins(kernels: Kernels, count: number, bins: number): readonly B
   });
 }
 
-function measurement(name: string, blocks: readonly Block[], pass: Pass | StoredPass): Measurement {
+/** The measurement with its bins among its totals. */
+function withBins(name: string, blocks: readonly Block[], { pass, totals }: Measurement): Measurement {
   return {
     pass,
-    totals: () =>
-      Object.fromEntries(blocks.map((block, index) => [`${name}.${index}`, Float64Array.from(wordsOf(block))])),
+    totals: () => ({
+      ...totals(),
+      ...Object.fromEntries(blocks.map((block, index) => [`${name}.${index}`, Float64Array.from(wordsOf(block))])),
+    }),
   };
 }
 

@@ -1,5 +1,6 @@
 // Every merge method by its id, in sorted order. Tables in the documents, command-line help and parameter checks are
 // made from this map.
+import { adamerging } from "./adamerging.ts";
 import { arcee_fusion } from "./arcee_fusion.ts";
 import { breadcrumbs } from "./breadcrumbs.ts";
 import { breadcrumbs_ties } from "./breadcrumbs_ties.ts";
@@ -7,28 +8,34 @@ import { dare_linear } from "./dare_linear.ts";
 import { dare_ties } from "./dare_ties.ts";
 import { della } from "./della.ts";
 import { della_linear } from "./della_linear.ts";
+import { emr } from "./emr.ts";
 import { iso_c } from "./iso_c.ts";
 import { iso_cts } from "./iso_cts.ts";
 import { karcher } from "./karcher.ts";
 import { linear } from "./linear.ts";
+import { localize_and_stitch } from "./localize_and_stitch.ts";
 import type { MergeMethod } from "./method.ts";
 import { model_stock } from "./model_stock.ts";
 import { multislerp } from "./multislerp.ts";
 import { nearswap } from "./nearswap.ts";
 import { nuslerp } from "./nuslerp.ts";
 import { passthrough } from "./passthrough.ts";
+import { pcb } from "./pcb.ts";
 import { ram } from "./ram.ts";
 import { ramplus_tl } from "./ramplus_tl.ts";
 import { sce } from "./sce.ts";
 import { slerp } from "./slerp.ts";
+import { tall_masks } from "./tall_masks.ts";
 import { task_arithmetic } from "./task_arithmetic.ts";
 import { ties } from "./ties.ts";
 import { ties_paper } from "./ties_paper.ts";
 import { tsv_m } from "./tsv_m.ts";
+import { uniform_soup } from "./uniform_soup.ts";
 import { wudi } from "./wudi.ts";
 
 const METHODS: ReadonlyMap<string, MergeMethod> = new Map(
   Object.entries({
+    adamerging,
     arcee_fusion,
     breadcrumbs,
     breadcrumbs_ties,
@@ -36,23 +43,28 @@ const METHODS: ReadonlyMap<string, MergeMethod> = new Map(
     dare_ties,
     della,
     della_linear,
+    emr,
     iso_c,
     iso_cts,
     karcher,
     linear,
+    localize_and_stitch,
     model_stock,
     multislerp,
     nearswap,
     nuslerp,
     passthrough,
+    pcb,
     ram,
     ramplus_tl,
     sce,
     slerp,
+    tall_masks,
     task_arithmetic,
     ties,
     ties_paper,
     tsv_m,
+    uniform_soup,
     wudi,
   } satisfies Record<string, MergeMethod>),
 );

@@ -41,7 +41,8 @@ export function planRounds(
     const where = fieldPlace(recipe.origin, parameter === undefined ? ["merge_method"] : ["parameters", parameter]);
     throw new MergeyardError("PlanMethodRefused", { where: { ...where, model: refusal.model }, found, expected, hint });
   }
-  return { rounds: wholeModel.rounds(model), model };
+  const rounds = wholeModel.rounds(model);
+  return rounds.length === 0 ? undefined : { rounds, model };
 }
 
 function describeExtent(measured: readonly PlannedTensor[], nameOf: NameInput): ModelExtent {

@@ -19,7 +19,7 @@ import { createStoreOpener } from "../../stores/open.ts";
 import { createMergeExecutor } from "../../workers/executor.ts";
 import { runTensor, type TensorCase, unitTensorOf } from "./in-memory.ts";
 
-const METHODS = ["ties", "dare_ties", "della", "breadcrumbs", "ties_paper"] as const;
+const METHODS = ["ties", "dare_ties", "della", "breadcrumbs", "ties_paper", "localize_and_stitch"] as const;
 /** A vector, odd rows, slices longer than a tile, and tensors large enough for several windows and regions. */
 const SHAPES = [[517], [301, 1003], [2, 90, 7], [5, 850_001], [3, 9001], [3, 1_450_001]] as const;
 const PARAMETERS = [

@@ -36,7 +36,8 @@ export async function readFileTensors(folder: string, file: string): Promise<Mer
   );
 }
 
-async function openExpected(folder: string, expectedFile: string) {
+/** An expected file of a set. */
+export async function openExpected(folder: string, expectedFile: string) {
   const file = join(folder, expectedFile);
   const store = createDirectoryStore(dirname(file), { durable: false });
   const { checkpoint } = await openCheckpointFile(store, basename(file));

@@ -3,6 +3,7 @@
 import { z } from "zod";
 import { MergeyardError } from "../../core/error.ts";
 import { findMethod } from "../../core/methods/registry.ts";
+import { runAdamerging } from "./adamerging.ts";
 import { runAlignment } from "./alignment.ts";
 import { failed, type GoldenCase, type GoldenSet, PASSED, skipped, type Verdict } from "./case.ts";
 import { compareAll } from "./compare.ts";
@@ -11,7 +12,7 @@ import { runMoe } from "./moe.ts";
 import { runMulti, runRecipe, runTokenizer } from "./recipes.ts";
 import { runMerge } from "./run-merge.ts";
 import { runStatistical } from "./statistical.ts";
-import { runGlobal } from "./whole-model.ts";
+import { runEmr, runGlobal } from "./whole-model.ts";
 
 const parameters = z.record(z.string(), z.unknown());
 const methodCase = z.object({
@@ -28,6 +29,7 @@ const methodCase = z.object({
   expected: z.string().optional(),
   expect_error: z.string().optional(),
   expect_absent: z.boolean().optional(),
+  expected_rescalers: z.unknown().optional(),
 });
 const document = z.object({ cases: z.array(z.object({ id: z.string(), kind: z.string() }).loose()) });
 type MethodCase = z.output<typeof methodCase>;
@@ -51,6 +53,7 @@ async function runCase(folder: string, entry: { kind: string }): Promise<Verdict
   if (entry.kind === "alignment") return runAlignment(folder, entry);
   if (entry.kind === "moe") return runMoe(folder, entry);
   if (entry.kind === "lora") return runLora(folder, entry);
+  if (entry.kind === "adamerging") return runAdamerging(folder, entry);
   if (entry.kind === "global") return runGlobal(folder, entry);
   return skipped(`the kind ${entry.kind}`);
 }
@@ -72,6 +75,7 @@ function toRecipe(entry: MethodCase): Record<string, unknown> {
 
 async function runMethod(folder: string, entry: MethodCase): Promise<Verdict> {
   if (findMethod(entry.method) === undefined) return skipped(`the method ${entry.method}`);
+  if (entry.expected_rescalers !== undefined) return runEmr(folder, entry);
   if (entry.expect_error !== undefined) return expectRefusal(folder, entry);
   if (entry.expect_absent === true) return expectAbsent(folder, entry);
   const { tensors } = await runMerge(folder, JSON.stringify(toRecipe(entry)), entry.tensors);

@@ -8,7 +8,7 @@ import { valuesOf } from "../../../tools/golden/tensors.ts";
 
 const FOLDER = fileURLToPath(new URL("../../../examples", import.meta.url));
 
-for (const name of ["ties", "dare-ties", "della", "breadcrumbs", "tsv-m"]) {
+for (const name of ["ties", "dare-ties", "della", "breadcrumbs", "pcb", "tsv-m"]) {
   test(`examples/${name}.yaml merges finite weights that are no parent's`, async () => {
     const merged = await runMerge(FOLDER, readFileSync(`${FOLDER}/${name}.yaml`, "utf8"));
     const linear = await runMerge(FOLDER, readFileSync(`${FOLDER}/linear.yaml`, "utf8"));

@@ -10,7 +10,7 @@ const whole = makeCheckpoint(SHAPES);
 const MODELS = { base: whole, one: whole, two: whole };
 const text = (more = "") => `merge_method: ties_paper\nbase_model: base\nmodels: [{model: one}, {model: two}]\n${more}`;
 
-function assertRefused(run: () => unknown, tensor: string | undefined, field: string, found: RegExp): void {
+function assertRefused(run: () => unknown, tensor: string | undefined, field: string | undefined, found: RegExp): void {
   assert.throws(run, (error: unknown) => {
     assert.ok(error instanceof MergeyardError);
     assert.equal(error.code, "PlanMethodRefused");
@@ -88,6 +88,11 @@ describe("the rounds of a merge", () => {
     assertRefused(run, "b", "merge_method", /^one, base$/);
   });
 
+  test("are refused where a density keeps nothing of the whole model", () => {
+    const sparse = text("parameters: {density: 0.0001}").replace("ties_paper", "localize_and_stitch");
+    assertRefused(() => planText(sparse, MODELS), undefined, "parameters.density", /^0.0001 of 4104 elements/);
+  });
+
   test("are about fewer than 100 % of a model", () => {
     for (const percent of [0, 100, -1]) {
       assert.throws(
@@ -95,5 +100,26 @@ describe("the rounds of a merge", () => {
         (error: unknown) => error instanceof MergeyardError && error.code === "RecipeParameterInvalid",
       );
     }
+  });
+});
+
+describe("methods that keep tasks apart", () => {
+  const recipe = (method: string, one: string, more = "") =>
+    `merge_method: ${method}\nbase_model: base\nmodels: [{model: one, parameters: ${one}}, {model: two}]\n${more}`;
+
+  test("need one task where the output is a task's, and take no second one", () => {
+    assertRefused(() => planText(recipe("emr", "{}"), MODELS), "a", "models", /^no model with `task: true`$/);
+    assert.equal(planText(recipe("emr", "{}", "parameters: {emit: unified}"), MODELS).prepare.length, 0);
+    assert.equal(planText(recipe("emr", "{task: true}"), MODELS).prepare.length, 1);
+    for (const method of ["emr", "tall_masks"]) {
+      const both = () => planText(recipe(method, "{task: true}", "parameters: {task: true}"), MODELS);
+      assertRefused(both, "a", "models[1].parameters.task", /^2 models$/);
+    }
+  });
+
+  test("take no consensus of more models than there are", () => {
+    const run = () => planText(recipe("tall_masks", "{}", "parameters: {consensus: 3}"), MODELS);
+    assertRefused(run, "a", "models.parameters.consensus", /^3 masks of 2 models/);
+    assert.equal(planText(recipe("tall_masks", "{}", "parameters: {consensus: 2}"), MODELS).units.length, 1);
   });
 });
