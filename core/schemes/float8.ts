@@ -2,7 +2,7 @@
 // Source: compressed-tensors; quantization reference section 4.
 import type { Dtype } from "../tensor.ts";
 import type { CompressedForm } from "./compressed-form.ts";
-import { largestOf, ROUNDINGS, type Rounding, viewOf } from "./rounding.ts";
+import { createRun, largestOf, ROUNDINGS, type Rounding, viewOf } from "./rounding.ts";
 import { type Part, type PartScheme, partOf, type RowWindow } from "./scheme.ts";
 import { E4M3, encodeSaturated, type SmallFloat } from "./small-floats.ts";
 
@@ -39,13 +39,15 @@ export function float8(form: Float8Form): PartScheme {
       const rounding = ROUNDINGS[window.matrix.dtype];
       const codes = partOf(window, "weight");
       const target = viewOf(partOf(window, "weight_scale"));
+      const run = createRun(window.matrix.columns);
+      const quotients = run.values;
       forEachBlock(form, window, (block, at) => {
         const scale = scaleOf(rounding, format, isTensor ? (largest ?? 0) : largestIn(window, block));
         rounding.write(target, at, scale);
         forEachRun(window, block, (first, count) => {
-          for (let i = first; i < first + count; i++) {
-            codes[i] = encodeSaturated(format, rounding.round((window.values[i] ?? 0) / scale));
-          }
+          for (let i = 0; i < count; i++) quotients[i] = (window.values[first + i] ?? 0) / scale;
+          rounding.roundRun(run, count);
+          for (let i = 0; i < count; i++) codes[first + i] = encodeSaturated(format, quotients[i] ?? 0);
         });
       });
     },

@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { MergeyardError } from "../error.ts";
 import { packBits, packColumn, packedBytes, unpackBits, unpackColumn } from "./bit-stream.ts";
 import type { CompressedForm } from "./compressed-form.ts";
-import { ROUNDINGS, type Rounding, roundEven, viewOf } from "./rounding.ts";
+import { createRun, ROUNDINGS, type Rounding, type Run, roundEven, viewOf } from "./rounding.ts";
 import { type Part, type PartScheme, partOf, type RowWindow } from "./scheme.ts";
 
 export type IntegerForm = {
@@ -137,12 +137,12 @@ function quantizeWindow(form: IntegerForm, window: RowWindow, largest: number | 
   const scales = viewOf(partOf(window, "weight_scale"));
   const [codes, zeros] = [new Uint8Array(columns), new Int8Array(count * groups)];
   const shared = group === "tensor" ? { scale: symmetricScale(bits, rounding, largest ?? 0), zero: 0 } : undefined;
-  const offset = packed ? 2 ** (bits - 1) : 0;
+  const [offset, run] = [packed ? 2 ** (bits - 1) : 0, createRun(width)];
   for (let row = 0; row < count; row++) {
     for (let at = 0; at < groups; at++) {
       const first = row * columns + at * width;
       const range = shared ?? rangeOf(form, rounding, values, first, width);
-      encodeGroup(form, rounding, range, { values, first, count: width, codes, at: at * width, offset });
+      encodeGroup(form, rounding, range, { values, first, count: width, codes, at: at * width, offset, run });
       rounding.write(scales, shared === undefined ? row * groups + at : 0, range.scale);
       zeros[row * groups + at] = range.zero;
     }
@@ -162,17 +162,24 @@ type GroupCodes = {
   readonly at: number;
   /** Added to each code. */
   readonly offset: number;
+  readonly run: Run;
 };
 
-function encodeGroup({ bits }: IntegerForm, { round }: Rounding, range: GroupRange, group: GroupCodes): void {
-  const { values, first, count, codes, at, offset } = group;
+function encodeGroup({ bits }: IntegerForm, rounding: Rounding, range: GroupRange, group: GroupCodes): void {
+  const { values, first, count, codes, at, offset, run } = group;
   const { scale, zero } = range;
   const low = -(2 ** (bits - 1));
   const high = -1 - low;
+  const quotients = run.values;
+  for (let i = 0; i < count; i++) quotients[i] = (values[first + i] ?? 0) / scale;
+  rounding.roundRun(run, count);
+  if (zero !== 0) {
+    for (let i = 0; i < count; i++) quotients[i] = (quotients[i] ?? 0) + zero;
+    rounding.roundRun(run, count);
+  }
   for (let i = 0; i < count; i++) {
-    const quotient = round((values[first + i] ?? 0) / scale);
-    const moved = zero === 0 ? quotient : round(quotient + zero);
-    codes[at + i] = roundEven(clamp(moved, low, high)) + offset;
+    const quotient = quotients[i] ?? 0;
+    codes[at + i] = roundEven(quotient < low ? low : Math.min(quotient, high)) + offset;
   }
 }
 
@@ -240,11 +247,14 @@ function dequantizeWindow(form: IntegerForm, window: RowWindow): void {
   for (let row = 0; row < count; row++) {
     const source = stored.subarray(row * rowBytes, (row + 1) * rowBytes);
     if (packed) unpackBits(source, columns, bits, codes);
-    for (let i = 0; i < columns; i++) {
-      const at = row * groups + (order?.[i] ?? Math.floor(i / width));
-      const code = packed ? (codes[i] ?? 0) - offset : ((source[i] ?? 0) << 24) >> 24;
-      const scale = rounding.read(scales, group === "tensor" ? 0 : at);
-      values[row * columns + i] = Math.fround((code - (zeros[at] ?? 0)) * scale);
+    for (let begin = 0; begin < columns; begin += order === undefined ? width : 1) {
+      const at = row * groups + (order?.[begin] ?? Math.floor(begin / width));
+      const [scale, zero] = [rounding.read(scales, group === "tensor" ? 0 : at), zeros[at] ?? 0];
+      const end = order === undefined ? begin + width : begin + 1;
+      for (let i = begin; i < end; i++) {
+        const code = packed ? (codes[i] ?? 0) - offset : ((source[i] ?? 0) << 24) >> 24;
+        values[row * columns + i] = (code - zero) * scale;
+      }
     }
   }
 }

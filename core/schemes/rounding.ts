@@ -10,15 +10,26 @@ export type Rounding = {
   readonly epsilon: number;
   /** Nearest value, ties to even, of a number that is first rounded to float32. */
   round(value: number): number;
+  /** The same for the first `count` finite values of a run that `createRun` made. */
+  roundRun(run: Run, count: number): void;
   write(target: DataView, index: number, value: number): void;
   read(source: DataView, index: number): number;
 };
+
+/** Scratch for a run of quotients, and its bits. */
+export type Run = { readonly values: Float32Array; readonly words: Uint32Array };
+
+export function createRun(length: number): Run {
+  const values = new Float32Array(length);
+  return { values, words: new Uint32Array(values.buffer) };
+}
 
 export const ROUNDINGS: Readonly<Record<ScaleDtype, Rounding>> = Object.freeze({
   F32: {
     bytes: 4,
     epsilon: 2 ** -23,
     round: Math.fround,
+    roundRun: () => {},
     write: (target, index, value) => target.setFloat32(4 * index, value, true),
     read: (source, index) => source.getFloat32(4 * index, true),
   },
@@ -26,6 +37,12 @@ export const ROUNDINGS: Readonly<Record<ScaleDtype, Rounding>> = Object.freeze({
     bytes: 2,
     epsilon: 2 ** -7,
     round: (value) => bfloat16ToFloat32(float32ToBfloat16(value)),
+    roundRun({ words }, count) {
+      for (let i = 0; i < count; i++) {
+        const word = words[i] ?? 0;
+        words[i] = (word + 0x7fff + ((word >>> 16) & 1)) & 0xffff0000;
+      }
+    },
     write: (target, index, value) => target.setUint16(2 * index, float32ToBfloat16(value), true),
     read: (source, index) => bfloat16ToFloat32(source.getUint16(2 * index, true)),
   },
@@ -33,6 +50,9 @@ export const ROUNDINGS: Readonly<Record<ScaleDtype, Rounding>> = Object.freeze({
     bytes: 2,
     epsilon: 2 ** -10,
     round: (value) => Math.f16round(Math.fround(value)),
+    roundRun({ values }, count) {
+      for (let i = 0; i < count; i++) values[i] = Math.f16round(values[i] ?? 0);
+    },
     write: (target, index, value) => target.setFloat16(2 * index, Math.fround(value), true),
     read: (source, index) => source.getFloat16(2 * index, true),
   },
