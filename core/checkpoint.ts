@@ -1,16 +1,29 @@
 // What a checkpoint is once its headers are read: names, dtypes, shapes and where the bytes lie. Every format parser
 // yields this, the planner consumes it, and neither has touched a byte of weights.
+import type { CompressedForm } from "./schemes/compressed-form.ts";
 import type { BlockSchemeId } from "./schemes/registry.ts";
+import type { ScaleDtype } from "./schemes/scheme.ts";
 import type { Dtype, Shape } from "./tensor.ts";
 import type { Gather } from "./universal/box.ts";
 
 /** `bytes` bytes of `file` (a path relative to the checkpoint's folder) from `offset`. */
 export type ByteRange = { readonly file: string; readonly offset: number; readonly bytes: number };
 
+/** The form of the parts, and the dtype of their scales where these have the weights' own. */
+export type CompressedPacking = Omit<CompressedForm, "group" | "block" | "activations"> & {
+  readonly group?: number | undefined;
+  readonly block?: readonly [number, number] | undefined;
+  readonly scales: ScaleDtype;
+  /** True when a part behind the others says of which group each column is. */
+  readonly ordered: boolean;
+};
+
 /** How a tensor's values are stored when they are not elements of its dtype in their order. */
 export type Packing = {
   /** Rows of blocks of a quantization scheme; the values are F32. Absent: elements of the dtype. */
   readonly scheme?: BlockSchemeId | undefined;
+  /** Parts of a compressed-tensors module, one after the other; the values are F32. Absent: not such. */
+  readonly compressed?: CompressedPacking | undefined;
   /** Rows of each of these heads, [2, n], are stored as [n, 2]. Absent: rows are stored in their order. */
   readonly interleavedHeads?: number | undefined;
 };

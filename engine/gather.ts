@@ -5,7 +5,6 @@ import assert from "node:assert/strict";
 import type { Packing } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype, scalarCast } from "../core/ops/cast.ts";
-import { PACKED_SPAN_BYTES } from "../core/plan/memory.ts";
 import { type Dtype, elementBytes, elementCount, type Shape } from "../core/tensor.ts";
 import {
   type Box,
@@ -144,7 +143,7 @@ async function fillPacked(
   const ranges = tensor.gather.copies[0]?.[0]?.ranges ?? [];
   const stored = (offset: number, target: Uint8Array) =>
     runReads(source, readsOf(tensor.name, ranges, offset, target), signal);
-  const read = createPackedReader(tensor, packing, stored, () => new Uint8Array(PACKED_SPAN_BYTES));
+  const read = createPackedReader(tensor, packing, stored, (bytes) => new Uint8Array(bytes));
   if (into.byteOffset % 4 === 0) return read(first, count, into);
   const aligned = new Uint8Array(into.length);
   await read(first, count, aligned);

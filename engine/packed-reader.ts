@@ -1,10 +1,11 @@
 // Values that are stored packed: blocks of a quantization scheme come out as float32, rows that were interleaved in
 // their order. Any span may be asked for; memory is one span, whatever the tensor's size. Called by stored-reader.ts
 // for merges and by gather.ts for conversions.
-import type { Packing } from "../core/checkpoint.ts";
+import type { CompressedPacking, Packing } from "../core/checkpoint.ts";
+import { compressedMatrix, PACKED_SPAN_BYTES, windowOfRows } from "../core/plan/memory.ts";
 import { BLOCK_SCHEMES } from "../core/schemes/registry.ts";
-import type { BlockScheme } from "../core/schemes/scheme.ts";
-import { type Dtype, elementBytes, elementCount, type Shape } from "../core/tensor.ts";
+import { type BlockScheme, partRange } from "../core/schemes/scheme.ts";
+import { type Dtype, elementBytes, elementCount, type Shape, tensorBytes } from "../core/tensor.ts";
 
 /** Reads `target.length` bytes of a tensor, as it is stored, from byte `offset`. */
 export type ReadBytes = (offset: number, target: Uint8Array) => Promise<void>;
@@ -15,14 +16,16 @@ type ReadSpan = (first: number, count: number, target: Uint8Array) => Promise<vo
 /** What is packed: `dtype` and `shape` are those of the values. */
 type PackedTensor = { readonly dtype: Dtype; readonly shape: Shape };
 
-/** Reads values; `span` gives memory of PACKED_SPAN_BYTES for good, once for each part of the packing. */
+/** Reads values; `allocate` gives memory for good, as much as core/plan/memory.ts counts. */
 export function createPackedReader(
   { dtype, shape }: PackedTensor,
-  { scheme, interleavedHeads: heads }: Packing,
+  { scheme, interleavedHeads: heads, compressed }: Packing,
   stored: ReadBytes,
-  span: () => Uint8Array,
+  allocate: (bytes: number) => Uint8Array,
 ): ReadSpan {
+  if (compressed !== undefined) return oneAtATime(readParts(compressed, shape, stored, allocate));
   const unit = elementBytes(dtype, 1);
+  const span = () => allocate(PACKED_SPAN_BYTES);
   const values: ReadSpan =
     scheme === undefined
       ? (first, count, target) => stored(first * unit, target.subarray(0, count * unit))
@@ -62,6 +65,46 @@ function readBlocks(scheme: BlockScheme, read: ReadBytes, span: Uint8Array): Rea
         values.set(edge.subarray(from - start, Math.min(end - start, blockElements)), from - first);
         done += 1;
       }
+    }
+  };
+}
+
+/**
+ * float32 values of a matrix that lies in parts, which follow each other in the scheme's order: whole rows at a time,
+ * of every part the bytes that go with them.
+ */
+function readParts(
+  packing: CompressedPacking,
+  shape: Shape,
+  read: ReadBytes,
+  allocate: (bytes: number) => Uint8Array,
+): ReadSpan {
+  const { scheme, matrix, parts: all } = compressedMatrix(packing, shape);
+  const { rowsAtOnce } = windowOfRows(scheme, matrix);
+  const { rows, columns } = matrix;
+  let end = 0;
+  const parts = all.map((part) => {
+    const [start, most] = [end, partRange(part, 0, Math.min(rowsAtOnce, rows)).bytes];
+    end += tensorBytes(part.dtype, part.shape);
+    return { part, start, memory: allocate(most) };
+  });
+  const memory = allocate(4 * rowsAtOnce * columns);
+  const window = new Float32Array(memory.buffer, memory.byteOffset, rowsAtOnce * columns);
+  return async (first, count, target) => {
+    const values = new Float32Array(target.buffer, target.byteOffset, count);
+    const begin = Math.floor(first / (rowsAtOnce * columns)) * rowsAtOnce;
+    for (let row = begin; row * columns < first + count; row += rowsAtOnce) {
+      const taken = Math.min(rowsAtOnce, rows - row);
+      const bytes = parts.map(({ part, start, memory: own }) => {
+        const range = partRange(part, row, taken);
+        return { name: part.name, at: start + range.offset, into: own.subarray(0, range.bytes) };
+      });
+      await Promise.all(bytes.map(({ at, into }) => read(at, into)));
+      const own = window.subarray(0, taken * columns);
+      const named = new Map(bytes.map(({ name, into }) => [name, into]));
+      scheme.dequantize({ matrix, first: row, count: taken, values: own, parts: named });
+      const [from, to] = [Math.max(first, row * columns), Math.min(first + count, (row + taken) * columns)];
+      values.set(own.subarray(from - row * columns, to - row * columns), from - first);
     }
   };
 }

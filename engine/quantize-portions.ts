@@ -95,5 +95,11 @@ function portionBytes(tensor: QuantizeTensor): number {
   const quantized = portionRows * rowBytes(BLOCK_SCHEMES[tensor.scheme], columns);
   const values = allocatedBytes(4 * columns);
   const quantizer = rowQuantizerBytes({ columns, importance: tensor.importance });
-  return 2 * allocatedBytes(stored) + allocatedBytes(quantized) + values + quantizer + packedBytes({ packing });
+  return (
+    2 * allocatedBytes(stored) +
+    allocatedBytes(quantized) +
+    values +
+    quantizer +
+    packedBytes({ packing, shape: tensor.source.shape })
+  );
 }

@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import type { ByteRange } from "../core/checkpoint.ts";
 import type { Block, Kernels } from "../core/ops/kernels.ts";
-import { PACKED_SPAN_BYTES } from "../core/plan/memory.ts";
 import type { TensorPlace } from "../core/plan/schema.ts";
 import { DTYPE_BITS, type Dtype } from "../core/tensor.ts";
 import type { OpenStore } from "../stores/store.ts";
@@ -33,8 +32,7 @@ export function createStoredReader(tensor: TensorPlace, deps: ReaderDeps): Store
   if (packing === undefined) {
     return { dtype, read: (first, count, target) => stored(first * unit, target.bytes.subarray(0, count * unit)) };
   }
-  const span = () => deps.kernels.allocateBlock(PACKED_SPAN_BYTES).bytes;
-  const read = createPackedReader(tensor, packing, stored, span);
+  const read = createPackedReader(tensor, packing, stored, (bytes) => deps.kernels.allocateBlock(bytes).bytes);
   return { dtype, read: (first, count, target) => read(first, count, target.bytes) };
 }
 

@@ -2,8 +2,9 @@
 // states. No byte of weights is read.
 import { type Digest, digestBytes } from "../core/artifact/digest.ts";
 import type { PlainFile } from "../core/artifact/listed-file.ts";
-import type { CheckpointFile, FolderReader } from "../core/checkpoint.ts";
+import type { CheckpointFile, FolderReader, TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
+import { openCompressed } from "../core/formats/compressed-tensors.ts";
 import type { OpenedCheckpoint } from "../core/formats/format.ts";
 import { describeByManifest } from "../core/formats/published.ts";
 import { recogniseFileFormat, recogniseFormat } from "../core/formats/registry.ts";
@@ -33,7 +34,10 @@ export async function openCheckpoint(
     const objects = await listFolder(store, prefix, signal);
     const folder = createFolderReader(store, prefix, objects, signal);
     const opened = await describeByManifest(folder, await recogniseFormat(folder.files).open(folder));
-    return { ...opened, fingerprint: opened.digest ?? fingerprintUsed(opened, objects, prefix) };
+    const fingerprint = opened.digest ?? fingerprintUsed(opened, objects, prefix);
+    const read = ({ ranges: [range] }: TensorEntry) =>
+      folder.read(range?.file ?? "", range?.offset ?? 0, range?.bytes ?? 0);
+    return { ...(await openCompressed(opened, read)), fingerprint };
   });
 }
 

@@ -201,10 +201,10 @@ export function checkImportance(tensors: readonly GgufModelTensor[], importance:
   }
 }
 
-/** Float weights in one piece, as safetensors and GGUF files have them. */
+/** Float weights that ranges of bytes hold, as they are or packed. */
 export function checkReadable(entry: TensorEntry): void {
-  if (isFloatDtype(entry.dtype) && entry.ranges.length === 1) return;
-  const found = isFloatDtype(entry.dtype) ? "a tensor in several pieces" : entry.dtype;
+  if (isFloatDtype(entry.dtype) && entry.gather === undefined) return;
+  const found = isFloatDtype(entry.dtype) ? "a tensor that ranks hold in pieces" : entry.dtype;
   const hint = "convert the checkpoint to safetensors of F32, F16 or BF16 first";
   throw new MergeyardError("QuantizeModelUnsupported", {
     where: { tensor: entry.name },

@@ -74,13 +74,18 @@ async function describeMatrix(
   const extra = [...stored.keys()].find((name) => !known.has(name) && !OF_ACTIVATIONS.test(name));
   if (extra !== undefined) throw invalid(`${module}.${extra}`, "a part that the scheme does not have", scheme.title);
   if (order === undefined) return { name: `${module}.weight`, scheme, matrix, parts };
-  const part: Part = { name: ORDER, dtype: "I32", shape: [matrix.columns], along: undefined };
+  const part = columnOrder(matrix.columns);
   return {
     name: `${module}.weight`,
     scheme,
     matrix,
     parts: [...parts, { ...part, entry: checkPart(module, part, order) }],
   };
+}
+
+/** The part that says of which group each column is. */
+export function columnOrder(columns: number): Part {
+  return { name: ORDER, dtype: "I32", shape: [columns], along: undefined };
 }
 
 const SCALE_DTYPES: Readonly<Record<string, ScaleDtype>> = { F32: "F32", BF16: "BF16", F16: "F16" };

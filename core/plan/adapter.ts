@@ -3,7 +3,7 @@
 // Source: peft's merge of LoRA layers, reference section 12; rounding is ours (`LoraUpdate` in core/plan/schema.ts).
 import { groupAdapter, type ModuleFactors } from "../adapter/modules.ts";
 import { type AdapterConfig, readAdapterConfig } from "../adapter/peft.ts";
-import type { TensorEntry } from "../checkpoint.ts";
+import type { Packing, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { isFloatDtype } from "../ops/cast.ts";
 import { elementCount } from "../tensor.ts";
@@ -21,7 +21,15 @@ export type IndexedModel = { readonly model: MergeModel; readonly source: number
 /** The stored form of a tensor of source `source`. */
 export function storedTensor({ name, dtype, shape, ranges, packing }: TensorEntry, source: number): StoredTensor {
   const place = { source, tensor: name, dtype, shape: [...shape], ranges: ranges.map((range) => ({ ...range })) };
-  return packing === undefined ? place : { ...place, packing: { ...packing } };
+  return packing === undefined ? place : { ...place, packing: plainPacking(packing) };
+}
+
+/** The packing as the schema's mutable values. */
+export function plainPacking({ compressed, ...packing }: Packing): NonNullable<StoredTensor["packing"]> {
+  if (compressed === undefined) return { ...packing };
+  const { block, ...form } = compressed;
+  const sizes: { block?: [number, number] } = block === undefined ? {} : { block: [block[0], block[1]] };
+  return { ...packing, compressed: { ...form, ...sizes } };
 }
 
 /**

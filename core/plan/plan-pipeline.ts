@@ -9,6 +9,7 @@ import type { ParsedRecipe } from "../recipe/parse.ts";
 import type { Gather } from "../universal/box.ts";
 import { type ConvertedFile, gatherBytes } from "../universal/convert-plan.ts";
 import { ENGINE_VERSION } from "../version.ts";
+import { plainPacking } from "./adapter.ts";
 import { DIGEST_PEAK_BYTES } from "./memory.ts";
 import { type MergeModel, type MergeOptions, SHARD_BYTES_DEFAULT } from "./plan-merge.ts";
 import { planRecipe } from "./plan-recipe.ts";
@@ -173,7 +174,7 @@ function plainGather({ rule, copies, packing }: Gather): ConvertUnit["tensors"][
       targetOffset: [...targetOffset],
     })),
   );
-  return packing === undefined ? { rule, copies: plain } : { rule, copies: plain, packing };
+  return packing === undefined ? { rule, copies: plain } : { rule, copies: plain, packing: plainPacking(packing) };
 }
 
 function folderKey({ store, prefix, file = "" }: PlanSource): string {

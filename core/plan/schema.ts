@@ -40,6 +40,25 @@ export const sourceSchema = z.strictObject({
 /** How values are stored: `core/checkpoint.ts` defines the fields. */
 const packingSchema = z.strictObject({
   scheme: z.enum(BLOCK_SCHEME_IDS).optional(),
+  compressed: z
+    .strictObject({
+      format: z.enum([
+        "pack-quantized",
+        "int-quantized",
+        "float-quantized",
+        "nvfp4-pack-quantized",
+        "mxfp4-pack-quantized",
+      ]),
+      bits: z.int().positive(),
+      type: z.enum(["int", "float"]),
+      symmetric: z.boolean(),
+      strategy: z.enum(["tensor", "channel", "group", "block", "tensor_group"]),
+      group: z.int().positive().optional(),
+      block: z.tuple([z.int().positive(), z.int().positive()]).optional(),
+      scales: z.enum(["F32", "BF16", "F16"]),
+      ordered: z.boolean(),
+    })
+    .optional(),
   interleavedHeads: z.int().positive().optional(),
 });
 

@@ -2,19 +2,26 @@
 // scales that fused modules share, where tensors lie, what is refused, and that nothing is left behind then.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { TensorEntry } from "../../core/checkpoint.ts";
+import { layout } from "../../core/artifact/layout.ts";
+import type { Checkpoint, CheckpointFile, TensorEntry } from "../../core/checkpoint.ts";
+import { MergeyardError } from "../../core/error.ts";
 import { findForm, parseCompressedConfig } from "../../core/formats/compressed-tensors-config.ts";
 import { listCompressed, rangesOfRows } from "../../core/formats/compressed-tensors-read.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { safetensors } from "../../core/formats/safetensors-folder.ts";
 import { COMPRESSED_SCHEMES } from "../../core/schemes/registry.ts";
 import { DTYPE_BITS } from "../../core/tensor.ts";
 import { createRowReader, elementPieces } from "../../engine/quantize-parts.ts";
+import { convertStep } from "../../steps/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { quantizeFolderStep } from "../../steps/quantize-folder.ts";
 import { runStep } from "../../steps/step.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { initYard } from "../../steps/yard.ts";
+import { readAll, writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+import { createInThreadExecutor } from "./in-thread-executor.ts";
+import { runPipeline } from "./pipeline.ts";
 
 const LAYER = "model.layers.0.";
 const SHAPES: Readonly<Record<string, readonly number[]>> = {
@@ -68,8 +75,19 @@ async function run(scheme: string, change: Change = {}, more: Record<string, unk
     for await (const { key } of target.list("")) assert.notEqual(key, "config.json");
     throw error;
   });
-  const { checkpoint } = await openCheckpoint(target, "");
-  return { result, checkpoint, target, values };
+  return { result, checkpoint: await openParts(target), target, values };
+}
+
+/** The folder as its files have it: codes and scales. */
+async function openParts(store: ObjectStore): Promise<Checkpoint> {
+  const files: CheckpointFile[] = [];
+  for await (const { key, bytes } of store.list("")) files.push({ name: key, bytes });
+  const read = async (file: string, offset: number, bytes: number) => {
+    const into = new Uint8Array(bytes);
+    if (bytes > 0) await store.readInto(file, offset, into);
+    return into;
+  };
+  return (await safetensors.open({ files, read })).checkpoint;
 }
 
 async function bytesOf(store: ObjectStore, entry: TensorEntry | undefined): Promise<Uint8Array> {
@@ -167,6 +185,62 @@ test("rows that a source stores interleaved come back in their order", async () 
   const pieces: number[] = [];
   for await (const piece of elementPieces(packed, source)) pieces.push(...new Float32Array(piece.slice().buffer));
   assert.deepEqual(Float32Array.from(pieces), rows);
+});
+
+test("a folder converts back to a model of the weights that its parts stand for", async () => {
+  for (const scheme of COMPRESSED_SCHEMES.keys()) {
+    const made = await run(scheme);
+    const back = await readBack(made);
+    const target = newStore();
+    const deps = testDeps(openerOf(made.target, target));
+    await runStep(convertStep, { source: made.target.uri, target: target.uri, to: "safetensors" }, deps);
+    const { checkpoint } = await openCheckpoint(target, "");
+    assert.equal(checkpoint.config?.quantization_config, undefined);
+    assert.equal(checkpoint.config?.model_type, "llama");
+    assert.deepEqual(checkpoint.tensors.map(({ name }) => name).sort(), [...made.values.keys()].sort());
+    for (const entry of checkpoint.tensors) {
+      const expected = back.get(entry.name) ?? made.values.get(entry.name);
+      const bytes = await bytesOf(target, entry);
+      assert.deepEqual(new Float32Array(bytes.buffer), expected, `${scheme} ${entry.name}`);
+    }
+  }
+});
+
+test("a folder is merged as its weights, whole windows of rows or parts of them", async () => {
+  const text = `name: half
+models: { one: incoming/a, two: incoming/b }
+merge:
+  merge_method: linear
+  dtype: float32
+  models: [{ model: one, parameters: { weight: 1 } }, { model: two, parameters: { weight: 2 } }]
+publish: { model: ab, channel: nightly }
+`;
+  for (const scheme of ["int4_group32_asym", "fp8_block"]) {
+    const made = await run(scheme);
+    const plain = newStore();
+    const deps = testDeps(openerOf(made.target, plain));
+    await runStep(convertStep, { source: made.target.uri, target: plain.uri, to: "safetensors" }, deps);
+    const digests: unknown[] = [];
+    for (const upload of [made.target, plain]) {
+      const yard = newStore();
+      await initYard(yard);
+      const openStore = openerOf(yard);
+      for (const [folder, from] of [
+        ["a", upload],
+        ["b", plain],
+      ] as const) {
+        for await (const { key } of from.list("")) {
+          await yard.create(`incoming/${folder}/1/${key}`, await readAll(from, key, 1e8));
+        }
+      }
+      await putText(yard, "pipelines/small.yaml", text);
+      const own = testDeps(openStore, { executeMerge: createInThreadExecutor(openStore) });
+      const { result } = await runPipeline(yard, own);
+      const { checkpoint } = await openCheckpoint(yard, layout.version("ab", result?.version ?? ""));
+      digests.push(checkpoint.tensors.map(({ name, digest }) => [name, digest]));
+    }
+    assert.deepEqual(digests[0], digests[1], scheme);
+  }
 });
 
 test("every tensor begins at a multiple of its element", async () => {
