@@ -10,6 +10,7 @@ import { BLOCK_SCHEMES, isBlockSchemeId, PART_SCHEMES } from "../core/schemes/re
 import { type Matrix, type PartScheme, partRange, rowBytes } from "../core/schemes/scheme.ts";
 import { DTYPE_BITS } from "../core/tensor.ts";
 import type { OpenStore } from "../stores/store.ts";
+import { createEntryReader } from "./stored-reader.ts";
 
 /** Elements read of a tensor, about. Fewer: faster, and errors of tensors with few loud rows are missed. */
 const SAMPLE_ELEMENTS = 1 << 17;
@@ -81,24 +82,23 @@ export function sampleRuns(
 
 async function readSample(source: string, tensor: MeasuredTensor, deps: MeasureDeps): Promise<Sample> {
   const { kernels, openStore, signal, progress } = deps;
-  const { dtype, shape, ranges, name } = tensor.source;
+  const { dtype, shape, name } = tensor.source;
   const [rows = 1, columns = 1] = shape;
-  const [range] = ranges;
-  assert.ok(range !== undefined && ranges.length === 1 && isFloatDtype(dtype), "matrices of floats in one piece");
+  assert.ok(isFloatDtype(dtype), "matrices of floats");
   const unit = DTYPE_BITS[dtype] / 8;
   const runs = sampleRuns(rows, columns);
   const sampled = runs.reduce((sum, { count }) => sum + count, 0);
   const values = kernels.allocateTile(sampled * columns);
   const importance = tensor.importance === undefined ? undefined : kernels.allocateTile(columns);
   importance?.values.set(tensor.importance ?? []);
-  const store = openStore(source);
+  const read = createEntryReader(tensor.source, { store: openStore(source), prefix: "" }, signal);
   let at = 0;
   const mark = kernels.mark();
   const [block, tile] = [kernels.allocateBlock(sampled * columns * unit), kernels.allocateTile(sampled * columns)];
   for (const { first, count } of runs) {
     signal.throwIfAborted();
     const bytes = block.bytes.subarray(0, count * columns * unit);
-    await store.readInto(range.file, range.offset + first * columns * unit, bytes, { signal });
+    await read(first * columns, count * columns, bytes);
     const nonFinite = kernels.widen(dtype, block, 0, tile, count * columns);
     if (nonFinite > 0) {
       const found = "NaN or infinity";

@@ -1,10 +1,10 @@
 // A whole tensor of a source, as it is stored: any span of its elements by ranged reads.
 import assert from "node:assert/strict";
-import type { ByteRange } from "../core/checkpoint.ts";
+import type { ByteRange, TensorEntry } from "../core/checkpoint.ts";
 import type { Block, Kernels } from "../core/ops/kernels.ts";
 import type { TensorPlace } from "../core/plan/schema.ts";
 import { DTYPE_BITS, type Dtype } from "../core/tensor.ts";
-import type { OpenStore } from "../stores/store.ts";
+import type { ObjectStore, OpenStore } from "../stores/store.ts";
 import { createPackedReader, type ReadBytes } from "./packed-reader.ts";
 import type { ResolvedSource } from "./request.ts";
 
@@ -48,6 +48,27 @@ function createByteReader(tensor: TensorPlace, { sources, openStore, signal }: R
     }
     await Promise.all(reads);
   };
+}
+
+/**
+ * Elements of a checkpoint's tensor, packed or not, for whoever reads without a plan: `target` is aligned to 4 bytes.
+ * Memory: what core/plan/memory.ts counts for packed values, outside of any kernels.
+ */
+export function createEntryReader(
+  entry: TensorEntry,
+  { store, prefix }: { readonly store: ObjectStore; readonly prefix: string },
+  signal: AbortSignal,
+): (first: number, count: number, target: Uint8Array) => Promise<void> {
+  const unit = DTYPE_BITS[entry.dtype] / 8;
+  const stored: ReadBytes = async (offset, target) => {
+    for (const piece of piecesOf(entry.ranges, offset, target.length)) {
+      const into = target.subarray(piece.targetOffset, piece.targetOffset + piece.bytes);
+      await store.readInto(`${prefix}${piece.file}`, piece.offset, into, { signal });
+    }
+  };
+  if (entry.packing !== undefined)
+    return createPackedReader(entry, entry.packing, stored, (bytes) => new Uint8Array(bytes));
+  return (first, count, target) => stored(first * unit, target.subarray(0, count * unit));
 }
 
 /** Where a tensor's source lies. */

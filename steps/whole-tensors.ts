@@ -11,6 +11,7 @@ import type { Matrix } from "../core/ops/linalg/matrix.ts";
 import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
 import { type Dtype, elementBytes, elementCount, type Shape, tensorBytes } from "../core/tensor.ts";
 import { checkReadable } from "../core/universal/conversion.ts";
+import { createEntryReader } from "../engine/stored-reader.ts";
 import { copyAcross, writeObject } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { openCheckpoint, type StoredCheckpoint, travellingFiles } from "./open-checkpoint.ts";
@@ -35,11 +36,7 @@ export async function readTensorBytes(
 ): Promise<Uint8Array> {
   signal.throwIfAborted();
   const into = new Uint8Array(tensorBytes(entry.dtype, entry.shape));
-  let at = 0;
-  for (const { file, offset, bytes } of entry.ranges) {
-    if (bytes > 0) await store.readInto(prefix + file, offset, into.subarray(at, at + bytes), { signal });
-    at += bytes;
-  }
+  if (into.length > 0) await createEntryReader(entry, { store, prefix }, signal)(0, elementCount(entry.shape), into);
   return into;
 }
 

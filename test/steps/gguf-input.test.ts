@@ -8,6 +8,7 @@ import { rowBytes } from "../../core/schemes/scheme.ts";
 import { convertStep } from "../../steps/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { quantizeStep } from "../../steps/quantize.ts";
+import { quantizeFolderStep } from "../../steps/quantize-folder.ts";
 import { runStep } from "../../steps/step.ts";
 import { initYard } from "../../steps/yard.ts";
 import { readAll } from "../../stores/objects.ts";
@@ -134,6 +135,22 @@ test("a GGUF file is quantized again as its values are, tokenizer and all", asyn
   await run(first, second, "q8_0");
   assert.deepEqual(await readAll(second, "m.gguf", 1e8), await readAll(first, "m.gguf", 1e8));
   assert.equal((await run(first, third, "q4_0")).hasTokenizer, true);
+});
+
+test("a GGUF file is quantized into a folder as its values are", async () => {
+  const [source, quantized, plain] = [newStore(), newStore(), newStore()];
+  await putLlama(source);
+  await quantize(source, "q8_0", quantized, "model.gguf");
+  const deps = testDeps(openerOf(quantized, plain));
+  await runStep(convertStep, { source: quantized.uri, target: plain.uri, to: "safetensors" }, deps);
+  const made: Uint8Array[] = [];
+  for (const from of [quantized, plain]) {
+    const target = newStore();
+    const input = { source: from.uri, target: target.uri, scheme: "int8_dynamic" };
+    await runStep(quantizeFolderStep, input, testDeps(openerOf(from, target)));
+    made.push(await readAll(target, "model.safetensors", 1e8));
+  }
+  assert.deepEqual(made[0], made[1]);
 });
 
 const TOKENIZER = {

@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { layout } from "../../core/artifact/layout.ts";
 import type { Checkpoint, CheckpointFile, TensorEntry } from "../../core/checkpoint.ts";
-import { MergeyardError } from "../../core/error.ts";
 import { findForm, parseCompressedConfig } from "../../core/formats/compressed-tensors-config.ts";
 import { listCompressed, rangesOfRows } from "../../core/formats/compressed-tensors-read.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
