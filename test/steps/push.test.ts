@@ -2,13 +2,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseUploadMarker, UPLOAD_MARKER, uploadMarkerSchema } from "../../core/artifact/upload.ts";
+import { MergeyardError } from "../../core/error.ts";
 import { onUploadStep } from "../../steps/on-upload.ts";
 import { pullStep } from "../../steps/pull.ts";
 import { pushStep } from "../../steps/push.ts";
 import { resolveModel } from "../../steps/resolve-model.ts";
 import { runStep, type StepDeps } from "../../steps/step.ts";
 import { initYard } from "../../steps/yard.ts";
+import { createFaultyStore } from "../../stores/faulty.ts";
 import { readAll, readJson, writeObject } from "../../stores/objects.ts";
+import { createRetryStore } from "../../stores/retry.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { patterned } from "../stores/patterned.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
@@ -281,4 +284,42 @@ test("a version that was pulled and changed is pushed without its manifest; a da
   const manifest = await readAll(damaged.folder, "manifest.json", 1e6);
   await writeObject(damaged.folder, "manifest.json", manifest, manifest.length); // nothing was written after it
   await assert.rejects(push(yard, damaged.folder), { code: "YardFileCorrupt" });
+});
+
+test("a yard that answers with faults is pushed to and pulled from, or the push ends in one error", async () => {
+  const folder = await newFolder();
+  const policy = { attemptsMax: 12, delayMs: 0.1, delayMsMax: 1, random: () => 0.5 };
+  const faults = ["before", "after", "cut", "conflict", "delay"] as const;
+  for (const seed of [1, 2, 3]) {
+    const plain = await newYard();
+    const faulty = createFaultyStore(plain, { seed, rate: 0.2, faults });
+    const pushed = await push(createRetryStore(faulty.store, policy), folder);
+    assert.equal(pushed.outcome, "committed");
+    assert.ok(faulty.counts.faults > 5);
+    await assertSame(plain, pushed.prefix, folder);
+  }
+  const yard = await newYard();
+  const gone = createFaultyStore(yard, { seed: 1, rate: 1, faults: ["before"] });
+  const isReading = (key: string) => key === "yard.json";
+  const down: ObjectStore = {
+    ...gone.store,
+    get: (key, ...rest) => (isReading(key) ? yard : gone.store).get(key, ...rest),
+  };
+  await assert.rejects(push(createRetryStore(down, policy), folder), { code: "StoreUnavailable" });
+  assert.equal((await push(yard, folder)).outcome, "committed");
+});
+
+test("credentials that expire in the middle end the push with their own error, and it goes on with new ones", async () => {
+  const [yard, folder] = [await newYard(), await newFolder()];
+  let opened = 0;
+  const openRegion: ObjectStore["openRegion"] = async (ticket, ...rest) => {
+    opened += 1;
+    if (opened > 7)
+      throw new MergeyardError("StoreCredentialsInvalid", { where: { store: yard.uri, file: ticket.key } });
+    return yard.openRegion(ticket, ...rest);
+  };
+  await assert.rejects(push({ ...yard, openRegion }, folder, { upload: "up" }), { code: "StoreCredentialsInvalid" });
+  assert.equal((await seen(yard)).upload, "incomplete");
+  const pushed = await push(yard, folder, { upload: "up" });
+  assert.ok(pushed.outcome === "committed" && pushed.sentBytes < pushed.bytes);
 });
