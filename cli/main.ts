@@ -8,6 +8,7 @@ import { MergeyardError } from "../core/error.ts";
 import { addAlign } from "./commands/align.ts";
 import { addCancel } from "./commands/cancel.ts";
 import { addConvert } from "./commands/convert.ts";
+import { addDiff } from "./commands/diff.ts";
 import { addGc } from "./commands/gc.ts";
 import { addInit } from "./commands/init.ts";
 import { addInspect } from "./commands/inspect.ts";
@@ -33,6 +34,7 @@ import type { Terminal } from "./terminal.ts";
 const COMMANDS = [
   addMerge,
   addInspect,
+  addDiff,
   addConvert,
   addQuantize,
   addLora,

@@ -4,6 +4,7 @@
 import { z } from "zod";
 import { YARD_LIMITS } from "../core/limits.ts";
 import { receiptSchema } from "../core/plan/receipt.ts";
+import { DTYPES } from "../core/tensor.ts";
 
 const count = z.int().nonnegative();
 const uri = z.string().min(1);
@@ -158,6 +159,31 @@ export const notifyOutputSchema = z.strictObject({
   bytesRead: count,
   bytesWritten: count,
   cpuMs: z.number(),
+});
+
+/** A folder, or one file of it that is a checkpoint by itself. */
+const sourceSchema = z.strictObject({ folder: uri, file: z.string().optional() });
+export const diffInputSchema = z.strictObject({ a: sourceSchema, b: sourceSchema });
+export const diffOutputSchema = z.strictObject({
+  a: z.string(),
+  b: z.string(),
+  /** Tensors whose dtype and values are the same. */
+  equal: count,
+  onlyA: z.array(z.string()),
+  onlyB: z.array(z.string()),
+  shapes: z.array(z.strictObject({ name: z.string(), a: z.array(count), b: z.array(count) })),
+  changed: z.array(
+    z.strictObject({
+      name: z.string(),
+      dtypes: z.tuple([z.enum(DTYPES), z.enum(DTYPES)]),
+      elements: count,
+      /** Elements whose values differ; NaN equals NaN. Null where arithmetic is not defined: only the bytes differ. */
+      changed: count.nullable(),
+      /** Largest |b - a|, and |b - a| by |a| as Euclidean norms, of finite values. */
+      maxAbs: z.number().nullable(),
+      relative: z.number().nullable(),
+    }),
+  ),
 });
 
 export const gcInputSchema = z.strictObject({
@@ -347,6 +373,7 @@ export type RunRef = z.infer<typeof runRefSchema>;
 export type StageRef = z.infer<typeof stageRefSchema>;
 export type PlanInput = z.infer<typeof planInputSchema>;
 export type PlanOutput = z.infer<typeof planOutputSchema>;
+export type DiffOutput = z.infer<typeof diffOutputSchema>;
 export type PushOutput = z.infer<typeof pushOutputSchema>;
 export type PublishOutput = z.infer<typeof publishOutputSchema>;
 export type Signature = z.infer<typeof signatureSchema>;
