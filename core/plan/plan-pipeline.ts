@@ -184,7 +184,8 @@ function folderKey({ store, prefix, file = "" }: PlanSource): string {
 function describeStage(index: number, name: string, kind: Stage["kind"], units: readonly Unit[]): Stage {
   return {
     index,
-    name,
+    // Part of the jobs' names, which Batch wants to be letters, digits, hyphens and underscores.
+    name: name.replace(/[^A-Za-z0-9_-]+/g, "-"),
     kind,
     units: units.length,
     bytesRead: units.reduce((sum, unit) => sum + unit.bytesRead, 0),

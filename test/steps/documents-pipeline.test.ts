@@ -49,7 +49,7 @@ test("the version holds the output only, and says which models it was made from"
     [
       ["adopt", "shard"],
       ["describe", "shard"],
-      ["merge half", "apply"],
+      ["merge-half", "apply"],
       ["merge", "apply"],
     ],
   );

@@ -75,10 +75,10 @@ test("every round is a stage of units that the merge waits for, and measures wha
     [
       [0, "adopt", "shard", 9],
       [1, "describe", "shard", 3],
-      [2, "prepare 1 of 4", "prepare", 4],
-      [3, "prepare 2 of 4", "prepare", 4],
-      [4, "prepare 3 of 4", "prepare", 4],
-      [5, "prepare 4 of 4", "prepare", 4],
+      [2, "prepare-1-of-4", "prepare", 4],
+      [3, "prepare-2-of-4", "prepare", 4],
+      [4, "prepare-3-of-4", "prepare", 4],
+      [5, "prepare-4-of-4", "prepare", 4],
       [6, "merge", "apply", 4],
     ],
   );
