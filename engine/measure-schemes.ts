@@ -7,7 +7,8 @@ import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
 import type { Kernels, Tile } from "../core/ops/kernels.ts";
 import { BLOCK_SCHEMES, isBlockSchemeId, PART_SCHEMES } from "../core/schemes/registry.ts";
-import { type Matrix, type PartScheme, partRange, rowBytes } from "../core/schemes/scheme.ts";
+import { roundTripParts } from "../core/schemes/round-trip.ts";
+import { type Matrix, rowBytes } from "../core/schemes/scheme.ts";
 import { DTYPE_BITS } from "../core/tensor.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { createEntryReader } from "./stored-reader.ts";
@@ -117,8 +118,9 @@ function measureScheme(scheme: string, sample: Sample, kernels: Kernels): Scheme
   const mark = kernels.mark();
   try {
     const parts = PART_SCHEMES.get(scheme);
-    const back = parts === undefined ? roundTripBlocks(scheme, sample, kernels) : roundTripParts(parts, sample);
-    return compare(sample, back);
+    if (parts === undefined) return compare(sample, roundTripBlocks(scheme, sample, kernels));
+    const { matrix, values } = sample;
+    return compare(sample, roundTripParts(parts, matrix, values.values.subarray(0, matrix.rows * matrix.columns)));
   } finally {
     kernels.release(mark);
   }
@@ -135,18 +137,6 @@ function roundTripBlocks(scheme: string, { matrix, values, importance }: Sample,
     kernels.dequantizeRow(scheme, block, 0, row, columns);
     back.set(row.values.subarray(0, columns), index * columns);
   }
-  return back;
-}
-
-function roundTripParts(scheme: PartScheme, { matrix, values }: Sample): Float32Array {
-  const { rows, columns } = matrix;
-  const listed = scheme.parts(matrix);
-  const bytes = listed.map((part) => [part.name, new Uint8Array(partRange(part, 0, rows).bytes)] as const);
-  const window = { matrix, first: 0, count: rows, parts: new Map(bytes) };
-  const largest = values.values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-  scheme.quantize({ ...window, values: values.values.subarray(0, rows * columns) }, { largest });
-  const back = new Float32Array(rows * columns);
-  scheme.dequantize({ ...window, values: back });
   return back;
 }
 

@@ -5,7 +5,12 @@ import { z } from "zod";
 import { parseBudget } from "../core/bit-plan/budget.ts";
 import { type Choice, type ChoiceGroup, convexHull, priceBetween } from "../core/bit-plan/choices.ts";
 import { priceAt, traceFrontier } from "../core/bit-plan/frontier.ts";
-import { type SchemeError, SENSITIVITIES, type Sensitivity } from "../core/bit-plan/sensitivity.ts";
+import {
+  type SchemeError,
+  SENSITIVITIES,
+  SENSITIVITY_DEFAULT,
+  type Sensitivity,
+} from "../core/bit-plan/sensitivity.ts";
 import { type Solution, solveBitPlan } from "../core/bit-plan/solve.ts";
 import { MergeyardError } from "../core/error.ts";
 import { alignUp, GGUF_ALIGNMENT } from "../core/formats/gguf.ts";
@@ -43,7 +48,7 @@ export const planBitsStep = defineStep({
       .array(z.enum(BLOCK_SCHEME_IDS))
       .min(1)
       .default([...CANDIDATES_DEFAULT]),
-    /** What is added up and made least; the default is `importance` where there is a matrix, else `relative`. */
+    /** What is added up and made least; the default is `importance` where there is a matrix, else `squared`. */
     sensitivity: z.enum([...SENSITIVITIES.keys()]).optional(),
     imatrix: z.strictObject({ store: z.string().min(1), key: z.string().min(1) }).optional(),
   }),
@@ -134,7 +139,7 @@ async function openModel({ source: uri, sourceFile, imatrix }: Opened, deps: Ste
 }
 
 function chooseSensitivity(id: string | undefined, hasImportance: boolean): Sensitivity {
-  const chosen = SENSITIVITIES.get(id ?? (hasImportance ? "importance" : "relative"));
+  const chosen = SENSITIVITIES.get(id ?? (hasImportance ? "importance" : SENSITIVITY_DEFAULT));
   assert.ok(chosen !== undefined, "the schema lets only known sensitivities through");
   if (hasImportance || !chosen.needsImportance) return chosen;
   const hint = "name an importance matrix with --imatrix, or another sensitivity";

@@ -1,8 +1,8 @@
-// `npm run quality -- MODELS`: merges real small models by every method and measures what the merges are worth, as the
-// papers' tables do, beside the numbers that the models' own README states. MODELS is a folder that holds the suites of
-// tools/quality/suites.ts. Nothing here passes or fails: the verdicts say what these models can show.
+// `npm run quality -- MODELS`: merges real small models by every method, quantizes one to every format, and measures
+// what comes out, as the papers' tables do, beside the numbers that the models' own README states. MODELS is a folder
+// that holds the suites of tools/quality/suites.ts. Nothing passes or fails: verdicts say what these models can show.
 //
-//   npm run quality -- MODELS [--full] [--suites vit-tiny,lm-tiny] [--rows TEXT] [--threads N] [--json]
+//   npm run quality -- MODELS [--full] [--suites vit-tiny,lm-tiny,lm-tiny-formats] [--rows TEXT] [--threads N] [--json]
 //
 // By default a quarter of the samples, in a few minutes on two cores; --full takes all, as the README's tables did.
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -11,6 +11,7 @@ import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { z } from "zod";
 import { main } from "../cli/main.ts";
+import { writeQuantized } from "./quality/formats.ts";
 import { compileLinear } from "./quality/linear.ts";
 import { scoreAll } from "./quality/pool.ts";
 import type { Scores, Scoring } from "./quality/score.ts";
@@ -19,13 +20,20 @@ import { type Measured, meanOf, meansOf, renderTable, type Stated } from "./qual
 
 const statedSchema = z.record(z.string(), z.record(z.string(), z.number()));
 
-/** Merges a recipe over the suite's folders into a folder of `scratch`. */
-async function merge(folder: string, scratch: string, row: Row, index: number): Promise<string> {
+/** A model and what is said of it beside its row's label. */
+type Made = { readonly model: string; readonly note?: string };
+
+/** The folder of a row's model, made in `scratch` where it is not there. */
+async function make(folder: string, scratch: string, row: Row, index: number): Promise<Made> {
   if (row.model === "individual") throw new Error("individual models are not one model");
-  if ("folder" in row.model) return join(folder, row.model.folder);
+  if ("folder" in row.model) return { model: join(folder, row.model.folder) };
+  const out = join(scratch, String(index));
+  if ("format" in row.model) {
+    const bits = await writeQuantized(join(folder, "base"), out, row.model.format);
+    return { model: out, note: `${bits.toFixed(2)} bits` };
+  }
   const recipe = join(scratch, `${index}.yaml`);
   writeFileSync(recipe, JSON.stringify(row.model.merge));
-  const out = join(scratch, String(index));
   const quiet = { write: () => true };
   const terminal = { stdout: quiet, stderr: process.stderr, cwd: folder, env: process.env, now: Date.now };
   const names = foldersOf(row.model.merge).flatMap((name) => ["--model", `${name}=${join(folder, name)}`]);
@@ -34,7 +42,7 @@ async function merge(folder: string, scratch: string, row: Row, index: number): 
     signal: new AbortController().signal,
   });
   if (status !== 0) throw new Error(`the merge of "${row.label}" failed`);
-  return out;
+  return { model: out };
 }
 
 /** Folders that a recipe's references name; `model+adapter` names two. */
@@ -46,7 +54,7 @@ function foldersOf(recipe: Readonly<Record<string, unknown>>): readonly string[]
   return [...new Set(references.flatMap((reference) => reference.split("+")))];
 }
 
-type Work = { readonly row: Row; readonly scorings: readonly Scoring[] };
+type Work = { readonly row: Row; readonly note?: string | undefined; readonly scorings: readonly Scoring[] };
 
 /** What a row asks to be measured: one model on all tasks, or every task's own fine-tune. */
 async function plan(suite: Suite, folder: string, scratch: string, samples: number): Promise<readonly Work[]> {
@@ -57,8 +65,8 @@ async function plan(suite: Suite, folder: string, scratch: string, samples: numb
       const scorings = suite.tasks.map((task) => ({ ...scoring, model: join(folder, `ft-${task}`), tasks: [task] }));
       work.push({ row, scorings });
     } else {
-      const model = await merge(folder, scratch, row, index);
-      work.push({ row, scorings: [{ ...scoring, model, tasks: suite.tasks }] });
+      const { model, note } = await make(folder, scratch, row, index);
+      work.push({ row, note, scorings: [{ ...scoring, model, tasks: suite.tasks }] });
     }
   }
   return work;
@@ -79,10 +87,10 @@ async function measureSuite(
     });
     process.stderr.write("\n");
     let at = 0;
-    return work.map(({ row, scorings: own }) => {
+    return work.map(({ row, note, scorings: own }) => {
       const merged: Scores = Object.assign({}, ...scores.slice(at, at + own.length));
       at += own.length;
-      return { row, scores: merged };
+      return { row, note, scores: merged };
     });
   } finally {
     rmSync(scratch, { recursive: true });
@@ -111,7 +119,7 @@ if (models === undefined) {
 }
 const wanted = options.suites.split(",");
 for (const suite of SUITES.filter(({ id }) => wanted.includes(id))) {
-  const folder = resolve(models, suite.id);
+  const folder = resolve(models, suite.folder);
   const samples = options.full ? suite.samples.full : suite.samples.quick;
   const rows = suite.rows.filter(({ label }) => label === suite.base || label.includes(options.rows));
   const measured = await measureSuite({ ...suite, rows }, folder, { samples, threads: Number(options.threads) });

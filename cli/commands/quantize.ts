@@ -7,7 +7,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
 import { COMPRESSED_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
 import type { OpenStore } from "../../stores/store.ts";
-import { jsonOption, memoryOption, threadsOption, toUri } from "../arguments.ts";
+import { jsonOption, memoryOption, threadsOption, toOutputUri, toUri } from "../arguments.ts";
 import {
   addPlanOptions,
   describePlan,
@@ -107,7 +107,7 @@ async function quantize(source: string, options: Options, terminal: Terminal): P
   const openStore = createStoreOpener(terminal.env);
   const { checkpoint } = await openSource(source, openStore, terminal);
   const { folder, file } = locateSource(source, terminal.cwd);
-  const target = toUri(path.posix.dirname(toUri(options.out, terminal.cwd)), terminal.cwd);
+  const target = toOutputUri(path.posix.dirname(toUri(options.out, terminal.cwd)), terminal.cwd);
   const name = path.basename(options.out);
   const progress = createProgress(terminal, { silent: options.json === true });
   progress.begin(

@@ -60,6 +60,7 @@ test("quantize writes one file, says what was lost, and inspect reads it", async
   const words = createRecorder({ cwd });
   assert.equal(await main(["quantize", ".", "--scheme", "f16", "--out", "n.gguf"], words), 0, words.err());
   assert.match(words.out(), /^f16 in n\.gguf: 12 tensors, .*nothing lost; no tokenizer/);
+  assert.deepEqual(readdirSync(cwd).sort(), ["config.json", "m.gguf", "model.safetensors", "n.gguf"]);
 });
 
 test("an unknown scheme is a usage error and writes nothing", async (context) => {

@@ -72,7 +72,7 @@ test("a plan loses less than the uniform scheme of its size", async () => {
 });
 
 test("the frontier falls with size, and the price is what the next byte saves", async () => {
-  const { frontier, price, loss, bytes } = await plan("5.5bpw", { sensitivity: "squared" });
+  const { frontier, price, loss, bytes } = await plan("5.5bpw", { sensitivity: "relative" });
   for (const [index, point] of frontier.entries()) {
     const before = frontier[index - 1];
     assert.ok(before === undefined || (point.bytes > before.bytes && point.loss < before.loss));

@@ -30,7 +30,7 @@ export type Llama = {
 export function createLlama(module: WebAssembly.Module, weights: Weights): Llama {
   const [width, heads] = [numberOf(weights, "hidden_size"), numberOf(weights, "num_attention_heads")];
   const keyHeads = numberOf(weights, "num_key_value_heads");
-  const headWidth = numberOf(weights, "head_dim");
+  const headWidth = numberOf(weights, "head_dim", width / heads);
   const layers = createLayers(module, 96 << 20);
   const blocks = Array.from({ length: numberOf(weights, "num_hidden_layers") }, (_, index) =>
     loadBlock(layers, weights, `model.layers.${index}.`),

@@ -1,22 +1,29 @@
-// What is measured: two families of small trained models, and the merges of each with the strengths that their
-// README's orientation tables give. A row's label is the table's: measured and stated numbers stand side by side.
+// What is measured: two families of small trained models, the merges of each with the strengths that their README's
+// tables give, and one in number formats. A row's label is the table's: measured and stated numbers stand side by side.
+import type { Format } from "./formats.ts";
 
 export type Merge = Readonly<Record<string, unknown>>;
 
 export type Row = {
   readonly label: string;
-  /** A recipe over the suite's folders; a folder as it is; or, for `individual`, each task's own fine-tune. */
-  readonly model: { readonly merge: Merge } | { readonly folder: string } | "individual";
+  /**
+   * A recipe over the suite's folders; a folder as it is; the base in a number format; or, for `individual`, each
+   * task's own fine-tune.
+   */
+  readonly model: { readonly merge: Merge } | { readonly folder: string } | { readonly format: Format } | "individual";
 };
 
 export type Suite = {
   readonly id: string;
+  /** Under the folder of all models. */
+  readonly folder: string;
   readonly kind: "vit" | "llama";
   readonly title: string;
   /** accuracy rises with quality, bits per byte fall. */
   readonly better: "higher" | "lower";
   readonly samples: { readonly quick: number; readonly full: number };
   readonly digits: number;
+  /** Label of the row that verdicts compare with. */
   readonly base: string;
   readonly tasks: readonly string[];
   readonly rows: readonly Row[];
@@ -24,6 +31,14 @@ export type Suite = {
 
 const VIT_TASKS = ["mnist", "fashion", "kmnist", "notmnist", "cifar10", "gtsrb", "letters", "fontdigits"];
 const LM_TASKS = ["shakespeare", "python", "licences", "bible"];
+
+const FORMATS = [
+  ...["f16", "q8_0", "q6_k", "q5_k", "q4_k", "iq4_nl", "q4_0", "q3_k", "q2_k"],
+  ...["fp8_channel", "int4_group128", "int4_group32", "nf4_block64", "hqq4_group64"],
+];
+const PLAN_CANDIDATES = ["q2_k", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k", "q8_0"];
+/** Bits a weight of the language model with every matrix in Q4_K, its vectors in float32. */
+const Q4_K_BITS = 4.537;
 
 /** Recipes over one base and its fine-tunes. */
 function merging(base: string, tasks: readonly string[]) {
@@ -51,6 +66,7 @@ const lm = merging("base", LM_TASKS);
 export const SUITES: readonly Suite[] = [
   {
     id: "vit-tiny",
+    folder: "vit-tiny",
     kind: "vit",
     title: "one vision transformer for eight tasks, accuracy in percent",
     better: "higher",
@@ -75,6 +91,7 @@ export const SUITES: readonly Suite[] = [
   },
   {
     id: "lm-tiny",
+    folder: "lm-tiny",
     kind: "llama",
     title: "one language model for four kinds of text, bits per byte",
     better: "lower",
@@ -111,6 +128,26 @@ export const SUITES: readonly Suite[] = [
           },
         },
       },
+    ],
+  },
+  {
+    id: "lm-tiny-formats",
+    folder: "lm-tiny",
+    kind: "llama",
+    title: "the language model in number formats, bits per byte",
+    better: "lower",
+    samples: { quick: 64, full: 1000 },
+    digits: 4,
+    base: "q4_k",
+    tasks: LM_TASKS,
+    rows: [
+      { label: "base", model: { folder: "base" } },
+      ...FORMATS.map((scheme) => ({ label: scheme, model: { format: { scheme } } })),
+      { label: "double rounding 8 to 4", model: { format: { derivedBits: 4 } } },
+      ...["squared", "relative"].map((sensitivity) => ({
+        label: `plan of q4_k's size, ${sensitivity}`,
+        model: { format: { bits: Q4_K_BITS, candidates: PLAN_CANDIDATES, sensitivity } },
+      })),
     ],
   },
 ];

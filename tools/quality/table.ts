@@ -3,7 +3,7 @@
 import type { Scores } from "./score.ts";
 import type { Row, Suite } from "./suites.ts";
 
-export type Measured = { readonly row: Row; readonly scores: Scores };
+export type Measured = { readonly row: Row; readonly note?: string | undefined; readonly scores: Scores };
 
 /** Tables of the README of the models: label to scores, with the mean under `mean` or `mean4`. */
 export type Stated = Readonly<Record<string, Readonly<Record<string, number>>>>;
@@ -47,10 +47,11 @@ export function judge(better: Suite["better"], scores: Scores, other: Scores): "
 /** Lines of the table. */
 export function renderTable(suite: Suite, measured: readonly Measured[], stated: Stated): readonly string[] {
   const base = measured.find(({ row }) => row.label === suite.base);
-  const widest = Math.max(...measured.map(({ row }) => row.label.length));
+  const titles = measured.map(({ row, note }) => (note === undefined ? row.label : `${row.label} (${note})`));
+  const widest = Math.max(...titles.map((title) => title.length));
   const cell = (value: number | undefined): string => (value?.toFixed(suite.digits) ?? "-").padStart(8);
   const head = [...suite.tasks.map((task) => task.slice(0, 8).padStart(8)), "    mean", "  stated"].join(" ");
-  const lines = measured.map(({ row, scores }) => {
+  const lines = measured.map(({ row, scores }, index) => {
     const [means, own] = [meansOf(scores), stated[row.label]];
     const verdict = base === undefined || row === base.row ? "" : judge(suite.better, scores, base.scores);
     const cells = [
@@ -58,7 +59,7 @@ export function renderTable(suite: Suite, measured: readonly Measured[], stated:
       cell(meanOf(scores)),
       cell(own?.mean ?? own?.mean4),
     ];
-    return `${row.label.padEnd(widest)} ${cells.join(" ")}  ${verdict}`.trimEnd();
+    return `${(titles[index] ?? "").padEnd(widest)} ${cells.join(" ")}  ${verdict}`.trimEnd();
   });
-  return [`${"".padEnd(widest)} ${head}  against the base`, ...lines];
+  return [`${"".padEnd(widest)} ${head}  against ${suite.base}`, ...lines];
 }

@@ -37,9 +37,9 @@ export async function readTensorFile(folder: string, file: string): Promise<Read
   return tensors;
 }
 
-/** A whole number of a config. */
-export function numberOf({ config }: Pick<Weights, "config">, key: string): number {
-  const value = config[key];
+/** A number of a config; `fallback` where it has none. */
+export function numberOf({ config }: Pick<Weights, "config">, key: string, fallback?: number): number {
+  const value = config[key] ?? fallback;
   if (typeof value !== "number") throw new Error(`config.json has no number ${key}`);
   return value;
 }
