@@ -12,6 +12,7 @@ import { emr } from "./emr.ts";
 import { iso_c } from "./iso_c.ts";
 import { iso_cts } from "./iso_cts.ts";
 import { karcher } from "./karcher.ts";
+import { knots } from "./knots.ts";
 import { linear } from "./linear.ts";
 import { localize_and_stitch } from "./localize_and_stitch.ts";
 import type { MergeMethod } from "./method.ts";
@@ -47,6 +48,7 @@ const METHODS: ReadonlyMap<string, MergeMethod> = new Map(
     iso_c,
     iso_cts,
     karcher,
+    knots,
     linear,
     localize_and_stitch,
     model_stock,

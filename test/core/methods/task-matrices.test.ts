@@ -1,10 +1,11 @@
-// Goal: iso_c, iso_cts, tsv_m and wudi do what section 13 of the merge reference says, in the memory that the plan
-// bounds. Method: by properties that the result has for any input (its singular values, its rank, its loss), on odd
-// shapes through the engine; the golden cases compare values.
+// Goal: iso_c, iso_cts, knots, tsv_m and wudi do what section 13 of the merge reference says, in the plan's memory.
+// Method: by properties that the result has for any input (its singular values, its rank, its loss), on odd shapes
+// through the engine; the golden cases compare values.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { iso_c } from "../../../core/methods/iso_c.ts";
 import { iso_cts } from "../../../core/methods/iso_cts.ts";
+import { knots } from "../../../core/methods/knots.ts";
 import type { MergeMethod } from "../../../core/methods/method.ts";
 import { tsv_m } from "../../../core/methods/tsv_m.ts";
 import { wudi } from "../../../core/methods/wudi.ts";
@@ -16,7 +17,7 @@ import { runTensor, type TensorCase, unitTensorOf } from "../../engine/in-memory
 import { randomMatrix } from "../ops/linalg/matrices.ts";
 import { makeLlama, planText } from "../plan/checkpoints.ts";
 
-const METHODS = [iso_c, iso_cts, tsv_m, wudi] as const;
+const METHODS = [iso_c, iso_cts, knots, tsv_m, wudi] as const;
 const SHAPES = [[1, 1], [1, 9], [9, 1], [12, 30], [30, 12], [16, 16], [7], [2, 3, 4], [3, 0]] as const;
 
 function caseOf(method: MergeMethod, shape: readonly number[], models = 3, parameters = {}): TensorCase {
@@ -129,6 +130,30 @@ describe("merging of task matrices", () => {
       [...values.subarray(0, 3), 0, 0, 0].map((value) => 2 * value),
       1e-5,
     );
+  });
+
+  test("knots of one task besides the base is that task, and sparsified it keeps the largest coordinates", async () => {
+    const entry = caseOf(knots, [5, 7], 2);
+    const [base, first] = entry.models;
+    assert.ok(base !== undefined && first !== undefined);
+    const models = [base, first, { model: "same", values: base.values }];
+    assertClose((await runTensor({ ...entry, models })).values, first.values, 1e-6);
+    const few = models.map((model) => ({ ...model, parameters: { density: 0.2 } }));
+    const kept = change(entry, (await runTensor({ ...entry, models: few })).values);
+    const whole = change(entry, first.values);
+    // In its own basis a task's coordinates are orthogonal rows: what is kept has the sum of their squares.
+    const energy = ({ values }: Matrix) => values.reduce((sum, value) => sum + value * value, 0);
+    const { values, right } = svd(whole, onHeap);
+    const squares = Array.from(right.values, (value, i) => (value * (values[Math.floor(i / 7)] ?? 0)) ** 2);
+    const largest = squares.sort((a, b) => b - a).slice(0, 7);
+    assert.ok(Math.abs(energy(kept) - largest.reduce((sum, value) => sum + value, 0)) < 1e-6 * energy(whole));
+  });
+
+  test("knots: coordinates that disagree with the sum are left out, the others averaged", async () => {
+    const values = (x: number) => Float32Array.of(x, 0);
+    const models = [0, 3, 1, -2].map((x, index) => ({ model: `m${index}`, values: values(x) }));
+    const { values: merged } = await runTensor({ method: knots, shape: [1, 2], models });
+    assertClose(merged, [2, 0], 1e-6);
   });
 
   test("tsv_m of more tasks than a side takes the mean", async () => {
