@@ -8,6 +8,8 @@ export const lossSchema = {
   snr: z.number().nullable(),
   /** The tensor that lost most. */
   worst: z.strictObject({ tensor: z.string(), scheme: z.string(), snr: z.number() }).nullable(),
+  /** Every tensor's, in the order of the file; null where nothing was lost. */
+  losses: z.array(z.strictObject({ tensor: z.string(), scheme: z.string(), snr: z.number().nullable() })),
 };
 
 export type TensorLoss = { readonly tensor: string; readonly scheme: string; readonly loss: Loss };
@@ -22,10 +24,8 @@ export function summariseLosses(losses: readonly TensorLoss[]) {
     (sum, { loss }) => ({ signal: sum.signal + loss.signal, noise: sum.noise + loss.noise }),
     { signal: 0, noise: 0 },
   );
-  const lossy = losses.flatMap(({ tensor, scheme, loss }) => {
-    const snr = signalToNoise(loss);
-    return snr === null ? [] : [{ tensor, scheme, snr }];
-  });
+  const each = losses.map(({ tensor, scheme, loss }) => ({ tensor, scheme, snr: signalToNoise(loss) }));
+  const lossy = each.flatMap(({ tensor, scheme, snr }) => (snr === null ? [] : [{ tensor, scheme, snr }]));
   const [worst = null] = lossy.sort((a, b) => a.snr - b.snr);
-  return { snr: signalToNoise(total), worst };
+  return { snr: signalToNoise(total), worst, losses: each };
 }

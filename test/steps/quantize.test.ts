@@ -82,6 +82,9 @@ test("q4_k_m gives outputs, values and downs more bits, norms float32, and narro
   assert.equal(typeOf("blk.0.attn_norm.weight"), "F32");
   assert.equal(tensors.size, 3 + 2 * 9);
   assert.equal(result.tensors, tensors.size);
+  assert.equal(result.losses.length, tensors.size);
+  assert.deepEqual(result.losses.find(({ tensor }) => tensor === "model.norm.weight")?.snr, null);
+  assert.ok(result.losses.every(({ snr }) => snr === null || snr >= (result.worst?.snr ?? 0)));
   assert.ok(result.worst !== null && result.snr !== null && result.worst.snr <= result.snr && result.worst.snr > 15);
 });
 
