@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import type { TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { type FloatDtype, isFloatDtype } from "../core/ops/cast.ts";
-import { type Block, createScalarKernels, type Kernels } from "../core/ops/kernels.ts";
+import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
 import { allocatedBytes } from "../core/ops/memory.ts";
 import type { Loss } from "../core/ops/quantize.ts";
 import { storedTensor } from "../core/plan/adapter.ts";
@@ -30,10 +30,17 @@ const WINDOW_ELEMENTS = 1 << 20;
 /** Parts beyond this are made anew when their turn comes instead of being kept: scales of a large tensor fit easily. */
 const KEPT_BYTES_MAX = 128 * 2 ** 20;
 
-/** Where the stored tensors lie: a folder's URI, and how to open it. */
-export type SourceDeps = { readonly source: string; readonly openStore: OpenStore; readonly signal: AbortSignal };
+/** Where the stored tensors lie: a folder's URI, and how to open it; and what they are read into. */
+export type SourceDeps = {
+  readonly source: string;
+  readonly openStore: OpenStore;
+  readonly signal: AbortSignal;
+  /** Readers take memory of it for good: whoever makes them marks and releases. */
+  readonly kernels: Kernels;
+};
 
-export type ReadRows = (first: number, count: number) => Promise<Float32Array>;
+/** Rows as values at the start of a tile. */
+export type ReadRows = (first: number, count: number) => Promise<Tile>;
 
 export type PartsInput = {
   readonly scheme: PartScheme;
@@ -41,6 +48,8 @@ export type PartsInput = {
   readonly parts: readonly Part[];
   readonly read: ReadRows;
   readonly facts: TensorFacts;
+  /** What `read` reads into, with room for `streamBytes` more. */
+  readonly kernels: Kernels;
   /** For errors. */
   readonly tensor: string;
 };
@@ -57,45 +66,66 @@ export function measuredRows({ rows, columns }: Matrix): number {
   return Math.min(rows, Math.max(1, Math.floor(WINDOW_ELEMENTS / columns)));
 }
 
-type ElementReader = { readonly kernels: Kernels; readonly block: Block; readonly read: StoredReader["read"] };
+type ElementReader = { readonly block: Block; readonly read: StoredReader["read"] };
 
-/** Reads elements of a stored tensor, at most `elements` at a time; `moreBytes` are left for the caller. */
-function createElementReader(entry: TensorEntry, elements: number, deps: SourceDeps, moreBytes: number): ElementReader {
-  const { source, openStore, signal } = deps;
-  const bytes = (elements * DTYPE_BITS[entry.dtype]) / 8;
-  const kernels = createScalarKernels(allocatedBytes(bytes) + packedBytes(entry) + moreBytes);
-  const block = kernels.allocateBlock(bytes);
+/** Reads elements of a stored tensor, at most `elements` at a time. */
+function createElementReader(entry: TensorEntry, elements: number, deps: SourceDeps): ElementReader {
+  const { source, openStore, signal, kernels } = deps;
+  const block = kernels.allocateBlock((elements * DTYPE_BITS[entry.dtype]) / 8);
   const sources = [{ model: "", store: source, prefix: "", digests: undefined }];
   const { read } = createStoredReader(storedTensor(entry, 0), { sources, openStore, signal, kernels });
-  return { kernels, block, read };
+  return { block, read };
+}
+
+function elementReaderBytes(entry: TensorEntry, elements: number): number {
+  return allocatedBytes((elements * DTYPE_BITS[entry.dtype]) / 8) + packedBytes(entry);
 }
 
 /** The bytes of a tensor as its dtype says, also where they are stored otherwise; a piece is valid until the next. */
 export async function* elementPieces(entry: TensorEntry, deps: SourceDeps): AsyncGenerator<Uint8Array> {
   const total = elementCount(entry.shape);
   const step = Math.min(WINDOW_ELEMENTS, total);
-  const { block, read } = createElementReader(entry, step, deps, 0);
+  const mark = deps.kernels.mark();
+  const { block, read } = createElementReader(entry, step, deps);
   for (let first = 0; first < total; first += step) {
     deps.signal.throwIfAborted();
     const count = Math.min(step, total - first);
     await read(first, count, block);
     yield block.bytes.subarray(0, (count * DTYPE_BITS[entry.dtype]) / 8);
   }
+  deps.kernels.release(mark);
+}
+
+/** Kernel memory of `elementPieces`. */
+export function elementPiecesBytes(entry: TensorEntry): number {
+  return elementReaderBytes(entry, Math.min(WINDOW_ELEMENTS, elementCount(entry.shape)));
 }
 
 /** Reads rows of a stored matrix of floats. The values are valid until the next call. Throws QuantizeNotFinite. */
 export function createRowReader(entry: TensorEntry, columns: number, maxRows: number, deps: SourceDeps): ReadRows {
+  const { kernels, signal } = deps;
   const dtype: FloatDtype | undefined = isFloatDtype(entry.dtype) ? entry.dtype : undefined;
   assert.ok(dtype !== undefined, "the plan lets only floats through");
-  const elements = maxRows * columns;
-  const { kernels, block, read } = createElementReader(entry, elements, deps, allocatedBytes(4 * elements));
-  const tile = kernels.allocateTile(elements);
+  const { block, read } = createElementReader(entry, maxRows * columns, deps);
+  const tile = kernels.allocateTile(maxRows * columns);
   return async (first, count) => {
-    deps.signal.throwIfAborted();
+    signal.throwIfAborted();
     await read(first * columns, count * columns, block);
     if (kernels.widen(dtype, block, 0, tile, count * columns) > 0) throw notFinite(entry.name, "NaN or infinity");
-    return tile.values.subarray(0, count * columns);
+    return tile;
   };
+}
+
+/** Kernel memory of a row reader. */
+export function rowReaderBytes(entry: TensorEntry, columns: number, maxRows: number): number {
+  return elementReaderBytes(entry, maxRows * columns) + allocatedBytes(4 * maxRows * columns);
+}
+
+/** Kernel memory of one stream beside its reader: the parts of a window, and its values again. */
+export function streamBytes(scheme: PartScheme, matrix: Matrix): number {
+  const step = windowRows(scheme, matrix);
+  const parts = scheme.parts(matrix).map((part) => allocatedBytes(partRange(part, 0, step).bytes));
+  return parts.reduce((sum, bytes) => sum + bytes, allocatedBytes(4 * step * matrix.columns));
 }
 
 /** max|x| of a stored matrix. */
@@ -103,8 +133,9 @@ export async function measureLargest(read: ReadRows, matrix: Matrix): Promise<nu
   const step = measuredRows(matrix);
   let largest = 0;
   for (let first = 0; first < matrix.rows; first += step) {
-    const values = await read(first, Math.min(step, matrix.rows - first));
-    largest = Math.max(largest, largestOf(values, 0, values.length));
+    const count = Math.min(step, matrix.rows - first);
+    const { values } = await read(first, count);
+    largest = Math.max(largest, largestOf(values, 0, count * matrix.columns));
   }
   return largest;
 }
@@ -117,25 +148,31 @@ export type KeptParts = { readonly parts: PartBytes; readonly loss: Loss };
  * until the next is asked for. Throws QuantizeNotFinite, and what reading throws.
  */
 export async function* streamPart(input: PartsInput, wanted: string): AsyncGenerator<Uint8Array, KeptParts> {
-  const { scheme, matrix, parts, read, facts, tensor } = input;
+  const { scheme, matrix, parts, read, facts, kernels, tensor } = input;
   const streamed = parts.find(({ name, along }) => name === wanted && along !== undefined);
   const kept = allocateParts(parts.filter((part) => part !== streamed && (part.name === wanted || isSmall(part))));
   const step = windowRows(scheme, matrix);
-  const back = new Float32Array(step * matrix.columns);
+  const back = kernels.allocateTile(step * matrix.columns);
+  const blocks = new Map(
+    parts.map((part) => [part.name, kernels.allocateBlock(partRange(part, 0, step).bytes).bytes.fill(0)] as const),
+  );
   let [signal, noise] = [0, 0];
   for (let first = 0; first < matrix.rows; first += step) {
     const count = Math.min(step, matrix.rows - first);
-    const values = await read(first, count);
-    const window: RowWindow = { matrix, first, count, values, parts: bytesOf(parts, kept, first, count) };
-    scheme.quantize(window, facts);
-    const restored = back.subarray(0, values.length);
-    scheme.dequantize({ ...window, values: restored });
-    for (let i = 0; i < values.length; i++) {
-      const [value, lost] = [values[i] ?? 0, (values[i] ?? 0) - (restored[i] ?? 0)];
-      signal += value * value;
-      noise += lost * lost;
-    }
+    const elements = count * matrix.columns;
+    const tile = await read(first, count);
+    const values = tile.values.subarray(0, elements);
+    const window: RowWindow = { matrix, first, count, values, parts: windowBlocks(parts, blocks, first, count) };
+    kernels.quantizeParts(scheme, window, facts);
+    kernels.dequantizeParts(scheme, { ...window, values: back.values.subarray(0, elements) });
+    const lost = kernels.measureLoss(tile, 0, back, elements);
+    signal += lost.signal;
+    noise += lost.noise;
     if (!Number.isFinite(noise)) throw notFinite(tensor, `a scale beyond ${scheme.id}`);
+    for (const part of parts) {
+      const bytes = window.parts.get(part.name);
+      if (bytes !== undefined) kept.get(part.name)?.set(bytes, partRange(part, first, count).offset);
+    }
     const piece = streamed === undefined ? undefined : window.parts.get(wanted);
     if (piece !== undefined) yield piece;
   }
@@ -148,12 +185,18 @@ function isSmall({ dtype, shape }: Part): boolean {
   return tensorBytes(dtype, shape) <= KEPT_BYTES_MAX;
 }
 
-/** The window's bytes of every part: within those kept, or in memory of its own. */
-function bytesOf(parts: readonly Part[], kept: PartBytes, first: number, count: number) {
+/** The window's bytes of every part. What belongs to the tensor as a whole goes on from window to window. */
+function windowBlocks(
+  parts: readonly Part[],
+  blocks: ReadonlyMap<string, Uint8Array>,
+  first: number,
+  count: number,
+): ReadonlyMap<string, Uint8Array> {
   return new Map(
     parts.map((part) => {
-      const { offset, bytes } = partRange(part, first, count);
-      return [part.name, kept.get(part.name)?.subarray(offset, offset + bytes) ?? new Uint8Array(bytes)];
+      const bytes = blocks.get(part.name)?.subarray(0, partRange(part, first, count).bytes);
+      assert.ok(bytes !== undefined, "every part has a block");
+      return [part.name, part.along === undefined ? bytes : bytes.fill(0)];
     }),
   );
 }

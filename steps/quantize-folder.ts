@@ -6,6 +6,7 @@ import type { TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { PlannedShard } from "../core/formats/shard-plan.ts";
 import { fileRole } from "../core/formats/side-files.ts";
+import type { Kernels } from "../core/ops/kernels.ts";
 import type { Loss } from "../core/ops/quantize.ts";
 import {
   type CompressedCopy,
@@ -22,10 +23,13 @@ import { elementCount } from "../core/tensor.ts";
 import {
   createRowReader,
   elementPieces,
+  elementPiecesBytes,
   measuredRows,
   measureLargest,
   type ReadRows,
+  rowReaderBytes,
   type SourceDeps,
+  streamBytes,
   streamPart,
   windowRows,
 } from "../engine/quantize-parts.ts";
@@ -33,7 +37,7 @@ import { copyAcross, writeObject } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { openPlace, travellingFiles, writtenDocuments } from "./open-checkpoint.ts";
 import { lossSchema, summariseLosses } from "./quantize-losses.ts";
-import { defineStep, type StepDeps } from "./step.ts";
+import { defineStep, type KernelDeps } from "./step.ts";
 
 /** Bytes of a copied tensor in memory at a time. */
 const COPY_BYTES = 8 * 2 ** 20;
@@ -62,6 +66,8 @@ export const quantizeFolderStep = defineStep({
     bytes: count,
     /** Matrices that the scheme quantized. */
     quantized: count,
+    /** Those that went through plain TypeScript, because no SIMD code for them exists: same bytes, slower. */
+    quantizedScalar: count,
     ignore: z.array(z.string()),
     ...lossSchema,
   }),
@@ -70,7 +76,7 @@ export const quantizeFolderStep = defineStep({
    * expression to ignore), CheckpointNeedsConversion, YardTargetOccupied, the codes of opening a checkpoint, and what
    * the stores throw. The file that makes the folder a model, config.json, is written last.
    */
-  async run(input, deps) {
+  async run(input, deps: KernelDeps) {
     const [source, target] = [deps.openStore(input.source), deps.openStore(input.target)];
     const { signal } = deps;
     const opened = await openPlace({ store: source, prefix: "", file: input.sourceFile }, signal);
@@ -85,6 +91,7 @@ export const quantizeFolderStep = defineStep({
       source,
       scheme,
       deps,
+      kernels: deps.createKernels(kernelBytes(scheme, model)),
       done: { bytesRead: 0, bytesWritten: 0 },
       losses: new Map(),
       kept: new Map(),
@@ -111,6 +118,7 @@ export const quantizeFolderStep = defineStep({
       elements: checkpoint.tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
       bytes: model.shards.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
       quantized: work.losses.size,
+      quantizedScalar: model.units.filter((unit) => isScalar(work, unit)).length,
       ignore: [...model.ignore],
       ...summariseLosses([...work.losses].map(([tensor, loss]) => ({ tensor, scheme: scheme.id, loss }))),
     };
@@ -123,7 +131,8 @@ const REPLACED: ReadonlySet<string> = new Set(["config", "index", "record"]);
 type Writing = {
   readonly source: ObjectStore;
   readonly scheme: CompressedScheme;
-  readonly deps: StepDeps;
+  readonly deps: KernelDeps;
+  readonly kernels: Kernels;
   readonly done: { bytesRead: number; bytesWritten: number };
   /** Of the matrices whose rows have passed, by name. */
   readonly losses: Map<string, Loss>;
@@ -132,6 +141,25 @@ type Writing = {
   /** max|x| by the name of the first tensor of a fused set. */
   readonly largest: Map<string, number>;
 };
+
+/** For the tensor that needs most. */
+function kernelBytes(scheme: CompressedScheme, { units }: CompressedModel): number {
+  const needs = units.map((unit) => {
+    if (unit.kind === "copy") return unit.entry.packing === undefined ? 0 : elementPiecesBytes(unit.entry);
+    const { matrix, entry, fused } = unit;
+    const measured = fused.map((other) => {
+      const [rows = 0, columns = 0] = other.shape;
+      return rowReaderBytes(other, columns, measuredRows({ rows, columns, dtype: "F32" }));
+    });
+    const streamed = rowReaderBytes(entry, matrix.columns, windowRows(scheme, matrix)) + streamBytes(scheme, matrix);
+    return measured.reduce((most, bytes) => Math.max(most, bytes), streamed);
+  });
+  return needs.reduce((most, bytes) => Math.max(most, bytes), 0);
+}
+
+function isScalar({ kernels, scheme }: Writing, unit: CompressedCopy | CompressedMatrix): boolean {
+  return unit.kind !== "copy" && kernels.partsQuantizerOf(scheme, unit.matrix) === "scalar";
+}
 
 async function* writeShard(
   work: Writing,
@@ -173,8 +201,8 @@ async function* copyPieces(work: Writing, { entry }: CompressedCopy): AsyncGener
   }
 }
 
-function sourceDeps({ source, deps }: Writing): SourceDeps {
-  return { source: source.uri, openStore: deps.openStore, signal: deps.signal };
+function sourceDeps({ source, deps, kernels }: Writing): SourceDeps {
+  return { source: source.uri, openStore: deps.openStore, signal: deps.signal, kernels };
 }
 
 /** A part from those kept, or by passing the rows of its matrix. */
@@ -186,10 +214,13 @@ async function* partPieces(work: Writing, unit: CompressedMatrix, name: string):
     return;
   }
   const { entry, module, matrix, parts } = unit;
+  const { kernels, scheme } = work;
   const facts = await measureFacts(work, unit);
-  const read = readerOf(work, entry, matrix, windowRows(work.scheme, matrix));
-  const input = { scheme: work.scheme, matrix, parts, read, facts, tensor: entry.name };
+  const mark = kernels.mark();
+  const read = readerOf(work, entry, matrix, windowRows(scheme, matrix));
+  const input = { scheme, matrix, parts, read, facts, kernels, tensor: entry.name };
   const result = yield* streamPart(input, name.slice(module.length + 1));
+  kernels.release(mark);
   // A part that was too large to be kept is made by another pass, which finds the others made already.
   if (work.losses.has(entry.name)) return;
   work.losses.set(entry.name, result.loss);
@@ -210,7 +241,9 @@ async function measureFacts(work: Writing, { fused }: CompressedMatrix): Promise
   for (const entry of fused) {
     const [rows = 0, columns = 0] = entry.shape;
     const matrix = { rows, columns, dtype: "F32" } as const;
+    const mark = work.kernels.mark();
     largest = Math.max(largest, await measureLargest(readerOf(work, entry, matrix, measuredRows(matrix)), matrix));
+    work.kernels.release(mark);
   }
   work.largest.set(key, largest);
   return { largest };

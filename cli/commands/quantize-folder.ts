@@ -22,6 +22,7 @@ export async function quantizeFolder(source: string, options: FolderOptions, ter
     import("../source.ts"),
   ]);
   const { beginOutputFolder } = await import("../../local/output-folder.ts");
+  const { createWasmKernels } = await import("../../kernels/wasm/host.ts");
   const openStore = createStoreOpener(terminal.env);
   const { checkpoint } = await openSource(source, openStore, terminal);
   const { folder, file } = locateSource(source, terminal.cwd);
@@ -37,6 +38,7 @@ export async function quantizeFolder(source: string, options: FolderOptions, ter
   );
   const deps = {
     ...createStepDeps(terminal, openStore),
+    createKernels: createWasmKernels,
     progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
   };
   try {

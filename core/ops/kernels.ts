@@ -13,6 +13,7 @@ import { createMemory, type Memory } from "./memory.ts";
 import { type Nearness, scalarNearness } from "./nearness.ts";
 import { type Overlap, scalarOverlap } from "./overlap.ts";
 import { type Quantize, scalarQuantize } from "./quantize.ts";
+import { type QuantizeParts, scalarQuantizeParts } from "./quantize-parts.ts";
 import { type Rank, scalarRank } from "./rank.ts";
 import { type Reduce, scalarReduce } from "./reduce.ts";
 import { type Scores, scalarScores } from "./scores.ts";
@@ -43,6 +44,7 @@ export type Operations = Cast &
   Quantize &
   Votes &
   Competition &
+  QuantizeParts &
   ElementOperations;
 export type Kernels = { readonly id: "scalar" | "wasm" } & Memory & Operations;
 
@@ -68,5 +70,6 @@ export function createScalarKernels(capacityBytes: number): Kernels {
     ...scalarConsensus,
     ...scalarScores,
     ...scalarQuantize,
+    ...scalarQuantizeParts,
   };
 }

@@ -7,6 +7,7 @@ import { COMBINE_SOURCES_MAX, type Combine, type CombineDtype } from "../../core
 import type { Kernels } from "../../core/ops/kernels.ts";
 import { type Block, createMemory } from "../../core/ops/memory.ts";
 import { type ElementExports, hostElements } from "./host-elements.ts";
+import { hostParts, type PartExports } from "./host-parts.ts";
 import { hostQuant, type QuantExports } from "./host-quant.ts";
 import { hostTaskVectors, type TaskVectorExports } from "./host-task-vectors.ts";
 import { hostWholeModel, type WholeModelExports } from "./host-whole-model.ts";
@@ -60,7 +61,8 @@ type Exports = {
 } & { readonly [name in `widen${FloatDtype}` | `narrow${FloatDtype}`]: Convert } & TaskVectorExports &
   ElementExports &
   QuantExports &
-  WholeModelExports;
+  WholeModelExports &
+  PartExports;
 
 let compiled: WebAssembly.Module | undefined;
 
@@ -106,6 +108,7 @@ export function createWasmKernels(capacityBytes: number): Kernels {
     ...hostElements(wasm, memory.buffer),
     ...hostQuant(wasm, memory.buffer),
     ...hostWholeModel(wasm),
+    ...hostParts(wasm, memory.buffer),
   };
 }
 

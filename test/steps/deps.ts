@@ -1,10 +1,11 @@
 // Dependencies of steps for tests: stores by URI, a clock that ticks, and what was logged.
-import type { StepEvent, UnitDeps } from "../../steps/step.ts";
+import { createScalarKernels } from "../../core/ops/kernels.ts";
+import type { KernelDeps, StepEvent, UnitDeps } from "../../steps/step.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
 import type { ObjectStore, OpenStore } from "../../stores/store.ts";
 import { createInThreadMeasurer } from "./in-thread-executor.ts";
 
-export type TestDeps = UnitDeps & { readonly events: StepEvent[] };
+export type TestDeps = UnitDeps & KernelDeps & { readonly events: StepEvent[] };
 
 let stores = 0;
 
@@ -27,6 +28,7 @@ export function testDeps(openStore: OpenStore, overrides: Partial<UnitDeps> = {}
     openStore,
     now: () => (nowMs += 1),
     cpuMs: () => 0,
+    createKernels: createScalarKernels,
     log: (event) => void events.push(event),
     signal: new AbortController().signal,
     executeMeasure: createInThreadMeasurer(openStore),

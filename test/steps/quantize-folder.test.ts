@@ -11,13 +11,14 @@ import { safetensors } from "../../core/formats/safetensors-folder.ts";
 import { COMPRESSED_SCHEMES } from "../../core/schemes/registry.ts";
 import { DTYPE_BITS } from "../../core/tensor.ts";
 import { createRowReader, elementPieces } from "../../engine/quantize-parts.ts";
+import { createWasmKernels } from "../../kernels/wasm/host.ts";
 import { convertStep } from "../../steps/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { quantizeFolderStep } from "../../steps/quantize-folder.ts";
 import { runStep } from "../../steps/step.ts";
 import { initYard } from "../../steps/yard.ts";
 import { readAll, writeObject } from "../../stores/objects.ts";
-import type { ObjectStore } from "../../stores/store.ts";
+import type { ObjectStore, OpenStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
 import { runPipeline } from "./pipeline.ts";
@@ -65,12 +66,17 @@ async function putModel({ shapes = {}, config = {}, first = {} }: Change = {}) {
   return { store, values };
 }
 
+/** Dependencies of the step; the kernels are those that users run. */
+function depsOf(openStore: OpenStore) {
+  return { ...testDeps(openStore), createKernels: createWasmKernels };
+}
+
 async function run(scheme: string, change: Change = {}, more: Record<string, unknown> = {}) {
   const { store, values } = await putModel(change);
   const target = newStore();
   const opener = openerOf(store, target);
   const input = { source: store.uri, target: target.uri, scheme, ...more };
-  const result = await runStep(quantizeFolderStep, input, testDeps(opener)).catch(async (error: unknown) => {
+  const result = await runStep(quantizeFolderStep, input, depsOf(opener)).catch(async (error: unknown) => {
     for await (const { key } of target.list("")) assert.notEqual(key, "config.json");
     throw error;
   });
@@ -174,10 +180,11 @@ test("rows that a source stores interleaved come back in their order", async () 
   const entry = { name: `${LAYER}self_attn.q_proj.weight`, dtype: "F32", shape: [64, 256] } as const;
   const [found] = (await openCheckpoint(store, "")).checkpoint.tensors.filter(({ name }) => name === entry.name);
   assert.ok(found !== undefined);
-  const source = { source: store.uri, openStore: openerOf(store), signal: new AbortController().signal };
+  const kernels = createWasmKernels(2 ** 24);
+  const source = { source: store.uri, openStore: openerOf(store), signal: new AbortController().signal, kernels };
   const packed = { ...found, packing: { interleavedHeads: 2 } };
   const read = createRowReader(packed, 256, 64, source);
-  const rows = await read(0, 64);
+  const rows = (await read(0, 64)).values.slice(0, 64 * 256);
   const own = values.get(entry.name) ?? new Float32Array();
   // Row 16 s + i of a head is its stored row 2 i + s.
   assert.deepEqual(rows.slice(16 * 256, 17 * 256), own.slice(256, 2 * 256));
@@ -320,7 +327,7 @@ test("a folder that holds something is not written to", async () => {
   const target = newStore();
   await putText(target, "mine.txt", "x");
   const input = { source: store.uri, target: target.uri, scheme: "fp8_dynamic" };
-  await assert.rejects(runStep(quantizeFolderStep, input, testDeps(openerOf(store, target))), {
+  await assert.rejects(runStep(quantizeFolderStep, input, depsOf(openerOf(store, target))), {
     code: "YardTargetOccupied",
   });
 });

@@ -23,3 +23,12 @@ export * from "./dequant";
 export * from "./loss";
 export * from "./votes";
 export * from "./competition";
+export {
+  decodeE4M3,
+  dequantizeIntegers,
+  encodeE4M3,
+  largestMagnitude,
+  quantizeIntegers4,
+  quantizeIntegers8,
+  scaleOfLargest,
+} from "./quant-parts";

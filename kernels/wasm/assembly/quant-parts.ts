@@ -1,0 +1,270 @@
+// core/schemes/integers.ts (symmetric, 4 and 8 bits) and core/schemes/float8.ts (E4M3): codes under scales that are
+// stored beside them. `rounds` is true where the weights' dtype is BF16 and every result is rounded to it. Counts and
+// widths are multiples of sixteen.
+import { bf16Half, integerOne } from "./constants";
+import { maxOfLanes, toBytes, toInts } from "./quant-lanes";
+
+/** Nearest BF16, as float32. */
+@inline function toBF16(value: v128): v128 {
+  const odd = v128.and(i32x4.shr_u(value, 16), integerOne());
+  return v128.and(i32x4.add(i32x4.add(value, bf16Half()), odd), i32x4.splat(<i32>0xffff0000));
+}
+
+@inline function roundOne(value: f32, rounds: bool): f32 {
+  return rounds ? f32x4.extract_lane(toBF16(f32x4.splat(value)), 0) : value;
+}
+
+/** max|x| of a block: `count` values in each of `rows` rows, which are `stride` values apart. */
+export function largestMagnitude(source: usize, count: i32, rows: i32, stride: i32): f32 {
+  let a = f32x4.splat(0);
+  let b = f32x4.splat(0);
+  let first = source;
+  for (let row = 0; row < rows; row++, first += <usize>stride << 2) {
+    const end = first + (<usize>count << 2);
+    for (let s = first; s < end; s += 32) {
+      a = f32x4.pmax(a, f32x4.abs(v128.load(s)));
+      b = f32x4.pmax(b, f32x4.abs(v128.load(s, 16)));
+    }
+  }
+  return maxOfLanes(f32x4.pmax(a, b));
+}
+
+/** The scale of a largest magnitude: rounded, and epsilon instead of zero. */
+@inline function scaleOf(largest: f32, steps: f32, rounds: bool): f32 {
+  const scale = roundOne(largest / steps, rounds);
+  if (scale != 0) return scale;
+  return rounds ? 0.0078125 : 1.1920929e-7;
+}
+
+@inline function storeScale(address: usize, scale: f32, rounds: bool): void {
+  if (rounds) store<u16>(address, <u16>(reinterpret<u32>(scale) >> 16));
+  else store<f32>(address, scale);
+}
+
+@inline function loadScale(address: usize, rounds: bool): f32 {
+  return rounds ? reinterpret<f32>(<u32>load<u16>(address) << 16) : load<f32>(address);
+}
+
+/** Four codes from `s`, not offset. */
+@inline function integersOf(s: usize, scale: v128, rounds: bool, low: v128, high: v128): v128 {
+  const exact = f32x4.div(v128.load(s), scale);
+  const quotient = rounds ? toBF16(exact) : exact;
+  return toInts(f32x4.nearest(f32x4.pmin(f32x4.pmax(quotient, low), high)));
+}
+
+@inline function encodeGroup(s: usize, end: usize, t: usize, scale: f32, bits: i32, offset: i32, rounds: bool): usize {
+  const scales = f32x4.splat(scale);
+  const low = f32x4.splat(<f32>(bits == 4 ? -8 : -128));
+  const high = f32x4.splat(<f32>(bits == 4 ? 7 : 127));
+  for (; s < end; s += 64) {
+    const a = integersOf(s, scales, rounds, low, high);
+    const b = integersOf(s + 16, scales, rounds, low, high);
+    const c = integersOf(s + 32, scales, rounds, low, high);
+    const d = integersOf(s + 48, scales, rounds, low, high);
+    const lower = i16x8.narrow_i32x4_s(a, b);
+    const upper = i16x8.narrow_i32x4_s(c, d);
+    const codes = i8x16.add(i8x16.narrow_i16x8_s(lower, upper), i8x16.splat(<i8>offset));
+    if (bits == 4) {
+      // Two codes a byte, the first in its low half.
+      const pairs = v128.and(v128.or(codes, i16x8.shr_u(codes, 4)), i16x8.splat(255));
+      v128.store64_lane(t, i8x16.narrow_i16x8_u(pairs, pairs), 0);
+      t += 8;
+    } else {
+      v128.store(t, codes);
+      t += 16;
+    }
+  }
+  return t;
+}
+
+@inline function quantizeRow(
+  source: usize,
+  count: i32,
+  width: i32,
+  target: usize,
+  scales: usize,
+  shared: f32,
+  bits: i32,
+  offset: i32,
+  rounds: bool,
+): void {
+  const end = source + (<usize>count << 2);
+  const step = <usize>width << 2;
+  let t = target;
+  let to = scales;
+  for (let s = source; s < end; s += step) {
+    let scale = shared;
+    if (shared == 0) {
+      scale = scaleOf(largestMagnitude(s, width, 1, 0), bits == 4 ? 7.5 : 127.5, rounds);
+      storeScale(to, scale, rounds);
+      to += rounds ? 2 : 4;
+    }
+    t = encodeGroup(s, s + step, t, scale, bits, offset, rounds);
+  }
+}
+
+/** One row; `shared` is the scale of all groups, or 0 where each has its own, which is then stored. */
+export function quantizeIntegers4(
+  source: usize,
+  count: i32,
+  width: i32,
+  target: usize,
+  scales: usize,
+  shared: f32,
+  rounds: i32,
+): void {
+  if (rounds) quantizeRow(source, count, width, target, scales, shared, 4, 8, true);
+  else quantizeRow(source, count, width, target, scales, shared, 4, 8, false);
+}
+
+/** The same with a byte for each code, to which `offset` is added. */
+export function quantizeIntegers8(
+  source: usize,
+  count: i32,
+  width: i32,
+  target: usize,
+  scales: usize,
+  shared: f32,
+  rounds: i32,
+  offset: i32,
+): void {
+  if (rounds) quantizeRow(source, count, width, target, scales, shared, 8, offset, true);
+  else quantizeRow(source, count, width, target, scales, shared, 8, offset, false);
+}
+
+/** Scale of a largest magnitude under `steps` codes. */
+export function scaleOfLargest(largest: f32, steps: f32, rounds: i32): f32 {
+  return scaleOf(largest, steps, rounds != 0);
+}
+
+@inline function emit4(t: usize, codes: v128, scale: v128): void {
+  v128.store(t, f32x4.mul(f32x4.convert_i32x4_s(codes), scale));
+}
+
+@inline function emit16(t: usize, codes: v128, scale: v128): void {
+  const low = i16x8.extend_low_i8x16_s(codes);
+  const high = i16x8.extend_high_i8x16_s(codes);
+  emit4(t, i32x4.extend_low_i16x8_s(low), scale);
+  emit4(t + 16, i32x4.extend_high_i16x8_s(low), scale);
+  emit4(t + 32, i32x4.extend_low_i16x8_s(high), scale);
+  emit4(t + 48, i32x4.extend_high_i16x8_s(high), scale);
+}
+
+/** One row back; with `isShared` all groups have the first scale. */
+export function dequantizeIntegers(
+  source: usize,
+  count: i32,
+  width: i32,
+  scales: usize,
+  isShared: i32,
+  rounds: i32,
+  bits: i32,
+  offset: i32,
+  target: usize,
+): void {
+  const end = target + (<usize>count << 2);
+  const step = <usize>width << 2;
+  const offsets = i8x16.splat(<i8>offset);
+  let s = source;
+  let from = scales;
+  let t = target;
+  while (t < end) {
+    const scale = f32x4.splat(loadScale(from, rounds != 0));
+    if (!isShared) from += rounds ? 2 : 4;
+    const groupEnd = t + step;
+    for (; t < groupEnd; t += 64) {
+      let codes: v128;
+      if (bits == 4) {
+        const bytes = v128.load64_zero(s);
+        const low = v128.and(bytes, i8x16.splat(15));
+        codes = v128.shuffle<u8>(low, i8x16.shr_u(bytes, 4), 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        s += 8;
+      } else {
+        codes = v128.load(s);
+        s += 16;
+      }
+      emit16(t, i8x16.sub(codes, offsets), scale);
+    }
+  }
+}
+
+/** Four codes of E4M3 in the low bytes of the lanes: nearest to x / scale, ties to even, at most 448. */
+@inline function float8Of(s: usize, scale: v128, rounds: bool): v128 {
+  const exact = f32x4.div(v128.load(s), scale);
+  const value = rounds ? toBF16(exact) : exact;
+  const size = v128.and(value, i32x4.splat(0x7fffffff));
+  const odd = v128.and(i32x4.shr_u(size, 20), integerOne());
+  const rounded = i32x4.shr_u(i32x4.add(i32x4.add(size, i32x4.splat(0x7ffff)), odd), 20);
+  const normal = i32x4.sub(rounded, i32x4.splat(960));
+  // Below 2^-6 codes count in steps of 2^-9, which adding 2^23 rounds to.
+  const small = i32x4.sub(f32x4.add(f32x4.mul(size, f32x4.splat(512)), f32x4.splat(8388608)), i32x4.splat(0x4b000000));
+  const code = v128.bitselect(small, normal, i32x4.lt_s(size, i32x4.splat(0x3c800000)));
+  const sign = i32x4.shl(i32x4.shr_u(value, 31), 7);
+  return v128.or(i32x4.min_s(code, i32x4.splat(0x7e)), sign);
+}
+
+@inline function encodeFloats(
+  source: usize,
+  count: i32,
+  rows: i32,
+  stride: i32,
+  scale: f32,
+  target: usize,
+  rounds: bool,
+): void {
+  const scales = f32x4.splat(scale);
+  for (let row = 0; row < rows; row++) {
+    let t = target + <usize>(row * stride);
+    let s = source + (<usize>(row * stride) << 2);
+    const end = s + (<usize>count << 2);
+    for (; s < end; s += 64, t += 16) {
+      const a = float8Of(s, scales, rounds);
+      const b = float8Of(s + 16, scales, rounds);
+      const c = float8Of(s + 32, scales, rounds);
+      v128.store(t, toBytes(a, b, c, float8Of(s + 48, scales, rounds)));
+    }
+  }
+}
+
+/** Codes of a block. */
+export function encodeE4M3(
+  source: usize,
+  count: i32,
+  rows: i32,
+  stride: i32,
+  scale: f32,
+  target: usize,
+  rounds: i32,
+): void {
+  if (rounds) encodeFloats(source, count, rows, stride, scale, target, true);
+  else encodeFloats(source, count, rows, stride, scale, target, false);
+}
+
+/** Four values of codes in the lanes. */
+@inline function valuesOf(codes: v128, scale: v128): v128 {
+  const size = i32x4.shl(v128.and(codes, i32x4.splat(0x7f)), 20);
+  // Exponent and mantissa of E4M3 as those of float32, 120 exponents too low; exact below the normal numbers too.
+  const value = f32x4.mul(size, f32x4.splat(1.329227995784916e36));
+  const isNan = i32x4.eq(size, i32x4.splat(0x7f00000));
+  const signed = v128.or(value, i32x4.shl(i32x4.shr_u(codes, 7), 31));
+  return f32x4.mul(v128.bitselect(f32x4.splat(NaN), signed, isNan), scale);
+}
+
+/** Values of a block. */
+export function decodeE4M3(source: usize, count: i32, rows: i32, stride: i32, scale: f32, target: usize): void {
+  const scales = f32x4.splat(scale);
+  for (let row = 0; row < rows; row++) {
+    let s = source + <usize>(row * stride);
+    let t = target + (<usize>(row * stride) << 2);
+    const end = t + (<usize>count << 2);
+    for (; t < end; t += 64, s += 16) {
+      const codes = v128.load(s);
+      const low = i16x8.extend_low_i8x16_u(codes);
+      const high = i16x8.extend_high_i8x16_u(codes);
+      v128.store(t, valuesOf(i32x4.extend_low_i16x8_u(low), scales));
+      v128.store(t, valuesOf(i32x4.extend_high_i16x8_u(low), scales), 16);
+      v128.store(t, valuesOf(i32x4.extend_low_i16x8_u(high), scales), 32);
+      v128.store(t, valuesOf(i32x4.extend_high_i16x8_u(high), scales), 48);
+    }
+  }
+}
