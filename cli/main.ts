@@ -23,6 +23,7 @@ import { addPromote } from "./commands/promote.ts";
 import { addPull } from "./commands/pull.ts";
 import { addPush } from "./commands/push.ts";
 import { addQuantize } from "./commands/quantize.ts";
+import { addReport } from "./commands/report.ts";
 import { addRollback } from "./commands/rollback.ts";
 import { addRun } from "./commands/run.ts";
 import { addShow } from "./commands/show.ts";
@@ -46,6 +47,7 @@ const COMMANDS = [
   addRun,
   addCancel,
   addLogs,
+  addReport,
   addPush,
   addPull,
   addLs,

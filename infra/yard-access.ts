@@ -49,7 +49,7 @@ const YARD_ACCESS = Object.freeze({
     sources: true,
     copies: true,
   },
-  notify: { reads: ["runs/*"], writes: ["runs/*/events.jsonl"] },
+  notify: { reads: ["runs/*"], writes: ["runs/*/events.jsonl", "runs/*/report.html"] },
   recordFailure: { reads: ["runs/*"], writes: ["runs/*/failures/*"] },
   onUpload: { reads: [MARKER, "pipelines/*", "incoming/*"], writes: [] },
   onSchedule: { reads: [MARKER, "pipelines/*"], writes: [] },

@@ -4,6 +4,7 @@ import { layout } from "../core/artifact/layout.ts";
 import { type Receipt, receiptSchema } from "../core/plan/receipt.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { mapBounded, readRecord } from "./records.ts";
+import { keepRunReport } from "./run-report.ts";
 import { notifyInputSchema, notifyOutputSchema } from "./schemas.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 import { describeError } from "./unit-failures.ts";
@@ -32,9 +33,18 @@ export const notifyStep = defineStep({
       const lines = [...units, { event: "run-ended", ...summary }].map((line) => `${JSON.stringify(line)}\n`);
       await keepEvents(store, layout.events(run), lines.join(""), deps);
     }
+    if (run !== null) await keepReport(store, run, deps);
     return summary;
   },
 });
+
+async function keepReport(store: ObjectStore, run: string, deps: StepDeps): Promise<void> {
+  try {
+    await keepRunReport(store, run, deps.signal);
+  } catch (cause) {
+    deps.log({ event: "report-not-kept", error: describeError(cause) });
+  }
+}
 
 /** The run has ended, whether its summary can be kept or not. */
 async function keepEvents(store: ObjectStore, key: string, text: string, deps: StepDeps): Promise<void> {

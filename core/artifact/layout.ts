@@ -23,6 +23,7 @@ export const layout = Object.freeze({
   /** Created once, when a run has published or found nothing to publish. */
   result: (run: string) => `runs/${run}/result.json`,
   events: (run: string) => `runs/${run}/events.jsonl`,
+  report: (run: string) => `runs/${run}/report.html`,
   failure: (run: string, attempt: number) => `runs/${run}/failures/${pad(attempt)}.json`,
   failures: (run: string) => `runs/${run}/failures/`,
   /** The last failure of a unit; counts only while the unit has no receipt. */

@@ -11,15 +11,19 @@ const LINES = ["#1b6ca8", "#c4561a", "#2f7d4f", "#8a3f7a", "#6b5b1e", "#444444"]
 
 /** The page for a merge's statistics. */
 export function renderInterference(statistics: Statistics): string {
-  const grid = layerGrid(statistics);
   const title = `${statistics.method}: ${statistics.models.length} models`;
-  return renderPage(title, [
-    `<p>${introduce(statistics)}</p>`,
+  return renderPage(title, [`<p>${introduce(statistics)}</p>`, ...drawInterference(statistics)]);
+}
+
+/** The sections of the page, for a page that shows more. */
+export function drawInterference(statistics: Statistics): readonly string[] {
+  const grid = layerGrid(statistics);
+  return [
     section("How alike the models are", NOTES.cosines, drawCosines(statistics)),
     grid.layers.length === 0 ? "" : section("Where they disagree", NOTES.conflicts, drawHeatMap(grid)),
     grid.layers.length === 0 ? "" : section("How far they moved", NOTES.norms, drawNorms(statistics, grid)),
     section("Tensors with the most conflicts", "", drawTable(statistics)),
-  ]);
+  ];
 }
 
 const NOTES = {

@@ -45,6 +45,7 @@ const KEYS = {
   failure: layout.failure("r", 1),
   result: layout.result("r"),
   events: layout.events("r"),
+  report: layout.report("r"),
 } as const;
 
 test("each role writes the kinds of objects that are its own, and no others", () => {
@@ -54,7 +55,7 @@ test("each role writes the kinds of objects that are its own, and no others", ()
     Sharder: ["checkpoint", "cache", "receipt", "intermediate", "unitFailure", "progress"],
     Check: [],
     Publish: ["version", "channel", "cache", "result"],
-    Notify: ["events"],
+    Notify: ["events", "report"],
     RecordFailure: ["unitFailure", "failure"],
     OnUpload: [],
     OnSchedule: [],

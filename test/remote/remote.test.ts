@@ -2,11 +2,12 @@
 // memory, and on a real S3 server where there is one.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
 import { main } from "../../cli/main.ts";
+import { readAll } from "../../stores/objects.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { createRecorder } from "../cli/recorder.ts";
@@ -91,6 +92,11 @@ async function followToTheEnd(place?: string): Promise<void> {
   // The clock of a store in memory is its own.
   if (place !== undefined) assert.deepEqual([events[0], events.at(-1)], ["run-planned", "run-published"]);
   assert.ok(events.includes("run-published"));
+  const drawn = await call(["report", run1, "--yard", yard.uri, "--out", "run.html"]);
+  assert.equal(drawn.status, 0, drawn.events);
+  const kept = Buffer.from(await readAll(yard, `runs/${run1}/report.html`, 1e6)).toString();
+  assert.equal(await readFile(path.join(folder, "run.html"), "utf8"), kept);
+  assert.match(kept, new RegExp(`published ab@${done.out.result.version}`));
   const runs = await call(["logs", "--yard", yard.uri]);
   assert.deepEqual(
     runs.out.runs.map(({ run, state }: { run: string; state: string }) => [run, state]),

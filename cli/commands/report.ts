@@ -1,0 +1,31 @@
+// `mergeyard report RUN --yard YARD --out FILE.html`: the report of a run as it is now, also of one that goes on.
+import { writeFile } from "node:fs/promises";
+import path from "node:path";
+import type { Command } from "commander";
+import { jsonOption, parseLocalPath, toUri, yardOption } from "../arguments.ts";
+import { printResult, type Terminal } from "../terminal.ts";
+
+type Options = { readonly yard: string; readonly out: string; readonly json?: boolean };
+
+export function addReport(program: Command, terminal: Terminal): void {
+  program
+    .command("report")
+    .description("draw a run as an HTML page: timeline, retries, cost, failures, how the models agree")
+    .argument("<run>", "the run")
+    .addOption(yardOption())
+    .requiredOption("--out <file>", "the page to write", parseLocalPath)
+    .addOption(jsonOption())
+    .action(async (run: string, options: Options) => {
+      const [{ createStoreOpener }, { openYard }, { makeRunReport }, { checkName }] = await Promise.all([
+        import("../../stores/open.ts"),
+        import("../../steps/yard.ts"),
+        import("../../steps/run-report.ts"),
+        import("../../core/artifact/key.ts"),
+      ]);
+      const yard = await openYard(createStoreOpener(terminal.env), toUri(options.yard, terminal.cwd));
+      const page = await makeRunReport(yard, checkName(run), terminal.signal);
+      const file = path.resolve(terminal.cwd, options.out);
+      await writeFile(file, page);
+      printResult(terminal, options.json, { run, file, bytes: Buffer.byteLength(page) }, () => `wrote ${options.out}`);
+    });
+}
