@@ -53,7 +53,8 @@ export function decodeTotals(specs: TotalSpecs, tensors: readonly string[], file
   const { header, totals } = layOutTotals(specs, tensors.length);
   const values = totals.map(({ name, offset, bytes }) => {
     const start = header.length + offset;
-    return [name, new Float64Array(file.slice(start, start + bytes).buffer)] as const;
+    // A copy of its own: a Buffer's slice would be a view of all of its memory.
+    return [name, new Float64Array(new Uint8Array(file.subarray(start, start + bytes)).buffer)] as const;
   });
   return { tensors, values: Object.fromEntries(values) };
 }
