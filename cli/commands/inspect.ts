@@ -46,7 +46,10 @@ async function inspectGguf(source: string, options: { json?: boolean }, terminal
   );
 }
 
-function describeAsData(source: string, { checkpoint, warnings, fingerprint, digest, conversion }: StoredCheckpoint) {
+function describeAsData(
+  source: string,
+  { checkpoint, warnings, fingerprint, digest, conversion, training }: StoredCheckpoint,
+) {
   const { format, tensorFiles, sideFiles, tensors, metadata, config } = checkpoint;
   return {
     source,
@@ -71,6 +74,7 @@ function describeAsData(source: string, { checkpoint, warnings, fingerprint, dig
       digest: tensorDigest ?? null,
     })),
     training: describeTraining(conversion),
+    trainer: training ?? null,
     problems: warnings,
   };
 }
@@ -86,6 +90,14 @@ function describeTraining(conversion: readonly ConversionParameter[] | undefined
     step: training?.step ?? null,
     states: Object.keys(training?.states ?? {}),
   }));
+}
+
+/** Who saved it, where that is known. */
+function trainerLines(training: StoredCheckpoint["training"]): readonly string[] {
+  if (training === undefined) return [];
+  const { topology, weights, groups } = training;
+  const ranks = topology === undefined ? "" : `tp ${topology.tp}, pp ${topology.pp}, dp ${topology.dp}; `;
+  return [`  saved by      ${ranks}${weights} weights, ${countOf(groups.length, "optimizer group")}`];
 }
 
 function trainingLines(conversion: readonly ConversionParameter[] = []): readonly string[] {
@@ -109,7 +121,7 @@ function trainingLines(conversion: readonly ConversionParameter[] = []): readonl
 
 function describeAsText(
   source: string,
-  { checkpoint, conversion }: StoredCheckpoint,
+  { checkpoint, conversion, training }: StoredCheckpoint,
   problems: readonly string[],
   all: boolean,
 ): string {
@@ -124,6 +136,7 @@ function describeAsText(
     `  format        ${format}, ${countOf(tensorFiles.length, "file")}, ${fileBytes}`,
     `  architecture  ${architectures}`,
     `  tensors       ${formatCount(tensors.length)}, ${formatCount(sumOf(tensors, elementsOf))} elements`,
+    ...trainerLines(training),
     ...trainingLines(conversion),
     `  beside them   ${names === "" ? "no other files" : names}`,
     `  problems      ${problems.length === 0 ? "none" : problems.length}`,

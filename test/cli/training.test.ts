@@ -27,6 +27,7 @@ test("inspect explains a training checkpoint: format, step, patterns, padding", 
   assert.equal(shown.bytes, 4 * shown.elements);
   const text = createRecorder({ cwd: GOLDEN });
   assert.equal(await main(["inspect", TRAINED], text), 0);
+  assert.match(text.out(), /saved by +tp 2, pp 2, dp 2; BF16 weights, 2 optimizer groups/);
   assert.match(text.out(), /training +step 3; fp32, exp_avg, exp_avg_sq/);
   assert.match(text.out(), /from 64 to 50 rows/);
 });
