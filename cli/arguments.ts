@@ -60,6 +60,9 @@ export async function readTrustedKeys(
   }
 }
 
+/** Of `--patterns FILE`, which patterns-file.ts reads. */
+export const PATTERNS_HELP = "YAML that says how tensor-parallel ranks cut parameters, by name patterns";
+
 export function jsonOption(): Option {
   return new Option("--json", "print one JSON document instead of text");
 }

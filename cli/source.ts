@@ -2,6 +2,7 @@
 import { statSync } from "node:fs";
 import path from "node:path";
 import { MergeyardError } from "../core/error.ts";
+import type { CheckpointInfo } from "../core/universal/checkpoint-info.ts";
 import { openPlace, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { toUri } from "./arguments.ts";
@@ -11,9 +12,14 @@ import type { Terminal } from "./terminal.ts";
 type SourcePlace = { readonly folder: string; readonly file: string | undefined };
 
 /** Opens what `text` names. Throws CliSourceMissing and everything that opening a checkpoint throws. */
-export async function openSource(text: string, openStore: OpenStore, terminal: Terminal): Promise<StoredCheckpoint> {
+export async function openSource(
+  text: string,
+  openStore: OpenStore,
+  terminal: Terminal,
+  patterns?: CheckpointInfo,
+): Promise<StoredCheckpoint> {
   const { folder, file } = locateSource(text, terminal.cwd);
-  return openPlace({ store: openStore(folder), prefix: "", file }, terminal.signal);
+  return openPlace({ store: openStore(folder), prefix: "", file }, terminal.signal, patterns);
 }
 
 /** A path is looked at; of a URI, one whose last part has a checkpoint file's extension is a file. */

@@ -5,6 +5,7 @@ import type { BlockSchemeId } from "./schemes/registry.ts";
 import type { ScaleDtype } from "./schemes/scheme.ts";
 import type { Dtype, Shape } from "./tensor.ts";
 import type { Gather } from "./universal/box.ts";
+import type { CheckpointInfo } from "./universal/checkpoint-info.ts";
 
 /** `bytes` bytes of `file` (a path relative to the checkpoint's folder) from `offset`. */
 export type ByteRange = { readonly file: string; readonly offset: number; readonly bytes: number };
@@ -70,4 +71,6 @@ export type ReadRange = (offset: number, bytes: number) => Promise<Uint8Array>;
 export type FolderReader = {
   readonly files: readonly CheckpointFile[];
   read(file: string, offset: number, bytes: number): Promise<Uint8Array>;
+  /** What the caller says of how ranks cut parameters; it wins over what the folder says. */
+  readonly patterns?: CheckpointInfo | undefined;
 };

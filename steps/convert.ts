@@ -48,9 +48,9 @@ export const convertStep = defineStep({
   name: "convert",
   input: convertInputSchema,
   output: convertOutputSchema,
-  async run({ source: sourceUri, sourceFile, target: targetUri, to, ...choice }, deps) {
+  async run({ source: sourceUri, sourceFile, target: targetUri, to, patterns, ...choice }, deps) {
     const [source, target] = [deps.openStore(sourceUri), deps.openStore(targetUri)];
-    const opened = await openPlace({ store: source, prefix: "", file: sourceFile }, deps.signal);
+    const opened = await openPlace({ store: source, prefix: "", file: sourceFile }, deps.signal, patterns);
     for await (const { key } of target.list("", { signal: deps.signal })) {
       throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
     }

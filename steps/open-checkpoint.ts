@@ -10,6 +10,7 @@ import { describeByManifest } from "../core/formats/published.ts";
 import { recogniseFileFormat, recogniseFormat } from "../core/formats/registry.ts";
 import { fileRole } from "../core/formats/side-files.ts";
 import { FOLDER_LIMITS } from "../core/limits.ts";
+import type { CheckpointInfo } from "../core/universal/checkpoint-info.ts";
 import type { ObjectInfo, ObjectStore } from "../stores/store.ts";
 
 export type StoredCheckpoint = OpenedCheckpoint & {
@@ -29,10 +30,11 @@ export async function openCheckpoint(
   store: ObjectStore,
   prefix: string,
   signal?: AbortSignal,
+  patterns?: CheckpointInfo,
 ): Promise<StoredCheckpoint> {
   return locateErrors(store, prefix, async () => {
     const objects = await listFolder(store, prefix, signal);
-    const folder = createFolderReader(store, prefix, objects, signal);
+    const folder = { ...createFolderReader(store, prefix, objects, signal), patterns };
     const opened = await describeByManifest(folder, await recogniseFormat(folder.files).open(folder));
     const fingerprint = opened.digest ?? fingerprintUsed(opened, objects, prefix);
     const read = ({ ranges: [range] }: TensorEntry) =>
@@ -64,9 +66,10 @@ export async function openCheckpointFile(
 export function openPlace(
   { store, prefix, file }: { readonly store: ObjectStore; readonly prefix: string; readonly file?: string | undefined },
   signal?: AbortSignal,
+  patterns?: CheckpointInfo,
 ): Promise<StoredCheckpoint> {
   return file === undefined
-    ? openCheckpoint(store, prefix, signal)
+    ? openCheckpoint(store, prefix, signal, patterns)
     : openCheckpointFile(store, `${prefix}${file}`, signal);
 }
 

@@ -5,6 +5,7 @@ import { z } from "zod";
 import { YARD_LIMITS } from "../core/limits.ts";
 import { receiptSchema } from "../core/plan/receipt.ts";
 import { DTYPES } from "../core/tensor.ts";
+import { checkpointInfoSchema } from "../core/universal/checkpoint-info.ts";
 
 const count = z.int().nonnegative();
 const uri = z.string().min(1);
@@ -356,6 +357,8 @@ export const convertInputSchema = z.strictObject({
     .optional(),
   /** The target's vocabulary is padded to a multiple of this and its tensor-parallel ranks. */
   vocabularyMultiple: z.int().positive().optional(),
+  /** How tensor-parallel ranks cut the source's parameters, where the source does not say it. */
+  patterns: checkpointInfoSchema.optional(),
 });
 export const convertOutputSchema = z.strictObject({
   source: uri,

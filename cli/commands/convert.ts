@@ -4,7 +4,7 @@ import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import type { Topology } from "../../core/formats/target.ts";
 import { CONVERSION_TARGETS } from "../../steps/schemas.ts";
-import { jsonOption, parseCount, toOutputUri, toUri } from "../arguments.ts";
+import { jsonOption, PATTERNS_HELP, parseCount, toOutputUri, toUri } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -19,6 +19,7 @@ type Options = {
   readonly dp?: number;
   readonly zero?: Topology["zero"];
   readonly vocabMultiple?: number;
+  readonly patterns?: string;
 };
 
 export function addConvert(program: Command, terminal: Terminal): void {
@@ -37,6 +38,7 @@ export function addConvert(program: Command, terminal: Terminal): void {
       "pad the vocabulary to a multiple of n x tp (default: as the source did)",
       parseCount,
     )
+    .option("--patterns <file>", PATTERNS_HELP)
     .addOption(jsonOption())
     .action((source: string, options: Options) => convert(source, options, terminal));
 }
@@ -54,16 +56,24 @@ function topologyOf({ tp, pp, dp, zero }: Options): { topology?: Topology } {
 }
 
 async function convert(source: string, options: Options, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { runStep }, { convertStep }, { locateSource, openSource }, { beginOutputFolder }] =
-    await Promise.all([
-      import("../../stores/open.ts"),
-      import("../../steps/step.ts"),
-      import("../../steps/convert.ts"),
-      import("../source.ts"),
-      import("../../local/output-folder.ts"),
-    ]);
+  const [
+    { createStoreOpener },
+    { runStep },
+    { convertStep },
+    { locateSource, openSource },
+    { beginOutputFolder },
+    { readPatterns },
+  ] = await Promise.all([
+    import("../../stores/open.ts"),
+    import("../../steps/step.ts"),
+    import("../../steps/convert.ts"),
+    import("../source.ts"),
+    import("../../local/output-folder.ts"),
+    import("../patterns-file.ts"),
+  ]);
   const openStore = createStoreOpener(terminal.env);
-  const { checkpoint } = await openSource(source, openStore, terminal);
+  const patterns = readPatterns(options.patterns, terminal.cwd);
+  const { checkpoint } = await openSource(source, openStore, terminal, patterns);
   const { folder, file } = locateSource(source, terminal.cwd);
   // An object store has no rename: there the document that makes the target a checkpoint is written last.
   const isRemote = /^[a-z][a-z0-9+.-]*:\/\//.test(options.out);
@@ -86,6 +96,7 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
       target,
       to: options.to,
       ...(file === undefined ? {} : { sourceFile: file }),
+      ...(patterns === undefined ? {} : { patterns }),
       ...topologyOf(options),
       ...(options.vocabMultiple === undefined ? {} : { vocabularyMultiple: options.vocabMultiple }),
     };

@@ -5,7 +5,7 @@ import type { TensorEntry } from "../../core/checkpoint.ts";
 import { elementCount, tensorBytes } from "../../core/tensor.ts";
 import type { ConversionParameter } from "../../core/universal/conversion.ts";
 import type { StoredCheckpoint } from "../../steps/open-checkpoint.ts";
-import { jsonOption } from "../arguments.ts";
+import { jsonOption, PATTERNS_HELP } from "../arguments.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatBytes, formatCount, renderTable } from "../text.ts";
 
@@ -15,15 +15,18 @@ export function addInspect(program: Command, terminal: Terminal): void {
     .description("show a checkpoint's format, tensors, dtypes, bytes and problems")
     .argument("<src>", "a folder, a file, or an s3:// URI")
     .option("--tensors", "list every tensor instead of grouping the layers")
+    .option("--patterns <file>", PATTERNS_HELP)
     .addOption(jsonOption())
-    .action(async (source: string, options: { json?: boolean; tensors?: boolean }) => {
-      const [{ createStoreOpener }, { openSource }, { describeWarning }] = await Promise.all([
+    .action(async (source: string, options: { json?: boolean; tensors?: boolean; patterns?: string }) => {
+      const [{ createStoreOpener }, { openSource }, { describeWarning }, { readPatterns }] = await Promise.all([
         import("../../stores/open.ts"),
         import("../source.ts"),
         import("../../core/formats/format.ts"),
+        import("../patterns-file.ts"),
       ]);
       if (/\.gguf$/i.test(source)) return inspectGguf(source, options, terminal);
-      const opened = await openSource(source, createStoreOpener(terminal.env), terminal);
+      const patterns = readPatterns(options.patterns, terminal.cwd);
+      const opened = await openSource(source, createStoreOpener(terminal.env), terminal, patterns);
       const problems = opened.warnings.map(describeWarning);
       printResult(terminal, options.json, describeAsData(source, opened), () =>
         describeAsText(source, opened, problems, options.tensors === true),

@@ -41,7 +41,7 @@ async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
   );
   const topology = readTopology(files, models);
   const { parameters, stage, optimizer } = await readParameters(folder, files, models);
-  const given = await readGivenInfo(folder, files.prefix);
+  const given = folder.patterns ?? (await readGivenInfo(folder, files.prefix));
   const info = given ?? models.find((model) => model.info !== undefined)?.info;
   if (info === undefined && topology.tp > 1) throw patternsMissing(files, topology.tp);
   checkInfo(info, files.prefix);
@@ -104,7 +104,8 @@ function patternsMissing({ prefix }: DeepspeedFiles, tp: number): MergeyardError
     found: `${tp} tensor-parallel ranks and no universal_checkpoint_info`,
     expected: "patterns that say how ranks cut each parameter",
     hint:
-      `write ${INFO_FILE} beside the step's folder, with lists of regular expressions of parameter names: ` +
+      `name a file with --patterns, or write ${INFO_FILE} beside the step's folder, ` +
+      "with lists of regular expressions of parameter names: " +
       "tp_replicated_parameter_patterns (norms, biases of row-parallel layers), " +
       "parameter_with_row_parallelism_patterns (cut on axis 1), " +
       "parameter_with_2_sub_params_cat_dim_0 (gate and up joined), " +

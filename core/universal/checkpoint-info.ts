@@ -15,7 +15,7 @@ const subParamsSchema = z.object({
   partition_dim: z.int().nonnegative(),
 });
 
-const checkpointInfoSchema = z.object({
+export const checkpointInfoSchema = z.object({
   universal_checkpoint_version: z.number().optional(),
   original_vocab_size: z.int().positive().optional(),
   padded_vocab_size: z.int().positive().optional(),

@@ -1,0 +1,34 @@
+// `--patterns FILE`: how tensor-parallel ranks cut parameters, as YAML or JSON with the keys that DeepSpeed's
+// universal_checkpoint_info has. Called by inspect and convert.
+import { readFileSync, statSync } from "node:fs";
+import path from "node:path";
+import { parse } from "yaml";
+import { MergeyardError } from "../core/error.ts";
+import { FOLDER_LIMITS } from "../core/limits.ts";
+import { type CheckpointInfo, parseCheckpointInfo } from "../core/universal/checkpoint-info.ts";
+
+/** Undefined without a file. Throws CliSourceMissing, UniversalPatternsInvalid. */
+export function readPatterns(file: string | undefined, cwd: string): CheckpointInfo | undefined {
+  if (file === undefined) return undefined;
+  const absolute = path.resolve(cwd, file);
+  const stat = statSync(absolute, { throwIfNoEntry: false });
+  if (stat?.isFile() !== true) throw new MergeyardError("CliSourceMissing", { where: { file: absolute } });
+  if (stat.size > FOLDER_LIMITS.configBytes) {
+    const expected = `at most ${FOLDER_LIMITS.configBytes} bytes`;
+    throw new MergeyardError("UniversalPatternsInvalid", {
+      where: { file: absolute },
+      found: `${stat.size} bytes`,
+      expected,
+    });
+  }
+  return parseCheckpointInfo(parseYaml(readFileSync(absolute, "utf8"), absolute), absolute);
+}
+
+function parseYaml(text: string, file: string): unknown {
+  try {
+    return parse(text);
+  } catch (cause) {
+    const found = cause instanceof Error ? cause.message.split("\n")[0] : undefined;
+    throw new MergeyardError("UniversalPatternsInvalid", { where: { file }, found, expected: "YAML", cause });
+  }
+}
