@@ -1,7 +1,6 @@
 // One region of a quantized file: reads its rows, one portion ahead of the arithmetic, quantizes them and writes them
 // in order. Runs in a worker thread; everything that crosses the thread's border is plain data.
 import assert from "node:assert/strict";
-import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
 import type { Block } from "../core/ops/kernels.ts";
 import type { Loss } from "../core/ops/quantize.ts";
@@ -10,9 +9,9 @@ import type { BlockSchemeId } from "../core/schemes/registry.ts";
 import { DTYPE_BITS } from "../core/tensor.ts";
 import type { RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { RegionDeps } from "./merge-region.ts";
-import { type Portion, type PortionShape, shapePortions } from "./quantize-portions.ts";
+import { type Portion, shapePortions } from "./quantize-portions.ts";
 import type { QuantizeTensor } from "./quantize-request.ts";
-import { createRowQuantizer } from "./quantize-rows.ts";
+import { createRowQuantizer, interleavedRow, notFinite } from "./quantize-rows.ts";
 import { createStoredReader, type ReaderDeps, type StoredReader } from "./stored-reader.ts";
 
 export type QuantizeRegionTask = {
@@ -69,8 +68,7 @@ async function quantizeRun(
   const entry = tensor.source;
   const dtype = isFloatDtype(entry.dtype) ? entry.dtype : undefined;
   assert.ok(dtype !== undefined, "only floats are quantized");
-  const shape = shapePortions(tensor);
-  const { columns, portionRows } = shape;
+  const { columns, headRows, portionRows } = shapePortions(tensor);
   const bytesPerRow = (columns * DTYPE_BITS[dtype]) / 8;
   const stored = [kernels.allocateBlock(portionRows * bytesPerRow), kernels.allocateBlock(portionRows * bytesPerRow)];
   const values = kernels.allocateTile(columns);
@@ -88,7 +86,8 @@ async function quantizeRun(
     // A failure below must not leave this one unhandled.
     coming.catch(() => {});
     for (let row = 0; row < portion.rows; row++) {
-      const nonFinite = kernels.widen(dtype, block, sourceRow(row, tensor, shape) * bytesPerRow, values, columns);
+      const from = tensor.permutedHeads === undefined ? row : interleavedRow(row, headRows);
+      const nonFinite = kernels.widen(dtype, block, from * bytesPerRow, values, columns);
       if (nonFinite > 0) throw notFinite(entry.name);
       quantizer.quantize(values, 0, quantized, row * quantizer.rowBytes);
     }
@@ -111,19 +110,4 @@ async function readPortion(
   assert.ok(block !== undefined, "portions have two blocks");
   if (portion !== undefined) await reader.read(portion.firstRow * columns, portion.rows * columns, block);
   return block;
-}
-
-/**
- * Which row of a portion becomes its row `row`: row 2 i + s of a head is its row s rows / 2 + i, the halves of the
- * rotary embedding interleaved.
- */
-function sourceRow(row: number, { permutedHeads }: QuantizeTensor, { headRows }: PortionShape): number {
-  if (permutedHeads === undefined) return row;
-  const inHead = row % headRows;
-  return row - inHead + (inHead % 2) * (headRows / 2) + Math.floor(inHead / 2);
-}
-
-function notFinite(tensor: string): MergeyardError {
-  const found = "NaN or infinity";
-  return new MergeyardError("QuantizeNotFinite", { where: { tensor }, found, expected: "finite numbers" });
 }

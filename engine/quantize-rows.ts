@@ -69,3 +69,15 @@ export function createRowQuantizer(
     },
   };
 }
+
+/** Row 2 i + s of a head is the model's row s rows / 2 + i: the halves of the rotary embedding, interleaved. */
+export function interleavedRow(row: number, headRows: number): number {
+  const inHead = row % headRows;
+  return row - inHead + (inHead % 2) * (headRows / 2) + Math.floor(inHead / 2);
+}
+
+/** The refusal of values that no scheme has codes for. */
+export function notFinite(tensor: string): MergeyardError {
+  const found = "NaN or infinity";
+  return new MergeyardError("QuantizeNotFinite", { where: { tensor }, found, expected: "finite numbers" });
+}

@@ -3,14 +3,13 @@
 // input is read twice. One is made for each output of a tensor; merge-region.ts opens the files.
 import assert from "node:assert/strict";
 import { createHasher } from "../core/artifact/digest.ts";
-import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
 import type { Block, Kernels } from "../core/ops/kernels.ts";
 import type { Loss } from "../core/ops/quantize.ts";
 import { sinkRows } from "../core/plan/memory.ts";
 import type { DerivedTensor } from "../core/plan/schema.ts";
 import { type Dtype, elementBytes } from "../core/tensor.ts";
-import { createRowQuantizer } from "./quantize-rows.ts";
+import { createRowQuantizer, interleavedRow, notFinite } from "./quantize-rows.ts";
 
 /** Where a derived tensor goes. `paddingBytes` zeros follow it, up to the next tensor or the end of the file. */
 export type SinkPlace = {
@@ -49,7 +48,7 @@ export function createQuantizedSink(place: SinkPlace, name: string, dtype: Dtype
   const flush = async (): Promise<void> => {
     const rows = filled / columns;
     for (let row = 0; row < rows; row++) {
-      const from = tensor.permutedHeads === undefined ? row : interleaved(row, headRows);
+      const from = tensor.permutedHeads === undefined ? row : interleavedRow(row, headRows);
       quantizer.quantize(values, from * columns, blocks, row * quantizer.rowBytes);
     }
     const loss = quantizer.takeLoss();
@@ -79,15 +78,4 @@ export function createQuantizedSink(place: SinkPlace, name: string, dtype: Dtype
       return { digest: hasher.digest(), loss: { signal, noise } };
     },
   };
-}
-
-/** Row 2 i + s of a head is the merged tensor's row s rows / 2 + i. */
-function interleaved(row: number, headRows: number): number {
-  const inHead = row % headRows;
-  return row - inHead + (inHead % 2) * (headRows / 2) + Math.floor(inHead / 2);
-}
-
-function notFinite(tensor: string): MergeyardError {
-  const found = "NaN or infinity";
-  return new MergeyardError("QuantizeNotFinite", { where: { tensor }, found, expected: "finite numbers" });
 }
