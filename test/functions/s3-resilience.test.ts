@@ -1,0 +1,135 @@
+// The pipeline between itself and a real S3 server: a proxy that slows down, drops connections and cuts bodies, a
+// server that is full or refuses credentials. Each ends in success or in one clear error, and what was published before
+// stays as it was.
+import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
+import http from "node:http";
+import { after, test } from "node:test";
+import { runStep } from "../../steps/step.ts";
+import { verifyStep } from "../../steps/verify.ts";
+import { readChannel } from "../../steps/yard.ts";
+import { openStore } from "../../stores/open.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { listen } from "../listen.ts";
+import { putText, testDeps } from "../steps/deps.ts";
+import { createInThreadExecutor } from "../steps/in-thread-executor.ts";
+import { makeYard, recipe, runPipeline } from "../steps/pipeline.ts";
+
+const server = process.env.MERGEYARD_TEST_S3_ENDPOINT ?? "";
+const bucket = process.env.MERGEYARD_TEST_S3_BUCKET ?? "tests";
+const skip = server === "" ? "no S3 server: see test/stores/s3.test.ts" : undefined;
+
+const opener = (endpoint: string) => {
+  const env = { ...process.env, MERGEYARD_S3_ENDPOINT: endpoint };
+  const stores = new Map<string, ObjectStore>();
+  return (uri: string) => {
+    const store = stores.get(uri) ?? openStore(uri, env);
+    stores.set(uri, store);
+    return store;
+  };
+};
+
+/** A yard of its own on the server, removed at the end. */
+async function newYard(): Promise<ObjectStore> {
+  const yard = opener(server)(`s3://${bucket}/${randomUUID()}`);
+  after(async () => {
+    for await (const { key } of yard.list("")) await yard.delete(key);
+  });
+  await makeYard(yard);
+  return yard;
+}
+
+type Fault = "pass" | "slow-down" | "drop" | "cut" | "full" | "expired";
+
+/** A proxy before the server; `next` says what becomes of each request. */
+async function startProxy(next: (method: string, count: number) => Fault): Promise<string> {
+  const { hostname, port } = new URL(server);
+  let count = 0;
+  const proxy = http.createServer((request, response) => {
+    const { method = "GET", url, headers } = request;
+    count += 1;
+    const fault = next(method, count);
+    if (fault === "drop") return void request.socket.destroy();
+    const answer = ERRORS[fault];
+    if (answer !== undefined) {
+      request.resume();
+      const [status, code] = answer;
+      const body = method === "HEAD" ? "" : `<Error><Code>${code}</Code><Message>played</Message></Error>`;
+      return void response.writeHead(status, { "content-type": "application/xml" }).end(body);
+    }
+    const forward = http.request({ hostname, port, method, path: url, headers }, (reply) => {
+      response.writeHead(reply.statusCode ?? 502, reply.headers);
+      if (fault === "pass" || Number(reply.headers["content-length"] ?? 0) < 2) return void reply.pipe(response);
+      // Half of the body, then nothing.
+      reply.once("data", (piece: Buffer) => {
+        response.write(piece.subarray(0, Math.floor(piece.length / 2)));
+        setTimeout(() => response.destroy(), 5);
+      });
+    });
+    forward.on("error", () => response.destroy());
+    request.pipe(forward);
+  });
+  // The server checks signatures, which name the host that the client spoke to.
+  return listen(proxy);
+}
+
+const ERRORS: Readonly<Partial<Record<Fault, readonly [number, string]>>> = {
+  "slow-down": [503, "SlowDown"],
+  full: [403, "QuotaExceeded"],
+  expired: [400, "ExpiredToken"],
+};
+
+function depsAt(endpoint: string) {
+  const openStores = opener(endpoint);
+  return testDeps(openStores, { executeMerge: createInThreadExecutor(openStores), now: Date.now });
+}
+
+async function publishedVersion(yard: ObjectStore): Promise<string | undefined> {
+  return (await readChannel(yard, "ab", "nightly"))?.value.version;
+}
+
+const verify = (yard: ObjectStore, version: string) =>
+  runStep(verifyStep, { folder: `${yard.uri}/artifacts/ab/${version}`, version }, depsAt(server));
+
+test("a server that slows down, drops connections and cuts bodies changes nothing but the time", { skip }, async () => {
+  const yard = await newYard();
+  const kinds: readonly Fault[] = ["slow-down", "drop", "cut"];
+  let faults = 0;
+  const endpoint = await startProxy((method, count) => {
+    if (count % 7 !== 0) return "pass";
+    const fault = kinds[faults % kinds.length] ?? "pass";
+    faults += 1;
+    return fault === "cut" && method !== "GET" ? "drop" : fault;
+  });
+  const { result } = await runPipeline(yard, depsAt(endpoint));
+  assert.ok(faults > 20, `${faults} faults`);
+  assert.equal(result?.outcome, "published");
+  await verify(yard, result?.version ?? "");
+  const calm = await newYard();
+  assert.equal((await runPipeline(calm, depsAt(server))).result?.version, result?.version, "the same bytes");
+});
+
+test("a full bucket and expired credentials end in one error, and what is published stays", { skip }, async () => {
+  for (const [fault, code] of [
+    ["full", "StoreFull"],
+    ["expired", "StoreCredentialsInvalid"],
+  ] as const) {
+    const yard = await newYard();
+    const before = (await runPipeline(yard, depsAt(server))).result?.version ?? "";
+    await putText(yard, "pipelines/small.yaml", recipe(0.25));
+    for (const from of [1, 12]) {
+      const isWrite = (method: string) => method === "PUT" || method === "POST";
+      let writes = 0;
+      const endpoint = await startProxy((method, count) => {
+        if (fault === "expired") return method !== "HEAD" && count >= from * 4 ? "expired" : "pass";
+        writes += isWrite(method) ? 1 : 0;
+        return isWrite(method) && writes >= from ? "full" : "pass";
+      });
+      await assert.rejects(runPipeline(yard, depsAt(endpoint)), { code });
+      assert.equal(await publishedVersion(yard), before);
+      await verify(yard, before);
+    }
+    const { result } = await runPipeline(yard, depsAt(server));
+    assert.equal(result?.outcome, "published", "once there is room, the run goes on");
+  }
+});
