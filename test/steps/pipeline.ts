@@ -63,7 +63,11 @@ export async function runPipeline(
   key?: string,
   recipes?: ObjectStore,
 ): Promise<PipelineEnd> {
-  const planned = await plan(yard, deps, key, recipes);
+  return finishPipeline(await plan(yard, deps, key, recipes), deps);
+}
+
+/** What follows the plan. */
+export async function finishPipeline(planned: PlanOutput, deps: UnitDeps): Promise<PipelineEnd> {
   if (planned.outcome === "unchanged") return { plan: planned, result: undefined };
   await runUnits(planned, deps);
   const ref = { yard: planned.yard, run: planned.run };

@@ -1,7 +1,12 @@
 // Goal: what methods must know of whole models is measured by many units and gives what one process gives; it is found
 // again in the cache, survives kills, and is checked when it is read. Method: a pipeline of ties_paper on small models.
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { type TestContext, test } from "node:test";
+import { pathToFileURL } from "node:url";
+import { main } from "../../cli/main.ts";
 import { layout } from "../../core/artifact/layout.ts";
 import { parseManifest } from "../../core/artifact/manifest.ts";
 import { MergeyardError } from "../../core/error.ts";
@@ -13,11 +18,13 @@ import { runStep } from "../../steps/step.ts";
 import { openRun } from "../../steps/unit-context.ts";
 import { initYard } from "../../steps/yard.ts";
 import { readAll } from "../../stores/objects.ts";
+import { openStore } from "../../stores/open.ts";
 import type { ObjectStore } from "../../stores/store.ts";
+import { createRecorder } from "../cli/recorder.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { Crash, createDyingStore } from "./failing-stores.ts";
 import { createInThreadExecutor, createInThreadMeasurer } from "./in-thread-executor.ts";
-import { plan, runPipeline, runUnits } from "./pipeline.ts";
+import { finishPipeline, plan, runPipeline, runUnits } from "./pipeline.ts";
 import { putModel } from "./small-model.ts";
 
 const recipe = (lambda: number) => `name: small
@@ -30,8 +37,7 @@ merge:
 publish: { model: ab, channel: nightly }
 `;
 
-async function makeYard(): Promise<ObjectStore> {
-  const yard = newStore();
+async function makeYard(yard = newStore()): Promise<ObjectStore> {
   await initYard(yard);
   for (const [index, name] of ["base", "a", "b"].entries()) {
     await putModel(yard, `incoming/${name}/1/`, { seed: index });
@@ -60,7 +66,11 @@ function depsOn(store: ObjectStore, done: string[] = []) {
 
 /** Digests of the published version's tensors, by name. */
 async function publishedTensors(yard: ObjectStore, version: string): Promise<ReadonlyMap<string, string>> {
-  const manifest = parseManifest(await readAll(yard, layout.versionManifest("ab", version), 1e6));
+  return tensorsIn(await readAll(yard, layout.versionManifest("ab", version), 1e6));
+}
+
+function tensorsIn(manifestBytes: Uint8Array): ReadonlyMap<string, string> {
+  const manifest = parseManifest(manifestBytes);
   return new Map(
     manifest?.files.flatMap((file) => ("tensors" in file ? file.tensors.map((own) => [own.name, own.digest]) : [])),
   );
@@ -107,6 +117,31 @@ async function sameForAnySize(text: string): Promise<void> {
     results.push(files.flatMap(({ tensors }) => tensors.map(({ name, digest }) => `${name} ${digest}`)).sort());
   }
   for (const result of results) assert.deepEqual(result, results[0]);
+}
+
+for (const [method, text] of Object.entries({ ties_paper: recipe(1), pcb: COMPETING })) {
+  test(`a yard in a folder publishes what mergeyard merge makes: ${method}`, (t) => sameInFolder(t, text));
+}
+
+/** Files of a folder are read into parts of larger memory: what is decoded from them must come from its own place. */
+async function sameInFolder(t: TestContext, text: string): Promise<void> {
+  const scratch = await mkdtemp(path.join(tmpdir(), "prepare-"));
+  t.after(() => rm(scratch, { recursive: true }));
+  const yardOf = (name: string) => makeYard(openStore(pathToFileURL(path.join(scratch, name)).href, {}));
+  await yardOf("alone");
+  const cwd = path.join(scratch, "alone");
+  await writeFile(path.join(cwd, "small.yaml"), text.replace(/incoming\/(\w+)/g, "incoming/$1/1"));
+  const terminal = createRecorder({ cwd });
+  assert.equal(await main(["merge", "small.yaml", "--out", "merged"], terminal), 0, terminal.err());
+  const expected = tensorsIn(await readFile(path.join(cwd, "merged/manifest.json")));
+  assert.equal(expected.size, 4);
+  for (const shardBytes of [100, 1000, 1e9]) {
+    const yard = await yardOf(`yard-${shardBytes}`);
+    await putText(yard, "pipelines/small.yaml", text);
+    const { result } = await finishPipeline(await planWith(yard, shardBytes), depsOn(yard));
+    const published = await publishedTensors(yard, result?.version ?? "");
+    assert.deepEqual([...published].sort(), [...expected].sort(), `files of ${shardBytes} bytes`);
+  }
 }
 
 test("only what changed is measured again: nothing for another lambda, one unit for another tensor", async () => {
