@@ -8,8 +8,8 @@ import { MergeyardError } from "../error.ts";
 import { isFloatDtype } from "../ops/cast.ts";
 import { elementCount } from "../tensor.ts";
 import { ADAPTER_CONFIG_FILE, documentPlace, readDocument } from "./documents.ts";
+import type { MergeModel } from "./merge-task.ts";
 import type { Notes } from "./notes.ts";
-import type { MergeModel } from "./plan-merge.ts";
 import type { LoraFactor, LoraUpdate, StoredTensor } from "./schema.ts";
 
 /** A tensor as planning sees it, and how it is read. */

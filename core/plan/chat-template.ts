@@ -2,9 +2,9 @@
 // else `chat_template` of `tokenizer_config.json`, as transformers looks for it.
 import type { Recipe } from "../recipe/normalise.ts";
 import { CHAT_TEMPLATE_FILE, readDocument, TOKENIZER_CONFIG_FILE } from "./documents.ts";
+import type { MergeModel } from "./merge-task.ts";
 import type { ViewsByName } from "./model-view.ts";
 import type { Notes } from "./notes.ts";
-import type { MergeModel } from "./plan-merge.ts";
 
 /** The template that the recipe asks for; undefined when the base's is kept, or when no model has one. */
 export function chooseChatTemplate(recipe: Recipe, merged: ViewsByName, notes: Notes): string | undefined {

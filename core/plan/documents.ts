@@ -4,7 +4,7 @@ import { type ErrorPlace, MergeyardError } from "../error.ts";
 import { parseJsonDocument } from "../formats/json-scan.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import type { Outputs } from "../recipe/outputs.ts";
-import type { MergeModel } from "./plan-merge.ts";
+import type { MergeModel } from "./merge-task.ts";
 
 export const TOKENIZER_FILE = "tokenizer.json";
 export const TOKENIZER_CONFIG_FILE = "tokenizer_config.json";

@@ -10,8 +10,8 @@ import { parseJsonDocument } from "../formats/json-scan.ts";
 import type { PlannedShard } from "../formats/shard-plan.ts";
 import type { GgufOutput } from "../recipe/outputs.ts";
 import { TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from "./documents.ts";
+import type { MergeModel } from "./merge-task.ts";
 import type { Notes } from "./notes.ts";
-import type { MergeModel } from "./plan-merge.ts";
 import type { DerivedFile, SideFile } from "./schema.ts";
 
 export type GgufOutputParts = {

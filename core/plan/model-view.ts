@@ -7,8 +7,8 @@ import type { ModelReference } from "../recipe/schema.ts";
 import { applyAdapter, type IndexedModel, storedTensor } from "./adapter.ts";
 import { type Architecture, describeArchitecture, tensorRole } from "./architecture.ts";
 import { TOKENIZER_FILE } from "./documents.ts";
+import type { MergeModel } from "./merge-task.ts";
 import type { Notes } from "./notes.ts";
-import type { MergeModel } from "./plan-merge.ts";
 import type { StoredTensor } from "./schema.ts";
 
 export type ModelView = Architecture & {

@@ -1,6 +1,5 @@
 // The merge stage: from a recipe and the headers of its models to one unit per output file, each tensor with its inputs
 // as byte ranges, and the files around the weights. Reads no weights and does no I/O.
-import type { Checkpoint } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { planShards } from "../formats/shard-plan.ts";
 import type { MergeMethod } from "../methods/method.ts";
@@ -8,60 +7,20 @@ import { findMethod, METHOD_IDS } from "../methods/registry.ts";
 import { nearestName } from "../recipe/nearest.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
-import type { Outputs } from "../recipe/outputs.ts";
 import { checkParameters, createResolver, findIdleFilters } from "../recipe/parameters.ts";
 import type { RecipeSlice } from "../recipe/slices.ts";
 import { readTokenizerJson } from "../tokenizer/tokenizer-json.ts";
 import { planGgufOutputs } from "./gguf-outputs.ts";
+import type { MergeOptions, MergeTask } from "./merge-task.ts";
 import { makeMergeUnits } from "./merge-units.ts";
 import { describeModels, type ViewsByName } from "./model-view.ts";
 import { createNotes } from "./notes.ts";
 import { listOutputs, type OutputTensor } from "./output-tensors.ts";
 import { planTensor } from "./plan-tensor.ts";
-import type { MergeUnit, PlanSource, PrepareUnit, SideFile } from "./schema.ts";
+import type { MergeUnit, PrepareUnit, SideFile } from "./schema.ts";
 import { planSideFiles } from "./side-files.ts";
-import { planVocabulary, type ReadTokenizer } from "./vocabulary.ts";
+import { planVocabulary } from "./vocabulary.ts";
 import { describePrepared, makePrepareUnits, planRounds, type RoundsPlan } from "./whole-model.ts";
-
-/** What is merged: the recipe, its text and the output's name for the model card, and the models it names. */
-export type MergeTask = {
-  readonly name: string;
-  readonly recipe: Recipe;
-  /** As the user wrote it. */
-  readonly text: string;
-  /** Every model and adapter of `recipe.sources`, in that order; a plan's source index counts in it. */
-  readonly models: readonly MergeModel[];
-  /** What the model card lists, with the digest of each; the models unless said otherwise. */
-  readonly inputs?: readonly string[] | undefined;
-};
-
-/** A model of the recipe: where its files are, and what their headers say. `source.model` spells its reference. */
-export type MergeModel = {
-  readonly source: PlanSource;
-  readonly checkpoint: Checkpoint;
-  /** Small files beside the weights, by name: those of `documentNames(recipe)` that the model has. */
-  readonly documents?: ReadonlyMap<string, Uint8Array> | undefined;
-};
-
-/** How the output is cut and what a worker may use; nothing here changes a weight. */
-export type MergeOptions = {
-  /** Bytes of tensors in one output file, 5e9 unless said otherwise; a larger tensor gets a file of its own. */
-  readonly shardBytes?: number | undefined;
-  /** Bound on a worker process, 512 MiB unless said otherwise. */
-  readonly memoryBytes?: number | undefined;
-  /** Measure how the models agree and disagree, on the way; false unless said otherwise. */
-  readonly statistics?: boolean | undefined;
-  /** Threads of a worker process. */
-  readonly threads?: number | undefined;
-  /** What is made beside the merged checkpoint; nothing unless said otherwise. */
-  readonly outputs?: Outputs | undefined;
-  /** Index in the plan of the first stage of the merge: its own, or the first that prepares it. */
-  readonly stage?: number | undefined;
-  /** How tokenizer.json is read; the form of the tokenizers library unless said otherwise. */
-  readonly readTokenizer?: ReadTokenizer | undefined;
-  /** Where methods are looked up; the registry unless said otherwise. */
-  readonly findMethod?: ((id: string) => MergeMethod | undefined) | undefined;
-};
 
 export type MergePlan = {
   readonly method: MergeMethod;

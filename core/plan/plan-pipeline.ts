@@ -11,7 +11,8 @@ import { type ConvertedFile, gatherBytes } from "../universal/convert-plan.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import { plainPacking } from "./adapter.ts";
 import { DIGEST_PEAK_BYTES } from "./memory.ts";
-import { type MergeModel, type MergeOptions, SHARD_BYTES_DEFAULT } from "./plan-merge.ts";
+import type { MergeModel, MergeOptions } from "./merge-task.ts";
+import { SHARD_BYTES_DEFAULT } from "./plan-merge.ts";
 import { planRecipe } from "./plan-recipe.ts";
 import type { AdoptUnit, ConvertUnit, DescribeUnit, Plan, PlanSource, Stage, Unit } from "./schema.ts";
 

@@ -6,7 +6,8 @@ import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
 import { parseJsonDocument } from "../formats/json-scan.ts";
 import type { Recipe, RecipeStage } from "../recipe/normalise.ts";
 import { documentNames } from "./documents.ts";
-import { type MergeModel, type MergeOptions, type MergePlan, planMerge } from "./plan-merge.ts";
+import type { MergeModel, MergeOptions } from "./merge-task.ts";
+import { type MergePlan, planMerge } from "./plan-merge.ts";
 import {
   type MergeUnit,
   type PlanSource,

@@ -10,12 +10,12 @@ import { type Architecture, configSections, tensorRole } from "./architecture.ts
 import { chooseChatTemplate } from "./chat-template.ts";
 import { checkConfigs, checkQuantization } from "./config-check.ts";
 import { GENERATION_FILE, readDocument } from "./documents.ts";
+import type { MergeModel } from "./merge-task.ts";
 import { MODEL_CARD_FILE, writeModelCard } from "./model-card.ts";
 import type { ModelView, ViewsByName } from "./model-view.ts";
 import type { Notes } from "./notes.ts";
 import { setTokenIds, stringifyConfig, writeOutputConfig } from "./output-config.ts";
 import type { StackedLayers } from "./output-tensors.ts";
-import type { MergeModel } from "./plan-merge.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
 import type { SideFile } from "./schema.ts";
 import { tokenizerFiles } from "./tokenizer-files.ts";

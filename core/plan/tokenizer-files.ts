@@ -12,9 +12,9 @@ import {
   TOKENIZER_CONFIG_FILE,
   TOKENIZER_FILE,
 } from "./documents.ts";
+import type { MergeModel } from "./merge-task.ts";
 import type { Notes } from "./notes.ts";
 import { stringifyConfig } from "./output-config.ts";
-import type { MergeModel } from "./plan-merge.ts";
 import type { SideFile } from "./schema.ts";
 import type { VocabularyPlan } from "./vocabulary.ts";
 

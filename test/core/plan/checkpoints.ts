@@ -1,6 +1,7 @@
 // Headers of made-up checkpoints, and short ways to plan recipes over them. No weights exist.
 import type { Checkpoint, CheckpointFile, TensorEntry } from "../../../core/checkpoint.ts";
-import { type MergeModel, type MergeOptions, type MergePlan, planMerge } from "../../../core/plan/plan-merge.ts";
+import type { MergeModel, MergeOptions } from "../../../core/plan/merge-task.ts";
+import { type MergePlan, planMerge } from "../../../core/plan/plan-merge.ts";
 import { planRecipe } from "../../../core/plan/plan-recipe.ts";
 import type { MergeUnit, PlanSource, UnitTensor } from "../../../core/plan/schema.ts";
 import { listSources, normaliseRecipe } from "../../../core/recipe/normalise.ts";
