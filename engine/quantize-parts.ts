@@ -1,6 +1,6 @@
 // A matrix of a checkpoint through a scheme that stores parts, window by window: one part streams out while the rows
-// pass, the small ones are kept for their own turn in the file. It writes no store. Called by the step that writes
-// folders of quantized tensors.
+// pass, the small ones are kept for their own turn in the file. It writes no store. Called by
+// write-parts.ts.
 import assert from "node:assert/strict";
 import type { TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
@@ -179,6 +179,12 @@ export async function* streamPart(input: PartsInput, wanted: string): AsyncGener
   const whole = streamed === undefined ? kept.get(wanted) : undefined;
   if (whole !== undefined) yield whole;
   return { parts: new Map([...kept].filter(([name]) => name !== wanted)), loss: { signal, noise } };
+}
+
+/** Bytes of the parts that a stream of part `wanted` keeps. */
+export function keptBytes(parts: readonly Part[], wanted: string | undefined): number {
+  const kept = parts.filter((part) => isSmall(part) && part.name !== wanted);
+  return kept.reduce((sum, { dtype, shape }) => sum + tensorBytes(dtype, shape), 0);
 }
 
 function isSmall({ dtype, shape }: Part): boolean {

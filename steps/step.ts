@@ -1,7 +1,7 @@
 // What a step is: zod input, zod output, and a function of the input and of its dependencies. Edges (cli, functions,
 // workers, local) construct the dependencies; a step never knows which edge it runs behind.
 import type { z } from "zod";
-import type { Kernels } from "../core/ops/kernels.ts";
+import type { ExecuteParts } from "../engine/parts-request.ts";
 import type { ExecuteQuantize } from "../engine/quantize-request.ts";
 import type { ExecuteMeasure, ExecuteMerge } from "../engine/request.ts";
 import type { OpenStore } from "../stores/store.ts";
@@ -25,11 +25,11 @@ export type StepProgress = { readonly bytesRead: number; readonly bytesWritten: 
 /** How much of the machine work on weights may use. */
 type Machine = { readonly threads: number; readonly memoryBytes: number };
 
-/** Kernels for a step that computes in the calling thread. */
-export type KernelDeps = StepDeps & { readonly createKernels: (capacityBytes: number) => Kernels };
-
 /** What quantizing has besides. */
 export type QuantizeDeps = StepDeps & Machine & { readonly executeQuantize: ExecuteQuantize };
+
+/** What quantizing into a folder has besides. */
+export type PartsDeps = StepDeps & Machine & { readonly executeParts: ExecuteParts };
 
 /** What the data plane has besides: the merge executor and how much of the machine it may use. */
 export type UnitDeps = StepDeps &

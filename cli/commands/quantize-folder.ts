@@ -10,6 +10,8 @@ export type FolderOptions = {
   readonly scheme: string;
   readonly out: string;
   readonly ignore: readonly string[];
+  readonly threads?: number;
+  readonly memory?: number;
   readonly json?: boolean;
 };
 
@@ -22,7 +24,11 @@ export async function quantizeFolder(source: string, options: FolderOptions, ter
     import("../source.ts"),
   ]);
   const { beginOutputFolder } = await import("../../local/output-folder.ts");
-  const { createWasmKernels } = await import("../../kernels/wasm/host.ts");
+  const [{ createPartsExecutor }, { defaultThreads }, { MEMORY_BYTES_DEFAULT }] = await Promise.all([
+    import("../../workers/parts-executor.ts"),
+    import("../../workers/pool.ts"),
+    import("../../core/plan/plan-merge.ts"),
+  ]);
   const openStore = createStoreOpener(terminal.env);
   const { checkpoint } = await openSource(source, openStore, terminal);
   const { folder, file } = locateSource(source, terminal.cwd);
@@ -36,9 +42,12 @@ export async function quantizeFolder(source: string, options: FolderOptions, ter
     "quantize",
     checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0),
   );
+  const executor = createPartsExecutor(openStore);
   const deps = {
     ...createStepDeps(terminal, openStore),
-    createKernels: createWasmKernels,
+    executeParts: executor.execute,
+    threads: options.threads ?? defaultThreads(),
+    memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
     progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
   };
   try {
@@ -59,5 +68,6 @@ export async function quantizeFolder(source: string, options: FolderOptions, ter
     throw error;
   } finally {
     progress.end();
+    await executor.close();
   }
 }

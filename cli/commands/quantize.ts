@@ -28,8 +28,6 @@ type Options = Omit<FolderOptions, "scheme"> &
     readonly format?: Format;
     readonly imatrix?: string;
     readonly tokenizer: boolean;
-    readonly threads?: number;
-    readonly memory?: number;
   };
 
 /** Schemes by the format that holds them. */

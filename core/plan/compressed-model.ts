@@ -27,9 +27,11 @@ export type CompressedMatrix = {
 /** A tensor that stays as it is. */
 export type CompressedCopy = { readonly kind: "copy"; readonly entry: TensorEntry };
 
+export type CompressedUnit = CompressedMatrix | CompressedCopy;
+
 export type CompressedModel = ShardPlan & {
   /** In the order in which they are made. */
-  readonly units: readonly (CompressedMatrix | CompressedCopy)[];
+  readonly units: readonly CompressedUnit[];
   /** Text of config.json. */
   readonly config: string;
   readonly ignore: readonly string[];
@@ -93,7 +95,7 @@ export function planCompressedModel(
 }
 
 /** The tensors that a unit puts into the file, in the order in which they are made. */
-export function specsOf(unit: CompressedMatrix | CompressedCopy): readonly TensorSpec[] {
+export function specsOf(unit: CompressedUnit): readonly TensorSpec[] {
   if (unit.kind === "copy") return [unit.entry];
   return unit.parts.map(({ name, dtype, shape }) => ({ name: `${unit.module}.${name}`, dtype, shape }));
 }

@@ -1,11 +1,11 @@
 // Dependencies of steps for tests: stores by URI, a clock that ticks, and what was logged.
-import { createScalarKernels } from "../../core/ops/kernels.ts";
-import type { KernelDeps, StepEvent, UnitDeps } from "../../steps/step.ts";
+import type { PartsDeps, StepEvent, UnitDeps } from "../../steps/step.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
 import type { ObjectStore, OpenStore } from "../../stores/store.ts";
+import { createPartsExecutor } from "../../workers/parts-executor.ts";
 import { createInThreadMeasurer } from "./in-thread-executor.ts";
 
-export type TestDeps = UnitDeps & KernelDeps & { readonly events: StepEvent[] };
+export type TestDeps = UnitDeps & PartsDeps & { readonly events: StepEvent[] };
 
 let stores = 0;
 
@@ -28,10 +28,10 @@ export function testDeps(openStore: OpenStore, overrides: Partial<UnitDeps> = {}
     openStore,
     now: () => (nowMs += 1),
     cpuMs: () => 0,
-    createKernels: createScalarKernels,
     log: (event) => void events.push(event),
     signal: new AbortController().signal,
     executeMeasure: createInThreadMeasurer(openStore),
+    executeParts: createPartsExecutor(openStore).execute,
     executeMerge: () => Promise.reject(new Error("this test merges nothing")),
     threads: 1,
     memoryBytes: 256 * 1024 * 1024,

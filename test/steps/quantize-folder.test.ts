@@ -18,7 +18,7 @@ import { quantizeFolderStep } from "../../steps/quantize-folder.ts";
 import { runStep } from "../../steps/step.ts";
 import { initYard } from "../../steps/yard.ts";
 import { readAll, writeObject } from "../../stores/objects.ts";
-import type { ObjectStore, OpenStore } from "../../stores/store.ts";
+import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
 import { runPipeline } from "./pipeline.ts";
@@ -66,17 +66,12 @@ async function putModel({ shapes = {}, config = {}, first = {} }: Change = {}) {
   return { store, values };
 }
 
-/** Dependencies of the step; the kernels are those that users run. */
-function depsOf(openStore: OpenStore) {
-  return { ...testDeps(openStore), createKernels: createWasmKernels };
-}
-
 async function run(scheme: string, change: Change = {}, more: Record<string, unknown> = {}) {
   const { store, values } = await putModel(change);
   const target = newStore();
   const opener = openerOf(store, target);
   const input = { source: store.uri, target: target.uri, scheme, ...more };
-  const result = await runStep(quantizeFolderStep, input, depsOf(opener)).catch(async (error: unknown) => {
+  const result = await runStep(quantizeFolderStep, input, testDeps(opener)).catch(async (error: unknown) => {
     for await (const { key } of target.list("")) assert.notEqual(key, "config.json");
     throw error;
   });
@@ -327,7 +322,7 @@ test("a folder that holds something is not written to", async () => {
   const target = newStore();
   await putText(target, "mine.txt", "x");
   const input = { source: store.uri, target: target.uri, scheme: "fp8_dynamic" };
-  await assert.rejects(runStep(quantizeFolderStep, input, depsOf(openerOf(store, target))), {
+  await assert.rejects(runStep(quantizeFolderStep, input, testDeps(openerOf(store, target))), {
     code: "YardTargetOccupied",
   });
 });

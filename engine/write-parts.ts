@@ -1,0 +1,154 @@
+// One region of a shard of quantized parts: tensors copied or made, written in the order of the file. And what schemes
+// measure before: the largest magnitude of a set of tensors. Runs in a worker thread; everything that crosses the
+// thread's border is plain data.
+import assert from "node:assert/strict";
+import type { TensorEntry } from "../core/checkpoint.ts";
+import type { CompressedCopy, CompressedMatrix } from "../core/plan/compressed-model.ts";
+import type { PartBytes } from "../core/schemes/part-matrix.ts";
+import { COMPRESSED_SCHEMES, type CompressedScheme } from "../core/schemes/registry.ts";
+import type { RegionReceipt, WriteTicket } from "../stores/store.ts";
+import type { RegionDeps } from "./merge-region.ts";
+import type { PlacedPart } from "./parts-regions.ts";
+import type { PartsLoss } from "./parts-request.ts";
+import {
+  createRowReader,
+  elementPieces,
+  measuredRows,
+  measureLargest,
+  type ReadRows,
+  streamPart,
+  windowRows,
+} from "./quantize-parts.ts";
+
+/** Bytes of a copied tensor in memory at a time. */
+const COPY_BYTES = 8 * 2 ** 20;
+
+export type PartsRegionTask = {
+  readonly index: number;
+  readonly ticket: WriteTicket;
+  readonly source: string;
+  readonly target: string;
+  readonly scheme: string;
+  /** Bytes that go before the first tensor: the shard's header, in the first region. */
+  readonly prologue: Uint8Array;
+  readonly tensors: readonly PlacedPart[];
+  /** Parts that other regions of the shard made, by the name of the tensor they become. */
+  readonly made: PartBytes;
+  /** max|x| by the name of the first tensor of a fused set; empty for schemes that measure nothing. */
+  readonly largest: ReadonlyMap<string, number>;
+};
+
+export type PartsRegionResult = {
+  readonly receipt: RegionReceipt;
+  readonly losses: readonly PartsLoss[];
+  /** Parts of the region's units that lie in another region. */
+  readonly made: PartBytes;
+};
+
+export type LargestTask = { readonly source: string; readonly tensors: readonly TensorEntry[] };
+
+type Work = PartsRegionTask & {
+  readonly deps: RegionDeps;
+  readonly form: CompressedScheme;
+  /** Parts whose turn in the file comes later, by the name of the tensor they become. */
+  readonly kept: Map<string, Uint8Array>;
+  readonly losses: Map<string, PartsLoss>;
+};
+
+/** Makes the region's tensors and closes its part of the write. Throws QuantizeNotFinite and what the stores throw. */
+export async function writeParts(task: PartsRegionTask, deps: RegionDeps): Promise<PartsRegionResult> {
+  const form = COMPRESSED_SCHEMES.get(task.scheme);
+  assert.ok(form !== undefined, "a request names a known scheme");
+  const work: Work = { ...task, deps, form, kept: new Map(task.made), losses: new Map() };
+  const { kernels } = deps;
+  const writer = await deps.openStore(task.target).openRegion(task.ticket, task.index, { signal: deps.signal });
+  if (task.prologue.byteLength > 0) await writer.write(task.prologue);
+  for (const { name, bytes, unit } of task.tensors) {
+    const mark = kernels.mark();
+    let written = 0;
+    try {
+      for await (const piece of unit.kind === "copy" ? copyPieces(work, unit) : partPieces(work, unit, name)) {
+        await writer.write(piece);
+        written += piece.length;
+        deps.progress(0, piece.length);
+      }
+    } finally {
+      kernels.release(mark);
+    }
+    assert.equal(written, bytes, "a tensor has the bytes that the header says");
+  }
+  return { receipt: await writer.close(), losses: [...work.losses.values()], made: work.kept };
+}
+
+/** max|x| of all the tensors together. Throws QuantizeNotFinite and what the store throws. */
+export async function measureLargestOf({ source, tensors }: LargestTask, deps: RegionDeps): Promise<number> {
+  let largest = 0;
+  for (const entry of tensors) {
+    const [rows = 0, columns = 0] = entry.shape;
+    const matrix = { rows, columns, dtype: "F32" } as const;
+    const mark = deps.kernels.mark();
+    try {
+      const read = readerOf(source, entry, columns, measuredRows(matrix), deps);
+      largest = Math.max(largest, await measureLargest(read, matrix));
+    } finally {
+      deps.kernels.release(mark);
+    }
+  }
+  return largest;
+}
+
+async function* copyPieces({ source, deps }: Work, { entry }: CompressedCopy): AsyncGenerator<Uint8Array> {
+  if (entry.packing !== undefined) {
+    for await (const piece of elementPieces(entry, { ...deps, source })) yield piece;
+    deps.progress(storedBytes(entry), 0);
+    return;
+  }
+  const { signal } = deps;
+  const store = deps.openStore(source);
+  for (const { file, offset, bytes } of entry.ranges) {
+    const buffer = new Uint8Array(Math.min(COPY_BYTES, bytes));
+    for (let at = 0; at < bytes; at += buffer.length) {
+      signal.throwIfAborted();
+      const piece = buffer.subarray(0, Math.min(buffer.length, bytes - at));
+      await store.readInto(file, offset + at, piece, { signal });
+      deps.progress(piece.length, 0);
+      yield piece;
+    }
+  }
+}
+
+/** A part from those kept, or by passing the rows of its matrix. */
+async function* partPieces(work: Work, unit: CompressedMatrix, name: string): AsyncGenerator<Uint8Array> {
+  const kept = work.kept.get(name);
+  if (kept !== undefined) {
+    work.kept.delete(name);
+    yield kept;
+    return;
+  }
+  const { source, deps, form: scheme } = work;
+  const { entry, module, matrix, parts, fused } = unit;
+  const { kernels } = deps;
+  const facts = { largest: work.largest.get(fused[0]?.name ?? "") };
+  const read = readerOf(source, entry, matrix.columns, windowRows(scheme, matrix), deps);
+  const input = { scheme, matrix, parts, read, facts, kernels, tensor: entry.name };
+  const result = yield* streamPart(input, name.slice(module.length + 1));
+  // A part that was too large to be kept is made by another pass, which finds the others made already.
+  if (work.losses.has(entry.name)) return;
+  const { loss } = result;
+  work.losses.set(entry.name, { tensor: entry.name, loss, quantizer: kernels.partsQuantizerOf(scheme, matrix) });
+  for (const [part, bytes] of result.parts) work.kept.set(`${module}.${part}`, bytes);
+}
+
+function readerOf(source: string, entry: TensorEntry, columns: number, rows: number, deps: RegionDeps): ReadRows {
+  const read = createRowReader(entry, columns, rows, { ...deps, source });
+  const rowBytes = (storedBytes(entry) * columns) / entry.shape.reduce((product, axis) => product * axis, 1);
+  return async (first, taken) => {
+    const values = await read(first, taken);
+    deps.progress(taken * rowBytes, 0);
+    return values;
+  };
+}
+
+function storedBytes({ ranges }: TensorEntry): number {
+  return ranges.reduce((sum, { bytes }) => sum + bytes, 0);
+}
