@@ -1,16 +1,18 @@
-// `npm run bench`: what merging and quantizing cost, as ratios. Merging: CPU-seconds against mergekit on the same
-// files, wall time against plainly reading the inputs and writing the output once. Quantizing: bench/quantize.ts.
-// Machines are shared and noisy, so runs are interleaved and the least of each figure counts. Nothing here passes or
-// fails.
+// `npm run bench`: what merging, quantizing and converting cost, as ratios. Merging: CPU-seconds against mergekit on
+// the same files, wall time against plainly reading the inputs and writing the output once. Quantizing:
+// bench/quantize.ts. Converting: bench/convert.ts. Machines are shared and noisy, so runs are interleaved and the least
+// of each figure counts. Nothing here passes or fails.
 //
-//   npm run bench -- [--parts merge,quantize] [--dir DIR] [--rounds N]
+//   npm run bench -- [--parts merge,quantize,convert] [--dir DIR] [--rounds N]
 //                    [--methods a,b] [--mergekit CHECKOUT --pydantic-site SITE --peer BENCH.py]
 //                    [--schemes a,b] [--ggml CHECKOUT]
+//                    [--deepspeed CHECKOUT --deepspeed-loader LOADER.py]
 import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { z } from "zod";
+import { benchConvert } from "./bench/convert.ts";
 import { type Cost, least, measure } from "./bench/measure.ts";
 import { makeBenchModels } from "./bench/models.ts";
 import { benchQuantize } from "./bench/quantize.ts";
@@ -30,7 +32,7 @@ const WEIGHTS: Readonly<Record<string, number>> = { base: 0.5, ft1: 0.3, ft2: 0.
 const { values: options } = parseArgs({
   options: {
     dir: { type: "string", default: ".bench" },
-    parts: { type: "string", default: "merge,quantize" },
+    parts: { type: "string", default: "merge,quantize,convert" },
     rounds: { type: "string", default: "3" },
     methods: { type: "string", default: "linear,task_arithmetic,slerp" },
     mergekit: { type: "string" },
@@ -38,6 +40,8 @@ const { values: options } = parseArgs({
     peer: { type: "string" },
     schemes: { type: "string", default: "" },
     ggml: { type: "string" },
+    deepspeed: { type: "string" },
+    "deepspeed-loader": { type: "string" },
   },
 });
 
@@ -136,4 +140,8 @@ if (parts.includes("merge")) await benchMerging();
 if (parts.includes("quantize")) {
   const schemes = options.schemes.split(",").filter((id) => id !== "");
   await benchQuantize({ dir, rounds: Number(options.rounds), schemes, ggml: options.ggml }, root);
+}
+if (parts.includes("convert")) {
+  const { deepspeed, "deepspeed-loader": deepspeedLoader } = options;
+  await benchConvert({ dir, rounds: Number(options.rounds), deepspeed, deepspeedLoader }, root);
 }
