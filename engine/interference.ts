@@ -6,11 +6,15 @@ import type { Kernels, Tile } from "../core/ops/kernels.ts";
 export type TensorInterference = Pick<TensorStatistics, "signConflicts"> & {
   readonly norms: readonly number[];
   readonly cosines: readonly (number | null)[];
+  /** Elements that the method kept; null where it does not choose among them. */
+  readonly kept: readonly number[] | null;
 };
 
 export type Interference = {
   /** One tile of every input, widened; `inputs` in the tensor's order. */
   tile(inputs: readonly Tile[], count: number): void;
+  /** The method's count for the same tile, by vector. */
+  addKept(counts: readonly number[]): void;
   result(): TensorInterference;
 };
 
@@ -31,6 +35,7 @@ export function createInterference(
   const squares = vectors.map(() => 0);
   const dots = pairs.map(() => 0);
   let signConflicts = 0;
+  let kept: readonly number[] | null = null;
   return {
     tile(tiles, count) {
       const origin = tiles[base];
@@ -51,13 +56,16 @@ export function createInterference(
       });
       if (own.length > 0) signConflicts += kernels.countConflicts(marks, count);
     },
+    addKept(counts) {
+      kept = counts.map((own, index) => own + (kept?.[index] ?? 0));
+    },
     result() {
       const norms = squares.map(Math.sqrt);
       const cosines = pairs.map(([i, j], index) => {
         const product = (norms[i] ?? 0) * (norms[j] ?? 0);
         return product === 0 ? null : (dots[index] ?? 0) / product;
       });
-      return { norms, cosines, signConflicts };
+      return { norms, cosines, signConflicts, kept };
     },
   };
 }

@@ -133,9 +133,10 @@ function allocate(kernels: Kernels, tensor: UnitTensor, cut: Cut): Buffers {
   };
 }
 
-async function runProgram(run: Run, { reduce, apply }: TensorProgram): Promise<void> {
+async function runProgram(run: Run, program: TensorProgram): Promise<void> {
+  const { reduce, apply } = program;
   for (const pass of reduce) await runReduce(run, pass);
-  await runPass(run, applyTile(run, apply), true);
+  await runPass(run, applyTile(run, program), true);
   if ("finish" in apply) apply.finish?.();
 }
 

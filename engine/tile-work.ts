@@ -1,7 +1,7 @@
 // What happens to one tile in one pass of a method: from the windows of the inputs, as they are stored, to the method,
 // and in the apply pass on to the output's dtype. Buffers are those of one tensor on one thread.
 import assert from "node:assert/strict";
-import type { CombinePass, Pass, StoredPass } from "../core/methods/method.ts";
+import type { CombinePass, Pass, StoredPass, TensorProgram } from "../core/methods/method.ts";
 import { type FloatDtype, isFloatDtype } from "../core/ops/cast.ts";
 import { COMBINE_SOURCES_MAX, type CombineDtype, isCombineDtype } from "../core/ops/combine.ts";
 import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
@@ -49,7 +49,8 @@ export function reduceTile(run: TileRun, pass: Pass | StoredPass): HandleTile {
 }
 
 /** The work on a tile of the apply pass, up to the output's bytes. */
-export function applyTile(run: TileRun, pass: Pass | StoredPass | CombinePass): HandleTile {
+export function applyTile(run: TileRun, program: TensorProgram): HandleTile {
+  const { apply: pass, countKept } = program;
   const { kernels, tensor, buffers } = run;
   const counting = !run.inputsCounted && "tile" in pass;
   const compute =
@@ -72,6 +73,9 @@ export function applyTile(run: TileRun, pass: Pass | StoredPass | CombinePass): 
     const bad = kernels.narrow(dtype, buffers.outputTile, buffers.outputs[place.output], offset * unit, count);
     run.nonFiniteOutput += bad;
     if (bad > 0 && looksBack) widenInputs(run, place, true);
+    if (run.interference === undefined || countKept === undefined) return;
+    const { inputTiles: inputs, outputTile: output } = buffers;
+    run.interference.addKept(countKept({ inputs, output, firstElement: place.first, count }));
   };
 }
 

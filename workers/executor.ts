@@ -128,7 +128,7 @@ function listStatistics({ unit, sources }: MergeRequest, results: readonly Tenso
     if (tensor === undefined || interference === undefined) return [];
     const nameOf = (input: UnitInput): string => input.model ?? sources[input.source]?.model ?? "";
     const base = tensor.inputs.find(({ isBase }) => isBase);
-    const { norms, cosines, signConflicts } = interference;
+    const { norms, cosines, signConflicts, kept } = interference;
     return {
       name: tensor.name,
       elements: elementCount(tensor.shape),
@@ -137,6 +137,7 @@ function listStatistics({ unit, sources }: MergeRequest, results: readonly Tenso
       norms: [...norms],
       cosines: [...cosines],
       signConflicts,
+      kept: kept === null ? null : [...kept],
       nonFinite: nonFiniteInputs.filter((_, position) => tensor.inputs[position]?.isBase !== true),
     };
   });

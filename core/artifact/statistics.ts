@@ -19,6 +19,8 @@ const tensorStatisticsSchema = z.strictObject({
   cosines: z.array(z.number().nullable()),
   /** Elements at which two models' entries have opposite signs. */
   signConflicts: count,
+  /** Elements of each model's vector that the method kept; null where it does not choose among them. */
+  kept: z.array(count.nullable()),
   /** NaN and infinite values of each model. */
   nonFinite: z.array(count.nullable()),
 });
@@ -63,6 +65,7 @@ export function collectStatistics(method: string, measured: readonly UnitStatist
       norms: place.map((index) => tensor.norms[index] ?? null),
       cosines: pairs.map(([i, j]) => cosineOf(place[i] ?? -1, place[j] ?? -1)),
       signConflicts: tensor.signConflicts,
+      kept: place.map((index) => tensor.kept?.[index] ?? null),
       nonFinite: place.map((index) => tensor.nonFinite[index] ?? null),
     };
   });

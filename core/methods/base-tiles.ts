@@ -1,6 +1,7 @@
 // The base among a tensor's inputs and the models beside it, for methods that treat the two differently.
 import assert from "node:assert/strict";
-import type { Block, Tile } from "../ops/kernels.ts";
+import type { Deltas } from "../ops/deltas.ts";
+import type { Block, Kernels, Tile } from "../ops/kernels.ts";
 import { elementCount } from "../tensor.ts";
 import {
   type Locality,
@@ -41,6 +42,13 @@ export function tileElementsMax(locality: Locality, { shape }: Pick<ScratchTenso
 /** The program of a lone input: its values, perhaps to be rounded to another dtype. */
 export function loneProgram(): TensorProgram {
   return { reduce: [], apply: { deltas: false, combination: () => ({ factors: [1], divisor: 1, multiplier: 1 }) } };
+}
+
+/** How many elements of a tile are not 0; `zero` is overwritten. */
+export function countNonzero(kernels: Kernels, tile: Tile, zero: Tile, count: number): number {
+  kernels.fill(zero, 0, count);
+  const values: Deltas = { dtype: "F32", base: blockOf(zero), source: blockOf(tile), byteOffset: 0 };
+  return count - kernels.countEqual(values, 0, count);
 }
 
 /** The bytes of a tile, as kernels read stored values. */

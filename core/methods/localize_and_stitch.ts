@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { allocatedBytes } from "../ops/memory.ts";
-import { splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
+import { countNonzero, splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
 import { type MergeMethod, numberParameter, type ScratchTensor } from "./method.ts";
 import { magnitudeOf, refuseUncountable, searchDeltas } from "./model-cuts.ts";
 import { type ModelExtent, stateList } from "./whole-model.ts";
@@ -60,6 +60,13 @@ export const localize_and_stitch = Object.freeze({
           kernels.divideCounted(output, counts, count);
           kernels.add(output, base, output, count);
         },
+      },
+      countKept(view) {
+        const { base, others } = splitTiles(view, split);
+        return others.map((model, index) => {
+          kernels.trim(kept, model, base, least[index] ?? 0, view.count);
+          return countNonzero(kernels, kept, counts, view.count);
+        });
       },
     };
   },

@@ -127,6 +127,11 @@ export type CombinePass = { readonly deltas: boolean; combination(): Combination
 export type TensorProgram = {
   readonly reduce: readonly (Pass | StoredPass)[];
   readonly apply: Pass | StoredPass | CombinePass;
+  /**
+   * Of a method that drops elements: how many it kept of each input but the base, in the tile that the apply pass has
+   * just made. Asked only where statistics are wanted; `view.output` is scratch by then.
+   */
+  countKept?(view: TileView): readonly number[];
 };
 
 /** What to do when a 2-D embedding differs in size between models; section 2.3 of the merge reference. */

@@ -2,7 +2,7 @@ import { z } from "zod";
 import type { Deltas } from "../ops/deltas.ts";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
-import { type BaseSplit, blockOf, splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
+import { type BaseSplit, blockOf, countNonzero, splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
 import { type MergeMethod, type MergeTensor, numberParameter, type ScratchTensor, type TileView } from "./method.ts";
 import { countModels, magnitudeOf, refuseUncountable, searchDeltas, searchRounds } from "./model-cuts.ts";
 import { type ModelExtent, stateList } from "./whole-model.ts";
@@ -87,24 +87,33 @@ export const pcb = Object.freeze({
     const lambdas = split.others.map((input) => numberParameter(tensor.inputs[input]?.parameters ?? {}, "lambda"));
     const ranges = magnitudeRanges(tensor);
     const cuts = scoreRanges(tensor);
+    /** Adds a model's part to the output, and its scores to `weights`. */
+    const compete = (view: TileView, index: number): void => {
+      const { base, others } = splitTiles(view, split);
+      const [model, magnitudes, places] = [others[index], ranges[index], cuts[index]];
+      if (model === undefined || magnitudes === undefined || places === undefined) return;
+      score(view, index);
+      const part = { model, base, scores: tiles.scores, magnitudes, places, factor: lambdas[index] ?? 1 };
+      kernels.addCompetitor(view.output, tiles.weights, part, view.count);
+    };
     return {
       reduce: [],
       apply: {
         tile(view) {
           const { output, count } = view;
-          const { base, others } = splitTiles(view, split);
+          const { base } = splitTiles(view, split);
           kernels.fill(output, 0, count);
           kernels.fill(tiles.weights, 0, count);
-          others.forEach((model, index) => {
-            const [magnitudes, places] = [ranges[index], cuts[index]];
-            if (magnitudes === undefined || places === undefined) return;
-            score(view, index);
-            const part = { model, base, scores: tiles.scores, magnitudes, places, factor: lambdas[index] ?? 1 };
-            kernels.addCompetitor(output, tiles.weights, part, count);
-          });
+          for (const index of split.others.keys()) compete(view, index);
           kernels.finishCompetition(output, output, tiles.weights, base, count);
         },
       },
+      countKept: (view) =>
+        split.others.map((_, index) => {
+          kernels.fill(tiles.weights, 0, view.count);
+          compete(view, index);
+          return countNonzero(kernels, tiles.weights, tiles.sign, view.count);
+        }),
     };
   },
 } satisfies MergeMethod);

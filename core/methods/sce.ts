@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { z } from "zod";
 import type { MarkedBits } from "../ops/consensus.ts";
+import { countBits } from "../ops/deltas.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { elementCount } from "../tensor.ts";
 import { splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
@@ -67,6 +68,7 @@ export const sce = Object.freeze({
       },
     };
     let factors: readonly number[] | undefined;
+    let last: MarkedBits | undefined;
     return {
       reduce: [...selection.reduce, measure],
       apply: {
@@ -75,6 +77,7 @@ export const sce = Object.freeze({
           const { output, count } = view;
           const { base, others } = splitTiles(view, split);
           const marks = marksOf(view);
+          last = marks;
           const elected = { majority, sum: output, weights };
           kernels.fill(majority, 0, count);
           for (const model of others) kernels.addMarked(majority, model, base, marks, count);
@@ -85,6 +88,10 @@ export const sce = Object.freeze({
           });
           kernels.finishElected(output, elected, base, count);
         },
+      },
+      countKept({ count }) {
+        const kept = last === undefined ? 0 : countBits(last.bits, last.bitOffset, count);
+        return split.others.map(() => kept);
       },
     };
   },

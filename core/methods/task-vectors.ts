@@ -4,6 +4,7 @@
 // Source: mergekit `GeneralizedTaskArithmeticMerge`, merge reference section 4.6.
 import assert from "node:assert/strict";
 import { z } from "zod";
+import { countBits } from "../ops/deltas.ts";
 import type { Block, Kernels } from "../ops/kernels.ts";
 import { MASKED_SOURCES_MAX } from "../ops/masked.ts";
 import {
@@ -151,11 +152,31 @@ function compileRow(row: TaskVectorRow, tensor: MergeTensor, kernels: Kernels): 
   const task = readTask(row, tensor);
   const { working } = tensor;
   if (working === undefined && task.sparse.inputs.length === 0 && !row.elects) {
-    return { reduce: [], apply: combinePass(task) };
+    return { reduce: [], apply: combinePass(task), ...counting(row, task) };
   }
   const sparsified = sparsify(row, task, kernels, working === undefined ? Math.fround : roundingTo(working));
-  if (working === undefined) return compileMasked(task, sparsified, kernels);
-  return compileWorking(task, sparsified, { dtype: working, locality: localityOf(row) }, kernels);
+  const program =
+    working === undefined
+      ? compileMasked(task, sparsified, kernels)
+      : compileWorking(task, sparsified, { dtype: working, locality: localityOf(row) }, kernels);
+  return { ...program, ...counting(row, task, sparsified.masks) };
+}
+
+/** How kept elements are counted, where the row drops any: a model of no marks keeps all. */
+function counting(
+  { sparsifier }: TaskVectorRow,
+  { vectors }: TaskVectorTask,
+  masks?: MaskStore,
+): Pick<TensorProgram, "countKept"> {
+  if (sparsifier === undefined) return {};
+  return {
+    countKept: ({ count }) =>
+      vectors.map(({ sparse }) => {
+        if (sparse === undefined || masks === undefined) return count;
+        const { bits, bitOffset } = masks.marksOf(sparse);
+        return countBits(bits, bitOffset, count);
+      }),
+  };
 }
 
 /** All differences whole and no election: a plain combination. */

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
-import { type BaseSplit, splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
+import { type BaseSplit, countNonzero, splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
 import { type MergeMethod, type MergeTensor, numberParameter, type ScratchTensor, type TileView } from "./method.ts";
 import { countModels, magnitudeOf, refuseUncountable, searchDeltas } from "./model-cuts.ts";
 import { type Round, stateList } from "./whole-model.ts";
@@ -75,6 +75,13 @@ export const ties_paper = Object.freeze({
           if (lambda !== 1) kernels.scale(output, output, lambda, count);
           kernels.add(output, base, output, count);
         },
+      },
+      countKept(view) {
+        const { base, others } = splitTiles(view, task.split);
+        return others.map((model, index) => {
+          kernels.trim(task.trimmed, model, base, task.threshold(index), view.count);
+          return countNonzero(kernels, task.trimmed, task.counts, view.count);
+        });
       },
     };
   },

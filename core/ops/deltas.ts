@@ -39,6 +39,22 @@ export function bitAt(bits: Block, index: number): boolean {
   return (((bits.bytes[index >>> 3] ?? 0) >>> (index & 7)) & 1) === 1;
 }
 
+/** How many of the `count` bits from `bitOffset` on are set. */
+export function countBits({ bytes }: Block, bitOffset: number, count: number): number {
+  const groups = new Uint16Array(bytes.buffer, bytes.byteOffset + bitOffset / 8, Math.ceil(count / BIT_GROUP));
+  let total = 0;
+  for (let i = 0; i < groups.length; i++) {
+    const rest = count - BIT_GROUP * i;
+    let group = groups[i] ?? 0;
+    if (rest < BIT_GROUP) group &= (1 << rest) - 1;
+    group -= (group >>> 1) & 0x5555;
+    group = (group & 0x3333) + ((group >>> 2) & 0x3333);
+    group = (group + (group >>> 4)) & 0x0f0f;
+    total += (group + (group >>> 8)) & 0x1f;
+  }
+  return total;
+}
+
 /** Clears the bits that fill up the last group of sixteen after `count` bits from `bitOffset` on. */
 export function clearRest(bits: Block, bitOffset: number, count: number): void {
   for (let i = count; i % BIT_GROUP !== 0; i++) setBit(bits, bitOffset + i, false);

@@ -66,6 +66,8 @@ const unitStatisticsSchema = z.strictObject({
   /** Of models i < j: 01, 02, ..., 12, ...; null where a norm is 0. */
   cosines: z.array(z.number().nullable()),
   signConflicts: count,
+  /** Elements that the method kept of each; null where it does not choose among them. */
+  kept: z.array(count).nullable(),
   nonFinite: z.array(count),
 });
 

@@ -2,7 +2,16 @@
 // scripts, no fonts, no network; it reads as well printed as on a screen.
 import type { Statistics, TensorStatistics } from "../artifact/statistics.ts";
 import { escapeHtml, openSvg, percent, renderPage, section } from "./page.ts";
-import { conflictShare, findLayer, type Grid, layerGrid, modelCosines, normsByLayer } from "./summary.ts";
+import {
+  conflictShare,
+  findLayer,
+  type Grid,
+  keptByModel,
+  keptShare,
+  layerGrid,
+  modelCosines,
+  normsByLayer,
+} from "./summary.ts";
 
 /** Rows of the table of tensors: those with the most conflicts. */
 const TABLE_ROWS = 40;
@@ -22,6 +31,7 @@ export function drawInterference(statistics: Statistics): readonly string[] {
     section("How alike the models are", NOTES.cosines, drawCosines(statistics)),
     grid.layers.length === 0 ? "" : section("Where they disagree", NOTES.conflicts, drawHeatMap(grid)),
     grid.layers.length === 0 ? "" : section("How far they moved", NOTES.norms, drawNorms(statistics, grid)),
+    choosesElements(statistics) ? section("How much of them was kept", NOTES.kept, drawKept(statistics)) : "",
     section("Tensors with the most conflicts", "", drawTable(statistics)),
   ];
 }
@@ -29,6 +39,7 @@ export function drawInterference(statistics: Statistics): readonly string[] {
 const NOTES = {
   cosines: "Cosine of the whole vectors: 1 same direction, 0 unrelated, -1 opposite.",
   conflicts: "Share of elements with opposite signs, by layer and module.",
+  kept: "Share of each model's elements that the method kept, over the tensors in which it chose.",
   norms: "L2 norm of each model's vector, by layer.",
 } as const;
 
@@ -115,11 +126,32 @@ function drawNorms(statistics: Statistics, grid: Grid): string {
   return `${drawing}<p class="note">${legend.join(" &nbsp; ")}</p>`;
 }
 
-function drawTable({ models, tensors }: Statistics): string {
+/** True when the method chose among the elements of some tensor. */
+function choosesElements({ tensors }: Statistics): boolean {
+  return tensors.some(({ kept }) => kept.some((own) => own !== null));
+}
+
+function drawKept(statistics: Statistics): string {
+  const rows = keptByModel(statistics).map((share, model) => {
+    const cells = [drawShare(share), drawShare(share === null ? null : 1 - share)];
+    return `<tr><th>${escapeHtml(statistics.models[model] ?? "")}</th>${cells.join("")}</tr>`;
+  });
+  const head = "<tr><th></th><th>kept</th><th>dropped</th></tr>";
+  return `<table><thead>${head}</thead><tbody>${rows.join("")}</tbody></table>`;
+}
+
+function drawShare(share: number | null): string {
+  return `<td>${share === null ? "–" : percent(share)}</td>`;
+}
+
+function drawTable(statistics: Statistics): string {
+  const { models, tensors } = statistics;
+  const choosers = choosesElements(statistics) ? models : [];
   const sorted = [...tensors].sort((a, b) => conflictShare(b) - conflictShare(a)).slice(0, TABLE_ROWS);
   const head = [
     "<th>tensor</th><th>layer</th><th>elements</th><th>conflicts</th>",
     ...models.map((model) => `<th>norm ${escapeHtml(model)}</th>`),
+    ...choosers.map((model) => `<th>kept ${escapeHtml(model)}</th>`),
   ];
   const rows = sorted.map((tensor) => {
     const { name, elements, norms } = tensor;
@@ -127,6 +159,7 @@ function drawTable({ models, tensors }: Statistics): string {
       `<td><code>${escapeHtml(name)}</code></td><td>${findLayer(name)?.layer ?? ""}</td>`,
       `<td>${elements.toLocaleString("en")}</td><td>${percent(conflictShare(tensor))}</td>`,
       ...models.map((_, index) => `<td>${norms[index]?.toPrecision(4) ?? "–"}</td>`),
+      ...choosers.map((_, index) => drawShare(keptShare(tensor, index))),
     ];
     return `<tr>${cells.join("")}</tr>`;
   });

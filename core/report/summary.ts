@@ -16,6 +16,21 @@ export function conflictShare({ signConflicts, elements }: TensorStatistics): nu
   return elements === 0 ? 0 : signConflicts / elements;
 }
 
+/** Share of a model's elements in a tensor that the method kept; null where it does not choose, or there are none. */
+export function keptShare({ kept, elements }: TensorStatistics, model: number): number | null {
+  const own = kept[model] ?? null;
+  return own === null || elements === 0 ? null : own / elements;
+}
+
+/** By model, the share of its elements that the method kept, over the tensors in which it chose among them. */
+export function keptByModel({ models, tensors }: Statistics): readonly (number | null)[] {
+  return models.map((_, model) => {
+    const chosen = tensors.filter(({ kept }) => kept[model] != null);
+    const elements = chosen.reduce((sum, tensor) => sum + tensor.elements, 0);
+    return elements === 0 ? null : chosen.reduce((sum, tensor) => sum + (tensor.kept[model] ?? 0), 0) / elements;
+  });
+}
+
 /**
  * Cosines of whole models: dot products and squared norms added over the tensors in which both take part. Symmetric,
  * ones on the diagonal; null where a model has no length.

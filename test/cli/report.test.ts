@@ -7,6 +7,7 @@ import test, { after } from "node:test";
 import { main } from "../../cli/main.ts";
 import { parseManifest } from "../../core/artifact/manifest.ts";
 import { STATISTICS_FILE, statisticsSchema } from "../../core/artifact/statistics.ts";
+import { keptByModel } from "../../core/report/summary.ts";
 import { createRecorder } from "./recorder.ts";
 
 const EXAMPLES = path.resolve(import.meta.dirname, "../../examples");
@@ -47,6 +48,28 @@ test("--report draws a page, and the output lists statistics.json among its file
   assert.equal(statistics.tensors.length, 39);
   const manifest = parseManifest(readFileSync(path.join(out, "manifest.json")));
   assert.ok(manifest?.files.some(({ name }) => name === STATISTICS_FILE));
+});
+
+test("methods with one threshold for a model report how much of it they kept", async () => {
+  const cases = [
+    // top_k_percent keeps the element of the next rank too; equal magnitudes at the cut all stay or all go.
+    { merge_method: "ties_paper", parameters: { top_k_percent: 20 }, share: 0.2 },
+    { merge_method: "localize_and_stitch", parameters: { density: 0.1 }, share: 0.1 },
+    { merge_method: "pcb", parameters: { pcb_ratio: 0.3 }, share: 0.3 },
+  ];
+  for (const { share, ...own } of cases) {
+    const id = own.merge_method;
+    const models = [{ model: `${EXAMPLES}/models/shakespeare` }, { model: `${EXAMPLES}/models/python` }];
+    const recipe = path.join(scratch, `${id}.yaml`);
+    writeFileSync(recipe, JSON.stringify({ ...own, base_model: `${EXAMPLES}/models/base`, models }));
+    const out = path.join(scratch, id);
+    const { status, err } = await run(["merge", recipe, "--out", out, "--report", path.join(scratch, `${id}.html`)]);
+    assert.equal(status, 0, err);
+    assert.match(readFileSync(path.join(scratch, `${id}.html`), "utf8"), /How much of them was kept/);
+    for (const kept of keptByModel(readStatistics(out))) {
+      assert.ok(kept !== null && Math.abs(kept / share - 1) < 0.1, `${id} kept ${kept}`);
+    }
+  }
 });
 
 test("without --report nothing is measured, and a merge of copies has nothing to report", async () => {

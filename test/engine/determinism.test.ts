@@ -1,6 +1,6 @@
 // Goal: the same recipe and inputs give the same bytes for any number of threads and any window, sparsifying and random
 // methods included. Method: one unit of odd shapes through the executor on a grid of threads and memory, and single
-// tensors through the engine on a grid of windows; only digests are compared.
+// tensors through the engine on a grid of windows; digests and measured numbers are compared.
 import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -19,7 +19,16 @@ import { createStoreOpener } from "../../stores/open.ts";
 import { createMergeExecutor } from "../../workers/executor.ts";
 import { runTensor, type TensorCase, unitTensorOf } from "./in-memory.ts";
 
-const METHODS = ["ties", "dare_ties", "della", "breadcrumbs", "ties_paper", "localize_and_stitch"] as const;
+const METHODS = [
+  "ties",
+  "dare_ties",
+  "della",
+  "breadcrumbs",
+  "sce",
+  "ties_paper",
+  "localize_and_stitch",
+  "pcb",
+] as const;
 /** A vector, odd rows, slices longer than a tile, and tensors large enough for several windows and regions. */
 const SHAPES = [[517], [301, 1003], [2, 90, 7], [5, 850_001], [3, 9001], [3, 1_450_001]] as const;
 const PARAMETERS = [
@@ -123,8 +132,9 @@ async function stateOf(request: Omit<MergeRequest, "target">): Promise<ModelStat
 
 describe("the same bytes", () => {
   for (const id of METHODS) {
-    test(`${id} on any number of threads with any memory`, async () => {
+    test(`${id} on any number of threads with any memory, measured or not`, async () => {
       const digests = new Set<string>();
+      const measured = new Set<string>();
       for (const threads of [1, 2, 3]) {
         for (const memoryBytes of [2 ** 30, 2 ** 28]) {
           const sources = MODELS.map((model) => ({
@@ -135,16 +145,22 @@ describe("the same bytes", () => {
           }));
           const store = `${pathToFileURL(join(folder, "out"))}?durable=false`;
           const target = { store, key: `${id}.safetensors`, derivedPrefix: "" };
-          const request = { unit: unitOf(id), sources, threads, memoryBytes };
+          // Measuring along the way must not change a byte, nor what is measured depend on the cut.
+          const statistics = threads > 1;
+          const request = { unit: { ...unitOf(id), statistics }, sources, threads, memoryBytes };
           const state = await stateOf(request);
-          const { file } = await executor.execute(
+          const { file, statistics: found } = await executor.execute(
             { ...request, state, target },
             { signal: new AbortController().signal },
           );
           digests.add(file.digest);
+          if (found === null) continue;
+          assert.ok(found.every(({ kept }) => kept?.length === 2));
+          measured.add(JSON.stringify(found));
         }
       }
       assert.equal(digests.size, 1);
+      assert.equal(measured.size, 1);
     });
 
     if (method(id).wholeModel !== undefined) continue;

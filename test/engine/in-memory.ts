@@ -67,7 +67,7 @@ function parse(schema: MergeMethod["parameters"], values: unknown): UnitTensor["
 /** Merges one tensor with the WebAssembly kernels, or those given. */
 export async function runTensor(
   entry: TensorCase,
-  options: { kernels?: Kernels; windowElements?: number } = {},
+  options: { kernels?: Kernels; windowElements?: number; statistics?: boolean } = {},
 ): Promise<TensorRun> {
   const { method, models, dtype = "F32", rules } = entry;
   const tensor = unitTensorOf(entry);
@@ -100,7 +100,7 @@ export async function runTensor(
     }),
     expected: models.map(() => undefined),
     windowElements: options.windowElements ?? 2 ** 16,
-    statistics: false,
+    statistics: options.statistics ?? false,
     sinks: [],
     write: async (bytes) => void written.push(bytes.slice()),
     progress: (bytes) => {

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type Statistics, statisticsSchema } from "../../../core/artifact/statistics.ts";
 import { renderInterference } from "../../../core/report/interference.ts";
-import { layerGrid, modelCosines, normsByLayer } from "../../../core/report/summary.ts";
+import { keptByModel, layerGrid, modelCosines, normsByLayer } from "../../../core/report/summary.ts";
 
 /** Two layers of two modules and a tensor outside them, of two models. */
 function example(models = ["polite", "fast"]): Statistics {
@@ -13,6 +13,7 @@ function example(models = ["polite", "fast"]): Statistics {
     norms,
     cosines: [cosine],
     signConflicts,
+    kept: name === "lm_head.weight" ? [null, null] : [30, norms[1] === 4 ? null : 50],
     nonFinite: [0, 0],
   });
   return statisticsSchema.parse({
@@ -56,6 +57,16 @@ test("the page shows shares, needs no network, and escapes what models are calle
   assert.match(page, /20\.0 %/);
   assert.doesNotMatch(page, /<script|https?:|src=|@import/);
   assert.match(page, /&#60;script&#62;/);
+});
+
+test("kept shares add up the tensors in which the method chose", () => {
+  assert.deepEqual(keptByModel(example()), [0.3, 0.5]);
+  const page = renderInterference(example());
+  assert.match(page, /<th>polite<\/th><td>30\.0 %<\/td><td>70\.0 %<\/td>/);
+  assert.match(page, /<th>kept fast<\/th>/);
+  const { tensors, ...rest } = example();
+  const dense = tensors.map((tensor) => ({ ...tensor, kept: [null, null] }));
+  assert.doesNotMatch(renderInterference({ ...rest, tensors: dense }), /kept/);
 });
 
 test("a merge without layers still has a page", () => {
