@@ -4,7 +4,9 @@ import assert from "node:assert/strict";
 import { z } from "zod";
 import type { TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
-import { type GgufModelTensor, planGgufModel } from "../core/formats/gguf-model.ts";
+import { alignUp, GGUF_ALIGNMENT } from "../core/formats/gguf.ts";
+import { type GgufModel, type GgufModelTensor, planGgufModel } from "../core/formats/gguf-model.ts";
+import { type GgufSplitLimits, splitMetadata, splitName, splitTensors } from "../core/formats/gguf-split.ts";
 import { describeTokenizer, NO_TOKENIZER } from "../core/formats/gguf-tokenizer.ts";
 import { GGUF_TYPE_OF, type GgufMetadata } from "../core/formats/gguf-types.ts";
 import { encodeGgufHeader } from "../core/formats/gguf-write.ts";
@@ -15,7 +17,8 @@ import { isFloatDtype } from "../core/ops/cast.ts";
 import type { Loss } from "../core/ops/quantize.ts";
 import { MIXES, type Mix, plannedMix } from "../core/schemes/mixes.ts";
 import { elementCount } from "../core/tensor.ts";
-import type { QuantizeTensor } from "../engine/quantize-request.ts";
+import type { QuantizeRequest, QuantizeResult, QuantizeTensor } from "../engine/quantize-request.ts";
+import type { MergeProgress } from "../engine/request.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { openPlace, type StoredCheckpoint } from "./open-checkpoint.ts";
@@ -23,6 +26,7 @@ import { lossSchema, summariseLosses } from "./quantize-losses.ts";
 import { defineStep, type QuantizeDeps, type StepDeps } from "./step.ts";
 
 const count = z.int().nonnegative();
+const positive = z.int().positive();
 const NO_LOSS: Loss = Object.freeze({ signal: 0, noise: 0 });
 
 export const quantizeStep = defineStep({
@@ -40,10 +44,14 @@ export const quantizeStep = defineStep({
     imatrix: z.strictObject({ store: z.string().min(1), key: z.string().min(1) }).optional(),
     /** False: the file says that it has none. */
     tokenizer: z.boolean().default(true),
+    /** Bounds of one file, where the model is to be a set of files: `name` is then numbered. */
+    split: z.strictObject({ maxBytes: positive.optional(), maxTensors: positive.optional() }).default({}),
   }),
   output: z.strictObject({
     target: z.string(),
     name: z.string(),
+    /** Names of the files: `name` alone, or those of the set. */
+    files: z.array(z.string()),
     scheme: z.string(),
     tensors: count,
     elements: count,
@@ -65,41 +73,25 @@ export const quantizeStep = defineStep({
     const [source, target] = [deps.openStore(input.source), deps.openStore(input.target)];
     const { signal } = deps;
     const opened = await openPlace({ store: source, prefix: "", file: input.sourceFile }, signal);
-    if ((await target.head(input.name, { signal })) !== undefined) {
-      const where = { store: target.uri, file: input.name };
-      throw new MergeyardError("YardTargetOccupied", { where, found: "a file", expected: "no file of that name" });
-    }
     const tokenizer = input.tokenizer ? await readTokenizer(source, opened, deps) : undefined;
     const importance = input.imatrix === undefined ? new Map() : await openImatrix(input.imatrix, deps);
     const mix = mixOf(input.scheme);
     const model = planGgufModel(opened.checkpoint, mix, tokenizer ?? NO_TOKENIZER, importance.size > 0);
     checkImportance(model.tensors, importance);
     for (const { source: entry } of model.tensors) checkReadable(entry);
-    const encoded = encodeGgufHeader(
-      model.metadata,
-      model.tensors.map(({ name, shape, scheme }) => ({ name, shape, type: typeOf(scheme) })),
-    );
     const { tensors } = model;
-    const { losses, threads, scalarSchemes } = await deps.executeQuantize(
-      {
-        source: source.uri,
-        target: { store: target.uri, key: input.name },
-        header: encoded.header,
-        fileBytes: encoded.fileBytes,
-        tensors: tensors.map((tensor, index) => placeTensor(tensor, encoded.tensors[index], importance)),
-        threads: deps.threads,
-        memoryBytes: deps.memoryBytes,
-      },
-      { signal, progress: deps.progress },
-    );
+    const files = encodeFiles(model, input, importance);
+    for (const { name } of files) await checkFree(target, name, signal);
+    const { losses, threads, scalarSchemes } = await writeFiles(files, source, target, deps);
     const schemes = Map.groupBy(tensors, ({ scheme }) => scheme);
     return {
       target: target.uri,
       name: input.name,
+      files: files.map(({ name }) => name),
       scheme: mix.id,
       tensors: tensors.length,
       elements: tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
-      bytes: encoded.fileBytes,
+      bytes: files.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
       schemes: Object.fromEntries([...schemes].map(([scheme, tensors]) => [scheme, tensors.length])),
       hasTokenizer: tokenizer !== undefined,
       ...summariseLosses(
@@ -110,10 +102,79 @@ export const quantizeStep = defineStep({
         })),
       ),
       threads,
-      scalarSchemes: [...scalarSchemes],
+      scalarSchemes,
     };
   },
 });
+
+type QuantizedFile = Pick<QuantizeRequest, "header" | "fileBytes" | "tensors"> & { readonly name: string };
+
+/** Every file of the model, from start to end but for the blocks. */
+function encodeFiles(
+  { metadata, tensors }: GgufModel,
+  { name, split }: { readonly name: string; readonly split: GgufSplitLimits },
+  importance: Importance,
+): readonly QuantizedFile[] {
+  const bytesOf = ({ shape, scheme }: GgufModelTensor) => {
+    const { blockElements, blockBytes } = typeOf(scheme);
+    return alignUp((elementCount(shape) / blockElements) * blockBytes, GGUF_ALIGNMENT);
+  };
+  const groups = splitTensors(tensors, bytesOf, split);
+  const stem = name.replace(/\.gguf$/, "");
+  return groups.map((own, index) => {
+    const { header, fileBytes, ...encoded } = encodeGgufHeader(
+      splitMetadata(metadata, index, groups.length, tensors.length),
+      own.map(({ name, shape, scheme }) => ({ name, shape, type: typeOf(scheme) })),
+    );
+    return {
+      name: groups.length === 1 ? name : splitName(stem, index, groups.length),
+      header,
+      fileBytes,
+      tensors: own.map((tensor, at) => placeTensor(tensor, encoded.tensors[at], importance)),
+    };
+  });
+}
+
+async function checkFree(target: ObjectStore, file: string, signal: AbortSignal): Promise<void> {
+  if ((await target.head(file, { signal })) === undefined) return;
+  const where = { store: target.uri, file };
+  throw new MergeyardError("YardTargetOccupied", { where, found: "a file", expected: "no file of that name" });
+}
+
+/** One file after the other; when one fails, those before it go. Losses are by the model's tensors. */
+async function writeFiles(
+  files: readonly QuantizedFile[],
+  source: ObjectStore,
+  target: ObjectStore,
+  { signal, progress, executeQuantize, threads, memoryBytes }: QuantizeDeps,
+): Promise<{ readonly losses: readonly Loss[]; readonly threads: number; readonly scalarSchemes: string[] }> {
+  const results: QuantizeResult[] = [];
+  try {
+    for (const { name, ...file } of files) {
+      const [bytesRead, bytesWritten] = [sumOf(results, "bytesRead"), sumOf(results, "bytesWritten")];
+      const request = { ...file, source: source.uri, target: { store: target.uri, key: name }, threads, memoryBytes };
+      const result = await executeQuantize(request, {
+        signal,
+        progress: (done) =>
+          progress?.({ bytesRead: bytesRead + done.bytesRead, bytesWritten: bytesWritten + done.bytesWritten }),
+      });
+      results.push(result);
+    }
+  } catch (error) {
+    // What went wrong is the error to show, not that a file could not be removed after it.
+    await Promise.allSettled(files.slice(0, results.length).map(({ name }) => target.delete(name)));
+    throw error;
+  }
+  return {
+    losses: results.flatMap((result) => result.losses),
+    threads: Math.max(...results.map((result) => result.threads)),
+    scalarSchemes: [...new Set(results.flatMap((result) => result.scalarSchemes))].sort(),
+  };
+}
+
+function sumOf(results: readonly MergeProgress[], field: keyof MergeProgress): number {
+  return results.reduce((sum, result) => sum + result[field], 0);
+}
 
 function mixOf(scheme: string | Readonly<Record<string, string>>): Mix {
   if (typeof scheme !== "string") return plannedMix(scheme);

@@ -7,7 +7,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
 import { COMPRESSED_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
 import type { OpenStore } from "../../stores/store.ts";
-import { jsonOption, memoryOption, threadsOption, toOutputUri, toUri } from "../arguments.ts";
+import { jsonOption, memoryOption, parseCount, threadsOption, toOutputUri, toUri } from "../arguments.ts";
 import {
   addPlanOptions,
   describePlan,
@@ -28,6 +28,8 @@ type Options = Omit<FolderOptions, "scheme"> &
     readonly format?: Format;
     readonly imatrix?: string;
     readonly tokenizer: boolean;
+    readonly splitMaxSize?: number;
+    readonly splitMaxTensors?: number;
   };
 
 /** Schemes by the format that holds them. */
@@ -44,6 +46,8 @@ export function addQuantize(program: Command, terminal: Terminal): void {
     .requiredOption("--out <place>", "the file or folder to write; it must not be there")
     .option("--imatrix <file>", "importance matrix of llama-imatrix, to lose less where it matters (gguf)")
     .option("--no-tokenizer", "leave the tokenizer out (gguf)")
+    .addOption(new Option("--split-max-size <size>", SPLIT_SIZE_HELP).argParser(parseSplitSize))
+    .addOption(new Option("--split-max-tensors <n>", "the same, of at most N tensors each").argParser(parseCount))
     .addOption(ignoreOption())
     .addOption(threadsOption())
     .addOption(memoryOption())
@@ -56,6 +60,22 @@ function ignoreOption(): Option {
   return new Option("--ignore <module>", "a module to leave as it is: a path, or re:EXPRESSION; repeatable")
     .argParser((text: string, before: readonly string[]) => [...before, text])
     .default([], "none");
+}
+
+/** An option given that only files of GGUF have. */
+function ggufOption({ imatrix, splitMaxSize, splitMaxTensors }: Options): string | undefined {
+  const given = { "--imatrix": imatrix, "--split-max-size": splitMaxSize, "--split-max-tensors": splitMaxTensors };
+  return Object.entries(given).find(([, value]) => value !== undefined)?.[0];
+}
+
+const SPLIT_SIZE_HELP = "several files, OUT-00001-of-0000N.gguf, of tensors of at most this size, such as 2G (gguf)";
+
+/** Thousands, as llama.cpp counts them: 2G is 2,000,000,000 bytes. */
+function parseSplitSize(text: string): number {
+  const [, count = "", unit = ""] = /^(\d{1,6})([KMG])$/i.exec(text) ?? [];
+  const bytes = Number(count) * 1000 ** (1 + "KMG".indexOf(unit.toUpperCase()));
+  if (count !== "" && bytes > 0) return bytes;
+  throw new InvalidArgumentError("It must be a size such as 2G or 500M: thousands, as llama.cpp counts them.");
 }
 
 /** Ids in any case, and the names of presets of llm-compressor. */
@@ -81,9 +101,8 @@ async function dispatch(source: string, options: Options, terminal: Terminal): P
     const expected = `one of ${[...FORMATS[format].keys()].join(", ")}`;
     throw new MergeyardError("CliUsage", { where: { field: "--scheme" }, found: scheme, expected });
   }
-  const foreign =
-    format === "gguf" ? options.ignore.length > 0 && "--ignore" : options.imatrix !== undefined && "--imatrix";
-  if (foreign !== false) {
+  const foreign = format === "gguf" ? options.ignore.length > 0 && "--ignore" : ggufOption(options);
+  if (typeof foreign === "string") {
     throw new MergeyardError("CliUsage", { where: { field: foreign }, found: format, expected: "the other format" });
   }
   if (scheme === undefined || format === "gguf") await quantize(source, options, terminal);
@@ -129,13 +148,16 @@ async function quantize(source: string, options: Options, terminal: Terminal): P
         : { imatrix: { store: path.posix.dirname(matrix), key: path.basename(options.imatrix ?? "") } };
     const from = { source: folder, ...(file === undefined ? {} : { sourceFile: file }), ...imatrix };
     const { scheme, planned } = await chooseSchemes(from, options, openStore, terminal);
-    const result = await runStep(quantizeStep, { ...from, target, name, scheme, tokenizer }, deps);
+    const split = { maxBytes: options.splitMaxSize, maxTensors: options.splitMaxTensors };
+    const result = await runStep(quantizeStep, { ...from, target, name, scheme, tokenizer, split }, deps);
     progress.end();
     printResult(terminal, options.json, planned === undefined ? result : { ...result, plan: planned }, () => {
       const bits = (8 * result.bytes) / result.elements;
       const tokens = result.hasTokenizer ? "" : "; no tokenizer";
       const counts = `${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}, ${bits.toFixed(2)} bits each`;
-      const line = `${result.scheme} in ${options.out}: ${counts}; ${describeLoss(result)}${tokens}`;
+      const place =
+        result.files.length === 1 ? options.out : `${result.files[0]} and the ${result.files.length - 1} after it`;
+      const line = `${result.scheme} in ${place}: ${counts}; ${describeLoss(result)}${tokens}`;
       return planned === undefined ? line : `${describePlan(planned)}\n${line}`;
     });
   } finally {

@@ -3,8 +3,9 @@
 import assert from "node:assert/strict";
 import { MergeyardError } from "../error.ts";
 import { planGgufModel } from "../formats/gguf-model.ts";
+import { splitMetadata, splitName } from "../formats/gguf-split.ts";
 import { describeTokenizer, NO_TOKENIZER } from "../formats/gguf-tokenizer.ts";
-import { GGUF_TYPE_OF, type GgufMetadata, type GgufValue } from "../formats/gguf-types.ts";
+import { GGUF_TYPE_OF } from "../formats/gguf-types.ts";
 import { encodeGgufHeader } from "../formats/gguf-write.ts";
 import { parseJsonDocument } from "../formats/json-scan.ts";
 import type { PlannedShard } from "../formats/shard-plan.ts";
@@ -61,7 +62,7 @@ function planOutput({ mix, tokenizer: wanted }: GgufOutput, parts: GgufOutputPar
       }),
     );
     return {
-      file: fileName(parts.name, mix.id, index, shards.length),
+      file: splitName(`${parts.name}-${mix.id}`, index, shards.length),
       fileBytes,
       header: Buffer.from(header).toString("base64"),
       tensors: own.map(({ name, tensor, shape, scheme, permutedHeads }, at) => ({
@@ -75,23 +76,6 @@ function planOutput({ mix, tokenizer: wanted }: GgufOutput, parts: GgufOutputPar
       })),
     };
   });
-}
-
-/** The first file of a set has all metadata; each says which it is. A single file says nothing of sets. */
-function splitMetadata(all: GgufMetadata, index: number, count: number, tensors: number): GgufMetadata {
-  if (count === 1) return all;
-  const split: readonly (readonly [string, GgufValue])[] = [
-    ["split.no", { kind: "u16", value: index }],
-    ["split.count", { kind: "u16", value: count }],
-    ["split.tensors.count", { kind: "i32", value: tensors }],
-  ];
-  return new Map([...(index === 0 ? all : []), ...split]);
-}
-
-/** `support-bot-q4_k_m-00001-of-00003.gguf`, as llama.cpp numbers the files of a set. */
-function fileName(name: string, mix: string, index: number, count: number): string {
-  const digits = (value: number) => String(value).padStart(5, "0");
-  return count === 1 ? `${name}-${mix}.gguf` : `${name}-${mix}-${digits(index + 1)}-of-${digits(count)}.gguf`;
 }
 
 function tokenizerOf(parts: GgufOutputParts, config: Readonly<Record<string, unknown>> | undefined) {

@@ -63,6 +63,35 @@ test("quantize writes one file, says what was lost, and inspect reads it", async
   assert.deepEqual(readdirSync(cwd).sort(), ["config.json", "m.gguf", "model.safetensors", "n.gguf"]);
 });
 
+const WRONG_SPLITS = [
+  ["--split-max-size", "4GiB"],
+  ["--split-max-size", "0G"],
+  ["--split-max-tensors", "0"],
+] as const;
+
+test("quantize makes a set of files of at most a size in thousands, or a number of tensors", async (context) => {
+  const cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-quantize-"));
+  context.after(() => rmSync(cwd, { recursive: true }));
+  makeModel(cwd);
+  const run = async (...more: readonly string[]) => {
+    const terminal = createRecorder({ cwd });
+    const status = await main(["quantize", ".", "--scheme", "f16", "--out", "m.gguf", ...more], terminal);
+    return { status, out: terminal.out() };
+  };
+  // Seven matrices of 2048 bytes: two are 4096, more than 4 thousand.
+  const sized = await run("--split-max-size", "4K");
+  assert.match(sized.out, /^f16 in m-00001-of-0000(\d)\.gguf and the \d after it: 12 tensors/);
+  assert.equal(readdirSync(cwd).filter((name) => name.endsWith(".gguf")).length, 7);
+  const inspected = createRecorder({ cwd });
+  assert.equal(await main(["inspect", ".", "--json"], inspected), 0, inspected.err());
+  assert.equal((await run("--split-max-tensors", "5")).status, 0);
+  assert.equal(readdirSync(cwd).filter((name) => name.endsWith("-of-00003.gguf")).length, 3);
+  for (const wrong of WRONG_SPLITS) {
+    assert.equal((await run(...wrong)).status, 2, wrong.join(" "));
+  }
+  assert.equal((await run("--format", "compressed-tensors", "--scheme", "fp8", "--split-max-size", "1G")).status, 2);
+});
+
 test("an unknown scheme is a usage error and writes nothing", async (context) => {
   const cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-quantize-"));
   context.after(() => rmSync(cwd, { recursive: true }));

@@ -1,11 +1,11 @@
 // GGUF files that we write, read by a reader that is not ours: every tensor's name, type, shape, place and bytes, and
 // the metadata. Nothing is fetched: the files lie in a temporary folder.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { GGMLQuantizationType, type GGUFTensorInfo, gguf } from "@huggingface/gguf";
+import { GGMLQuantizationType, type GGUFTensorInfo, gguf, ggufAllShards } from "@huggingface/gguf";
 import { GGUF_TYPES } from "../../core/formats/gguf-types.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
 import { quantizeStep } from "../../steps/quantize.ts";
@@ -26,10 +26,16 @@ async function withFolder(use: (folder: string) => Promise<void>): Promise<void>
   }
 }
 
-async function quantize(store: ObjectStore, scheme: string, tokenizer = false) {
+/** Names of the files. */
+async function quantizeTo(store: ObjectStore, scheme: string, more: object): Promise<readonly string[]> {
   const openStore = openerOf(store);
   const deps = { ...testDeps(openStore), executeQuantize: createQuantizeExecutor(openStore).execute };
-  await runStep(quantizeStep, { source: store.uri, target: store.uri, name: "out.gguf", scheme, tokenizer }, deps);
+  const input = { source: store.uri, target: store.uri, name: "out.gguf", scheme, tokenizer: false, ...more };
+  return (await runStep(quantizeStep, input, deps)).files;
+}
+
+async function quantize(store: ObjectStore, scheme: string, tokenizer = false) {
+  await quantizeTo(store, scheme, { tokenizer });
   return readAll(store, "out.gguf", 1e8);
 }
 
@@ -155,5 +161,49 @@ test("a reader that is not ours finds the metadata that a loader needs", async (
       "general.quantization_version": 2,
       "general.file_type": 15,
     });
+  });
+});
+
+test("a reader that is not ours finds in a set of files every tensor of the one file, with its bytes", async () => {
+  await withFolder(async (folder) => {
+    const store = newStore();
+    await putLlama(store);
+    const whole = await quantize(store, "q8_0");
+    writeFileSync(join(folder, "whole.gguf"), whole);
+    const one = await gguf(join(folder, "whole.gguf"), { allowLocalFile: true });
+    const bytesIn = (file: Uint8Array, start: bigint, info: GGUFTensorInfo) => {
+      const at = Number(start + info.offset);
+      return Buffer.from(file.subarray(at, at + bytesOf(info)));
+    };
+    const expected = one.tensorInfos.map((info) => [info.name, bytesIn(whole, one.tensorDataOffset, info)]);
+    for (const split of [{ maxTensors: 8 }, { maxBytes: 100_000 }, { maxBytes: 200_000, maxTensors: 4 }]) {
+      const files = await quantizeTo(store, "q8_0", { split });
+      const five = (value: number) => String(value).padStart(5, "0");
+      assert.deepEqual(
+        files,
+        files.map((_, index) => `out-${five(index + 1)}-of-${five(files.length)}.gguf`),
+      );
+      for (const name of files) writeFileSync(join(folder, name), await readAll(store, name, 1e8));
+      const { shards } = await ggufAllShards(join(folder, files[0] ?? ""), { allowLocalFile: true });
+      const found = shards.flatMap(({ tensorInfos, tensorDataOffset }, index) => {
+        const file = readFileSync(join(folder, files[index] ?? ""));
+        return tensorInfos.map((info) => [info.name, bytesIn(file, tensorDataOffset, info)]);
+      });
+      assert.deepEqual(found, expected);
+      for (const [index, { metadata, tensorInfos }] of shards.entries()) {
+        const { version, tensor_count, kv_count, ...entries } = metadata;
+        const own: Record<string, number> = {
+          "split.no": index,
+          "split.count": files.length,
+          "split.tensors.count": expected.length,
+        };
+        const { version: _, tensor_count: __, kv_count: ___, ...all } = one.metadata;
+        assert.deepEqual({ ...entries }, index === 0 ? { ...all, ...own } : own);
+        assert.ok(tensorInfos.length > 0 && tensorInfos.length <= (split.maxTensors ?? 1e9));
+        const bytes = tensorInfos.reduce((sum, info) => sum + Math.ceil(bytesOf(info) / 32) * 32, 0);
+        assert.ok(tensorInfos.length === 1 || bytes <= (split.maxBytes ?? 1e9));
+      }
+      for (const name of files) await store.delete(name);
+    }
   });
 });

@@ -42,6 +42,10 @@ function run(store: ObjectStore, scheme: string, more: Record<string, unknown> =
   return runStep(quantizeStep, input, depsOf(openerOf(store)));
 }
 
+async function listKeys(store: ObjectStore): Promise<readonly string[]> {
+  return (await Array.fromAsync(store.list(""))).map(({ key }) => key);
+}
+
 async function tensorsOf(store: ObjectStore): Promise<ReadonlyMap<string, GgufTensor>> {
   const { header } = await openGguf(store, "out.gguf");
   return new Map(header.tensors.map((tensor) => [tensor.name, tensor]));
@@ -281,6 +285,34 @@ test("a file that is there already is not replaced", async () => {
     run(store, "q8_0"),
     (error) => error instanceof MergeyardError && error.code === "YardTargetOccupied",
   );
+});
+
+test("of a set of files none is left when one of them fails, and none is written over another", async () => {
+  const store = newStore();
+  await putLlama(store, { first: { "model.layers.1.mlp.up_proj.weight": Number.NaN } });
+  const before = await listKeys(store);
+  await assert.rejects(
+    run(store, "q8_0", { split: { maxTensors: 5 } }),
+    (error) => error instanceof MergeyardError && error.code === "QuantizeNotFinite",
+  );
+  assert.deepEqual(await listKeys(store), before);
+  await putText(store, "out-00003-of-00005.gguf", "mine");
+  await assert.rejects(run(store, "q8_0", { split: { maxTensors: 5 } }), (error) => {
+    assert.ok(error instanceof MergeyardError && error.code === "YardTargetOccupied");
+    assert.equal(error.where?.file, "out-00003-of-00005.gguf");
+    return true;
+  });
+  assert.equal((await listKeys(store)).length, before.length + 1);
+});
+
+test("a set of files has the losses of the one file, and a bound that is not reached makes one file", async () => {
+  const store = newStore();
+  await putLlama(store);
+  const [whole, parts] = [await run(store, "q4_0"), await run(store, "q4_0", { split: { maxTensors: 1 } })];
+  assert.deepEqual([whole.files.length, parts.files.length], [1, 21]);
+  assert.deepEqual([parts.losses, parts.snr, parts.schemes], [whole.losses, whole.snr, whole.schemes]);
+  await store.delete("out.gguf");
+  assert.deepEqual((await run(store, "q4_0", { split: { maxBytes: 1e9 } })).files, ["out.gguf"]);
 });
 
 test("every scheme can be asked for, by itself or as the base of a mix", () => {
