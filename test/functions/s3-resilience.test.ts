@@ -1,10 +1,12 @@
 // The pipeline between itself and a real S3 server: a proxy that slows down, drops connections and cuts bodies, a
-// server that is full or refuses credentials. Each ends in success or in one clear error, and what was published before
-// stays as it was.
+// server that is full or refuses credentials, and many who publish at once. Each ends in success or in one clear error,
+// and what was published before stays as it was.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import http from "node:http";
 import { after, test } from "node:test";
+import { checkStep } from "../../steps/check.ts";
+import { publishStep } from "../../steps/publish.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
 import { readChannel } from "../../steps/yard.ts";
@@ -13,7 +15,7 @@ import type { ObjectStore } from "../../stores/store.ts";
 import { listen } from "../listen.ts";
 import { putText, testDeps } from "../steps/deps.ts";
 import { createInThreadExecutor } from "../steps/in-thread-executor.ts";
-import { makeYard, recipe, runPipeline } from "../steps/pipeline.ts";
+import { makeYard, plan, recipe, runPipeline, runUnits } from "../steps/pipeline.ts";
 
 const server = process.env.MERGEYARD_TEST_S3_ENDPOINT ?? "";
 const bucket = process.env.MERGEYARD_TEST_S3_BUCKET ?? "tests";
@@ -132,4 +134,26 @@ test("a full bucket and expired credentials end in one error, and what is publis
     const { result } = await runPipeline(yard, depsAt(server));
     assert.equal(result?.outcome, "published", "once there is room, the run goes on");
   }
+});
+
+test("32 publishers at once leave whole versions, and the run planned last is current", { skip }, async () => {
+  const yard = await newYard();
+  const deps = () => depsAt(server);
+  const runs: { readonly yard: string; readonly run: string; readonly plannedMs: number }[] = [];
+  for (const weight of [0.1, 0.2, 0.3, 0.4]) {
+    await putText(yard, "pipelines/small.yaml", recipe(weight));
+    const planned = await plan(yard, deps());
+    await runUnits(planned, deps());
+    const { run, plannedMs } = planned;
+    await runStep(checkStep, { yard: planned.yard, run }, deps());
+    runs.push({ yard: planned.yard, run, plannedMs });
+  }
+  const racers = Array.from({ length: 32 }, (_, index) => runs.slice(index % runs.length)[0]).filter((run) => !!run);
+  const ends = await Promise.all(racers.map((racer) => runStep(publishStep, racer, deps())));
+  const current = await publishedVersion(yard);
+  for (const version of new Set(ends.map((end) => end.version))) await verify(yard, version ?? "");
+  const winners = ends.filter((_, index) => racers[index]?.run === runs.at(-1)?.run);
+  assert.ok(winners.length === 8 && winners.every(({ version }) => version === current));
+  const losers = ends.filter(({ outcome }) => outcome === "lost-race");
+  for (const { version, current: seen } of losers) assert.notEqual(version, seen?.version, "a loser says who won");
 });
