@@ -12,6 +12,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { z } from "zod";
+import { findMethod } from "../core/methods/registry.ts";
 import { benchConvert } from "./bench/convert.ts";
 import { type Cost, least, measure } from "./bench/measure.ts";
 import { makeBenchModels } from "./bench/models.ts";
@@ -26,6 +27,13 @@ const RECIPES: Readonly<
   slerp: { base: true, models: ["base", "ft1"], t: 0.4, mergekitS: 13.4 },
   ties: { base: true, models: ["ft1", "ft2"], density: 0.3, mergekitS: 110 },
   dare_linear: { base: true, models: ["ft1", "ft2"], density: 0.3, mergekitS: 31 },
+  della_linear: { base: true, models: ["ft1", "ft2"], density: 0.3 },
+  breadcrumbs: { base: true, models: ["ft1", "ft2"], density: 0.3 },
+  nuslerp: { base: false, models: ["base", "ft1"] },
+  karcher: { base: false, models: ["base", "ft1", "ft2"] },
+  model_stock: { base: true, models: ["ft1", "ft2"] },
+  ties_paper: { base: true, models: ["ft1", "ft2"] },
+  pcb: { base: true, models: ["ft1", "ft2"] },
 };
 const WEIGHTS: Readonly<Record<string, number>> = { base: 0.5, ft1: 0.3, ft2: 0.2 };
 
@@ -50,9 +58,10 @@ const dir = resolve(options.dir);
 
 function recipeText(method: string): string {
   const recipe = RECIPES[method];
-  if (recipe === undefined) throw new Error(`the bench has no recipe for ${method}`);
+  const known = findMethod(method)?.modelParameters.shape;
+  if (recipe === undefined || known === undefined) throw new Error(`the bench has no recipe for ${method}`);
   const models = recipe.models.map((model) => {
-    const weight = method === "slerp" ? {} : { weight: WEIGHTS[model] };
+    const weight = "weight" in known ? { weight: WEIGHTS[model] } : {};
     const density = recipe.density === undefined ? {} : { density: recipe.density };
     return { model: join(dir, model), parameters: { ...weight, ...density } };
   });

@@ -50,6 +50,9 @@ function merging(base: string, tasks: readonly string[]) {
     average: { merge: { merge_method: "linear", models, parameters: { weight: 1 }, dtype: "float32" } },
     taskArithmetic: (weight: number) => recipe("task_arithmetic", { weight }),
     ties: (density: number, lambda: number) => recipe("ties", { weight: 1, density, lambda }),
+    /** One threshold for each whole model. */
+    tiesPaper: (percent: number, lambda: number) => recipe("ties_paper", { top_k_percent: percent, lambda }),
+    pcb: (ratio: number, lambda: number) => recipe("pcb", { pcb_ratio: ratio, lambda }),
     dareLinear: (density: number, weight: number) => recipe("dare_linear", { weight, density }, { random_seed: 1 }),
     dareTies: (density: number, lambda: number) =>
       recipe("dare_ties", { weight: 1, density, lambda }, { random_seed: 1 }),
@@ -83,6 +86,11 @@ export const SUITES: readonly Suite[] = [
         model: vit.taskArithmetic(weight),
       })),
       ...[1, 1.5, 2, 2.5].map((lambda) => ({ label: `ties k20 ${lambda.toFixed(1)}`, model: vit.ties(0.2, lambda) })),
+      ...[1, 1.5, 2].map((lambda) => ({
+        label: `ties_paper k20 ${lambda.toFixed(1)}`,
+        model: vit.tiesPaper(20, lambda),
+      })),
+      ...[1, 1.4, 1.8].map((lambda) => ({ label: `pcb r0.2 ${lambda.toFixed(1)}`, model: vit.pcb(0.2, lambda) })),
       { label: "dare p0.9 0.3", model: vit.dareLinear(0.1, 0.3) },
       { label: "dare_ties p0.8 1.5", model: vit.dareTies(0.2, 1.5) },
       { label: "della p0.6 1.5", model: vit.della(0.4, 0.2, 1.5) },
