@@ -8,6 +8,7 @@ import { MergeyardError } from "../core/error.ts";
 import { addAlign } from "./commands/align.ts";
 import { addCancel } from "./commands/cancel.ts";
 import { addConvert } from "./commands/convert.ts";
+import { addDerive } from "./commands/derive.ts";
 import { addDiff } from "./commands/diff.ts";
 import { addGc } from "./commands/gc.ts";
 import { addInit } from "./commands/init.ts";
@@ -38,6 +39,7 @@ const COMMANDS = [
   addDiff,
   addConvert,
   addQuantize,
+  addDerive,
   addLora,
   addAlign,
   addMergeExperts,

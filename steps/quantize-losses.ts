@@ -1,6 +1,6 @@
 // What a quantization lost, summed up for its result: the whole in dB, and the tensor that lost most.
 import { z } from "zod";
-import type { Loss } from "../core/ops/quantize.ts";
+import { type Loss, scalarQuantize } from "../core/ops/quantize.ts";
 
 /** Fields of a result. */
 export const lossSchema = {
@@ -14,16 +14,22 @@ export const lossSchema = {
 
 export type TensorLoss = { readonly tensor: string; readonly scheme: string; readonly loss: Loss };
 
+/** Of values against those that came back. */
+export function measureLoss(values: Float32Array, back: Float32Array): Loss {
+  return scalarQuantize.measureLoss({ address: 0, values }, 0, { address: 0, values: back }, values.length);
+}
+
+export function addLoss(sum: Loss = { signal: 0, noise: 0 }, { signal, noise }: Loss): Loss {
+  return { signal: sum.signal + signal, noise: sum.noise + noise };
+}
+
 /** In dB; null for nothing lost. */
-function signalToNoise({ signal, noise }: Loss): number | null {
+export function signalToNoise({ signal, noise }: Loss): number | null {
   return noise === 0 ? null : 10 * Math.log10(Math.max(signal, Number.MIN_VALUE) / noise);
 }
 
 export function summariseLosses(losses: readonly TensorLoss[]) {
-  const total = losses.reduce(
-    (sum, { loss }) => ({ signal: sum.signal + loss.signal, noise: sum.noise + loss.noise }),
-    { signal: 0, noise: 0 },
-  );
+  const total = losses.reduce((sum, { loss }) => addLoss(sum, loss), { signal: 0, noise: 0 });
   const each = losses.map(({ tensor, scheme, loss }) => ({ tensor, scheme, snr: signalToNoise(loss) }));
   const lossy = each.flatMap(({ tensor, scheme, snr }) => (snr === null ? [] : [{ tensor, scheme, snr }]));
   const [worst = null] = lossy.sort((a, b) => a.snr - b.snr);

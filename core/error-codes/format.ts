@@ -302,6 +302,16 @@ export const FORMAT_CODES = {
     retryable: false,
     remedy: "choose a scheme per channel or of smaller groups, or leave the module out with --ignore",
   },
+  DeriveSourceUnsupported: {
+    meaning: "fewer bits can only be derived from a model of symmetric INT8",
+    retryable: false,
+    remedy: "make it with `mergeyard quantize SRC --scheme int8_group128 --out DIR`, then derive from DIR",
+  },
+  DeriveOriginalMismatch: {
+    meaning: "the model given as the original does not have the weights that the INT8 model has",
+    retryable: false,
+    remedy: "name the model that the INT8 one was quantized from",
+  },
   QuantizeHessianInvalid: {
     meaning: "the Hessian of a layer's inputs cannot be used",
     retryable: false,

@@ -138,7 +138,10 @@ function fusedKey(entry: TensorEntry): string {
 }
 
 /** Linear modules that stay as they are; servers want them named. The head is named also where it is tied. */
-function listIgnored({ tensors, config }: Checkpoint, isChosen: (entry: TensorEntry) => boolean): readonly string[] {
+export function listIgnored(
+  { tensors, config }: Checkpoint,
+  isChosen: (entry: TensorEntry) => boolean,
+): readonly string[] {
   const vocabulary = configSections(config)
     .map(({ vocab_size: size }) => size)
     .find((size) => typeof size === "number");

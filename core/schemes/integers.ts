@@ -20,6 +20,12 @@ export type IntegerForm = {
   readonly activations: "none" | "token";
 };
 
+/** Such folders hold every one of these. */
+export type IntegerScheme = PartScheme & { readonly compressed: CompressedForm };
+
+/** How wide codes are, and whether words or bytes hold them. */
+export type CodeForm = Pick<IntegerForm, "bits" | "packed">;
+
 /** Rows whose packed zero points fill whole words, at any width. */
 const ROWS_TOGETHER = 32;
 
@@ -29,7 +35,7 @@ const ROWS_TOGETHER = 32;
  * holds zero. Every operation rounds to the weights' dtype. A group of zeros has the scale epsilon, and its lowest code
  * as the zero point.
  */
-export function integers(form: IntegerForm): PartScheme {
+export function integers(form: IntegerForm): IntegerScheme {
   const { id, title, group, symmetric } = form;
   assert.ok(symmetric || group !== "tensor", "a tensor's zero point is nowhere stored");
   return Object.freeze({
@@ -212,8 +218,31 @@ function readZeros({ bits, packed }: IntegerForm, window: RowWindow, groups: num
   return zeros;
 }
 
+/** Codes of one row of a window, [columns], as signed integers. */
+export function readCodes({ bits, packed }: CodeForm, window: RowWindow, row: number, codes: Int8Array): void {
+  const { columns } = window.matrix;
+  const rowBytes = packed ? packedBytes(columns, bits) : columns;
+  const source = partOf(window, packed ? "weight_packed" : "weight").subarray(row * rowBytes, (row + 1) * rowBytes);
+  const bytes = new Uint8Array(codes.buffer, codes.byteOffset, columns);
+  if (!packed) {
+    bytes.set(source);
+    return;
+  }
+  unpackBits(source, columns, bits, bytes);
+  for (let i = 0; i < columns; i++) bytes[i] = (bytes[i] ?? 0) - 2 ** (bits - 1);
+}
+
+/** The inverse into words; `codes` are within the width, and become the bytes that are packed. */
+export function packCodes({ bits }: Pick<CodeForm, "bits">, window: RowWindow, row: number, codes: Int8Array): void {
+  const { columns } = window.matrix;
+  const rowBytes = packedBytes(columns, bits);
+  const bytes = new Uint8Array(codes.buffer, codes.byteOffset, columns);
+  for (let i = 0; i < columns; i++) bytes[i] = (bytes[i] ?? 0) + 2 ** (bits - 1);
+  packBits(bytes, columns, bits, partOf(window, "weight_packed").subarray(row * rowBytes, (row + 1) * rowBytes));
+}
+
 /** The matrix's own shape, which the words do not tell. */
-function writeShape(window: RowWindow): void {
+export function writeShape(window: RowWindow): void {
   const shape = viewOf(partOf(window, "weight_shape"));
   shape.setBigInt64(0, BigInt(window.matrix.rows), true);
   shape.setBigInt64(8, BigInt(window.matrix.columns), true);

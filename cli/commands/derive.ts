@@ -1,0 +1,111 @@
+// `mergeyard derive MODEL --bits 6|4|2 --out DIR`: a model of INT8 as one of fewer bits, from its stored integers. The
+// folder appears whole or not at all.
+import path from "node:path";
+import type { Command } from "commander";
+import { InvalidArgumentError, Option } from "commander";
+import { LOWER_BITS, type LowerBits } from "../../core/schemes/double-rounding.ts";
+import type { OpenStore } from "../../stores/store.ts";
+import { jsonOption, parseLocalPath, toOutputUri, toUri } from "../arguments.ts";
+import { createProgress } from "../progress.ts";
+import { createStepDeps } from "../step-deps.ts";
+import { printResult, type Terminal } from "../terminal.ts";
+import { countOf, describeLoss, formatBytes } from "../text.ts";
+
+type Options = {
+  readonly bits: LowerBits;
+  readonly out: string;
+  readonly yard?: string;
+  readonly original?: string;
+  readonly json?: boolean;
+};
+
+export function addDerive(program: Command, terminal: Terminal): void {
+  program
+    .command("derive")
+    .description("make a compressed-tensors folder of fewer bits from a model of INT8, without its float weights")
+    .argument("<model>", "a folder of INT8; with --yard also MODEL (its latest), MODEL@VERSION or MODEL:CHANNEL")
+    .addOption(new Option("--bits <n>", "bits of a code: 6, 4 or 2").argParser(parseBits).makeOptionMandatory())
+    .addOption(new Option("--out <dir>", "the folder to make").argParser(parseLocalPath).makeOptionMandatory())
+    .option("--yard <yard>", "where the model is published: a folder or s3://bucket/prefix")
+    .option("--original <src>", "what the model was quantized from, to say what quantizing it directly would lose")
+    .addOption(jsonOption())
+    .action((model: string, options: Options) => derive(model, options, terminal));
+}
+
+function parseBits(text: string): LowerBits {
+  const bits = LOWER_BITS.find((each) => String(each) === text);
+  if (bits === undefined) throw new InvalidArgumentError(`It must be one of ${LOWER_BITS.join(", ")}.`);
+  return bits;
+}
+
+async function derive(model: string, options: Options, terminal: Terminal): Promise<void> {
+  const [{ createStoreOpener }, { runStep }, { deriveStep }, { beginOutputFolder }] = await Promise.all([
+    import("../../stores/open.ts"),
+    import("../../steps/step.ts"),
+    import("../../steps/derive.ts"),
+    import("../../local/output-folder.ts"),
+  ]);
+  const openStore = createStoreOpener(terminal.env);
+  const source = await findModel(model, options.yard, openStore, terminal);
+  const original =
+    options.original === undefined ? undefined : await findModel(options.original, undefined, openStore, terminal);
+  const output = await beginOutputFolder(path.resolve(terminal.cwd, options.out), { force: false });
+  const progress = createProgress(terminal, { silent: options.json === true });
+  const deps = {
+    ...createStepDeps(terminal, openStore),
+    progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
+  };
+  try {
+    const { bits } = options;
+    progress.begin("derive", source.bytes);
+    const target = toOutputUri(output.path, terminal.cwd);
+    const places = { source: source.place, ...(original === undefined ? {} : { original: original.place }) };
+    const result = await runStep(deriveStep, { ...places, bits, target }, deps);
+    await output.commit();
+    progress.end();
+    printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
+      const each = ((8 * result.bytes) / result.elements).toFixed(2);
+      const counts = `${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}, ${each} bits each`;
+      const line = `${result.scheme} in ${options.out}: ${countOf(result.derived, "module")} derived; ${counts}`;
+      return `${line}; against INT8: ${describeLoss(result)}${describeOriginal(result.original)}`;
+    });
+  } catch (error) {
+    await output.discard();
+    throw error;
+  } finally {
+    progress.end();
+  }
+}
+
+function describeOriginal(original: { derived: number; direct: number; gap: number } | null): string {
+  if (original === null) return "";
+  const { derived, direct, gap } = original;
+  const side = gap < 0 ? "better" : "worse";
+  const both = `${derived.toFixed(1)} dB, quantized directly ${direct.toFixed(1)} dB`;
+  return `; against the original: ${both} (${Math.abs(gap).toFixed(2)} dB ${side})`;
+}
+
+/** A path or URI that exists, else a name of the yard. */
+async function findModel(text: string, yard: string | undefined, openStore: OpenStore, terminal: Terminal) {
+  const [{ locateSource, openSource }, { openPlace }] = await Promise.all([
+    import("../source.ts"),
+    import("../../steps/open-checkpoint.ts"),
+  ]);
+  const bytesOf = (files: readonly { readonly bytes: number }[]) => files.reduce((sum, { bytes }) => sum + bytes, 0);
+  if (yard === undefined) {
+    const { checkpoint } = await openSource(text, openStore, terminal);
+    const { folder, file } = locateSource(text, terminal.cwd);
+    const named = file === undefined ? {} : { file };
+    return { place: { store: folder, prefix: "", ...named }, bytes: bytesOf(checkpoint.tensorFiles) };
+  }
+  const [{ resolveModel }, { openYard }] = await Promise.all([
+    import("../../steps/resolve-model.ts"),
+    import("../../steps/yard.ts"),
+  ]);
+  const opened = await openYard(openStore, toUri(yard, terminal.cwd));
+  const scope = { openStore, yard: opened, aliases: [], folders: [toUri(".", terminal.cwd)], signal: terminal.signal };
+  const { store, prefix, file } = await resolveModel(scope, text);
+  const { checkpoint } = await openPlace({ store, prefix, file }, terminal.signal);
+  const named = file === undefined ? {} : { file };
+  return { place: { store: store.uri, prefix, ...named }, bytes: bytesOf(checkpoint.tensorFiles) };
+}
