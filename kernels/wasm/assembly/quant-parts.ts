@@ -203,6 +203,27 @@ export function dequantizeIntegers(
   return v128.or(i32x4.min_s(code, i32x4.splat(0x7e)), sign);
 }
 
+/** Eight quotients, nearest BF16, as its bits. */
+@inline function halvesOf(s: usize, scale: v128): v128 {
+  const a = f32x4.div(v128.load(s), scale);
+  const b = f32x4.div(v128.load(s, 16), scale);
+  const oddA = v128.and(i32x4.shr_u(a, 16), integerOne());
+  const oddB = v128.and(i32x4.shr_u(b, 16), integerOne());
+  return v128.shuffle<i16>(
+    i32x4.add(i32x4.add(a, bf16Half()), oddA),
+    i32x4.add(i32x4.add(b, bf16Half()), oddB),
+    1, 3, 5, 7, 9, 11, 13, 15,
+  );
+}
+
+/** Codes of eight numbers whose magnitude, BF16, is a normal number of E4M3. */
+@inline function normalsOf(halves: v128, size: v128): v128 {
+  const odd = v128.and(i16x8.shr_u(size, 4), i16x8.splat(1));
+  const rounded = i16x8.shr_u(i16x8.add(i16x8.add(size, i16x8.splat(7)), odd), 4);
+  const code = i16x8.min_s(i16x8.sub(rounded, i16x8.splat(960)), i16x8.splat(0x7e));
+  return v128.or(code, i16x8.shl(i16x8.shr_u(halves, 15), 7));
+}
+
 @inline function encodeFloats(
   source: usize,
   count: i32,
@@ -218,6 +239,17 @@ export function dequantizeIntegers(
     let s = source + (<usize>(row * stride) << 2);
     const end = s + (<usize>count << 2);
     for (; s < end; s += 64, t += 16) {
+      if (rounds) {
+        const low = halvesOf(s, scales);
+        const high = halvesOf(s + 32, scales);
+        const lowSize = v128.and(low, i16x8.splat(0x7fff));
+        const highSize = v128.and(high, i16x8.splat(0x7fff));
+        // Almost never is one below 2^-6, where codes count otherwise.
+        if (!v128.any_true(i16x8.lt_s(i16x8.min_s(lowSize, highSize), i16x8.splat(0x3c80)))) {
+          v128.store(t, i8x16.narrow_i16x8_u(normalsOf(low, lowSize), normalsOf(high, highSize)));
+          continue;
+        }
+      }
       const a = float8Of(s, scales, rounds);
       const b = float8Of(s + 16, scales, rounds);
       const c = float8Of(s + 32, scales, rounds);
@@ -250,6 +282,12 @@ export function encodeE4M3(
   return f32x4.mul(v128.bitselect(f32x4.splat(NaN), signed, isNan), scale);
 }
 
+/** The same of codes that are no NaN, extended with their sign. */
+@inline function numbersOf(codes: v128, scale: v128): v128 {
+  const value = v128.and(i32x4.shl(codes, 20), i32x4.splat(<i32>0x87f00000));
+  return f32x4.mul(f32x4.mul(value, f32x4.splat(1.329227995784916e36)), scale);
+}
+
 /** Values of a block. */
 export function decodeE4M3(source: usize, count: i32, rows: i32, stride: i32, scale: f32, target: usize): void {
   const scales = f32x4.splat(scale);
@@ -259,6 +297,15 @@ export function decodeE4M3(source: usize, count: i32, rows: i32, stride: i32, sc
     const end = t + (<usize>count << 2);
     for (; t < end; t += 64, s += 16) {
       const codes = v128.load(s);
+      if (!v128.any_true(i8x16.eq(v128.and(codes, i8x16.splat(0x7f)), i8x16.splat(0x7f)))) {
+        const low = i16x8.extend_low_i8x16_s(codes);
+        const high = i16x8.extend_high_i8x16_s(codes);
+        v128.store(t, numbersOf(i32x4.extend_low_i16x8_s(low), scales));
+        v128.store(t, numbersOf(i32x4.extend_high_i16x8_s(low), scales), 16);
+        v128.store(t, numbersOf(i32x4.extend_low_i16x8_s(high), scales), 32);
+        v128.store(t, numbersOf(i32x4.extend_high_i16x8_s(high), scales), 48);
+        continue;
+      }
       const low = i16x8.extend_low_i8x16_u(codes);
       const high = i16x8.extend_high_i8x16_u(codes);
       v128.store(t, valuesOf(i32x4.extend_low_i16x8_u(low), scales));
