@@ -1,5 +1,5 @@
 // Runs a command as a whole process and says what it cost: wall and processor seconds as the shell's `time` accounts
-// them, and the peak of its resident memory as the kernel keeps it.
+// them, and the peak of its resident memory as the kernel keeps it. And the rate of work in this process.
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 
@@ -59,4 +59,34 @@ export function least(costs: readonly Cost[]): Cost {
     cpuS: min((cost) => cost.cpuS),
     peakBytes: Math.max(...costs.map((cost) => cost.peakBytes)),
   };
+}
+
+/** CPU-seconds of one measurement: long enough for a clock, short enough to fall into a quiet moment. */
+export const SITTING_S = 0.15;
+
+/** GB per CPU-second of work on `bytes`, repeated for one sitting. */
+export function measureRate(bytes: number, work: () => void): number {
+  const cpuS = (): number => {
+    const { user, system } = process.cpuUsage();
+    return (user + system) / 1e6;
+  };
+  // Once before: code is compiled then.
+  work();
+  const start = cpuS();
+  let [done, spent] = [0, 0];
+  while (spent < SITTING_S) {
+    work();
+    done += bytes;
+    spent = cpuS() - start;
+  }
+  return done / spent / 1e9;
+}
+
+/** The best of some rates; 0 of none. */
+export function most(rates: readonly number[] | undefined): number {
+  return Math.max(...(rates ?? [0]));
+}
+
+export function rate(value: number): string {
+  return value.toFixed(value < 1 ? 3 : 2);
 }

@@ -111,6 +111,14 @@ function makePattern(deviation: number): Uint16Array {
   return Uint16Array.from({ length: PATTERN_ELEMENTS }, () => float32ToBfloat16(0.02 * base() + deviation * delta()));
 }
 
+/** Fills bytes with BF16 as weights are; returns the numbers that would follow. */
+export function fillNormal(bytes: Uint8Array): () => number {
+  const normal = createNormal(5);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let at = 0; at < bytes.length; at += 2) view.setUint16(at, float32ToBfloat16(0.02 * normal()), true);
+  return normal;
+}
+
 /** About normal numbers: sums of four uniforms (xorshift), of unit variance. */
 export function createNormal(seed: number): () => number {
   let state = seed * 2654435761;

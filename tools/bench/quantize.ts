@@ -4,11 +4,16 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { float32ToBfloat16 } from "../../core/ops/cast.ts";
-import { BLOCK_SCHEME_IDS, type BlockSchemeId, isBlockSchemeId } from "../../core/schemes/registry.ts";
+import {
+  BLOCK_SCHEME_IDS,
+  type BlockSchemeId,
+  COMPRESSED_SCHEMES,
+  isBlockSchemeId,
+} from "../../core/schemes/registry.ts";
 import { createWasmKernels } from "../../kernels/wasm/host.ts";
-import { type Cost, least, measure } from "./measure.ts";
-import { createNormal, makeBenchLlama } from "./models.ts";
+import { type Cost, least, measure, measureRate, most, rate, SITTING_S } from "./measure.ts";
+import { fillNormal, makeBenchLlama } from "./models.ts";
+import { benchParts, PART_SCHEME_IDS } from "./parts.ts";
 
 /** llama.cpp's row functions, one thread of an idle 2-vCPU EPYC machine; compiled as its builds compile them (-O3). */
 const LLAMA_CPP: Partial<Record<BlockSchemeId, number>> = { q8_0: 0.53, q4_0: 1.67, q4_k: 0.03, q6_k: 0.071 };
@@ -23,25 +28,34 @@ const MIXES: Partial<Record<BlockSchemeId, string>> = {
 
 const COLUMNS = 4096;
 const ROWS = 32;
-/** CPU-seconds of one measurement: long enough for a clock, short enough to fall into a quiet moment. */
-const SITTING_S = 0.15;
-
 export type QuantizeBench = {
   readonly dir: string;
   readonly rounds: number;
-  /** Ids of block schemes; all of them when empty. */
+  /** Ids of schemes; when empty, all of blocks and those of folders that are shown by default. */
   readonly schemes: readonly string[];
   /** A checkout of ggml, whose row functions are then measured in the same sitting. */
   readonly ggml: string | undefined;
 };
 
-/** Prints a table; the best of each figure counts, as machines are shared. */
-export async function benchQuantize({ dir, rounds, schemes, ggml }: QuantizeBench, root: string): Promise<void> {
-  const ids = schemes.length === 0 ? BLOCK_SCHEME_IDS : schemes.filter(isBlockSchemeId);
-  const run = createRowBench();
-  const peer = ggml === undefined ? undefined : compilePeer(resolve(ggml), root);
+/** Prints a table for each kind of scheme; the best of each figure counts, as machines are shared. */
+export async function benchQuantize(options: QuantizeBench, root: string): Promise<void> {
+  const { dir, schemes } = options;
+  const blocks = schemes.length === 0 ? BLOCK_SCHEME_IDS : schemes.filter(isBlockSchemeId);
+  const parts = schemes.length === 0 ? PART_SCHEME_IDS : schemes.filter((id) => COMPRESSED_SCHEMES.has(id));
   const llama = makeBenchLlama(join(dir, "llama"));
   console.log("GB of BF16 input per CPU-second");
+  if (blocks.length > 0) await benchBlocks(blocks, options, llama, root);
+  if (parts.length > 0) await benchParts(parts, options, llama, root);
+}
+
+async function benchBlocks(
+  ids: readonly BlockSchemeId[],
+  { dir, rounds, ggml }: QuantizeBench,
+  llama: ReturnType<typeof makeBenchLlama>,
+  root: string,
+): Promise<void> {
+  const run = createRowBench();
+  const peer = ggml === undefined ? undefined : compilePeer(resolve(ggml), root);
   console.log("scheme    kernel  rows   +imatrix  +loss  llama.cpp  ratio   file   peak MiB");
   try {
     for (const id of ids) {
@@ -80,14 +94,6 @@ export async function benchQuantize({ dir, rounds, schemes, ggml }: QuantizeBenc
   }
 }
 
-function most(rates: readonly number[] | undefined): number {
-  return Math.max(...(rates ?? [0]));
-}
-
-function rate(value: number): string {
-  return value.toFixed(value < 1 ? 3 : 2);
-}
-
 /** The row functions on rows of stored BF16, widening included. */
 function createRowBench() {
   const kernels = createWasmKernels(2 * COLUMNS * ROWS + 20 * COLUMNS + 1024);
@@ -95,9 +101,7 @@ function createRowBench() {
   const [row, importance, back] = [0, 1, 2].map(() => kernels.allocateTile(COLUMNS));
   const blocks = kernels.allocateBlock(4 * COLUMNS);
   if (row === undefined || importance === undefined || back === undefined) throw new Error("no memory");
-  const normal = createNormal(5);
-  const view = new DataView(stored.bytes.buffer, stored.bytes.byteOffset, stored.bytes.byteLength);
-  for (let i = 0; i < COLUMNS * ROWS; i++) view.setUint16(2 * i, float32ToBfloat16(0.02 * normal()), true);
+  const normal = fillNormal(stored.bytes);
   for (let i = 0; i < COLUMNS; i++) importance.values[i] = normal() ** 2;
   const each = (work: () => void) =>
     measureRate(2 * COLUMNS * ROWS, () => {
@@ -117,24 +121,6 @@ function createRowBench() {
         kernels.measureLoss(row, 0, back, COLUMNS);
       }),
   };
-}
-
-/** GB per CPU-second of work on `bytes`, repeated for one sitting. */
-function measureRate(bytes: number, work: () => void): number {
-  const cpuS = (): number => {
-    const { user, system } = process.cpuUsage();
-    return (user + system) / 1e6;
-  };
-  // Once before: code is compiled then.
-  work();
-  const start = cpuS();
-  let [done, spent] = [0, 0];
-  while (spent < SITTING_S) {
-    work();
-    done += bytes;
-    spent = cpuS() - start;
-  }
-  return done / spent / 1e9;
 }
 
 /** ggml's functions on rows of the same kind, compiled from a checkout. */
