@@ -13,7 +13,11 @@ export type Substitutions = {
   /** Of stages that make universal checkpoints of uploads: the same worker, allowed to write checkpoints. */
   readonly ShardJobDefinition: string;
   readonly WorkerJobDefinition: string;
+  /** The same worker with a GPU. */
+  readonly GpuWorkerJobDefinition: string;
   readonly CpuQueue: string;
+  /** A deployment without GPUs gives names that are none: its plans never ask for them. */
+  readonly GpuQueue: string;
 };
 
 /** The resources that the definition's tasks name. */

@@ -1,18 +1,15 @@
-// Lambda: the step `plan`. Plans are made for the workers of this deployment, unless the execution's input says other
+// Lambda: the step `plan`. Plans are made for the fleet of this deployment, unless the execution's input says other
 // sizes.
 import { z } from "zod";
 import { planStep } from "../steps/plan.ts";
 import { runStep } from "../steps/step.ts";
 import { createLambda } from "./handler.ts";
 
-const bytes = z.coerce.number().int().positive().optional();
-
-/** The variables that the workers' job definition has as well. */
-const sizeSchema = z
-  .object({ MERGEYARD_MEMORY_BYTES: bytes, MERGEYARD_THREADS: bytes })
-  .transform(({ MERGEYARD_MEMORY_BYTES: memoryBytes, MERGEYARD_THREADS: threads }) => ({ memoryBytes, threads }));
+/** The deployment's sizes, as JSON; the step's own schema checks them. */
+const variables = z.object({ MERGEYARD_FLEET: z.string().optional() });
 
 export const handler = createLambda("plan", (event, deps) => {
   const input = z.looseObject({}).parse(event);
-  return runStep(planStep, { ...sizeSchema.parse(process.env), ...input }, deps);
+  const { MERGEYARD_FLEET: fleet } = variables.parse(process.env);
+  return runStep(planStep, { ...(fleet === undefined ? {} : { fleet: JSON.parse(fleet) }), ...input }, deps);
 });

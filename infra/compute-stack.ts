@@ -23,7 +23,7 @@ export type ComputeProps = StackProps & {
 /** What the state machine needs of the fleets. */
 export type Compute = {
   readonly queueArns: { readonly cpu: string; readonly gpu?: string };
-  readonly jobs: { readonly worker: WorkerJob; readonly sharder: WorkerJob };
+  readonly jobs: { readonly worker: WorkerJob; readonly sharder: WorkerJob; readonly gpu?: WorkerJob };
   readonly logGroup: LogGroup;
 };
 
@@ -58,6 +58,7 @@ export class ComputeStack extends Stack {
     const job = (id: string, role: "worker" | "sharder") =>
       new WorkerJob(this, id, { ...parts, name: `mergeyard-${name}-${role}`, role, image, size: cpu.job });
     const jobs = { worker: job("Worker", "worker"), sharder: job("Sharder", "sharder") };
+    let gpuJob: WorkerJob | undefined;
     let gpuQueueArn: string | undefined;
     if (gpu !== null) {
       const gpuFleet = new Fleet(this, "Gpu", {
@@ -70,12 +71,12 @@ export class ComputeStack extends Stack {
       });
       const gpuImage = this.#image(props.imageContext, "x86_64");
       const names = { name: `mergeyard-${name}-gpu-worker`, role: "worker" } as const;
-      new WorkerJob(this, "GpuWorker", { ...parts, ...names, image: gpuImage, size: gpu.job });
+      gpuJob = new WorkerJob(this, "GpuWorker", { ...parts, ...names, image: gpuImage, size: gpu.job });
       gpuQueueArn = gpuFleet.queue.jobQueueArn;
       new CfnOutput(this, "GpuQueueArn", { value: gpuQueueArn });
     }
     const queueArns = { cpu: fleet.queue.jobQueueArn, ...(gpuQueueArn === undefined ? {} : { gpu: gpuQueueArn }) };
-    this.compute = { queueArns, jobs, logGroup };
+    this.compute = { queueArns, jobs: gpuJob === undefined ? jobs : { ...jobs, gpu: gpuJob }, logGroup };
     new CfnOutput(this, "CpuQueueArn", { value: fleet.queue.jobQueueArn });
   }
 

@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { InstanceClass } from "aws-cdk-lib/aws-ec2";
 import { z } from "zod";
+import { FLEET_DEFAULT } from "../core/plan/machine.ts";
 
 const days = z.int().positive();
 const instances = z.array(z.enum(InstanceClass)).min(1);
@@ -50,8 +51,14 @@ const cpuSchema = z.strictObject({
   maxVcpus: z.int().positive().default(128),
   /** Spot capacity first, on-demand where there is none; false: on-demand only. */
   spot: z.boolean().default(true),
-  /** One job. Two of the default fit a machine of 4 vCPU and 8 GiB. */
-  job: jobSchema.default({ vcpus: 2, memoryMiB: 3584 }),
+  /**
+   * A usual job, and the memory that a stage whose units need more may give its jobs. `instances` must have machines
+   * that are large enough.
+   */
+  job: jobSchema
+    .extend({ memoryMiBMax: z.int().min(1024).default(FLEET_DEFAULT.cpu.memoryMiBMax) })
+    .refine(({ memoryMiB, memoryMiBMax }) => memoryMiB <= memoryMiBMax, { path: ["memoryMiBMax"] })
+    .default(FLEET_DEFAULT.cpu),
 });
 
 const gpuSchema = z.strictObject({
@@ -106,7 +113,7 @@ export const environmentSchema = z
       })
       .prefault({}),
     cpu: cpuSchema.prefault({}),
-    /** A queue of GPU machines. No stage of this version is placed there, so it is off. */
+    /** A queue of GPU machines, used for work that has GPU kernels: none in this version, so it is off. */
     gpu: gpuSchema.nullable().default(null),
     /** Minutes that a job may wait at the head of its queue for a machine that does not come. */
     runnableMinutes: z.int().min(10).max(1440).default(120),

@@ -6,12 +6,12 @@ import { ManagedPolicy, type PolicyStatement, Role, ServicePrincipal } from "aws
 import { LogGroup } from "aws-cdk-lib/aws-logs";
 import { CfnStateMachine } from "aws-cdk-lib/aws-stepfunctions";
 import type { Construct } from "constructs";
+import type { Fleet } from "../core/plan/machine.ts";
 import { renderDefinition, type Substitutions } from "../flow/definition.ts";
 import type { Compute } from "./compute-stack.ts";
 import type { Environment } from "./config.ts";
 import { StepFunction } from "./step-function.ts";
 import { createTriggers, type Triggers } from "./triggers.ts";
-import { sizeVariables } from "./worker-job.ts";
 import { allow, arnOf, signingStatements, type YardPlace, yardStatements } from "./yard-access.ts";
 
 export type FlowProps = StackProps & {
@@ -50,7 +50,9 @@ export class FlowStack extends Stack {
       RecordFailureFunction: steps.recordFailure.lambda.functionArn,
       ShardJobDefinition: compute.jobs.sharder.arn,
       WorkerJobDefinition: compute.jobs.worker.arn,
+      GpuWorkerJobDefinition: compute.jobs.gpu?.arn ?? "no-gpu-job-definition",
       CpuQueue: compute.queueArns.cpu,
+      GpuQueue: compute.queueArns.gpu ?? "no-gpu-queue",
     };
     const role = new Role(this, "StateMachineRole", {
       assumedBy: new ServicePrincipal("states.amazonaws.com"),
@@ -104,13 +106,16 @@ function leaveOpen(names: Substitutions): Substitutions {
     RecordFailureFunction: open("RecordFailureFunction"),
     ShardJobDefinition: open("ShardJobDefinition"),
     WorkerJobDefinition: open("WorkerJobDefinition"),
+    GpuWorkerJobDefinition: open("GpuWorkerJobDefinition"),
     CpuQueue: open("CpuQueue"),
+    GpuQueue: open("GpuQueue"),
   } satisfies Record<keyof typeof names, string>;
 }
 
 function createSteps(stack: Stack, { environment, place }: FlowProps): Steps {
   const parts = { environment, place, memoryMiB: environment.functionMemoryMiB };
-  const variables = sizeVariables(environment.cpu.job);
+  const fleet: Fleet = { cpu: environment.cpu.job, gpu: environment.gpu && gpuSize(environment.gpu.job) };
+  const variables = { MERGEYARD_FLEET: JSON.stringify(fleet) };
   const { signingKeyArn } = place;
   const signing: Record<string, string> =
     signingKeyArn === undefined ? {} : { MERGEYARD_SIGNING_KEY: `awskms:///${signingKeyArn}` };
@@ -137,13 +142,18 @@ function createSteps(stack: Stack, { environment, place }: FlowProps): Steps {
   };
 }
 
+/** Of a GPU job, what the planner asks for: how many GPUs it has is its definition's matter. */
+function gpuSize({ vcpus, memoryMiB }: NonNullable<Environment["gpu"]>["job"]): Fleet["gpu"] {
+  return { vcpus, memoryMiB };
+}
+
 /** What the definition's states call, and what ends a job when its execution is stopped. */
 function flowStatements(stack: Stack, steps: Steps, { jobs, queueArns }: Compute): PolicyStatement[] {
   const functions = Object.values(steps).map(({ lambda }) => lambda.functionArn);
   const definitions = Object.values(jobs).flatMap(({ arn }) => [arn, `${arn}:*`]);
   return [
     allow("InvokeSteps", ["lambda:InvokeFunction"], functions),
-    allow("SubmitJobs", ["batch:SubmitJob"], [queueArns.cpu, ...definitions]),
+    allow("SubmitJobs", ["batch:SubmitJob"], [...Object.values(queueArns), ...definitions]),
     allow("FollowJobs", ["batch:DescribeJobs"], ["*"]),
     allow("EndJobs", ["batch:TerminateJob"], [arnOf(stack, "batch", "job", "*")]),
     allow(

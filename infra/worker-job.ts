@@ -15,6 +15,7 @@ import { LogDriver } from "aws-cdk-lib/aws-ecs";
 import { Role, ServicePrincipal } from "aws-cdk-lib/aws-iam";
 import type { LogGroup } from "aws-cdk-lib/aws-logs";
 import { Construct } from "constructs";
+import { engineBytes } from "../core/plan/machine.ts";
 import { type ExitRule, JOB_RETRY } from "../flow/job-retry.ts";
 import type { Environment } from "./config.ts";
 import { arnOf, type YardPlace, type YardRole, yardStatements } from "./yard-access.ts";
@@ -33,17 +34,11 @@ export type WorkerJobProps = {
 /** Hours of one attempt when the submission says nothing; the state machine's submissions say their own. */
 const ATTEMPT_HOURS = 48;
 
-/**
- * Of a job's memory, the share that the engine's own bound may take. The rest is for what it does not count: the
- * buffers of requests to S3, the garbage of JavaScript, the runtime.
- */
-const ENGINE_MEMORY_SHARE = 0.6;
-
-/** Variables by which a worker, and the plan that is made for it, know its size. */
-export function sizeVariables(size: { readonly vcpus: number; readonly memoryMiB: number }): Record<string, string> {
+/** Variables by which a worker knows its size, where a submission does not say another. */
+function sizeVariables(size: { readonly vcpus: number; readonly memoryMiB: number }): Record<string, string> {
   return {
     MERGEYARD_THREADS: String(size.vcpus),
-    MERGEYARD_MEMORY_BYTES: String(Math.floor(size.memoryMiB * ENGINE_MEMORY_SHARE) * 2 ** 20),
+    MERGEYARD_MEMORY_BYTES: String(engineBytes(size.memoryMiB)),
   };
 }
 

@@ -17,6 +17,8 @@ export type LocalBatchOptions = {
   readonly definitions: ReadonlyMap<string, Command>;
   /** What children inherit; the job's own variables win. */
   readonly environment: Readonly<Record<string, string | undefined>>;
+  /** Variables that win over the job's: this machine is as large as it is, whatever a job asks Batch for. */
+  readonly size?: Readonly<Record<string, string>>;
   /** Children at one time. */
   readonly jobs: number;
   readonly clock: Clock;
@@ -38,7 +40,12 @@ const submitJobSchema = z.strictObject({
   JobDefinition: z.string().min(1),
   ArrayProperties: z.strictObject({ Size: z.int().min(2).max(10_000) }).optional(),
   ContainerOverrides: z
-    .strictObject({ Environment: z.array(z.strictObject({ Name: z.string().min(1), Value: z.string() })).optional() })
+    .strictObject({
+      Environment: z.array(z.strictObject({ Name: z.string().min(1), Value: z.string() })).optional(),
+      ResourceRequirements: z
+        .array(z.strictObject({ Type: z.enum(["VCPU", "MEMORY", "GPU"]), Value: z.string() }))
+        .optional(),
+    })
     .optional(),
   Timeout: z.strictObject({ AttemptDurationSeconds: z.int().min(60) }).optional(),
 });
@@ -146,6 +153,7 @@ async function runAttempt(
     environment: {
       ...options.environment,
       ...Object.fromEntries((job.ContainerOverrides?.Environment ?? []).map(({ Name, Value }) => [Name, Value])),
+      ...options.size,
       AWS_BATCH_JOB_ID: isArray ? `${id}:${index}` : id,
       AWS_BATCH_JOB_ATTEMPT: String(attempt),
       AWS_BATCH_JOB_ARRAY_INDEX: isArray ? String(index) : undefined,

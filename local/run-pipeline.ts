@@ -79,7 +79,9 @@ const NAMES = Object.freeze({
   RecordFailureFunction: "record-failure",
   ShardJobDefinition: "sharder",
   WorkerJobDefinition: "worker",
+  GpuWorkerJobDefinition: "gpu-worker",
   CpuQueue: "local",
+  GpuQueue: "local-gpu",
 }) satisfies Substitutions;
 
 /**
@@ -179,9 +181,8 @@ function createWorkers(run: PipelineRun, parts: PipelineParts, clock: Clock) {
     environment: {
       ...parts.workerEnvironment,
       ...run.environment,
-      MERGEYARD_THREADS: String(run.threads),
-      MERGEYARD_MEMORY_BYTES: String(run.memoryBytes),
     },
+    size: { MERGEYARD_THREADS: String(run.threads), MERGEYARD_MEMORY_BYTES: String(run.memoryBytes) },
     jobs: run.jobs,
     clock,
     log: run.onEvent,

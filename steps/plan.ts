@@ -8,6 +8,7 @@ import { MergeyardError } from "../core/error.ts";
 import { describeWarning } from "../core/formats/format.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
 import { documentNames } from "../core/plan/documents.ts";
+import { chooseMachine, engineBytes, FLEET_DEFAULT, type Fleet } from "../core/plan/machine.ts";
 import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
 import type { PipelineModel } from "../core/plan/plan-pipeline.ts";
 import { planPipeline } from "../core/plan/plan-pipeline.ts";
@@ -57,7 +58,7 @@ export const planStep = defineStep({
     const finished = await findFinished(yard, plan.header, channel, deps);
     if (finished !== undefined) return { ...base, outcome: "unchanged", stages: [], version: finished.version };
     const header = await keepPlan(yard, plan, deps);
-    return { ...base, outcome: "planned", stages: listStages(header), version: null };
+    return { ...base, outcome: "planned", stages: listStages(header, input.fleet ?? FLEET_DEFAULT), version: null };
   },
 });
 
@@ -89,8 +90,13 @@ export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: Ste
     const place = { store: deps.openStore(source.store), prefix: source.prefix };
     models.push({ ...opened, documents: await readDocuments(place, checkpoint, names, deps.signal) });
   }
-  const { shardBytes, memoryBytes, threads } = input;
-  return planPipeline({ parsed, recipe, models }, { shardBytes, memoryBytes, threads });
+  const { shardBytes, fleet } = input;
+  const sizes = {
+    threads: input.threads ?? fleet?.cpu.vcpus,
+    memoryBytes: input.memoryBytes ?? (fleet && engineBytes(fleet.cpu.memoryMiB)),
+    memoryBytesMax: input.memoryBytes ?? (fleet && engineBytes(fleet.cpu.memoryMiBMax)),
+  };
+  return planPipeline({ parsed, recipe, models }, { shardBytes, ...sizes });
 }
 
 /**
@@ -203,11 +209,14 @@ async function findFinished(
  */
 const JOB_BYTES_MIN = 32 * 1024 * 1024;
 
-function listStages(header: PlanHeader): StageRef[] {
+function listStages(header: PlanHeader, fleet: Fleet): StageRef[] {
   return header.stages
     .filter(({ units }) => units > 0)
-    .map(({ index, name, kind, units, bytesRead, bytesWritten }) => {
+    .map((stage) => {
+      const { index, name, kind, units, bytesRead, bytesWritten } = stage;
+      const { queue, vcpus, memoryMiB } = chooseMachine(stage, fleet);
+      const size = { queue, vcpus, memoryMiB, memoryBytes: engineBytes(memoryMiB) };
       const worthwhile = Math.max(1, Math.ceil((bytesRead + bytesWritten) / JOB_BYTES_MIN));
-      return { index, name, kind, units, jobs: Math.min(JOBS_MAX, units, worthwhile) };
+      return { index, name, kind, units, jobs: Math.min(JOBS_MAX, units, worthwhile), ...size };
     });
 }

@@ -3,6 +3,7 @@
 // The steps themselves are one file each beside this one.
 import { z } from "zod";
 import { YARD_LIMITS } from "../core/limits.ts";
+import { fleetSchema } from "../core/plan/machine.ts";
 import { receiptSchema } from "../core/plan/receipt.ts";
 import { DTYPES } from "../core/tensor.ts";
 import { checkpointInfoSchema } from "../core/universal/checkpoint-info.ts";
@@ -23,6 +24,11 @@ const stageRefSchema = z.strictObject({
   kind: z.enum(["shard", "prepare", "apply", "export"]),
   units: z.int().positive(),
   jobs: z.int().positive().max(JOBS_MAX),
+  /** Where its jobs run and what each gets: on AWS only. `memoryBytes` of `memoryMiB` are the engine's. */
+  queue: z.enum(["cpu", "gpu"]),
+  vcpus: z.int().positive(),
+  memoryMiB: z.int().positive(),
+  memoryBytes: z.int().positive(),
 });
 
 export const planInputSchema = z.strictObject({
@@ -37,6 +43,8 @@ export const planInputSchema = z.strictObject({
   shardBytes: z.int().positive().optional(),
   memoryBytes: z.int().positive().optional(),
   threads: z.int().positive().optional(),
+  /** Sizes of the jobs of the deployment that the plan is made in; absent where no such choice is left. */
+  fleet: fleetSchema.optional(),
 });
 
 export const planOutputSchema = z.strictObject({

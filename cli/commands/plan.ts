@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import type { Command } from "commander";
 import { type Estimate, estimateRun, formatUsd, PRICES, type Prices, pricesSchema } from "../../core/cost/estimate.ts";
+import { chooseMachine, FLEET_DEFAULT, type Machine } from "../../core/plan/machine.ts";
 import type { Plan, PlanHeader } from "../../core/plan/schema.ts";
 import { jsonOption, memoryOption, modelOption, splitUri, threadsOption, toUri, yardOption } from "../arguments.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -57,9 +58,11 @@ async function plan(pipeline: string, options: Options, terminal: Terminal): Pro
     yard,
     createStepDeps(terminal, openStore),
   );
-  const estimate = estimateRun(prepared.header.stages, prices, threads);
-  printResult(terminal, options.json, toData(prepared, estimate, prices), () =>
-    render(prepared.header, estimate, prices),
+  const machines = prepared.header.stages.map((stage) => chooseMachine(stage, FLEET_DEFAULT));
+  const sized = prepared.header.stages.map((stage, index) => ({ ...stage, size: machines[index] }));
+  const estimate = estimateRun(sized, prices, threads);
+  printResult(terminal, options.json, toData(prepared, machines, estimate, prices), () =>
+    render(prepared.header, machines, estimate, prices),
   );
 }
 
@@ -75,14 +78,14 @@ async function readPrices(file: string | undefined, cwd: string): Promise<Prices
   }
 }
 
-function toData({ header, units }: Plan, estimate: Estimate, prices: Prices) {
+function toData({ header, units }: Plan, machines: readonly Machine[], estimate: Estimate, prices: Prices) {
   const { name, run, method, sources, stages, publish, warnings } = header;
   return {
     name,
     run,
     method,
     sources: sources.map(({ model, store, prefix, format, state }) => ({ model, store, prefix, format, state })),
-    stages: stages.map((stage, index) => ({ ...stage, ...estimate.stages[index] })),
+    stages: stages.map((stage, index) => ({ ...stage, machine: machines[index], ...estimate.stages[index] })),
     units: units.length,
     bytesRead: sumOf(stages.map((stage) => stage.bytesRead)),
     bytesWritten: sumOf(stages.map((stage) => stage.bytesWritten)),
@@ -92,7 +95,7 @@ function toData({ header, units }: Plan, estimate: Estimate, prices: Prices) {
   };
 }
 
-function render(header: PlanHeader, estimate: Estimate, prices: Prices): string {
+function render(header: PlanHeader, machines: readonly Machine[], estimate: Estimate, prices: Prices): string {
   const { name, run, method, sources, stages, publish, warnings } = header;
   const rows = stages.map((stage, index) => [
     stage.name,
@@ -102,8 +105,6 @@ function render(header: PlanHeader, estimate: Estimate, prices: Prices): string 
     formatBytes(stage.bytesWritten),
     formatMemory(stage.peakBytes),
     formatDuration((estimate.stages[index]?.localSeconds ?? 0) * 1000),
-    formatDuration((estimate.stages[index]?.awsSeconds ?? 0) * 1000),
-    formatUsd(estimate.stages[index]?.awsUsd ?? 0),
   ]);
   const total = [
     "total",
@@ -113,10 +114,7 @@ function render(header: PlanHeader, estimate: Estimate, prices: Prices): string 
     formatBytes(sumOf(stages.map((stage) => stage.bytesWritten))),
     formatMemory(Math.max(0, ...stages.map((stage) => stage.peakBytes))),
     formatDuration(estimate.localSeconds * 1000),
-    formatDuration(estimate.awsSeconds * 1000),
-    formatUsd(estimate.awsUsd),
   ];
-  const right = (title: string) => ({ title, align: "right" as const });
   return [
     `${name}: ${method} of ${sources.filter(({ state }) => state !== "merged").length} models, run ${run}`,
     publish === undefined ? "publishes nothing" : `publishes ${publish.model}:${publish.channel}`,
@@ -125,15 +123,53 @@ function render(header: PlanHeader, estimate: Estimate, prices: Prices): string 
       [
         { title: "stage", align: "left" },
         { title: "kind", align: "left" },
-        ...["units", "read", "written", "memory", "time here", "time on AWS", "cost on AWS"].map(right),
+        ...["units", "read", "written", "memory", "time here"].map(right),
       ],
       [...rows, total],
     ),
     "",
-    `Estimates. AWS: ${prices.region}, prices of ${prices.asOf}, ${prices.worker.count} workers at most; ` +
+    renderMachines(stages, machines, estimate),
+    "",
+    ...new Set(machines.map(({ queue, reason }) => `${queue.toUpperCase()}: ${reason}`)),
+    "",
+    `Estimates. AWS: ${prices.region}, prices of ${prices.asOf}, ${prices.worker.count} workers at most, or ` +
+      `${prices.gpuWorker.count} of ${prices.gpuWorker.machine}; ` +
       `what is written costs ${formatUsd(estimate.storageUsdPerMonth)} a month to keep.`,
     ...warnings.map((warning) => `warning: ${warning}`),
   ].join("\n");
+}
+
+const right = (title: string) => ({ title, align: "right" as const });
+
+/** Where each stage runs on AWS, and what it would take on either queue. */
+function renderMachines(stages: PlanHeader["stages"], machines: readonly Machine[], estimate: Estimate): string {
+  const rows = stages.map(({ name }, index) => {
+    const { queue, vcpus, memoryMiB } = machines[index] ?? {};
+    const { awsSeconds = 0, awsUsd = 0, gpuSeconds = 0, gpuUsd = 0 } = estimate.stages[index] ?? {};
+    return [name, `${queue}, ${vcpus} vCPU`, formatMemory((memoryMiB ?? 0) * 2 ** 20)].concat([
+      formatDuration(awsSeconds * 1000),
+      formatUsd(awsUsd),
+      formatDuration(gpuSeconds * 1000),
+      formatUsd(gpuUsd),
+    ]);
+  });
+  const total = [
+    "total",
+    "",
+    "",
+    formatDuration(estimate.awsSeconds * 1000),
+    formatUsd(estimate.awsUsd),
+    formatDuration(estimate.gpuSeconds * 1000),
+    formatUsd(estimate.gpuUsd),
+  ];
+  return renderTable(
+    [
+      { title: "on AWS", align: "left" },
+      { title: "queue", align: "left" },
+      ...["memory", "time, CPU", "cost, CPU", "time, GPU", "cost, GPU"].map(right),
+    ],
+    [...rows, total],
+  );
 }
 
 function sumOf(values: readonly number[]): number {

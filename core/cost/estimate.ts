@@ -6,6 +6,13 @@ import table from "./prices.json" with { type: "json" };
 
 const positive = z.number().positive();
 
+const pace = {
+  count: z.int().positive(),
+  bytesPerSecond: positive,
+  startSeconds: z.number().nonnegative(),
+  billedSecondsMin: z.number().nonnegative(),
+};
+
 export const pricesSchema = z.strictObject({
   region: z.string(),
   /** When the prices were read: `2026-06` or `2026-06-30`. */
@@ -19,27 +26,38 @@ export const pricesSchema = z.strictObject({
   s3GBMonthUsd: positive,
   stateTransitionUsd: positive,
   /** The size of a Batch job, how many run at once, and what one sustains between S3 and its cores. */
-  worker: z.strictObject({
-    vcpus: positive,
-    memoryGiB: positive,
-    count: z.int().positive(),
-    bytesPerSecond: positive,
-    startSeconds: z.number().nonnegative(),
-    billedSecondsMin: z.number().nonnegative(),
-  }),
+  worker: z.strictObject({ vcpus: positive, memoryGiB: positive, ...pace }),
+  /** The same of a job that has a machine with a GPU to itself, sustained between S3 and its cores: no GPU kernels. */
+  gpuWorker: z.strictObject({ machine: z.string(), hourUsd: positive, ...pace }),
 });
 export type Prices = z.infer<typeof pricesSchema>;
 
 /** The table beside this file. */
 export const PRICES: Prices = Object.freeze(pricesSchema.parse(table));
 
-export type StageCounts = { readonly units: number; readonly bytesRead: number; readonly bytesWritten: number };
-export type StageEstimate = { readonly localSeconds: number; readonly awsSeconds: number; readonly awsUsd: number };
+export type StageCounts = {
+  readonly units: number;
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+  /** Of a job, where that is not the table's worker. */
+  readonly size?: { readonly vcpus: number; readonly memoryMiB: number } | undefined;
+};
+export type StageEstimate = {
+  readonly localSeconds: number;
+  /** On the CPU queue. */
+  readonly awsSeconds: number;
+  readonly awsUsd: number;
+  /** On the GPU queue, were it placed there. */
+  readonly gpuSeconds: number;
+  readonly gpuUsd: number;
+};
 export type Estimate = {
   readonly stages: readonly StageEstimate[];
   readonly localSeconds: number;
   readonly awsSeconds: number;
   readonly awsUsd: number;
+  readonly gpuSeconds: number;
+  readonly gpuUsd: number;
   /** Of what the run adds to the yard. */
   readonly storageUsdPerMonth: number;
 };
@@ -64,29 +82,46 @@ export function estimateRun(stages: readonly StageCounts[], prices: Prices, thre
     localSeconds: sum((estimate) => estimate.localSeconds),
     awsSeconds: sum((estimate) => estimate.awsSeconds),
     awsUsd: sum((estimate) => estimate.awsUsd) + FIXED_TRANSITIONS * prices.stateTransitionUsd,
+    gpuSeconds: sum((estimate) => estimate.gpuSeconds),
+    gpuUsd: sum((estimate) => estimate.gpuUsd) + FIXED_TRANSITIONS * prices.stateTransitionUsd,
     storageUsdPerMonth: (written / 1e9) * prices.s3GBMonthUsd,
   };
 }
 
-function estimateStage(
+function estimateStage(stage: StageCounts, prices: Prices, threads: number): StageEstimate {
+  const { worker, gpuWorker } = prices;
+  const { size, bytesRead, bytesWritten } = stage;
+  const vcpus = size?.vcpus ?? worker.vcpus;
+  const memoryGiB = Math.max(size === undefined ? 0 : size.memoryMiB / 1024, worker.memoryGiB);
+  const cpu = runOn(stage, worker, hourUsd({ ...prices, worker: { ...worker, vcpus, memoryGiB } }), prices);
+  const gpu = runOn(stage, gpuWorker, gpuWorker.hourUsd, prices);
+  return {
+    localSeconds: (bytesRead + bytesWritten) / (LOCAL_BYTES_PER_SECOND * threads),
+    awsSeconds: cpu.seconds,
+    awsUsd: cpu.usd,
+    gpuSeconds: gpu.seconds,
+    gpuUsd: gpu.usd,
+  };
+}
+
+/** A stage on workers of one kind, at so many dollars an hour each. */
+function runOn(
   { units, bytesRead, bytesWritten }: StageCounts,
+  kind: Pick<Prices["worker"], keyof typeof pace>,
+  workerHourUsd: number,
   prices: Prices,
-  threads: number,
-): StageEstimate {
-  const { worker } = prices;
-  const bytes = bytesRead + bytesWritten;
-  const workers = Math.min(units, worker.count);
+): { readonly seconds: number; readonly usd: number } {
+  const workers = Math.min(units, kind.count);
   const rounds = Math.ceil(units / workers);
-  const workSeconds = (rounds * (bytes / units)) / worker.bytesPerSecond;
-  const billedSeconds = Math.max(worker.billedSecondsMin, worker.startSeconds + workSeconds) * workers;
-  const workerHourUsd = hourUsd(prices);
+  const workSeconds = (rounds * ((bytesRead + bytesWritten) / units)) / kind.bytesPerSecond;
+  const seconds = kind.startSeconds + workSeconds;
+  const billedSeconds = Math.max(kind.billedSecondsMin, seconds) * workers;
   const requests =
     (Math.ceil(bytesRead / REQUEST_BYTES) + units) * prices.s3GetUsd +
     (Math.ceil(bytesWritten / REQUEST_BYTES) + units) * prices.s3PutUsd;
   return {
-    localSeconds: bytes / (LOCAL_BYTES_PER_SECOND * threads),
-    awsSeconds: worker.startSeconds + workSeconds,
-    awsUsd: (billedSeconds / 3600) * workerHourUsd + requests + STAGE_TRANSITIONS * prices.stateTransitionUsd,
+    seconds,
+    usd: (billedSeconds / 3600) * workerHourUsd + requests + STAGE_TRANSITIONS * prices.stateTransitionUsd,
   };
 }
 
@@ -95,7 +130,11 @@ export function workerUsd(workerMs: number, prices: Prices): number {
   return (workerMs / 3_600_000) * hourUsd(prices);
 }
 
-function hourUsd({ worker, workerVcpuHourUsd, workerGiBHourUsd }: Prices): number {
+function hourUsd({
+  worker,
+  workerVcpuHourUsd,
+  workerGiBHourUsd,
+}: Pick<Prices, "worker" | "workerVcpuHourUsd" | "workerGiBHourUsd">): number {
   return worker.vcpus * workerVcpuHourUsd + worker.memoryGiB * workerGiBHourUsd;
 }
 

@@ -33,6 +33,8 @@ export type MergeOptions = {
   readonly shardBytes?: number | undefined;
   /** Bound on a worker process, 512 MiB unless said otherwise. */
   readonly memoryBytes?: number | undefined;
+  /** Bound on the largest worker there is, for units that cannot do with the usual one; none larger unless said. */
+  readonly memoryBytesMax?: number | undefined;
   /** Measure how the models agree and disagree, on the way; false unless said otherwise. */
   readonly statistics?: boolean | undefined;
   /** Threads of a worker process. */

@@ -19,6 +19,8 @@ export type UnitOptions = {
   readonly stage: number;
   readonly threads: number;
   readonly memoryBytes: number;
+  /** What the largest worker has, for units that cannot do with `memoryBytes`. */
+  readonly memoryBytesMax: number;
   readonly statistics: boolean;
   /** Of a method that must know the whole model. */
   readonly prepared?: MergeUnit["prepared"];
@@ -82,7 +84,7 @@ export function bytesOfInputs(tensor: UnitTensor): number {
 }
 
 function boundMemory(tensors: readonly UnitTensor[], derived: readonly DerivedFile[], options: UnitOptions): number {
-  const { threads, memoryBytes } = options;
+  const { threads, memoryBytes, memoryBytesMax } = options;
   const sinks = sinkBytes(derived);
   const needs = (windowElements: number) => (tensor: UnitTensor) =>
     kernelBytes(methodOf(tensor, options), tensor, windowElements, options.statistics) + sinks;
@@ -91,7 +93,7 @@ function boundMemory(tensors: readonly UnitTensor[], derived: readonly DerivedFi
     threads,
     memoryBytes,
   );
-  if (fit.peakBytes <= memoryBytes) return fit.peakBytes;
+  if (fit.peakBytes <= memoryBytesMax) return fit.peakBytes;
   throw memoryExceeded(
     tensors.find((tensor) => needs(fit.windowElements)(tensor) === fit.threadBytes),
     fit,
@@ -108,7 +110,7 @@ export function memoryExceeded(
   return new MergeyardError("PlanMemoryExceeded", {
     where: { ...fieldPlace(options.recipe.origin, ["merge_method"]), tensor: largest?.name },
     found: `${peakBytes} bytes for ${options.method.id} of ${largest?.inputs.length ?? 0} models`,
-    expected: `at most ${options.memoryBytes} bytes`,
+    expected: `at most ${options.memoryBytesMax} bytes`,
     hint: `give a worker at least ${Math.ceil(peakBytes / 2 ** 20)} MiB (--memory)`,
   });
 }

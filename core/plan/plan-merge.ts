@@ -88,12 +88,14 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
   const derived = planGgufOutputs({ name, outputs: gguf, shards, sideFiles, models, notes });
   const first = options.stage ?? 0;
   const whole = planRounds(tensors, method, recipe, (input) => input.model ?? models[input.source]?.source.model ?? "");
+  const memoryBytes = options.memoryBytes ?? MEMORY_BYTES_DEFAULT;
   const unitOptions = {
     recipe,
     method,
     stage: first + (whole?.rounds.length ?? 0),
     threads: options.threads ?? THREADS_DEFAULT,
-    memoryBytes: options.memoryBytes ?? MEMORY_BYTES_DEFAULT,
+    memoryBytes,
+    memoryBytesMax: Math.max(memoryBytes, options.memoryBytesMax ?? 0),
     statistics: options.statistics ?? false,
     prepared: whole && describePrepared(whole, first),
   };

@@ -3,6 +3,7 @@
 import { digestJson } from "../artifact/digest.ts";
 import { shortDigest } from "../artifact/layout.ts";
 import type { CheckpointFile } from "../checkpoint.ts";
+import type { MergeMethod } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { readOutputs } from "../recipe/outputs.ts";
 import type { ParsedRecipe } from "../recipe/parse.ts";
@@ -10,11 +11,12 @@ import type { Gather } from "../universal/box.ts";
 import { type ConvertedFile, gatherBytes } from "../universal/convert-plan.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import { plainPacking } from "./adapter.ts";
+import { heaviest, type StageWork } from "./machine.ts";
 import { DIGEST_PEAK_BYTES } from "./memory.ts";
 import type { MergeModel, MergeOptions } from "./merge-task.ts";
 import { SHARD_BYTES_DEFAULT } from "./plan-merge.ts";
 import { planRecipe } from "./plan-recipe.ts";
-import type { AdoptUnit, ConvertUnit, DescribeUnit, Plan, PlanSource, Stage, Unit } from "./schema.ts";
+import type { AdoptUnit, ConvertUnit, DescribeUnit, MergeUnit, Plan, PlanSource, Stage, Unit } from "./schema.ts";
 
 /** A model of a pipeline. A `pending` source becomes a universal checkpoint of `checkpointName` during the run. */
 export type PipelineModel = MergeModel & {
@@ -48,16 +50,22 @@ export function planPipeline({ parsed, recipe, models }: PipelineTask, options: 
   const { documents, output } = merges;
   const made = merges.sources.slice(models.length);
   const stages = [
-    ...(hasAdoption ? [describeStage(ADOPT_STAGE, "adopt", "shard", adoption.adopts)] : []),
-    ...(hasAdoption ? [describeStage(DESCRIBE_STAGE, "describe", "shard", adoption.describes)] : []),
-    ...documents.flatMap(({ name: document, plan: { prepare, units } }) => {
+    ...(hasAdoption ? [describeStage(ADOPT_STAGE, "adopt", "shard", adoption.adopts, "move")] : []),
+    ...(hasAdoption ? [describeStage(DESCRIBE_STAGE, "describe", "shard", adoption.describes, "move")] : []),
+    ...documents.flatMap(({ name: document, plan: { method, prepare, units } }) => {
       const own = document === undefined ? "" : ` ${document}`;
       const first = (units[0]?.stage ?? stage) - prepare.length;
       return [
         ...prepare.map((round, index) =>
-          describeStage(first + index, `prepare${own} ${index + 1} of ${prepare.length}`, "prepare", round),
+          describeStage(
+            first + index,
+            `prepare${own} ${index + 1} of ${prepare.length}`,
+            "prepare",
+            round,
+            method.locality,
+          ),
         ),
-        describeStage(first + prepare.length, `merge${own}`, "apply", units),
+        describeStage(first + prepare.length, `merge${own}`, "apply", units, workOf(units, method)),
       ];
     }),
   ];
@@ -182,12 +190,25 @@ function folderKey({ store, prefix, file = "" }: PlanSource): string {
   return `${store}\n${prefix}${file}`;
 }
 
-function describeStage(index: number, name: string, kind: Stage["kind"], units: readonly Unit[]): Stage {
+/** A merge may leave all its tensors to copies: then only bytes move. */
+function workOf(units: readonly MergeUnit[], method: MergeMethod): StageWork {
+  const ids = new Set(units.flatMap(({ tensors }) => tensors.map((tensor) => tensor.method)));
+  return heaviest([...ids].map((id) => (id === method.id ? method.locality : "move")));
+}
+
+function describeStage(
+  index: number,
+  name: string,
+  kind: Stage["kind"],
+  units: readonly Unit[],
+  work: StageWork,
+): Stage {
   return {
     index,
     // Part of the jobs' names, which Batch wants to be letters, digits, hyphens and underscores.
     name: name.replace(/[^A-Za-z0-9_-]+/g, "-"),
     kind,
+    work,
     units: units.length,
     bytesRead: units.reduce((sum, unit) => sum + unit.bytesRead, 0),
     bytesWritten: units.reduce((sum, unit) => sum + unit.bytesWritten, 0),

@@ -263,6 +263,8 @@ const stageSchema = z.strictObject({
   index: count,
   name: z.string(),
   kind: z.enum(["shard", "prepare", "apply", "export"]),
+  /** What its units do, by the method that takes most: decides the machine (machine.ts). */
+  work: z.enum(["move", "element", "row", "slice", "tensor"]),
   units: count,
   bytesRead: count,
   bytesWritten: count,

@@ -122,7 +122,7 @@ function boundMeasuring(tensors: readonly UnitTensor[], measuring: MeasuringMeth
     options.threads,
     options.memoryBytes,
   );
-  if (fit.peakBytes <= options.memoryBytes) return fit.peakBytes;
+  if (fit.peakBytes <= options.memoryBytesMax) return fit.peakBytes;
   throw memoryExceeded(
     tensors.find((tensor) => needs(fit.windowElements)(tensor) === fit.threadBytes),
     fit,

@@ -44,7 +44,7 @@ test("a placeholder without a name is refused", () => {
       error instanceof MergeyardError &&
       error.code === "FlowDefinitionInvalid" &&
       error.found === `\${CpuQueue}` &&
-      error.where.field === "States.RunStageJob.Arguments.JobQueue",
+      error.where.field === "States.Plan.Assign.queues.cpu",
   );
 });
 

@@ -24,6 +24,8 @@ const PUBLISHED = {
   bytes: 2,
 };
 
+const SIZE = { queue: "cpu", vcpus: 2, memoryMiB: 3584, memoryBytes: 2_254_438_400 };
+
 function planned(jobs: readonly number[]): JsonObject {
   const stages = jobs.map((count, index) => ({
     index: index * 2,
@@ -31,6 +33,7 @@ function planned(jobs: readonly number[]): JsonObject {
     kind: index < jobs.length - 2 ? "shard" : "apply",
     units: 9,
     jobs: count,
+    ...SIZE,
   }));
   return { ...REF, outcome: "planned", plannedMs: 5, stages, model: "m", channel: "c", version: null };
 }
@@ -88,6 +91,12 @@ function job(stage: number, jobs: number, definition: string = NAMES.WorkerJobDe
         { Name: "MERGEYARD_RUN", Value: RUN },
         { Name: "MERGEYARD_STAGE", Value: String(stage) },
         { Name: "MERGEYARD_JOBS", Value: String(jobs) },
+        { Name: "MERGEYARD_THREADS", Value: "2" },
+        { Name: "MERGEYARD_MEMORY_BYTES", Value: "2254438400" },
+      ],
+      ResourceRequirements: [
+        { Type: "VCPU", Value: "2" },
+        { Type: "MEMORY", Value: "3584" },
       ],
     },
     Timeout: { AttemptDurationSeconds: 172_800 },
@@ -110,6 +119,25 @@ test("a planned run runs its stages in order, a plain job for one job and an arr
     ...SUCCESS,
   ]);
   assert.deepEqual(result, { status: "SUCCEEDED", output: { result: PUBLISHED, summary: { units: 3 } } });
+});
+
+test("a stage of the GPU queue goes there with its size, whether it is one job or many", async () => {
+  const base = planned([1, 3]);
+  assert.ok(Array.isArray(base.stages));
+  const gpu = { kind: "apply", queue: "gpu", vcpus: 4, memoryMiB: 14_336 };
+  const stages = base.stages.map((stage: Json) => ({ ...(isJsonObject(stage) ? stage : {}), ...gpu }));
+  const { calls } = await run({ plan: { ...base, stages } });
+  const submissions = calls.filter(([task]) => task === "batch").map(([, payload]) => payload);
+  assert.equal(submissions.length, 2);
+  for (const submission of submissions) {
+    assert.ok(isJsonObject(submission) && isJsonObject(submission.ContainerOverrides));
+    assert.equal(submission.JobQueue, NAMES.GpuQueue);
+    assert.equal(submission.JobDefinition, NAMES.GpuWorkerJobDefinition);
+    assert.deepEqual(submission.ContainerOverrides.ResourceRequirements, [
+      { Type: "VCPU", Value: "4" },
+      { Type: "MEMORY", Value: "14336" },
+    ]);
+  }
 });
 
 test("a plan without stages goes straight to its check", async () => {

@@ -7,5 +7,7 @@ export const NAMES = {
   RecordFailureFunction: "arn:aws:lambda:eu-west-1:111122223333:function:record-failure",
   ShardJobDefinition: "arn:aws:batch:eu-west-1:111122223333:job-definition/sharder:1",
   WorkerJobDefinition: "arn:aws:batch:eu-west-1:111122223333:job-definition/worker:1",
+  GpuWorkerJobDefinition: "arn:aws:batch:eu-west-1:111122223333:job-definition/gpu-worker:1",
   CpuQueue: "arn:aws:batch:eu-west-1:111122223333:job-queue/cpu",
+  GpuQueue: "arn:aws:batch:eu-west-1:111122223333:job-queue/gpu",
 };

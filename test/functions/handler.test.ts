@@ -74,14 +74,19 @@ test("work that does not listen is answered for before Lambda kills it", async (
 test("plans are made for the deployment's workers, unless the input says otherwise", async (t) => {
   const store = createMemoryStore("functions-sizes");
   await makeYard(store);
-  process.env.MERGEYARD_MEMORY_BYTES = "1000";
-  process.env.MERGEYARD_THREADS = "2";
+  const cpu = { vcpus: 3, memoryMiB: 2048, memoryMiBMax: 2048 };
+  process.env.MERGEYARD_FLEET = JSON.stringify({ cpu, gpu: null });
   t.after(() => {
-    delete process.env.MERGEYARD_MEMORY_BYTES;
-    delete process.env.MERGEYARD_THREADS;
+    delete process.env.MERGEYARD_FLEET;
   });
   const input = { yard: store.uri, pipeline: { store: store.uri, key: "pipelines/small.yaml" } };
-  const failed = await plan(input, CONTEXT).catch((error) => error);
+  const { stages } = await plan(input, CONTEXT);
+  const sizes = stages.map(({ queue, vcpus, memoryMiB }) => [queue, vcpus, memoryMiB]);
+  assert.deepEqual(sizes, [
+    ["cpu", 3, 2048],
+    ["cpu", 1, 2048],
+    ["cpu", 3, 2048],
+  ]);
+  const failed = await plan({ ...input, memoryBytes: 1000 }, CONTEXT).catch((error) => error);
   assert.equal(failed.name, "PlanMemoryExceeded");
-  assert.equal((await plan({ ...input, memoryBytes: 1e9 }, CONTEXT)).outcome, "planned");
 });

@@ -2,12 +2,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { z } from "zod";
+import { fleetSchema } from "../../core/plan/machine.ts";
 import { BATCH_SUBMIT_JOB, LAMBDA_INVOKE, renderDefinition, type Substitutions } from "../../flow/definition.ts";
 import { environmentSchema } from "../../infra/config.ts";
 import { NAMES } from "../flow/names.ts";
-import { role, standard } from "./deployments.ts";
-import { allows } from "./policies.ts";
-import type { Value } from "./templates.ts";
+import { full, role, standard } from "./deployments.ts";
+import { allows, rolesOf } from "./policies.ts";
+import { at, type Value } from "./templates.ts";
 
 const machine = standard.one("AWS::StepFunctions::StateMachine");
 const substitutions = z.record(z.string(), z.string()).parse(machine.properties.DefinitionSubstitutions);
@@ -40,10 +41,36 @@ test("every function, queue and job definition of the state machine is in the te
     .ofType("AWS::Batch::JobDefinition")
     .map(({ properties }) => jobArn(properties.JobDefinitionName));
   for (const [name, value] of Object.entries(substitutions)) {
+    if (name.startsWith("Gpu")) continue;
     const known = name.endsWith("Function") ? functions : name.endsWith("Queue") ? queues : jobs;
     assert.ok(known.includes(value), `${name}: ${value}`);
   }
   assert.equal(new Set(Object.values(substitutions)).size, Object.keys(substitutions).length);
+});
+
+test("with GPUs both queues are there, the state machine may submit to both, and the planner knows their sizes", () => {
+  const names = z
+    .record(z.string(), z.string())
+    .parse(full.one("AWS::StepFunctions::StateMachine").properties.DefinitionSubstitutions);
+  const queues = full.ofType("AWS::Batch::JobQueue").map(({ stack, id }) => `${stack}/${id}.JobQueueArn`);
+  assert.deepEqual([names.CpuQueue, names.GpuQueue].toSorted(), queues.toSorted());
+  const jobs = full.ofType("AWS::Batch::JobDefinition").map(({ properties }) => jobArn(properties.JobDefinitionName));
+  assert.ok(jobs.includes(names.GpuWorkerJobDefinition ?? ""));
+  const runs = rolesOf(full).find(({ id }) => id.startsWith("StateMachineRole"))?.statements ?? [];
+  for (const resource of [names.CpuQueue, names.GpuQueue, names.GpuWorkerJobDefinition, names.WorkerJobDefinition]) {
+    assert.ok(allows(runs, "batch:SubmitJob", resource ?? ""), resource);
+  }
+  const plan = full.one("AWS::Lambda::Function", "Plan").properties;
+  const fleet: unknown = JSON.parse(String(at(plan, "Environment", "Variables", "MERGEYARD_FLEET")));
+  assert.deepEqual(fleetSchema.parse(fleet).gpu, { vcpus: 4, memoryMiB: 14_336 });
+});
+
+test("without GPUs nothing is granted for them, and their names are none that Batch could take for a queue", () => {
+  assert.deepEqual(
+    [substitutions.GpuQueue, substitutions.GpuWorkerJobDefinition],
+    ["no-gpu-queue", "no-gpu-job-definition"],
+  );
+  assert.ok(!allows(role("StateMachine"), "batch:SubmitJob", "no-gpu-queue"));
 });
 
 const jobArn = (name: Value | undefined) => `arn:aws:batch:eu-west-1:111122223333:job-definition/${String(name)}`;
@@ -57,9 +84,9 @@ test("the state machine may call what its states call, follow it, and end it", (
       called.add(String(Arguments.FunctionName));
     } else {
       assert.equal(Resource, BATCH_SUBMIT_JOB);
-      assert.ok(may("batch:SubmitJob", String(Arguments.JobQueue)));
     }
   }
+  assert.ok(may("batch:SubmitJob", substitutions.CpuQueue ?? ""));
   for (const name of ["ShardJobDefinition", "WorkerJobDefinition"]) {
     for (const revision of ["", ":7"]) assert.ok(may("batch:SubmitJob", `${substitutions[name]}${revision}`), name);
   }

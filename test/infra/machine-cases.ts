@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { z } from "zod";
+import { engineBytes, fleetSchema } from "../../core/plan/machine.ts";
 import { JOB_RETRY } from "../../flow/job-retry.ts";
 import { closed, DEPLOYMENTS, full, standard } from "./deployments.ts";
 import { at, type Value } from "./templates.ts";
@@ -47,8 +48,11 @@ test("the memory that a worker's engine may take is well below its container's, 
   const engine = memory(at(container, "Environment"));
   const [limit] = z.array(z.looseObject({ Value: z.string() })).parse(at(container, "ResourceRequirements"));
   assert.ok(engine > 0 && engine < 0.7 * Number(limit?.Value) * 2 ** 20);
-  const plan = standard.one("AWS::Lambda::Function", "Plan");
-  assert.equal(at(plan.properties, "Environment", "Variables", "MERGEYARD_MEMORY_BYTES"), String(engine));
+  const plan = standard.one("AWS::Lambda::Function", "Plan").properties;
+  const fleet: unknown = JSON.parse(String(at(plan, "Environment", "Variables", "MERGEYARD_FLEET")));
+  const { cpu, gpu } = fleetSchema.parse(fleet);
+  assert.equal(engineBytes(cpu.memoryMiB), engine);
+  assert.deepEqual([cpu.memoryMiB, gpu], [Number(limit?.Value), null]);
 });
 
 test("machines are Spot first, then on-demand, and a job that waits for one too long fails", () => {

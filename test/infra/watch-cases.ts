@@ -13,8 +13,7 @@ test("functions run Node 24 on arm64, log for as long as is wanted, and hold no 
   for (const { id, properties } of standard.ofType("AWS::Lambda::Function")) {
     assert.deepEqual([properties.Runtime, properties.Architectures], ["nodejs24.x", ["arm64"]], id);
     const variables = z.record(z.string(), z.string()).parse(at(properties, "Environment", "Variables") ?? {});
-    for (const name of Object.keys(variables))
-      assert.match(name, /^MERGEYARD_(YARD|STATE_MACHINE|THREADS|MEMORY_BYTES|SIGNING_KEY)$/);
+    for (const name of Object.keys(variables)) assert.match(name, /^MERGEYARD_(YARD|STATE_MACHINE|FLEET|SIGNING_KEY)$/);
     assert.notEqual(at(properties, "LoggingConfig", "LogGroup"), undefined, id);
   }
   for (const { id, properties } of standard.ofType("AWS::Logs::LogGroup"))

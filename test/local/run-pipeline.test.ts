@@ -27,7 +27,8 @@ async function keysOf(store: ObjectStore): Promise<string[]> {
 /** Functions that succeed: two stages, of two jobs and of one. */
 function fakes(yard: ObjectStore, replaced: Partial<PipelineFunctions> = {}): PipelineFunctions {
   const ref = { yard: yard.uri, run: RUN };
-  const stage = { kind: "apply", units: 2 };
+  const size = { queue: "cpu", vcpus: 2, memoryMiB: 3584, memoryBytes: 2_254_438_400 };
+  const stage = { kind: "apply", units: 2, ...size };
   const stages = [
     { ...stage, index: 0, name: "first", jobs: 2 },
     { ...stage, index: 1, name: "second", jobs: 1 },

@@ -385,6 +385,18 @@ test("refused: a tensor that a worker's memory cannot hold", () => {
   assert.ok((unit?.peakBytes ?? 0) > 300 * 2 ** 20 && (unit?.peakBytes ?? 0) <= 2 ** 30);
 });
 
+test("a tensor that no usual worker holds is planned for the largest one, with no more than it needs", () => {
+  const whole: MergeMethod = { ...linear, locality: "tensor" };
+  const models = { a: makeCheckpoint({ small: [4], big: [4096, 4096] }) };
+  const options = { findMethod: () => whole, memoryBytes: 300 * 2 ** 20, threads: 8 };
+  const [large] = planText(linearOf("a"), models, { ...options, memoryBytesMax: 2 ** 32 }).units;
+  const [alone] = planText(linearOf("a"), models, { ...options, memoryBytes: 2 ** 32, threads: 1 }).units;
+  assert.ok((large?.peakBytes ?? 0) > 300 * 2 ** 20);
+  assert.ok((large?.peakBytes ?? 0) <= (alone?.peakBytes ?? 0), "one thread, the smallest window");
+  const usual = planText(linearOf("a"), { a: makeCheckpoint({ x: [4] }) }, { ...options, memoryBytesMax: 2 ** 32 });
+  assert.ok((usual.units[0]?.peakBytes ?? 2 ** 40) <= 300 * 2 ** 20, "what fits is planned as before");
+});
+
 test("many models fit into a small worker by smaller windows and fewer threads", () => {
   const names = Array.from({ length: 24 }, (_, index) => `m${index}`);
   const models = Object.fromEntries(names.map((name) => [name, makeCheckpoint({ x: [4096, 4096] })]));
