@@ -8,12 +8,20 @@ import { normaliseRecipe } from "../core/recipe/normalise.ts";
 import { elementCount } from "../core/tensor.ts";
 import { readRecipe } from "../steps/read-recipe.ts";
 
-/** Sizes of Llama 3.1 405B. Source: the model's published config. */
-const BUILD = { layers: 126, hidden: 16_384, inter: 53_248, kv: 1024, vocabulary: 128_256, shardBytes: 4.25e9 };
+/** Sizes of Llama 3.1. Source: the models' published configs. */
+export const BUILDS = Object.freeze({
+  "8B": { layers: 32, hidden: 4096, inter: 14_336, kv: 1024, heads: 32 },
+  "70B": { layers: 80, hidden: 8192, inter: 28_672, kv: 1024, heads: 64 },
+  "405B": { layers: 126, hidden: 16_384, inter: 53_248, kv: 1024, heads: 128 },
+});
+type Build = (typeof BUILDS)[keyof typeof BUILDS];
+const VOCABULARY = 128_256;
+/** Bytes of one file, as published. */
+const FILE_BYTES = 4.25e9;
 
-/** Headers of a model of this build: BF16, shards of about 4.25 GB, as published. */
-function syntheticModel(layers = BUILD.layers): Checkpoint {
-  const { hidden, inter, kv, vocabulary } = BUILD;
+/** Headers of a model of a build in BF16. */
+function syntheticModel({ layers, hidden, inter, kv, heads }: Build): Checkpoint {
+  const vocabulary = VOCABULARY;
   const block: [string, number[]][] = [
     ["input_layernorm", [hidden]],
     ["mlp.down_proj", [hidden, inter]],
@@ -43,7 +51,7 @@ function syntheticModel(layers = BUILD.layers): Checkpoint {
       model_type: "llama",
       hidden_size: hidden,
       intermediate_size: inter,
-      num_attention_heads: 128,
+      num_attention_heads: heads,
       num_hidden_layers: layers,
       num_key_value_heads: 8,
       tie_word_embeddings: false,
@@ -59,7 +67,7 @@ function placeTensors(shapes: readonly [string, number[]][]): Pick<Checkpoint, "
   for (const [name, shape] of shapes) {
     const bytes = 2 * elementCount(shape);
     const last = sizes.at(-1);
-    if (last === undefined || last + bytes > BUILD.shardBytes) sizes.push(4096);
+    if (last === undefined || last + bytes > FILE_BYTES) sizes.push(4096);
     const index = sizes.length - 1;
     const offset = sizes[index] ?? 0;
     const file = `model-${String(index + 1).padStart(5, "0")}.safetensors`;
@@ -73,38 +81,48 @@ function placeTensors(shapes: readonly [string, number[]][]): Pick<Checkpoint, "
   return { tensors, tensorFiles: files };
 }
 
-/** Plans a task arithmetic merge of `count` such models, the first the base; every source still has to be adopted. */
-export function planSynthetic(count: number, layers = BUILD.layers) {
+export type SyntheticOptions = {
+  readonly build?: Build;
+  /** Bytes of tensors in one output file. */
+  readonly shardBytes?: number;
+  /** False: every source still has to be adopted. */
+  readonly adopted?: boolean;
+};
+
+/** Plans a task arithmetic merge of `count` models of a build (405B unless said), the first the base. */
+export function planSynthetic(count: number, options: SyntheticOptions = {}) {
+  const { build = BUILDS["405B"], shardBytes, adopted = false } = options;
   const names = Array.from({ length: count }, (_, index) => (index === 0 ? "base" : `tune-${index}`));
   const models = names.slice(1).map((name) => `  - model: ${name}\n    parameters: {weight: [0.2, 0.5, 0.8]}\n`);
   const text = `merge_method: task_arithmetic\nbase_model: base\ndtype: bfloat16\nmodels:\n${models.join("")}`;
   const parsed = readRecipe(new TextEncoder().encode(text), "synthetic.yaml");
   const recipe = normaliseRecipe(parsed);
-  const checkpoints = new Map(names.map((name) => [name, syntheticModel(layers)]));
-  return planPipeline({
-    parsed,
-    recipe,
-    models: recipe.sources.map((model) => ({
-      source: {
-        model,
-        store: "memory://synthetic",
-        prefix: `incoming/${model}/1/`,
-        format: "safetensors",
-        fingerprint: `sha256:${"0".repeat(64)}`,
-        state: "pending",
-      },
-      checkpoint: checkpoints.get(model) ?? syntheticModel(layers),
-      checkpointName: model,
-    })),
+  const checkpoints = new Map(names.map((name) => [name, syntheticModel(build)]));
+  const source = (model: string) => ({
+    model,
+    store: "memory://synthetic",
+    prefix: adopted ? `checkpoints/${model}/1/` : `incoming/${model}/1/`,
+    format: "safetensors",
+    fingerprint: `sha256:${"0".repeat(64)}`,
+    state: adopted ? ("adopted" as const) : ("pending" as const),
   });
+  const pipelineModels = recipe.sources.map((model) => ({
+    source: source(model),
+    checkpoint: checkpoints.get(model) ?? syntheticModel(build),
+    checkpointName: model,
+  }));
+  return planPipeline({ parsed, recipe, models: pipelineModels }, { shardBytes });
 }
 
 if (import.meta.main) {
   const { values } = parseArgs({
-    options: { models: { type: "string", default: "3" }, layers: { type: "string", default: String(BUILD.layers) } },
+    options: {
+      models: { type: "string", default: "3" },
+      layers: { type: "string", default: String(BUILDS["405B"].layers) },
+    },
   });
   const started = performance.now();
-  const plan = planSynthetic(Number(values.models), Number(values.layers));
+  const plan = planSynthetic(Number(values.models), { build: { ...BUILDS["405B"], layers: Number(values.layers) } });
   const planned = performance.now();
   const lines = [plan.header, ...plan.units].map((line) => `${JSON.stringify(line)}\n`);
   const written = performance.now();

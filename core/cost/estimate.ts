@@ -63,7 +63,7 @@ export type Estimate = {
 };
 
 /** Bytes of one ranged read and of one uploaded part: what the engine asks of S3. */
-const REQUEST_BYTES = 16 * 2 ** 20;
+export const REQUEST_BYTES = 16 * 2 ** 20;
 /** What one thread of this machine merges from a warm page cache, digests included; an old laptop may reach half. */
 const LOCAL_BYTES_PER_SECOND = 500e6;
 /** States that every execution passes besides its stages: plan, check, publish, notify and the choices between them. */
