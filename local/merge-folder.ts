@@ -9,6 +9,7 @@ import { MergeyardError } from "../core/error.ts";
 import { describeWarning } from "../core/formats/format.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
 import { documentNames } from "../core/plan/documents.ts";
+import { warnOfLosses } from "../core/plan/loss-warnings.ts";
 import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
 import type { MergePlan } from "../core/plan/plan-merge.ts";
 import { type DocumentPlan, planRecipe } from "../core/plan/plan-recipe.ts";
@@ -72,6 +73,8 @@ export type MergeFolderResult = {
   /** NaN and infinite values of the output. */
   readonly nonFinite: number;
   readonly warnings: readonly string[];
+  /** Of the warnings, those about quantized outputs that lose more than the merge changed; with statistics only. */
+  readonly hidden: readonly string[];
   /** When asked for, and when there was anything to measure. */
   readonly statistics: Statistics | undefined;
 };
@@ -130,7 +133,12 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
     deps.signal.throwIfAborted();
     await output.commit();
     const summary = summarise(results, plan, listings);
-    return { ...summary, target: request.target, version: versionName(manifest), warnings, statistics };
+    const hidden = warnOfLosses(
+      results.flatMap(({ losses }) => losses),
+      statistics,
+    );
+    const all = [...warnings, ...hidden];
+    return { ...summary, target: request.target, version: versionName(manifest), warnings: all, hidden, statistics };
   } catch (error) {
     await output.discard();
     throw error;

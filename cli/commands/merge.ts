@@ -83,7 +83,8 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
       },
     );
     progress.end();
-    const { statistics, ...shown } = result;
+    const { statistics, hidden, ...shown } = result;
+    for (const warning of hidden) progress.note(`warning: ${warning}`);
     if (options.report !== undefined) await writeReport(path.resolve(terminal.cwd, options.report), statistics);
     const elapsedMs = terminal.now() - startedMs;
     printResult(terminal, options.json, { ...shown, elapsedMs }, () => describe(result, options.out, elapsedMs));

@@ -132,6 +132,27 @@ outputs: [{ format: gguf, scheme: q4_k_m, tokenizer: false }]
   assert.equal((await merge(asked)).error?.code, "RecipeNotSupported");
 });
 
+test("outputs that lose more by quantizing than the models changed are named, with --report", async () => {
+  const [base, python] = ["base", "python"].map((name) => path.join(EXAMPLES, "models", name));
+  const text = `name: small
+merge:
+  merge_method: task_arithmetic
+  base_model: ${base}
+  models: [{ model: ${python}, parameters: { weight: 1 } }]
+outputs: [{ format: gguf, scheme: q2_k, tokenizer: false }, { format: gguf, scheme: f32, tokenizer: false }]
+`;
+  const recipe = recipeFile("hidden", text);
+  const [plain, measured] = [path.join(scratch, "hidden-plain"), path.join(scratch, "hidden-measured")];
+  const about = (line: unknown) => /loses more by quantizing/.test(String(line));
+  const { result } = await merge([recipe, "--out", plain]);
+  assert.ok(Array.isArray(result.warnings) && !result.warnings.some(about));
+  const report = await merge([recipe, "--out", measured, "--report", path.join(scratch, "hidden.html")]);
+  assert.ok(Array.isArray(report.result.warnings));
+  const lines = report.result.warnings.filter(about);
+  assert.equal(lines.length, 1, JSON.stringify(report.result.warnings));
+  assert.match(String(lines[0]), /^small-q2_k\.gguf /);
+});
+
 test("the model card states the digests of inputs, and the version is the same wherever they lie", async () => {
   const [version, foreign, moved] = ["version", "foreign", "moved"].map((name) => path.join(scratch, `card-${name}`));
   const merged = await merge(["linear.yaml", "--out", version ?? ""]);
