@@ -60,7 +60,7 @@ export async function* gatherPieces(
     WINDOW_BYTES,
     tensors.reduce((sum, { dtype, shape }) => sum + elementBytes(dtype, elementCount(shape)), 0),
   );
-  const buffers = [new Uint8Array(largest), new Uint8Array(largest)];
+  const buffers = [takeWindow(largest), takeWindow(largest)];
   const fill = async ({ parts, bytes }: Window, turn: number): Promise<Uint8Array> => {
     const window = (buffers[turn % 2] ?? new Uint8Array(0)).subarray(0, bytes);
     for (const { tensor, first, count, offset } of parts) {
@@ -82,6 +82,15 @@ export async function* gatherPieces(
     ahead = next;
   }
   if (ahead !== undefined) yield await ahead;
+  // Not when the reader stops before: a read ahead may still go on.
+  for (const buffer of buffers) if (buffer.length === WINDOW_BYTES && idle.length < 2) idle.push(buffer);
+}
+
+/** Windows of streams that ended, for the next one of this thread: fresh memory costs as much as copying it. */
+const idle: Uint8Array[] = [];
+
+function takeWindow(bytes: number): Uint8Array {
+  return (bytes === WINDOW_BYTES ? idle.pop() : undefined) ?? new Uint8Array(bytes);
 }
 
 type Window = { readonly parts: readonly Part[]; readonly bytes: number };

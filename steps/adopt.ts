@@ -1,13 +1,13 @@
 // Adopting: reading one safetensors file once, with bounded memory, and digesting its header and every tensor. An adopt
 // unit writes nothing but its receipt; a conversion writes the pieces on as they pass.
-import { type Digest, digestTensorFile } from "../core/artifact/digest.ts";
+import { createPartHasher, type Digest, digestTensorFile } from "../core/artifact/digest.ts";
 import type { TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { readSafetensorsHeader, type SafetensorsHeader } from "../core/formats/safetensors.ts";
 import type { TensorFile } from "../core/plan/receipt.ts";
 import type { ObjectInfo, ObjectStore } from "../stores/store.ts";
 import type { StepProgress } from "./step.ts";
-import { createPartHasher, readPieces, type StreamSource } from "./stream.ts";
+import { readPieces, type StreamSource } from "./stream.ts";
 
 /** A file to adopt, at the ETag at which it was found. */
 export type AdoptSource = StreamSource & { readonly etag: string };

@@ -3,49 +3,42 @@
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
 import type { TensorFile } from "../core/plan/receipt.ts";
 import { type ConvertedFile, gatherBytes } from "../core/universal/convert-plan.ts";
-import { type GatherSource, gatherPieces } from "../engine/gather.ts";
-import { writeObject } from "../stores/objects.ts";
-import type { ObjectStore } from "../stores/store.ts";
-import type { StepProgress } from "./step.ts";
-import { createPartHasher } from "./stream.ts";
+import type { ConvertRequest } from "../engine/convert-request.ts";
+import type { ConvertDeps } from "./step.ts";
+
+/** What was made, bytes that gathering it read, and threads that did it. */
+export type ConvertedListing = {
+  readonly listing: TensorFile;
+  readonly bytesRead: number;
+  readonly threads: number;
+};
 
 /**
  * Writes the file under `target.key`, whole or not at all, and lists it.
- * Throws UniversalReplicasDisagree, and what the stores throw. Memory: GATHER_PEAK_BYTES and the header.
+ * Throws UniversalReplicasDisagree, EngineMemoryTooSmall, and what the stores throw.
  */
 export async function convertFile(
-  source: GatherSource,
+  source: ConvertRequest["source"],
   { file, header, tensors, fileBytes, gathers }: ConvertedFile,
-  target: { readonly store: ObjectStore; readonly key: string },
-  signal: AbortSignal,
-  progress?: (done: StepProgress) => void,
-): Promise<{ readonly listing: TensorFile; readonly bytesRead: number }> {
-  const hasher = createPartHasher(tensors.map(({ bytes }) => bytes));
+  target: ConvertRequest["target"],
+  { executeConvert, threads, memoryBytes, signal, progress }: Omit<ConvertDeps, "openStore" | "now" | "log">,
+): Promise<ConvertedListing> {
   const gathered = tensors.map(({ name, dtype, shape }, index) => {
     return { name, dtype, shape, gather: gathers[index] ?? { rule: "join" as const, copies: [] } };
   });
-  const bytesRead = gathered.reduce((sum, { gather, dtype }) => sum + gatherBytes(gather, dtype), 0);
-  let bytesWritten = 0;
-  const pieces = async function* (): AsyncGenerator<Uint8Array> {
-    yield header;
-    for await (const piece of gatherPieces(source, gathered, signal)) {
-      hasher.update(piece);
-      yield piece;
-      bytesWritten += piece.length;
-      progress?.({ bytesRead: Math.round((bytesWritten / (fileBytes - header.length)) * bytesRead), bytesWritten });
-    }
-  };
-  await writeObject(target.store, target.key, pieces(), fileBytes, { signal });
-  const digests = hasher.digests();
+  const request = { source, target, header, fileBytes, tensors: gathered, threads, memoryBytes };
+  const done = await executeConvert(request, { signal, progress });
   const headerDigest = digestBytes(header);
   const listing: TensorFile = {
     name: file,
     bytes: fileBytes,
-    digest: digestTensorFile(headerDigest, digests),
+    digest: digestTensorFile(headerDigest, done.digests),
     headerDigest,
     tensors: tensors.map(({ name, dtype, shape, offset, bytes }, index) => {
-      return { name, dtype, shape: [...shape], offset: header.length + offset, bytes, digest: digests[index] ?? "" };
+      const digest = done.digests[index] ?? "";
+      return { name, dtype, shape: [...shape], offset: header.length + offset, bytes, digest };
     }),
   };
-  return { listing, bytesRead };
+  const bytesRead = gathered.reduce((sum, { gather, dtype }) => sum + gatherBytes(gather, dtype), 0);
+  return { listing, bytesRead, threads: done.threads };
 }

@@ -37,7 +37,7 @@ import {
 } from "./open-checkpoint.ts";
 import { createOnce, mapBounded } from "./records.ts";
 import { convertInputSchema, convertOutputSchema } from "./schemas.ts";
-import { defineStep, type StepDeps } from "./step.ts";
+import { type ConvertDeps, defineStep, type StepProgress } from "./step.ts";
 import { copyVerified, digestFile, STREAMS_IN_FLIGHT } from "./stream.ts";
 
 /**
@@ -48,7 +48,7 @@ export const convertStep = defineStep({
   name: "convert",
   input: convertInputSchema,
   output: convertOutputSchema,
-  async run({ source: sourceUri, sourceFile, target: targetUri, to, patterns, ...choice }, deps) {
+  async run({ source: sourceUri, sourceFile, target: targetUri, to, patterns, ...choice }, deps: ConvertDeps) {
     const [source, target] = [deps.openStore(sourceUri), deps.openStore(targetUri)];
     const opened = await openPlace({ store: source, prefix: "", file: sourceFile }, deps.signal, patterns);
     for await (const { key } of target.list("", { signal: deps.signal })) {
@@ -111,7 +111,7 @@ type Copying = {
   readonly source: ObjectStore;
   readonly target: ObjectStore;
   readonly opened: StoredCheckpoint;
-  readonly deps: StepDeps;
+  readonly deps: ConvertDeps;
   readonly done: { bytesRead: number; bytesWritten: number };
 };
 
@@ -127,18 +127,22 @@ async function copyFiles(copying: Copying, to: "safetensors" | "universal"): Pro
 }
 
 /** Gathers the tensors of another format into files of ours, one after the other. */
-async function gatherFiles(copying: Copying, to: "safetensors" | "universal"): Promise<CopiedFiles> {
+async function gatherFiles(copying: Copying, format: "safetensors" | "universal"): Promise<CopiedFiles> {
   const { source, target, opened, deps, done } = copying;
-  const planned = planConversion(opened.conversion ?? [], SHARD_BYTES_DEFAULT, { states: to === "universal" });
+  const planned = planConversion(opened.conversion ?? [], SHARD_BYTES_DEFAULT, { states: format === "universal" });
   const tensorFiles: TensorFile[] = [];
   for (const file of planned) {
     const before = { ...done };
-    const from = { store: source, prefix: "" };
-    const { listing } = await convertFile(from, file, { store: target, key: file.file }, deps.signal, (progress) => {
-      done.bytesRead = before.bytesRead + progress.bytesRead;
-      done.bytesWritten = before.bytesWritten + progress.bytesWritten;
+    const progress = ({ bytesRead, bytesWritten }: StepProgress): void => {
+      done.bytesRead = before.bytesRead + bytesRead;
+      done.bytesWritten = before.bytesWritten + bytesWritten;
       deps.progress?.({ ...done });
-    });
+    };
+    const [from, to] = [
+      { store: source.uri, prefix: "" },
+      { store: target.uri, key: file.file },
+    ];
+    const { listing } = await convertFile(from, file, to, { ...deps, progress });
     tensorFiles.push(listing);
   }
   const made = await writeDocuments(copying);

@@ -2,6 +2,7 @@
 // ranges of that rank's slices, and nothing else; no rank waits for another. The folder gets safetensors files and,
 // last, `rank.json`, which says what the slices are.
 
+import { createPartHasher } from "../core/artifact/digest.ts";
 import { checkName } from "../core/artifact/key.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { checkpointDigest, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
@@ -15,7 +16,6 @@ import { readUniversal } from "./checkpoint-listing.ts";
 import { encodeRecord } from "./records.ts";
 import { restoreInputSchema, restoreOutputSchema } from "./schemas.ts";
 import { defineStep, type StepDeps } from "./step.ts";
-import { createPartHasher } from "./stream.ts";
 import { openYard } from "./yard.ts";
 
 /** What makes a restored folder whole. */

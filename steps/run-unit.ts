@@ -137,10 +137,10 @@ async function runConvert(context: UnitContext<UnitDeps>, unit: ConvertUnit): Pr
   const planned = plan.header.sources[unit.source];
   assert.ok(planned !== undefined, `the plan has no source ${unit.source}`);
   const { fingerprint, model, prefix } = planned;
-  const source = { store: deps.openStore(planned.store), prefix, model };
+  const source = { store: planned.store, prefix, model };
   const outputKey = `${layout.stageOutput(run, unit.stage)}${unit.index}/${unit.file}`;
   const encoded = { ...encodeConverted(unit.tensors), file: unit.file };
-  const made = await convertFile(source, encoded, { store: yard, key: outputKey }, deps.signal, deps.progress);
+  const made = await convertFile(source, encoded, { store: yard.uri, key: outputKey }, deps);
   return {
     key: digestJson({ engine: ENGINE_VERSION, operation: "convert", fingerprint, tensors: unit.tensors }),
     cached: false,
@@ -153,7 +153,7 @@ async function runConvert(context: UnitContext<UnitDeps>, unit: ConvertUnit): Pr
     bytesRead: made.bytesRead,
     bytesWritten: encoded.fileBytes,
     kernels: "none",
-    threads: 1,
+    threads: made.threads,
   };
 }
 

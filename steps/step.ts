@@ -1,6 +1,7 @@
 // What a step is: zod input, zod output, and a function of the input and of its dependencies. Edges (cli, functions,
 // workers, local) construct the dependencies; a step never knows which edge it runs behind.
 import type { z } from "zod";
+import type { ExecuteConvert } from "../engine/convert-request.ts";
 import type { ExecuteParts } from "../engine/parts-request.ts";
 import type { ExecuteQuantize } from "../engine/quantize-request.ts";
 import type { ExecuteMeasure, ExecuteMerge } from "../engine/request.ts";
@@ -31,16 +32,18 @@ export type QuantizeDeps = StepDeps & Machine & { readonly executeQuantize: Exec
 /** What quantizing into a folder has besides. */
 export type PartsDeps = StepDeps & Machine & { readonly executeParts: ExecuteParts };
 
+/** What converting has besides. */
+export type ConvertDeps = StepDeps & Machine & { readonly executeConvert: ExecuteConvert };
+
 /** What the data plane has besides: the merge executor and how much of the machine it may use. */
-export type UnitDeps = StepDeps &
-  Machine & {
-    readonly executeMerge: ExecuteMerge;
-    readonly executeMeasure: ExecuteMeasure;
-    /** CPU milliseconds that this process has used, all threads together; only for records. */
-    readonly cpuMs: () => number;
-    /** Digest of the container image that this process runs in; only for records. */
-    readonly image?: string | undefined;
-  };
+export type UnitDeps = ConvertDeps & {
+  readonly executeMerge: ExecuteMerge;
+  readonly executeMeasure: ExecuteMeasure;
+  /** CPU milliseconds that this process has used, all threads together; only for records. */
+  readonly cpuMs: () => number;
+  /** Digest of the container image that this process runs in; only for records. */
+  readonly image?: string | undefined;
+};
 
 export type Step<Input extends z.ZodType, Output extends z.ZodType, Deps extends StepDeps = StepDeps> = {
   readonly name: string;

@@ -1,6 +1,6 @@
 // Streaming one object with bounded memory: reads ahead by one piece while the piece before is digested or copied.
 // Adopting, pulling, verifying and converting go through here; merging has the engine.
-import { createHasher, type Digest, digestTensorFile } from "../core/artifact/digest.ts";
+import { createHasher, createPartHasher, digestTensorFile } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { BlockFile, TensorFile } from "../core/plan/receipt.ts";
 import { writeObject } from "../stores/objects.ts";
@@ -41,38 +41,6 @@ export async function* readPieces(source: StreamSource, signal: AbortSignal): As
     }
     yield piece;
   }
-}
-
-/** Digests of the contiguous parts of a stream, fed piece by piece. */
-export type PartHasher = { update(piece: Uint8Array): void; digests(): readonly Digest[] };
-
-/** A hasher of contiguous parts of the given sizes; a part of 0 bytes has the digest of nothing. */
-export function createPartHasher(partBytes: readonly number[]): PartHasher {
-  const digests: Digest[] = [];
-  let hasher = createHasher();
-  let left = partBytes[0] ?? 0;
-  const closeFull = (): void => {
-    while (left === 0 && digests.length < partBytes.length) {
-      digests.push(hasher.digest());
-      hasher = createHasher();
-      left = partBytes[digests.length] ?? 0;
-    }
-  };
-  closeFull();
-  return {
-    update(piece) {
-      for (let done = 0; done < piece.length; ) {
-        const bytes = Math.min(left, piece.length - done);
-        hasher.update(piece.subarray(done, done + bytes));
-        done += bytes;
-        left -= bytes;
-        closeFull();
-      }
-    },
-    digests() {
-      return digests;
-    },
-  };
 }
 
 /** A file as a manifest, a receipt or a universal checkpoint lists it: with parts when it holds tensors. */

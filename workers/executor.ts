@@ -6,6 +6,7 @@ import { encodeSafetensorsHeader } from "../core/formats/safetensors.ts";
 import type { TensorFile, UnitStatistics } from "../core/plan/receipt.ts";
 import type { MergeUnit, UnitInput } from "../core/plan/schema.ts";
 import { elementCount } from "../core/tensor.ts";
+import type { ExecuteConvert } from "../engine/convert-request.ts";
 import { beginUnitWrites, derivedParts, describeDerived, type UnitWrites } from "../engine/derived-files.ts";
 import { fitUnit } from "../engine/memory.ts";
 import { type RegionResult, type RegionTask, tensorsOf } from "../engine/merge-region.ts";
@@ -13,6 +14,7 @@ import type { TensorResult } from "../engine/merge-tensor.ts";
 import { cutRegions, type MergeRegion } from "../engine/regions.ts";
 import type { ExecuteMeasure, ExecuteMerge, MergeRequest, MergeResult } from "../engine/request.ts";
 import type { OpenStore } from "../stores/store.ts";
+import { createConvert } from "./convert-executor.ts";
 import { createMeasure } from "./measure.ts";
 import { createPool } from "./pool.ts";
 import type { RegionOutcome } from "./region-job.ts";
@@ -20,6 +22,7 @@ import type { RegionOutcome } from "./region-job.ts";
 export type MergeExecutor = {
   readonly execute: ExecuteMerge;
   readonly measure: ExecuteMeasure;
+  readonly convert: ExecuteConvert;
   /** Ends the threads. The executor may not be used again. */
   close(): Promise<void>;
 };
@@ -58,7 +61,7 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
       throw error;
     }
   };
-  return { execute, measure: createMeasure(pool), close: pool.close };
+  return { execute, measure: createMeasure(pool), convert: createConvert(openStore, pool), close: pool.close };
 }
 
 /** The output file's header; its length is part of the plan. */

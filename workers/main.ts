@@ -4,6 +4,7 @@
 import { z } from "zod";
 import { MergeyardError } from "../core/error.ts";
 import { MEMORY_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
+import type { ExecuteConvert } from "../engine/convert-request.ts";
 import type { ExecuteMeasure, ExecuteMerge } from "../engine/request.ts";
 import { beatMs, openProgress, type ProgressKeeper } from "../steps/job-progress.ts";
 import { runUnit } from "../steps/run-unit.ts";
@@ -47,6 +48,7 @@ export type WorkerDeps = {
   readonly openStore: OpenStore;
   readonly executeMerge: ExecuteMerge;
   readonly executeMeasure: ExecuteMeasure;
+  readonly executeConvert: ExecuteConvert;
   readonly log: (event: StepEvent) => void;
   readonly now: () => number;
   readonly cpuMs: () => number;
@@ -172,6 +174,7 @@ async function main(): Promise<void> {
     openStore,
     executeMerge: executor.execute,
     executeMeasure: executor.measure,
+    executeConvert: executor.convert,
     log: (event) => void process.stdout.write(`${JSON.stringify(event)}\n`),
     now: Date.now,
     cpuMs: () => {

@@ -1,20 +1,17 @@
 // The kinds of work that threads do on a region of an output file, and the one place that tells them apart.
 import type { PartTotals } from "../core/methods/whole-model.ts";
-import { type MeasureTask, measureTensors } from "../engine/measure-tensors.ts";
-import { mergeRegion, type RegionDeps, type RegionResult, type RegionTask } from "../engine/merge-region.ts";
-import { type QuantizeRegionResult, type QuantizeRegionTask, quantizeRegion } from "../engine/quantize-region.ts";
-import {
-  type LargestTask,
-  measureLargestOf,
-  type PartsRegionResult,
-  type PartsRegionTask,
-  writeParts,
-} from "../engine/write-parts.ts";
+import type { Kernels } from "../core/ops/kernels.ts";
+import type { ConvertRegionResult, ConvertRegionTask } from "../engine/convert-region.ts";
+import type { MeasureTask } from "../engine/measure-tensors.ts";
+import type { RegionDeps, RegionResult, RegionTask } from "../engine/merge-region.ts";
+import type { QuantizeRegionResult, QuantizeRegionTask } from "../engine/quantize-region.ts";
+import type { LargestTask, PartsRegionResult, PartsRegionTask } from "../engine/write-parts.ts";
 
 export type RegionJob =
   | { readonly kind: "merge"; readonly task: RegionTask }
   | { readonly kind: "measure"; readonly task: MeasureTask }
   | { readonly kind: "quantize"; readonly task: QuantizeRegionTask }
+  | { readonly kind: "convert"; readonly task: ConvertRegionTask }
   | { readonly kind: "parts"; readonly task: PartsRegionTask }
   | { readonly kind: "largest"; readonly task: LargestTask };
 
@@ -23,14 +20,33 @@ export type RegionOutcome =
   | { readonly kind: "merge"; readonly result: RegionResult }
   | { readonly kind: "measure"; readonly result: PartTotals }
   | { readonly kind: "quantize"; readonly result: QuantizeRegionResult }
+  | { readonly kind: "convert"; readonly result: ConvertRegionResult }
   | { readonly kind: "parts"; readonly result: PartsRegionResult }
   | { readonly kind: "largest"; readonly result: number };
 
-/** Does one region with the kernels of the calling thread. */
-export async function runRegionJob(job: RegionJob, deps: RegionDeps): Promise<RegionOutcome> {
-  if (job.kind === "merge") return { kind: job.kind, result: await mergeRegion(job.task, deps) };
-  if (job.kind === "measure") return { kind: job.kind, result: await measureTensors(job.task, deps) };
-  if (job.kind === "quantize") return { kind: job.kind, result: await quantizeRegion(job.task, deps) };
-  if (job.kind === "parts") return { kind: job.kind, result: await writeParts(job.task, deps) };
-  return { kind: job.kind, result: await measureLargestOf(job.task, deps) };
+/** What a thread gives its work; kernels are made for work that asks for them. */
+type ThreadDeps = Omit<RegionDeps, "kernels"> & { readonly kernels: () => Kernels };
+
+/** Does one region with the kernels of the calling thread. Code is loaded for the kinds that come. */
+export async function runRegionJob(job: RegionJob, { kernels, ...deps }: ThreadDeps): Promise<RegionOutcome> {
+  if (job.kind === "convert") {
+    const { convertRegion } = await import("../engine/convert-region.ts");
+    return { kind: job.kind, result: await convertRegion(job.task, deps) };
+  }
+  const computing = { ...deps, kernels: kernels() };
+  if (job.kind === "merge") {
+    const { mergeRegion } = await import("../engine/merge-region.ts");
+    return { kind: job.kind, result: await mergeRegion(job.task, computing) };
+  }
+  if (job.kind === "measure") {
+    const { measureTensors } = await import("../engine/measure-tensors.ts");
+    return { kind: job.kind, result: await measureTensors(job.task, computing) };
+  }
+  if (job.kind === "quantize") {
+    const { quantizeRegion } = await import("../engine/quantize-region.ts");
+    return { kind: job.kind, result: await quantizeRegion(job.task, computing) };
+  }
+  const { measureLargestOf, writeParts } = await import("../engine/write-parts.ts");
+  if (job.kind === "parts") return { kind: job.kind, result: await writeParts(job.task, computing) };
+  return { kind: job.kind, result: await measureLargestOf(job.task, computing) };
 }

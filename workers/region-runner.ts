@@ -25,11 +25,14 @@ export function createLocalRunner(openStore: OpenStore): RegionRunner {
   let kernels: { readonly set: Kernels; readonly capacityBytes: number } | undefined;
   return {
     run(job, capacityBytes, { signal, progress }) {
-      if (kernels === undefined || kernels.capacityBytes < capacityBytes) {
-        kernels = { set: createWasmKernels(capacityBytes), capacityBytes };
-      }
+      const kernelsFor = (): Kernels => {
+        if (kernels === undefined || kernels.capacityBytes < capacityBytes) {
+          kernels = { set: createWasmKernels(capacityBytes), capacityBytes };
+        }
+        return kernels.set;
+      };
       const report = (bytesRead: number, bytesWritten: number): void => progress({ bytesRead, bytesWritten });
-      return runRegionJob(job, { kernels: kernels.set, openStore, signal, progress: report });
+      return runRegionJob(job, { kernels: kernelsFor, openStore, signal, progress: report });
     },
     close: async () => {
       kernels = undefined;

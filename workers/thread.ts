@@ -33,7 +33,7 @@ async function run({ job, capacityBytes }: ThreadTask): Promise<void> {
     [read, written, told] = [0, 0, performance.now()];
   };
   const outcome = await runRegionJob(job, {
-    kernels: kernelsFor(capacityBytes),
+    kernels: () => kernelsFor(capacityBytes),
     openStore,
     signal: abort.signal,
     progress: (moreRead, moreWritten) => {

@@ -4,7 +4,15 @@ import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import type { Topology } from "../../core/formats/target.ts";
 import { CONVERSION_TARGETS } from "../../steps/schemas.ts";
-import { jsonOption, PATTERNS_HELP, parseCount, toOutputUri, toUri } from "../arguments.ts";
+import {
+  jsonOption,
+  memoryOption,
+  PATTERNS_HELP,
+  parseCount,
+  threadsOption,
+  toOutputUri,
+  toUri,
+} from "../arguments.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -20,6 +28,8 @@ type Options = {
   readonly zero?: Topology["zero"];
   readonly vocabMultiple?: number;
   readonly patterns?: string;
+  readonly threads?: number;
+  readonly memory?: number;
 };
 
 export function addConvert(program: Command, terminal: Terminal): void {
@@ -39,6 +49,8 @@ export function addConvert(program: Command, terminal: Terminal): void {
       parseCount,
     )
     .option("--patterns <file>", PATTERNS_HELP)
+    .addOption(threadsOption())
+    .addOption(memoryOption())
     .addOption(jsonOption())
     .action((source: string, options: Options) => convert(source, options, terminal));
 }
@@ -71,6 +83,11 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
     import("../../local/output-folder.ts"),
     import("../patterns-file.ts"),
   ]);
+  const [{ createConvert }, { createPool, defaultThreads }, { MEMORY_BYTES_DEFAULT }] = await Promise.all([
+    import("../../workers/convert-executor.ts"),
+    import("../../workers/pool.ts"),
+    import("../../core/plan/plan-merge.ts"),
+  ]);
   const openStore = createStoreOpener(terminal.env);
   const patterns = readPatterns(options.patterns, terminal.cwd);
   const { checkpoint } = await openSource(source, openStore, terminal, patterns);
@@ -85,8 +102,12 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
     "convert",
     checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0),
   );
+  const pool = createPool(openStore);
   const deps = {
     ...createStepDeps(terminal, openStore),
+    executeConvert: createConvert(openStore, pool),
+    threads: options.threads ?? defaultThreads(),
+    memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
     progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
   };
   try {
@@ -113,5 +134,6 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
     throw error;
   } finally {
     progress.end();
+    await pool.close();
   }
 }

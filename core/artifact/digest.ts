@@ -22,6 +22,38 @@ export function createHasher(): Hasher {
   return { update: (bytes) => void hash.update(bytes), digest: () => `sha256:${hash.digest("hex")}` };
 }
 
+/** Digests of the contiguous parts of a stream, fed piece by piece. */
+export type PartHasher = { update(piece: Uint8Array): void; digests(): readonly Digest[] };
+
+/** A hasher of contiguous parts of the given sizes; a part of 0 bytes has the digest of nothing. */
+export function createPartHasher(partBytes: readonly number[]): PartHasher {
+  const digests: Digest[] = [];
+  let hasher = createHasher();
+  let left = partBytes[0] ?? 0;
+  const closeFull = (): void => {
+    while (left === 0 && digests.length < partBytes.length) {
+      digests.push(hasher.digest());
+      hasher = createHasher();
+      left = partBytes[digests.length] ?? 0;
+    }
+  };
+  closeFull();
+  return {
+    update(piece) {
+      for (let done = 0; done < piece.length; ) {
+        const bytes = Math.min(left, piece.length - done);
+        hasher.update(piece.subarray(done, done + bytes));
+        done += bytes;
+        left -= bytes;
+        closeFull();
+      }
+    },
+    digests() {
+      return digests;
+    },
+  };
+}
+
 /** Digest of a tensor file from the digests of its header and of its tensors in offset order. */
 export function digestTensorFile(headerDigest: Digest, tensorDigests: readonly Digest[]): Digest {
   return digestBytes([headerDigest, ...tensorDigests].map((digest) => `${digest}\n`).join(""));

@@ -54,7 +54,10 @@ export function encodeConverted(
 }
 
 /** Bytes that gathering a tensor reads. */
-export function gatherBytes({ copies, packing }: Gather, dtype: GatheredTensor["dtype"]): number {
+export function gatherBytes(
+  { copies, packing }: Gather<{ readonly bytes: number }>,
+  dtype: GatheredTensor["dtype"],
+): number {
   if (packing !== undefined) {
     return copies.flat().reduce((sum, { ranges }) => ranges.reduce((bytes, range) => bytes + range.bytes, sum), 0);
   }

@@ -2,7 +2,9 @@
 import type { PartsDeps, StepEvent, UnitDeps } from "../../steps/step.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
 import type { ObjectStore, OpenStore } from "../../stores/store.ts";
+import { createConvert } from "../../workers/convert-executor.ts";
 import { createPartsExecutor } from "../../workers/parts-executor.ts";
+import { createPool } from "../../workers/pool.ts";
 import { createInThreadMeasurer } from "./in-thread-executor.ts";
 
 export type TestDeps = UnitDeps & PartsDeps & { readonly events: StepEvent[] };
@@ -32,6 +34,7 @@ export function testDeps(openStore: OpenStore, overrides: Partial<UnitDeps> = {}
     signal: new AbortController().signal,
     executeMeasure: createInThreadMeasurer(openStore),
     executeParts: createPartsExecutor(openStore).execute,
+    executeConvert: createConvert(openStore, createPool(openStore)),
     executeMerge: () => Promise.reject(new Error("this test merges nothing")),
     threads: 1,
     memoryBytes: 256 * 1024 * 1024,

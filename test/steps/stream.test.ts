@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { digestBytes, digestTensorFile } from "../../core/artifact/digest.ts";
-import { copyVerified, createPartHasher, type ListedFile, readPieces, verifyFile } from "../../steps/stream.ts";
+import { createPartHasher, digestBytes, digestTensorFile } from "../../core/artifact/digest.ts";
+import { copyVerified, type ListedFile, readPieces, verifyFile } from "../../steps/stream.ts";
 import { writeObject } from "../../stores/objects.ts";
 import { newStore } from "./deps.ts";
 

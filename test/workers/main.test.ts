@@ -46,6 +46,7 @@ async function planInMemory() {
       openStore: overrides.store === undefined ? openStores : openerOf(overrides.store),
       executeMerge: overrides.executeMerge ?? createInThreadExecutor(openStores),
       executeMeasure: createInThreadMeasurer(openStores),
+      executeConvert: testDeps(openStores).executeConvert,
       log: (event) => void events.push(event),
       now: Date.now,
       cpuMs: () => 0,

@@ -12,6 +12,8 @@ import type { ConversionParameter } from "../../core/universal/conversion.ts";
 import { describeConverted, planConversion } from "../../core/universal/convert-plan.ts";
 import { convertFile } from "../../steps/convert-file.ts";
 import { createStoreOpener } from "../../stores/open.ts";
+import { createConvert } from "../../workers/convert-executor.ts";
+import { createPool } from "../../workers/pool.ts";
 import { type Cost, least, measure } from "./measure.ts";
 import { createNormal } from "./models.ts";
 
@@ -97,19 +99,20 @@ async function makeCheckpoint(target: string, dir: string, root: string): Promis
 
 async function writeUniversal(from: string, to: string): Promise<void> {
   const openStore = createStoreOpener(process.env);
-  const source = { store: openStore(pathToFileURL(from).href), prefix: "" };
-  const store = openStore(pathToFileURL(to).href);
+  const [source, store] = [{ store: pathToFileURL(from).href, prefix: "" }, pathToFileURL(to).href];
   const parameters = parameterShapes().map(([name, shape], index) => describeParameter(name, shape, index));
-  const { signal } = new AbortController();
+  const executeConvert = createConvert(openStore, createPool(openStore));
+  const deps = { executeConvert, threads: 1, memoryBytes: 2 ** 29, signal: new AbortController().signal };
   const listings = [];
   for (const file of planConversion(parameters, SHARD_BYTES_DEFAULT, { states: true })) {
-    listings.push((await convertFile(source, file, { store, key: file.file }, signal)).listing);
+    listings.push((await convertFile(source, file, { store, key: file.file }, deps)).listing);
   }
   const training = {
     weights: "BF16" as const,
     groups: [0, 1].map((group) => ({ lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weight_decay: group === 0 ? 0.01 : 0 })),
     optimizer: {},
-    client: {},
+    // Without it DeepSpeed's converter refuses a checkpoint.
+    client: { universal_checkpoint_info: { universal_checkpoint_version: 0.2 }, ds_config: {}, iteration: STEP },
   };
   const document = describeConverted({ format: "universal", tensorFiles: [] }, parameters, listings, [], training);
   writeFileSync(join(to, UNIVERSAL_FILE), encodeUniversal(document));
