@@ -251,7 +251,15 @@ export function checkImportance(tensors: readonly GgufModelTensor[], importance:
     const found = `${importance.size} matrices, none of them in this model`;
     throw new MergeyardError("ImatrixInvalid", { found, expected: "matrices of this model" });
   }
-  for (const { name, shape } of known) {
+  for (const { name, shape, isStack } of known) {
+    if (isStack) {
+      const found = "importance of each expert";
+      throw new MergeyardError("ImatrixInvalid", {
+        where: { tensor: name },
+        found,
+        expected: "a model without experts",
+      });
+    }
     const [columns, own] = [shape.at(-1), importance.get(name)?.length];
     if (columns === own) continue;
     throw new MergeyardError("ImatrixInvalid", {

@@ -55,7 +55,7 @@ export function readGgufConfig(
     num_hidden_layers: layers,
     num_attention_heads: heads,
     num_key_value_heads: keyHeads,
-    ...(headSize * heads === hidden ? {} : { head_dim: headSize }),
+    ...(headSize * heads === hidden && family.headSize === undefined ? {} : { head_dim: headSize }),
     max_position_embeddings: need("context_length"),
     rms_norm_eps: shortest(need("attention.layer_norm_rms_epsilon")),
     rope_theta: shortest(number("rope.freq_base") ?? 10000),
@@ -69,14 +69,14 @@ export function readGgufConfig(
   return { family, layers, heads, keyHeads, experts, config };
 }
 
-function expertsOf(number: (key: string) => number | undefined, { permutes }: GgufFamily, experts: number) {
-  if (experts === 0) return {};
+function expertsOf(number: (key: string) => number | undefined, { experts: known }: GgufFamily, experts: number) {
+  if (known === undefined) return {};
   const inner = number("expert_feed_forward_length");
   return {
-    // Mixtral and its kind have another word for it.
-    [permutes ? "num_local_experts" : "num_experts"]: experts,
+    [known.countKey]: experts,
     num_experts_per_tok: number("expert_used_count") ?? 1,
-    ...(inner === undefined ? {} : { moe_intermediate_size: inner }),
+    ...(inner === undefined ? {} : { [known.innerKey]: inner }),
+    ...known.fixed,
   };
 }
 

@@ -8,14 +8,27 @@ import { chooseScheme, type Mix, type MixPlace, type TensorKind } from "../schem
 import type { BlockSchemeId } from "../schemes/registry.ts";
 import { elementCount, type Shape } from "../tensor.ts";
 import { compareUtf8 } from "../utf8-order.ts";
-import { GGUF_FAMILIES, GGUF_INSIDE, GGUF_OUTSIDE } from "./gguf-names.ts";
+import {
+  GGUF_FAMILIES,
+  GGUF_INSIDE,
+  GGUF_OPTIONAL,
+  GGUF_OUTSIDE,
+  type GgufExperts,
+  type GgufFamily,
+} from "./gguf-names.ts";
 import type { GgufMetadata, GgufValue } from "./gguf-types.ts";
 
 const positive = z.int().positive();
+/** Real models have at most 512. */
+const expertNumber = positive.max(4096);
 const configSchema = z.looseObject({
   model_type: z.string(),
   hidden_size: positive,
   intermediate_size: positive,
+  moe_intermediate_size: positive.nullish(),
+  num_local_experts: expertNumber.nullish(),
+  num_experts: expertNumber.nullish(),
+  num_experts_per_tok: expertNumber.nullish(),
   num_hidden_layers: positive,
   num_attention_heads: positive,
   num_key_value_heads: positive.nullish(),
@@ -36,6 +49,8 @@ export type GgufModelTensor = {
   /** What the scheme was chosen by; undefined of vectors, which stay F32. */
   readonly place: MixPlace | undefined;
   readonly source: TensorEntry;
+  /** True of the experts of a layer: `source` is all of them, [experts, rows, columns], one after the other. */
+  readonly isStack: boolean;
   /** Heads whose rows [2, rows / 2] become [rows / 2, 2]; undefined: rows stay in place. */
   readonly permutedHeads: number | undefined;
 };
@@ -60,37 +75,43 @@ export function planGgufModel(
   tokenizer: GgufMetadata,
   isWeighted: boolean,
 ): GgufModel {
-  const config = readConfig(checkpoint.config);
-  const family = GGUF_FAMILIES.find(({ modelType }) => modelType === config.model_type);
-  if (family === undefined || !family.canWrite) {
-    const written = GGUF_FAMILIES.filter(({ canWrite }) => canWrite).map(({ modelType }) => modelType);
-    throw unsupported({ field: "model_type" }, config.model_type, written.join(", "));
-  }
+  const known = readModel(checkpoint.config);
+  const { config, family, experts } = known;
+  const parts = partsOf(known);
   const isTied = config.tie_word_embeddings === true;
   const entries = checkpoint.tensors.filter(
     ({ name }) => !IGNORED.test(name) && !(isTied && name === "lm_head.weight"),
   );
-  const named = entries.map((source) => ({ source, ...rename(source, config) })).sort(compareNames);
-  checkComplete(named, config, isTied);
+  const renamed = entries.map((source) => ({ source, ...rename(source, known, parts) }));
+  const named = stackExperts(renamed, experts?.count ?? 0).sort(compareNames);
+  checkComplete(named, known, parts, isTied);
   const places = Map.groupBy(named, ({ kind }) => kind);
-  const tensors = named.map(({ source, name, kind, heads }): GgufModelTensor => {
+  const tensors = named.map(({ source, name, kind, heads, staysFloat, expert }): GgufModelTensor => {
     const place = {
       name,
       kind,
       index: (places.get(kind) ?? []).findIndex((other) => other.name === name),
       count: places.get(kind)?.length ?? 0,
       sharing: config.num_attention_heads / (config.num_key_value_heads ?? config.num_attention_heads),
+      experts: experts?.count ?? 0,
       isWeighted,
       isTied: !named.some((other) => other.kind === "output"),
     };
-    const isMatrix = source.shape.length === 2;
+    const isMatrix = source.shape.length > 1 && !staysFloat;
     const scheme = isMatrix ? chooseScheme(mix, place, source.shape.at(-1) ?? 1) : "f32";
     const permutedHeads = family.permutes ? heads : undefined;
-    return { name, shape: source.shape, scheme, place: isMatrix ? place : undefined, source, permutedHeads };
+    return {
+      name,
+      shape: source.shape,
+      scheme,
+      place: isMatrix ? place : undefined,
+      source,
+      isStack: expert !== undefined,
+      permutedHeads,
+    };
   });
   checkPlanned(mix, tensors);
-  const elements = tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0);
-  return { metadata: describeModel(config, family.architecture, mix, elements, tokenizer), tensors };
+  return { metadata: describeModel(known, mix, sizeLabel(tensors, experts), tokenizer), tensors };
 }
 
 /** A plan of another model would go unnoticed where names agree; one that is misspelt would be forgotten. */
@@ -102,15 +123,38 @@ function checkPlanned({ planned }: Mix, tensors: readonly GgufModelTensor[]): vo
   throw new MergeyardError("BitPlanInvalid", { where: { tensor }, found: "no such matrix", expected });
 }
 
-function readConfig(value: unknown): Config {
+type Experts = { readonly count: number; readonly used: number; readonly inner: number };
+
+/** A config, what the format makes of its kind, and the experts of a layer where there are any. */
+type Known = { readonly config: Config; readonly family: GgufFamily; readonly experts: Experts | undefined };
+
+function readModel(value: unknown): Known {
   const parsed = configSchema.safeParse(value);
-  if (parsed.success) return checkHeads(checkScaling(parsed.data));
-  const issue = parsed.error.issues[0];
-  throw unsupported(
-    { field: issue?.path.join(".") ?? "" },
-    issue?.message ?? "no config",
-    "a config.json of the model",
-  );
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    const field = issue?.path.join(".") ?? "";
+    throw unsupported({ field }, issue?.message ?? "no config", "a config.json of the model");
+  }
+  const family = GGUF_FAMILIES.find(({ modelType }) => modelType === parsed.data.model_type);
+  if (family === undefined) {
+    const written = GGUF_FAMILIES.map(({ modelType }) => modelType).join(", ");
+    throw unsupported({ field: "model_type" }, parsed.data.model_type, written);
+  }
+  const config = { ...parsed.data, head_dim: parsed.data.head_dim ?? family.headSize };
+  return { config: checkHeads(checkScaling(config)), family, experts: readExperts(config, family) };
+}
+
+function readExperts(config: Config, { experts }: GgufFamily): Experts | undefined {
+  if (experts === undefined) return undefined;
+  const need = (field: "num_experts_per_tok" | GgufExperts["countKey"] | GgufExperts["innerKey"]) => {
+    const value = config[field];
+    if (value == null) throw unsupported({ field }, "nothing", "a number above 0");
+    return value;
+  };
+  for (const [field, expected] of Object.entries(experts.fixed)) {
+    if (config[field] !== expected) throw unsupported({ field }, String(config[field]), String(expected));
+  }
+  return { count: need(experts.countKey), used: need("num_experts_per_tok"), inner: need(experts.innerKey) };
 }
 
 /** Scaled rotary embeddings: linear is two entries; others would need more than metadata. */
@@ -131,49 +175,121 @@ function scalingKind({ rope_scaling: scaling }: Config): unknown {
   return scaling?.rope_type ?? scaling?.type;
 }
 
-type Named = { readonly name: string; readonly kind: TensorKind; readonly layer: number; readonly heads?: number };
+/** A part of a layer: its name in GGUF, and what a tensor of it has to be. */
+type Part = {
+  readonly inside: string;
+  readonly shape: Shape;
+  readonly kind: TensorKind;
+  /** Heads whose rows may move. */
+  readonly heads: number | undefined;
+  /** Number among the experts. */
+  readonly expert: number | undefined;
+  readonly staysFloat: boolean;
+};
 
-/** The name in GGUF and what the tensor is to the rules. */
-function rename({ name, shape, dtype }: TensorEntry, config: Config): Named {
-  const heads = config.num_attention_heads;
+type Named = Omit<Part, "inside" | "shape"> & { readonly name: string; readonly layer: number };
+
+/** Kinds that rules know, by the part. */
+const KINDS: Readonly<Record<string, TensorKind>> = {
+  attn_k: "attn_k",
+  attn_v: "attn_v",
+  attn_output: "attn_output",
+  ffn_down: "ffn_down",
+  ffn_down_exps: "ffn_down",
+};
+const ROUTER = "ffn_gate_inp";
+
+/** Every part of a layer of this model, by its name in the checkpoint. */
+function partsOf({ config, family, experts }: Known): ReadonlyMap<string, Part> {
+  const [hidden, heads, headSize] = [config.hidden_size, config.num_attention_heads, headSizeOf(config)];
   const keyHeads = config.num_key_value_heads ?? heads;
-  const headSize = headSizeOf(config);
-  const outside = GGUF_OUTSIDE[name];
-  const refuse = (expected: string) => unsupported({ tensor: name }, `${dtype} [${shape}]`, expected);
-  const check = (...expected: readonly number[]) => {
-    if (shape.join() !== expected.join()) throw refuse(`[${expected}]`);
-  };
-  const [hidden, inner] = [config.hidden_size, config.intermediate_size];
-  if (outside !== undefined) {
-    if (outside === "output_norm.weight") check(hidden);
-    else check(config.vocab_size, hidden);
-    const kind = outside === "output.weight" ? "output" : outside === "token_embd.weight" ? "embedding" : "other";
-    return { name: outside, kind, layer: -1 };
-  }
-  const [, layer = "", rest = ""] = LAYER.exec(name) ?? [];
-  const [, part = "", suffix = ""] = /^(.+)\.(weight|bias)$/.exec(rest) ?? [];
-  const inside = GGUF_INSIDE[part];
-  if (inside === undefined || (suffix === "bias" && !BIASED.has(part)) || Number(layer) >= config.num_hidden_layers) {
-    throw refuse(`a tensor of ${config.model_type} with ${config.num_hidden_layers} layers`);
-  }
-  const [rows, columns] = {
+  const inner = experts?.inner ?? config.intermediate_size;
+  const shapes: Readonly<Record<string, Shape>> = {
     attn_norm: [hidden],
     ffn_norm: [hidden],
     attn_q: [heads * headSize, hidden],
     attn_k: [keyHeads * headSize, hidden],
     attn_v: [keyHeads * headSize, hidden],
     attn_output: [hidden, heads * headSize],
+    attn_q_norm: [headSize],
+    attn_k_norm: [headSize],
     ffn_gate: [inner, hidden],
     ffn_up: [inner, hidden],
     ffn_down: [hidden, inner],
-  }[inside] ?? [0];
-  if (suffix === "bias" || columns === undefined) check(rows ?? 0);
-  else check(rows ?? 0, columns);
-  const isRuled = inside === "attn_v" || inside === "attn_output" || inside === "ffn_down";
-  const kind = isRuled && suffix === "weight" ? inside : "other";
-  const moved = inside === "attn_q" ? heads : inside === "attn_k" ? keyHeads : undefined;
-  const named = { name: `blk.${layer}.${inside}.${suffix}`, kind, layer: Number(layer) } as const;
-  return moved === undefined ? named : { ...named, heads: moved };
+    [ROUTER]: [experts?.count ?? 0, hidden],
+  };
+  const part = (inside: string, expert?: number): Part => ({
+    inside,
+    shape: shapes[inside.replace("_exps", "")] ?? [],
+    kind: KINDS[inside] ?? "other",
+    heads: inside === "attn_q" ? heads : inside === "attn_k" ? keyHeads : undefined,
+    expert,
+    staysFloat: inside === ROUTER,
+  });
+  const plain = Object.entries({ ...GGUF_INSIDE, ...(family.hasHeadNorms ? GGUF_OPTIONAL : {}) })
+    .filter(([name]) => experts === undefined || !name.startsWith("mlp."))
+    .map(([name, inside]) => [name, part(inside)] as const);
+  const own = family.experts;
+  if (own === undefined || experts === undefined) return new Map(plain);
+  const stacked = Object.entries(own.parts).flatMap(([inside, name]) =>
+    Array.from({ length: experts.count }, (_, expert) => {
+      return [name.replace("E", String(expert)), part(`ffn_${inside}_exps`, expert)] as const;
+    }),
+  );
+  return new Map([...plain, [own.router, part(ROUTER)], ...stacked]);
+}
+
+/** The name in GGUF and what the tensor is to the rules. */
+function rename({ name, shape, dtype }: TensorEntry, known: Known, parts: ReadonlyMap<string, Part>): Named {
+  const { config, family } = known;
+  const refuse = (expected: string) => unsupported({ tensor: name }, `${dtype} [${shape}]`, expected);
+  const check = (expected: Shape) => {
+    if (shape.join() !== expected.join()) throw refuse(`[${expected}]`);
+  };
+  const outside = GGUF_OUTSIDE[name];
+  if (outside !== undefined) {
+    check(outside === "output_norm.weight" ? [config.hidden_size] : [config.vocab_size, config.hidden_size]);
+    const kind = outside === "output.weight" ? "output" : outside === "token_embd.weight" ? "embedding" : "other";
+    return { name: outside, kind, layer: -1, heads: undefined, expert: undefined, staysFloat: false };
+  }
+  const [, layer = "", rest = ""] = LAYER.exec(name) ?? [];
+  const [, path = "", suffix = ""] = /^(.+)\.(weight|bias)$/.exec(rest) ?? [];
+  const part = parts.get(path);
+  const isBias = suffix === "bias";
+  const mayHave = !isBias || (BIASED.has(path) && !family.hasHeadNorms);
+  if (part === undefined || !mayHave || Number(layer) >= config.num_hidden_layers) {
+    throw refuse(`a tensor of ${config.model_type} with ${config.num_hidden_layers} layers`);
+  }
+  const { inside, shape: expected, kind, ...own } = part;
+  check(isBias ? expected.slice(0, 1) : expected);
+  return { ...own, name: `blk.${layer}.${inside}.${suffix}`, kind: isBias ? "other" : kind, layer: Number(layer) };
+}
+
+type NamedSource = Named & { readonly source: TensorEntry };
+
+/** The experts of a layer as one tensor, in their order: its bytes are theirs, one after the other. */
+function stackExperts(named: readonly NamedSource[], count: number): NamedSource[] {
+  return [...Map.groupBy(named, ({ name }) => name).values()].flatMap((same) => {
+    const experts = same.toSorted((a, b) => (a.expert ?? 0) - (b.expert ?? 0));
+    const [first] = experts;
+    if (first?.expert === undefined) return same;
+    const { source } = first;
+    if (experts.length !== count) {
+      throw unsupported({ tensor: source.name }, `${experts.length} of the layer's experts`, `${count}`);
+    }
+    for (const { source: other } of experts) checkAlike(other, source);
+    const name = source.name.replace(/\.experts\.\d+\./, ".experts.*.");
+    const ranges = experts.flatMap((each) => each.source.ranges);
+    return [{ ...first, source: { ...source, name, shape: [count, ...source.shape], ranges } }];
+  });
+}
+
+/** Bytes of experts can follow each other where all are stored in the same way, row by row. */
+function checkAlike({ name, dtype, packing, gather }: TensorEntry, first: TensorEntry): void {
+  const isPlain = packing?.compressed === undefined && gather === undefined;
+  if (isPlain && dtype === first.dtype && packing?.scheme === first.packing?.scheme) return;
+  const found = isPlain ? (packing?.scheme ?? dtype) : "an expert in several parts";
+  throw unsupported({ tensor: name }, found, `${first.packing?.scheme ?? first.dtype}, as other experts of the layer`);
 }
 
 /** As llama-quantize orders them: outside the layers by name, then by layer, then by name. */
@@ -181,10 +297,16 @@ function compareNames(a: Named, b: Named): number {
   return a.layer - b.layer || compareUtf8(a.name, b.name);
 }
 
-function checkComplete(named: readonly Named[], { num_hidden_layers: layers }: Config, isTied: boolean): void {
+function checkComplete(
+  named: readonly Named[],
+  { config }: Known,
+  parts: ReadonlyMap<string, Part>,
+  isTied: boolean,
+): void {
   const names = new Set(named.map(({ name }) => name));
-  const inLayers = Array.from({ length: layers }, (_, layer) =>
-    Object.values(GGUF_INSIDE).map((part) => `blk.${layer}.${part}.weight`),
+  const insides = new Set([...parts.values()].map(({ inside }) => inside));
+  const inLayers = Array.from({ length: config.num_hidden_layers }, (_, layer) =>
+    [...insides].map((inside) => `blk.${layer}.${inside}.weight`),
   );
   const outside = isTied ? ["token_embd.weight", "output_norm.weight"] : Object.values(GGUF_OUTSIDE);
   const missing = [...outside, ...inLayers.flat()].find((name) => !names.has(name));
@@ -200,17 +322,16 @@ const f32 = (value: number): GgufValue => ({ kind: "f32", value: Math.fround(val
 const text = (value: string): GgufValue => ({ kind: "string", value });
 
 function describeModel(
-  config: Config,
-  architecture: string,
+  { config, family: { architecture, experts: kind }, experts }: Known,
   { fileType, base }: Mix,
-  elements: number,
+  label: string,
   tokenizer: GgufMetadata,
 ): GgufMetadata {
   const metadata = new Map<string, GgufValue>();
   const of = (key: string) => `${architecture}.${key}`;
   metadata.set("general.architecture", text(architecture));
   metadata.set("general.type", text("model"));
-  metadata.set("general.size_label", text(sizeLabel(elements)));
+  metadata.set("general.size_label", text(label));
   metadata.set(of("block_count"), u32(config.num_hidden_layers));
   metadata.set(of("context_length"), u32(config.max_position_embeddings));
   metadata.set(of("embedding_length"), u32(config.hidden_size));
@@ -219,6 +340,10 @@ function describeModel(
   metadata.set(of("attention.head_count_kv"), u32(config.num_key_value_heads ?? config.num_attention_heads));
   metadata.set(of("rope.freq_base"), f32(config.rope_theta));
   metadata.set(of("attention.layer_norm_rms_epsilon"), f32(config.rms_norm_eps));
+  if (experts !== undefined) {
+    metadata.set(of("expert_count"), u32(experts.count));
+    metadata.set(of("expert_used_count"), u32(experts.used));
+  }
   const headSize = headSizeOf(config);
   if (headSize * config.num_attention_heads !== config.hidden_size) {
     metadata.set(of("attention.key_length"), u32(headSize));
@@ -227,6 +352,9 @@ function describeModel(
   if (scalingKind(config) === "linear") {
     metadata.set(of("rope.scaling.type"), text("linear"));
     metadata.set(of("rope.scaling.factor"), f32(Number(config.rope_scaling?.factor)));
+  }
+  if (experts !== undefined && kind?.innerKey === "moe_intermediate_size") {
+    metadata.set(of("expert_feed_forward_length"), u32(experts.inner));
   }
   if (architecture === "llama") {
     metadata.set(of("vocab_size"), u32(config.vocab_size));
@@ -239,13 +367,18 @@ function describeModel(
   return metadata;
 }
 
-/** Parameters as model names have them, two digits at least: 837K, 1.1B, 7B. */
-function sizeLabel(elements: number): string {
+/** Parameters as model names have them, two digits at least: 837K, 1.1B, 7B; 8x7B of 8 experts, one of them counted. */
+function sizeLabel(tensors: readonly GgufModelTensor[], experts: Experts | undefined): string {
+  const elements = tensors.reduce(
+    (sum, { shape, isStack }) => sum + elementCount(shape) / (isStack ? (shape[0] ?? 1) : 1),
+    0,
+  );
   const [unit, suffix] =
     elements > 1e12 ? [1e12, "T"] : elements > 1e9 ? [1e9, "B"] : elements > 1e6 ? [1e6, "M"] : [1e3, "K"];
   const scaled = elements / unit;
   const digits = String(Math.round(scaled)).replace(/^0+/, "").length;
-  return `${scaled.toFixed(Math.max(0, 2 - digits))}${suffix}`;
+  const size = `${scaled.toFixed(Math.max(0, 2 - digits))}${suffix}`;
+  return experts === undefined ? size : `${experts.count}x${size}`;
 }
 
 function unsupported(where: { tensor?: string; field?: string }, found: string, expected: string): MergeyardError {

@@ -11,43 +11,68 @@ export type GgufFamily = {
   readonly architecture: string;
   /** True where rows of queries and keys are interleaved in GGUF and halves in config.json's model. */
   readonly permutes: boolean;
-  /** True where a checkpoint of it can be written as GGUF; all are read. */
-  readonly canWrite: boolean;
-  /** Where a layer has experts: its router, and the names of expert `E`, for gate, up and down. */
-  readonly experts?: { readonly router: string; readonly parts: Readonly<Record<"gate" | "up" | "down", string>> };
+  /** True where queries and keys of every head have a norm, and no bias. */
+  readonly hasHeadNorms: boolean;
+  /** Elements of a head where config.json does not say; absent: the hidden size by the heads. */
+  readonly headSize?: number;
+  readonly experts?: GgufExperts;
 };
 
-const experts = (router: string, gate: string, up: string, down: string): Required<GgufFamily>["experts"] => ({
-  router,
-  parts: { gate, up, down },
-});
+/** A layer with experts: its router, and the names of expert `E`. */
+export type GgufExperts = {
+  readonly router: string;
+  readonly parts: Readonly<Record<"gate" | "up" | "down", string>>;
+  /** Where config.json says how many there are, and their inner size. */
+  readonly countKey: "num_local_experts" | "num_experts";
+  readonly innerKey: "intermediate_size" | "moe_intermediate_size";
+  /** What config.json must say: readers of GGUF know no other. */
+  readonly fixed: Readonly<Record<string, unknown>>;
+};
 
 /** Of two with the same architecture and experts, a reader takes the first. */
 export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze([
-  { modelType: "llama", className: "LlamaForCausalLM", architecture: "llama", permutes: true, canWrite: true },
-  { modelType: "mistral", className: "MistralForCausalLM", architecture: "llama", permutes: true, canWrite: true },
+  { modelType: "llama", className: "LlamaForCausalLM", architecture: "llama", permutes: true, hasHeadNorms: false },
+  { modelType: "mistral", className: "MistralForCausalLM", architecture: "llama", permutes: true, hasHeadNorms: false },
   {
     modelType: "mixtral",
     className: "MixtralForCausalLM",
     architecture: "llama",
     permutes: true,
-    canWrite: false,
-    experts: experts(
-      "block_sparse_moe.gate",
-      "block_sparse_moe.experts.E.w1",
-      "block_sparse_moe.experts.E.w3",
-      "block_sparse_moe.experts.E.w2",
-    ),
+    hasHeadNorms: false,
+    experts: {
+      router: "block_sparse_moe.gate",
+      parts: {
+        gate: "block_sparse_moe.experts.E.w1",
+        up: "block_sparse_moe.experts.E.w3",
+        down: "block_sparse_moe.experts.E.w2",
+      },
+      countKey: "num_local_experts",
+      innerKey: "intermediate_size",
+      fixed: {},
+    },
   },
-  { modelType: "qwen2", className: "Qwen2ForCausalLM", architecture: "qwen2", permutes: false, canWrite: true },
-  { modelType: "qwen3", className: "Qwen3ForCausalLM", architecture: "qwen3", permutes: false, canWrite: false },
+  { modelType: "qwen2", className: "Qwen2ForCausalLM", architecture: "qwen2", permutes: false, hasHeadNorms: false },
+  {
+    modelType: "qwen3",
+    className: "Qwen3ForCausalLM",
+    architecture: "qwen3",
+    permutes: false,
+    hasHeadNorms: true,
+    headSize: 128,
+  },
   {
     modelType: "qwen3_moe",
     className: "Qwen3MoeForCausalLM",
     architecture: "qwen3moe",
     permutes: false,
-    canWrite: false,
-    experts: experts("mlp.gate", "mlp.experts.E.gate_proj", "mlp.experts.E.up_proj", "mlp.experts.E.down_proj"),
+    hasHeadNorms: true,
+    experts: {
+      router: "mlp.gate",
+      parts: { gate: "mlp.experts.E.gate_proj", up: "mlp.experts.E.up_proj", down: "mlp.experts.E.down_proj" },
+      countKey: "num_experts",
+      innerKey: "moe_intermediate_size",
+      fixed: { norm_topk_prob: true },
+    },
   },
 ]);
 
@@ -71,7 +96,7 @@ export const GGUF_INSIDE: Readonly<Record<string, string>> = {
   "mlp.down_proj": "ffn_down",
 };
 
-/** Parts of a layer that some models have. */
+/** Parts of a layer that models with norms of heads have. */
 export const GGUF_OPTIONAL: Readonly<Record<string, string>> = {
   "self_attn.q_norm": "attn_q_norm",
   "self_attn.k_norm": "attn_k_norm",

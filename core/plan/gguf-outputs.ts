@@ -2,7 +2,7 @@
 // several, so that a worker writes whole files and talks to no other. Everything but the blocks is known from headers.
 import assert from "node:assert/strict";
 import { MergeyardError } from "../error.ts";
-import { planGgufModel } from "../formats/gguf-model.ts";
+import { type GgufModelTensor, planGgufModel } from "../formats/gguf-model.ts";
 import { splitMetadata, splitName } from "../formats/gguf-split.ts";
 import { describeTokenizer, NO_TOKENIZER } from "../formats/gguf-tokenizer.ts";
 import { GGUF_TYPE_OF } from "../formats/gguf-types.ts";
@@ -43,6 +43,7 @@ function planOutput({ mix, tokenizer: wanted }: GgufOutput, parts: GgufOutputPar
   const tokenizer = wanted ? tokenizerOf(parts, config) : undefined;
   if (tokenizer === undefined) parts.notes.add("the GGUF files have no tokenizer");
   const model = planGgufModel({ tensors, config }, mix, tokenizer ?? NO_TOKENIZER, false);
+  checkSingle(model.tensors);
   const planned = new Map(model.tensors.map((tensor) => [tensor.source.name, tensor]));
   return shards.map((shard, index) => {
     const own = shard.tensors.flatMap(({ name }, tensor) => {
@@ -75,6 +76,19 @@ function planOutput({ mix, tokenizer: wanted }: GgufOutput, parts: GgufOutputPar
         bytes: placed[at]?.bytes ?? 0,
       })),
     };
+  });
+}
+
+/** A tensor that is made of several would need rows that other workers merge. */
+function checkSingle(tensors: readonly GgufModelTensor[]): void {
+  const stack = tensors.find(({ isStack }) => isStack);
+  if (stack === undefined) return;
+  const hint = "publish safetensors and run `mergeyard quantize` on what the pipeline publishes";
+  throw new MergeyardError("QuantizeModelUnsupported", {
+    where: { tensor: stack.source.name },
+    found: "a stack of experts",
+    expected: "one merged tensor for each of the file",
+    hint,
   });
 }
 

@@ -5,7 +5,7 @@ import { MergeyardError } from "../error.ts";
 import { BLOCK_SCHEME_IDS, BLOCK_SCHEMES, type BlockSchemeId, isBlockSchemeId } from "./registry.ts";
 
 /** What a tensor is to the rules; `other` is every further matrix. */
-export type TensorKind = "output" | "embedding" | "attn_v" | "attn_output" | "ffn_down" | "other";
+export type TensorKind = "output" | "embedding" | "attn_k" | "attn_v" | "attn_output" | "ffn_down" | "other";
 
 /** Where a matrix stands: `index` is its number among those of its kind, of `count`. */
 export type MixPlace = {
@@ -16,6 +16,8 @@ export type MixPlace = {
   readonly count: number;
   /** Query heads that share one key and value head. */
   readonly sharing: number;
+  /** Experts of a layer; 0 without. */
+  readonly experts: number;
   /** True of the embedding where there is no output matrix: it is one. */
   readonly isTied: boolean;
   /** An importance matrix is given. */
@@ -51,6 +53,9 @@ const always =
   (scheme: BlockSchemeId): Rule =>
   () =>
     scheme;
+/** Mixtral and its like: most weights are experts', and attention gets more bits at little cost. */
+const hasEight = ({ experts }: MixPlace): boolean => experts === 8;
+const withEight: Rule = (place) => (hasEight(place) ? "q5_k" : undefined);
 const whereMore: Rule = (place) => (takesMore(place) ? "q6_k" : undefined);
 
 function mix(id: string, base: BlockSchemeId, fileType: number, rules: Mix["rules"] = {}): Mix {
@@ -75,20 +80,25 @@ const ALL: readonly Mix[] = [
   mix("q2_k", "q2_k", 10, {
     attn_v: ({ sharing }) => (sharing >= 4 ? "q4_k" : "q3_k"),
     ffn_down: always("q3_k"),
-    attn_output: always("q3_k"),
+    attn_output: (place) => withEight(place) ?? "q3_k",
   }),
-  mix("q3_k_s", "q3_k", 11),
+  mix("q3_k_s", "q3_k", 11, { attn_output: withEight }),
   mix("q3_k_m", "q3_k", 12, {
     attn_v: ({ index }) => (index < 2 ? "q5_k" : "q4_k"),
     ffn_down: ({ index, count }) => (index < Math.floor(count / 16) ? "q5_k" : "q4_k"),
-    attn_output: always("q4_k"),
+    attn_output: (place) => withEight(place) ?? "q4_k",
   }),
-  mix("q3_k_l", "q3_k", 13, { attn_v: always("q5_k"), ffn_down: always("q5_k"), attn_output: always("q5_k") }),
+  mix("q3_k_l", "q3_k", 13, {
+    attn_v: always("q5_k"),
+    ffn_down: always("q5_k"),
+    attn_output: (place) => (hasEight(place) ? undefined : "q5_k"),
+  }),
   mix("q4_k_s", "q4_k", 14, {
     attn_v: ({ index }) => (index < 4 ? "q5_k" : undefined),
     ffn_down: ({ index, count }) => (index < Math.floor(count / 8) ? "q5_k" : undefined),
+    attn_output: withEight,
   }),
-  mix("q4_k_m", "q4_k", 15, { attn_v: whereMore, ffn_down: whereMore }),
+  mix("q4_k_m", "q4_k", 15, { attn_v: whereMore, ffn_down: whereMore, attn_output: withEight }),
   mix("q5_k_s", "q5_k", 16),
   mix("q5_k_m", "q5_k", 17, { attn_v: whereMore, ffn_down: whereMore }),
   mix("q6_k", "q6_k", 18),
@@ -152,6 +162,8 @@ function ruledScheme({ base, raisesOutput, rules }: Mix, place: MixPlace, column
   const isOutput = place.kind === "output" || (place.kind === "embedding" && place.isTied);
   if (isOutput && raisesOutput)
     return columns % BLOCK_SCHEMES.q6_k.blockElements === 0 ? "q6_k" : fitting("q8_0", columns);
+  const isShared = place.kind === "attn_k" || place.kind === "attn_v";
+  if (raisesOutput && hasEight(place) && isShared) return fitting("q8_0", columns);
   const ruled = rules[place.kind]?.(place) ?? base;
   // Llama 2 70B and its like: eight heads share the values, which are then small.
   const isLarge = place.kind === "attn_v" && place.count === 80 && place.sharing === 8;

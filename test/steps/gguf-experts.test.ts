@@ -1,0 +1,295 @@
+// Models with experts, and with norms of heads, written as GGUF and read back as checkpoints: the tensors are the
+// model's own again, by name, shape and value. What cannot be stacked is refused.
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { gguf } from "@huggingface/gguf";
+import { MergeyardError } from "../../core/error.ts";
+import { planGgufModel } from "../../core/formats/gguf-model.ts";
+import { NO_TOKENIZER } from "../../core/formats/gguf-tokenizer.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { planGgufOutputs } from "../../core/plan/gguf-outputs.ts";
+import { createNotes } from "../../core/plan/notes.ts";
+import { MIXES } from "../../core/schemes/mixes.ts";
+import type { Dtype, Shape } from "../../core/tensor.ts";
+import { convertStep } from "../../steps/convert.ts";
+import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import { quantizeStep } from "../../steps/quantize.ts";
+import { runStep } from "../../steps/step.ts";
+import { readAll, writeObject } from "../../stores/objects.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
+import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+
+const [HIDDEN, INNER, HEAD, VOCABULARY] = [64, 32, 32, 8];
+
+const CONFIG = {
+  hidden_size: HIDDEN,
+  intermediate_size: INNER,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  head_dim: HEAD,
+  vocab_size: VOCABULARY,
+  max_position_embeddings: 128,
+  rms_norm_eps: 1e-6,
+};
+
+type Model = {
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly router?: string;
+  /** Names of an expert's parts: those with rows of the hidden size, and the one with rows of the inner size. */
+  readonly expert?: (expert: number) => readonly [gate: string, up: string, down: string];
+  readonly hasHeadNorms?: boolean;
+};
+
+const MIXTRAL: Model = {
+  config: { ...CONFIG, model_type: "mixtral", num_local_experts: 3, num_experts_per_tok: 2 },
+  router: "block_sparse_moe.gate",
+  expert: (expert) => [
+    `block_sparse_moe.experts.${expert}.w1`,
+    `block_sparse_moe.experts.${expert}.w3`,
+    `block_sparse_moe.experts.${expert}.w2`,
+  ],
+};
+const QWEN3: Model = { config: { ...CONFIG, model_type: "qwen3" }, hasHeadNorms: true };
+const QWEN3_MOE: Model = {
+  config: {
+    ...CONFIG,
+    model_type: "qwen3_moe",
+    num_experts: 11,
+    num_experts_per_tok: 2,
+    moe_intermediate_size: INNER,
+    intermediate_size: 96,
+    norm_topk_prob: true,
+  },
+  hasHeadNorms: true,
+  router: "mlp.gate",
+  expert: (expert) => [
+    `mlp.experts.${expert}.gate_proj`,
+    `mlp.experts.${expert}.up_proj`,
+    `mlp.experts.${expert}.down_proj`,
+  ],
+};
+
+function shapesOf({ config, router, expert, hasHeadNorms }: Model): Map<string, Shape> {
+  const count = Number(config.num_local_experts ?? config.num_experts ?? 0);
+  const shapes = new Map<string, Shape>([
+    ["model.embed_tokens.weight", [VOCABULARY, HIDDEN]],
+    ["model.norm.weight", [HIDDEN]],
+    ["lm_head.weight", [VOCABULARY, HIDDEN]],
+  ]);
+  for (const layer of [0, 1]) {
+    const put = (name: string, shape: Shape) => void shapes.set(`model.layers.${layer}.${name}.weight`, shape);
+    put("input_layernorm", [HIDDEN]);
+    put("post_attention_layernorm", [HIDDEN]);
+    put("self_attn.q_proj", [4 * HEAD, HIDDEN]);
+    put("self_attn.k_proj", [2 * HEAD, HIDDEN]);
+    put("self_attn.v_proj", [2 * HEAD, HIDDEN]);
+    put("self_attn.o_proj", [HIDDEN, 4 * HEAD]);
+    if (hasHeadNorms === true) for (const name of ["q_norm", "k_norm"]) put(`self_attn.${name}`, [HEAD]);
+    if (router !== undefined) put(router, [count, HIDDEN]);
+    const dense = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"] as const;
+    const all = expert === undefined ? [dense] : Array.from({ length: count }, (_, index) => expert(index));
+    for (const [gate, up, down] of all) {
+      put(gate, [INNER, HIDDEN]);
+      put(up, [INNER, HIDDEN]);
+      put(down, [HIDDEN, INNER]);
+    }
+  }
+  return shapes;
+}
+
+async function putModel(store: ObjectStore, model: Model): Promise<void> {
+  const specs = [...shapesOf(model)].map(([name, shape]) => ({ name, dtype: "F32" as const, shape }));
+  const { header, tensors, fileBytes } = encodeSafetensorsHeader(specs);
+  const file = new Uint8Array(fileBytes);
+  file.set(header);
+  for (const [seed, { offset, bytes }] of tensors.entries()) {
+    const values = Float32Array.from({ length: bytes / 4 }, (_, at) => Math.sin(seed * 37 + at * 0.7));
+    file.set(new Uint8Array(values.buffer), header.length + offset);
+  }
+  await writeObject(store, "model.safetensors", file, file.length);
+  await putText(store, "config.json", JSON.stringify(model.config));
+}
+
+async function quantize(from: ObjectStore, to: ObjectStore, scheme: string, more: object = {}) {
+  const openStore = openerOf(from, to);
+  const deps = { ...testDeps(openStore), executeQuantize: createQuantizeExecutor(openStore).execute };
+  const input = { source: from.uri, target: to.uri, name: "model.gguf", scheme, tokenizer: false, ...more };
+  return runStep(quantizeStep, input, deps);
+}
+
+async function bytesOf(store: ObjectStore): Promise<Map<string, { shape: Shape; bytes: Buffer }>> {
+  const { checkpoint } = await openCheckpoint(store, "");
+  const found = new Map<string, { shape: Shape; bytes: Buffer }>();
+  for (const { name, shape, ranges } of checkpoint.tensors) {
+    const [range] = ranges;
+    assert.ok(range !== undefined);
+    const bytes = new Uint8Array(range.bytes);
+    await store.readInto(range.file, range.offset, bytes);
+    found.set(name, { shape, bytes: Buffer.from(bytes) });
+  }
+  return found;
+}
+
+for (const model of [MIXTRAL, QWEN3, QWEN3_MOE]) {
+  const kind = String(model.config.model_type);
+  test(`a ${kind} file reads back as the model that it was made from, config and all`, async () => {
+    const [source, file, target] = [newStore(), newStore(), newStore()];
+    await putModel(source, model);
+    await quantize(source, file, "f32", { split: { maxTensors: 9 } });
+    const deps = testDeps(openerOf(file, target));
+    await runStep(convertStep, { source: file.uri, target: target.uri, to: "safetensors" }, deps);
+    assert.deepEqual(await bytesOf(target), await bytesOf(source));
+    const { checkpoint } = await openCheckpoint(target, "");
+    const { config = {} } = checkpoint;
+    assert.deepEqual(Object.fromEntries(Object.keys(model.config).map((key) => [key, config[key]])), model.config);
+  });
+
+  test(`a reader that is not ours finds the stacks and the metadata of a ${kind} file`, async (context) => {
+    const folder = mkdtempSync(join(tmpdir(), "gguf-experts-"));
+    context.after(() => rmSync(folder, { recursive: true }));
+    const [source, file] = [newStore(), newStore()];
+    await putModel(source, model);
+    await quantize(source, file, "q8_0");
+    writeFileSync(join(folder, "model.gguf"), await readAll(file, "model.gguf", 1e8));
+    const { metadata, tensorInfos } = await gguf(join(folder, "model.gguf"), { allowLocalFile: true });
+    const entries = new Map(Object.entries(metadata));
+    const architecture = entries.get("general.architecture");
+    const count = model.config.num_local_experts ?? model.config.num_experts;
+    assert.equal(entries.get(`${architecture}.expert_count`), count);
+    assert.equal(entries.get(`${architecture}.attention.key_length`), HEAD);
+    assert.equal(entries.get(`${architecture}.attention.value_length`), HEAD);
+    const infos = new Map(tensorInfos.map(({ name, shape, dtype }) => [name, [dtype, ...shape.map(Number)]]));
+    const expected = count === undefined ? [HIDDEN, INNER] : [HIDDEN, INNER, count];
+    assert.deepEqual(infos.get(`blk.1.ffn_gate${count === undefined ? "" : "_exps"}.weight`), [8, ...expected]);
+    if (count !== undefined) {
+      assert.equal(entries.get(`${architecture}.expert_used_count`), 2);
+      assert.deepEqual(infos.get("blk.1.ffn_gate_inp.weight"), [0, HIDDEN, count]);
+      assert.deepEqual(infos.get("blk.1.ffn_down_exps.weight"), [8, INNER, HIDDEN, count]);
+    }
+    if (model.hasHeadNorms === true) assert.deepEqual(infos.get("blk.0.attn_q_norm.weight"), [0, HEAD]);
+  });
+}
+
+function plan(model: Model, scheme: string, change: (entry: { name: string; dtype: Dtype; shape: Shape }) => unknown) {
+  const entries = [...shapesOf(model)].map(([name, shape]) => ({ name, dtype: "F32" as Dtype, shape, ranges: [] }));
+  const tensors = entries.filter((entry) => change(entry) !== false);
+  const mix = MIXES.get(scheme);
+  assert.ok(mix !== undefined);
+  return planGgufModel({ tensors, config: model.config }, mix, NO_TOKENIZER, false);
+}
+
+function refuses(model: Model, where: object, change: Parameters<typeof plan>[2] = () => true): void {
+  assert.throws(
+    () => plan(model, "q8_0", change),
+    (error) => {
+      assert.ok(error instanceof MergeyardError, String(error));
+      assert.equal(error.code, "QuantizeModelUnsupported");
+      assert.deepEqual({ ...error.where }, { ...error.where, ...where });
+      return true;
+    },
+  );
+}
+
+test("an expert that is missing, of another type or beyond the count is refused by name", () => {
+  const last = "model.layers.1.block_sparse_moe.experts.2.w3.weight";
+  refuses(MIXTRAL, { tensor: last.replace("2.w3", "0.w3") }, ({ name }) => name !== last);
+  refuses(MIXTRAL, { tensor: last }, (entry) => {
+    if (entry.name === last) entry.dtype = "BF16";
+  });
+  const two = { ...MIXTRAL, config: { ...MIXTRAL.config, num_local_experts: 2 } };
+  refuses(two, {}, (entry) => {
+    if (entry.name.includes("experts.1.")) entry.name = entry.name.replace("experts.1.", "experts.2.");
+  });
+  refuses(
+    MIXTRAL,
+    { tensor: "blk.0.ffn_gate_inp.weight" },
+    ({ name }) => !name.endsWith("0.block_sparse_moe.gate.weight"),
+  );
+});
+
+test("a config that readers of the format would take for another is refused by field", () => {
+  const without = (model: Model, field: string, value?: unknown): Model => ({
+    ...model,
+    config: { ...model.config, [field]: value },
+  });
+  refuses(without(QWEN3_MOE, "norm_topk_prob", false), { field: "norm_topk_prob", file: "config.json" });
+  refuses(without(QWEN3_MOE, "norm_topk_prob"), { field: "norm_topk_prob" });
+  refuses(without(QWEN3_MOE, "moe_intermediate_size"), { field: "moe_intermediate_size" });
+  refuses(without(MIXTRAL, "num_local_experts"), { field: "num_local_experts" });
+  refuses(without(MIXTRAL, "num_experts_per_tok"), { field: "num_experts_per_tok" });
+  refuses(without(QWEN3, "model_type", "qwen9"), { field: "model_type" });
+});
+
+test("with eight experts attention has more bits, as llama-quantize gives it", () => {
+  // Eight times as large: rows are whole blocks of 256.
+  const sizes = {
+    hidden_size: 8 * HIDDEN,
+    intermediate_size: 8 * INNER,
+    head_dim: 8 * HEAD,
+    vocab_size: 8 * VOCABULARY,
+  };
+  const schemes = (scheme: string, count: number) => {
+    const model = { ...MIXTRAL, config: { ...MIXTRAL.config, ...sizes, num_local_experts: count } };
+    const { tensors } = plan(model, scheme, (entry) => {
+      const isRouter = entry.name.includes("block_sparse_moe.gate");
+      entry.shape = entry.shape.map((axis, at) => (isRouter && at === 0 ? axis : 8 * axis));
+    });
+    const of = (name: string) => tensors.find((each) => each.name === `blk.0.${name}.weight`)?.scheme;
+    return ["attn_k", "attn_v", "attn_output", "attn_q", "ffn_gate_exps", "ffn_gate_inp"].map(of);
+  };
+  assert.deepEqual(schemes("q4_k_m", 8), ["q8_0", "q8_0", "q5_k", "q4_k", "q4_k", "f32"]);
+  assert.deepEqual(schemes("q5_k_m", 8), ["q8_0", "q8_0", "q5_k", "q5_k", "q5_k", "f32"]);
+  assert.deepEqual(schemes("q3_k_l", 8), ["q8_0", "q8_0", "q3_k", "q3_k", "q3_k", "f32"]);
+  assert.deepEqual(schemes("q2_k", 8), ["q8_0", "q8_0", "q5_k", "q2_k", "q2_k", "f32"]);
+  assert.deepEqual(schemes("q2_k", 4), ["q2_k", "q3_k", "q3_k", "q2_k", "q2_k", "f32"]);
+});
+
+test("an output of a merge that would need a stack of merged experts is refused", () => {
+  const mix = MIXES.get("q8_0");
+  assert.ok(mix !== undefined);
+  const tensors = [...shapesOf(MIXTRAL)].map(([name, shape]) => ({ name, dtype: "F32" as const, shape }));
+  const parts = {
+    name: "small",
+    outputs: [{ mix, tokenizer: false }],
+    shards: [{ file: "model.safetensors", ...encodeSafetensorsHeader(tensors) }],
+    sideFiles: [{ name: "config.json", from: "text" as const, text: JSON.stringify(MIXTRAL.config) }],
+    models: [],
+    notes: createNotes(),
+  };
+  assert.throws(
+    () => planGgufOutputs(parts),
+    (error) => {
+      assert.ok(error instanceof MergeyardError && error.code === "QuantizeModelUnsupported");
+      assert.equal(error.where?.tensor, "model.layers.0.block_sparse_moe.experts.*.w2.weight");
+      return true;
+    },
+  );
+});
+
+test("an importance matrix of a stack of experts is refused", async () => {
+  const [source, file] = [newStore(), newStore()];
+  await putModel(source, MIXTRAL);
+  const name = "blk.0.ffn_gate_exps.weight";
+  const values = new Float32Array(3 * HIDDEN).fill(1);
+  const parts = [
+    Int32Array.of(1),
+    Int32Array.of(name.length),
+    Buffer.from(name),
+    Int32Array.of(1, values.length),
+    values,
+  ];
+  const matrix = Buffer.concat(
+    parts.map(({ buffer, byteOffset, byteLength }) => Buffer.from(buffer, byteOffset, byteLength)),
+  );
+  await writeObject(source, "imatrix", matrix, matrix.length);
+  await assert.rejects(quantize(source, file, "q4_0", { imatrix: { store: source.uri, key: "imatrix" } }), (error) => {
+    assert.ok(error instanceof MergeyardError && error.code === "ImatrixInvalid");
+    assert.equal(error.where?.tensor, name);
+    return true;
+  });
+});
