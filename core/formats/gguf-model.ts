@@ -157,12 +157,31 @@ function readExperts(config: Config, { experts }: GgufFamily): Experts | undefin
   return { count: need(experts.countKey), used: need("num_experts_per_tok"), inner: need(experts.innerKey) };
 }
 
-/** Scaled rotary embeddings: linear is two entries; others would need more than metadata. */
+/** Scaled rotary embeddings that entries of the metadata say in full. */
 function checkScaling(config: Config): Config {
   const kind = scalingKind(config);
-  if (kind === undefined || kind === "default" || kind === "linear") return config;
-  throw unsupported({ field: "rope_scaling" }, String(kind), "default or linear");
+  if (kind === undefined || kind === "default") return config;
+  const refuse = (found: string, expected: string) => unsupported({ field: "rope_scaling" }, found, expected);
+  if (kind !== "linear" && kind !== "yarn") throw refuse(String(kind), "default, linear or yarn");
+  const { factor, original_max_position_embeddings: original, ...rest } = config.rope_scaling ?? {};
+  if (!(Number(factor) > 0)) throw refuse(`factor ${factor}`, "a number above 0");
+  if (kind !== "yarn") return config;
+  if (!positive.safeParse(original).success) {
+    throw refuse(`original_max_position_embeddings ${original}`, "the context before scaling");
+  }
+  for (const [key, value] of Object.entries(rest)) {
+    const usual = YARN_USUAL.get(key);
+    if (key === "type" || key === "rope_type" || key === "rope_theta" || value == null || value === usual) continue;
+    throw refuse(`${key} ${value}`, usual === undefined ? "none" : String(usual));
+  }
+  return config;
 }
+
+/** What readers take without an entry. */
+const YARN_USUAL: ReadonlyMap<string, number> = new Map([
+  ["beta_fast", 32],
+  ["beta_slow", 1],
+]);
 
 /** Rotary embeddings turn pairs of values. */
 function checkHeads(config: Config): Config {
@@ -349,9 +368,14 @@ function describeModel(
     metadata.set(of("attention.key_length"), u32(headSize));
     metadata.set(of("attention.value_length"), u32(headSize));
   }
-  if (scalingKind(config) === "linear") {
-    metadata.set(of("rope.scaling.type"), text("linear"));
+  const scaling = scalingKind(config);
+  if (scaling === "linear" || scaling === "yarn") {
+    metadata.set(of("rope.scaling.type"), text(scaling));
     metadata.set(of("rope.scaling.factor"), f32(Number(config.rope_scaling?.factor)));
+  }
+  if (scaling === "yarn") {
+    const original = Number(config.rope_scaling?.original_max_position_embeddings);
+    metadata.set(of("rope.scaling.original_context_length"), u32(original));
   }
   if (experts !== undefined && kind?.innerKey === "moe_intermediate_size") {
     metadata.set(of("expert_feed_forward_length"), u32(experts.inner));

@@ -249,6 +249,28 @@ test("with eight experts attention has more bits, as llama-quantize gives it", (
   assert.deepEqual(schemes("q2_k", 4), ["q2_k", "q3_k", "q3_k", "q2_k", "q2_k", "f32"]);
 });
 
+test("yarn's factor and context are entries, and settings that no entry says are refused", () => {
+  const scaled = (more: object): Model => ({
+    ...QWEN3,
+    config: {
+      ...QWEN3.config,
+      rope_scaling: { rope_type: "yarn", factor: 4, original_max_position_embeddings: 32, ...more },
+    },
+  });
+  const { metadata } = plan(scaled({ beta_fast: 32, beta_slow: 1 }), "q8_0", () => true);
+  assert.deepEqual(metadata.get("qwen3.rope.scaling.type"), { kind: "string", value: "yarn" });
+  assert.deepEqual(metadata.get("qwen3.rope.scaling.factor"), { kind: "f32", value: 4 });
+  assert.deepEqual(metadata.get("qwen3.rope.scaling.original_context_length"), { kind: "u32", value: 32 });
+  const wrong = [
+    { beta_fast: 16 },
+    { attention_factor: 2 },
+    { original_max_position_embeddings: undefined },
+    { factor: 0 },
+    { rope_type: "llama3" },
+  ];
+  for (const more of wrong) refuses(scaled(more), { field: "rope_scaling" });
+});
+
 test("an output of a merge that would need a stack of merged experts is refused", () => {
   const mix = MIXES.get("q8_0");
   assert.ok(mix !== undefined);
