@@ -7,8 +7,8 @@ import { isFloatDtype } from "../core/ops/cast.ts";
 import { type Block, TILE_ELEMENTS } from "../core/ops/kernels.ts";
 import { storedBytes } from "../core/plan/memory.ts";
 import { elementBytes, elementCount } from "../core/tensor.ts";
-import { finishSinks, type TensorContext, type TensorResult } from "./merge-tensor.ts";
-import { createQuantizedSink } from "./quantized-sink.ts";
+import type { TensorContext, TensorResult } from "./merge-tensor.ts";
+import { createSink, finishSinks } from "./sink.ts";
 
 /** Copies the only input's bytes. Throws EngineNonFinite, EngineInputChanged and what the store throws. */
 export async function copyTensor(context: Omit<TensorContext, "method">): Promise<TensorResult> {
@@ -20,7 +20,7 @@ export async function copyTensor(context: Omit<TensorContext, "method">): Promis
   const mark = kernels.mark();
   try {
     const window = kernels.allocateBlock(elementBytes(tensor.dtype, windowElements));
-    const sinks = context.sinks.map((place) => createQuantizedSink(place, tensor.name, tensor.dtype, kernels));
+    const sinks = context.sinks.map((place) => createSink(place, tensor.name, tensor.dtype, kernels));
     const hasher = createHasher();
     let nonFinite = 0;
     for (let first = 0; first < total; first += windowElements) {

@@ -1,13 +1,14 @@
 // The files that a merge unit makes beside its own: how their writes begin, what each region gets of them, and what
-// they are once they are written. Executors use it; the bytes are quantized-sink.ts's.
+// they are once they are written. Executors use it; the bytes are sink.ts's.
 import assert from "node:assert/strict";
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
-import type { BlockFile, UnitLoss } from "../core/plan/receipt.ts";
+import type { DerivedFileListing, UnitLoss } from "../core/plan/receipt.ts";
 import type { DerivedFile, MergeUnit } from "../core/plan/schema.ts";
 import type { ObjectStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { DerivedPart, RegionResult } from "./merge-region.ts";
 import type { MergeRegion } from "./regions.ts";
 import type { MergeRequest } from "./request.ts";
+import type { SinkPlace } from "./sink.ts";
 
 /** All writes of a unit: its own file first, then the derived ones. */
 export type UnitWrites = {
@@ -84,33 +85,50 @@ export function derivedParts(
 export function describeDerived(
   unit: MergeUnit,
   results: readonly RegionResult[],
-): { readonly derived: readonly BlockFile[]; readonly losses: readonly UnitLoss[] } {
+): { readonly derived: readonly DerivedFileListing[]; readonly losses: readonly UnitLoss[] } {
   const tensors = results.flatMap((result) => result.tensors);
   // A tensor's sinks are those of the derived files that have it, in the files' order.
   const sinks = tensors.map((tensor) => [...tensor.sinks]);
   const made = unit.derived.map((file) => {
-    const headerDigest = digestBytes(headerOf(file));
-    const blocks = placesOf(file).map(({ tensor, paddingBytes }) => {
-      const sink = sinks[tensor.tensor]?.shift();
+    const written = placesOf(file).map((place) => {
+      const sink = sinks[place.tensor.tensor]?.shift();
       assert.ok(sink !== undefined, "a derived tensor has a sink");
-      const { name, scheme, shape, offset, bytes } = tensor;
-      const block = { name, scheme, shape: [...shape], offset, bytes: bytes + paddingBytes, digest: sink.digest };
-      const source = unit.tensors[tensor.tensor]?.name ?? "";
-      return { block, loss: { file: file.file, tensor: source, scheme, ...sink.loss } };
+      return { ...place, sink };
     });
-    const digests = blocks.map(({ block }) => block.digest);
+    const headerDigest = digestBytes(headerOf(file));
+    const digests = written.flatMap(({ sink }) => sink.digests);
     const digest = digestTensorFile(headerDigest, digests);
     const listed = { name: file.file, bytes: file.fileBytes, digest, headerDigest };
-    return { file: { ...listed, blocks: blocks.map(({ block }) => block) }, losses: blocks.map(({ loss }) => loss) };
+    const losses = written.flatMap(({ tensor: { tensor, scheme }, sink }): UnitLoss[] => {
+      const source = unit.tensors[tensor]?.name ?? "";
+      if (sink.loss === undefined || scheme === undefined) return [];
+      return [{ file: file.file, tensor: source, scheme, ...sink.loss }];
+    });
+    return { file: { ...listed, ...listTensors(file, digests) }, losses };
   });
   return { derived: made.map(({ file }) => file), losses: made.flatMap(({ losses }) => losses) };
+}
+
+/** Everything that a file lists, with the digests in the same order. */
+function listTensors(file: DerivedFile, digests: readonly string[]) {
+  const digestOf = (index: number) => digests[index] ?? "";
+  if (file.format === "gguf") {
+    const blocks = file.tensors.map(({ name, scheme, shape, offset }, index) => {
+      const end = file.tensors[index + 1]?.offset ?? file.fileBytes;
+      return { name, scheme, shape: [...shape], offset, bytes: end - offset, digest: digestOf(index) };
+    });
+    return { blocks };
+  }
+  const parts = file.tensors.flatMap((tensor) => tensor.parts);
+  return { tensors: parts.map((part, index) => ({ ...part, shape: [...part.shape], digest: digestOf(index) })) };
 }
 
 function headerOf({ header }: DerivedFile): Uint8Array {
   return new Uint8Array(Buffer.from(header, "base64"));
 }
 
-function placesOf({ tensors, fileBytes }: DerivedFile) {
+function placesOf(file: DerivedFile): readonly Omit<SinkPlace, "write">[] {
+  const { tensors, fileBytes } = file;
   return tensors.map((tensor, index) => {
     const next = tensors[index + 1]?.offset ?? fileBytes;
     return { tensor, paddingBytes: next - tensor.offset - tensor.bytes };

@@ -7,14 +7,14 @@ import { findMethod } from "../core/methods/registry.ts";
 import type { ModelState } from "../core/methods/whole-model.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
 import { valueDtype } from "../core/plan/memory.ts";
-import type { DerivedTensor, MergeUnit, UnitTensor } from "../core/plan/schema.ts";
+import type { MergeUnit, UnitTensor } from "../core/plan/schema.ts";
 import type { OpenStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
 import { copyTensor } from "./copy-tensor.ts";
 import { createInputReader } from "./input-reader.ts";
 import { type InputContext, mergeTensor, type TensorResult } from "./merge-tensor.ts";
-import type { SinkPlace } from "./quantized-sink.ts";
 import type { MergeRegion } from "./regions.ts";
 import type { ResolvedSource } from "./request.ts";
+import type { SinkPlace } from "./sink.ts";
 
 /** What all tensors of a task have in common. */
 export type InputTask = {
@@ -43,7 +43,7 @@ export type DerivedPart = {
   readonly ticket: WriteTicket;
   readonly prologue: Uint8Array;
   /** `tensor.tensor` counts in the region's tensors. */
-  readonly tensors: readonly { readonly tensor: DerivedTensor; readonly paddingBytes: number }[];
+  readonly tensors: readonly Omit<SinkPlace, "write">[];
 };
 
 export type RegionResult = {

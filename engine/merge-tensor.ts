@@ -12,7 +12,7 @@ import type { UnitTensor } from "../core/plan/schema.ts";
 import { elementBytes, elementCount } from "../core/tensor.ts";
 import type { ReadElements } from "./input-reader.ts";
 import { createInterference, type TensorInterference } from "./interference.ts";
-import { createQuantizedSink, type QuantizedSink, type SinkPlace, type SinkResult } from "./quantized-sink.ts";
+import { createSink, finishSinks, type Sink, type SinkPlace, type SinkResult } from "./sink.ts";
 import { applyTile, type Buffers, type HandleTile, reduceTile, type TileRun } from "./tile-work.ts";
 
 /** Everything that reading a tensor's inputs needs; one per thread, kernels and store already open. */
@@ -91,7 +91,7 @@ type Run = TileRun & {
   readonly context: TensorContext;
   readonly cut: Cut;
   readonly output: Hasher;
-  readonly sinks: readonly QuantizedSink[];
+  readonly sinks: readonly Sink[];
   /** True once a pass has read the inputs whole and compared their digests. */
   inputsDigested: boolean;
 };
@@ -113,7 +113,7 @@ function startRun(context: TensorContext): Run {
     interference: context.statistics ? createInterference(kernels, tensor.inputs, tile) : undefined,
     inputsDigested: false,
     output: createHasher(),
-    sinks: context.sinks.map((place) => createQuantizedSink(place, tensor.name, tensor.dtype, kernels)),
+    sinks: context.sinks.map((place) => createSink(place, tensor.name, tensor.dtype, kernels)),
   };
 }
 
@@ -242,13 +242,6 @@ function checkDigests({ tensor, view, expected }: InputContext, hashers: readonl
     const where = { model: view.inputs[index]?.model, tensor: tensor.inputs[index]?.tensor };
     throw new MergeyardError("EngineInputChanged", { where, found: digest, expected: expected[index] });
   });
-}
-
-/** The end of every sink, one after the other: each writes. */
-export async function finishSinks(sinks: readonly QuantizedSink[]): Promise<readonly SinkResult[]> {
-  const results: SinkResult[] = [];
-  for (const sink of sinks) results.push(await sink.finish());
-  return results;
 }
 
 function refuseNonFinite(

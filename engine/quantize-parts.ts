@@ -168,7 +168,7 @@ export async function* streamPart(input: PartsInput, wanted: string): AsyncGener
     const lost = kernels.measureLoss(tile, 0, back, elements);
     signal += lost.signal;
     noise += lost.noise;
-    if (!Number.isFinite(noise)) throw notFinite(tensor, `a scale beyond ${scheme.id}`);
+    if (!Number.isFinite(noise)) throw scaleNotFinite(tensor, scheme);
     for (const part of parts) {
       const bytes = window.parts.get(part.name);
       if (bytes !== undefined) kept.get(part.name)?.set(bytes, partRange(part, first, count).offset);
@@ -191,8 +191,11 @@ function isSmall({ dtype, shape }: Part): boolean {
   return tensorBytes(dtype, shape) <= KEPT_BYTES_MAX;
 }
 
-/** The window's bytes of every part. What belongs to the tensor as a whole goes on from window to window. */
-function windowBlocks(
+/**
+ * The window's bytes of every part, in blocks that hold one. What belongs to the tensor as a whole goes on from window
+ * to window.
+ */
+export function windowBlocks(
   parts: readonly Part[],
   blocks: ReadonlyMap<string, Uint8Array>,
   first: number,
@@ -205,6 +208,11 @@ function windowBlocks(
       return [part.name, part.along === undefined ? bytes : bytes.fill(0)];
     }),
   );
+}
+
+/** The refusal of values whose scale the scheme has no number for. */
+export function scaleNotFinite(tensor: string, { id }: PartScheme): MergeyardError {
+  return notFinite(tensor, `a scale beyond ${id}`);
 }
 
 function notFinite(tensor: string, found: string): MergeyardError {

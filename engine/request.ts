@@ -1,7 +1,7 @@
 // What the engine is asked to do for one merge unit and what it answers. Plain data both ways, so that the unit can be
 // split over worker threads.
 import type { ModelState, PartTotals } from "../core/methods/whole-model.ts";
-import type { BlockFile, TensorFile, UnitLoss, UnitStatistics } from "../core/plan/receipt.ts";
+import type { DerivedFileListing, TensorFile, UnitLoss, UnitStatistics } from "../core/plan/receipt.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
 
 /** Where a plan's source lies now, and the digests its tensors must have (undefined: foreign, nothing to check). */
@@ -35,7 +35,7 @@ export type MeasureRequest = UnitRequest & { readonly round: number };
 export type MergeResult = {
   readonly file: TensorFile;
   /** By the unit's derived files. */
-  readonly derived: readonly BlockFile[];
+  readonly derived: readonly DerivedFileListing[];
   /** What quantizing lost, by derived file and tensor. */
   readonly losses: readonly UnitLoss[];
   readonly nonFinite: { readonly inputs: Record<string, number>; readonly output: number };

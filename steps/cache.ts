@@ -3,7 +3,7 @@
 import { z } from "zod";
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
-import { blockFileSchema, receiptSchema, tensorFileSchema } from "../core/plan/receipt.ts";
+import { derivedFileListingSchema, receiptSchema, tensorFileSchema } from "../core/plan/receipt.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { encodeRecord, readRecord } from "./records.ts";
 import { fileIsWhole } from "./stream.ts";
@@ -16,7 +16,7 @@ const cachedFileSchema = z.strictObject({
   etag: z.string(),
   listing: tensorFileSchema,
   /** Files that were made of the same tensors, in the order of the unit. */
-  derived: z.array(z.strictObject({ file: z.string(), etag: z.string(), listing: blockFileSchema })),
+  derived: z.array(z.strictObject({ file: z.string(), etag: z.string(), listing: derivedFileListingSchema })),
   losses: receiptSchema.shape.losses,
   nonFinite: receiptSchema.shape.nonFinite,
   statistics: receiptSchema.shape.statistics,

@@ -2,9 +2,12 @@
 // header says so itself, the digests agree, and NaN and infinite values are within what the pipeline allows. Reads
 // receipts and headers, never weights: those were digested while they were written.
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
+import type { CheckpointFile, ReadRange } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { readGgufHeader } from "../core/formats/gguf.ts";
 import { readSafetensorsHeader } from "../core/formats/safetensors.ts";
+import type { DerivedFileListing } from "../core/plan/receipt.ts";
+import type { DerivedFile } from "../core/plan/schema.ts";
 import { sameShape } from "../core/tensor.ts";
 import { mapBounded } from "./records.ts";
 import { type FinishedMerge, mergesOf, readFinishedUnits } from "./run-receipts.ts";
@@ -88,15 +91,44 @@ async function checkDerived(context: UnitContext, merge: FinishedMerge): Promise
     if (digest !== file.headerDigest || digestBytes(header) !== digest) {
       throw wrong(context, merge, `header ${digest} of ${file.name}`, digestBytes(header));
     }
-    const { tensors } = await readGgufHeader(read, { name: key, bytes });
-    tensors.forEach(({ name, offset, type, shape }, at) => {
-      const listed = file.blocks[at];
-      const agrees = listed?.name === name && listed.offset === offset && sameShape(listed.shape, shape);
-      if (!agrees || listed.scheme !== type.scheme) {
-        throw wrong(context, merge, `tensor ${name} ${type.name} at ${offset}`, `${listed?.name} ${listed?.scheme}`);
+    const stated = await readStated(planned.format, read, { name: key, bytes });
+    const listings = listStated(file);
+    stated.forEach((found, at) => {
+      const listed = listings[at];
+      const agrees = listed?.name === found.name && listed.offset === found.offset;
+      if (!agrees || listed.stored !== found.stored || !sameShape(listed.shape, found.shape)) {
+        const expected = `${listed?.name} ${listed?.stored}`;
+        throw wrong(context, merge, `tensor ${found.name} ${found.stored} at ${found.offset}`, expected);
       }
     });
   }
+}
+
+/** A tensor as a header or a listing states it; `stored` is its scheme or dtype. */
+type StatedTensor = {
+  readonly name: string;
+  readonly stored: string | undefined;
+  readonly offset: number | undefined;
+  readonly shape: readonly number[];
+};
+
+/** Tensors of a derived file by its own header. */
+async function readStated(
+  format: DerivedFile["format"],
+  read: ReadRange,
+  file: CheckpointFile,
+): Promise<readonly StatedTensor[]> {
+  if (format === "gguf") {
+    const { tensors } = await readGgufHeader(read, file);
+    return tensors.map(({ name, type, offset, shape }) => ({ name, stored: type.scheme, offset, shape }));
+  }
+  const { tensors } = await readSafetensorsHeader(read, file);
+  return tensors.map(({ name, dtype, ranges, shape }) => ({ name, stored: dtype, offset: ranges[0]?.offset, shape }));
+}
+
+function listStated(file: DerivedFileListing): readonly StatedTensor[] {
+  if ("blocks" in file) return file.blocks.map(({ scheme, ...block }) => ({ ...block, stored: scheme }));
+  return file.tensors.map(({ dtype, ...tensor }) => ({ ...tensor, stored: dtype }));
 }
 
 /** A receipt against the plan: same tensors in the same places, and a file digest that is made of theirs. */

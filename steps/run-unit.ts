@@ -189,7 +189,8 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
       threads: 0,
     };
   }
-  const derivedPrefix = layout.unitOutput(run, "");
+  // A file of another format may be named as the unit's own is.
+  const derivedPrefix = layout.unitOutput(run, "derived/");
   const target = { store: yard.uri, key: outputKey, derivedPrefix };
   const { threads, memoryBytes, signal } = deps;
   const resolved = narrowSources(context, unit.tensors, sources);

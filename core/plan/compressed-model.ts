@@ -29,13 +29,16 @@ export type CompressedCopy = { readonly kind: "copy"; readonly entry: TensorEntr
 
 export type CompressedUnit = CompressedMatrix | CompressedCopy;
 
-export type CompressedModel = ShardPlan & {
+/** What of a model is quantized, and what its folder says of it. */
+export type CompressedUnits = {
   /** In the order in which they are made. */
   readonly units: readonly CompressedUnit[];
   /** Text of config.json. */
   readonly config: string;
   readonly ignore: readonly string[];
 };
+
+export type CompressedModel = ShardPlan & CompressedUnits;
 
 /** What must come from the tensors beside each other in one module. Source: vLLM, packed_modules_mapping. */
 const FUSED: readonly (readonly string[])[] = [
@@ -68,6 +71,16 @@ export function planCompressedModel(
   maxShardBytes: number,
 ): CompressedModel {
   checkReadable(checkpoint);
+  const model = planCompressedUnits(checkpoint, scheme, ignored);
+  return { ...planUnitShards(model.units.map(specsOf), maxShardBytes), ...model };
+}
+
+/** The same without the files. */
+export function planCompressedUnits(
+  checkpoint: Pick<Checkpoint, "tensors" | "config">,
+  scheme: CompressedScheme,
+  ignored: readonly string[],
+): CompressedUnits {
   const { config } = checkpoint;
   if (config === undefined) throw unsupported({ file: "config.json" }, "no config.json", "the model's own");
   if (config.quantization_config !== undefined) {
@@ -88,10 +101,9 @@ export function planCompressedModel(
       if (!isChosen(entry)) return { kind: "copy", entry } as const;
       return planMatrix(entry, scheme, sets.get(fusedKey(entry)) ?? [entry]);
     });
-  const shards = planUnitShards(units.map(specsOf), maxShardBytes);
   const ignore = listIgnored(checkpoint, isChosen);
   const compressed = { ...config, quantization_config: describeCompressed(scheme.compressed, ignore) };
-  return { ...shards, units, config: stringifyConfig(compressed), ignore };
+  return { units, config: stringifyConfig(compressed), ignore };
 }
 
 /** The tensors that a unit puts into the file, in the order in which they are made. */
@@ -139,7 +151,7 @@ function fusedKey(entry: TensorEntry): string {
 
 /** Linear modules that stay as they are; servers want them named. The head is named also where it is tied. */
 export function listIgnored(
-  { tensors, config }: Checkpoint,
+  { tensors, config }: Pick<Checkpoint, "tensors" | "config">,
   isChosen: (entry: TensorEntry) => boolean,
 ): readonly string[] {
   const vocabulary = configSections(config)

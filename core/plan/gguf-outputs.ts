@@ -7,12 +7,12 @@ import { splitMetadata, splitName } from "../formats/gguf-split.ts";
 import { describeTokenizer, NO_TOKENIZER } from "../formats/gguf-tokenizer.ts";
 import { GGUF_TYPE_OF } from "../formats/gguf-types.ts";
 import { encodeGgufHeader } from "../formats/gguf-write.ts";
-import { parseJsonDocument } from "../formats/json-scan.ts";
 import type { PlannedShard } from "../formats/shard-plan.ts";
 import type { GgufOutput } from "../recipe/outputs.ts";
 import { TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from "./documents.ts";
 import type { MergeModel } from "./merge-task.ts";
 import type { Notes } from "./notes.ts";
+import { outputDocument, outputObject } from "./output-documents.ts";
 import type { DerivedFile, SideFile } from "./schema.ts";
 
 export type GgufOutputParts = {
@@ -36,7 +36,7 @@ export function planGgufOutputs(parts: GgufOutputParts): readonly (readonly Deri
 
 function planOutput({ mix, tokenizer: wanted }: GgufOutput, parts: GgufOutputParts): readonly DerivedFile[] {
   const { shards } = parts;
-  const config = parseObject(parts, "config.json");
+  const config = outputObject(parts, "config.json");
   const tensors = shards.flatMap((shard) =>
     shard.tensors.map(({ name, dtype, shape }) => ({ name, dtype, shape, ranges: [] })),
   );
@@ -63,6 +63,7 @@ function planOutput({ mix, tokenizer: wanted }: GgufOutput, parts: GgufOutputPar
       }),
     );
     return {
+      format: "gguf",
       file: splitName(`${parts.name}-${mix.id}`, index, shards.length),
       fileBytes,
       header: Buffer.from(header).toString("base64"),
@@ -93,28 +94,9 @@ function checkSingle(tensors: readonly GgufModelTensor[]): void {
 }
 
 function tokenizerOf(parts: GgufOutputParts, config: Readonly<Record<string, unknown>> | undefined) {
-  const tokenizerJson = bytesOf(parts, TOKENIZER_FILE);
+  const tokenizerJson = outputDocument(parts, TOKENIZER_FILE);
   if (tokenizerJson === undefined) return undefined;
-  return describeTokenizer({ tokenizerJson, tokenizerConfig: parseObject(parts, TOKENIZER_CONFIG_FILE), config });
-}
-
-/** A small file of the output: text that the plan wrote, or a document of a model. */
-function bytesOf({ sideFiles, models }: GgufOutputParts, name: string): Uint8Array | undefined {
-  const file = sideFiles.find((each) => each.name === name);
-  if (file === undefined) return undefined;
-  if (file.from === "text") return new TextEncoder().encode(file.text);
-  return models[file.source]?.documents?.get(file.file);
-}
-
-function parseObject(parts: GgufOutputParts, name: string): Readonly<Record<string, unknown>> | undefined {
-  const bytes = bytesOf(parts, name);
-  if (bytes === undefined) return undefined;
-  const value = parseJsonDocument(bytes, {
-    pythonNumbers: true,
-    refuse: ({ offset, found, expected }) =>
-      new MergeyardError("PlanDocumentInvalid", { where: { file: name, offset }, found, expected }),
-  });
-  return typeof value === "object" && value !== null && !Array.isArray(value) ? { ...value } : undefined;
+  return describeTokenizer({ tokenizerJson, tokenizerConfig: outputObject(parts, TOKENIZER_CONFIG_FILE), config });
 }
 
 function pick<Item>(items: readonly Item[], index: number): Item {

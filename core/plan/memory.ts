@@ -8,11 +8,12 @@ import type { Round } from "../methods/whole-model.ts";
 import { TILE_ELEMENTS } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { compressedScheme } from "../schemes/compressed-scheme.ts";
-import { BLOCK_SCHEMES } from "../schemes/registry.ts";
+import { BLOCK_SCHEMES, COMPRESSED_SCHEMES } from "../schemes/registry.ts";
 import { type Matrix, type Part, type PartScheme, partRange, rowBytes } from "../schemes/scheme.ts";
 import { type Dtype, elementBytes, elementCount } from "../tensor.ts";
 import {
   type DerivedFile,
+  type DerivedModule,
   type DerivedTensor,
   placesOf,
   type StoredTensor,
@@ -121,9 +122,33 @@ export function sinkRows({ shape, permutedHeads }: Pick<DerivedTensor, "shape" |
   return { columns, rows, headRows, rowsAtOnce: Math.min(rows, headRows * heads) };
 }
 
-/** Kernel memory of the sinks of all derived files, whatever tensor is merged: values, blocks and a row read back. */
+/** The matrix of a module that is quantized into parts, and the rows that its sink collects; undefined for a copy. */
+export function sinkMatrix({ scheme: id, scales, shape, parts }: DerivedModule) {
+  if (id === undefined || scales === undefined) return undefined;
+  const scheme = COMPRESSED_SCHEMES.get(id);
+  assert.ok(scheme !== undefined, "plans name known schemes");
+  const [rows = 0, columns = 0] = shape;
+  const matrix: Matrix = { rows, columns, dtype: scales };
+  const together = scheme.rowsTogether(columns);
+  const rowsAtOnce = Math.min(rows, together * Math.max(1, Math.floor(SINK_ELEMENTS / (together * columns))));
+  // All but the first wait for the end of the matrix.
+  const keptBytes = parts.slice(1).reduce((sum, { bytes }) => sum + bytes, 0);
+  return { scheme, matrix, parts: scheme.parts(matrix), rowsAtOnce, keptBytes };
+}
+
+/** Memory of the sink of a module: values and the same read back, the parts of both, and those that are kept. */
+function moduleBytes(module: DerivedModule): number {
+  const own = sinkMatrix(module);
+  if (own === undefined) return 0;
+  const values = 2 * allocatedBytes(4 * own.rowsAtOnce * own.matrix.columns);
+  const parts = own.parts.map((part) => allocatedBytes(partRange(part, 0, own.rowsAtOnce).bytes));
+  return parts.reduce((sum, bytes) => sum + bytes, values + own.keptBytes);
+}
+
+/** Memory of the sinks of all derived files, whatever tensor is merged: values, blocks and a row read back. */
 export function sinkBytes(derived: readonly Pick<DerivedFile, "tensors">[]): number {
-  const bytesOf = (tensor: DerivedTensor): number => {
+  const bytesOf = (tensor: DerivedTensor | DerivedModule): number => {
+    if ("parts" in tensor) return moduleBytes(tensor);
     const { columns, rowsAtOnce } = sinkRows(tensor);
     const blocks = rowsAtOnce * rowBytes(BLOCK_SCHEMES[tensor.scheme], columns);
     return allocatedBytes(4 * rowsAtOnce * columns) + allocatedBytes(blocks) + allocatedBytes(4 * columns);

@@ -10,7 +10,7 @@ import { fieldPlace } from "../recipe/origin.ts";
 import { checkParameters, createResolver, findIdleFilters } from "../recipe/parameters.ts";
 import type { RecipeSlice } from "../recipe/slices.ts";
 import { readTokenizerJson } from "../tokenizer/tokenizer-json.ts";
-import { planGgufOutputs } from "./gguf-outputs.ts";
+import { planDerived } from "./derived-outputs.ts";
 import type { MergeOptions, MergeTask } from "./merge-task.ts";
 import { makeMergeUnits } from "./merge-units.ts";
 import { describeModels, type ViewsByName } from "./model-view.ts";
@@ -72,7 +72,7 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
   const { shards, index } = planShards(tensors, options.shardBytes ?? SHARD_BYTES_DEFAULT);
   const wantsIndex = options.outputs?.checkpoint !== false;
   const output = { tensors, stacks: outputs.stacks, index: wantsIndex ? index : undefined, vocabulary };
-  const sideFiles = planSideFiles({
+  const ownFiles = planSideFiles({
     name,
     recipe,
     text,
@@ -84,8 +84,8 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
     ...output,
     notes,
   });
-  const gguf = options.outputs?.gguf ?? [];
-  const derived = planGgufOutputs({ name, outputs: gguf, shards, sideFiles, models, notes });
+  const outputParts = { name, shards, sideFiles: ownFiles, models, notes };
+  const { derived, sideFiles } = planDerived(outputParts, options.outputs);
   const first = options.stage ?? 0;
   const whole = planRounds(tensors, method, recipe, (input) => input.model ?? models[input.source]?.source.model ?? "");
   const memoryBytes = options.memoryBytes ?? MEMORY_BYTES_DEFAULT;

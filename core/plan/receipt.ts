@@ -46,12 +46,15 @@ export const blockFileSchema = z.strictObject({
   ),
 });
 
+/** A file made of the tensors of a unit, beside its own: GGUF, or safetensors. */
+export const derivedFileListingSchema = z.union([tensorFileSchema, blockFileSchema]);
+
 /** What quantizing one tensor lost: sums of squares of its values, and of what they differ by. */
 const unitLossSchema = z.strictObject({
   file: z.string(),
   /** In the merged checkpoint. */
   tensor: z.string(),
-  scheme: z.enum(BLOCK_SCHEME_IDS),
+  scheme: z.string(),
   signal: z.number(),
   noise: z.number(),
 });
@@ -85,7 +88,7 @@ export const receiptSchema = z.strictObject({
   outputKey: z.string().nullable(),
   file: tensorFileSchema.nullable(),
   /** Files made of the same tensors on the way, and their keys in the yard. */
-  derived: z.array(z.strictObject({ key: z.string(), file: blockFileSchema })),
+  derived: z.array(z.strictObject({ key: z.string(), file: derivedFileListingSchema })),
   losses: z.array(unitLossSchema),
   /** describe units: the folder of the universal checkpoint and its digest. */
   checkpoint: z.strictObject({ prefix: z.string(), digest }).nullable(),
@@ -106,6 +109,7 @@ export const receiptSchema = z.strictObject({
 });
 
 export type BlockFile = z.infer<typeof blockFileSchema>;
+export type DerivedFileListing = z.infer<typeof derivedFileListingSchema>;
 export type UnitLoss = z.infer<typeof unitLossSchema>;
 export type TensorFile = z.infer<typeof tensorFileSchema>;
 export type UnitStatistics = z.infer<typeof unitStatisticsSchema>;

@@ -193,7 +193,7 @@ const describeUnitSchema = z.strictObject({
   adopts: z.array(z.strictObject({ stage: count, index: count })),
 });
 
-/** A tensor of a derived file: tensor number `tensor` of its unit, quantized. */
+/** A tensor of a GGUF file: tensor number `tensor` of its unit, quantized. */
 const derivedTensorSchema = z.strictObject({
   /** In the file. */
   name: z.string(),
@@ -207,15 +207,31 @@ const derivedTensorSchema = z.strictObject({
   bytes: count,
 });
 
-/** A file that is made of a unit's tensors as they are merged, beside its own. */
-const derivedFileSchema = z.strictObject({
+/** Tensor number `tensor` of its unit in a compressed-tensors file: its parts one after the other, or a copy of it. */
+const derivedModuleSchema = z.strictObject({
+  tensor: count,
+  shape,
+  /** What makes the parts, and the dtype that scales take; undefined: the only part is a copy. */
+  scheme: z.string().optional(),
+  scales: z.enum(["F32", "BF16", "F16"]).optional(),
+  /** Places of all parts together, from the file's first byte. */
+  offset: count,
+  bytes: count,
+  parts: z.array(z.strictObject({ name: z.string(), dtype, shape, offset: count, bytes: count })).min(1),
+});
+
+const derivedFileBase = {
   file: z.string(),
   fileBytes: count,
   /** Its first bytes, in base64. */
   header: z.string(),
-  /** In the order of the unit's tensors. */
-  tensors: z.array(derivedTensorSchema),
-});
+};
+
+/** A file that is made of a unit's tensors as they are merged, beside its own; its tensors are in the unit's order. */
+const derivedFileSchema = z.discriminatedUnion("format", [
+  z.strictObject({ ...derivedFileBase, format: z.literal("gguf"), tensors: z.array(derivedTensorSchema) }),
+  z.strictObject({ ...derivedFileBase, format: z.literal("safetensors"), tensors: z.array(derivedModuleSchema) }),
+]);
 
 /** Merge tensors into one safetensors file of the output. */
 const mergeUnitSchema = z.strictObject({
@@ -306,6 +322,7 @@ export type AdoptUnit = z.infer<typeof adoptUnitSchema>;
 export type ConvertUnit = z.infer<typeof convertUnitSchema>;
 export type DescribeUnit = z.infer<typeof describeUnitSchema>;
 export type DerivedTensor = z.infer<typeof derivedTensorSchema>;
+export type DerivedModule = z.infer<typeof derivedModuleSchema>;
 export type DerivedFile = z.infer<typeof derivedFileSchema>;
 export type PrepareUnit = z.infer<typeof prepareUnitSchema>;
 export type MergeUnit = z.infer<typeof mergeUnitSchema>;

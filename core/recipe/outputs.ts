@@ -2,6 +2,7 @@
 // the same pass over the weights.
 import { MergeyardError } from "../error.ts";
 import { MIXES, type Mix } from "../schemes/mixes.ts";
+import { COMPRESSED_SCHEMES, type CompressedScheme, SCHEME_ALIASES } from "../schemes/registry.ts";
 import { nearestName } from "./nearest.ts";
 import type { RecipeOrigin } from "./origin.ts";
 import type { Pipeline } from "./schema.ts";
@@ -13,51 +14,72 @@ export type GgufOutput = {
   readonly tokenizer: boolean;
 };
 
+/** A folder of parts beside other outputs of quantized formats. */
+export type CompressedOutput = { readonly scheme: CompressedScheme };
+
 export type Outputs = {
   /** False: the merged checkpoint is only a step on the way, and no part of the result. */
   readonly checkpoint: boolean;
   readonly gguf: readonly GgufOutput[];
+  /** Takes the place of the merged checkpoint: both are the version's own folder. */
+  readonly compressed: CompressedOutput | undefined;
 };
 
 /** One output, as recipes and the command line spell it. */
 export type OutputRequest = Pipeline["outputs"][number];
 
-/** Formats by id: whether a scheme is needed. */
-const FORMATS: Readonly<Record<string, { readonly takesScheme: boolean }>> = Object.freeze({
-  safetensors: { takesScheme: false },
-  gguf: { takesScheme: true },
+type Refuse = (code: "RecipeNotSupported" | "RecipeFieldInvalid", expected: string, hint?: string) => MergeyardError;
+
+/** Formats by id, with the schemes that each takes; empty: none. */
+const FORMATS: Readonly<Record<string, readonly string[]>> = Object.freeze({
+  safetensors: [],
+  gguf: [...MIXES.keys()],
+  "compressed-tensors": [...COMPRESSED_SCHEMES.keys()],
 });
 
 /** Throws RecipeNotSupported: a format or scheme that cannot be written in the same pass; RecipeFieldInvalid: twice. */
 export function readOutputs(requests: readonly OutputRequest[], origin: Pick<RecipeOrigin, "file">): Outputs {
   const gguf: GgufOutput[] = [];
+  const compressed: CompressedOutput[] = [];
   const seen = new Set<string>();
-  for (const [index, { format, scheme, tokenizer }] of requests.entries()) {
-    const refuse = (
-      code: "RecipeNotSupported" | "RecipeFieldInvalid",
-      found: string,
-      expected: string,
-      hint?: string,
-    ) => new MergeyardError(code, { where: { file: origin.file, field: `outputs[${index}]` }, found, expected, hint });
-    const spelling = scheme == null ? format : `${format} with scheme ${scheme}`;
-    const known = FORMATS[format];
-    if (known === undefined) {
-      const hint = "run `mergeyard quantize` on what the pipeline publishes";
-      throw refuse("RecipeNotSupported", spelling, Object.keys(FORMATS).join(" or "), hint);
-    }
-    if (seen.has(spelling)) throw refuse("RecipeFieldInvalid", `${spelling} again`, "every output once");
+  for (const [index, { format, scheme: named, tokenizer }] of requests.entries()) {
+    const scheme = named == null ? undefined : (SCHEME_ALIASES.get(named.toLowerCase()) ?? named);
+    const spelling = scheme === undefined ? format : `${format} with scheme ${scheme}`;
+    const where = { file: origin.file, field: `outputs[${index}]` };
+    const refuse: Refuse = (code, expected, hint) =>
+      new MergeyardError(code, { where, found: spelling, expected, hint });
+    checkScheme(format, scheme, refuse);
+    if (seen.has(spelling)) throw refuse("RecipeFieldInvalid", "every output once");
     seen.add(spelling);
-    if (known.takesScheme !== (scheme != null)) {
-      throw refuse("RecipeNotSupported", spelling, known.takesScheme ? `${format} with a scheme` : format);
+    const mix = format === "gguf" ? MIXES.get(scheme ?? "") : undefined;
+    const parts = format === "compressed-tensors" ? COMPRESSED_SCHEMES.get(scheme ?? "") : undefined;
+    if (mix !== undefined) gguf.push({ mix, tokenizer: tokenizer !== false });
+    if (parts !== undefined) compressed.push(checkFused(parts, refuse));
+    if (compressed.length > 0 && seen.size > gguf.length + 1) {
+      const expected = "one checkpoint in the version's folder: safetensors, or one compressed-tensors scheme";
+      throw refuse("RecipeNotSupported", expected, `each has a config.json: ${AFTERWARDS}`);
     }
-    if (scheme == null) continue;
-    const mix = MIXES.get(scheme);
-    if (mix === undefined) {
-      const nearest = nearestName(scheme, [...MIXES.keys()]);
-      const hint = nearest === undefined ? undefined : `did you mean \`${nearest}\`?`;
-      throw refuse("RecipeNotSupported", spelling, [...MIXES.keys()].join(", "), hint);
-    }
-    gguf.push({ mix, tokenizer: tokenizer !== false });
   }
-  return { checkpoint: seen.size > gguf.length, gguf };
+  return { checkpoint: seen.size > gguf.length + compressed.length, gguf, compressed: compressed[0] };
+}
+
+const AFTERWARDS = "run `mergeyard quantize` on what the pipeline publishes";
+
+function checkScheme(format: string, scheme: string | undefined, refuse: Refuse): void {
+  const schemes = FORMATS[format];
+  if (schemes === undefined) throw refuse("RecipeNotSupported", Object.keys(FORMATS).join(" or "), AFTERWARDS);
+  if (schemes.length > 0 !== (scheme !== undefined)) {
+    throw refuse("RecipeNotSupported", schemes.length > 0 ? `${format} with a scheme` : format);
+  }
+  if (scheme === undefined || schemes.includes(scheme)) return;
+  const nearest = nearestName(scheme, schemes);
+  const hint = nearest === undefined ? undefined : `did you mean \`${nearest}\`?`;
+  throw refuse("RecipeNotSupported", schemes.join(", "), hint);
+}
+
+/** What a scheme needs must be known when the first rows of a tensor come. */
+function checkFused(scheme: CompressedScheme, refuse: Refuse): CompressedOutput {
+  if (scheme.needs !== "tensor" && scheme.measures === "nothing" && scheme.hessian !== "required") return { scheme };
+  const fused = [...COMPRESSED_SCHEMES.values()].filter(({ needs }) => needs !== "tensor").map(({ id }) => id);
+  throw refuse("RecipeNotSupported", `a scheme that measures no whole tensor first: ${fused.join(", ")}`, AFTERWARDS);
 }

@@ -153,6 +153,27 @@ outputs: [{ format: gguf, scheme: q2_k, tokenizer: false }, { format: gguf, sche
   assert.match(String(lines[0]), /^small-q2_k\.gguf /);
 });
 
+test("a compressed-tensors folder of the same pass is the same on one thread or three, or less memory", async () => {
+  const versions = new Set<unknown>();
+  for (const args of [
+    ["--threads", "1"],
+    ["--threads", "3"],
+    ["--threads", "2", "--memory", "200MiB"],
+  ]) {
+    const out = path.join(scratch, `compressed${args.join("")}`);
+    const asked = ["linear.yaml", "--out", out, "--output", "compressed-tensors:fp8_dynamic", ...args];
+    const { status, result, error } = await merge(asked);
+    assert.equal(status, 0, JSON.stringify(error));
+    const config = JSON.parse(readFileSync(path.join(out, "config.json"), "utf8"));
+    assert.equal(config.quantization_config.quant_method, "compressed-tensors");
+    assert.deepEqual(result.derived, [
+      { file: "model.safetensors", bytes: readFileSync(path.join(out, "model.safetensors")).length },
+    ]);
+    versions.add(result.version);
+  }
+  assert.equal(versions.size, 1);
+});
+
 test("the model card states the digests of inputs, and the version is the same wherever they lie", async () => {
   const [version, foreign, moved] = ["version", "foreign", "moved"].map((name) => path.join(scratch, `card-${name}`));
   const merged = await merge(["linear.yaml", "--out", version ?? ""]);

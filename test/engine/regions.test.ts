@@ -1,7 +1,7 @@
 // Regions of a merge unit with derived files: every file is covered once, in order, by parts that a store takes.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { DerivedFile, MergeUnit } from "../../core/plan/schema.ts";
+import type { DerivedTensor, MergeUnit } from "../../core/plan/schema.ts";
 import { cutRegions } from "../../engine/regions.ts";
 
 const MIB = 2 ** 20;
@@ -9,7 +9,7 @@ const MIB = 2 ** 20;
 /** Tensors of these sizes in MiB; a derived file of `share` of each, without the tensors in `without`. */
 function unitOf(sizes: readonly number[], share: number, without: readonly number[]): MergeUnit {
   let [offset, at] = [0, 64];
-  const derivedTensors: DerivedFile["tensors"] = [];
+  const derivedTensors: DerivedTensor[] = [];
   const tensors = sizes.map((size, tensor) => {
     const bytes = size * MIB;
     if (!without.includes(tensor)) {
@@ -21,7 +21,7 @@ function unitOf(sizes: readonly number[], share: number, without: readonly numbe
     offset += bytes;
     return { ...place, method: "copy", parameters: {}, seed: 0, inputs: [] };
   });
-  const derived = { file: "d.gguf", fileBytes: at, header: "", tensors: derivedTensors };
+  const derived = { format: "gguf" as const, file: "d.gguf", fileBytes: at, header: "", tensors: derivedTensors };
   return {
     op: "merge",
     stage: 0,

@@ -2,80 +2,20 @@
 // checkpoint would give, and the inputs are read as often as without them.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { layout } from "../../core/artifact/layout.ts";
-import { type Manifest, parseManifest } from "../../core/artifact/manifest.ts";
 import { MergeyardError } from "../../core/error.ts";
-import { receiptSchema } from "../../core/plan/receipt.ts";
-import { checkStep } from "../../steps/check.ts";
 import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { openGguf } from "../../steps/open-gguf.ts";
-import { planStep } from "../../steps/plan.ts";
-import { publishStep } from "../../steps/publish.ts";
 import { quantizeStep } from "../../steps/quantize.ts";
-import type { PlanOutput } from "../../steps/schemas.ts";
-import { runStep, type UnitDeps } from "../../steps/step.ts";
+import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
-import { initYard } from "../../steps/yard.ts";
 import { readAll } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
-import { newStore, openerOf, putText, testDeps } from "./deps.ts";
-import { createInThreadExecutor } from "./in-thread-executor.ts";
-import { runUnits } from "./pipeline.ts";
-import { type Change, putLlama } from "./small-llama.ts";
-
-const TOKENIZER = {
-  added_tokens: [{ id: 0, content: "<s>", special: true }],
-  pre_tokenizer: { type: "ByteLevel", use_regex: true },
-  model: { type: "BPE", vocab: { a: 1, b: 2, ab: 3 }, merges: ["a b"] },
-};
-
-const recipe = (outputs: string, more = "") => `name: small
-models: { one: incoming/a, two: incoming/b }
-merge:
-  merge_method: linear
-  models:
-    - { model: one, parameters: { weight: 0.25 } }
-    - { model: two, parameters: { weight: 0.75 } }
-  dtype: bfloat16
-  ${more}
-outputs: ${outputs}
-publish: { model: ab, channel: nightly }
-`;
+import { newStore, openerOf, testDeps } from "./deps.ts";
+import { bytesRead, type End, filesOf, makeYard, recipe, run } from "./outputs-yard.ts";
+import type { Change } from "./small-llama.ts";
 
 const BOTH = "[{ format: safetensors }, { format: gguf, scheme: q8_0 }, { format: gguf, scheme: q4_0 }]";
-
-async function makeYard(change: Change = {}): Promise<{ yard: ObjectStore; merged: string[]; deps: UnitDeps }> {
-  const yard = newStore();
-  await initYard(yard);
-  for (const [model, norm] of [
-    ["a", 0.5],
-    ["b", 0.25],
-  ] as const) {
-    await putLlama(yard, { first: { "model.norm.weight": norm }, ...change }, `incoming/${model}/1/`);
-    await putText(yard, `incoming/${model}/1/tokenizer.json`, JSON.stringify(TOKENIZER));
-  }
-  const merged: string[] = [];
-  const openStore = openerOf(yard);
-  const executeMerge = createInThreadExecutor(openStore, ({ unit }) => void merged.push(unit.file));
-  return { yard, merged, deps: testDeps(openStore, { executeMerge }) };
-}
-
-type End = { readonly planned: PlanOutput; readonly prefix: string; readonly manifest: Manifest };
-
-async function run(yard: ObjectStore, deps: UnitDeps, text: string, shardBytes = 400_000): Promise<End> {
-  await putText(yard, "pipelines/small.yaml", text);
-  const pipeline = { store: yard.uri, key: "pipelines/small.yaml" };
-  const planned = await runStep(planStep, { yard: yard.uri, pipeline, shardBytes }, deps);
-  await runUnits(planned, deps);
-  const ref = { yard: planned.yard, run: planned.run };
-  await runStep(checkStep, ref, deps);
-  const result = await runStep(publishStep, { ...ref, plannedMs: planned.plannedMs }, deps);
-  const prefix = layout.version("ab", result.version ?? "");
-  const manifest = parseManifest(await readAll(yard, `${prefix}manifest.json`, 1e7));
-  assert.ok(manifest !== undefined);
-  return { planned, prefix, manifest };
-}
 
 /** Bytes of every tensor of GGUF files, by name and type. */
 async function tensorsOf(store: ObjectStore, keys: readonly string[]): Promise<Map<string, Buffer>> {
@@ -90,19 +30,6 @@ async function tensorsOf(store: ObjectStore, keys: readonly string[]): Promise<M
   }
   return tensors;
 }
-
-async function bytesRead(yard: ObjectStore, { planned }: End): Promise<number> {
-  const { index = 0, units = 0 } = planned.stages.at(-1) ?? {};
-  let sum = 0;
-  for (let unit = 0; unit < units; unit++) {
-    const bytes = await readAll(yard, layout.receipt(planned.run, index, unit), 1e7);
-    sum += receiptSchema.parse(JSON.parse(new TextDecoder().decode(bytes))).bytesRead;
-  }
-  return sum;
-}
-
-const filesOf = ({ manifest }: End, ending: string) =>
-  manifest.files.map(({ name }) => name).filter((name) => name.endsWith(ending));
 
 test("artifacts of one pass have the bytes of quantizing the merged checkpoint, and inputs are read once", async () => {
   const { yard, deps } = await makeYard();

@@ -1,0 +1,78 @@
+// Compressed-tensors folders made in the pass that merges: one safetensors file of parts for each merge unit, an index
+// and a config.json of their own. Everything but the parts' bytes is known from headers.
+import { MergeyardError } from "../error.ts";
+import { encodeSafetensorsHeader } from "../formats/safetensors.ts";
+import { encodeShardIndex } from "../formats/safetensors-index.ts";
+import { HF_METADATA, type PlannedShard } from "../formats/shard-plan.ts";
+import type { CompressedOutput } from "../recipe/outputs.ts";
+import { DTYPE_BITS } from "../tensor.ts";
+import { type CompressedUnit, planCompressedUnits, specsOf } from "./compressed-model.ts";
+import { type OutputDocuments, outputObject } from "./output-documents.ts";
+import type { DerivedFile, DerivedModule, SideFile } from "./schema.ts";
+
+export type CompressedOutputParts = OutputDocuments & { readonly shards: readonly PlannedShard[] };
+
+type CompressedFile = Extract<DerivedFile, { format: "safetensors" }>;
+
+/** The files of a folder: those of the units, one each, and the small ones that are its own. */
+export type CompressedFolder = { readonly derived: readonly CompressedFile[]; readonly sideFiles: readonly SideFile[] };
+
+const INDEX_FILE = "model.safetensors.index.json";
+
+/**
+ * The folder of a merge in these shards, whose files are named as the shards are.
+ * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, PlanDocumentInvalid.
+ */
+export function planCompressedOutput(
+  { scheme }: CompressedOutput,
+  { shards, ...documents }: CompressedOutputParts,
+): CompressedFolder {
+  const tensors = shards.flatMap((shard) => shard.tensors.map((tensor) => ({ ...tensor, ranges: [] })));
+  const model = planCompressedUnits({ tensors, config: outputObject(documents, "config.json") }, scheme, []);
+  const units = new Map(model.units.map((unit) => [unit.entry.name, unit]));
+  const derived = shards.map((shard) => {
+    const own = shard.tensors.flatMap(({ name }) => units.get(name) ?? []);
+    return planFile(shard.file, own, scheme.id);
+  });
+  const sideFiles: SideFile[] = [{ from: "text", name: "config.json", text: model.config }];
+  if (shards.length > 1) sideFiles.push({ from: "text", name: INDEX_FILE, text: indexOf(derived) });
+  return { derived, sideFiles };
+}
+
+function planFile(file: string, units: readonly CompressedUnit[], scheme: string): CompressedFile {
+  const specs = units.map(specsOf);
+  const { header, tensors: placed, fileBytes } = encodeSafetensorsHeader(specs.flat(), HF_METADATA, "given");
+  let next = 0;
+  const tensors = units.map((unit, tensor): DerivedModule => {
+    const count = specs[tensor]?.length ?? 0;
+    const parts = placed.slice(next, next + count).map((part) => {
+      checkPlace(unit, part);
+      return { ...part, shape: [...part.shape], offset: header.length + part.offset };
+    });
+    next += count;
+    const bytes = parts.reduce((sum, part) => sum + part.bytes, 0);
+    const place = { tensor, shape: [...unit.entry.shape], offset: parts[0]?.offset ?? fileBytes, bytes, parts };
+    return unit.kind === "copy" ? place : { ...place, scheme, scales: unit.matrix.dtype };
+  });
+  return { format: "safetensors", file, fileBytes, header: Buffer.from(header).toString("base64"), tensors };
+}
+
+/** Parts go into the file as they are made, and readers map them where they lie. */
+function checkPlace({ entry }: CompressedUnit, part: PlannedShard["tensors"][number]): void {
+  const elementBytes = Math.max(1, DTYPE_BITS[part.dtype] / 8);
+  if (part.offset % elementBytes === 0) return;
+  throw new MergeyardError("QuantizeShapeUnsupported", {
+    where: { tensor: entry.name },
+    found: `${part.name} at byte ${part.offset} of its file`,
+    expected: `a multiple of ${elementBytes} for ${part.dtype}`,
+    hint: "shapes are odd: run `mergeyard quantize` on the merged checkpoint, which puts such tensors last",
+  });
+}
+
+function indexOf(files: readonly CompressedFile[]): string {
+  const parts = files.flatMap(({ file, tensors }) =>
+    tensors.flatMap((each) => each.parts.map((part) => ({ file, part }))),
+  );
+  const totalBytes = parts.reduce((sum, { part }) => sum + part.bytes, 0);
+  return encodeShardIndex(new Map(parts.map(({ file, part }) => [part.name, file])), totalBytes);
+}

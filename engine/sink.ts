@@ -1,0 +1,44 @@
+// The way of a merged tensor into the derived files of its unit: one sink for each file that has it. What they do with
+// the values is quantized-sink.ts's and parts-sink.ts's; merge-region.ts opens the files.
+import type { Block, Kernels } from "../core/ops/kernels.ts";
+import type { Loss } from "../core/ops/quantize.ts";
+import type { DerivedModule, DerivedTensor } from "../core/plan/schema.ts";
+import type { Dtype } from "../core/tensor.ts";
+import { createCopySink, createPartsSink } from "./parts-sink.ts";
+import { createQuantizedSink } from "./quantized-sink.ts";
+
+/** Where a derived tensor goes. `paddingBytes` zeros follow it, up to the next tensor or the end of the file. */
+export type SinkPlace<Tensor = DerivedTensor | DerivedModule> = {
+  readonly tensor: Tensor;
+  readonly paddingBytes: number;
+  /** Appends to the derived file; the bytes may be reused when it resolves. */
+  readonly write: (bytes: Uint8Array) => Promise<void>;
+};
+
+export type SinkResult = {
+  /** Of everything that the file lists of the tensor, in its order: its bytes, with the zeros behind them. */
+  readonly digests: readonly string[];
+  /** Undefined for a copy. */
+  readonly loss: Loss | undefined;
+};
+
+export type Sink = {
+  /** The next `count` elements of the tensor, at the start of `block`. */
+  take(block: Block, count: number): Promise<void>;
+  /** After the last element. */
+  finish(): Promise<SinkResult>;
+};
+
+/** Takes kernel memory for good: whoever calls marks and releases. Throws QuantizeNotFinite from `take`. */
+export function createSink({ tensor, ...to }: SinkPlace, name: string, dtype: Dtype, kernels: Kernels): Sink {
+  if (!("parts" in tensor)) return createQuantizedSink({ tensor, ...to }, name, dtype, kernels);
+  const place = { tensor, ...to };
+  return tensor.scheme === undefined ? createCopySink(place, dtype) : createPartsSink(place, name, dtype, kernels);
+}
+
+/** The end of every sink, one after the other: each writes. */
+export async function finishSinks(sinks: readonly Sink[]): Promise<readonly SinkResult[]> {
+  const results: SinkResult[] = [];
+  for (const sink of sinks) results.push(await sink.finish());
+  return results;
+}

@@ -1,0 +1,130 @@
+// Compressed-tensors folders made in the pass that merges: the bytes that `mergeyard quantize` gives for the merged
+// checkpoint, with the inputs read as often as without them.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { MergeyardError } from "../../core/error.ts";
+import { readSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import { quantizeFolderStep } from "../../steps/quantize-folder.ts";
+import { runStep } from "../../steps/step.ts";
+import { verifyStep } from "../../steps/verify.ts";
+import { readAll } from "../../stores/objects.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { newStore, openerOf, testDeps } from "./deps.ts";
+import { bytesRead, filesOf, makeYard, recipe, run } from "./outputs-yard.ts";
+
+const KEEP = "allow_unlisted: drop";
+const compressed = (scheme: string) => `{ format: compressed-tensors, scheme: ${scheme} }`;
+
+/** Bytes of every tensor of safetensors files, by name, dtype and shape. */
+async function tensorsOf(store: ObjectStore, keys: readonly string[]): Promise<Map<string, Buffer>> {
+  const tensors = new Map<string, Buffer>();
+  for (const key of keys) {
+    const file = await readAll(store, key, 1e8);
+    const read = async (offset: number, bytes: number) => file.subarray(offset, offset + bytes);
+    for (const { name, dtype, shape, ranges } of (await readSafetensorsHeader(read, { name: key, bytes: file.length }))
+      .tensors) {
+      const [{ offset, bytes } = { offset: 0, bytes: 0 }] = ranges;
+      tensors.set(`${name} ${dtype} ${shape}`, Buffer.from(file.subarray(offset, offset + bytes)));
+    }
+  }
+  return tensors;
+}
+
+async function folderOf(yard: ObjectStore, prefix: string, names: readonly string[]): Promise<ObjectStore> {
+  const folder = newStore();
+  for (const name of [...names, "manifest.json"]) {
+    await folder.create(name, await readAll(yard, `${prefix}${name}`, 1e8));
+  }
+  return folder;
+}
+
+const textOf = async (store: ObjectStore, key: string) => new TextDecoder().decode(await readAll(store, key, 1e7));
+
+test("a folder of parts has the bytes of quantizing the merged checkpoint, and inputs are read once", async () => {
+  const plain = await makeYard();
+  const merged = await run(plain.yard, plain.deps, recipe("[{ format: safetensors }]", KEEP));
+  const names = merged.manifest.files.map(({ name }) => name);
+  const source = await folderOf(plain.yard, merged.prefix, names);
+  for (const scheme of ["fp8_dynamic", "fp8_block", "int8_dynamic", "int4_group32_asym", "mxfp4a16"]) {
+    const { yard, deps } = await makeYard();
+    const end = await run(yard, deps, recipe(`[${compressed(scheme)}]`, KEEP));
+    assert.equal(await bytesRead(yard, end), await bytesRead(plain.yard, merged), scheme);
+    const shards = filesOf(end, ".safetensors");
+    assert.deepEqual(shards, filesOf(merged, ".safetensors"));
+    assert.ok(shards.length > 2, "the model is in several files");
+
+    const target = newStore();
+    await runStep(
+      quantizeFolderStep,
+      { source: source.uri, target: target.uri, scheme },
+      testDeps(openerOf(source, target)),
+    );
+    const own = await tensorsOf(target, ["model.safetensors"]);
+    const keys = shards.map((name) => `${end.prefix}${name}`);
+    const made = await tensorsOf(yard, keys);
+    assert.deepEqual([...made.keys()].sort(), [...own.keys()].sort(), scheme);
+    for (const [name, bytes] of own) assert.deepEqual(made.get(name), bytes, `${scheme} ${name}`);
+    assert.equal(await textOf(yard, `${end.prefix}config.json`), await textOf(target, "config.json"));
+
+    const folder = await folderOf(
+      yard,
+      end.prefix,
+      end.manifest.files.map(({ name }) => name),
+    );
+    const verified = await runStep(verifyStep, { folder: folder.uri }, testDeps(openerOf(folder)));
+    assert.equal(verified.files, end.manifest.files.length);
+    const { checkpoint } = await openCheckpoint(folder, "");
+    assert.ok(checkpoint.tensors.some(({ packing }) => packing?.compressed !== undefined));
+  }
+});
+
+test("it lies beside a GGUF file, is found again with it, and is the next merge's input", async () => {
+  const { yard, deps, merged } = await makeYard();
+  const both = recipe(`[{ format: gguf, scheme: q8_0 }, ${compressed("fp8_dynamic")}]`, KEEP);
+  const first = await run(yard, deps, both, 1e9);
+  assert.deepEqual(filesOf(first, ".gguf"), ["ab-q8_0.gguf"]);
+  assert.deepEqual(filesOf(first, ".safetensors"), ["model.safetensors"]);
+  assert.equal(merged.length, 1);
+  const second = await run(yard, deps, both.replace("name: small", "name: other"), 1e9);
+  assert.equal(merged.length, 1, "nothing is computed again");
+  assert.deepEqual(filesOf(second, ".safetensors"), ["model.safetensors"]);
+  const again = recipe("[{ format: safetensors }]", KEEP).replace("incoming/b", "artifacts/ab:nightly");
+  const next = await run(yard, deps, again, 1e9);
+  assert.deepEqual(filesOf(next, ".safetensors"), ["model.safetensors"]);
+});
+
+test("what no folder can hold in the same pass stops the run before anything is published", async () => {
+  const [fp8, int8] = [compressed("fp8_dynamic"), compressed("int8_dynamic")];
+  for (const [text, code, expected, change] of [
+    [recipe(`[${compressed("fp8_tensor")}]`), "RecipeNotSupported", /measures no whole tensor first/],
+    [recipe(`[${compressed("nvfp4a16")}]`), "RecipeNotSupported", /measures no whole tensor first/],
+    [recipe(`[{ format: safetensors }, ${fp8}]`), "RecipeNotSupported", /one checkpoint in the version's folder/],
+    [recipe(`[${fp8}, { format: safetensors }]`), "RecipeNotSupported", /one checkpoint in the version's folder/],
+    [recipe(`[${fp8}, ${int8}]`), "RecipeNotSupported", /one checkpoint in the version's folder/],
+    [recipe(`[${fp8}, ${fp8}]`), "RecipeFieldInvalid", /every output once/],
+    [recipe("[{ format: compressed-tensors }]"), "RecipeNotSupported", /with a scheme/],
+    [recipe(`[${compressed("fp8_dynamik")}]`), "RecipeNotSupported", /fp8_dynamic/],
+    [
+      recipe(`[${fp8}]`, `non_finite: propagate\n  ${KEEP}`),
+      "QuantizeNotFinite",
+      /finite numbers/,
+      { first: { "model.layers.0.mlp.up_proj.weight": Number.NaN } },
+    ],
+    [
+      recipe(`[${int8}]`, KEEP),
+      "QuantizeShapeUnsupported",
+      /a multiple of 2 for BF16/,
+      { shapes: { "model.layers.0.mlp.up_proj.weight": [287, 255] } },
+    ],
+  ] as const) {
+    const { yard, deps } = await makeYard(change);
+    await assert.rejects(run(yard, deps, text, 1e9), (error) => {
+      assert.ok(error instanceof MergeyardError, String(error));
+      assert.equal(error.code, code, text);
+      assert.match(error.expected ?? "", expected);
+      return true;
+    });
+    for await (const { key } of yard.list("artifacts/")) assert.fail(`${key} is published`);
+  }
+});
