@@ -138,6 +138,7 @@ function viewOf(tensor: UnitTensor, sources: readonly ResolvedSource[], { rules,
   const inputs = tensor.inputs.map((input, index) => ({
     model: input.model ?? sources[index]?.model ?? "",
     isBase: input.isBase,
+    statistic: input.statistic,
     parameters: input.parameters,
   }));
   return { name, shape, parameters, seed, inputs, rules, working, state };

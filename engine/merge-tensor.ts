@@ -7,8 +7,8 @@ import { MergeyardError } from "../core/error.ts";
 import type { ElementSpan, MergeMethod, MergeTensor, Pass, StoredPass, TensorProgram } from "../core/methods/method.ts";
 import type { Round, Totals } from "../core/methods/whole-model.ts";
 import type { Block, Kernels } from "../core/ops/kernels.ts";
-import { type Cut, cutTensor, storedBytes } from "../core/plan/memory.ts";
-import type { UnitTensor } from "../core/plan/schema.ts";
+import { type Cut, cutTensor, inputElements, storedBytes } from "../core/plan/memory.ts";
+import { modelsOf, type UnitTensor } from "../core/plan/schema.ts";
 import { elementBytes, elementCount } from "../core/tensor.ts";
 import type { ReadElements } from "./input-reader.ts";
 import { createInterference, type TensorInterference } from "./interference.ts";
@@ -110,7 +110,7 @@ function startRun(context: TensorContext): Run {
     nonFiniteInputs: tensor.inputs.map(() => 0),
     inputsCounted: false,
     nonFiniteOutput: 0,
-    interference: context.statistics ? createInterference(kernels, tensor.inputs, tile) : undefined,
+    interference: context.statistics ? createInterference(kernels, modelsOf(tensor.inputs), tile) : undefined,
     inputsDigested: false,
     output: createHasher(),
     sinks: context.sinks.map((place) => createSink(place, tensor.name, tensor.dtype, kernels)),
@@ -121,14 +121,14 @@ function allocate(kernels: Kernels, tensor: UnitTensor, cut: Cut): Buffers {
   const total = Math.max(1, elementCount(tensor.shape));
   const window = Math.min(cut.windowElements, total);
   const tile = Math.min(cut.tileElements, total);
-  const pair = (dtype: UnitTensor["dtype"]): readonly [Block, Block] => [
-    kernels.allocateBlock(elementBytes(dtype, window)),
-    kernels.allocateBlock(elementBytes(dtype, window)),
+  const pair = (dtype: UnitTensor["dtype"], count: number): readonly [Block, Block] => [
+    kernels.allocateBlock(elementBytes(dtype, count)),
+    kernels.allocateBlock(elementBytes(dtype, count)),
   ];
   return {
-    windows: tensor.inputs.map((input) => pair(input.dtype)),
-    outputs: pair(tensor.dtype),
-    inputTiles: tensor.inputs.map(() => kernels.allocateTile(tile)),
+    windows: tensor.inputs.map((input) => pair(input.dtype, inputElements(input, window))),
+    outputs: pair(tensor.dtype, window),
+    inputTiles: tensor.inputs.map((input) => kernels.allocateTile(inputElements(input, tile))),
     outputTile: kernels.allocateTile(tile),
   };
 }
@@ -213,25 +213,27 @@ async function runSpans(run: Run, handle: HandleTile, spans: readonly ElementSpa
   }
 }
 
-/** Reads a span of every input to the start of its window in `slot`. */
+/** Reads a span of every input, or all of it, to the start of its window in `slot`. */
 async function readInputs({ context, buffers }: Run, first: number, count: number, slot: number): Promise<void> {
   await Promise.all(
     context.readers.map((read, index) => {
       const window = buffers.windows[index]?.[slot];
-      assert.ok(window !== undefined, "an input without a window");
-      return read(first, count, window);
+      const input = context.tensor.inputs[index];
+      assert.ok(window !== undefined && input !== undefined, "an input without a window");
+      return read(first, inputElements(input, count), window);
     }),
   );
 }
 
 function inputBytes({ tensor }: InputContext, count: number): number {
-  return tensor.inputs.reduce((sum, input) => sum + storedBytes(input, count), 0);
+  return tensor.inputs.reduce((sum, input) => sum + storedBytes(input, inputElements(input, count)), 0);
 }
 
 function digestInputs(run: Run, hashers: readonly (Hasher | undefined)[], slot: number, count: number): void {
   run.tensor.inputs.forEach((input, index) => {
     const window = run.buffers.windows[index]?.[slot];
-    if (window !== undefined) hashers[index]?.update(window.bytes.subarray(0, elementBytes(input.dtype, count)));
+    const bytes = elementBytes(input.dtype, inputElements(input, count));
+    if (window !== undefined) hashers[index]?.update(window.bytes.subarray(0, bytes));
   });
 }
 

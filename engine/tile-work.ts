@@ -5,6 +5,7 @@ import type { CombinePass, Pass, StoredPass, TensorProgram } from "../core/metho
 import { type FloatDtype, isFloatDtype } from "../core/ops/cast.ts";
 import { COMBINE_SOURCES_MAX, type CombineDtype, isCombineDtype } from "../core/ops/combine.ts";
 import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
+import { inputElements } from "../core/plan/memory.ts";
 import type { UnitTensor } from "../core/plan/schema.ts";
 import { elementBytes } from "../core/tensor.ts";
 import type { Interference } from "./interference.ts";
@@ -96,7 +97,8 @@ function widenInputs(
     const dtype = floatDtype(input.dtype);
     const window = pick(buffers.windows[index]?.[place.slot]);
     const tile = pick(buffers.inputTiles[index]);
-    const bad = kernels.widen(dtype, window, place.offset * elementBytes(dtype, 1), tile, place.count);
+    const offset = place.offset * elementBytes(dtype, 1);
+    const bad = kernels.widen(dtype, window, offset, tile, inputElements(input, place.count));
     if (counting) nonFiniteInputs[index] = (nonFiniteInputs[index] ?? 0) + bad;
   });
 }

@@ -15,7 +15,7 @@ import {
   totalModel,
   type WholeModel,
 } from "../core/methods/whole-model.ts";
-import type { MergeUnit, PrepareUnit, UnitTensor } from "../core/plan/schema.ts";
+import { type MergeUnit, modelsOf, type PrepareUnit, type UnitTensor } from "../core/plan/schema.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import { measuredTensors, roundOf } from "../engine/measure-tensors.ts";
 import { readAll, writeObject } from "../stores/objects.ts";
@@ -148,7 +148,7 @@ function extentOf({ plan }: UnitContext, { prepared }: MergeUnit, { parameters, 
     elements,
     tensors,
     parameters,
-    inputs: inputs.map(({ model, source, isBase, parameters: own }) => {
+    inputs: modelsOf(inputs).map(({ model, source, isBase, parameters: own }) => {
       return { model: model ?? sources[source]?.model ?? "", isBase, parameters: own };
     }),
   };

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
 import { encodeSafetensorsHeader } from "../core/formats/safetensors.ts";
 import type { TensorFile, UnitStatistics } from "../core/plan/receipt.ts";
-import type { MergeUnit, UnitInput } from "../core/plan/schema.ts";
+import { type MergeUnit, modelsOf, type UnitInput } from "../core/plan/schema.ts";
 import { elementCount } from "../core/tensor.ts";
 import type { ExecuteConvert } from "../engine/convert-request.ts";
 import { beginUnitWrites, derivedParts, describeDerived, type UnitWrites } from "../engine/derived-files.ts";
@@ -130,18 +130,19 @@ function listStatistics({ unit, sources }: MergeRequest, results: readonly Tenso
     const tensor = unit.tensors[index];
     if (tensor === undefined || interference === undefined) return [];
     const nameOf = (input: UnitInput): string => input.model ?? sources[input.source]?.model ?? "";
-    const base = tensor.inputs.find(({ isBase }) => isBase);
+    const models = modelsOf(tensor.inputs);
+    const base = models.find(({ isBase }) => isBase);
     const { norms, cosines, signConflicts, kept } = interference;
     return {
       name: tensor.name,
       elements: elementCount(tensor.shape),
-      models: tensor.inputs.filter(({ isBase }) => !isBase).map(nameOf),
+      models: models.filter(({ isBase }) => !isBase).map(nameOf),
       base: base === undefined ? null : nameOf(base),
       norms: [...norms],
       cosines: [...cosines],
       signConflicts,
       kept: kept === null ? null : [...kept],
-      nonFinite: nonFiniteInputs.filter((_, position) => tensor.inputs[position]?.isBase !== true),
+      nonFinite: nonFiniteInputs.filter((_, position) => models[position]?.isBase === false),
     };
   });
 }

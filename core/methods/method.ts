@@ -18,13 +18,18 @@ export type MergeInput = {
   readonly model: string;
   readonly isBase: boolean;
   readonly parameters: ParameterValues;
+  /** Of what was measured of a model, not its weights: one value an element, or a tensor of a shape of its own. */
+  readonly statistic?: "elements" | "whole" | undefined;
 };
 
 /** One output tensor as a method sees it: no bytes, no files. */
 export type MergeTensor = {
   readonly name: string;
   readonly shape: Shape;
-  /** In recipe order; the base is where the recipe lists it, else last. */
+  /**
+   * In recipe order; the base is where the recipe lists it, else last. Then, for a method that takes statistics, that
+   * of each model in the same order, or none at all.
+   */
   readonly inputs: readonly MergeInput[];
   readonly parameters: ParameterValues;
   readonly seed: number;
@@ -43,7 +48,7 @@ export type HalfDtype = Extract<FloatDtype, "F16" | "BF16">;
 
 /** What scratch memory may depend on: a tensor's plan says it all. */
 export type ScratchTensor = Pick<MergeTensor, "shape" | "parameters" | "working"> & {
-  readonly inputs: readonly Pick<MergeInput, "isBase" | "parameters">[];
+  readonly inputs: readonly Pick<MergeInput, "isBase" | "statistic" | "parameters">[];
 };
 
 /** Rules of the whole recipe that change what a method does or refuses. */
@@ -72,7 +77,10 @@ export function tileElementsOf(locality: Locality, shape: Shape): number {
   return unit * Math.max(1, Math.floor(TILE_ELEMENTS / unit));
 }
 
-/** The same span of elements of every input, widened to float32, inputs in the order of MergeTensor.inputs. */
+/**
+ * The same span of elements of every input, widened to float32, inputs in the order of MergeTensor.inputs; a statistic
+ * of a shape of its own (under tensor locality only) whole.
+ */
 export type TileView = {
   readonly inputs: readonly Tile[];
   /** Where an apply pass writes its result; scratch in a reduce pass. Distinct from every input. */
@@ -146,6 +154,16 @@ export type Refusal = {
   hint?: string;
 };
 
+/** Statistics that a method takes: one tensor of every model beside the model's own. */
+export type StatisticsNeed = {
+  /** As messages call it. */
+  readonly title: string;
+  /** Its shape beside a tensor, another than the tensor's only at tensor locality; undefined: the method takes none. */
+  shapeOf(shape: Shape): Shape | undefined;
+  /** True when it says something of each row, so that it must follow rows that are put in another order. */
+  readonly followsRows: boolean;
+};
+
 export type MergeMethod = {
   /** As recipes in the wild spell it. */
   readonly id: string;
@@ -169,6 +187,8 @@ export type MergeMethod = {
   readonly parameters: z.ZodObject;
   /** Per-model parameters; required ones are not required of the base. */
   readonly modelParameters: z.ZodObject;
+  /** What must be given of every model beside its weights, measured elsewhere. */
+  readonly statistics?: StatisticsNeed;
   /** Plan-time truth beyond the schemas: impossible combinations of shape and parameters. */
   refuse?(tensor: MergeTensor): Refusal | undefined;
   /** What the method must know of the whole model before it merges a tensor. */

@@ -9,6 +9,7 @@ import { dare_ties } from "./dare_ties.ts";
 import { della } from "./della.ts";
 import { della_linear } from "./della_linear.ts";
 import { emr } from "./emr.ts";
+import { fisher } from "./fisher.ts";
 import { iso_c } from "./iso_c.ts";
 import { iso_cts } from "./iso_cts.ts";
 import { karcher } from "./karcher.ts";
@@ -24,6 +25,7 @@ import { passthrough } from "./passthrough.ts";
 import { pcb } from "./pcb.ts";
 import { ram } from "./ram.ts";
 import { ramplus_tl } from "./ramplus_tl.ts";
+import { regmean } from "./regmean.ts";
 import { sce } from "./sce.ts";
 import { slerp } from "./slerp.ts";
 import { tall_masks } from "./tall_masks.ts";
@@ -45,6 +47,7 @@ const METHODS: ReadonlyMap<string, MergeMethod> = new Map(
     della,
     della_linear,
     emr,
+    fisher,
     iso_c,
     iso_cts,
     karcher,
@@ -59,6 +62,7 @@ const METHODS: ReadonlyMap<string, MergeMethod> = new Map(
     pcb,
     ram,
     ramplus_tl,
+    regmean,
     sce,
     slerp,
     tall_masks,

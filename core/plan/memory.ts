@@ -42,6 +42,11 @@ export function cutTensor(method: CutMethod, shape: readonly number[], windowEle
   return { windowElements: tileElements * Math.max(1, Math.floor(windowElements / tileElements)), tileElements };
 }
 
+/** Elements of an input beside `count` of the output's: as many, or all of a statistic of a shape of its own. */
+export function inputElements({ statistic, shape }: Pick<UnitInput, "statistic" | "shape">, count: number): number {
+  return statistic === "whole" ? elementCount(shape) : count;
+}
+
 /**
  * Kernel memory that one thread needs for one tensor: two windows an input and for the output, tiles, scratch; with
  * statistics a tile more for each input, and one.
@@ -57,15 +62,21 @@ export function kernelBytes(
   const window = Math.min(cut.windowElements, total);
   const tile = Math.min(cut.tileElements, total);
   const inputWindows = tensor.inputs.reduce(
-    (sum, input) => sum + 2 * allocatedBytes(elementBytes(input.dtype, window)),
+    (sum, input) => sum + 2 * allocatedBytes(elementBytes(input.dtype, inputElements(input, window))),
     0,
   );
+  const inputTiles = tensor.inputs.reduce((sum, input) => sum + allocatedBytes(4 * inputElements(input, tile)), 0);
   const outputWindows = 2 * allocatedBytes(elementBytes(tensor.dtype, window));
   const inputs = tensor.inputs.length;
-  const tiles = inputs + 1 + method.scratchTiles(inputs) + (withStatistics ? inputs + 1 : 0);
+  const tiles = 1 + method.scratchTiles(inputs) + (withStatistics ? inputs + 1 : 0);
   const readers = tensor.inputs.reduce((sum, input) => sum + readerBytes(input), 0);
   return (
-    readers + inputWindows + outputWindows + tiles * allocatedBytes(4 * tile) + (method.scratchBytes?.(tensor) ?? 0)
+    readers +
+    inputWindows +
+    inputTiles +
+    outputWindows +
+    tiles * allocatedBytes(4 * tile) +
+    (method.scratchBytes?.(tensor) ?? 0)
   );
 }
 

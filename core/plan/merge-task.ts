@@ -13,7 +13,7 @@ export type MergeTask = {
   readonly recipe: Recipe;
   /** As the user wrote it. */
   readonly text: string;
-  /** Every model and adapter of `recipe.sources`, in that order; a plan's source index counts in it. */
+  /** Every model, adapter and statistics of `recipe.sources`, in that order; a plan's source index counts in it. */
   readonly models: readonly MergeModel[];
   /** What the model card lists, with the digest of each; the models unless said otherwise. */
   readonly inputs?: readonly string[] | undefined;

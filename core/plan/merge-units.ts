@@ -10,7 +10,7 @@ import { tensorBytes } from "../tensor.ts";
 import type { CutMethod, Fit } from "./memory.ts";
 import { fitMemory, kernelBytes, sinkBytes, valueDtype } from "./memory.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
-import type { DerivedFile, MergeUnit, UnitInput, UnitTensor } from "./schema.ts";
+import { type DerivedFile, type MergeUnit, modelsOf, type UnitInput, type UnitTensor } from "./schema.ts";
 
 /** What units have in common. */
 export type UnitOptions = {
@@ -109,7 +109,7 @@ export function memoryExceeded(
 ): MergeyardError {
   return new MergeyardError("PlanMemoryExceeded", {
     where: { ...fieldPlace(options.recipe.origin, ["merge_method"]), tensor: largest?.name },
-    found: `${peakBytes} bytes for ${options.method.id} of ${largest?.inputs.length ?? 0} models`,
+    found: `${peakBytes} bytes for ${options.method.id} of ${modelsOf(largest?.inputs ?? []).length} models`,
     expected: `at most ${options.memoryBytesMax} bytes`,
     hint: `give a worker at least ${Math.ceil(peakBytes / 2 ** 20)} MiB (--memory)`,
   });

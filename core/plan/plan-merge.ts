@@ -19,6 +19,7 @@ import { listOutputs, type OutputTensor } from "./output-tensors.ts";
 import { planTensor } from "./plan-tensor.ts";
 import type { MergeUnit, PrepareUnit, SideFile } from "./schema.ts";
 import { planSideFiles } from "./side-files.ts";
+import { createStatisticsPlan } from "./statistics.ts";
 import { planVocabulary } from "./vocabulary.ts";
 import { describePrepared, makePrepareUnits, planRounds, type RoundsPlan } from "./whole-model.ts";
 
@@ -54,6 +55,7 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
   const merged: ViewsByName = new Map([...views].filter(([model]) => names.has(model)));
   const readTokenizer = options.readTokenizer ?? readTokenizerJson;
   const vocabulary = planVocabulary({ recipe, views, merged, readTokenizer, notes });
+  const statistics = createStatisticsPlan(recipe, method, models);
   const outputs = listOutputs(recipe, merged, notes);
   const planning = {
     recipe,
@@ -61,6 +63,7 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
     models: merged,
     donors: views,
     vocabulary,
+    statistics,
     resolver: createResolver(recipe, method),
     notes,
   };
@@ -68,6 +71,7 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
   if (tensors.length === 0) {
     throw new MergeyardError("PlanNothingToMerge", { where: fieldPlace(recipe.origin, []), found: "no tensors" });
   }
+  statistics.checkUsed();
   for (const warning of findIdleFilters(recipe, namesOf(outputs.tensors))) notes.add(warning);
   const { shards, index } = planShards(tensors, options.shardBytes ?? SHARD_BYTES_DEFAULT);
   const wantsIndex = options.outputs?.checkpoint !== false;

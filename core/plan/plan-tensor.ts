@@ -17,6 +17,7 @@ import type { ViewsByName } from "./model-view.ts";
 import type { Notes } from "./notes.ts";
 import type { OutputInput, OutputTensor } from "./output-tensors.ts";
 import type { RowGather, StoredTensor, UnitInput, UnitTensor } from "./schema.ts";
+import type { StatisticsPlan } from "./statistics.ts";
 import type { VocabularyPlan } from "./vocabulary.ts";
 
 /** What all tensors of a merge have in common. */
@@ -29,6 +30,7 @@ export type TensorPlanning = {
   readonly donors: ViewsByName;
   /** Undefined when the recipe keeps the base's tokenizer. */
   readonly vocabulary: VocabularyPlan | undefined;
+  readonly statistics: StatisticsPlan;
   readonly resolver: ParameterResolver;
   readonly notes: Notes;
 };
@@ -252,7 +254,7 @@ function mergeInputs(
   reference: Present,
   planning: TensorPlanning,
 ): PlannedTensor {
-  const { method, recipe, resolver } = planning;
+  const { method, recipe, resolver, notes } = planning;
   const { slice, position, name } = tensor;
   checkInputCount(tensor, inputs, planning);
   const parameters = resolver.global({ slice, position, tensor: name });
@@ -273,11 +275,15 @@ function mergeInputs(
   };
   refuseByMethod(view, tensor, inputs, planning);
   const dtype = outputDtype(reference.entry, recipe);
+  const statistics = planning.statistics.inputsOf(name, inputs, shape);
+  if (method.statistics !== undefined && statistics.length === 0) {
+    notes.add(`tensors without ${method.statistics.title} are averaged`, name);
+  }
   const isCopy = method.isIdentity?.(view) === true && dtype === valueDtype(reference);
   if (isCopy) noteKeptDtype(tensor, dtype, planning);
   else checkFloats(tensor, inputs, planning);
   if (shape.length === 2 && inputs.some(({ entry }) => !sameShape(entry.shape, shape))) {
-    planning.notes.add(`embeddings are cut to ${shape.join(" x ")}`, name);
+    notes.add(`embeddings are cut to ${shape.join(" x ")}`, name);
   }
   return {
     name,
@@ -287,7 +293,10 @@ function mergeInputs(
     parameters: isCopy ? {} : defined(parameters),
     seed: recipe.seed,
     ...(isCopy || working === undefined ? {} : { working }),
-    inputs: inputs.map((input, index) => unitInput(input, tensor, shape, isCopy ? {} : (values[index] ?? {}))),
+    inputs: [
+      ...inputs.map((input, index) => unitInput(input, tensor, shape, isCopy ? {} : (values[index] ?? {}))),
+      ...statistics,
+    ],
   };
 }
 

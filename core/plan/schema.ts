@@ -120,6 +120,11 @@ export const unitInputSchema = z.strictObject({
   /** The rows that take part, when they are not the stored ones in their order. Never together with `cut`. */
   rows: rowGatherSchema.optional(),
   isBase: z.boolean(),
+  /**
+   * What was measured of a model, given to the method beside the weights: one value for each of the tensor's elements,
+   * or a tensor of a shape of its own, read whole.
+   */
+  statistic: z.enum(["elements", "whole"]).optional(),
   /** The reference as the recipe spells it, where that is not its source's own: a model with an adapter. */
   model: z.string().optional(),
   parameters: parameterValues,
@@ -335,6 +340,11 @@ export type Plan = { readonly header: PlanHeader; readonly units: readonly Unit[
 
 /** A stored tensor of some source that is read for an input. */
 export type TensorPlace = Omit<StoredTensor, "lora">;
+
+/** Inputs that are models' weights; statistics come after them. */
+export function modelsOf(inputs: UnitTensor["inputs"]): readonly UnitInput[] {
+  return inputs.filter(({ statistic }) => statistic === undefined);
+}
 
 /** Everything stored that an input reads: its own tensor first. */
 export function placesOf(input: UnitInput): readonly TensorPlace[] {

@@ -11,7 +11,7 @@ import { elementCount } from "../tensor.ts";
 import { fitMemory, type MeasuringMethod, measuringBytes } from "./memory.ts";
 import { bytesOfInputs, memoryExceeded, type UnitOptions } from "./merge-units.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
-import type { MergeUnit, PrepareUnit, UnitTensor } from "./schema.ts";
+import { type MergeUnit, modelsOf, type PrepareUnit, type UnitTensor } from "./schema.ts";
 
 /** The rounds of a merge and the model that they are about: plain data but for the rounds' functions. */
 export type RoundsPlan = { readonly rounds: readonly Round[]; readonly model: ModelExtent };
@@ -51,7 +51,11 @@ function describeExtent(measured: readonly PlannedTensor[], nameOf: NameInput): 
     elements: measured.reduce((sum, { shape }) => sum + elementCount(shape), 0),
     tensors: measured.length,
     parameters,
-    inputs: inputs.map((input) => ({ model: nameOf(input), isBase: input.isBase, parameters: input.parameters })),
+    inputs: modelsOf(inputs).map((input) => ({
+      model: nameOf(input),
+      isBase: input.isBase,
+      parameters: input.parameters,
+    })),
   };
 }
 
@@ -67,10 +71,10 @@ function refuseUneven(
     const where = { ...fieldPlace(recipe.origin, field), tensor: tensor.name };
     throw new MergeyardError("PlanMethodRefused", { where, found, expected: `${expected}, as in ${first.name}`, hint });
   };
-  const modelsOf = ({ inputs }: PlannedTensor) => inputs.map(nameOf).join(", ");
-  if (modelsOf(tensor) !== modelsOf(first)) {
+  const namesOf = ({ inputs }: PlannedTensor) => modelsOf(inputs).map(nameOf).join(", ");
+  if (namesOf(tensor) !== namesOf(first)) {
     const hint = `${recipe.method} looks at whole models: every tensor must come from the same ones`;
-    refuse(["merge_method"], modelsOf(tensor), modelsOf(first), hint);
+    refuse(["merge_method"], namesOf(tensor), namesOf(first), hint);
   }
   for (const name of shared) {
     const valuesOf = ({ parameters, inputs }: PlannedTensor) =>

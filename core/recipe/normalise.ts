@@ -33,7 +33,7 @@ export type Recipe = {
    * those that only give tokens.
    */
   readonly references: readonly ModelReference[];
-  /** What the references are made of, each once, in their order: models without adapters, and adapters. */
+  /** What the references are made of, each once, in order: models without adapters, and adapters; then statistics. */
   readonly sources: readonly string[];
   /** Dtype of every merged tensor; undefined: that of the base's (else the first model's) tensor. */
   readonly outputDtype: FloatDtype | undefined;
@@ -91,7 +91,10 @@ function normaliseDocument(
     base,
     references,
     sources: [
-      ...new Set(references.flatMap(({ base: own, adapter }) => (adapter === undefined ? [own] : [own, adapter]))),
+      ...new Set([
+        ...references.flatMap(({ base: own, adapter }) => (adapter === undefined ? [own] : [own, adapter])),
+        ...namedStatistics(merge, origin),
+      ]),
     ],
     outputDtype: dtype == null ? undefined : DTYPES[dtype],
     workingDtype: merge.dtype == null ? undefined : DTYPES[merge.dtype],
@@ -114,10 +117,22 @@ function namedModels(merge: MergeConfig, slices: readonly RecipeSlice[]): readon
   if (merge.base_model != null) used.add(merge.base_model.model);
   const first = new Map<string, ModelReference>();
   for (const { reference, role } of listReferences(merge)) {
-    const counts = role === "token" || (role !== "config" && used.has(reference.model));
+    const counts = role === "token" || (role !== "config" && role !== "statistics" && used.has(reference.model));
     if (counts && !first.has(reference.model)) first.set(reference.model, reference);
   }
   return [...first.values()];
+}
+
+/** Statistics belong to no model of their own: nothing can be merged into them. */
+function namedStatistics(merge: MergeConfig, origin: RecipeOrigin): readonly string[] {
+  const named = listReferences(merge).filter(({ role }) => role === "statistics");
+  const adapted = named.find(({ reference }) => reference.adapter !== undefined);
+  if (adapted === undefined) return named.map(({ reference }) => reference.base);
+  throw new MergeyardError("RecipeFieldInvalid", {
+    where: fieldPlace(origin, adapted.path),
+    found: adapted.reference.model,
+    expected: "a folder or file of statistics, without an adapter",
+  });
 }
 
 function configSourceOf(

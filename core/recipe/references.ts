@@ -4,9 +4,9 @@ import type { MergeConfig, ModelReference } from "./schema.ts";
 
 /**
  * merged: its weights take part; base: compared with, perhaps listed too; token: gives tokens; config: gives the
- * config.
+ * config; statistics: no model, but what was measured of one.
  */
-export type ReferenceRole = "merged" | "base" | "token" | "config";
+export type ReferenceRole = "merged" | "base" | "token" | "config" | "statistics";
 
 export type PlacedReference = {
   readonly reference: ModelReference;
@@ -14,7 +14,7 @@ export type PlacedReference = {
   readonly role: ReferenceRole;
 };
 
-/** References of models and slices first, then the bases, then those that give tokens or the config. */
+/** References of models and slices first, then the bases, those that give tokens or the config, and statistics. */
 export function listReferences(merge: MergeConfig): readonly PlacedReference[] {
   const { base_model: base, config_source: config } = merge;
   const parts = [
@@ -27,6 +27,7 @@ export function listReferences(merge: MergeConfig): readonly PlacedReference[] {
     ...(base == null ? [] : [placed(base, ["base_model"], "base")]),
     ...tokenizerReferences(merge),
     ...(config == null || config === "base" ? [] : [placed(config, ["config_source"], "config")]),
+    ...parts.filter(({ role }) => role === "statistics"),
   ];
 }
 
@@ -35,17 +36,24 @@ function partReferences(
   { models, slices }: Pick<MergeConfig, "models" | "slices">,
   field: FieldPath,
 ): PlacedReference[] {
-  const listed = (models ?? []).map(({ model }, index) =>
-    placed(model, [...field, "models", index, "model"], "merged"),
-  );
+  const listed = (models ?? []).flatMap((entry, index) => entryReferences(entry, [...field, "models", index]));
   const sliced = (slices ?? []).flatMap(({ sources, base_model: base }, outer) => {
     const place = [...field, "slices", outer];
     return [
-      ...sources.map(({ model }, index) => placed(model, [...place, "sources", index, "model"], "merged")),
+      ...sources.flatMap((source, index) => entryReferences(source, [...place, "sources", index])),
       ...(base == null ? [] : [placed(base, [...place, "base_model"], "base")]),
     ];
   });
   return [...listed, ...sliced];
+}
+
+/** A model, and its statistics where it has some. */
+function entryReferences(
+  { model, statistics }: Pick<NonNullable<MergeConfig["models"]>[number], "model" | "statistics">,
+  field: FieldPath,
+): readonly PlacedReference[] {
+  const own = placed(model, [...field, "model"], "merged");
+  return statistics == null ? [own] : [own, placed(statistics, [...field, "statistics"], "statistics")];
 }
 
 function tokenizerReferences({ tokenizer, tokenizer_source: legacy }: MergeConfig): readonly PlacedReference[] {

@@ -90,11 +90,17 @@ const dtypeSchema = z.preprocess(
   z.enum(dtypeName),
 );
 
-const modelEntrySchema = closed({ model: modelReferenceSchema, parameters: settingsSchema.nullish() });
+const modelEntrySchema = closed({
+  model: modelReferenceSchema,
+  /** Ours: what was measured of the model elsewhere, tensors by name, for methods that take it. */
+  statistics: modelReferenceSchema.nullish(),
+  parameters: settingsSchema.nullish(),
+});
 
 const sourceSchema = closed({
   model: modelReferenceSchema,
   layer_range: z.tuple([layerIndex, layerIndex]).nullish(),
+  statistics: modelReferenceSchema.nullish(),
   parameters: settingsSchema.nullish(),
 });
 

@@ -3,7 +3,7 @@
 // Source: mergekit's configuration normalisation, reference sections 2.2, 5.5, 5.6.
 import { MergeyardError } from "../error.ts";
 import { type FieldPath, fieldPlace, type RecipeOrigin } from "./origin.ts";
-import type { MergeConfig } from "./schema.ts";
+import type { MergeConfig, ModelReference } from "./schema.ts";
 import type { Settings } from "./setting.ts";
 
 /** One level of parameter settings, and where the recipe writes it. */
@@ -14,6 +14,8 @@ export type LayerRange = { readonly from: number; readonly count: number };
 /** A model's part in a slice. */
 export type RecipeSource = {
   readonly model: string;
+  /** The source that holds what was measured of the model. */
+  readonly statistics?: string | undefined;
   /** Undefined: all layers of the model. */
   readonly layers: LayerRange | undefined;
   /** The model's own settings: they win over every other level. */
@@ -102,10 +104,10 @@ function readModels(
   levels: readonly SettingsLevel[],
   { base }: Rules,
 ): RecipeSlice {
-  const sources = (models ?? []).map(({ model, parameters }, index): RecipeSource => {
+  const sources = (models ?? []).map(({ model, statistics, parameters }, index): RecipeSource => {
     const place = [...field, "models", index];
     const level = { settings: parameters ?? {}, field: [...place, "parameters"] };
-    return { model: model.model, layers: undefined, level, field: place };
+    return { model: model.model, ...statisticsOf(statistics), layers: undefined, level, field: place };
   });
   const own = ["base_model"];
   const appended = { layers: undefined, level: { settings: {}, field: own }, field: own };
@@ -126,11 +128,15 @@ function readSlices(part: Part, field: FieldPath, levels: readonly SettingsLevel
       const [from, to] = source.layer_range ?? [];
       const layers = from === undefined || to === undefined ? undefined : { from, count: to - from };
       const level = { settings: source.parameters ?? {}, field: [...own, "parameters"] };
-      return { model: source.model.model, layers, level, field: own };
+      return { model: source.model.model, ...statisticsOf(source.statistics), layers, level, field: own };
     });
     const own = { settings: slice.parameters ?? {}, field: [...place, "parameters"] };
     return { sources, base: slice.base_model?.model ?? rules.base, levels: [own, ...levels], field: place };
   });
+}
+
+function statisticsOf(reference: ModelReference | null | undefined): Pick<RecipeSource, "statistics"> {
+  return reference == null ? {} : { statistics: reference.base };
 }
 
 function checkRanges({ sources, field }: RecipeSlice, origin: RecipeOrigin): void {

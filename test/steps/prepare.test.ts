@@ -103,7 +103,16 @@ const COMPETING = recipe(1)
   .replace("ties_paper", "pcb")
   .replace(/parameters: .*/, "parameters: { pcb_ratio: 0.2 }");
 
-for (const [method, text] of Object.entries({ ties_paper: recipe(1), pcb: COMPETING })) {
+/** Values of a model serve as statistics as well as any. */
+const WEIGHED = recipe(1)
+  .replace("ties_paper", "fisher")
+  .replace(/ {2}base_model: .*\n/, "")
+  .replace("{ model: one }, { model: two }", "{ model: one, statistics: zero }, { model: two, statistics: one }")
+  .replace(/ {2}parameters: .*\n/, "");
+
+const RECIPES = { ties_paper: recipe(1), pcb: COMPETING, fisher: WEIGHED };
+
+for (const [method, text] of Object.entries(RECIPES)) {
   test(`tensors have the same bytes for any size of the output's files: ${method}`, () => sameForAnySize(text));
 }
 
@@ -119,7 +128,7 @@ async function sameForAnySize(text: string): Promise<void> {
   for (const result of results) assert.deepEqual(result, results[0]);
 }
 
-for (const [method, text] of Object.entries({ ties_paper: recipe(1), pcb: COMPETING })) {
+for (const [method, text] of Object.entries(RECIPES)) {
   test(`a yard in a folder publishes what mergeyard merge makes: ${method}`, (t) => sameInFolder(t, text));
 }
 
@@ -132,7 +141,10 @@ async function sameInFolder(t: TestContext, text: string): Promise<void> {
   const cwd = path.join(scratch, "alone");
   await writeFile(path.join(cwd, "small.yaml"), text.replace(/incoming\/(\w+)/g, "incoming/$1/1"));
   const terminal = createRecorder({ cwd });
-  assert.equal(await main(["merge", "small.yaml", "--out", "merged"], terminal), 0, terminal.err());
+  const command = ["merge", "small.yaml", "--out", "merged", "--report", "report.html"];
+  assert.equal(await main(command, terminal), 0, terminal.err());
+  const statistics = JSON.parse(await readFile(path.join(cwd, "merged/statistics.json"), "utf8"));
+  assert.deepEqual([statistics.models.length, statistics.tensors.length], [2, 4]);
   const expected = tensorsIn(await readFile(path.join(cwd, "merged/manifest.json")));
   assert.equal(expected.size, 4);
   for (const shardBytes of [100, 1000, 1e9]) {

@@ -7,6 +7,7 @@ import { runAdamerging } from "./adamerging.ts";
 import { runAlignment } from "./alignment.ts";
 import { failed, type GoldenCase, type GoldenSet, PASSED, skipped, type Verdict } from "./case.ts";
 import { compareAll } from "./compare.ts";
+import { runWithStatistics } from "./given-statistics.ts";
 import { runLora } from "./lora.ts";
 import { runMoe } from "./moe.ts";
 import { runMulti, runRecipe, runTokenizer } from "./recipes.ts";
@@ -54,6 +55,7 @@ async function runCase(folder: string, entry: { kind: string }): Promise<Verdict
   if (entry.kind === "moe") return runMoe(folder, entry);
   if (entry.kind === "lora") return runLora(folder, entry);
   if (entry.kind === "adamerging") return runAdamerging(folder, entry);
+  if (entry.kind === "activations") return runWithStatistics(folder, entry);
   if (entry.kind === "global") return runGlobal(folder, entry);
   return skipped(`the kind ${entry.kind}`);
 }

@@ -14,7 +14,7 @@ const { cases } = z
   .parse(JSON.parse(readFileSync(`${FOLDER}/cases.json`, "utf8")));
 
 /** Cases that passed when this number was last raised: a case that is skipped is not a case that passes. */
-const PASSED_MIN = 110;
+const PASSED_MIN = 125;
 
 test("every golden merge passes, and those of a registered method are not skipped", async () => {
   const { passed, failed, skipped } = await runGolden(FOLDER);

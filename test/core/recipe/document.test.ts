@@ -16,7 +16,7 @@ const examples = [...text.matchAll(/^```yaml\n(.*?)^```$/gms)].map((match) => ma
 const VISUAL = { "vision_tower.w": [2], "multi_modal_projector.w": [2], "language_model.w": [2] };
 
 test("the examples are recipes that are planned without a warning", () => {
-  assert.equal(examples.length, 5);
+  assert.equal(examples.length, 6);
   const tokens = Object.fromEntries(["a", "b", "<|im_start|>"].map((token, id) => [token, id]));
   const tokenizer = { "tokenizer.json": tokenizerBytes({ vocab: tokens }) };
   for (const example of examples) {
