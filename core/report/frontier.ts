@@ -1,4 +1,5 @@
 // The report of a bit plan: size against loss over all budgets, where the plan stands, and the scheme of every matrix.
+import type { PlannedTensor } from "../bit-plan/document.ts";
 import { escapeHtml, openSvg, renderPage, section } from "./page.ts";
 
 /** A plan as it is drawn; sizes in bytes, of all tensors. */
@@ -8,14 +9,7 @@ export type DrawnPlan = {
   readonly bytes: number;
   readonly bits: number;
   readonly loss: number;
-  readonly tensors: readonly {
-    readonly tensor: string;
-    readonly scheme: string;
-    readonly elements: number;
-    readonly bytes: number;
-    readonly relativeError: number;
-    readonly marginalLoss: number | null;
-  }[];
+  readonly tensors: readonly PlannedTensor[];
   readonly frontier: readonly { readonly bytes: number; readonly loss: number }[];
 };
 
