@@ -5,20 +5,37 @@ import { toOutputUri } from "./arguments.ts";
 import { createStepDeps } from "./step-deps.ts";
 import type { Terminal } from "./terminal.ts";
 
+/** A folder while it is made: the URI to write to, and what makes it stay or go. */
+export type CommandOutput = {
+  readonly target: string;
+  commit(): Promise<void>;
+  discard(): Promise<void>;
+};
+
+/**
+ * A local folder takes the place of `out` when it is committed. An object store has no rename: there the step itself
+ * writes last what makes the target a checkpoint. Throws CliOutputOccupied.
+ */
+export async function openOutput(out: string, terminal: Terminal): Promise<CommandOutput> {
+  if (/^[a-z][a-z0-9+.-]*:\/\//.test(out)) {
+    return { target: toOutputUri(out, terminal.cwd), commit: async () => {}, discard: async () => {} };
+  }
+  const { beginOutputFolder } = await import("../local/output-folder.ts");
+  const output = await beginOutputFolder(path.resolve(terminal.cwd, out), { force: false });
+  return { target: toOutputUri(output.path, terminal.cwd), commit: output.commit, discard: output.discard };
+}
+
 /** Runs `work` with the URI of a folder that takes the place of `out` when it resolves. Throws CliOutputOccupied. */
 export async function intoFolder<T>(
   { out }: { readonly out: string },
   terminal: Terminal,
   work: (target: string, deps: StepDeps) => Promise<T>,
 ): Promise<T> {
-  const [{ createStoreOpener }, { beginOutputFolder }] = await Promise.all([
-    import("../stores/open.ts"),
-    import("../local/output-folder.ts"),
-  ]);
-  const output = await beginOutputFolder(path.resolve(terminal.cwd, out), { force: false });
+  const { createStoreOpener } = await import("../stores/open.ts");
+  const output = await openOutput(out, terminal);
   try {
     const openStore = createStoreOpener(terminal.env);
-    const result = await work(toOutputUri(output.path, terminal.cwd), createStepDeps(terminal, openStore));
+    const result = await work(output.target, createStepDeps(terminal, openStore));
     await output.commit();
     return result;
   } catch (error) {

@@ -1,18 +1,10 @@
 // `mergeyard convert SRC --to FORMAT --out DIR`: a checkpoint of any format in another one.
-import path from "node:path";
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import type { Topology } from "../../core/formats/target.ts";
 import { CONVERSION_TARGETS } from "../../steps/schemas.ts";
-import {
-  jsonOption,
-  memoryOption,
-  PATTERNS_HELP,
-  parseCount,
-  threadsOption,
-  toOutputUri,
-  toUri,
-} from "../arguments.ts";
+import { jsonOption, memoryOption, PATTERNS_HELP, parseCount, threadsOption, toUri } from "../arguments.ts";
+import { openOutput } from "../output.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -68,21 +60,14 @@ function topologyOf({ tp, pp, dp, zero }: Options): { topology?: Topology } {
 }
 
 async function convert(source: string, options: Options, terminal: Terminal): Promise<void> {
-  const [
-    { createStoreOpener },
-    { runStep },
-    { convertStep },
-    { locateSource, openSource },
-    { beginOutputFolder },
-    { readPatterns },
-  ] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../steps/step.ts"),
-    import("../../steps/convert.ts"),
-    import("../source.ts"),
-    import("../../local/output-folder.ts"),
-    import("../patterns-file.ts"),
-  ]);
+  const [{ createStoreOpener }, { runStep }, { convertStep }, { locateSource, openSource }, { readPatterns }] =
+    await Promise.all([
+      import("../../stores/open.ts"),
+      import("../../steps/step.ts"),
+      import("../../steps/convert.ts"),
+      import("../source.ts"),
+      import("../patterns-file.ts"),
+    ]);
   const [{ createConvert }, { createPool, defaultThreads }, { MEMORY_BYTES_DEFAULT }] = await Promise.all([
     import("../../workers/convert-executor.ts"),
     import("../../workers/pool.ts"),
@@ -92,11 +77,7 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
   const patterns = readPatterns(options.patterns, terminal.cwd);
   const { checkpoint } = await openSource(source, openStore, terminal, patterns);
   const { folder, file } = locateSource(source, terminal.cwd);
-  // An object store has no rename: there the document that makes the target a checkpoint is written last.
-  const isRemote = /^[a-z][a-z0-9+.-]*:\/\//.test(options.out);
-  const output = isRemote
-    ? undefined
-    : await beginOutputFolder(path.resolve(terminal.cwd, options.out), { force: false });
+  const output = await openOutput(options.out, terminal);
   const progress = createProgress(terminal, { silent: options.json === true });
   progress.begin(
     "convert",
@@ -111,7 +92,7 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
     progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
   };
   try {
-    const target = toOutputUri(output?.path ?? options.out, terminal.cwd);
+    const { target } = output;
     const input = {
       source: folder,
       target,
@@ -122,7 +103,7 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
       ...(options.vocabMultiple === undefined ? {} : { vocabularyMultiple: options.vocabMultiple }),
     };
     const result = await runStep(convertStep, input, deps);
-    await output?.commit();
+    await output.commit();
     progress.end();
     printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
       const digest = result.digest === null ? "" : `, ${result.digest}`;
@@ -130,7 +111,7 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
       return `${options.to} in ${options.out}: ${counts}, ${formatBytes(result.bytes)}${digest}`;
     });
   } catch (error) {
-    await output?.discard();
+    await output.discard();
     throw error;
   } finally {
     progress.end();

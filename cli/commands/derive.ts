@@ -1,11 +1,11 @@
 // `mergeyard derive MODEL --bits 6|4|2 --out DIR`: a model of INT8 as one of fewer bits, from its stored integers. The
 // folder appears whole or not at all.
-import path from "node:path";
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import { LOWER_BITS, type LowerBits } from "../../core/schemes/double-rounding.ts";
 import type { OpenStore } from "../../stores/store.ts";
-import { jsonOption, parseLocalPath, toOutputUri, toUri } from "../arguments.ts";
+import { jsonOption, parseLocalPath, toUri } from "../arguments.ts";
+import { openOutput } from "../output.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -39,17 +39,16 @@ function parseBits(text: string): LowerBits {
 }
 
 async function derive(model: string, options: Options, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { runStep }, { deriveStep }, { beginOutputFolder }] = await Promise.all([
+  const [{ createStoreOpener }, { runStep }, { deriveStep }] = await Promise.all([
     import("../../stores/open.ts"),
     import("../../steps/step.ts"),
     import("../../steps/derive.ts"),
-    import("../../local/output-folder.ts"),
   ]);
   const openStore = createStoreOpener(terminal.env);
   const source = await findModel(model, options.yard, openStore, terminal);
   const original =
     options.original === undefined ? undefined : await findModel(options.original, undefined, openStore, terminal);
-  const output = await beginOutputFolder(path.resolve(terminal.cwd, options.out), { force: false });
+  const output = await openOutput(options.out, terminal);
   const progress = createProgress(terminal, { silent: options.json === true });
   const deps = {
     ...createStepDeps(terminal, openStore),
@@ -58,7 +57,7 @@ async function derive(model: string, options: Options, terminal: Terminal): Prom
   try {
     const { bits } = options;
     progress.begin("derive", source.bytes);
-    const target = toOutputUri(output.path, terminal.cwd);
+    const { target } = output;
     const places = { source: source.place, ...(original === undefined ? {} : { original: original.place }) };
     const result = await runStep(deriveStep, { ...places, bits, target }, deps);
     await output.commit();

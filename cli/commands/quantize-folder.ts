@@ -1,6 +1,6 @@
 // The part of `mergeyard quantize` that makes a compressed-tensors folder: it appears whole or not at all.
-import path from "node:path";
-import { toOutputUri, toUri } from "../arguments.ts";
+import { toUri } from "../arguments.ts";
+import { openOutput } from "../output.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -23,7 +23,6 @@ export async function quantizeFolder(source: string, options: FolderOptions, ter
     import("../../steps/quantize-folder.ts"),
     import("../source.ts"),
   ]);
-  const { beginOutputFolder } = await import("../../local/output-folder.ts");
   const [{ createPartsExecutor }, { defaultThreads }, { MEMORY_BYTES_DEFAULT }] = await Promise.all([
     import("../../workers/parts-executor.ts"),
     import("../../workers/pool.ts"),
@@ -32,11 +31,7 @@ export async function quantizeFolder(source: string, options: FolderOptions, ter
   const openStore = createStoreOpener(terminal.env);
   const { checkpoint } = await openSource(source, openStore, terminal);
   const { folder, file } = locateSource(source, terminal.cwd);
-  // An object store has no rename: there the document that makes the target a model is written last.
-  const isRemote = /^[a-z][a-z0-9+.-]*:\/\//.test(options.out);
-  const output = isRemote
-    ? undefined
-    : await beginOutputFolder(path.resolve(terminal.cwd, options.out), { force: false });
+  const output = await openOutput(options.out, terminal);
   const progress = createProgress(terminal, { silent: options.json === true });
   progress.begin(
     "quantize",
@@ -52,10 +47,10 @@ export async function quantizeFolder(source: string, options: FolderOptions, ter
   };
   try {
     const { scheme, ignore } = options;
-    const target = toOutputUri(output?.path ?? options.out, terminal.cwd);
+    const { target } = output;
     const place = { source: folder, target, ...(file === undefined ? {} : { sourceFile: file }) };
     const result = await runStep(quantizeFolderStep, { ...place, scheme, ignore }, deps);
-    await output?.commit();
+    await output.commit();
     progress.end();
     printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
       const bits = (8 * result.bytes) / result.elements;
@@ -64,7 +59,7 @@ export async function quantizeFolder(source: string, options: FolderOptions, ter
       return `${scheme} in ${options.out}: ${quantized}; ${counts}; ${describeLoss(result)}`;
     });
   } catch (error) {
-    await output?.discard();
+    await output.discard();
     throw error;
   } finally {
     progress.end();
