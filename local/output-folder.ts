@@ -103,7 +103,15 @@ async function listEntries(target: string): Promise<readonly string[] | undefine
 /** An entry that is not of the folder's own manifest; undefined when all are: then it is a former output. */
 async function findForeignEntry(target: string, entries: readonly string[]): Promise<string | undefined> {
   const names = await readManifestNames(target);
-  return entries.find((entry) => !names.has(entry));
+  const folders = new Set([...names].filter((name) => name.includes("/")).map((name) => name.split("/")[0]));
+  for (const entry of entries) {
+    if (names.has(entry)) continue;
+    if (!folders.has(entry)) return entry;
+    const inside = (await listEntries(path.join(target, entry))) ?? [];
+    const foreign = inside.map((name) => `${entry}/${name}`).find((name) => !names.has(name));
+    if (foreign !== undefined) return foreign;
+  }
+  return undefined;
 }
 
 async function readManifestNames(target: string): Promise<ReadonlySet<string>> {

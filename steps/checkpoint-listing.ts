@@ -29,7 +29,9 @@ export async function readDigests(store: ObjectStore, prefix: string, signal: Ab
     return { digest: checkpointDigest(universal), digests: byName(universal.parameters) };
   }
   const { manifest } = await readManifest(store, prefix, signal);
-  const listings = manifest.files.flatMap((file) => ("tensors" in file ? file.tensors : []));
+  // Other checkpoints of the version lie in folders, and have tensors of the same names.
+  const own = manifest.files.filter(({ name }) => !name.includes("/"));
+  const listings = own.flatMap((file) => ("tensors" in file ? file.tensors : []));
   return { digest: manifestDigest(manifest), digests: listings.length === 0 ? undefined : byName(listings) };
 }
 

@@ -99,14 +99,19 @@ async function findInYard(scope: ModelScope, text: string, tried: string[]): Pro
   return undefined;
 }
 
-/** `NAME@VERSION_OR_CHANNEL`, `NAME:CHANNEL` or `NAME` (latest). */
+/** `NAME@VERSION_OR_CHANNEL`, `NAME:CHANNEL` or `NAME` (latest), and perhaps `/FOLDER` of another checkpoint in it. */
 async function findArtifact(yard: ObjectStore, text: string): Promise<ModelPlace> {
-  const asked = parseVersionReference(text);
+  const [name = "", folder = "", ...deeper] = text.replace(/\/$/, "").split("/");
+  const asked = parseVersionReference(deeper.length > 0 ? text : name);
   const isVersion =
     asked.version !== undefined && (await yard.head(layout.versionManifest(asked.model, asked.version)));
   const reference = isVersion ? asked : { ...asked, version: undefined, channel: asked.channel ?? asked.version };
   const { model, prefix } = await findVersion(yard, reference);
-  return { store: yard, prefix, name: model, kind: "version" };
+  if (folder === "") return { store: yard, prefix, name: model, kind: "version" };
+  const inside = `${prefix}${folder}/`;
+  if (await hasObjects(yard, inside)) return { store: yard, prefix: inside, name: model, kind: "folder" };
+  const where = { store: yard.uri, model: `artifacts/${text}` };
+  throw new MergeyardError("YardModelMissing", { where, found: "no such folder", expected: inside });
 }
 
 /** `NAME@DIGEST` (first digits are enough for the folder's own name) or `NAME/FOLDER`. */

@@ -12,4 +12,12 @@ export function isPlainFileName(name: string): boolean {
   return name.isWellFormed() && new TextEncoder().encode(name).length <= FOLDER_LIMITS.nameBytes;
 }
 
+/** True for a plain name, or one in a folder with a plain name: what a version's folder may hold. */
+export function isListedName(name: string): boolean {
+  const parts = name.split("/");
+  return parts.length <= 2 && parts.every(isPlainFileName);
+}
+
 export const fileNameSchema = z.string().refine(isPlainFileName, "a file name without directories");
+
+export const listedNameSchema = z.string().refine(isListedName, "a file name, in one folder at most");

@@ -4,7 +4,7 @@ import { z } from "zod";
 import { blockFileSchema, tensorFileSchema } from "../plan/receipt.ts";
 import { tensorBytes } from "../tensor.ts";
 import { digestTensorFile } from "./digest.ts";
-import { fileNameSchema } from "./file-name.ts";
+import { fileNameSchema, listedNameSchema } from "./file-name.ts";
 
 export const digestSchema = z.string().regex(/^sha256:[0-9a-f]{64}$/, "sha256: and 64 hex digits");
 
@@ -15,11 +15,14 @@ export const plainFileSchema = z.strictObject({
   digest: digestSchema,
 });
 
+/** A file without parts, as a version lists it. */
+export const smallFileListingSchema = plainFileSchema.extend({ name: listedNameSchema });
+
 /** A safetensors file: its digest covers the digests of its header and tensors (digest.ts). */
-export const tensorFileListingSchema = tensorFileSchema.extend({ name: fileNameSchema });
+export const tensorFileListingSchema = tensorFileSchema.extend({ name: listedNameSchema });
 
 /** A file of quantized tensors, such as GGUF: its digest covers those of its header and of its blocks. */
-export const blockFileListingSchema = blockFileSchema.extend({ name: fileNameSchema });
+export const blockFileListingSchema = blockFileSchema.extend({ name: listedNameSchema });
 
 export type BlockFileListing = z.infer<typeof blockFileListingSchema>;
 export type PlainFile = z.infer<typeof plainFileSchema>;

@@ -13,7 +13,7 @@ import {
   findBlockProblem,
   findListingProblem,
   type ListingProblem,
-  plainFileSchema,
+  smallFileListingSchema,
   tensorFileListingSchema,
 } from "./listed-file.ts";
 
@@ -43,8 +43,11 @@ const manifestSchema = z.strictObject({
   recipe: z.strictObject({ text: z.string().max(ARTIFACT_LIMITS.recipeCharacters), digest: digestSchema }),
   /** In recipe order. */
   inputs: z.array(manifestInputSchema),
-  /** Every file of the version but the manifest, in name order; those that hold tensors list them. */
-  files: z.array(z.union([tensorFileListingSchema, blockFileListingSchema, plainFileSchema])),
+  /**
+   * Every file of the version but the manifest, in name order; those that hold tensors list them. What lies in a folder
+   * is a checkpoint of its own, beside the version's.
+   */
+  files: z.array(z.union([tensorFileListingSchema, blockFileListingSchema, smallFileListingSchema])),
 });
 
 export type Manifest = z.infer<typeof manifestSchema>;

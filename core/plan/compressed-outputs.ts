@@ -4,6 +4,7 @@ import { MergeyardError } from "../error.ts";
 import { encodeSafetensorsHeader } from "../formats/safetensors.ts";
 import { encodeShardIndex } from "../formats/safetensors-index.ts";
 import { HF_METADATA, type PlannedShard } from "../formats/shard-plan.ts";
+import { type FileRole, fileRole } from "../formats/side-files.ts";
 import type { CompressedOutput } from "../recipe/outputs.ts";
 import { DTYPE_BITS } from "../tensor.ts";
 import { type CompressedUnit, planCompressedUnits, specsOf } from "./compressed-model.ts";
@@ -17,26 +18,35 @@ type CompressedFile = Extract<DerivedFile, { format: "safetensors" }>;
 /** The files of a folder: those of the units, one each, and the small ones that are its own. */
 export type CompressedFolder = { readonly derived: readonly CompressedFile[]; readonly sideFiles: readonly SideFile[] };
 
+const CONFIG_FILE = "config.json";
 const INDEX_FILE = "model.safetensors.index.json";
 
+/** What each folder has of its own, and what only the version has. */
+const NOT_COPIED: readonly FileRole[] = ["config", "index", "card"];
+
 /**
- * The folder of a merge in these shards, whose files are named as the shards are.
+ * The folder of a merge in these shards, whose files are named as the shards are. A folder of its own has everything
+ * that a server loads, tokenizer included.
  * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, PlanDocumentInvalid.
  */
 export function planCompressedOutput(
-  { scheme }: CompressedOutput,
+  { scheme, folder }: CompressedOutput,
   { shards, ...documents }: CompressedOutputParts,
 ): CompressedFolder {
   const tensors = shards.flatMap((shard) => shard.tensors.map((tensor) => ({ ...tensor, ranges: [] })));
-  const model = planCompressedUnits({ tensors, config: outputObject(documents, "config.json") }, scheme, []);
+  const model = planCompressedUnits({ tensors, config: outputObject(documents, CONFIG_FILE) }, scheme, []);
   const units = new Map(model.units.map((unit) => [unit.entry.name, unit]));
   const derived = shards.map((shard) => {
     const own = shard.tensors.flatMap(({ name }) => units.get(name) ?? []);
     return planFile(shard.file, own, scheme.id);
   });
-  const sideFiles: SideFile[] = [{ from: "text", name: "config.json", text: model.config }];
+  const sideFiles: SideFile[] = [{ from: "text", name: CONFIG_FILE, text: model.config }];
   if (shards.length > 1) sideFiles.push({ from: "text", name: INDEX_FILE, text: indexOf(derived) });
-  return { derived, sideFiles };
+  if (folder !== "") sideFiles.push(...documents.sideFiles.filter(({ name }) => !NOT_COPIED.includes(fileRole(name))));
+  return {
+    derived: derived.map((own) => ({ ...own, file: `${folder}${own.file}` })),
+    sideFiles: sideFiles.map((own) => ({ ...own, name: `${folder}${own.name}` })),
+  };
 }
 
 function planFile(file: string, units: readonly CompressedUnit[], scheme: string): CompressedFile {

@@ -16,12 +16,14 @@ export type DerivedOutputs = {
 /** Throws what planning GGUF and compressed-tensors outputs throws. */
 export function planDerived(parts: Omit<GgufOutputParts, "outputs">, outputs: Outputs | undefined): DerivedOutputs {
   const gguf = planGgufOutputs({ ...parts, outputs: outputs?.gguf ?? [] });
-  if (outputs?.compressed === undefined) return { derived: gguf, sideFiles: parts.sideFiles };
-  const folder = planCompressedOutput(outputs.compressed, parts);
-  const own = new Set(folder.sideFiles.map(({ name }) => name));
+  const folders = (outputs?.compressed ?? []).map((output) => planCompressedOutput(output, parts));
+  const own = new Set(folders.flatMap(({ sideFiles }) => sideFiles.map(({ name }) => name)));
   const kept = parts.sideFiles.filter(({ name }) => !own.has(name));
   return {
-    derived: gguf.map((files, shard) => [...files, ...folder.derived.slice(shard, shard + 1)]),
-    sideFiles: [...kept, ...folder.sideFiles].sort((a, b) => compareUtf8(a.name, b.name)),
+    derived: gguf.map((files, shard) => [
+      ...files,
+      ...folders.flatMap(({ derived }) => derived.slice(shard, shard + 1)),
+    ]),
+    sideFiles: [...kept, ...folders.flatMap(({ sideFiles }) => sideFiles)].sort((a, b) => compareUtf8(a.name, b.name)),
   };
 }

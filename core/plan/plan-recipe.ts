@@ -123,11 +123,12 @@ function renumber(plan: MergePlan, indexes: readonly number[], known: readonly P
   return { ...plan, units, sideFiles: withoutCopies(sideFiles) };
 }
 
-/** A parent's licence can come by way of several documents. */
+/** A parent's licence can come by way of several documents; every folder has its own. */
 function withoutCopies(files: readonly SideFile[]): readonly SideFile[] {
   const seen = new Set<string>();
   return files.filter((file) => {
-    const key = file.from === "text" ? `text ${file.name}` : `${file.source} ${file.file}`;
+    const folder = file.name.slice(0, file.name.lastIndexOf("/") + 1);
+    const key = file.from === "text" ? `text ${file.name}` : `${folder} ${file.source} ${file.file}`;
     const isNew = !seen.has(key);
     seen.add(key);
     return isNew;

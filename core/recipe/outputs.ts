@@ -14,15 +14,22 @@ export type GgufOutput = {
   readonly tokenizer: boolean;
 };
 
-/** A folder of parts beside other outputs of quantized formats. */
-export type CompressedOutput = { readonly scheme: CompressedScheme };
+/** A folder of parts. */
+export type CompressedOutput = {
+  readonly scheme: CompressedScheme;
+  /** Where its files lie in the version's folder: "", or a folder's name and "/". */
+  readonly folder: string;
+};
 
 export type Outputs = {
   /** False: the merged checkpoint is only a step on the way, and no part of the result. */
   readonly checkpoint: boolean;
   readonly gguf: readonly GgufOutput[];
-  /** Takes the place of the merged checkpoint: both are the version's own folder. */
-  readonly compressed: CompressedOutput | undefined;
+  /**
+   * The version's own folder is the merged checkpoint's, else the first of these; each other one has a folder in it,
+   * named by its scheme, since each has a config.json.
+   */
+  readonly compressed: readonly CompressedOutput[];
 };
 
 /** One output, as recipes and the command line spell it. */
@@ -40,7 +47,7 @@ const FORMATS: Readonly<Record<string, readonly string[]>> = Object.freeze({
 /** Throws RecipeNotSupported: a format or scheme that cannot be written in the same pass; RecipeFieldInvalid: twice. */
 export function readOutputs(requests: readonly OutputRequest[], origin: Pick<RecipeOrigin, "file">): Outputs {
   const gguf: GgufOutput[] = [];
-  const compressed: CompressedOutput[] = [];
+  const schemes: CompressedScheme[] = [];
   const seen = new Set<string>();
   for (const [index, { format, scheme: named, tokenizer }] of requests.entries()) {
     const scheme = named == null ? undefined : (SCHEME_ALIASES.get(named.toLowerCase()) ?? named);
@@ -54,13 +61,13 @@ export function readOutputs(requests: readonly OutputRequest[], origin: Pick<Rec
     const mix = format === "gguf" ? MIXES.get(scheme ?? "") : undefined;
     const parts = format === "compressed-tensors" ? COMPRESSED_SCHEMES.get(scheme ?? "") : undefined;
     if (mix !== undefined) gguf.push({ mix, tokenizer: tokenizer !== false });
-    if (parts !== undefined) compressed.push(checkFused(parts, refuse));
-    if (compressed.length > 0 && seen.size > gguf.length + 1) {
-      const expected = "one checkpoint in the version's folder: safetensors, or one compressed-tensors scheme";
-      throw refuse("RecipeNotSupported", expected, `each has a config.json: ${AFTERWARDS}`);
-    }
+    if (parts !== undefined) schemes.push(checkFused(parts, refuse));
   }
-  return { checkpoint: seen.size > gguf.length + compressed.length, gguf, compressed: compressed[0] };
+  const checkpoint = seen.size > gguf.length + schemes.length;
+  const compressed = schemes.map((scheme, index): CompressedOutput => {
+    return { scheme, folder: index === 0 && !checkpoint ? "" : `${scheme.id}/` };
+  });
+  return { checkpoint, gguf, compressed };
 }
 
 const AFTERWARDS = "run `mergeyard quantize` on what the pipeline publishes";
@@ -78,8 +85,8 @@ function checkScheme(format: string, scheme: string | undefined, refuse: Refuse)
 }
 
 /** What a scheme needs must be known when the first rows of a tensor come. */
-function checkFused(scheme: CompressedScheme, refuse: Refuse): CompressedOutput {
-  if (scheme.needs !== "tensor" && scheme.measures === "nothing" && scheme.hessian !== "required") return { scheme };
+function checkFused(scheme: CompressedScheme, refuse: Refuse): CompressedScheme {
+  if (scheme.needs !== "tensor" && scheme.measures === "nothing" && scheme.hessian !== "required") return scheme;
   const fused = [...COMPRESSED_SCHEMES.values()].filter(({ needs }) => needs !== "tensor").map(({ id }) => id);
   throw refuse("RecipeNotSupported", `a scheme that measures no whole tensor first: ${fused.join(", ")}`, AFTERWARDS);
 }

@@ -227,6 +227,18 @@ test("what is in the output folder is never lost", async () => {
   assert.deepEqual([foreign.status, foreign.error?.code, foreign.error?.found], [1, "CliOutputOccupied", "notes.txt"]);
   assert.equal(readFileSync(path.join(out, "notes.txt"), "utf8"), "mine");
 
+  const folders = path.join(scratch, "occupied-folders");
+  const both = ["--output", "safetensors", "--output", "compressed-tensors:fp8_dynamic"];
+  assert.equal((await merge(["linear.yaml", "--out", folders, ...both])).status, 0);
+  assert.equal(
+    (await merge(["slerp.yaml", "--out", folders, ...both, "--force"])).status,
+    0,
+    "its folders are its own",
+  );
+  writeFileSync(path.join(folders, "fp8_dynamic/notes.txt"), "mine");
+  const nested = await merge(["linear.yaml", "--out", folders, "--force"]);
+  assert.deepEqual([nested.error?.code, nested.error?.found], ["CliOutputOccupied", "fp8_dynamic/notes.txt"]);
+
   const file = path.join(scratch, "a-file");
   writeFileSync(file, "");
   assert.equal((await merge(["linear.yaml", "--out", file, "--force"])).error?.code, "CliOutputOccupied");

@@ -5,13 +5,16 @@ import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";
 import { readSafetensorsHeader } from "../../core/formats/safetensors.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import { planStep } from "../../steps/plan.ts";
+import { pullStep } from "../../steps/pull.ts";
 import { quantizeFolderStep } from "../../steps/quantize-folder.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
 import { readAll } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { newStore, openerOf, testDeps } from "./deps.ts";
+import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { bytesRead, filesOf, makeYard, recipe, run } from "./outputs-yard.ts";
+import { runUnits } from "./pipeline.ts";
 
 const KEEP = "allow_unlisted: drop";
 const compressed = (scheme: string) => `{ format: compressed-tensors, scheme: ${scheme} }`;
@@ -94,14 +97,80 @@ test("it lies beside a GGUF file, is found again with it, and is the next merge'
   assert.deepEqual(filesOf(next, ".safetensors"), ["model.safetensors"]);
 });
 
+test("several folders lie in one version, each loads by itself, and three formats read the inputs once", async () => {
+  const plain = await makeYard();
+  const alone = await run(plain.yard, plain.deps, recipe("[{ format: safetensors }]", KEEP));
+  const { yard, deps } = await makeYard();
+  const folders = `${compressed("fp8_dynamic")}, ${compressed("w8a16")}`;
+  const all = `[{ format: safetensors }, { format: gguf, scheme: q8_0 }, ${folders}]`;
+  const end = await run(yard, deps, recipe(all, KEEP));
+  assert.equal(await bytesRead(yard, end), await bytesRead(plain.yard, alone));
+  const names = end.manifest.files.map(({ name }) => name);
+  const source = await folderOf(yard, end.prefix, names);
+  assert.equal((await runStep(verifyStep, { folder: source.uri }, testDeps(openerOf(source)))).files, names.length);
+  const shards = filesOf(alone, ".safetensors");
+  for (const scheme of ["fp8_dynamic", "int8_channel"]) {
+    const target = newStore();
+    const request = { source: source.uri, target: target.uri, scheme };
+    await runStep(quantizeFolderStep, request, testDeps(openerOf(source, target)));
+    const own = await tensorsOf(target, ["model.safetensors"]);
+    const keys = shards.map((name) => `${scheme}/${name}`);
+    assert.deepEqual(await tensorsOf(source, keys), new Map([...own].sort()), scheme);
+    for (const name of ["config.json", "tokenizer.json"]) {
+      assert.equal(await textOf(source, `${scheme}/${name}`), await textOf(target, name), name);
+    }
+    const { checkpoint } = await openCheckpoint(source, `${scheme}/`);
+    assert.ok(checkpoint.tensors.some(({ packing }) => packing?.compressed !== undefined));
+  }
+  // The version itself is the merged checkpoint, with its own digests.
+  const { checkpoint } = await openCheckpoint(source, "");
+  assert.ok(checkpoint.tensors.every(({ packing, digest }) => packing === undefined && digest !== undefined));
+
+  const pulled = newStore();
+  await runStep(
+    pullStep,
+    { yard: yard.uri, model: "ab:nightly", target: pulled.uri },
+    testDeps(openerOf(yard, pulled)),
+  );
+  assert.equal((await openCheckpoint(pulled, "fp8_dynamic/")).checkpoint.tensors.length, checkpoint.tensors.length);
+  for (const place of ["artifacts/ab:nightly", "artifacts/ab:nightly/fp8_dynamic"]) {
+    const again = recipe("[{ format: safetensors }]", KEEP)
+      .replace("incoming/b", place)
+      .replace("model: ab", "model: c");
+    await putText(yard, "pipelines/next.yaml", again);
+    const pipeline = { store: yard.uri, key: "pipelines/next.yaml" };
+    const planned = await runStep(planStep, { yard: yard.uri, pipeline }, deps);
+    await runUnits(planned, deps);
+  }
+  await assert.rejects(
+    run(yard, deps, recipe("[{ format: safetensors }]", KEEP).replace("incoming/b", "artifacts/ab:nightly/other")),
+    { code: "YardModelMissing" },
+  );
+});
+
+test("without the merged checkpoint the version's own folder is the first of its folders", async () => {
+  const { yard, deps } = await makeYard();
+  const end = await run(yard, deps, recipe(`[${compressed("int8_dynamic")}, ${compressed("fp8_dynamic")}]`, KEEP), 1e9);
+  assert.deepEqual(filesOf(end, ".safetensors"), ["fp8_dynamic/model.safetensors", "model.safetensors"]);
+  const folder = await folderOf(
+    yard,
+    end.prefix,
+    end.manifest.files.map(({ name }) => name),
+  );
+  for (const [prefix, format] of [
+    ["", "int-quantized"],
+    ["fp8_dynamic/", "float-quantized"],
+  ] as const) {
+    const { checkpoint } = await openCheckpoint(folder, prefix);
+    assert.ok(checkpoint.tensors.some(({ packing }) => packing?.compressed?.format === format));
+  }
+});
+
 test("what no folder can hold in the same pass stops the run before anything is published", async () => {
   const [fp8, int8] = [compressed("fp8_dynamic"), compressed("int8_dynamic")];
   for (const [text, code, expected, change] of [
     [recipe(`[${compressed("fp8_tensor")}]`), "RecipeNotSupported", /measures no whole tensor first/],
     [recipe(`[${compressed("nvfp4a16")}]`), "RecipeNotSupported", /measures no whole tensor first/],
-    [recipe(`[{ format: safetensors }, ${fp8}]`), "RecipeNotSupported", /one checkpoint in the version's folder/],
-    [recipe(`[${fp8}, { format: safetensors }]`), "RecipeNotSupported", /one checkpoint in the version's folder/],
-    [recipe(`[${fp8}, ${int8}]`), "RecipeNotSupported", /one checkpoint in the version's folder/],
     [recipe(`[${fp8}, ${fp8}]`), "RecipeFieldInvalid", /every output once/],
     [recipe("[{ format: compressed-tensors }]"), "RecipeNotSupported", /with a scheme/],
     [recipe(`[${compressed("fp8_dynamik")}]`), "RecipeNotSupported", /fp8_dynamic/],

@@ -79,7 +79,7 @@ suite("manifest.json", () => {
       ["files out of order", { ...manifest, files: [config, readme] }],
       ["itself among its files", { ...manifest, files: [listText("manifest.json", "{}")] }],
       ["a file outside the folder", { ...manifest, files: [{ ...config, name: "../config.json" }] }],
-      ["a file in a folder", { ...manifest, files: [{ ...config, name: "a/config.json" }] }],
+      ["a file two folders down", { ...manifest, files: [{ ...config, name: "a/b/config.json" }] }],
       ["a tensor left out", withTensors(others)],
       ["tensors in another order", withTensors([...weights.tensors].reverse())],
       ["a tensor of another digest", withTensors([{ ...tensor, digest: `sha256:${"0".repeat(64)}` }, ...others])],
