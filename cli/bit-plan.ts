@@ -20,7 +20,6 @@ export type PlanOptions = {
   readonly candidates?: readonly string[];
   readonly sensitivity?: string;
   readonly savePlan?: string;
-  readonly report?: string;
 };
 
 export type PlannedBits = z.output<typeof planBitsStep.output>;
@@ -33,8 +32,7 @@ export function addPlanOptions(command: Command): Command {
     .addOption(new Option("--bit-plan <file>", "follow a plan, as --save-plan wrote it").argParser(parseLocalPath))
     .addOption(new Option("--candidates <ids>", "schemes to plan with, separated by commas").argParser(parseSchemes))
     .addOption(new Option("--sensitivity <id>", sensitivities).choices([...SENSITIVITIES.keys()]))
-    .addOption(new Option("--save-plan <file>", "write the plan, to be edited").argParser(parseLocalPath))
-    .addOption(new Option("--report <file>", "draw size against loss as an HTML page").argParser(parseLocalPath));
+    .addOption(new Option("--save-plan <file>", "write the plan, to be edited").argParser(parseLocalPath));
 }
 
 function parseSchemes(text: string): readonly string[] {
@@ -51,7 +49,7 @@ export async function readPlanFile(file: string, openStore: OpenStore, terminal:
   return readBitPlan(openStore(store), key, terminal.signal);
 }
 
-/** Plans bits under the options' budget; writes the plan and its report where they are asked for. */
+/** Plans bits under the options' budget; writes the plan where it is asked for. */
 export async function planBits(
   place: { readonly source: string; readonly sourceFile?: string; readonly imatrix?: object },
   options: PlanOptions & { readonly budget: string },
@@ -74,10 +72,6 @@ export async function planBits(
   const planned = await runStep(planBitsStep, input, deps);
   if (options.savePlan !== undefined) {
     await writeFile(path.resolve(terminal.cwd, options.savePlan), renderBitPlan(headline(planned), planned.tensors));
-  }
-  if (options.report !== undefined) {
-    const { renderFrontier } = await import("../core/report/frontier.ts");
-    await writeFile(path.resolve(terminal.cwd, options.report), renderFrontier(planned));
   }
   return planned;
 }

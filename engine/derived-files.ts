@@ -102,7 +102,7 @@ export function describeDerived(
     const losses = written.flatMap(({ tensor: { tensor, scheme }, sink }): UnitLoss[] => {
       const source = unit.tensors[tensor]?.name ?? "";
       if (sink.loss === undefined || scheme === undefined) return [];
-      return [{ file: file.file, tensor: source, scheme, ...sink.loss }];
+      return [{ output: file.output, tensor: source, scheme, ...sink.loss, delta: tensors[tensor]?.delta ?? null }];
     });
     return { file: { ...listed, ...listTensors(file, digests) }, losses };
   });

@@ -44,6 +44,8 @@ export type TensorResult = {
   readonly nonFiniteOutput: number;
   /** By the tensor's sinks. */
   readonly sinks: readonly SinkResult[];
+  /** ||result - base||^2; undefined where there are no sinks or no base, and for a tensor that is copied. */
+  readonly delta?: number | undefined;
   /** How the inputs agree and disagree; undefined unless asked for, and for a tensor that is copied. */
   readonly interference?: TensorInterference | undefined;
 };
@@ -76,12 +78,12 @@ export async function mergeTensor(context: TensorContext): Promise<TensorResult>
   try {
     const run = startRun(context);
     await runProgram(run, method.compile(view, kernels));
-    const { nonFiniteInputs, nonFiniteOutput, interference, sinks } = run;
+    const { nonFiniteInputs, nonFiniteOutput, interference, sinks, delta } = run;
     const digest = run.output.digest();
     const measured = interference?.result();
     refuseNonFinite(context, { nonFiniteInputs, nonFiniteOutput });
     const made = await finishSinks(sinks);
-    return { digest, nonFiniteInputs, nonFiniteOutput, interference: measured, sinks: made };
+    return { digest, nonFiniteInputs, nonFiniteOutput, interference: measured, sinks: made, delta };
   } finally {
     kernels.release(mark);
   }
@@ -112,6 +114,7 @@ function startRun(context: TensorContext): Run {
     nonFiniteOutput: 0,
     interference: context.statistics ? createInterference(kernels, modelsOf(tensor.inputs), tile) : undefined,
     inputsDigested: false,
+    delta: context.sinks.length > 0 && tensor.inputs.some(({ isBase }) => isBase) ? 0 : undefined,
     output: createHasher(),
     sinks: context.sinks.map((place) => createSink(place, tensor.name, tensor.dtype, kernels)),
   };

@@ -1,6 +1,6 @@
 // What the engine is asked to do for the shards of a folder of quantized parts and what it answers. Plain data both
 // ways, so that several threads can make a shard.
-import type { Loss } from "../core/ops/quantize.ts";
+import type { Loss } from "../core/ops/loss.ts";
 import type { CompressedModel } from "../core/plan/compressed-model.ts";
 import type { MergeProgress } from "./request.ts";
 

@@ -7,10 +7,10 @@ import type { Kernels } from "../core/ops/kernels.ts";
 import { sinkMatrix } from "../core/plan/memory.ts";
 import type { DerivedModule } from "../core/plan/schema.ts";
 import { allocateParts } from "../core/schemes/part-matrix.ts";
-import { partRange, type RowWindow } from "../core/schemes/scheme.ts";
+import { partRange } from "../core/schemes/scheme.ts";
 import { type Dtype, elementBytes } from "../core/tensor.ts";
 import { collectRows } from "./collect-rows.ts";
-import { scaleNotFinite, windowBlocks } from "./quantize-parts.ts";
+import { createPartsQuantizer } from "./parts-quantizer.ts";
 import type { Sink, SinkPlace } from "./sink.ts";
 
 /** Takes kernel memory for good: whoever calls marks and releases. Throws QuantizeNotFinite from `take`. */
@@ -26,26 +26,12 @@ export function createPartsSink(
   const [streamed, ...others] = parts;
   assert.ok(streamed?.along !== undefined, "the first part goes along with the rows");
   const kept = allocateParts(others);
-  const back = kernels.allocateTile(rowsAtOnce * matrix.columns);
-  const blocks = new Map(
-    parts.map((part) => {
-      const block = kernels.allocateBlock(partRange(part, 0, rowsAtOnce).bytes);
-      return [part.name, block.bytes.fill(0)] as const;
-    }),
-  );
+  const quantizer = createPartsQuantizer({ tensor: name, scheme, matrix, parts, facts: {}, rows: rowsAtOnce }, kernels);
   const hasher = createHasher();
-  let [first, signal, noise] = [0, 0, 0];
+  let first = 0;
   const collected = { name, dtype, columns: matrix.columns, rowsAtOnce, kernels };
   const rows = collectRows(collected, async (tile, count) => {
-    const elements = count * matrix.columns;
-    const own = windowBlocks(parts, blocks, first, count);
-    const window: RowWindow = { matrix, first, count, values: tile.values.subarray(0, elements), parts: own };
-    kernels.quantizeParts(scheme, window, {});
-    kernels.dequantizeParts(scheme, { ...window, values: back.values.subarray(0, elements) });
-    const lost = kernels.measureLoss(tile, 0, back, elements);
-    signal += lost.signal;
-    noise += lost.noise;
-    if (!Number.isFinite(noise)) throw scaleNotFinite(name, scheme);
+    const own = quantizer.quantize(tile, first, count);
     for (const part of others) {
       kept.get(part.name)?.set(own.get(part.name) ?? [], partRange(part, first, count).offset);
     }
@@ -60,7 +46,7 @@ export function createPartsSink(
       await rows.flush();
       for (const bytes of kept.values()) await write(bytes);
       const digests = [hasher.digest(), ...[...kept.values()].map((bytes) => digestBytes(bytes))];
-      return { digests, loss: { signal, noise } };
+      return { digests, loss: quantizer.loss() };
     },
   };
 }

@@ -3,25 +3,19 @@
 // write-parts.ts.
 import assert from "node:assert/strict";
 import type { TensorEntry } from "../core/checkpoint.ts";
-import { MergeyardError } from "../core/error.ts";
 import { type FloatDtype, isFloatDtype } from "../core/ops/cast.ts";
 import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
+import type { Loss } from "../core/ops/loss.ts";
 import { allocatedBytes } from "../core/ops/memory.ts";
-import type { Loss } from "../core/ops/quantize.ts";
 import { storedTensor } from "../core/plan/adapter.ts";
-import { packedBytes } from "../core/plan/memory.ts";
+import { packedBytes, partsQuantizerBytes } from "../core/plan/memory.ts";
 import { allocateParts, type PartBytes } from "../core/schemes/part-matrix.ts";
 import { largestOf } from "../core/schemes/rounding.ts";
-import {
-  type Matrix,
-  type Part,
-  type PartScheme,
-  partRange,
-  type RowWindow,
-  type TensorFacts,
-} from "../core/schemes/scheme.ts";
+import { type Matrix, type Part, type PartScheme, partRange, type TensorFacts } from "../core/schemes/scheme.ts";
 import { DTYPE_BITS, elementCount, tensorBytes } from "../core/tensor.ts";
 import type { OpenStore } from "../stores/store.ts";
+import { createPartsQuantizer } from "./parts-quantizer.ts";
+import { notFinite } from "./quantize-rows.ts";
 import { createStoredReader, type StoredReader } from "./stored-reader.ts";
 
 /** Elements of a window, unless the scheme needs more rows together. Higher: more memory, no less work. */
@@ -111,7 +105,7 @@ export function createRowReader(entry: TensorEntry, columns: number, maxRows: nu
   return async (first, count) => {
     signal.throwIfAborted();
     await read(first * columns, count * columns, block);
-    if (kernels.widen(dtype, block, 0, tile, count * columns) > 0) throw notFinite(entry.name, "NaN or infinity");
+    if (kernels.widen(dtype, block, 0, tile, count * columns) > 0) throw notFinite(entry.name);
     return tile;
   };
 }
@@ -121,11 +115,9 @@ export function rowReaderBytes(entry: TensorEntry, columns: number, maxRows: num
   return elementReaderBytes(entry, maxRows * columns) + allocatedBytes(4 * maxRows * columns);
 }
 
-/** Kernel memory of one stream beside its reader: the parts of a window, and its values again. */
+/** Kernel memory of one stream beside its reader. */
 export function streamBytes(scheme: PartScheme, matrix: Matrix): number {
-  const step = windowRows(scheme, matrix);
-  const parts = scheme.parts(matrix).map((part) => allocatedBytes(partRange(part, 0, step).bytes));
-  return parts.reduce((sum, bytes) => sum + bytes, allocatedBytes(4 * step * matrix.columns));
+  return partsQuantizerBytes(scheme, matrix, windowRows(scheme, matrix));
 }
 
 /** max|x| of a stored matrix. */
@@ -152,33 +144,20 @@ export async function* streamPart(input: PartsInput, wanted: string): AsyncGener
   const streamed = parts.find(({ name, along }) => name === wanted && along !== undefined);
   const kept = allocateParts(parts.filter((part) => part !== streamed && (part.name === wanted || isSmall(part))));
   const step = windowRows(scheme, matrix);
-  const back = kernels.allocateTile(step * matrix.columns);
-  const blocks = new Map(
-    parts.map((part) => [part.name, kernels.allocateBlock(partRange(part, 0, step).bytes).bytes.fill(0)] as const),
-  );
-  let [signal, noise] = [0, 0];
+  const quantizer = createPartsQuantizer({ tensor, scheme, matrix, parts, facts, rows: step }, kernels);
   for (let first = 0; first < matrix.rows; first += step) {
     const count = Math.min(step, matrix.rows - first);
-    const elements = count * matrix.columns;
-    const tile = await read(first, count);
-    const values = tile.values.subarray(0, elements);
-    const window: RowWindow = { matrix, first, count, values, parts: windowBlocks(parts, blocks, first, count) };
-    kernels.quantizeParts(scheme, window, facts);
-    kernels.dequantizeParts(scheme, { ...window, values: back.values.subarray(0, elements) });
-    const lost = kernels.measureLoss(tile, 0, back, elements);
-    signal += lost.signal;
-    noise += lost.noise;
-    if (!Number.isFinite(noise)) throw scaleNotFinite(tensor, scheme);
+    const made = quantizer.quantize(await read(first, count), first, count);
     for (const part of parts) {
-      const bytes = window.parts.get(part.name);
+      const bytes = made.get(part.name);
       if (bytes !== undefined) kept.get(part.name)?.set(bytes, partRange(part, first, count).offset);
     }
-    const piece = streamed === undefined ? undefined : window.parts.get(wanted);
+    const piece = streamed === undefined ? undefined : made.get(wanted);
     if (piece !== undefined) yield piece;
   }
   const whole = streamed === undefined ? kept.get(wanted) : undefined;
   if (whole !== undefined) yield whole;
-  return { parts: new Map([...kept].filter(([name]) => name !== wanted)), loss: { signal, noise } };
+  return { parts: new Map([...kept].filter(([name]) => name !== wanted)), loss: quantizer.loss() };
 }
 
 /** Bytes of the parts that a stream of part `wanted` keeps. */
@@ -189,32 +168,4 @@ export function keptBytes(parts: readonly Part[], wanted: string | undefined): n
 
 function isSmall({ dtype, shape }: Part): boolean {
   return tensorBytes(dtype, shape) <= KEPT_BYTES_MAX;
-}
-
-/**
- * The window's bytes of every part, in blocks that hold one. What belongs to the tensor as a whole goes on from window
- * to window.
- */
-export function windowBlocks(
-  parts: readonly Part[],
-  blocks: ReadonlyMap<string, Uint8Array>,
-  first: number,
-  count: number,
-): ReadonlyMap<string, Uint8Array> {
-  return new Map(
-    parts.map((part) => {
-      const bytes = blocks.get(part.name)?.subarray(0, partRange(part, first, count).bytes);
-      assert.ok(bytes !== undefined, "every part has a block");
-      return [part.name, part.along === undefined ? bytes : bytes.fill(0)];
-    }),
-  );
-}
-
-/** The refusal of values whose scale the scheme has no number for. */
-export function scaleNotFinite(tensor: string, { id }: PartScheme): MergeyardError {
-  return notFinite(tensor, `a scale beyond ${id}`);
-}
-
-function notFinite(tensor: string, found: string): MergeyardError {
-  return new MergeyardError("QuantizeNotFinite", { where: { tensor }, found, expected: "finite numbers" });
 }

@@ -4,13 +4,12 @@
 import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
 import { allocatedBytes } from "../core/ops/memory.ts";
-import { type Fit, fitMemory, packedBytes } from "../core/plan/memory.ts";
+import { type Fit, fitMemory, packedBytes, rowQuantizerBytes } from "../core/plan/memory.ts";
 import { BLOCK_SCHEMES } from "../core/schemes/registry.ts";
 import { rowBytes } from "../core/schemes/scheme.ts";
 import { DTYPE_BITS, elementCount } from "../core/tensor.ts";
 import type { Region } from "../stores/store.ts";
 import type { QuantizeRequest, QuantizeTensor } from "./quantize-request.ts";
-import { rowQuantizerBytes } from "./quantize-rows.ts";
 
 /** Elements of a portion, unless one head of attention has more: 1 MiB of BF16. Higher: more memory, no less work. */
 const PORTION_ELEMENTS = 1 << 19;
@@ -94,7 +93,7 @@ function portionBytes(tensor: QuantizeTensor): number {
   const stored = isFloatDtype(dtype) ? (portionRows * columns * DTYPE_BITS[dtype]) / 8 : 0;
   const quantized = portionRows * rowBytes(BLOCK_SCHEMES[tensor.scheme], columns);
   const values = allocatedBytes(4 * columns);
-  const quantizer = rowQuantizerBytes({ columns, importance: tensor.importance });
+  const quantizer = rowQuantizerBytes(tensor.scheme, columns, tensor.importance !== undefined);
   return (
     2 * allocatedBytes(stored) +
     allocatedBytes(quantized) +

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { isFloatDtype } from "../core/ops/cast.ts";
 import type { Block } from "../core/ops/kernels.ts";
-import type { Loss } from "../core/ops/quantize.ts";
+import type { Loss } from "../core/ops/loss.ts";
 import { storedTensor } from "../core/plan/adapter.ts";
 import type { BlockSchemeId } from "../core/schemes/registry.ts";
 import { DTYPE_BITS } from "../core/tensor.ts";

@@ -1,7 +1,7 @@
 // What the engine is asked to do for one quantized file and what it answers. Plain data both ways, so that the file can
 // be made by several threads.
 import type { TensorEntry } from "../core/checkpoint.ts";
-import type { Loss } from "../core/ops/quantize.ts";
+import type { Loss } from "../core/ops/loss.ts";
 import type { BlockSchemeId } from "../core/schemes/registry.ts";
 import type { MergeProgress } from "./request.ts";
 

@@ -4,8 +4,7 @@
 import assert from "node:assert/strict";
 import { MergeyardError } from "../core/error.ts";
 import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
-import { allocatedBytes } from "../core/ops/memory.ts";
-import type { Loss } from "../core/ops/quantize.ts";
+import { addLoss, type Loss, NO_LOSS } from "../core/ops/loss.ts";
 import { BLOCK_SCHEMES, type BlockSchemeId } from "../core/schemes/registry.ts";
 import { rowBytes } from "../core/schemes/scheme.ts";
 
@@ -31,12 +30,7 @@ export type RowQuantizer = {
   takeLoss(): Loss;
 };
 
-/** Kernel memory that `createRowQuantizer` takes. */
-export function rowQuantizerBytes({ columns, importance }: Pick<QuantizedRows, "columns" | "importance">): number {
-  return (importance === undefined ? 1 : 2) * allocatedBytes(4 * columns);
-}
-
-/** Takes kernel memory for good: whoever calls marks and releases. */
+/** Takes kernel memory for good, as core/plan/memory.ts counts it: whoever calls marks and releases. */
 export function createRowQuantizer(
   { tensor, scheme, columns, importance }: QuantizedRows,
   kernels: Kernels,
@@ -47,27 +41,32 @@ export function createRowQuantizer(
     assert.ok(importance.length === columns, "an importance matrix has one value a column");
     weights?.values.set(importance);
   }
-  let [signal, noise] = [0, 0];
+  const { limits } = BLOCK_SCHEMES[scheme];
+  const runs = limits && { ...allocateRuns(kernels, columns / limits.width), width: limits.width };
+  const bytes = rowBytes(BLOCK_SCHEMES[scheme], columns);
+  let loss = NO_LOSS;
   return {
-    rowBytes: rowBytes(BLOCK_SCHEMES[scheme], columns),
+    rowBytes: bytes,
     quantize(values, first, target, byteOffset) {
       kernels.quantizeRow(scheme, values, first, columns, target, byteOffset, weights);
       kernels.dequantizeRow(scheme, target, byteOffset, back, columns);
-      const lost = kernels.measureLoss(values, first, back, columns);
-      signal += lost.signal;
-      noise += lost.noise;
+      if (limits !== undefined && runs !== undefined) {
+        limits.read(target.bytes.subarray(byteOffset, byteOffset + bytes), runs.low.values, runs.high.values);
+      }
+      loss = addLoss(loss, kernels.measureLoss(values, first, back, columns, runs));
     },
     takeLoss() {
-      const taken = { signal, noise };
-      [signal, noise] = [0, 0];
+      const taken = loss;
+      loss = NO_LOSS;
       if (Number.isFinite(taken.noise)) return taken;
-      throw new MergeyardError("QuantizeNotFinite", {
-        where: { tensor },
-        found: `a scale beyond ${scheme}`,
-        expected: "finite numbers",
-      });
+      throw unfit(tensor, scheme);
     },
   };
+}
+
+/** Limits of a number of runs. */
+export function allocateRuns(kernels: Kernels, count: number): { readonly low: Tile; readonly high: Tile } {
+  return { low: kernels.allocateTile(count), high: kernels.allocateTile(count) };
 }
 
 /** Row 2 i + s of a head is the model's row s rows / 2 + i: the halves of the rotary embedding, interleaved. */
@@ -77,7 +76,11 @@ export function interleavedRow(row: number, headRows: number): number {
 }
 
 /** The refusal of values that no scheme has codes for. */
-export function notFinite(tensor: string): MergeyardError {
-  const found = "NaN or infinity";
+export function notFinite(tensor: string, found = "NaN or infinity"): MergeyardError {
   return new MergeyardError("QuantizeNotFinite", { where: { tensor }, found, expected: "finite numbers" });
+}
+
+/** The refusal of values whose scale the scheme has no number for. */
+export function unfit(tensor: string, scheme: string): MergeyardError {
+  return notFinite(tensor, `a scale beyond ${scheme}`);
 }

@@ -3,6 +3,7 @@
 // input is read twice. Made by sink.ts.
 import { createHasher } from "../core/artifact/digest.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
+import { addLoss, NO_LOSS } from "../core/ops/loss.ts";
 import { sinkRows } from "../core/plan/memory.ts";
 import type { DerivedTensor } from "../core/plan/schema.ts";
 import type { Dtype } from "../core/tensor.ts";
@@ -24,15 +25,13 @@ export function createQuantizedSink(
   );
   const blocks = kernels.allocateBlock(rowsAtOnce * quantizer.rowBytes);
   const hasher = createHasher();
-  let [signal, noise] = [0, 0];
+  let loss = NO_LOSS;
   const rows = collectRows({ name, dtype, columns, rowsAtOnce, kernels }, async (values, count) => {
     for (let row = 0; row < count; row++) {
       const from = tensor.permutedHeads === undefined ? row : interleavedRow(row, headRows);
       quantizer.quantize(values, from * columns, blocks, row * quantizer.rowBytes);
     }
-    const loss = quantizer.takeLoss();
-    signal += loss.signal;
-    noise += loss.noise;
+    loss = addLoss(loss, quantizer.takeLoss());
     const bytes = blocks.bytes.subarray(0, count * quantizer.rowBytes);
     hasher.update(bytes);
     await write(bytes);
@@ -44,7 +43,7 @@ export function createQuantizedSink(
       const padding = new Uint8Array(paddingBytes);
       hasher.update(padding);
       if (paddingBytes > 0) await write(padding);
-      return { digests: [hasher.digest()], loss: { signal, noise } };
+      return { digests: [hasher.digest()], loss };
     },
   };
 }

@@ -1,7 +1,7 @@
 // The way of a merged tensor into the derived files of its unit: one sink for each file that has it. What they do with
 // the values is quantized-sink.ts's and parts-sink.ts's; merge-region.ts opens the files.
 import type { Block, Kernels } from "../core/ops/kernels.ts";
-import type { Loss } from "../core/ops/quantize.ts";
+import type { Loss } from "../core/ops/loss.ts";
 import type { DerivedModule, DerivedTensor } from "../core/plan/schema.ts";
 import type { Dtype } from "../core/tensor.ts";
 import { createCopySink, createPartsSink } from "./parts-sink.ts";

@@ -28,6 +28,8 @@ export type TileRun = {
   readonly nonFiniteInputs: number[];
   inputsCounted: boolean;
   nonFiniteOutput: number;
+  /** What the apply pass changed so far, ||result - base||^2, in float64 by tile; undefined: nobody asks. */
+  delta: number | undefined;
   /** Watches the apply pass, when asked for. */
   readonly interference: Interference | undefined;
 };
@@ -64,6 +66,7 @@ export function applyTile(run: TileRun, program: TensorProgram): HandleTile {
   const looksBack = !run.inputsCounted && !("tile" in pass);
   const dtype = floatDtype(tensor.dtype);
   const unit = elementBytes(dtype, 1);
+  const base = tensor.inputs.findIndex(({ isBase }) => isBase);
   return (place) => {
     const { offset, count } = place;
     if (run.interference !== undefined) {
@@ -73,6 +76,10 @@ export function applyTile(run: TileRun, program: TensorProgram): HandleTile {
     compute(place);
     const bad = kernels.narrow(dtype, buffers.outputTile, buffers.outputs[place.output], offset * unit, count);
     run.nonFiniteOutput += bad;
+    if (run.delta !== undefined) {
+      widenInput(run, place, base);
+      run.delta += kernels.measureLoss(buffers.outputTile, 0, pick(buffers.inputTiles[base]), count).noise;
+    }
     if (bad > 0 && looksBack) widenInputs(run, place, true);
     if (run.interference === undefined || countKept === undefined) return;
     const { inputTiles: inputs, outputTile: output } = buffers;
@@ -88,19 +95,21 @@ function widenedTile(run: TileRun, pass: Pass, counting: boolean): HandleTile {
   };
 }
 
-function widenInputs(
-  { kernels, tensor, buffers, nonFiniteInputs }: TileRun,
-  place: TilePlace,
-  counting: boolean,
-): void {
-  tensor.inputs.forEach((input, index) => {
-    const dtype = floatDtype(input.dtype);
-    const window = pick(buffers.windows[index]?.[place.slot]);
-    const tile = pick(buffers.inputTiles[index]);
-    const offset = place.offset * elementBytes(dtype, 1);
-    const bad = kernels.widen(dtype, window, offset, tile, inputElements(input, place.count));
+function widenInputs(run: TileRun, place: TilePlace, counting: boolean): void {
+  const { tensor, nonFiniteInputs } = run;
+  tensor.inputs.forEach((_, index) => {
+    const bad = widenInput(run, place, index);
     if (counting) nonFiniteInputs[index] = (nonFiniteInputs[index] ?? 0) + bad;
   });
+}
+
+/** An input's values to its tile; returns how many are not finite. */
+function widenInput({ kernels, tensor, buffers }: TileRun, place: TilePlace, index: number): number {
+  const input = pick(tensor.inputs[index]);
+  const dtype = floatDtype(input.dtype);
+  const window = pick(buffers.windows[index]?.[place.slot]);
+  const offset = place.offset * elementBytes(dtype, 1);
+  return kernels.widen(dtype, window, offset, pick(buffers.inputTiles[index]), inputElements(input, place.count));
 }
 
 /** The stored dtype of all inputs, when it is one that kernels read directly. */

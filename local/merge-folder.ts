@@ -43,7 +43,7 @@ export type MergeFolderRequest = {
   readonly force: boolean;
   readonly threads: number;
   readonly memoryBytes: number;
-  /** Measure how the models agree and disagree, and write statistics.json. */
+  /** Measure how the models agree and disagree, for statistics.json. */
   readonly statistics: boolean;
   /** In place of the recipe's own. */
   readonly outputs?: readonly OutputRequest[] | undefined;
@@ -73,9 +73,9 @@ export type MergeFolderResult = {
   /** NaN and infinite values of the output. */
   readonly nonFinite: number;
   readonly warnings: readonly string[];
-  /** Of the warnings, those about quantized outputs that lose more than the merge changed; with statistics only. */
+  /** Of the warnings, those about quantized outputs that lose more than the merge changed. */
   readonly hidden: readonly string[];
-  /** When asked for, and when there was anything to measure. */
+  /** When asked for or with quantized outputs, and when there was anything to measure. */
   readonly statistics: Statistics | undefined;
 };
 
@@ -133,10 +133,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
     deps.signal.throwIfAborted();
     await output.commit();
     const summary = summarise(results, plan, listings);
-    const hidden = warnOfLosses(
-      results.flatMap(({ losses }) => losses),
-      statistics,
-    );
+    const hidden = warnOfLosses(results.flatMap(({ losses }) => losses));
     const all = [...warnings, ...hidden];
     return { ...summary, target: request.target, version: versionName(manifest), warnings: all, hidden, statistics };
   } catch (error) {
@@ -153,7 +150,8 @@ async function putStatistics(
   deps: MergeFolderDeps,
 ): Promise<Statistics | undefined> {
   const measured = results.flatMap((result) => result.statistics ?? []);
-  const statistics = collectStatistics(method, measured);
+  const losses = results.flatMap((result) => result.losses);
+  const statistics = collectStatistics(method, measured, losses);
   if (statistics === undefined) return undefined;
   const bytes = encodeStatistics(statistics);
   await writeObject(target, STATISTICS_FILE, bytes, bytes.length, deps);

@@ -6,6 +6,7 @@ import type { CheckpointFile, ReadRange } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { readGgufHeader } from "../core/formats/gguf.ts";
 import { readSafetensorsHeader } from "../core/formats/safetensors.ts";
+import { warnOfLosses } from "../core/plan/loss-warnings.ts";
 import type { DerivedFileListing } from "../core/plan/receipt.ts";
 import type { DerivedFile } from "../core/plan/schema.ts";
 import { sameShape } from "../core/tensor.ts";
@@ -25,6 +26,9 @@ export const checkStep = defineStep({
     const finished = await readFinishedUnits(context);
     const merges = mergesOf(finished);
     await mapBounded(merges, (merge) => checkOutput(context, merge));
+    for (const text of warnOfLosses(merges.flatMap(({ receipt }) => receipt.losses))) {
+      deps.log({ event: "warning", run: ref.run, text });
+    }
     const nonFinite = merges.reduce((sum, { receipt }) => sum + receipt.nonFinite.output, 0);
     const { maxNonFinite } = context.plan.header.checks;
     if (nonFinite > maxNonFinite) {

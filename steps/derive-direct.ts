@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import type { TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype, scalarCast } from "../core/ops/cast.ts";
-import type { Loss } from "../core/ops/quantize.ts";
+import type { Loss } from "../core/ops/loss.ts";
 import type { DerivedMatrix } from "../core/plan/derived-model.ts";
 import { elementBytes, sameShape } from "../core/tensor.ts";
 import { checkReadable } from "../core/universal/conversion.ts";

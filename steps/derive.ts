@@ -6,7 +6,7 @@ import { z } from "zod";
 import { MergeyardError } from "../core/error.ts";
 import type { PlannedShard } from "../core/formats/shard-plan.ts";
 import { fileRole } from "../core/formats/side-files.ts";
-import type { Loss } from "../core/ops/quantize.ts";
+import { addLoss, type Loss, NO_LOSS, signalToNoise } from "../core/ops/loss.ts";
 import { type DerivedCopy, type DerivedMatrix, derivedSpecs, planDerivedModel } from "../core/plan/derived-model.ts";
 import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
 import { LOWER_BITS } from "../core/schemes/double-rounding.ts";
@@ -17,7 +17,7 @@ import { type DerivedWindow, type DeriveSource, deriveWindows } from "../engine/
 import { copyAcross, writeObject } from "../stores/objects.ts";
 import { createDirectComparison, type DirectComparison, type DirectLoss } from "./derive-direct.ts";
 import { openPlace, travellingFiles, writtenDocuments } from "./open-checkpoint.ts";
-import { addLoss, lossSchema, measureLoss, signalToNoise, summariseLosses } from "./quantize-losses.ts";
+import { lossSchema, measureLoss, summariseLosses } from "./quantize-losses.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 
 /** Bytes of a copied tensor in memory at a time. */
@@ -104,7 +104,7 @@ export const deriveStep = defineStep({
       elements: opened.checkpoint.tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
       bytes: model.shards.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
       derived: matrices.length,
-      clipped: losses.reduce((sum, { clipped }) => sum + clipped, 0) / elements,
+      clipped: losses.reduce((sum, { loss: { clipped } }) => sum + clipped, 0) / elements,
       ignore: [...model.ignore],
       ...summariseLosses(losses),
       original: describeDirect(losses.flatMap(({ direct }) => direct ?? [])),
@@ -115,7 +115,7 @@ export const deriveStep = defineStep({
 /** Written anew. */
 const REPLACED: ReadonlySet<string> = new Set(["config", "index", "record"]);
 
-type Measured = { readonly loss: Loss; readonly clipped: number; readonly direct: DirectLoss | undefined };
+type Measured = { readonly loss: Loss; readonly direct: DirectLoss | undefined };
 
 type Deriving = {
   readonly source: DeriveSource;
@@ -173,7 +173,7 @@ async function* partPieces(work: Deriving, unit: DerivedMatrix, name: string): A
   const isAgain = work.losses.has(unit.entry.name);
   const others = unit.parts.filter((part) => !isAgain && part.name !== wanted && isKept(part));
   const whole = allocateParts(others);
-  let measured: Measured = { loss: { signal: 0, noise: 0 }, clipped: 0, direct: undefined };
+  let measured: Measured = { loss: NO_LOSS, direct: undefined };
   for await (const window of deriveWindows(unit, work.source)) {
     if (!isAgain) measured = await addWindow(work, unit, window, measured);
     for (const part of others) {
@@ -202,11 +202,10 @@ async function addWindow(
 ): Promise<Measured> {
   const beside = await direct?.compare(unit, first, count, derived);
   return {
-    loss: addLoss(before.loss, measureLoss(stored, derived)),
-    clipped: before.clipped + clipped,
+    loss: addLoss(before.loss, { ...measureLoss(stored, derived), clipped }),
     direct: beside && {
-      derived: addLoss(before.direct?.derived, beside.derived),
-      direct: addLoss(before.direct?.direct, beside.direct),
+      derived: addLoss(before.direct?.derived ?? NO_LOSS, beside.derived),
+      direct: addLoss(before.direct?.direct ?? NO_LOSS, beside.direct),
     },
   };
 }

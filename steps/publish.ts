@@ -123,13 +123,14 @@ async function describeVersion(
   return { name: versionName(manifest), manifest, files, bytes };
 }
 
-/** statistics.json, when the pipeline asks for it. */
+/** statistics.json, when the pipeline asks for it or has quantized outputs. */
 function describeStatistics(
   { yard, plan, deps }: UnitContext,
   merges: readonly FinishedMerge[],
 ): VersionFile | undefined {
   const measured = merges.flatMap(({ receipt }) => receipt.statistics ?? []);
-  const statistics = collectStatistics(plan.header.method, measured);
+  const losses = merges.flatMap(({ receipt }) => receipt.losses);
+  const statistics = collectStatistics(plan.header.method, measured, losses);
   if (statistics === undefined) return undefined;
   const bytes = encodeStatistics(statistics);
   const listing: PlainFile = { name: STATISTICS_FILE, bytes: bytes.length, digest: digestBytes(bytes) };

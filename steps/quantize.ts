@@ -14,7 +14,7 @@ import { type Importance, readImatrix } from "../core/formats/imatrix.ts";
 import { parseJsonDocument } from "../core/formats/json-scan.ts";
 import { TOKENIZER_LIMITS } from "../core/limits.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
-import type { Loss } from "../core/ops/quantize.ts";
+import { type Loss, NO_LOSS } from "../core/ops/loss.ts";
 import { MIXES, type Mix, plannedMix } from "../core/schemes/mixes.ts";
 import { elementCount } from "../core/tensor.ts";
 import type { QuantizeRequest, QuantizeResult, QuantizeTensor } from "../engine/quantize-request.ts";
@@ -27,7 +27,6 @@ import { defineStep, type QuantizeDeps, type StepDeps } from "./step.ts";
 
 const count = z.int().nonnegative();
 const positive = z.int().positive();
-const NO_LOSS: Loss = Object.freeze({ signal: 0, noise: 0 });
 
 export const quantizeStep = defineStep({
   name: "quantize",

@@ -3,6 +3,7 @@
 import { layout } from "../core/artifact/layout.ts";
 import { collectStatistics } from "../core/artifact/statistics.ts";
 import { PRICES } from "../core/cost/estimate.ts";
+import { warnOfLosses } from "../core/plan/loss-warnings.ts";
 import { receiptSchema } from "../core/plan/receipt.ts";
 import { type ReportedRun, renderRunReport } from "../core/report/run-report.ts";
 import type { ObjectStore } from "../stores/store.ts";
@@ -42,9 +43,11 @@ export async function makeRunReport(yard: ObjectStore, run: string, signal: Abor
     failures: failures.flatMap((failure) =>
       failure === undefined ? [] : [{ code: failure.error.code, text: describe(failure.error) }],
     ),
+    warnings: [...header.warnings, ...warnOfLosses(receipts.flatMap(({ losses }) => losses))],
     statistics: collectStatistics(
       header.method,
       receipts.flatMap(({ statistics }) => statistics ?? []),
+      receipts.flatMap(({ losses }) => losses),
     ),
   };
   return renderRunReport(report, PRICES);

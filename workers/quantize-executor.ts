@@ -1,7 +1,7 @@
 // The quantize executor: makes one quantized file on worker threads. It cuts the file into regions, hands them out as
 // threads become free, and makes the file visible when all are done, or leaves nothing behind.
 import assert from "node:assert/strict";
-import type { Loss } from "../core/ops/quantize.ts";
+import { addLoss, type Loss, NO_LOSS } from "../core/ops/loss.ts";
 import { cutPortions, fitPortions, type PortionRegion } from "../engine/quantize-portions.ts";
 import type { PortionRun, QuantizeRegionResult } from "../engine/quantize-region.ts";
 import type { ExecuteQuantize, QuantizeRequest, QuantizeTensor } from "../engine/quantize-request.ts";
@@ -79,12 +79,11 @@ function resultOf(outcome: RegionOutcome): QuantizeRegionResult {
 
 /** By tensors, added in file order: regions differ with the number of threads, their portions do not. */
 function addLosses(tensors: readonly QuantizeTensor[], results: readonly QuantizeRegionResult[]): readonly Loss[] {
-  const sums = tensors.map(() => ({ signal: 0, noise: 0 }));
+  const sums: Loss[] = tensors.map(() => NO_LOSS);
   for (const { tensor, loss } of results.flatMap(({ losses }) => losses)) {
     const sum = sums[tensor];
     assert.ok(sum !== undefined);
-    sum.signal += loss.signal;
-    sum.noise += loss.noise;
+    sums[tensor] = addLoss(sum, loss);
   }
   return sums;
 }

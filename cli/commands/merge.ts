@@ -98,7 +98,8 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
 async function writeReport(file: string, statistics: Statistics | undefined): Promise<void> {
   const { renderInterference } = await import("../../core/report/interference.ts");
   const { writeFile } = await import("node:fs/promises");
-  if (statistics === undefined) throw new MergeyardError("CliNothingToReport", { where: { file } });
+  const hasAny = statistics !== undefined && (statistics.tensors.length > 0 || statistics.quantized.length > 0);
+  if (!hasAny) throw new MergeyardError("CliNothingToReport", { where: { file } });
   await writeFile(file, renderInterference(statistics));
 }
 

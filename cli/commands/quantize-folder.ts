@@ -2,6 +2,7 @@
 import { toUri } from "../arguments.ts";
 import { openOutput } from "../output.ts";
 import { createProgress } from "../progress.ts";
+import { writeQuantizationReport } from "../quantization-report.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
@@ -10,6 +11,7 @@ export type FolderOptions = {
   readonly scheme: string;
   readonly out: string;
   readonly ignore: readonly string[];
+  readonly report?: string;
   readonly threads?: number;
   readonly memory?: number;
   readonly json?: boolean;
@@ -52,6 +54,8 @@ export async function quantizeFolder(source: string, options: FolderOptions, ter
     const result = await runStep(quantizeFolderStep, { ...place, scheme, ignore }, deps);
     await output.commit();
     progress.end();
+    const drawn = { output: `compressed-tensors ${scheme}`, tensors: result.losses };
+    await writeQuantizationReport(options.report, drawn, undefined, terminal);
     printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
       const bits = (8 * result.bytes) / result.elements;
       const counts = `${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}, ${bits.toFixed(2)} bits each`;

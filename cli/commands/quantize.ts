@@ -17,6 +17,7 @@ import {
   readPlanFile,
 } from "../bit-plan.ts";
 import { createProgress } from "../progress.ts";
+import { reportOption, writeQuantizationReport } from "../quantization-report.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
@@ -49,6 +50,7 @@ export function addQuantize(program: Command, terminal: Terminal): void {
     .addOption(new Option("--split-max-size <size>", SPLIT_SIZE_HELP).argParser(parseSplitSize))
     .addOption(new Option("--split-max-tensors <n>", "the same, of at most N tensors each").argParser(parseCount))
     .addOption(ignoreOption())
+    .addOption(reportOption())
     .addOption(threadsOption())
     .addOption(memoryOption())
     .addOption(jsonOption());
@@ -151,6 +153,8 @@ async function quantize(source: string, options: Options, terminal: Terminal): P
     const split = { maxBytes: options.splitMaxSize, maxTensors: options.splitMaxTensors };
     const result = await runStep(quantizeStep, { ...from, target, name, scheme, tokenizer, split }, deps);
     progress.end();
+    const drawn = { output: `gguf ${result.scheme}`, tensors: result.losses };
+    await writeQuantizationReport(options.report, drawn, planned, terminal);
     printResult(terminal, options.json, planned === undefined ? result : { ...result, plan: planned }, () => {
       const bits = (8 * result.bytes) / result.elements;
       const tokens = result.hasTokenizer ? "" : "; no tokenizer";

@@ -1,8 +1,10 @@
-// statistics.json of a merge: how the models' changes agree and disagree, tensor by tensor. Written beside the artifact
-// when asked for, from numbers that fall out of the pass that merges. The zod schema is its definition.
+// statistics.json of a merge: how the models' changes agree and disagree, tensor by tensor, and what quantized outputs
+// lost. Written beside the artifact when asked for and where there are quantized outputs, from numbers that fall out of
+// the pass that merges. The zod schema is its definition.
 import { z } from "zod";
-import type { UnitStatistics } from "../plan/receipt.ts";
+import type { UnitLoss, UnitStatistics } from "../plan/receipt.ts";
 import { canonicalJson } from "./digest.ts";
+import { listQuantized, quantizedOutputSchema } from "./quantized.ts";
 
 /** File name in an artifact's folder. */
 export const STATISTICS_FILE = "statistics.json";
@@ -32,8 +34,10 @@ export const statisticsSchema = z.strictObject({
   vectors: z.enum(["task", "weights"]),
   base: z.string().nullable(),
   models: z.array(z.string()),
-  /** In name order. */
+  /** In name order; none where the recipe does not ask for them. */
   tensors: z.array(tensorStatisticsSchema),
+  /** What quantized outputs lost. */
+  quantized: z.array(quantizedOutputSchema).default([]),
 });
 
 export type TensorStatistics = z.infer<typeof tensorStatisticsSchema>;
@@ -47,12 +51,16 @@ export function listPairs(models: number): readonly (readonly [number, number])[
 }
 
 /**
- * The document of a merge from what its units measured; undefined when none measured anything. Models come in order of
- * first mention, tensors by name; a model that takes no part in a tensor has null there.
+ * The document of a merge from what its units measured and lost; undefined when there is neither. Models come in order
+ * of first mention, tensors by name; a model that takes no part in a tensor has null there.
  */
-export function collectStatistics(method: string, measured: readonly UnitStatistics[]): Statistics | undefined {
+export function collectStatistics(
+  method: string,
+  measured: readonly UnitStatistics[],
+  losses: readonly UnitLoss[],
+): Statistics | undefined {
   const models = [...new Set(measured.flatMap((tensor) => tensor.models))];
-  if (models.length === 0) return undefined;
+  if (models.length === 0 && losses.length === 0) return undefined;
   const pairs = listPairs(models.length);
   const tensors = measured.map((tensor): TensorStatistics => {
     const place = models.map((model) => tensor.models.indexOf(model));
@@ -77,6 +85,7 @@ export function collectStatistics(method: string, measured: readonly UnitStatist
     base,
     models,
     tensors: tensors.sort((a, b) => (a.name < b.name ? -1 : 1)),
+    quantized: [...listQuantized(losses)],
   };
 }
 

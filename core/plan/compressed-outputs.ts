@@ -64,7 +64,8 @@ function planFile(file: string, units: readonly CompressedUnit[], scheme: string
     const place = { tensor, shape: [...unit.entry.shape], offset: parts[0]?.offset ?? fileBytes, bytes, parts };
     return unit.kind === "copy" ? place : { ...place, scheme, scales: unit.matrix.dtype };
   });
-  return { format: "safetensors", file, fileBytes, header: Buffer.from(header).toString("base64"), tensors };
+  const output = `compressed-tensors ${scheme}`;
+  return { format: "safetensors", output, file, fileBytes, header: Buffer.from(header).toString("base64"), tensors };
 }
 
 /** Parts go into the file as they are made, and readers map them where they lie. */

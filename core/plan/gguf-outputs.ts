@@ -64,6 +64,7 @@ function planOutput({ mix, tokenizer: wanted }: GgufOutput, parts: GgufOutputPar
     );
     return {
       format: "gguf",
+      output: `gguf ${mix.id}`,
       file: splitName(`${parts.name}-${mix.id}`, index, shards.length),
       fileBytes,
       header: Buffer.from(header).toString("base64"),

@@ -8,7 +8,7 @@ import type { Round } from "../methods/whole-model.ts";
 import { TILE_ELEMENTS } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { compressedScheme } from "../schemes/compressed-scheme.ts";
-import { BLOCK_SCHEMES, COMPRESSED_SCHEMES } from "../schemes/registry.ts";
+import { BLOCK_SCHEMES, type BlockSchemeId, COMPRESSED_SCHEMES } from "../schemes/registry.ts";
 import { type Matrix, type Part, type PartScheme, partRange, rowBytes } from "../schemes/scheme.ts";
 import { type Dtype, elementBytes, elementCount } from "../tensor.ts";
 import {
@@ -147,22 +147,38 @@ export function sinkMatrix({ scheme: id, scales, shape, parts }: DerivedModule) 
   return { scheme, matrix, parts: scheme.parts(matrix), rowsAtOnce, keptBytes };
 }
 
-/** Memory of the sink of a module: values and the same read back, the parts of both, and those that are kept. */
+/** Memory of the sink of a module: values, what quantizes them, and the parts that are kept. */
 function moduleBytes(module: DerivedModule): number {
   const own = sinkMatrix(module);
   if (own === undefined) return 0;
-  const values = 2 * allocatedBytes(4 * own.rowsAtOnce * own.matrix.columns);
-  const parts = own.parts.map((part) => allocatedBytes(partRange(part, 0, own.rowsAtOnce).bytes));
-  return parts.reduce((sum, bytes) => sum + bytes, values + own.keptBytes);
+  const values = allocatedBytes(4 * own.rowsAtOnce * own.matrix.columns);
+  return values + own.keptBytes + partsQuantizerBytes(own.scheme, own.matrix, own.rowsAtOnce);
 }
 
-/** Memory of the sinks of all derived files, whatever tensor is merged: values, blocks and a row read back. */
+/** Kernel memory of quantizing rows of blocks: a row read back, its limits, and its importance. */
+export function rowQuantizerBytes(id: BlockSchemeId, columns: number, hasImportance: boolean): number {
+  const { limits } = BLOCK_SCHEMES[id];
+  const runs = limits === undefined ? 0 : 2 * allocatedBytes((4 * columns) / limits.width);
+  return (hasImportance ? 2 : 1) * allocatedBytes(4 * columns) + runs;
+}
+
+/** Kernel memory of quantizing windows of `rows` rows: their parts, their values read back, and their limits. */
+export function partsQuantizerBytes(scheme: PartScheme, matrix: Matrix, rows: number): number {
+  const { columns } = matrix;
+  const width = scheme.limits?.width(columns);
+  const runs = width === undefined ? 0 : 2 * allocatedBytes((4 * rows * columns) / width);
+  const parts = scheme.parts(matrix).map((part) => allocatedBytes(partRange(part, 0, rows).bytes));
+  return parts.reduce((sum, bytes) => sum + bytes, allocatedBytes(4 * rows * columns) + runs);
+}
+
+/** Memory of the sinks of all derived files, whatever tensor is merged: values, blocks and what quantizes them. */
 export function sinkBytes(derived: readonly Pick<DerivedFile, "tensors">[]): number {
   const bytesOf = (tensor: DerivedTensor | DerivedModule): number => {
     if ("parts" in tensor) return moduleBytes(tensor);
     const { columns, rowsAtOnce } = sinkRows(tensor);
     const blocks = rowsAtOnce * rowBytes(BLOCK_SCHEMES[tensor.scheme], columns);
-    return allocatedBytes(4 * rowsAtOnce * columns) + allocatedBytes(blocks) + allocatedBytes(4 * columns);
+    const quantizer = rowQuantizerBytes(tensor.scheme, columns, false);
+    return allocatedBytes(4 * rowsAtOnce * columns) + allocatedBytes(blocks) + quantizer;
   };
   return derived.reduce(
     (sum, { tensors }) => sum + tensors.map(bytesOf).reduce((most, bytes) => Math.max(most, bytes), 0),

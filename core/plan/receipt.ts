@@ -49,14 +49,20 @@ export const blockFileSchema = z.strictObject({
 /** A file made of the tensors of a unit, beside its own: GGUF, or safetensors. */
 export const derivedFileListingSchema = z.union([tensorFileSchema, blockFileSchema]);
 
-/** What quantizing one tensor lost: sums of squares of its values, and of what they differ by. */
+/** What quantizing one tensor lost: core/ops/loss.ts defines the measures. */
 const unitLossSchema = z.strictObject({
-  file: z.string(),
+  /** Format and scheme of the output, as recipes spell them. */
+  output: z.string(),
   /** In the merged checkpoint. */
   tensor: z.string(),
   scheme: z.string(),
+  elements: count,
   signal: z.number(),
   noise: z.number(),
+  largest: z.number(),
+  clipped: count,
+  /** Sum of squares of what the merge changed, ||W - W_base||^2; null where there is no base, or a copy. */
+  delta: z.number().nullable(),
 });
 
 /** How the models of one tensor agree and disagree; lists follow `models`, the inputs without the base. */

@@ -226,6 +226,8 @@ const derivedModuleSchema = z.strictObject({
 });
 
 const derivedFileBase = {
+  /** Format and scheme of the output that the file is of, as recipes spell them. */
+  output: z.string(),
   file: z.string(),
   fileBytes: count,
   /** Its first bytes, in base64. */

@@ -184,7 +184,7 @@ export const pipelineSchema = closed({
     .max(16)
     .default([{ format: "safetensors" }]),
   checks: closed({ max_nonfinite: z.int().nonnegative().default(0) }).default({ max_nonfinite: 0 }),
-  /** Publish statistics.json beside the weights: how the models' changes agree and disagree. */
+  /** Measure how the models' changes agree and disagree, for statistics.json. */
   statistics: z.boolean().default(false),
   publish: closed({
     model: nameSchema,

@@ -1,6 +1,7 @@
-// The report of a bit plan: size against loss over all budgets, where the plan stands, and the scheme of every matrix.
+// A bit plan as sections of a page: size against loss over all budgets, where the plan stands, and the scheme of every
+// matrix.
 import type { PlannedTensor } from "../bit-plan/document.ts";
-import { escapeHtml, openSvg, renderPage, section } from "./page.ts";
+import { escapeHtml, openSvg, section } from "./page.ts";
 
 /** A plan as it is drawn; sizes in bytes, of all tensors. */
 export type DrawnPlan = {
@@ -13,14 +14,15 @@ export type DrawnPlan = {
   readonly frontier: readonly { readonly bytes: number; readonly loss: number }[];
 };
 
-/** The page of a plan. */
-export function renderFrontier(plan: DrawnPlan): string {
+/** The sections of a plan. */
+export function drawFrontier(plan: DrawnPlan): readonly string[] {
   const { budget, bits, sensitivity, bytes } = plan;
-  return renderPage(`A bit plan for ${budget}`, [
-    `<p>${bits.toFixed(3)} bits a weight, ${bytes.toLocaleString("en")} bytes; ${escapeHtml(sensitivity)} error.</p>`,
+  const size = `${bits.toFixed(3)} bits a weight, ${bytes.toLocaleString("en")} bytes`;
+  return [
+    `<p>A bit plan for ${escapeHtml(budget)}: ${size}; ${escapeHtml(sensitivity)} error.</p>`,
     section("Size against loss", "Each point is the best plan of its size; loss on a logarithmic scale.", draw(plan)),
     section("Schemes", "", drawTable(plan)),
-  ]);
+  ];
 }
 
 const CHART = { width: 720, height: 260, left: 70, bottom: 30, top: 12, right: 12 };

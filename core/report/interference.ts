@@ -1,7 +1,9 @@
-// The interference report: one HTML page that shows how the models of a merge agree and disagree. Self-contained: no
+// The report of a merge: one HTML page that shows how its models agree and disagree, and what its quantized outputs
+// lost. Self-contained: no
 // scripts, no fonts, no network; it reads as well printed as on a screen.
 import type { Statistics, TensorStatistics } from "../artifact/statistics.ts";
 import { escapeHtml, openSvg, percent, renderPage, section } from "./page.ts";
+import { drawQuantization } from "./quantization.ts";
 import {
   conflictShare,
   findLayer,
@@ -21,11 +23,13 @@ const LINES = ["#1b6ca8", "#c4561a", "#2f7d4f", "#8a3f7a", "#6b5b1e", "#444444"]
 /** The page for a merge's statistics. */
 export function renderInterference(statistics: Statistics): string {
   const title = `${statistics.method}: ${statistics.models.length} models`;
-  return renderPage(title, [`<p>${introduce(statistics)}</p>`, ...drawInterference(statistics)]);
+  const introduction = statistics.tensors.length === 0 ? "" : `<p>${introduce(statistics)}</p>`;
+  return renderPage(title, [introduction, ...drawInterference(statistics), ...drawQuantization(statistics.quantized)]);
 }
 
-/** The sections of the page, for a page that shows more. */
+/** The sections of the page, for a page that shows more; none of statistics without models. */
 export function drawInterference(statistics: Statistics): readonly string[] {
+  if (statistics.tensors.length === 0) return [];
   const grid = layerGrid(statistics);
   return [
     section("How alike the models are", NOTES.cosines, drawCosines(statistics)),

@@ -1,9 +1,10 @@
-// The report of a run: one HTML page with its stages, the timeline of its units, retries, cost and failures, and how
-// the models agree, drawn as the interference report draws it.
+// The report of a run: one HTML page with its stages, the timeline of its units, retries, cost and failures, what
+// quantized outputs lost, and how the models agree, drawn as the interference report draws it.
 import type { Statistics } from "../artifact/statistics.ts";
 import { formatUsd, type Prices, workerUsd } from "../cost/estimate.ts";
 import { drawInterference } from "./interference.ts";
 import { escapeHtml, openSvg, renderPage, section } from "./page.ts";
+import { drawQuantization } from "./quantization.ts";
 
 /** A unit that is done. */
 export type ReportedUnit = {
@@ -28,6 +29,8 @@ export type ReportedRun = {
   readonly retries: readonly { readonly stage: number; readonly job: number; readonly attempts: number }[];
   readonly workerMs: number;
   readonly failures: readonly { readonly code: string; readonly text: string }[];
+  /** Of the plan, and of what quantized outputs lost. */
+  readonly warnings: readonly string[];
   readonly statistics: Statistics | undefined;
 };
 
@@ -50,7 +53,8 @@ export function renderRunReport(report: ReportedRun, prices: Prices): string {
     ...(report.failures.length === 0
       ? []
       : [section("Failures", "Also of attempts before the last.", drawFailures(report))]),
-    ...(statistics === undefined ? [] : drawInterference(statistics)),
+    ...(report.warnings.length === 0 ? [] : [section("Warnings", "", drawWarnings(report))]),
+    ...(statistics === undefined ? [] : [...drawQuantization(statistics.quantized), ...drawInterference(statistics)]),
   ]);
 }
 
@@ -167,6 +171,10 @@ function drawFailures({ failures }: ReportedRun): string {
     .slice(0, ROWS_MAX)
     .map(({ code, text }) => `<tr><td><code>${escapeHtml(code)}</code></td><td>${escapeHtml(text)}</td></tr>`);
   return table(["code", "what"], rows);
+}
+
+function drawWarnings({ warnings }: ReportedRun): string {
+  return `<ul>${warnings.map((warning) => `<li>${escapeHtml(warning)}</li>`).join("")}</ul>`;
 }
 
 function colourOf(stage: number): string {

@@ -2,6 +2,7 @@
 // the activations' size before; what is stored is the same.
 // Source: AWQ, arXiv:2306.00978; AutoAWQ; quantization reference section 6.
 import { type Codes, packAwq, unpackAwq } from "./gptq-packing.ts";
+import { setLimits } from "./limits.ts";
 import { roundEven, viewOf } from "./rounding.ts";
 import { type PartScheme, partOf, type RowWindow } from "./scheme.ts";
 
@@ -75,6 +76,20 @@ export function awq(id: string, group: number): PartScheme {
         const scale = scales.getFloat16(2 * (at * matrix.rows + first + row), true);
         values[i] = f(((codes.values[i] ?? 0) - (zeros.values[row * groups + at] ?? 0)) * scale);
       }
+    },
+    limits: {
+      width: () => group,
+      read(window, low, high) {
+        const { matrix, first, count } = window;
+        const { zeros, groups } = codesOf(window, group);
+        const scales = viewOf(partOf(window, "scales"));
+        unpackAwq(partOf(window, "qzeros"), placeOf(window), zeros);
+        for (let i = 0; i < count * groups; i++) {
+          const scale = scales.getFloat16(2 * ((i % groups) * matrix.rows + first + Math.floor(i / groups)), true);
+          const zero = zeros.values[i] ?? 0;
+          setLimits(low, high, i, -zero * scale, (MOST - zero) * scale, scale / 2);
+        }
+      },
     },
   } satisfies PartScheme);
 }

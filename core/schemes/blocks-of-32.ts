@@ -1,6 +1,7 @@
 // Q4_0, Q4_1, Q5_0 and Q5_1: blocks of 32 codes of 4 or 5 bits with a scale, or a scale and a minimum. Low nibbles hold
 // the first half of the block, high nibbles the second; the fifth bits stand together in one word.
 import { readHalf, writeHalf } from "./bits.ts";
+import { setLimits } from "./limits.ts";
 import type { BlockScheme } from "./scheme.ts";
 import {
   found,
@@ -115,6 +116,16 @@ function blockScheme(id: string, title: string, layout: Layout): BlockScheme {
           target[at + i] = layout.isAffine ? f(f(code * d) + m) : (code - half) * d;
         }
       }
+    },
+    limits: {
+      width: N,
+      read(source, low, high) {
+        for (let at = 0, from = 0; from < source.length; at++, from += blockBytes) {
+          const d = readHalf(source, from);
+          const first = layout.isAffine ? readHalf(source, from + 2) : -half * d;
+          setLimits(low, high, at, first, first + (2 * half - 1) * d, d / 2);
+        }
+      },
     },
   } satisfies BlockScheme);
 }

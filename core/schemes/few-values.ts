@@ -1,5 +1,6 @@
 // TQ1_0, TQ2_0 and Q1_0: weights of three or two values under one scale.
 import { readHalf, roundHalfAway, writeHalf } from "./bits.ts";
+import { setLimits } from "./limits.ts";
 import type { BlockScheme } from "./scheme.ts";
 import { signedExtreme } from "./search.ts";
 
@@ -58,6 +59,7 @@ export const tq1_0 = Object.freeze({
       }
     }
   },
+  limits: undefined,
 } satisfies BlockScheme);
 
 const TQ2_D = 64;
@@ -91,6 +93,7 @@ export const tq2_0 = Object.freeze({
       }
     }
   },
+  limits: undefined,
 } satisfies BlockScheme);
 
 /** x ~ d or -d: d = mean|x|, the sum in order; a set bit is plus. */
@@ -121,5 +124,14 @@ export const q1_0 = Object.freeze({
         target[at + i] = (((source[from + 2 + (i >> 3)] ?? 0) >> (i & 7)) & 1) === 1 ? d : -d;
       }
     }
+  },
+  limits: {
+    width: 128,
+    read(source, low, high) {
+      for (let at = 0, from = 0; from < source.length; at++, from += 18) {
+        const d = readHalf(source, from);
+        setLimits(low, high, at, -d, d, d);
+      }
+    },
   },
 } satisfies BlockScheme);

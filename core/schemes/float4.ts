@@ -79,6 +79,7 @@ export const nvfp4a16 = Object.freeze({
       decodeRun(codes, first, 16, f((E4M3.values[scales[at] ?? 0] ?? 0) / global), window.values);
     });
   },
+  limits: undefined,
 } satisfies PartScheme);
 
 /** The exponent of max|x|, its mantissa rounded at 1.75 up to the next power of two, minus that of the largest code. */
@@ -115,4 +116,5 @@ export const mxfp4a16 = Object.freeze({
     const [codes, scales] = [partOf(window, "weight_packed"), partOf(window, "weight_scale")];
     forEachGroup(window, 32, (first, at) => decodeRun(codes, first, 32, powerOf(scales[at] ?? 0), window.values));
   },
+  limits: undefined,
 } satisfies PartScheme);

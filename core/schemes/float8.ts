@@ -64,6 +64,7 @@ export function float8(form: Float8Form): PartScheme {
         });
       });
     },
+    limits: undefined,
   } satisfies PartScheme);
 }
 

@@ -8,6 +8,7 @@ const FLOAT = {
   blockElements: 1,
   needs: "stream",
   importance: "ignored",
+  limits: undefined,
 } as const;
 
 const words = new DataView(new ArrayBuffer(4));

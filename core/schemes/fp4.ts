@@ -1,4 +1,5 @@
 // MXFP4 and NVFP4 as GGUF files hold them: 4-bit floats under a power of two for 32 values, or an E4M3 scale for 16.
+import { setLimits } from "./limits.ts";
 import type { BlockScheme } from "./scheme.ts";
 import { signedExtreme } from "./search.ts";
 
@@ -41,6 +42,11 @@ function unpackCodes(
   }
 }
 
+/** Doubled, the largest value is 12 and the next one 8. */
+function limitCodes(step: number, at: number, low: Float32Array, high: Float32Array): void {
+  setLimits(low, high, at, -12 * step, 12 * step, 2 * step);
+}
+
 /** Exponent byte e: floor(log2 max|x|) - 2 + 127, the logarithm rounded to float32; 0 for zero and below the range. */
 function exponentOf(largest: number): number {
   return largest > 0 ? Math.max(0, Math.floor(f(Math.log2(largest))) - 2 + 127) : 0;
@@ -66,6 +72,14 @@ export const mxfp4 = Object.freeze({
     for (let at = 0, from = 0; at < target.length; at += 32, from += 17) {
       unpackCodes(2 ** ((source[from] ?? 0) - 128), 16, source, from + 1, target, at);
     }
+  },
+  limits: {
+    width: 32,
+    read(source, low, high) {
+      for (let at = 0, from = 0; from < source.length; at++, from += 17) {
+        limitCodes(2 ** ((source[from] ?? 0) - 128), at, low, high);
+      }
+    },
   },
 } satisfies BlockScheme);
 
@@ -113,5 +127,13 @@ export const nvfp4 = Object.freeze({
         unpackCodes(scaleStep(source[from + j] ?? 0), 8, source, from + 4 + 8 * j, target, at + 16 * j);
       }
     }
+  },
+  limits: {
+    width: 16,
+    read(source, low, high) {
+      for (let at = 0, from = 0; from < source.length; at += 4, from += 36) {
+        for (let j = 0; j < 4; j++) limitCodes(scaleStep(source[from + j] ?? 0), at + j, low, high);
+      }
+    },
   },
 } satisfies BlockScheme);

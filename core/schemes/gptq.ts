@@ -4,6 +4,7 @@
 import { MergeyardError } from "../error.ts";
 import { type Codes, packGptqWeights, packGptqZeros, unpackGptqWeights, unpackGptqZeros } from "./gptq-packing.ts";
 import { factorHessian, type HessianFactor, solveRow } from "./gptq-solver.ts";
+import { setLimits } from "./limits.ts";
 import { roundEven, viewOf } from "./rounding.ts";
 import { type PartScheme, partOf, type RowWindow } from "./scheme.ts";
 
@@ -131,6 +132,10 @@ export function gptq(id: string, title: string, form: GptqForm): PartScheme {
     },
     quantize: (window, { hessian }) => quantizeWindow(form, window, factorOf(form, hessian, window.matrix.columns)),
     dequantize: (window) => dequantizeWindow(form, window),
+    limits: {
+      width: (columns) => (group === "row" ? columns : group),
+      read: (window, low, high) => readLimits(form, window, low, high),
+    },
   } satisfies PartScheme);
 }
 
@@ -155,6 +160,20 @@ function quantizeWindow(form: GptqForm, window: RowWindow, factor: HessianFactor
   const index = viewOf(partOf(window, "g_idx"));
   for (let place = 0; place < columns; place++) {
     index.setInt32(4 * (factor?.order[place] ?? place), groupOf(form, factor, place), true);
+  }
+}
+
+/** Of groups in the order of their columns. */
+function readLimits(form: GptqForm, window: RowWindow, low: Float32Array, high: Float32Array): void {
+  const { matrix, first, count } = window;
+  const scales = viewOf(partOf(window, "scales"));
+  const groups = scales.byteLength / 2 / matrix.rows;
+  const zeros: Codes = { rows: count, columns: groups, values: new Uint8Array(count * groups) };
+  unpackGptqZeros({ words: partOf(window, "qzeros"), channels: matrix.rows, first }, form.bits, 1, zeros);
+  for (let i = 0; i < count * groups; i++) {
+    const scale = scales.getFloat16(2 * ((i % groups) * matrix.rows + first + Math.floor(i / groups)), true);
+    const zero = zeros.values[i] ?? 0;
+    setLimits(low, high, i, -zero * scale, (2 ** form.bits - 1 - zero) * scale, scale / 2);
   }
 }
 

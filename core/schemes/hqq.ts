@@ -1,6 +1,7 @@
 // HQQ: integers under a scale and a real zero point for a group, the zero point fitted so that outliers weigh less.
 // Needs no calibration data.
 // Source: HQQ, https://mobiusml.github.io/hqq_blog; quantization reference section 7.
+import { setLimits } from "./limits.ts";
 import { roundEven, viewOf } from "./rounding.ts";
 import { type PartScheme, partOf, type RowWindow } from "./scheme.ts";
 
@@ -168,6 +169,16 @@ export function hqq(id: string, bits: HqqBits, group: number): PartScheme {
         const moved = f((codes[i] ?? 0) - zeroView.getFloat32(at, true));
         window.values[i] = f(moved * scaleView.getFloat32(at, true));
       }
+    },
+    limits: {
+      width: () => group,
+      read(window, low, high) {
+        const [scales, zeros] = [viewOf(partOf(window, "scale")), viewOf(partOf(window, "zero"))];
+        for (let at = 0; 4 * at < scales.byteLength; at++) {
+          const [scale, zero] = [scales.getFloat32(4 * at, true), zeros.getFloat32(4 * at, true)];
+          setLimits(low, high, at, -zero * scale, (2 ** bits - 1 - zero) * scale, scale / 2);
+        }
+      },
     },
   } satisfies PartScheme);
 }

@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { MergeyardError } from "../error.ts";
 import { packBits, packColumn, packedBytes, unpackBits, unpackColumn } from "./bit-stream.ts";
 import type { CompressedForm } from "./compressed-form.ts";
+import { setLimits } from "./limits.ts";
 import { createRun, ROUNDINGS, type Rounding, type Run, roundEven, viewOf } from "./rounding.ts";
 import { type Part, type PartScheme, partOf, type RowWindow } from "./scheme.ts";
 
@@ -51,6 +52,10 @@ export function integers(form: IntegerForm): IntegerScheme {
     parts: (matrix) => listParts(form, matrix),
     quantize: (window, { largest }) => quantizeWindow(form, window, largest),
     dequantize: (window) => dequantizeWindow(form, window),
+    limits: {
+      width: (columns) => groupsOf(form, columns).width,
+      read: (window, low, high) => readLimits(form, window, low, high),
+    },
   } satisfies PartScheme);
 }
 
@@ -216,6 +221,19 @@ function readZeros({ bits, packed }: IntegerForm, window: RowWindow, groups: num
     for (let row = 0; row < window.count; row++) zeros[row * groups + at] = (codes[row] ?? 0) - 2 ** (bits - 1);
   }
   return zeros;
+}
+
+function readLimits(form: IntegerForm, window: RowWindow, low: Float32Array, high: Float32Array): void {
+  const { matrix, count } = window;
+  const { read } = ROUNDINGS[matrix.dtype];
+  const { count: groups } = groupsOf(form, matrix.columns);
+  const scales = viewOf(partOf(window, "weight_scale"));
+  const zeros = readZeros(form, window, groups);
+  const first = -(2 ** (form.bits - 1));
+  for (let at = 0; at < count * groups; at++) {
+    const [scale, zero] = [read(scales, form.group === "tensor" ? 0 : at), zeros[at] ?? 0];
+    setLimits(low, high, at, (first - zero) * scale, (-1 - first - zero) * scale, scale / 2);
+  }
 }
 
 /** Codes of one row of a window, [columns], as signed integers. */

@@ -1,5 +1,6 @@
 // IQ4_NL and IQ4_XS: 4-bit codes into a table of unequal steps; a scale for 32, in IQ4_XS a 6-bit one under an F16.
 import { nearestWithin, readHalf, writeHalf } from "./bits.ts";
+import { setLimits } from "./limits.ts";
 import type { BlockScheme } from "./scheme.ts";
 import { signedExtreme, sumOfSquares, weighByImportance, weighBySquare, ZERO_BELOW } from "./search.ts";
 
@@ -70,6 +71,13 @@ function unpackCodes(d: number, source: Uint8Array, from: number, target: Float3
   }
 }
 
+/** Half the step at either end of the table, about. */
+const END_MARGIN = 11.75;
+
+function limitCodes(d: number, at: number, low: Float32Array, high: Float32Array): void {
+  setLimits(low, high, at, LOWEST * d, 113 * d, END_MARGIN * d);
+}
+
 /** x ~ d T[q], d an F16 for 32 values. */
 export const iq4_nl = Object.freeze({
   id: "iq4_nl",
@@ -92,9 +100,24 @@ export const iq4_nl = Object.freeze({
       unpackCodes(readHalf(source, from), source, from + 2, target, at);
     }
   },
+  limits: {
+    width: SUB,
+    read(source, low, high) {
+      for (let at = 0, from = 0; from < source.length; at++, from += 18) {
+        limitCodes(readHalf(source, from), at, low, high);
+      }
+    },
+  },
 } satisfies BlockScheme);
 
 const scales = new Float32Array(8);
+
+/** Signed scale of sub-block j of the block at `from`. */
+function subScale(source: Uint8Array, from: number, j: number): number {
+  const low = ((source[from + 4 + (j >> 1)] ?? 0) >> (4 * (j & 1))) & 15;
+  const high = ((source[from + 2 + (j >> 2)] ?? 0) >> (2 * (j & 3))) & 3;
+  return (low | (high << 4)) - 32;
+}
 
 /** x ~ d (ls - 32) T[q], d an F16 for 256 values, ls six bits for 32. */
 export const iq4_xs = Object.freeze({
@@ -130,10 +153,17 @@ export const iq4_xs = Object.freeze({
     for (let at = 0, from = 0; at < target.length; at += 256, from += 136) {
       const d = readHalf(source, from);
       for (let j = 0; j < 8; j++) {
-        const low = ((source[from + 4 + (j >> 1)] ?? 0) >> (4 * (j & 1))) & 15;
-        const high = ((source[from + 2 + (j >> 2)] ?? 0) >> (2 * (j & 3))) & 3;
-        unpackCodes(f(d * ((low | (high << 4)) - 32)), source, from + 8 + 16 * j, target, at + SUB * j);
+        unpackCodes(f(d * subScale(source, from, j)), source, from + 8 + 16 * j, target, at + SUB * j);
       }
     }
+  },
+  limits: {
+    width: SUB,
+    read(source, low, high) {
+      for (let at = 0, from = 0; from < source.length; at += 8, from += 136) {
+        const d = readHalf(source, from);
+        for (let j = 0; j < 8; j++) limitCodes(d * subScale(source, from, j), at + j, low, high);
+      }
+    },
   },
 } satisfies BlockScheme);

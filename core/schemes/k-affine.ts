@@ -2,6 +2,7 @@
 // scales. The search finds real scales and minima, these are rounded, and the codes are then chosen again for the
 // rounded ones.
 import { nearest, nearestWithin, readHalf, writeHalf } from "./bits.ts";
+import { setLimits } from "./limits.ts";
 import type { BlockScheme } from "./scheme.ts";
 import {
   type AffineSearch,
@@ -32,7 +33,8 @@ type Layout = {
   weigh(row: Float32Array, at: number): void;
   /** Scale codes, minimum codes and codes into the block, and back. */
   pack(target: Uint8Array, block: number): void;
-  unpack(source: Uint8Array, block: number): void;
+  unpackScales(source: Uint8Array, block: number): void;
+  unpackCodes(source: Uint8Array, block: number): void;
 };
 
 /** w = |x|. */
@@ -113,7 +115,8 @@ function kScheme(id: string, title: string, layout: Layout): BlockScheme {
     },
     dequantize(source, target) {
       for (let at = 0, from = 0; at < target.length; at += N, from += blockBytes) {
-        layout.unpack(source, from);
+        layout.unpackScales(source, from);
+        layout.unpackCodes(source, from);
         const [d, dmin] = [readHalf(source, from + layout.d), readHalf(source, from + layout.d + 2)];
         for (let i = 0; i < N; i++) {
           const j = Math.floor(i / sub);
@@ -121,6 +124,19 @@ function kScheme(id: string, title: string, layout: Layout): BlockScheme {
           target[at + i] = f(f(step * (codes[i] ?? 0)) - offset);
         }
       }
+    },
+    limits: {
+      width: sub,
+      read(source, low, high) {
+        for (let at = 0, from = 0; from < source.length; at += N / sub, from += blockBytes) {
+          layout.unpackScales(source, from);
+          const [d, dmin] = [readHalf(source, from + layout.d), readHalf(source, from + layout.d + 2)];
+          for (let j = 0; j < N / sub; j++) {
+            const [step, offset] = [d * (scaleCodes[j] ?? 0), dmin * (minimumCodes[j] ?? 0)];
+            setLimits(low, high, at + j, -offset, step * layout.search.nmax - offset, step / 2);
+          }
+        }
+      },
     },
   } satisfies BlockScheme);
 }
@@ -178,11 +194,13 @@ const Q2_LAYOUT: Layout = {
       target[block + 16 + i] = byte;
     }
   },
-  unpack(source, block) {
+  unpackScales(source, block) {
     for (let j = 0; j < 16; j++) {
       scaleCodes[j] = (source[block + j] ?? 0) & 15;
       minimumCodes[j] = (source[block + j] ?? 0) >> 4;
     }
+  },
+  unpackCodes(source, block) {
     for (let i = 0; i < 64; i++) {
       const first = 128 * (i >> 5) + (i & 31);
       for (let part = 0; part < 4; part++) {
@@ -204,10 +222,8 @@ const Q4_LAYOUT: Layout = {
     packSixBits(target, block + 4);
     packNibbles(target, block + 16);
   },
-  unpack(source, block) {
-    unpackSixBits(source, block + 4);
-    unpackNibbles(source, block + 16);
-  },
+  unpackScales: (source, block) => unpackSixBits(source, block + 4),
+  unpackCodes: (source, block) => unpackNibbles(source, block + 16),
 };
 
 const Q5_LAYOUT: Layout = {
@@ -223,8 +239,7 @@ const Q5_LAYOUT: Layout = {
     }
     packNibbles(target, block + 48);
   },
-  unpack(source, block) {
-    unpackSixBits(source, block + 4);
+  unpackCodes(source, block) {
     unpackNibbles(source, block + 48);
     for (let i = 0; i < N; i++) {
       codes[i] = (codes[i] ?? 0) | ((((source[block + 16 + (i & 31)] ?? 0) >> (i >> 5)) & 1) << 4);

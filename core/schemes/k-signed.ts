@@ -1,5 +1,6 @@
 // Q3_K and Q6_K: super-blocks of 256, sixteen sub-blocks with a signed integer scale each and one F16 scale over them.
 import { nearest, nearestWithin, readHalf, writeHalf } from "./bits.ts";
+import { setLimits } from "./limits.ts";
 import type { BlockScheme } from "./scheme.ts";
 import {
   descendSigned,
@@ -33,6 +34,14 @@ function requantize(d: number, half: number, row: Float32Array, at: number): voi
 
 function dequantizeBlock(d: number, half: number, target: Float32Array, at: number): void {
   for (let i = 0; i < N; i++) target[at + i] = f(f(d * (scaleCodes[i >> 4] ?? 0)) * ((codes[i] ?? 0) - half));
+}
+
+/** Where the codes of block `block` end, by its unpacked scales. */
+function limitBlock(d: number, half: number, block: number, low: Float32Array, high: Float32Array): void {
+  for (let j = 0; j < SUB; j++) {
+    const step = d * (scaleCodes[j] ?? 0);
+    setLimits(low, high, SUB * block + j, -half * step, (half - 1) * step, step / 2);
+  }
 }
 
 /** Scales of the sub-blocks of Q3_K; returns the real d. */
@@ -79,8 +88,18 @@ export const q3_k = Object.freeze({
   dequantize(source, target) {
     for (let at = 0, from = 0; at < target.length; at += N, from += 110) {
       unpackQ3(source, from);
+      unpackQ3Scales(source, from);
       dequantizeBlock(readHalf(source, from + Q3_D), 4, target, at);
     }
+  },
+  limits: {
+    width: SUB,
+    read(source, low, high) {
+      for (let block = 0, from = 0; from < source.length; block++, from += 110) {
+        unpackQ3Scales(source, from);
+        limitBlock(readHalf(source, from + Q3_D), 4, block, low, high);
+      }
+    },
   },
 } satisfies BlockScheme);
 
@@ -112,6 +131,9 @@ function unpackQ3(source: Uint8Array, block: number): void {
     const high = ((source[block + (i & 31)] ?? 0) >> (i >> 5)) & 1;
     codes[i] = (low & 3) | (high << 2);
   }
+}
+
+function unpackQ3Scales(source: Uint8Array, block: number): void {
   for (let j = 0; j < SUB; j++) {
     const low = ((source[block + 96 + (j & 7)] ?? 0) >> (j < 8 ? 0 : 4)) & 15;
     const high = ((source[block + 104 + (j & 3)] ?? 0) >> (2 * (j >> 2))) & 3;
@@ -152,8 +174,18 @@ export const q6_k = Object.freeze({
   dequantize(source, target) {
     for (let at = 0, from = 0; at < target.length; at += N, from += 210) {
       unpackQ6(source, from);
+      unpackQ6Scales(source, from);
       dequantizeBlock(readHalf(source, from + Q6_D), 32, target, at);
     }
+  },
+  limits: {
+    width: SUB,
+    read(source, low, high) {
+      for (let block = 0, from = 0; from < source.length; block++, from += 210) {
+        unpackQ6Scales(source, from);
+        limitBlock(readHalf(source, from + Q6_D), 32, block, low, high);
+      }
+    },
   },
 } satisfies BlockScheme);
 
@@ -178,5 +210,8 @@ function unpackQ6(source: Uint8Array, block: number): void {
     const high = ((source[block + 128 + 32 * half + l] ?? 0) >> (2 * part)) & 3;
     codes[i] = low | (high << 4);
   }
+}
+
+function unpackQ6Scales(source: Uint8Array, block: number): void {
   for (let j = 0; j < SUB; j++) scaleCodes[j] = source[block + 192 + j] ?? 0;
 }

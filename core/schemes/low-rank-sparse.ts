@@ -237,4 +237,5 @@ export const lowRankSparse = Object.freeze({
     }
     values.set(product.values);
   },
+  limits: undefined,
 } satisfies PartScheme);

@@ -89,6 +89,7 @@ export function nf4(id: string, block: number): PartScheme {
         }
       });
     },
+    limits: undefined,
   } satisfies PartScheme);
 }
 

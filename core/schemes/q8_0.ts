@@ -28,4 +28,5 @@ export const q8_0 = Object.freeze({
       for (let i = 0; i < 32; i++) target[at + i] = (((source[from + 2 + i] ?? 0) << 24) >> 24) * d;
     }
   },
+  limits: undefined,
 } satisfies BlockScheme);

@@ -18,6 +18,16 @@ type SchemeIdentity = {
   readonly needs: SchemeNeeds;
 };
 
+/**
+ * The values that codes reach. `read` gives, for every run of values that share a scale, the least and the greatest
+ * that round to the first or the last code: what lies beyond was clipped.
+ */
+export type CodeLimits<Width, Stored> = {
+  /** Values of a run; runs do not cross rows. */
+  readonly width: Width;
+  read(stored: Stored, low: Float32Array, high: Float32Array): void;
+};
+
 /** Every row is a run of equal blocks, and the tensor is its rows: what GGUF files hold. */
 export type BlockScheme = SchemeIdentity & {
   /** Elements of one block; a row holds whole blocks. */
@@ -34,6 +44,8 @@ export type BlockScheme = SchemeIdentity & {
   quantize(row: Float32Array, target: Uint8Array, importance?: Float32Array): void;
   /** Values of one row of blocks, each operation rounded to float32. */
   dequantize(source: Uint8Array, target: Float32Array): void;
+  /** Of the blocks of a row; undefined where the scale always reaches every value of its block. */
+  readonly limits: CodeLimits<number, Uint8Array> | undefined;
 };
 
 /** Bytes of a row of `count` elements; `count` is a multiple of the block. */
@@ -103,6 +115,8 @@ export type PartScheme = SchemeIdentity & {
   quantize(window: RowWindow, facts: TensorFacts): void;
   /** Fills the window's values from its parts; every operation rounds to float32. */
   dequantize(window: RowWindow): void;
+  /** Of a window's parts; undefined where scales always reach every value. */
+  readonly limits: CodeLimits<(columns: number) => number, RowWindow> | undefined;
 };
 
 /** Where the bytes of rows [first, first + count) lie in a part. */
@@ -122,7 +136,7 @@ export function partRange(
 }
 
 /** The bytes of a part in a window. */
-export function partOf({ parts }: RowWindow, name: string): Uint8Array {
+export function partOf({ parts }: Pick<RowWindow, "parts">, name: string): Uint8Array {
   const bytes = parts.get(name);
   assert.ok(bytes !== undefined, `a window has the part ${name}`);
   return bytes;

@@ -2,6 +2,7 @@
 // training their quality is poor; they are experiments.
 // Source: XNOR-Net, arXiv:1603.05279; DenseShift, arXiv:2208.09708; quantization reference section 12.
 import { packBits, packedBytes, unpackBits } from "./bit-stream.ts";
+import { setLimits } from "./limits.ts";
 import { largestOf, ROUNDINGS, viewOf } from "./rounding.ts";
 import { type Matrix, type PartScheme, partOf, type RowWindow } from "./scheme.ts";
 
@@ -68,6 +69,16 @@ export const binary = Object.freeze({
       return f(sum / row.length);
     }),
   dequantize: (window) => decodeRows(window, 1, (code, scale) => (code === 1 ? scale : -scale)),
+  limits: {
+    width: (columns) => columns,
+    read({ matrix, count, ...window }, low, high) {
+      const scales = viewOf(partOf(window, "weight_scale"));
+      for (let row = 0; row < count; row++) {
+        const scale = ROUNDINGS[matrix.dtype].read(scales, row);
+        setLimits(low, high, row, -scale, scale, scale);
+      }
+    },
+  },
 } satisfies PartScheme);
 
 /**
@@ -97,5 +108,6 @@ export function denseShift(bits: 3 | 4): PartScheme {
       }),
     dequantize: (window) =>
       decodeRows(window, bits, (code, scale) => ((code & sign) === 0 ? 1 : -1) * 2 ** (code & (sign - 1)) * scale),
+    limits: undefined,
   } satisfies PartScheme);
 }

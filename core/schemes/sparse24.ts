@@ -59,4 +59,5 @@ export const sparse24 = Object.freeze({
       values[i] = isKept ? read(kept, at++) : 0;
     }
   },
+  limits: undefined,
 } satisfies PartScheme);

@@ -23,6 +23,7 @@ export type QuantExports = { readonly [id in `quantize${SimpleId | "Q8_0"}`]: Qu
 } & {
   readonly measureLoss: (values: number, back: number, count: number) => void;
   readonly lossSums: () => number;
+  readonly countBeyond: (values: number, count: number, width: number, low: number, high: number) => number;
 };
 
 /** SIMD code of one scheme. */
@@ -35,7 +36,7 @@ type RowKernel = {
 
 /** Operations on quantized rows over an instance and its memory. */
 export function hostQuant(wasm: QuantExports, buffer: ArrayBuffer): Quantize {
-  const sums = new Float64Array(buffer, wasm.lossSums(), 2);
+  const sums = new Float64Array(buffer, wasm.lossSums(), 3);
   const kernels = rowKernels(wasm);
   return {
     quantizerOf(scheme, isWeighted) {
@@ -57,10 +58,13 @@ export function hostQuant(wasm: QuantExports, buffer: ArrayBuffer): Quantize {
       if (kernel === undefined) scalarQuantize.dequantizeRow(scheme, source, byteOffset, target, columns);
       else kernel.dequantize(source.address + byteOffset, target.address, blocks);
     },
-    measureLoss(values, first, back, count) {
-      wasm.measureLoss(values.address + 4 * first, back.address, count);
-      const [signal = 0, noise = 0] = sums;
-      return { signal, noise };
+    measureLoss(values, first, back, count, limits) {
+      const from = values.address + 4 * first;
+      wasm.measureLoss(from, back.address, count);
+      const clipped =
+        limits === undefined ? 0 : wasm.countBeyond(from, count, limits.width, limits.low.address, limits.high.address);
+      const [signal = 0, noise = 0, largest = 0] = sums;
+      return { elements: count, signal, noise, largest, clipped };
     },
   };
 }

@@ -1,6 +1,7 @@
-// `mergeyard merge --report` and `statistics: true` in a pipeline, on the example models with the real engine.
+// `mergeyard merge --report`, `statistics: true` and quantized outputs in a pipeline, on the example models with the
+// real engine.
 import assert from "node:assert/strict";
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import test, { after } from "node:test";
@@ -100,17 +101,68 @@ test("a pipeline with `statistics: true` publishes them, and finds them again in
   for (const name of ["base", "shakespeare", "python"]) {
     cpSync(`${EXAMPLES}/models/${name}`, path.join(yard, "incoming", name, "1"), { recursive: true });
   }
-  const pull = async (name: string): Promise<string> => {
-    const pipeline = path.join(scratch, `${name}.yaml`);
-    const models = { base: "incoming/base", shakespeare: "incoming/shakespeare", python: "incoming/python" };
-    const publish = { model: name, channel: "latest" };
-    writeFileSync(pipeline, JSON.stringify({ name, models, merge: RECIPE, statistics: true, publish }));
-    const ran = await run(["run", pipeline, "--yard", yard]);
-    assert.equal(ran.status, 0, ran.err);
-    assert.equal((await run(["pull", name, path.join(scratch, name), "--yard", yard])).status, 0);
-    return path.join(scratch, name);
-  };
-  const first = readStatistics(await pull("first"));
+  const first = readStatistics((await runAndPull(yard, "first", { statistics: true })).folder);
   assert.equal(first.tensors.length, 39);
-  assert.deepEqual(readStatistics(await pull("second")), first);
+  const second = await runAndPull(yard, "second", { statistics: true });
+  assert.deepEqual(readStatistics(second.folder), first);
+});
+
+/** Runs a pipeline in the yard and pulls what it publishes. */
+async function runAndPull(yard: string, name: string, parts: object): Promise<{ folder: string; err: string }> {
+  const pipeline = path.join(scratch, `${name}.yaml`);
+  const models = { base: "incoming/base", shakespeare: "incoming/shakespeare", python: "incoming/python" };
+  const publish = { model: name, channel: "latest" };
+  writeFileSync(pipeline, JSON.stringify({ name, models, merge: RECIPE, publish, ...parts }));
+  const ran = await run(["run", pipeline, "--yard", yard]);
+  assert.equal(ran.status, 0, ran.err);
+  const folder = path.join(scratch, name);
+  assert.equal((await run(["pull", name, folder, "--yard", yard])).status, 0);
+  return { folder, err: ran.err };
+}
+
+test("quantized outputs state what every tensor lost, and a run warns where that hides the merge", async () => {
+  const yard = path.join(scratch, "yard");
+  const gguf = ["q4_0", "q8_0"].map((scheme) => ({ format: "gguf", scheme, tokenizer: false }));
+  const outputs = [...gguf, { format: "safetensors" }];
+  const merge = { ...RECIPE, parameters: { weight: 0.001 } };
+  const { folder, err } = await runAndPull(yard, "quantized", { outputs, merge });
+  const { quantized, tensors } = readStatistics(folder);
+  assert.deepEqual(tensors, [], "interference is measured only when asked for");
+  assert.deepEqual(
+    quantized.map(({ output }) => output),
+    ["gguf q4_0", "gguf q8_0"],
+  );
+  for (const { tensors: own } of quantized) {
+    assert.equal(own.length, 39);
+    for (const { scheme, snr, maxError } of own) assert.equal(snr === null, maxError === 0, scheme);
+  }
+  const [coarse] = quantized;
+  const ofScheme = (id: string) => coarse?.tensors.filter(({ scheme }) => scheme === id) ?? [];
+  assert.ok(ofScheme("q4_0").some(({ clipped, errorToDelta }) => clipped > 0 && (errorToDelta ?? 0) > 1));
+  assert.match(err, /warning.*gguf q4_0 loses more by quantizing than the merge changed/);
+  const page = path.join(scratch, "run.html");
+  const runs = readdirSync(path.join(yard, "runs"));
+  const pages = [];
+  for (const id of runs) {
+    assert.equal((await run(["report", id, "--yard", yard, "--out", page])).status, 0);
+    pages.push(readFileSync(page, "utf8"));
+  }
+  const own = pages.filter((text) => text.includes("Signal to noise: gguf q4_0"));
+  assert.equal(own.length, 1);
+  assert.match(own[0] ?? "", /Tensors that lost most: gguf q8_0/);
+  assert.match(own[0] ?? "", /<li>gguf q4_0 loses more/);
+});
+
+test("quantize --report draws what every tensor lost", async () => {
+  const page = path.join(scratch, "quantize.html");
+  const file = path.join(scratch, "model.gguf");
+  const model = `${EXAMPLES}/models/base`;
+  const made = await run(["quantize", model, "--scheme", "q4_0", "--no-tokenizer", "--out", file, "--report", page]);
+  assert.equal(made.status, 0, made.err);
+  assert.equal(
+    readFileSync(page, "utf8")
+      .match(/<tbody><tr>(?:(?!<\/tbody>).)*/)?.[0]
+      .split("<tr>").length,
+    11,
+  );
 });

@@ -21,7 +21,14 @@ function unitOf(sizes: readonly number[], share: number, without: readonly numbe
     offset += bytes;
     return { ...place, method: "copy", parameters: {}, seed: 0, inputs: [] };
   });
-  const derived = { format: "gguf" as const, file: "d.gguf", fileBytes: at, header: "", tensors: derivedTensors };
+  const derived = {
+    format: "gguf" as const,
+    output: "gguf q8_0",
+    file: "d.gguf",
+    fileBytes: at,
+    header: "",
+    tensors: derivedTensors,
+  };
   return {
     op: "merge",
     stage: 0,

@@ -110,5 +110,36 @@ test("loss is measured in float64, in four partial sums, for any number of value
   const [values, back] = [kernels.allocateTile(2), kernels.allocateTile(2)];
   values.values.set([3, -4]);
   back.values.set([3.5, -3]);
-  assert.deepEqual(kernels.measureLoss(values, 0, back, 2), { signal: 25, noise: 1.25 });
+  const expected = { elements: 2, signal: 25, noise: 1.25, largest: 1, clipped: 0 };
+  assert.deepEqual(kernels.measureLoss(values, 0, back, 2), expected);
+});
+
+test("values beyond the limits of their run are counted, whatever its width", () => {
+  for (const [width, runs] of [
+    [1, 9],
+    [3, 5],
+    [16, 7],
+    [32, 3],
+    [70, 2],
+  ] as const) {
+    const [scalar, wasm] = both.map((kernels) => {
+      const mark = kernels.mark();
+      const values = kernels.allocateTile(width * runs + 1);
+      const [low, high] = [kernels.allocateTile(runs), kernels.allocateTile(runs)];
+      values.values.set(values.values.map((_, i) => Math.sin(i)));
+      low.values.set(low.values.map((_, i) => -0.1 * i));
+      high.values.set(high.values.map((_, i) => 0.2 * i));
+      const loss = kernels.measureLoss(values, 1, values, width * runs, { low, high, width });
+      kernels.release(mark);
+      return loss;
+    });
+    assert.deepEqual(wasm, scalar);
+    assert.ok((scalar?.clipped ?? 0) > 0);
+  }
+  const [kernels] = both;
+  const [values, low, high] = [kernels.allocateTile(4), kernels.allocateTile(2), kernels.allocateTile(2)];
+  values.values.set([-2, 1, 1, 2]);
+  low.values.set([-1, 0]);
+  high.values.set([1, 1.5]);
+  assert.equal(kernels.measureLoss(values, 0, values, 4, { low, high, width: 2 }).clipped, 2);
 });

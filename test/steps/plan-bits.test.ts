@@ -7,7 +7,7 @@ import { pathToFileURL } from "node:url";
 import { renderBitPlan } from "../../core/bit-plan/document.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { GGUF_TYPE_OF } from "../../core/formats/gguf-types.ts";
-import { renderFrontier } from "../../core/report/frontier.ts";
+import { drawFrontier } from "../../core/report/frontier.ts";
 import { BLOCK_SCHEME_IDS } from "../../core/schemes/registry.ts";
 import { sampleRuns } from "../../engine/measure-schemes.ts";
 import { openGguf } from "../../steps/open-gguf.ts";
@@ -143,7 +143,7 @@ test("samples are runs of rows from first to last that never overlap", () => {
 
 test("the report draws every matrix, and no name in a checkpoint can add to the page", async () => {
   const planned = await plan("5bpw");
-  const page = renderFrontier({ ...planned, budget: "<b>5bpw" });
+  const page = drawFrontier({ ...planned, budget: "<b>5bpw" }).join("");
   for (const { tensor } of planned.tensors) assert.ok(page.includes(tensor));
   assert.ok(!page.includes("<b>") && page.includes("<polyline"));
 });

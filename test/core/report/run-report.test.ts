@@ -24,6 +24,7 @@ const report = (overrides: Partial<ReportedRun> = {}): ReportedRun => ({
   retries: [],
   workerMs: 3_600_000,
   failures: [],
+  warnings: [],
   statistics: undefined,
   ...overrides,
 });
