@@ -5,6 +5,7 @@ import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { InvalidArgumentError, Option } from "commander";
 import { MergeyardError } from "../core/error.ts";
+import { FAMILY_IDS } from "../core/universal/model-families.ts";
 import type { Terminal } from "./terminal.ts";
 import { parseBytes } from "./text.ts";
 
@@ -62,6 +63,12 @@ export async function readTrustedKeys(
 
 /** Of `--patterns FILE`, which patterns-file.ts reads. */
 export const PATTERNS_HELP = "YAML that says how tensor-parallel ranks cut parameters, by name patterns";
+
+/** `--family NAME`: whose built-in table says it instead. */
+export function familyOption(): Option {
+  const help = "family of the model, whose built-in table says how tensor-parallel ranks cut parameters";
+  return new Option("--family <name>", help).choices(FAMILY_IDS);
+}
 
 export function jsonOption(): Option {
   return new Option("--json", "print one JSON document instead of text");

@@ -1,15 +1,22 @@
-// `--patterns FILE`: how tensor-parallel ranks cut parameters, as YAML or JSON with the keys that DeepSpeed's
-// universal_checkpoint_info has. Called by inspect and convert.
+// `--patterns FILE` and `--family NAME`: how tensor-parallel ranks cut parameters, as YAML or JSON with the keys that
+// DeepSpeed's universal_checkpoint_info has, or by the built-in table of a family. Called by inspect and convert.
 import { readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { parse } from "yaml";
 import { MergeyardError } from "../core/error.ts";
 import { FOLDER_LIMITS } from "../core/limits.ts";
 import { type CheckpointInfo, parseCheckpointInfo } from "../core/universal/checkpoint-info.ts";
+import type { FamilyId } from "../core/universal/model-families.ts";
 
-/** Undefined without a file. Throws CliSourceMissing, UniversalPatternsInvalid. */
-export function readPatterns(file: string | undefined, cwd: string): CheckpointInfo | undefined {
-  if (file === undefined) return undefined;
+export type PatternOptions = { readonly patterns?: string; readonly family?: FamilyId };
+
+/** Undefined without either option. Throws CliSourceMissing, UniversalPatternsInvalid. */
+export function readPatterns({ patterns, family }: PatternOptions, cwd: string): CheckpointInfo | undefined {
+  if (patterns === undefined && family === undefined) return undefined;
+  return { ...(patterns === undefined ? {} : readFile(patterns, cwd)), ...(family === undefined ? {} : { family }) };
+}
+
+function readFile(file: string, cwd: string): CheckpointInfo {
   const absolute = path.resolve(cwd, file);
   const stat = statSync(absolute, { throwIfNoEntry: false });
   if (stat?.isFile() !== true) throw new MergeyardError("CliSourceMissing", { where: { file: absolute } });

@@ -14,6 +14,7 @@ import {
 } from "../core/artifact/universal.ts";
 import type { CheckpointFile, TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
+import { describeWarning } from "../core/formats/format.ts";
 import { encodeShardIndex } from "../core/formats/safetensors-index.ts";
 import { fileRole } from "../core/formats/side-files.ts";
 import type { TargetFormat } from "../core/formats/target.ts";
@@ -68,6 +69,7 @@ export const convertStep = defineStep({
       files: files.length,
       tensors: opened.checkpoint.tensors.length,
       bytes: files.reduce((sum, file) => sum + file.bytes, 0),
+      warnings: opened.warnings.map(describeWarning),
     };
   },
 });
@@ -220,7 +222,7 @@ async function describeUniversal({ source, opened, deps }: Copying, files: Copie
   const universal =
     conversion === undefined
       ? adoptSafetensors(tensorFiles, sideFiles)
-      : describeConverted(checkpoint, conversion, tensorFiles, sideFiles, opened.training);
+      : describeConverted(opened, conversion, tensorFiles, sideFiles);
   return { name: UNIVERSAL_FILE, bytes: encodeUniversal(universal) };
 }
 

@@ -36,14 +36,14 @@ export async function describeSource(context: UnitContext, unit: DescribeUnit): 
   const opened = await openUnchanged(store, planned, deps.signal);
   const adopted = await readAdopted(context, unit);
   const tensorFiles = adopted.map(({ file }) => file);
-  const { conversion, checkpoint } = opened;
+  const { conversion } = opened;
   const copied = await digestSideFiles(store, planned, opened, deps);
   const made = writtenDocuments(opened);
   const sideFiles = [...copied, ...made.map(listDocument)];
   const universal =
     conversion === undefined
       ? adoptSafetensors(tensorFiles, sideFiles)
-      : describeConverted(checkpoint, conversion, tensorFiles, sideFiles, opened.training);
+      : describeConverted(opened, conversion, tensorFiles, sideFiles);
   const digest = checkpointDigest(universal);
   const prefix = layout.checkpoint(unit.model, digest);
   const document = encodeUniversal(universal);

@@ -378,6 +378,8 @@ export const convertOutputSchema = z.strictObject({
   files: count,
   tensors: count,
   bytes: count,
+  /** What was inferred, left out or odd in the source, one line each. */
+  warnings: z.array(z.string()),
 });
 
 export type RunRef = z.infer<typeof runRefSchema>;

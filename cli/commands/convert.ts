@@ -3,14 +3,23 @@ import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import type { Topology } from "../../core/formats/target.ts";
 import { CONVERSION_TARGETS } from "../../steps/schemas.ts";
-import { jsonOption, memoryOption, PATTERNS_HELP, parseCount, threadsOption, toUri } from "../arguments.ts";
+import {
+  familyOption,
+  jsonOption,
+  memoryOption,
+  PATTERNS_HELP,
+  parseCount,
+  threadsOption,
+  toUri,
+} from "../arguments.ts";
 import { openOutput } from "../output.ts";
+import type { PatternOptions } from "../patterns-file.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatBytes } from "../text.ts";
 
-type Options = {
+type Options = PatternOptions & {
   readonly to: (typeof CONVERSION_TARGETS)[number];
   readonly out: string;
   readonly json?: boolean;
@@ -19,7 +28,6 @@ type Options = {
   readonly dp?: number;
   readonly zero?: Topology["zero"];
   readonly vocabMultiple?: number;
-  readonly patterns?: string;
   readonly threads?: number;
   readonly memory?: number;
 };
@@ -41,6 +49,7 @@ export function addConvert(program: Command, terminal: Terminal): void {
       parseCount,
     )
     .option("--patterns <file>", PATTERNS_HELP)
+    .addOption(familyOption())
     .addOption(threadsOption())
     .addOption(memoryOption())
     .addOption(jsonOption())
@@ -74,7 +83,7 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
     import("../../core/plan/plan-merge.ts"),
   ]);
   const openStore = createStoreOpener(terminal.env);
-  const patterns = readPatterns(options.patterns, terminal.cwd);
+  const patterns = readPatterns(options, terminal.cwd);
   const { checkpoint } = await openSource(source, openStore, terminal, patterns);
   const { folder, file } = locateSource(source, terminal.cwd);
   const output = await openOutput(options.out, terminal);
@@ -104,6 +113,7 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
     };
     const result = await runStep(convertStep, input, deps);
     await output.commit();
+    for (const warning of result.warnings) progress.note(`warning: ${warning}`);
     progress.end();
     printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
       const digest = result.digest === null ? "" : `, ${result.digest}`;

@@ -5,7 +5,8 @@ import type { TensorEntry } from "../../core/checkpoint.ts";
 import { elementCount, tensorBytes } from "../../core/tensor.ts";
 import type { ConversionParameter } from "../../core/universal/conversion.ts";
 import type { StoredCheckpoint } from "../../steps/open-checkpoint.ts";
-import { jsonOption, PATTERNS_HELP } from "../arguments.ts";
+import { familyOption, jsonOption, PATTERNS_HELP } from "../arguments.ts";
+import type { PatternOptions } from "../patterns-file.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatBytes, formatCount, renderTable } from "../text.ts";
 
@@ -16,8 +17,9 @@ export function addInspect(program: Command, terminal: Terminal): void {
     .argument("<src>", "a folder, a file, or an s3:// URI")
     .option("--tensors", "list every tensor instead of grouping the layers")
     .option("--patterns <file>", PATTERNS_HELP)
+    .addOption(familyOption())
     .addOption(jsonOption())
-    .action(async (source: string, options: { json?: boolean; tensors?: boolean; patterns?: string }) => {
+    .action(async (source: string, options: PatternOptions & { json?: boolean; tensors?: boolean }) => {
       const [{ createStoreOpener }, { openSource }, { describeWarning }, { readPatterns }] = await Promise.all([
         import("../../stores/open.ts"),
         import("../source.ts"),
@@ -25,7 +27,7 @@ export function addInspect(program: Command, terminal: Terminal): void {
         import("../patterns-file.ts"),
       ]);
       if (/\.gguf$/i.test(source)) return inspectGguf(source, options, terminal);
-      const patterns = readPatterns(options.patterns, terminal.cwd);
+      const patterns = readPatterns(options, terminal.cwd);
       const opened = await openSource(source, createStoreOpener(terminal.env), terminal, patterns);
       const problems = opened.warnings.map(describeWarning);
       printResult(terminal, options.json, describeAsData(source, opened), () =>
@@ -51,7 +53,7 @@ async function inspectGguf(source: string, options: { json?: boolean }, terminal
 
 function describeAsData(
   source: string,
-  { checkpoint, warnings, fingerprint, digest, conversion, training }: StoredCheckpoint,
+  { checkpoint, warnings, fingerprint, digest, conversion, training, family }: StoredCheckpoint,
 ) {
   const { format, tensorFiles, sideFiles, tensors, metadata, config } = checkpoint;
   return {
@@ -78,6 +80,7 @@ function describeAsData(
     })),
     training: describeTraining(conversion),
     trainer: training ?? null,
+    family: family ?? null,
     problems: warnings,
   };
 }

@@ -4,6 +4,7 @@
 import { z } from "zod";
 import { MergeyardError } from "../error.ts";
 import { DTYPES, type Dtype, type Shape, tensorBytes } from "../tensor.ts";
+import { FAMILY_IDS } from "../universal/model-families.ts";
 import { trainingStateSchema } from "../universal/training-state.ts";
 import { sortByName } from "../utf8-order.ts";
 import { type Digest, digestJson } from "./digest.ts";
@@ -91,6 +92,8 @@ const universalSchema = z.strictObject({
    */
   source: z.strictObject({
     format: z.string(),
+    /** The family whose built-in table said how ranks cut the parameters, where the source did not. */
+    family: z.enum(FAMILY_IDS).optional(),
     files: z.array(z.strictObject({ name: z.string().min(1), bytes: count, digest: digestSchema.optional() })),
   }),
   /** What the trainer saved beside the tensors. */

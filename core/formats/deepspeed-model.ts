@@ -39,6 +39,8 @@ export type ModelState = {
   readonly dimensions: { readonly pp: number; readonly tp: number } | undefined;
   readonly info: CheckpointInfo | undefined;
   readonly roundRobin: boolean;
+  /** Names of the trainer's own arguments, where it saved them. */
+  readonly trainerArguments: readonly string[];
   /** What else the file says as plain values. */
   readonly client: JsonObject;
   /** Names of what it holds that is neither known nor plain. */
@@ -89,8 +91,16 @@ export async function readModelState(folder: FolderReader, file: CheckpointFile)
     mpWorld: optional("mp_world_size"),
     dimensions: isCount(pp) && isCount(tp) && pp > 0 && tp > 0 ? { pp, tp } : undefined,
     info: info === null ? undefined : parseCheckpointInfo(plainOf(info), file.name),
+    trainerArguments: namesOf(get("args")),
     roundRobin: fieldOf(fieldOf(get("ds_config"), "zero_optimization"), "round_robin_gradients") === true,
   };
+}
+
+/** Keys of a dict, or fields of a record (argparse.Namespace). */
+function namesOf(value: PickleValue): readonly string[] {
+  const fields = asKind(value, "record")?.fields.keys() ?? [];
+  const keys = [...(asKind(value, "dict")?.entries.values() ?? [])].map(({ key }) => key);
+  return [...fields, ...keys].filter((name) => typeof name === "string");
 }
 
 /** The error of a field that has another form than DeepSpeed writes. */

@@ -38,7 +38,8 @@ export function uniteStages(stages: readonly StageSlices[], context: UnionContex
       const parameter = uniteParameter(name, slices, context);
       const before = byName.get(name);
       byName.set(name, before === undefined ? parameter : joinCopies(before, parameter, context));
-      const isAssumed = context.tp > 1 && parameter.shape.length === 1 && isPlainJoin(parameter);
+      const isStated = context.rules.isColumn(name);
+      const isAssumed = !isStated && context.tp > 1 && parameter.shape.length === 1 && isPlainJoin(parameter);
       if (isAssumed)
         warnings.push({ code: "UnionAssumed", where: { tensor: name }, expected: "a pattern that names it" });
     }

@@ -14,9 +14,13 @@ function untrained(name: string, { dtype, shape, ranges }: PlacedTorchTensor): E
   return { name, shape, states: new Map([["fp32", { dtype, ranges }]]), step: 0, isTrained: false };
 }
 
-/** The bit16 weights of a rank. Throws DeepspeedWeightsMissing when the file has none (pipeline modules, stage 3). */
+/**
+ * The bit16 weights of a rank that are neither buffers nor frozen.
+ * Throws DeepspeedWeightsMissing when the file has none (pipeline modules, stage 3).
+ */
 export function weightsOf(model: ModelState): readonly ExtractedParameter[] {
-  const weights = [...(model.module ?? [])];
+  const apart = new Set([...model.buffers, ...model.frozenShapes.map(({ name }) => name)]);
+  const weights = [...(model.module ?? [])].filter(([name]) => !apart.has(name));
   const stated = new Map(model.groups.flat().map(({ name, shape }) => [name, shape]));
   const isPlaceholder = weights.some(([name, { shape }]) => !sameShape(shape, stated.get(name) ?? shape));
   if (weights.length > 0 && !isPlaceholder) return weights.map(([name, tensor]) => untrained(name, tensor));

@@ -4,23 +4,21 @@
 // Source: reference checkpoint-formats.md sections 3 and 4.
 import type { CheckpointFile, FolderReader } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
-import { FOLDER_LIMITS, RANK_LIMITS } from "../limits.ts";
-import { type CheckpointInfo, parseCheckpointInfo } from "../universal/checkpoint-info.ts";
+import { RANK_LIMITS } from "../limits.ts";
+import type { CheckpointInfo } from "../universal/checkpoint-info.ts";
 import { type ConversionParameter, entryOf } from "../universal/conversion.ts";
+import type { JsonObject, TrainingState } from "../universal/training-state.ts";
 import { createUnionRules } from "../universal/union.ts";
 import { type ExtractedParameter, extractParameters } from "./deepspeed-extract.ts";
 import { type DeepspeedFiles, findDeepspeedFiles, hasRankFiles } from "./deepspeed-files.ts";
 import { type ModelState, readModelState } from "./deepspeed-model.ts";
 import { type OptimizerRank, readOptimizerRank } from "./deepspeed-optimizer.ts";
+import { choosePatterns } from "./deepspeed-patterns.ts";
 import { orderParameters, trainingStateOf, warnOfIgnored } from "./deepspeed-training.ts";
 import { type StageSlices, uniteStages } from "./deepspeed-union.ts";
 import { buffersOf, frozenOf, weightsOf } from "./deepspeed-weights.ts";
 import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "./format.ts";
-import { parseJsonDocument } from "./json-scan.ts";
 import { readSideFiles } from "./side-files.ts";
-
-/** Beside `latest`: the patterns that a checkpoint of several tensor-parallel ranks does not state itself. */
-const INFO_FILE = "universal_checkpoint_info.json";
 
 export const deepspeed = Object.freeze({
   id: "deepspeed",
@@ -41,30 +39,71 @@ async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
   );
   const topology = readTopology(files, models);
   const { parameters, stage, optimizer } = await readParameters(folder, files, models);
-  const given = folder.patterns ?? (await readGivenInfo(folder, files.prefix));
-  const info = given ?? models.find((model) => model.info !== undefined)?.info;
-  if (info === undefined && topology.tp > 1) throw patternsMissing(files, topology.tp);
-  checkInfo(info, files.prefix);
-  // The reference leaves the vocabulary's padding where stage 3 has no tensor parallelism: so do we.
-  const keepsPadding = stage === 3 && topology.tp === 1;
-  const rules = createUnionRules({ ...info, ...(keepsPadding ? { vocabulary_parameter_patterns: [] } : {}) });
-  const context = { rules, isInferred: info === undefined, tp: topology.tp, prefix: files.prefix };
+  const tensorFiles = [...files.models, ...files.optimizers].flat().sort((a, b) => (a.name < b.name ? -1 : 1));
+  const side = await readSideFiles(folder, tensorFiles);
   const stages = splitStages(parameters, topology);
-  const { united, warnings } = uniteStages(stages, context);
-  const frozen = await frozenOf(folder, files, models);
-  const others = uniteStages(splitStages(frozen, topology), context);
-  rules.checkUsed(files.prefix);
-  const known = new Set([...united, ...others.united].map(({ name }) => name));
-  const buffers = stage === undefined ? [] : buffersOf(models, topology.tp).filter(({ name }) => !known.has(name));
-  const ordered = orderParameters(united, models, optimizer?.groupOf ?? []);
-  const aliased = addAliases([...ordered, ...others.united, ...buffers], models);
+  const frozen = splitStages(await frozenOf(folder, files, models), topology);
+  const patterns = await choosePatterns({
+    folder,
+    prefix: files.prefix,
+    models,
+    stages: [...stages, ...frozen],
+    tp: topology.tp,
+    config: side.config,
+  });
+  const { info } = patterns;
+  const united = uniteAll({ stages, frozen, info, tp: topology.tp, stage, prefix: files.prefix });
+  const known = new Set([...united.trained, ...united.frozen].map(({ name }) => name));
+  const buffers = buffersOf(models, topology.tp).filter(({ name }) => !known.has(name));
+  const ordered = orderParameters(united.trained, models, optimizer?.groupOf ?? []);
+  const conversion = addAliases([...ordered, ...united.frozen, ...buffers], models);
+  const ranks = { ...topology, dp: files.optimizers[0]?.length ?? 1 };
+  const saved = optimizer === undefined ? undefined : trainingStateOf(models[0], optimizer, ranks);
   const weightsOnly: CheckpointWarning[] =
     stage === undefined ? [{ code: "OptimizerStatesMissing", where: { file: files.prefix } }] : [];
   const ignored = warnOfIgnored(models, optimizer === undefined ? [] : [optimizer]);
-  const ranks = { ...topology, dp: files.optimizers[0]?.length ?? 1 };
-  const training = optimizer === undefined ? undefined : trainingStateOf(models[0], optimizer, ranks);
-  const all = [...weightsOnly, ...warnings, ...others.warnings, ...ignored];
-  return { ...(await assemble(folder, files, aliased, all)), training };
+  return {
+    checkpoint: {
+      format: deepspeed.id,
+      tensorFiles,
+      sideFiles: side.sideFiles,
+      tensors: conversion.map(entryOf),
+      metadata: new Map(),
+      config: side.config,
+    },
+    warnings: [...weightsOnly, ...patterns.warnings, ...united.warnings, ...ignored],
+    headers: new Map(),
+    digest: undefined,
+    conversion,
+    training: withPatterns(saved, patterns.added),
+    family: patterns.family,
+  };
+}
+
+/** Patterns that the checkpoint lacks stay with its state, whoever gave them: writers for other ranks need them. */
+function withPatterns(training: TrainingState | undefined, info: JsonObject | undefined): TrainingState | undefined {
+  if (training === undefined || info === undefined) return training;
+  return { ...training, client: { ...training.client, universal_checkpoint_info: info } };
+}
+
+type UnionTask = {
+  readonly stages: readonly StageSlices[];
+  readonly frozen: readonly StageSlices[];
+  readonly info: CheckpointInfo | undefined;
+  readonly tp: number;
+  readonly stage: 1 | 2 | 3 | undefined;
+  readonly prefix: string;
+};
+
+function uniteAll({ stages, frozen, info, tp, stage, prefix }: UnionTask) {
+  // The reference leaves the vocabulary's padding where stage 3 has no tensor parallelism: so do we.
+  const keepsPadding = stage === 3 && tp === 1;
+  const rules = createUnionRules({ ...info, ...(keepsPadding ? { vocabulary_parameter_patterns: [] } : {}) });
+  const context = { rules, isInferred: info === undefined, tp, prefix };
+  const trained = uniteStages(stages, context);
+  const others = uniteStages(frozen, context);
+  rules.checkUsed(prefix);
+  return { trained: trained.united, frozen: others.united, warnings: [...trained.warnings, ...others.warnings] };
 }
 
 type Topology = { readonly tp: number; readonly pp: number };
@@ -96,54 +135,6 @@ function readTopology(
 
 function missingRank(file: string, found: string, expected: string): MergeyardError {
   return new MergeyardError("DeepspeedRankMissing", { where: { file }, found, expected });
-}
-
-function patternsMissing({ prefix }: DeepspeedFiles, tp: number): MergeyardError {
-  return new MergeyardError("UniversalPatternsMissing", {
-    where: { file: prefix },
-    found: `${tp} tensor-parallel ranks and no universal_checkpoint_info`,
-    expected: "patterns that say how ranks cut each parameter",
-    hint:
-      `name a file with --patterns, or write ${INFO_FILE} beside the step's folder, ` +
-      "with lists of regular expressions of parameter names: " +
-      "tp_replicated_parameter_patterns (norms, biases of row-parallel layers), " +
-      "parameter_with_row_parallelism_patterns (cut on axis 1), " +
-      "parameter_with_2_sub_params_cat_dim_0 (gate and up joined), " +
-      "parameter_with_sub_params [{patterns, shape, partition_dim}] (fused query, key and value), " +
-      "vocabulary_parameter_patterns and original_vocab_size, parameter_to_average_patterns; " +
-      "what none of them names is joined on axis 0",
-  });
-}
-
-async function readGivenInfo(folder: FolderReader, prefix: string): Promise<CheckpointInfo | undefined> {
-  const names = [`${prefix}${INFO_FILE}`, INFO_FILE];
-  const file = folder.files.find(({ name }) => names.includes(name));
-  if (file === undefined) return undefined;
-  if (file.bytes > FOLDER_LIMITS.configBytes) {
-    const expected = `at most ${FOLDER_LIMITS.configBytes} bytes`;
-    throw new MergeyardError("UniversalPatternsInvalid", {
-      where: { file: file.name },
-      found: `${file.bytes} bytes`,
-      expected,
-    });
-  }
-  const value = parseJsonDocument(await folder.read(file.name, 0, file.bytes), {
-    refuse: ({ offset, found, expected }) =>
-      new MergeyardError("UniversalPatternsInvalid", { where: { file: file.name, offset }, found, expected }),
-  });
-  return parseCheckpointInfo(value, file.name);
-}
-
-function checkInfo(info: CheckpointInfo | undefined, file: string): void {
-  const unsupported = Object.entries(info?.autotp_unsupported_parameter_patterns ?? {})[0];
-  const hasExperts = (info?.expert_parameter_patterns ?? []).length > 0 || (info?.ds_autoep_layers ?? null) !== null;
-  if (unsupported === undefined && !hasExperts) return;
-  const found = unsupported === undefined ? "a mixture of experts" : `${unsupported[0]}: ${unsupported[1]}`;
-  throw new MergeyardError("DeepspeedUnsupported", {
-    where: { file, field: "universal_checkpoint_info" },
-    found: found.slice(0, 300),
-    expected: "parameters that ranks cut by the known patterns",
-  });
 }
 
 type Parameters = {
@@ -189,30 +180,6 @@ function addAliases(
     aliases.set(stored, (aliases.get(stored) ?? new Set()).add(alias));
   }
   return parameters.map((parameter) => ({ ...parameter, aliases: [...(aliases.get(parameter.name) ?? [])].sort() }));
-}
-
-async function assemble(
-  folder: FolderReader,
-  files: DeepspeedFiles,
-  parameters: readonly ConversionParameter[],
-  warnings: readonly CheckpointWarning[],
-): Promise<OpenedCheckpoint> {
-  const tensorFiles = [...files.models, ...files.optimizers].flat().sort((a, b) => (a.name < b.name ? -1 : 1));
-  const side = await readSideFiles(folder, tensorFiles);
-  return {
-    checkpoint: {
-      format: deepspeed.id,
-      tensorFiles,
-      sideFiles: side.sideFiles,
-      tensors: parameters.map(entryOf),
-      metadata: new Map(),
-      config: side.config,
-    },
-    warnings,
-    headers: new Map(),
-    digest: undefined,
-    conversion: parameters,
-  };
 }
 
 /** Reads files side by side, a few at a time; results in their order. */

@@ -4,6 +4,7 @@ import type { Digest } from "../artifact/digest.ts";
 import type { Checkpoint, CheckpointFile, FolderReader, ReadRange } from "../checkpoint.ts";
 import { describePlace, type ErrorPlace } from "../error.ts";
 import { type ConversionParameter, parametersOf } from "../universal/conversion.ts";
+import type { FamilyId } from "../universal/model-families.ts";
 import type { TrainingState } from "../universal/training-state.ts";
 
 /** Things that are odd but do not make a checkpoint wrong. */
@@ -12,6 +13,8 @@ const WARNING_CODES = {
   FileIgnored: "a file lies here that is no part of this checkpoint and is left out",
   OptimizerStatesMissing: "there are no optimizer states; the weights alone are read",
   UnionAssumed: "no pattern names this tensor of one axis; its slices are joined, which is wrong if ranks replicate it",
+  FamilyPatterns: "how ranks cut parameters is not stated here; a built-in table of the model's family says it",
+  VocabularyPaddingKept: "nothing says how long the vocabulary is without its padding; the rows that pad it are kept",
   TokenizerNotRebuilt:
     "the file's tokenizer cannot be written as tokenizer.json and is left out: put one beside it and name the folder",
   RopeScalingLost: "the file scales rotary embeddings by a tensor that config.json has no words for; it is left out",
@@ -50,6 +53,8 @@ export type OpenedCheckpoint = {
   readonly described?: readonly ConversionParameter[];
   /** What the trainer saved beside the tensors. */
   readonly training?: TrainingState | undefined;
+  /** The family whose built-in table said how ranks cut parameters; undefined where the checkpoint or the user did. */
+  readonly family?: FamilyId | undefined;
 };
 
 /** The parameters of any checkpoint, for a writer of another format. */

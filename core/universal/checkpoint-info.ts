@@ -4,6 +4,18 @@
 import { z } from "zod";
 import { MergeyardError } from "../error.ts";
 import { PATTERN_LIMITS } from "../limits.ts";
+import { FAMILY_IDS } from "./model-families.ts";
+
+/** Lists of patterns by what they say of a parameter. The second is of our own: joined on axis 0, and said so. */
+const PATTERN_LISTS = [
+  "tp_replicated_parameter_patterns",
+  "parameter_with_column_parallelism_patterns",
+  "parameter_to_average_patterns",
+  "parameter_with_row_parallelism_patterns",
+  "parameter_with_2_sub_params_cat_dim_0",
+  "vocabulary_parameter_patterns",
+] as const;
+export type PatternList = (typeof PATTERN_LISTS)[number];
 
 const patterns = z.array(z.string()).max(PATTERN_LIMITS.patterns).optional();
 const length = z.int().min(-1);
@@ -16,10 +28,13 @@ const subParamsSchema = z.object({
 });
 
 export const checkpointInfoSchema = z.object({
+  /** Of our own: the built-in table of this family says what the lists do not. */
+  family: z.enum(FAMILY_IDS).optional(),
   universal_checkpoint_version: z.number().optional(),
   original_vocab_size: z.int().positive().optional(),
   padded_vocab_size: z.int().positive().optional(),
   tp_replicated_parameter_patterns: patterns,
+  parameter_with_column_parallelism_patterns: patterns,
   parameter_to_average_patterns: patterns,
   parameter_with_row_parallelism_patterns: patterns,
   vocabulary_parameter_patterns: patterns,
@@ -35,6 +50,12 @@ export const checkpointInfoSchema = z.object({
 
 export type CheckpointInfo = z.infer<typeof checkpointInfoSchema>;
 export type SubParams = z.infer<typeof subParamsSchema>;
+
+/** True where the info says of any parameter how ranks cut it. */
+export function hasPatterns(info: CheckpointInfo): boolean {
+  const lists = [...PATTERN_LISTS, "parameter_with_sub_params"] as const;
+  return lists.some((list) => (info[list] ?? []).length > 0);
+}
 
 /** The info from outside data. Throws UniversalPatternsInvalid, naming the first wrong field. */
 export function parseCheckpointInfo(value: unknown, file: string): CheckpointInfo {

@@ -5,13 +5,13 @@ import type { PlainFile, TensorFileListing } from "../artifact/listed-file.ts";
 import { checkUniversal, UNIVERSAL_FILE, type Universal } from "../artifact/universal.ts";
 import type { Checkpoint } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
+import type { OpenedCheckpoint } from "../formats/format.ts";
 import { type EncodedHeader, encodeSafetensorsHeader } from "../formats/safetensors.ts";
 import { HF_METADATA, planShards } from "../formats/shard-plan.ts";
 import { elementBytes, elementCount, type Shape } from "../tensor.ts";
 import { compareUtf8, sortByName } from "../utf8-order.ts";
 import type { Gather } from "./box.ts";
 import { type ConversionParameter, type GatheredTensor, STATE_NAMES, type TrainedParameter } from "./conversion.ts";
-import type { TrainingState } from "./training-state.ts";
 
 /** A file to write: `gathers` by its tensors, in file order. */
 export type ConvertedFile = EncodedHeader & { readonly file: string; readonly gathers: readonly Gather[] };
@@ -99,19 +99,23 @@ function orderOf({ step, group, position }: TrainedParameter) {
 
 type TensorPlace = Omit<TensorFileListing["tensors"][number], "name" | "shape"> & { readonly file: string };
 
-/** What was converted: its format, and the files that were read, in parts: their digests stay unknown. */
-type ConversionSource = Pick<Checkpoint, "format" | "tensorFiles">;
+/**
+ * What was converted: files that were read, in parts, so that their digests stay unknown; what its trainer saved; the
+ * family whose table was needed.
+ */
+type ConversionSource = Pick<OpenedCheckpoint, "training" | "family"> & {
+  readonly checkpoint: Pick<Checkpoint, "format" | "tensorFiles">;
+};
 
 /**
  * The document of a converted checkpoint: the parameters as they were planned, in the files as they were written.
  * Throws UniversalInvalid when the files do not hold the parameters.
  */
 export function describeConverted(
-  source: ConversionSource,
+  { checkpoint: { format, tensorFiles }, family, training }: ConversionSource,
   parameters: readonly ConversionParameter[],
   written: readonly TensorFileListing[],
   sideFiles: readonly PlainFile[],
-  training?: TrainingState,
 ): Universal {
   const files = sortByName(written);
   const places = new Map<string, TensorPlace>(
@@ -130,9 +134,9 @@ export function describeConverted(
     throw new MergeyardError("UniversalInvalid", { where, found: "a file without it", expected: kind });
   };
   const described = parameters.map((parameter) => {
-    const { name, shape, pattern, paddedRows, aliases, training } = parameter;
+    const { name, shape, pattern, paddedRows, aliases, training: own } = parameter;
     const moments = STATE_NAMES.flatMap((state) =>
-      training?.states[state] === undefined ? [] : [[state, placeOf(state, name)] as const],
+      own?.states[state] === undefined ? [] : [[state, placeOf(state, name)] as const],
     );
     return {
       name,
@@ -141,7 +145,7 @@ export function describeConverted(
       pattern,
       ...(paddedRows === undefined ? {} : { vocabulary: { paddedRows } }),
       ...(aliases.length === 0 ? {} : { aliases: [...aliases] }),
-      ...(training === undefined ? {} : { states: { ...orderOf(training), ...Object.fromEntries(moments) } }),
+      ...(own === undefined ? {} : { states: { ...orderOf(own), ...Object.fromEntries(moments) } }),
     };
   });
   // Tensors without bytes share an offset, so the order is the files' own.
@@ -154,8 +158,9 @@ export function describeConverted(
     sideFiles: sortByName(sideFiles).map(plain),
     parameters: described.sort((a, b) => (order.get(a.name) ?? 0) - (order.get(b.name) ?? 0)),
     source: {
-      format: source.format,
-      files: sortByName([...source.tensorFiles.map(({ name, bytes }) => ({ name, bytes })), ...sideFiles.map(plain)]),
+      format,
+      ...(family === undefined ? {} : { family }),
+      files: sortByName([...tensorFiles.map(({ name, bytes }) => ({ name, bytes })), ...sideFiles.map(plain)]),
     },
     ...(training === undefined ? {} : { training }),
   };

@@ -31,6 +31,8 @@ export type UnionRules = {
   unite(name: string, slices: readonly Slice[]): UnitedTensor;
   /** True when pipeline stages hold copies of the parameter, of which the first counts. */
   isPipelineReplicated(name: string): boolean;
+  /** True when a pattern says that the parameter is joined on axis 0, which else is assumed. */
+  isColumn(name: string): boolean;
   /** Throws UniversalPatternUnused when a pattern has matched nothing that was united. */
   checkUsed(file: string): void;
 };
@@ -44,6 +46,7 @@ export function createUnionRules(info: CheckpointInfo): UnionRules {
     averaged: compile(info.parameter_to_average_patterns),
     two: compile(info.parameter_with_2_sub_params_cat_dim_0),
     row: compile(info.parameter_with_row_parallelism_patterns),
+    column: compile(info.parameter_with_column_parallelism_patterns),
     vocabulary: compile(info.vocabulary_parameter_patterns),
   };
   const subParams: readonly SubParamRule[] = (info.parameter_with_sub_params ?? []).flatMap((params) =>
@@ -80,6 +83,7 @@ export function createUnionRules(info: CheckpointInfo): UnionRules {
       const united = uniteSlices(task, kinds, sub?.params);
       return has(lists.vocabulary) ? stripVocabulary(name, united, info.original_vocab_size) : united;
     },
+    isColumn: (name) => find(lists.column, name) !== undefined,
     isPipelineReplicated: (name) => find(pipeline, name) !== undefined,
     checkUsed(file) {
       const all = [...Object.values(lists).flat(), ...subParams.map(({ pattern }) => pattern)];

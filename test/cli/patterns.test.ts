@@ -1,4 +1,4 @@
-// `--patterns FILE`: what a checkpoint of several tensor-parallel ranks does not say itself.
+// `--patterns FILE` and `--family NAME`: what a checkpoint of several tensor-parallel ranks does not say itself.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -38,6 +38,25 @@ test("inspect and convert take patterns from a file, and refuse what is none", a
       assert.match(refused.err(), /UniversalPatternsInvalid/);
       assert.match(refused.err(), field);
     }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
+
+test("convert takes a family by name, says so, and refuses names that its table lacks", async () => {
+  const folder = mkdtempSync(path.join(tmpdir(), "mergeyard-family-"));
+  try {
+    const source = "deepspeed/bad_no_ucinfo";
+    const wrong = createRecorder({ cwd: GOLDEN });
+    assert.equal(await main(["inspect", source, "--family", "bert"], wrong), 2);
+    const refused = createRecorder({ cwd: GOLDEN });
+    assert.equal(await main(["inspect", source, "--family", "llama", "--json"], refused), 1);
+    assert.match(refused.err(), /UniversalPatternsMissing/);
+    assert.match(refused.err(), /the family's table does not name \(llama\)/);
+    const bare = createRecorder({ cwd: GOLDEN });
+    const none = path.join(folder, "none");
+    assert.equal(await main(["convert", source, "--to", "universal", "--out", none], bare), 1);
+    assert.match(bare.err(), /--family \(llama, mixtral, gpt-neox, megatron-gpt\)/);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

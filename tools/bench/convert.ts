@@ -114,7 +114,8 @@ async function writeUniversal(from: string, to: string): Promise<void> {
     // Without it DeepSpeed's converter refuses a checkpoint.
     client: { universal_checkpoint_info: { universal_checkpoint_version: 0.2 }, ds_config: {}, iteration: STEP },
   };
-  const document = describeConverted({ format: "universal", tensorFiles: [] }, parameters, listings, [], training);
+  const made = { checkpoint: { format: "universal", tensorFiles: [] }, training };
+  const document = describeConverted(made, parameters, listings, []);
   writeFileSync(join(to, UNIVERSAL_FILE), encodeUniversal(document));
 }
 
