@@ -1,5 +1,7 @@
-// One region of a converted file: gathers its tensors, one window ahead, and digests each window while it is written.
-// Runs in a worker thread; everything that crosses the thread's border is plain data.
+// One region of a converted file: gathers its tensors and digests each window while it is written. Runs in a worker
+// thread; everything that crosses the thread's border is plain data. Between folders of this machine the thread reads
+// and writes by itself; else a window is read ahead while the one before is digested.
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { createPartHasher, type Digest } from "../core/artifact/digest.ts";
 import { tensorBytes } from "../core/tensor.ts";
 import { gatherBytes } from "../core/universal/convert-plan.ts";
@@ -7,6 +9,9 @@ import type { RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { ConvertRequest } from "./convert-request.ts";
 import { type GatherTensor, gatherPieces } from "./gather.ts";
 import type { RegionDeps } from "./merge-region.ts";
+
+/** Bytes after which signals, timers and messages get a turn of the event loop: a few milliseconds. */
+const TURN_BYTES = 4 * 1024 * 1024;
 
 export type ConvertRegionTask = {
   readonly index: number;
@@ -25,7 +30,9 @@ export async function convertRegion(
   { index, ticket, source, targetStore, prologue, tensors }: ConvertRegionTask,
   { openStore, signal, progress }: Omit<RegionDeps, "kernels">,
 ): Promise<ConvertRegionResult> {
-  const writer = await openStore(targetStore).openRegion(ticket, index, { signal });
+  const [store, target] = [openStore(source.store), openStore(targetStore)];
+  const mayBlock = store.isLocal && target.isLocal;
+  const writer = await target.openRegion(ticket, index, { signal, mayBlock });
   if (prologue.byteLength > 0) await writer.write(prologue);
   const sizes = tensors.map(({ dtype, shape }) => tensorBytes(dtype, shape));
   const hasher = createPartHasher(sizes);
@@ -33,12 +40,16 @@ export async function convertRegion(
     tensors.reduce((sum, { gather, dtype }) => sum + gatherBytes(gather, dtype), 0),
     sizes.reduce((sum, bytes) => sum + bytes, 0),
   ];
-  const [store, { prefix, model }] = [openStore(source.store), source];
-  for await (const piece of gatherPieces({ store, prefix, model }, tensors, signal)) {
+  let sinceTurn = 0;
+  for await (const piece of gatherPieces({ ...source, store, mayBlock }, tensors, signal)) {
     const written = writer.write(piece);
     hasher.update(piece);
     await written;
     progress((from / to) * piece.length, piece.length);
+    sinceTurn += piece.length;
+    if (sinceTurn < TURN_BYTES) continue;
+    await nextTurn();
+    sinceTurn = 0;
   }
   return { receipt: await writer.close(), digests: hasher.digests() };
 }

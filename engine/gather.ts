@@ -24,15 +24,21 @@ export type GatherTensor = {
   readonly shape: Shape;
   readonly gather: Gather<SourceRange>;
 };
-/** The folder that ranges name files of. */
+/** The folder that ranges name files of. With `mayBlock` a local store reads within the call. */
 export type GatherSource = {
   readonly store: ObjectStore;
   readonly prefix: string;
   readonly model?: string | undefined;
+  readonly mayBlock?: boolean | undefined;
 };
 
-/** Bytes of one window of the output. Two are held. It never changes a result. */
+/** Bytes of one window of the output that is read ahead. Two are held. It never changes a result. */
 const WINDOW_BYTES = 8 * 1024 * 1024;
+/**
+ * Bytes of one window that the thread itself reads when it is asked for: few enough to stay in a core's cache until
+ * they are digested and written, which halves what that costs; below, system calls begin to show.
+ */
+const CACHED_WINDOW_BYTES = 256 * 1024;
 /** Bytes that one read of scattered runs may span, used and unused ones together. */
 const SPAN_BYTES = 8 * 1024 * 1024;
 /** Runs of at least this many bytes are read where they go; shorter ones are read together and scattered. */
@@ -48,7 +54,8 @@ export const GATHER_PEAK_BYTES = 3 * WINDOW_BYTES + SPAN_BYTES;
 type Part = { readonly tensor: GatherTensor; readonly first: number; readonly count: number; readonly offset: number };
 
 /**
- * The bytes of the tensors in order, in windows; a window is valid until the next is asked for, and is read ahead.
+ * The bytes of the tensors in order, in windows; a window is valid until the next is asked for. One is read ahead,
+ * unless reading may block the thread.
  * Throws UniversalReplicasDisagree where copies that must be equal differ, and what the store throws.
  */
 export async function* gatherPieces(
@@ -56,8 +63,10 @@ export async function* gatherPieces(
   tensors: readonly GatherTensor[],
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
+  const { mayBlock = false } = source;
+  const windowBytes = mayBlock ? CACHED_WINDOW_BYTES : WINDOW_BYTES;
   const largest = Math.min(
-    WINDOW_BYTES,
+    windowBytes,
     tensors.reduce((sum, { dtype, shape }) => sum + elementBytes(dtype, elementCount(shape)), 0),
   );
   const buffers = [takeWindow(largest), takeWindow(largest)];
@@ -71,7 +80,12 @@ export async function* gatherPieces(
   };
   let turn = 0;
   let ahead: Promise<Uint8Array> | undefined;
-  for (const window of windowsOf(tensors)) {
+  for (const window of windowsOf(tensors, windowBytes)) {
+    if (mayBlock) {
+      yield await fill(window, 0);
+      signal.throwIfAborted();
+      continue;
+    }
     const next = fill(window, turn);
     next.catch(() => undefined); // awaited in the next turn, or dropped when the reader stops before
     turn += 1;
@@ -95,17 +109,17 @@ function takeWindow(bytes: number): Uint8Array {
 
 type Window = { readonly parts: readonly Part[]; readonly bytes: number };
 
-function* windowsOf(tensors: readonly GatherTensor[]): Generator<Window> {
+function* windowsOf(tensors: readonly GatherTensor[], windowBytes: number): Generator<Window> {
   let [parts, bytes]: [Part[], number] = [[], 0];
   for (const tensor of tensors) {
     const unit = elementBytes(tensor.dtype, 1);
     const total = elementCount(tensor.shape);
     for (let first = 0; first < total; ) {
-      const count = Math.min(total - first, Math.floor((WINDOW_BYTES - bytes) / unit));
+      const count = Math.min(total - first, Math.floor((windowBytes - bytes) / unit));
       if (count > 0) parts.push({ tensor, first, count, offset: bytes });
       bytes += count * unit;
       first += count;
-      if (WINDOW_BYTES - bytes >= 16) continue;
+      if (windowBytes - bytes >= 16) continue;
       yield { parts, bytes };
       [parts, bytes] = [[], 0];
     }
@@ -296,7 +310,8 @@ async function runReads(source: GatherSource, reads: readonly Read[], signal: Ab
 
 async function runRead(source: GatherSource, { name, range, into }: Read, signal: AbortSignal): Promise<void> {
   if ("file" in range) {
-    await source.store.readInto(`${source.prefix}${range.file}`, range.offset, into, { signal });
+    const { store, prefix, mayBlock } = source;
+    await store.readInto(`${prefix}${range.file}`, range.offset, into, { signal, mayBlock });
   } else if ("zeros" in range) {
     into.fill(0);
   } else if ("literal" in range) {

@@ -2,10 +2,11 @@
 // (opening costs more than a small read). Before every read the path is looked at again: a descriptor whose file was
 // replaced, rewritten or deleted is dropped, so a read sees the object as it is when the read begins, and never a
 // mixture of two.
-import { type BigIntStats, closeSync, constants, fstatSync, open, read, statSync } from "node:fs";
+import { type BigIntStats, closeSync, constants, fstatSync, open, read, readSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { MergeyardError } from "../core/error.ts";
 import { locate, type Root } from "./directory-paths.ts";
+import type { TransferOptions } from "./store.ts";
 
 type OpenFile = {
   readonly fd: number;
@@ -40,13 +41,14 @@ export async function readFileInto(
   key: string,
   offset: number,
   into: Uint8Array,
-  signal: AbortSignal | undefined,
+  { signal, mayBlock }: TransferOptions = {},
 ): Promise<void> {
+  const readSome = mayBlock === true ? readHere : readOnce;
   const file = takeCached(cache, key) ?? (await openFile(cache, key));
   try {
     for (let done = 0; done < into.byteLength; ) {
       signal?.throwIfAborted();
-      const count = await readOnce(file.fd, into, done, offset + done);
+      const count = await readSome(file.fd, into, done, offset + done);
       if (count === 0) throw shortRead(cache.root.path, key, offset, done, into.byteLength);
       done += count;
     }
@@ -102,6 +104,10 @@ function openDescriptor(path: string): Promise<number> {
   return new Promise((resolve, reject) => {
     open(path, OPEN_FLAGS, (error, fd) => (error === null ? resolve(fd) : reject(error)));
   });
+}
+
+function readHere(fd: number, into: Uint8Array, start: number, position: number): number {
+  return readSync(fd, into, start, Math.min(into.byteLength - start, CALL_BYTES_MAX), position);
 }
 
 function readOnce(fd: number, into: Uint8Array, start: number, position: number): Promise<number> {

@@ -2,7 +2,7 @@
 // processes, renamed to its key when all regions are closed. The ticket's token is the temporary path, relative to the
 // root, and the file's inode number, by which a repeated `finishWrite` recognizes its own success. Of several regions,
 // each that was closed leaves an empty file beside the temporary one, by which a writer that was killed goes on.
-import { close, fdatasync, open, write } from "node:fs";
+import { close, fdatasync, open, write, writeSync } from "node:fs";
 import { lstat, stat, statfs, unlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -53,7 +53,12 @@ function fullAt(area: Area, key: string, error: MergeyardError): MergeyardError 
 }
 
 /** Opens a region of a reserved file for writing from its start to its end. */
-export async function openFileRegion(area: Area, ticket: WriteTicket, index: number): Promise<RegionWriter> {
+export async function openFileRegion(
+  area: Area,
+  ticket: WriteTicket,
+  index: number,
+  mayBlock = false,
+): Promise<RegionWriter> {
   const region = regionOf(ticket, index);
   const { path } = parseToken(area, ticket);
   const isOneOfMany = ticket.regions.length > 1;
@@ -75,7 +80,8 @@ export async function openFileRegion(area: Area, ticket: WriteTicket, index: num
         throw regionMismatch(ticket, index, written + bytes.byteLength);
       }
       try {
-        await writeFully(fd, bytes, region.offset + written);
+        if (mayBlock) writeHere(fd, bytes, region.offset + written);
+        else await writeFully(fd, bytes, region.offset + written);
         written += bytes.byteLength;
       } catch (error) {
         await shut();
@@ -124,11 +130,20 @@ async function removeClosedMarks(path: string, { regions }: WriteTicket): Promis
 /** Closes the descriptors of writers that were dropped without `close`, as after an error elsewhere. */
 const LEFT_OPEN = new FinalizationRegistry((fd: number) => close(fd));
 
+/** Bytes given to one system call; Linux writes at most 2 GiB - 4 KiB at once. */
+const CALL_BYTES_MAX = 1 << 30;
+
+function writeHere(fd: number, bytes: Uint8Array, position: number): void {
+  for (let done = 0; done < bytes.byteLength; ) {
+    done += writeSync(fd, bytes, done, Math.min(bytes.byteLength - done, CALL_BYTES_MAX), position + done);
+  }
+}
+
 function writeFully(fd: number, bytes: Uint8Array, position: number): Promise<void> {
   return new Promise((resolve, reject) => {
     const step = (done: number) => {
       if (done === bytes.byteLength) return resolve();
-      write(fd, bytes, done, Math.min(bytes.byteLength - done, 1 << 30), position + done, (error, count) => {
+      write(fd, bytes, done, Math.min(bytes.byteLength - done, CALL_BYTES_MAX), position + done, (error, count) => {
         if (error !== null) reject(error);
         else step(done + count);
       });

@@ -61,10 +61,11 @@ export function createDirectoryStore(folder: string, options: DirectoryStoreOpti
   };
   return Object.freeze({
     uri: url.href,
+    isLocal: true,
     head: (key, o) => guard(key, o?.signal, () => headObject(area, checkKey(key))),
     async readInto(key, offset, into, o) {
       assert.ok(Number.isSafeInteger(offset) && offset >= 0, `offset ${offset}`);
-      await guard(key, o?.signal, () => readFileInto(cache, checkKey(key), offset, into, o?.signal));
+      await guard(key, o?.signal, () => readFileInto(cache, checkKey(key), offset, into, o));
     },
     get: (key, limitBytes, o) => guard(key, o?.signal, () => getObject(area, checkKey(key), limitBytes)),
     list: (prefix, o) => listObjects(area, prefix, o?.signal),
@@ -74,7 +75,7 @@ export function createDirectoryStore(folder: string, options: DirectoryStoreOpti
     beginWrite: (key, bytes, regions, o) =>
       guard(key, o?.signal, () => beginFileWrite(area, checkKey(key), bytes, regions)),
     async openRegion(ticket, index, o) {
-      const writer = await guard(ticket.key, o?.signal, () => openFileRegion(area, ticket, index));
+      const writer = await guard(ticket.key, o?.signal, () => openFileRegion(area, ticket, index, o?.mayBlock));
       return {
         write: (bytes) => guard(ticket.key, o?.signal, () => writer.write(bytes)),
         close: () => guard(ticket.key, undefined, () => writer.close()),

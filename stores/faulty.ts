@@ -71,6 +71,7 @@ function wrapOperations(store: ObjectStore, run: Run, counted: Counted): ObjectS
   };
   return Object.freeze({
     uri: store.uri,
+    isLocal: store.isLocal,
     head: (key, o) => run(key, () => store.head(key, o)),
     readInto(key, offset, into, o) {
       const half = into.subarray(0, Math.floor(into.byteLength / 2));

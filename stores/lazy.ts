@@ -2,8 +2,11 @@
 // who works on folders alone shall not pay for it.
 import type { ObjectStore } from "./store.ts";
 
-/** The store of that URI, made once, when something is asked of it. */
-export function createLazyStore(uri: string, make: () => Promise<ObjectStore>): ObjectStore {
+/** The store that has those properties, made once, when something is asked of it. */
+export function createLazyStore(
+  { uri, isLocal }: Pick<ObjectStore, "uri" | "isLocal">,
+  make: () => Promise<ObjectStore>,
+): ObjectStore {
   let made: Promise<ObjectStore> | undefined;
   const get = () => {
     made ??= make();
@@ -11,6 +14,7 @@ export function createLazyStore(uri: string, make: () => Promise<ObjectStore>): 
   };
   return Object.freeze({
     uri,
+    isLocal,
     head: async (key, o) => (await get()).head(key, o),
     readInto: async (key, offset, into, o) => (await get()).readInto(key, offset, into, o),
     get: async (key, limitBytes, o) => (await get()).get(key, limitBytes, o),

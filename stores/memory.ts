@@ -31,6 +31,7 @@ export function createMemoryStore(name: string): ObjectStore {
   named.set(name, contents);
   return Object.freeze({
     uri: contents.uri,
+    isLocal: true,
     async head(key, options) {
       const stored = find(contents, key, options);
       return stored && toInfo(key, stored);

@@ -75,7 +75,8 @@ function openBucket(place: string, env: StoreEnvironment): ObjectStore {
     const { createS3Store } = await import("./s3.ts");
     return createS3Store({ bucket, prefix: path, dialect, endpoint, region });
   };
-  const store = createRetryStore(createLazyStore(`s3://${bucket}${path === "" ? "" : `/${path}`}`, make));
+  const uri = `s3://${bucket}${path === "" ? "" : `/${path}`}`;
+  const store = createRetryStore(createLazyStore({ uri, isLocal: false }, make));
   return dialect.isVerified ? createVerifyStore(store) : store;
 }
 

@@ -70,6 +70,7 @@ export function createRetryStore(store: ObjectStore, policy: RetryPolicy = DEFAU
   };
   return Object.freeze({
     uri: store.uri,
+    isLocal: store.isLocal,
     head: (key, o) => retry(o, () => store.head(key, o)),
     readInto: (key, offset, into, o) => retry(o, () => store.readInto(key, offset, into, o)),
     get: (key, limitBytes, o) => retry(o, () => store.get(key, limitBytes, o)),

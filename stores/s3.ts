@@ -70,6 +70,7 @@ export function createS3Store(options: S3StoreOptions): ObjectStore {
   };
   return Object.freeze({
     uri: bucket.uri,
+    isLocal: false,
     head: async (key, o) => headObject(bucket, key, o?.signal),
     readInto: async (key, offset, into, o) => readRange(bucket, key, offset, into, o?.signal),
     get: async (key, limitBytes, o) => getObject(bucket, key, limitBytes, o?.signal),

@@ -46,6 +46,14 @@ export interface RegionWriter {
 
 export type StoreOptions = { readonly signal?: AbortSignal | undefined };
 
+export type TransferOptions = StoreOptions & {
+  /**
+   * The calling thread has nothing else to do: a local store may wait for the bytes within the call, which costs less
+   * than waking another thread. Who goes on like that gives the event loop a turn now and then.
+   */
+  readonly mayBlock?: boolean | undefined;
+};
+
 export type ConditionalOptions = StoreOptions & {
   /**
    * Names one conditional write over all its attempts (the retry wrapper sets it). A repetition that meets the object
@@ -59,6 +67,9 @@ export interface ObjectStore {
   /** `file:///…`, `s3://bucket/prefix` or `memory://name`: opens the same store again in another process. */
   readonly uri: string;
 
+  /** Its bytes lie on this machine, at the other end of a system call and not of a network. */
+  readonly isLocal: boolean;
+
   /** Undefined when there is no such object. */
   head(key: string, options?: StoreOptions): Promise<ObjectInfo | undefined>;
 
@@ -66,7 +77,7 @@ export interface ObjectStore {
    * Fills `into` from `offset`. Throws StoreObjectMissing, or StoreShortRead when the object ends before `into` is
    * full: a short read never becomes zeros.
    */
-  readInto(key: string, offset: number, into: Uint8Array, options?: StoreOptions): Promise<void>;
+  readInto(key: string, offset: number, into: Uint8Array, options?: TransferOptions): Promise<void>;
 
   /** A whole small object; undefined when missing; StoreObjectTooLarge beyond `limitBytes` (before it is read). */
   get(key: string, limitBytes: number, options?: StoreOptions): Promise<StoredObject | undefined>;
@@ -89,7 +100,7 @@ export interface ObjectStore {
    * 1000 of them, none for an empty object.
    */
   beginWrite(key: string, bytes: number, regions: readonly Region[], options?: StoreOptions): Promise<WriteTicket>;
-  openRegion(ticket: WriteTicket, index: number, options?: StoreOptions): Promise<RegionWriter>;
+  openRegion(ticket: WriteTicket, index: number, options?: TransferOptions): Promise<RegionWriter>;
   /**
    * Makes the object visible, whole. Overwrites what was there (the caller owns the key). Repeating it after it
    * succeeded gives the same answer, as long as the object has not been overwritten since.

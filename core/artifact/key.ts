@@ -40,8 +40,8 @@ export function checkName(name: string): string {
 }
 
 function checkSegments(key: string, segments: readonly string[]): string {
-  const bytes = byteLength(key);
-  if (bytes > KEY_LIMITS.keyBytes) throw refusal(key, `${bytes} bytes`, `at most ${KEY_LIMITS.keyBytes} bytes`);
+  const { keyBytes, segmentBytes } = KEY_LIMITS;
+  if (isLonger(key, keyBytes)) throw refusal(key, `${byteLength(key)} bytes`, `at most ${keyBytes} bytes`);
   if (!key.isWellFormed()) throw refusal(key, "half of a surrogate pair", "well-formed Unicode");
   if (segments.length === 0) throw refusal(key, "no segment", "a relative path");
   if (segments[0] === RESERVED_SEGMENT) throw refusal(key, RESERVED_SEGMENT, "a key outside the store's own area");
@@ -52,9 +52,8 @@ function checkSegments(key: string, segments: readonly string[]): string {
     if (hasForbiddenCharacter(segment)) {
       throw refusal(key, "a backslash or control character", "printable characters");
     }
-    const segmentBytes = byteLength(segment);
-    if (segmentBytes > KEY_LIMITS.segmentBytes) {
-      throw refusal(key, `a segment of ${segmentBytes} bytes`, `at most ${KEY_LIMITS.segmentBytes} bytes`);
+    if (isLonger(segment, segmentBytes)) {
+      throw refusal(key, `a segment of ${byteLength(segment)} bytes`, `at most ${segmentBytes} bytes`);
     }
   }
   return key;
@@ -66,6 +65,11 @@ function hasForbiddenCharacter(segment: string): boolean {
     if (code < 0x20 || code === 0x5c || (code >= 0x7f && code <= 0x9f) || code >= 0xfffe) return true;
   }
   return false;
+}
+
+/** Keys are checked with every read: only one that may be too long is encoded, at three bytes a UTF-16 unit or less. */
+function isLonger(text: string, limitBytes: number): boolean {
+  return 3 * text.length > limitBytes && byteLength(text) > limitBytes;
 }
 
 function byteLength(text: string): number {

@@ -74,18 +74,20 @@ function outerAxes({ size, sourceShape }: BoxPlace, targetShape: Shape): number 
 /** The run number `index` of a box, in row-major order: rising in the tensor and in the source. */
 export function runAt(box: BoxPlace, targetShape: Shape, index: number): Run {
   const outer = outerAxes(box, targetShape);
+  let count = 1;
   let [target, source, rest] = [0, 0, index];
   let [targetStride, sourceStride] = [1, 1];
   for (let axis = box.size.length - 1; axis >= 0; axis -= 1) {
     const length = box.size[axis] ?? 1;
     const position = axis < outer ? rest % length : 0;
     if (axis < outer) rest = Math.floor(rest / length);
+    else count *= length;
     target += (position + (box.targetOffset[axis] ?? 0)) * targetStride;
     source += (position + (box.sourceOffset[axis] ?? 0)) * sourceStride;
     targetStride *= targetShape[axis] ?? 1;
     sourceStride *= box.sourceShape[axis] ?? 1;
   }
-  return { target, source, count: measureRuns(box, targetShape).count };
+  return { target, source, count };
 }
 
 /** Bytes [offset, offset + bytes) of the concatenation of ranges. */

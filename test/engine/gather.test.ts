@@ -16,10 +16,18 @@ async function storeOf(files: Readonly<Record<string, Uint8Array>>): Promise<Obj
   return store;
 }
 
+/** What is gathered read ahead, and in the calling thread: both must be the same. */
 async function collect(store: ObjectStore, tensors: readonly GatherTensor[]): Promise<Uint8Array> {
+  const [ahead, inline] = [await collectBy(store, tensors, false), await collectBy(store, tensors, true)];
+  assert.equal(Buffer.compare(ahead, inline), 0);
+  return ahead;
+}
+
+async function collectBy(store: ObjectStore, tensors: readonly GatherTensor[], mayBlock: boolean): Promise<Uint8Array> {
   const pieces: Uint8Array[] = [];
   let most = 0;
-  for await (const piece of gatherPieces({ store, prefix: "run/" }, tensors, new AbortController().signal)) {
+  const source = { store, prefix: "run/", mayBlock };
+  for await (const piece of gatherPieces(source, tensors, new AbortController().signal)) {
     pieces.push(piece.slice());
     most = Math.max(most, piece.length);
   }

@@ -83,6 +83,7 @@ export function underRole(store: ObjectStore, statements: readonly Statement[]):
   const mayReplace = (key: string) => may(key, "s3:PutObject", "s3:GetObject", "s3:ListBucket");
   return {
     uri: store.uri,
+    isLocal: store.isLocal,
     head: async (key, o) => mayRead(key).head(key, o),
     readInto: async (key, offset, into, o) => mayRead(key).readInto(key, offset, into, o),
     get: async (key, limitBytes, o) => mayRead(key).get(key, limitBytes, o),

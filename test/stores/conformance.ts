@@ -93,11 +93,13 @@ function checkReads(check: Check): void {
       [65_535, 1, 2],
       [70_000, 99_999, 1],
     ] as const) {
-      memory.fill(0xee);
-      await store.readInto("reads/object", offset, memory.subarray(start, start + bytes));
-      assert.deepEqual(memory.subarray(start, start + bytes), content.subarray(offset, offset + bytes));
-      assert.ok(memory.subarray(0, start).every((byte) => byte === 0xee));
-      assert.ok(memory.subarray(start + bytes).every((byte) => byte === 0xee));
+      for (const mayBlock of [false, true]) {
+        memory.fill(0xee);
+        await store.readInto("reads/object", offset, memory.subarray(start, start + bytes), { mayBlock });
+        assert.deepEqual(memory.subarray(start, start + bytes), content.subarray(offset, offset + bytes));
+        assert.ok(memory.subarray(0, start).every((byte) => byte === 0xee));
+        assert.ok(memory.subarray(start + bytes).every((byte) => byte === 0xee));
+      }
     }
   });
 
@@ -118,7 +120,7 @@ function checkReads(check: Check): void {
     assert.equal(error.where.file, "object");
     assert.equal(error.where.offset, 90);
     await rejectsWith(store.readInto("object", 100, new Uint8Array(1)), "StoreShortRead");
-    await rejectsWith(store.readInto("object", 5000, new Uint8Array(1)), "StoreShortRead");
+    await rejectsWith(store.readInto("object", 5000, new Uint8Array(1), { mayBlock: true }), "StoreShortRead");
     await store.readInto("object", 90, new Uint8Array(10));
     await store.readInto("object", 100, new Uint8Array(0));
   });
@@ -263,7 +265,7 @@ function checkRegions(check: Check, hasThreads: boolean): void {
     const receipts = [];
     for (const index of [2, 0, 1]) {
       const region = regions[index] ?? assert.fail();
-      const writer = await store.openRegion(ticket, index);
+      const writer = await store.openRegion(ticket, index, { mayBlock: index === 1 });
       for (let done = 0; done < region.bytes; done += 700_001) {
         const piece = content.slice(region.offset + done, region.offset + Math.min(region.bytes, done + 700_001));
         await writer.write(piece);
@@ -320,7 +322,7 @@ function checkRegionFailures(check: Check): void {
     const short = await store.openRegion(ticket, 0);
     await short.write(patterned(99));
     await rejectsWith(short.close(), "StoreRegionIncomplete");
-    const long = await store.openRegion(ticket, 0);
+    const long = await store.openRegion(ticket, 0, { mayBlock: true });
     await long.write(patterned(100));
     await rejectsWith(long.write(patterned(1)), "StoreRegionIncomplete");
     await rejectsWith(store.openRegion(ticket, 1), "StoreTicketInvalid");
