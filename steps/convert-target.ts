@@ -1,11 +1,10 @@
 // Converting into a format whose files are planned from parameters: torch, DeepSpeed, distributed checkpoints. Files
 // are written side by side; the one that makes the folder a checkpoint comes when all others are whole.
-import { parametersIn } from "../core/formats/format.ts";
+import { parametersIn, type WritableCheckpoint } from "../core/formats/format.ts";
 import type { PlannedFile } from "../core/formats/planned-file.ts";
 import type { TargetFormat, Topology } from "../core/formats/target.ts";
 import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
 import type { ObjectStore } from "../stores/store.ts";
-import type { StoredCheckpoint } from "./open-checkpoint.ts";
 import { mapBounded } from "./records.ts";
 import type { StepDeps } from "./step.ts";
 import { writePlanned } from "./write-planned.ts";
@@ -29,7 +28,7 @@ export type TargetChoice = {
  */
 export async function writeTarget(
   { source, target, deps }: Ends,
-  opened: StoredCheckpoint,
+  opened: WritableCheckpoint,
   format: TargetFormat,
   { topology = ONE_RANK, vocabularyMultiple }: TargetChoice,
 ): Promise<{ readonly files: readonly WrittenFile[]; finish(): Promise<void> }> {

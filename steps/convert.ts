@@ -14,12 +14,13 @@ import {
 } from "../core/artifact/universal.ts";
 import type { CheckpointFile, TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
-import { describeWarning } from "../core/formats/format.ts";
+import { describeWarning, type WritableCheckpoint } from "../core/formats/format.ts";
 import { encodeShardIndex } from "../core/formats/safetensors-index.ts";
 import { fileRole } from "../core/formats/side-files.ts";
 import type { TargetFormat } from "../core/formats/target.ts";
 import { TARGETS } from "../core/formats/targets.ts";
 import { universal as universalFormat } from "../core/formats/universal-folder.ts";
+import { weightsIn } from "../core/formats/weights-dtype.ts";
 import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
 import type { TensorFile } from "../core/plan/receipt.ts";
 import { describeConverted, planConversion } from "../core/universal/convert-plan.ts";
@@ -29,15 +30,9 @@ import { adoptPieces, findAdoptSource } from "./adopt.ts";
 import { readUniversal } from "./checkpoint-listing.ts";
 import { convertFile } from "./convert-file.ts";
 import { type TargetChoice, type WrittenFile, writeTarget } from "./convert-target.ts";
-import {
-  listDocument,
-  openPlace,
-  type StoredCheckpoint,
-  travellingFiles,
-  writtenDocuments,
-} from "./open-checkpoint.ts";
+import { listDocument, openPlace, travellingFiles, writtenDocuments } from "./open-checkpoint.ts";
 import { createOnce, mapBounded } from "./records.ts";
-import { convertInputSchema, convertOutputSchema } from "./schemas.ts";
+import { type CONVERSION_TARGETS, convertInputSchema, convertOutputSchema } from "./schemas.ts";
 import { type ConvertDeps, defineStep, type StepProgress } from "./step.ts";
 import { copyVerified, digestFile, STREAMS_IN_FLIGHT } from "./stream.ts";
 
@@ -49,9 +44,11 @@ export const convertStep = defineStep({
   name: "convert",
   input: convertInputSchema,
   output: convertOutputSchema,
-  async run({ source: sourceUri, sourceFile, target: targetUri, to, patterns, ...choice }, deps: ConvertDeps) {
+  async run({ source: sourceUri, sourceFile, target: targetUri, to, patterns, dtype, ...choice }, deps: ConvertDeps) {
     const [source, target] = [deps.openStore(sourceUri), deps.openStore(targetUri)];
-    const opened = await openPlace({ store: source, prefix: "", file: sourceFile }, deps.signal, patterns);
+    checkDtype(to, dtype);
+    const stored = await openPlace({ store: source, prefix: "", file: sourceFile }, deps.signal, patterns);
+    const opened = dtype === undefined ? stored : weightsIn(stored, dtype);
     for await (const { key } of target.list("", { signal: deps.signal })) {
       throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
     }
@@ -103,6 +100,17 @@ async function convertToTarget(copying: Copying, format: TargetFormat, choice: T
   return { files: [...files, ...sideFiles, ...made], digest: null, contents: null };
 }
 
+/** Throws ConvertDtypeRefused where the target keeps master weights. */
+function checkDtype(to: (typeof CONVERSION_TARGETS)[number], dtype: string | undefined): void {
+  const isTaken = TARGETS.get(to)?.takesDtype ?? to === "safetensors";
+  if (dtype === undefined || isTaken) return;
+  const taking = [...TARGETS.values()].filter((target) => target.takesDtype).map(({ id }) => id);
+  throw new MergeyardError("ConvertDtypeRefused", {
+    found: `${dtype} for ${to}, which keeps master weights`,
+    expected: `one of ${["safetensors", ...taking].join(", ")}`,
+  });
+}
+
 function needTarget(id: string): TargetFormat {
   const target = TARGETS.get(id);
   assert.ok(target !== undefined, `${id} is a target`);
@@ -112,7 +120,7 @@ function needTarget(id: string): TargetFormat {
 type Copying = {
   readonly source: ObjectStore;
   readonly target: ObjectStore;
-  readonly opened: StoredCheckpoint;
+  readonly opened: WritableCheckpoint;
   readonly deps: ConvertDeps;
   readonly done: { bytesRead: number; bytesWritten: number };
 };

@@ -5,7 +5,7 @@ import type { PlainFile } from "../core/artifact/listed-file.ts";
 import type { CheckpointFile, FolderReader, TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { openCompressed } from "../core/formats/compressed-tensors.ts";
-import type { OpenedCheckpoint } from "../core/formats/format.ts";
+import type { OpenedCheckpoint, WritableCheckpoint } from "../core/formats/format.ts";
 import { describeByManifest } from "../core/formats/published.ts";
 import { recogniseFileFormat, recogniseFormat } from "../core/formats/registry.ts";
 import { fileRole } from "../core/formats/side-files.ts";
@@ -74,13 +74,13 @@ export function openPlace(
 }
 
 /** Side files that travel with a checkpoint; an index speaks of files that a conversion replaces. */
-export function travellingFiles({ checkpoint, conversion }: OpenedCheckpoint): readonly CheckpointFile[] {
+export function travellingFiles({ checkpoint, conversion }: WritableCheckpoint): readonly CheckpointFile[] {
   if (conversion === undefined) return checkpoint.sideFiles;
   return checkpoint.sideFiles.filter(({ name }) => fileRole(name) !== "index");
 }
 
 /** Text files that travel with a checkpoint and lie nowhere: what its format says in other words. */
-export function writtenDocuments({ checkpoint }: OpenedCheckpoint): readonly WrittenDocument[] {
+export function writtenDocuments({ checkpoint }: Pick<OpenedCheckpoint, "checkpoint">): readonly WrittenDocument[] {
   const taken = new Set(checkpoint.sideFiles.map(({ name }) => name));
   return [...(checkpoint.documents ?? [])]
     .filter(([name]) => !taken.has(name))

@@ -346,6 +346,9 @@ export const CONVERSION_TARGETS = [
   "deepspeed",
 ] as const;
 
+/** What weights are rounded to on request. */
+export const WEIGHT_DTYPES = ["F32", "F16", "BF16"] as const;
+
 export const convertInputSchema = z.strictObject({
   /** URI of the folder to read. */
   source: uri,
@@ -363,6 +366,8 @@ export const convertInputSchema = z.strictObject({
       zero: z.literal([1, 2, 3]),
     })
     .optional(),
+  /** Float dtype of the weights, where the target holds weights alone; absent: as they are, master weights in F32. */
+  dtype: z.enum(WEIGHT_DTYPES).optional(),
   /** The target's vocabulary is padded to a multiple of this and its tensor-parallel ranks. */
   vocabularyMultiple: z.int().positive().optional(),
   /** How tensor-parallel ranks cut the source's parameters, where the source does not say it. */

@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import type { Topology } from "../../core/formats/target.ts";
-import { CONVERSION_TARGETS } from "../../steps/schemas.ts";
+import { CONVERSION_TARGETS, type WEIGHT_DTYPES } from "../../steps/schemas.ts";
 import {
   familyOption,
   jsonOption,
@@ -19,6 +19,8 @@ import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatBytes } from "../text.ts";
 
+type WeightDtype = (typeof WEIGHT_DTYPES)[number];
+
 type Options = PatternOptions & {
   readonly to: (typeof CONVERSION_TARGETS)[number];
   readonly out: string;
@@ -28,6 +30,7 @@ type Options = PatternOptions & {
   readonly dp?: number;
   readonly zero?: Topology["zero"];
   readonly vocabMultiple?: number;
+  readonly dtype?: WeightDtype;
   readonly threads?: number;
   readonly memory?: number;
 };
@@ -48,12 +51,29 @@ export function addConvert(program: Command, terminal: Terminal): void {
       "pad the vocabulary to a multiple of n x tp (default: as the source did)",
       parseCount,
     )
+    .addOption(dtypeOption())
     .option("--patterns <file>", PATTERNS_HELP)
     .addOption(familyOption())
     .addOption(threadsOption())
     .addOption(memoryOption())
     .addOption(jsonOption())
     .action((source: string, options: Options) => convert(source, options, terminal));
+}
+
+/** Names as recipes and config.json spell them. */
+const DTYPE_NAMES = new Map<string, WeightDtype>([
+  ["float32", "F32"],
+  ["float16", "F16"],
+  ["bfloat16", "BF16"],
+]);
+
+function dtypeOption(): Option {
+  const help = "round the weights to it, for safetensors, torch and dcp: float32, float16 or bfloat16";
+  return new Option("--dtype <name>", help).argParser((text: string): WeightDtype => {
+    const dtype = DTYPE_NAMES.get(text);
+    if (dtype === undefined) throw new InvalidArgumentError("It must be float32, float16 or bfloat16.");
+    return dtype;
+  });
 }
 
 function parseZeroStage(text: string): Topology["zero"] {
@@ -109,6 +129,7 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
       ...(file === undefined ? {} : { sourceFile: file }),
       ...(patterns === undefined ? {} : { patterns }),
       ...topologyOf(options),
+      ...(options.dtype === undefined ? {} : { dtype: options.dtype }),
       ...(options.vocabMultiple === undefined ? {} : { vocabularyMultiple: options.vocabMultiple }),
     };
     const result = await runStep(convertStep, input, deps);

@@ -232,6 +232,11 @@ export const PICKLED_CODES = {
     retryable: false,
     remedy: "convert a training checkpoint, or convert this one to safetensors or torch",
   },
+  ConvertDtypeRefused: {
+    meaning: "the format to write keeps master weights, which have one dtype",
+    retryable: false,
+    remedy: "leave --dtype out, or convert to a format of weights alone",
+  },
   UniversalPatternsMissing: {
     meaning: "nothing says how tensor-parallel ranks cut the parameters",
     retryable: false,

@@ -4,7 +4,7 @@
 // Source: reference checkpoint-formats.md section 6.1.
 import type { Shape } from "../tensor.ts";
 import { gatherWhole } from "../universal/box.ts";
-import { type ConversionParameter, STATE_NAMES } from "../universal/conversion.ts";
+import { STATE_NAMES } from "../universal/conversion.ts";
 import { compareUtf8 } from "../utf8-order.ts";
 import {
   encodePickle,
@@ -19,13 +19,14 @@ import {
 } from "./pickle-write.ts";
 import { type PlannedArchive, type PlannedFile, plainPlannedFile, type TargetTensor } from "./planned-file.ts";
 import { groupUnits } from "./shard-plan.ts";
-import type { PlannedFolder, TargetFormat, TargetRequest } from "./target.ts";
+import type { PlannedFolder, TargetFormat, TargetParameter, TargetRequest } from "./target.ts";
 import { planTorchArchive, pyTensor } from "./torch-write.ts";
 
 export const dcpTarget = Object.freeze({
   id: "dcp",
   title: "PyTorch distributed checkpoint (DCP)",
   isSharded: false,
+  takesDtype: true,
   plan: planDcp,
 } satisfies TargetFormat);
 
@@ -60,14 +61,14 @@ function planDcp({ parameters, shardBytes }: TargetRequest): PlannedFolder {
   return { files, last: plainPlannedFile(".metadata", encodeMetadata(placed)) };
 }
 
-function weightOf({ name, aliases, dtype, shape, gather }: ConversionParameter, isTrained: boolean): DcpTensor {
+function weightOf({ name, aliases, dtype, shape, gather }: TargetParameter, isTrained: boolean): DcpTensor {
   const names = [name, ...aliases].map((each): DcpName => {
     return isTrained ? { name: `model.${each}`, path: ["model", each] } : { name: each, path: [each] };
   });
   return { dtype, shape, gather, names };
 }
 
-function statesOf({ name, shape, training }: ConversionParameter): readonly DcpTensor[] {
+function statesOf({ name, shape, training }: TargetParameter): readonly DcpTensor[] {
   if (training === undefined) return [];
   const nameOf = (state: string): DcpName[] => {
     return [{ name: `optim.state.${name}.${state}`, path: ["optim", "state", name, state] }];

@@ -5,7 +5,7 @@
 import { elementCount } from "../tensor.ts";
 import { gatherWhole } from "../universal/box.ts";
 import { parseCheckpointInfo, type SubParams } from "../universal/checkpoint-info.ts";
-import { type ConversionParameter, STATE_NAMES } from "../universal/conversion.ts";
+import { STATE_NAMES } from "../universal/conversion.ts";
 import { compilePattern } from "../universal/name-pattern.ts";
 import { scalarTensor } from "./dcp-write.ts";
 import { isModelStateFile } from "./deepspeed-files.ts";
@@ -20,13 +20,14 @@ import {
 } from "./deepspeed-write-model.ts";
 import { type Picklable, pyDict, pyList, pyRecord, pyTuple } from "./pickle-write.ts";
 import { type PlannedFile, plainPlannedFile, type TargetTensor } from "./planned-file.ts";
-import type { PlannedFolder, TargetFormat, TargetRequest } from "./target.ts";
+import type { PlannedFolder, TargetFormat, TargetParameter, TargetRequest } from "./target.ts";
 import { planTorchFile, pyTensor, type TorchValue } from "./torch-write.ts";
 
 export const deepspeedUniversalTarget = Object.freeze({
   id: "deepspeed-universal",
   title: "DeepSpeed universal checkpoint",
   isSharded: true,
+  takesDtype: false,
   plan: planDeepspeedUniversal,
 } satisfies TargetFormat);
 
@@ -106,7 +107,7 @@ function asF32(tensor: TargetTensor): TargetTensor {
 
 /** The keys that say how the loader cuts the tensor for its ranks. */
 function describeCut(
-  { name, shape, pattern, paddedRows }: ConversionParameter,
+  { name, shape, pattern, paddedRows }: TargetParameter,
   declared: SubParams | undefined,
 ): readonly (readonly [string, Picklable])[] {
   const vocabulary = paddedRows === undefined ? [] : [["vocab_tensor", true] as const];

@@ -3,11 +3,10 @@
 // Source: reference checkpoint-formats.md sections 3.2, 3.3, 4.
 import { MergeyardError } from "../error.ts";
 import type { Shape } from "../tensor.ts";
-import type { ConversionParameter } from "../universal/conversion.ts";
 import type { Json, JsonObject, TrainingState } from "../universal/training-state.ts";
 import { picklableOf } from "./pickle-json.ts";
 import { type Picklable, pyDict, pyList, pyRecord, pySize, pyTuple } from "./pickle-write.ts";
-import type { Topology } from "./target.ts";
+import type { TargetParameter, Topology } from "./target.ts";
 import type { TorchValue } from "./torch-write.ts";
 
 /** The version that the keys written here follow, where the source states none. */
@@ -127,7 +126,7 @@ export function groupValues(training: TrainingState | undefined, groups: number)
 }
 
 /** Parameters of the optimizer's groups in their order; what the source has no order for comes last, by name. */
-export function groupsOf(parameters: readonly ConversionParameter[]): readonly (readonly TrainedOne[])[] {
+export function groupsOf(parameters: readonly TargetParameter[]): readonly (readonly TrainedOne[])[] {
   const trained = parameters.flatMap((parameter) =>
     parameter.training === undefined ? [] : [{ ...parameter, training: parameter.training }],
   );
@@ -143,7 +142,7 @@ export function groupsOf(parameters: readonly ConversionParameter[]): readonly (
   return groups.map((group) => group.sort((a, b) => placeOf(a) - placeOf(b) || (a.name < b.name ? -1 : 1)));
 }
 
-export type TrainedOne = ConversionParameter & { readonly training: NonNullable<ConversionParameter["training"]> };
+export type TrainedOne = TargetParameter & { readonly training: NonNullable<TargetParameter["training"]> };
 
 /** The step that all parameters agree on. Throws DeepspeedStepsDisagree. */
 export function stepOf(parameters: readonly TrainedOne[]): number {

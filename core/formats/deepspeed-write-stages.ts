@@ -1,15 +1,15 @@
 // Which parameters each pipeline stage of a target holds. Layers are numbered in names; they are spread evenly, what
 // comes before the first goes to the first stage, what comes behind the last to the last one, a tied module to both.
 // Names of DeepSpeed's pipeline modules (`3.mlp.weight`, `tied_modules.embed.weight`) ask for files of layers.
-import type { ConversionParameter } from "../universal/conversion.ts";
 import { createStageRule, layerOf as layerNumberOf } from "../universal/reshard.ts";
 import type { TrainedOne } from "./deepspeed-write-model.ts";
+import type { TargetParameter } from "./target.ts";
 
 export type StageParameters = {
   /** By optimizer group, in its order. */
   readonly groups: readonly (readonly TrainedOne[])[];
   /** Buffers and frozen weights. */
-  readonly others: readonly ConversionParameter[];
+  readonly others: readonly TargetParameter[];
   /** Aliases of the stage's parameters. */
   readonly shared: ReadonlyMap<string, string>;
   /** Layer and name inside of it; undefined where the model is no pipeline module. */
@@ -20,7 +20,7 @@ const PIPELINE_NAME = /^(?:(\d+)|tied_modules\.[^.]+)\.(.+)$/;
 const TIED = /^tied_modules\./;
 
 export function planStages(
-  parameters: readonly ConversionParameter[],
+  parameters: readonly TargetParameter[],
   groups: readonly (readonly TrainedOne[])[],
   stages: number,
 ): readonly StageParameters[] {
@@ -29,7 +29,7 @@ export function planStages(
   const isPipeline = groups.flat().every(({ name }) => PIPELINE_NAME.test(name));
   const layerOf = isPipeline ? createLayerOf(parameters) : undefined;
   return Array.from({ length: stages }, (_, stage) => {
-    const isHere = ({ name }: ConversionParameter): boolean => stageOf(name).includes(stage);
+    const isHere = ({ name }: TargetParameter): boolean => stageOf(name).includes(stage);
     const here = parameters.filter(isHere);
     return {
       groups: groups.map((group) => group.filter(isHere)),
@@ -41,7 +41,7 @@ export function planStages(
 }
 
 /** Stages that hold a parameter of a name. What has no layer stands before the layers until one has been met. */
-function createStageOf(parameters: readonly ConversionParameter[], stages: number) {
+function createStageOf(parameters: readonly TargetParameter[], stages: number) {
   const layered = parameters.flatMap(({ name }) => (layerNumber(name) === undefined ? [] : [name]));
   const isOnStage = createStageRule(layered, stages);
   const isBehind = new Set<string>();
@@ -62,7 +62,7 @@ function layerNumber(name: string): number | undefined {
 }
 
 /** A tied module is saved with the layer before the first that is numbered. */
-function createLayerOf(parameters: readonly ConversionParameter[]) {
+function createLayerOf(parameters: readonly TargetParameter[]) {
   const numbers = parameters.flatMap(({ name }) => layerNumber(name) ?? []);
   const tiedLayer = numbers.length === 0 ? 0 : Math.max(0, Math.min(...numbers) - 1);
   return (name: string): { readonly layer: number; readonly local: string } => {

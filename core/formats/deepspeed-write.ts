@@ -3,7 +3,7 @@
 // bytes are written. `latest` comes last.
 // Source: reference checkpoint-formats.md sections 3 and 5.
 import { elementCount, type Shape } from "../tensor.ts";
-import { type ConversionParameter, STATE_NAMES } from "../universal/conversion.ts";
+import { STATE_NAMES } from "../universal/conversion.ts";
 import {
   convertTensor,
   cutEach,
@@ -29,13 +29,14 @@ import { planStages, type StageParameters } from "./deepspeed-write-stages.ts";
 import { picklableOf } from "./pickle-json.ts";
 import { type Picklable, pyDict, pyList, pyRecord } from "./pickle-write.ts";
 import { type PlannedFile, plainPlannedFile } from "./planned-file.ts";
-import type { PlannedFolder, TargetFormat, TargetRequest, Topology } from "./target.ts";
+import type { PlannedFolder, TargetFormat, TargetParameter, TargetRequest, Topology } from "./target.ts";
 import { planTorchFile, pyTensor, type TorchValue } from "./torch-write.ts";
 
 export const deepspeedTarget = Object.freeze({
   id: "deepspeed",
   title: "DeepSpeed training checkpoint (ZeRO 1, 2, 3)",
   isSharded: true,
+  takesDtype: false,
   plan: planDeepspeed,
 } satisfies TargetFormat);
 
@@ -97,7 +98,7 @@ export function cutParameter(parameter: TrainedOne, request: TargetRequest, rank
 /** Rows of the target's vocabulary; undefined where nothing pads the parameter. */
 function rowsOf(
   { topology, training, vocabularyMultiple }: TargetRequest,
-  { shape, paddedRows }: ConversionParameter,
+  { shape, paddedRows }: TargetParameter,
 ): number | undefined {
   if (paddedRows === undefined) return undefined;
   const from = training?.topology?.tp ?? 1;

@@ -6,6 +6,7 @@ import { describePlace, type ErrorPlace } from "../error.ts";
 import { type ConversionParameter, parametersOf } from "../universal/conversion.ts";
 import type { FamilyId } from "../universal/model-families.ts";
 import type { TrainingState } from "../universal/training-state.ts";
+import type { TargetParameter } from "./target.ts";
 
 /** Things that are odd but do not make a checkpoint wrong. */
 const WARNING_CODES = {
@@ -57,8 +58,14 @@ export type OpenedCheckpoint = {
   readonly family?: FamilyId | undefined;
 };
 
+/** A checkpoint as a writer takes it: its parameters may be made of other tensors. */
+export type WritableCheckpoint = Omit<OpenedCheckpoint, "conversion" | "described"> & {
+  readonly conversion?: readonly TargetParameter[];
+  readonly described?: readonly TargetParameter[];
+};
+
 /** The parameters of any checkpoint, for a writer of another format. */
-export function parametersIn({ conversion, described, checkpoint }: OpenedCheckpoint): readonly ConversionParameter[] {
+export function parametersIn({ conversion, described, checkpoint }: WritableCheckpoint): readonly TargetParameter[] {
   return conversion ?? described ?? parametersOf(checkpoint.tensors);
 }
 

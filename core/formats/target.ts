@@ -1,6 +1,7 @@
 // What a format to convert into is: a frozen object that plans the files of a folder from the parameters of any source,
 // before a byte of weights is read. Adding one: its file and a line in targets.ts.
 import type { Checkpoint } from "../checkpoint.ts";
+import type { SourceRange } from "../universal/box.ts";
 import type { ConversionParameter } from "../universal/conversion.ts";
 import type { TrainingState } from "../universal/training-state.ts";
 import type { PlannedFile } from "./planned-file.ts";
@@ -8,11 +9,14 @@ import type { PlannedFile } from "./planned-file.ts";
 /** Ranks of the target. `zero` is the stage of ZeRO. */
 export type Topology = { readonly tp: number; readonly pp: number; readonly dp: number; readonly zero: 1 | 2 | 3 };
 
+/** A parameter as it is to be written. */
+export type TargetParameter = ConversionParameter<SourceRange>;
+
 export type TargetRequest = {
   /** The source: its files, for those that the target takes over as they are. */
   readonly source: Pick<Checkpoint, "tensorFiles">;
   /** As the source's reader gave them, in any order. */
-  readonly parameters: readonly ConversionParameter[];
+  readonly parameters: readonly TargetParameter[];
   /** What the trainer saved beside the tensors; undefined where the source has no such. */
   readonly training: TrainingState | undefined;
   /** Bytes of tensors of one file, at most, where the format leaves the choice. */
@@ -33,5 +37,7 @@ export type TargetFormat = {
   readonly title: string;
   /** True where `topology` says anything. */
   readonly isSharded: boolean;
+  /** True where the weights may be of any float dtype; else the format keeps master weights in F32. */
+  readonly takesDtype: boolean;
   plan(request: TargetRequest): PlannedFolder;
 };

@@ -2,19 +2,19 @@
 // states are left out. Tied weights share their storage.
 // Source: reference checkpoint-formats.md sections 1.4, 2.4.
 import { tensorBytes } from "../tensor.ts";
-import type { ConversionParameter } from "../universal/conversion.ts";
 import { compareUtf8 } from "../utf8-order.ts";
 import { pyDict } from "./pickle-write.ts";
 import { type PlannedFile, plainPlannedFile, type TargetTensor } from "./planned-file.ts";
 import { encodeShardIndex } from "./safetensors-index.ts";
 import { groupUnits } from "./shard-plan.ts";
-import type { PlannedFolder, TargetFormat, TargetRequest } from "./target.ts";
+import type { PlannedFolder, TargetFormat, TargetParameter, TargetRequest } from "./target.ts";
 import { planTorchFile, pyTensor } from "./torch-write.ts";
 
 export const torchTarget = Object.freeze({
   id: "torch",
   title: "torch files (pytorch_model.bin)",
   isSharded: false,
+  takesDtype: true,
   plan: planTorchFolder,
 } satisfies TargetFormat);
 
@@ -40,7 +40,7 @@ function planTorchFolder({ parameters, shardBytes }: TargetRequest): PlannedFold
   return { files, last: plainPlannedFile(`${NAME}.bin.index.json`, encodeShardIndex(weightMap, total)) };
 }
 
-function planShard(file: string, parameters: readonly ConversionParameter[]): PlannedFile {
+function planShard(file: string, parameters: readonly TargetParameter[]): PlannedFile {
   const entries = parameters.flatMap(({ name, aliases, dtype, shape, gather }) => {
     const tensor: TargetTensor = { dtype, shape, gather };
     return [name, ...aliases].map((each) => [each, pyTensor(tensor)] as const);

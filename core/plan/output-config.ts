@@ -34,8 +34,7 @@ export function writeOutputConfig(parts: OutputConfigParts): string {
     ? { ...kept, quantization_config: donor.quantization_config }
     : kept;
   if (parts.architecture !== undefined) config.architectures = [parts.architecture];
-  const dtype = DTYPE_NAMES[dominantDtype(tensors) ?? ""];
-  if (dtype !== undefined) config["dtype" in donor && !("torch_dtype" in donor) ? "dtype" : "torch_dtype"] = dtype;
+  setDtype(config, dominantDtype(tensors));
   if (parts.untied) {
     for (const section of ownSections(config))
       if (section.tie_word_embeddings === true) section.tie_word_embeddings = false;
@@ -47,6 +46,19 @@ export function writeOutputConfig(parts: OutputConfigParts): string {
   }
   if (parts.renumber !== undefined) for (const section of ownSections(config)) setTokenIds(section, parts.renumber);
   return stringifyConfig(config);
+}
+
+/** The text of a config.json whose weights are all in `dtype` now. */
+export function configInDtype(donor: Config, dtype: Dtype): string {
+  const { quantization_config: _, ...config } = donor;
+  setDtype(config, dtype);
+  return stringifyConfig(config);
+}
+
+/** Under the key that the config has; newer ones call it `dtype`. */
+function setDtype(config: Record<string, unknown>, dtype: Dtype | undefined): void {
+  const name = DTYPE_NAMES[dtype ?? ""];
+  if (name !== undefined) config["dtype" in config && !("torch_dtype" in config) ? "dtype" : "torch_dtype"] = name;
 }
 
 const DTYPE_NAMES: Readonly<Record<string, string>> = {

@@ -2,7 +2,7 @@
 // calls it has read the headers, and writes what comes back.
 import { digestJson } from "../artifact/digest.ts";
 import { shortDigest } from "../artifact/layout.ts";
-import type { CheckpointFile } from "../checkpoint.ts";
+import type { ByteRange, CheckpointFile } from "../checkpoint.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { readOutputs } from "../recipe/outputs.ts";
@@ -22,7 +22,7 @@ import type { AdoptUnit, ConvertUnit, DescribeUnit, MergeUnit, Plan, PlanSource,
 export type PipelineModel = MergeModel & {
   readonly checkpointName: string;
   /** Files that a pending source in another format is converted to; `checkpoint` is then what they will be. */
-  readonly conversion?: readonly ConvertedFile[] | undefined;
+  readonly conversion?: readonly ConvertedFile<ByteRange>[] | undefined;
 };
 
 export type PipelineTask = {
@@ -161,7 +161,11 @@ function adoptUnit(file: CheckpointFile, source: number, index: number): AdoptUn
   return { op: "adopt", stage: ADOPT_STAGE, index, ...costs, source, file: file.name };
 }
 
-function convertUnit({ file, fileBytes, tensors, gathers }: ConvertedFile, source: number, index: number): ConvertUnit {
+function convertUnit(
+  { file, fileBytes, tensors, gathers }: ConvertedFile<ByteRange>,
+  source: number,
+  index: number,
+): ConvertUnit {
   const gathered = tensors.flatMap(({ name, dtype, shape }, position) => {
     const gather = gathers[position];
     return gather === undefined ? [] : [{ name, dtype, shape: [...shape], gather }];

@@ -1,7 +1,7 @@
 // What a foreign checkpoint becomes: every logical parameter once, with where its bytes are gathered from and how a
 // target topology may cut it again. Readers of training checkpoints make it from headers; the converter follows it.
 import type { UniversalParameter } from "../artifact/universal.ts";
-import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
+import type { ByteRange, Checkpoint, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { type Dtype, elementBytes, type Shape } from "../tensor.ts";
 import { flattenBoxes, type Gather, gatherWhole } from "./box.ts";
@@ -13,7 +13,9 @@ export type GatheredTensor = { readonly dtype: Dtype; readonly gather: Gather };
 export const STATE_NAMES = ["exp_avg", "exp_avg_sq"] as const;
 export type StateName = (typeof STATE_NAMES)[number];
 
-export type ConversionParameter = GatheredTensor & {
+/** `R`: what its bytes are made of. A reader names ranges of files, a writer may make them of other tensors. */
+export type ConversionParameter<R = ByteRange> = Pick<GatheredTensor, "dtype"> & {
+  readonly gather: Gather<R>;
   readonly name: string;
   readonly shape: Shape;
   readonly pattern: UniversalParameter["pattern"];

@@ -3,33 +3,44 @@
 // document.
 import type { PlainFile, TensorFileListing } from "../artifact/listed-file.ts";
 import { checkUniversal, UNIVERSAL_FILE, type Universal } from "../artifact/universal.ts";
-import type { Checkpoint } from "../checkpoint.ts";
+import type { ByteRange, Checkpoint } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import type { OpenedCheckpoint } from "../formats/format.ts";
 import { type EncodedHeader, encodeSafetensorsHeader } from "../formats/safetensors.ts";
 import { HF_METADATA, planShards } from "../formats/shard-plan.ts";
-import { elementBytes, elementCount, type Shape } from "../tensor.ts";
+import type { TargetParameter } from "../formats/target.ts";
+import { type Dtype, elementBytes, elementCount, type Shape } from "../tensor.ts";
 import { compareUtf8, sortByName } from "../utf8-order.ts";
-import type { Gather } from "./box.ts";
-import { type ConversionParameter, type GatheredTensor, STATE_NAMES, type TrainedParameter } from "./conversion.ts";
+import type { Gather, SourceRange } from "./box.ts";
+import { type ConversionParameter, STATE_NAMES, type TrainedParameter } from "./conversion.ts";
 
 /** A file to write: `gathers` by its tensors, in file order. */
-export type ConvertedFile = EncodedHeader & { readonly file: string; readonly gathers: readonly Gather[] };
+export type ConvertedFile<R = SourceRange> = EncodedHeader & {
+  readonly file: string;
+  readonly gathers: readonly Gather<R>[];
+};
+
+type PlannedTensor<R> = {
+  readonly name: string;
+  readonly dtype: Dtype;
+  readonly shape: Shape;
+  readonly gather: Gather<R>;
+};
 
 /**
  * The files of a conversion, of at most `shardBytes` bytes of tensors each: `model*.safetensors` with the parameters,
  * and with `states` `exp_avg*.safetensors` and so on. Parameters are sorted by name, so that the order in which ranks
  * were read does not matter. Throws what planShards throws.
  */
-export function planConversion(
-  parameters: readonly ConversionParameter[],
+export function planConversion<R = ByteRange>(
+  parameters: readonly ConversionParameter<R>[],
   shardBytes: number,
   { states }: { readonly states: boolean },
-): readonly ConvertedFile[] {
+): readonly ConvertedFile<R | ByteRange>[] {
   const sorted = [...parameters].sort((a, b) => compareUtf8(a.name, b.name));
   const kinds = [undefined, ...(states ? STATE_NAMES : [])];
   return kinds.flatMap((kind) => {
-    const tensors = new Map<string, GatheredTensor & { readonly name: string; readonly shape: Shape }>();
+    const tensors = new Map<string, PlannedTensor<R | ByteRange>>();
     for (const parameter of sorted) {
       const tensor = kind === undefined ? parameter : parameter.training?.states[kind];
       const { name, shape } = parameter;
@@ -37,7 +48,7 @@ export function planConversion(
     }
     if (tensors.size === 0) return [];
     const { shards } = planShards([...tensors.values()], shardBytes);
-    return shards.map((shard): ConvertedFile => {
+    return shards.map((shard): ConvertedFile<R | ByteRange> => {
       const gathers = shard.tensors.flatMap(({ name }) => tensors.get(name)?.gather ?? []);
       return { ...shard, file: kind === undefined ? shard.file : shard.file.replace(/^model/, kind), gathers };
     });
@@ -45,19 +56,14 @@ export function planConversion(
 }
 
 /** The file of these tensors, whose order is the file's own: what a unit of a plan makes again from its line. */
-export function encodeConverted(
-  tensors: readonly (GatheredTensor & { readonly name: string; readonly shape: Shape })[],
-): Omit<ConvertedFile, "file"> {
+export function encodeConverted(tensors: readonly PlannedTensor<ByteRange>[]): Omit<ConvertedFile, "file"> {
   const encoded = encodeSafetensorsHeader(tensors, HF_METADATA);
   const gathers = new Map(tensors.map(({ name, gather }) => [name, gather]));
   return { ...encoded, gathers: encoded.tensors.flatMap(({ name }) => gathers.get(name) ?? []) };
 }
 
 /** Bytes that gathering a tensor reads. */
-export function gatherBytes(
-  { copies, packing }: Gather<{ readonly bytes: number }>,
-  dtype: GatheredTensor["dtype"],
-): number {
+export function gatherBytes({ copies, packing }: Gather<{ readonly bytes: number }>, dtype: Dtype): number {
   if (packing !== undefined) {
     return copies.flat().reduce((sum, { ranges }) => ranges.reduce((bytes, range) => bytes + range.bytes, sum), 0);
   }
@@ -113,7 +119,7 @@ type ConversionSource = Pick<OpenedCheckpoint, "training" | "family"> & {
  */
 export function describeConverted(
   { checkpoint: { format, tensorFiles }, family, training }: ConversionSource,
-  parameters: readonly ConversionParameter[],
+  parameters: readonly TargetParameter[],
   written: readonly TensorFileListing[],
   sideFiles: readonly PlainFile[],
 ): Universal {

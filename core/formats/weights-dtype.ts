@@ -1,0 +1,42 @@
+// A checkpoint's weights in another float dtype, for formats that hold weights alone: from the master weights, rounded
+// once. Called by the conversion of a folder.
+import { type FloatDtype, isFloatDtype } from "../ops/cast.ts";
+import { configInDtype } from "../plan/output-config.ts";
+import { elementBytes, elementCount } from "../tensor.ts";
+import { gatherWhole } from "../universal/box.ts";
+import { type OpenedCheckpoint, parametersIn, type WritableCheckpoint } from "./format.ts";
+import { fileRole } from "./side-files.ts";
+import type { TargetParameter } from "./target.ts";
+
+/**
+ * The checkpoint without optimizer states, its floats in `dtype`: to nearest, ties to even, F64 by way of F32. Other
+ * dtypes stay. config.json says it.
+ */
+export function weightsIn(opened: OpenedCheckpoint, dtype: FloatDtype): WritableCheckpoint {
+  const { checkpoint, training: _, described: _described, ...others } = opened;
+  const { config, sideFiles, documents = [] } = checkpoint;
+  const conversion = parametersIn(opened).map((parameter) => inDtype(parameter, dtype));
+  if (config === undefined) return { ...others, checkpoint, conversion };
+  return {
+    ...others,
+    checkpoint: {
+      ...checkpoint,
+      sideFiles: sideFiles.filter(({ name }) => fileRole(name) !== "config"),
+      documents: new Map([...documents, ["config.json", configInDtype(config, dtype)]]),
+    },
+    conversion,
+  };
+}
+
+function inDtype(parameter: TargetParameter, as: FloatDtype): TargetParameter {
+  const { dtype, shape, gather } = parameter;
+  if (!isFloatDtype(dtype) || dtype === as) return { ...parameter, training: undefined };
+  const tensor = { dtype, shape, gather };
+  const bytes = elementBytes(as, elementCount(shape));
+  return {
+    ...parameter,
+    dtype: as,
+    gather: gatherWhole([{ tensor, as, offset: 0, bytes }], shape),
+    training: undefined,
+  };
+}
