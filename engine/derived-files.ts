@@ -69,13 +69,15 @@ export function derivedParts(
   unit: MergeUnit,
   { firstTensor, endTensor }: MergeRegion,
   writes: Pick<UnitWrites, "derived">,
+  importance: MergeRequest["importance"],
 ): readonly DerivedPart[] {
   return unit.derived.flatMap((file, index) => {
     const ticket = writes.derived[index];
     if (ticket === undefined) return [];
     const places = placesOf(file).filter(({ tensor: { tensor } }) => tensor >= firstTensor && tensor < endTensor);
     const tensors = places.map(({ tensor, paddingBytes }) => {
-      return { tensor: { ...tensor, tensor: tensor.tensor - firstTensor }, paddingBytes };
+      const own = "name" in tensor ? importance?.[index]?.get(tensor.name) : undefined;
+      return { tensor: { ...tensor, tensor: tensor.tensor - firstTensor }, paddingBytes, importance: own };
     });
     return [{ ticket, prologue: firstTensor === 0 ? headerOf(file) : new Uint8Array(0), tensors }];
   });
@@ -127,7 +129,7 @@ function headerOf({ header }: DerivedFile): Uint8Array {
   return new Uint8Array(Buffer.from(header, "base64"));
 }
 
-function placesOf(file: DerivedFile): readonly Omit<SinkPlace, "write">[] {
+function placesOf(file: DerivedFile): readonly Pick<SinkPlace, "tensor" | "paddingBytes">[] {
   const { tensors, fileBytes } = file;
   return tensors.map((tensor, index) => {
     const next = tensors[index + 1]?.offset ?? fileBytes;

@@ -9,8 +9,9 @@ import type { Kernels, Tile } from "../core/ops/kernels.ts";
 import { BLOCK_SCHEMES, isBlockSchemeId, PART_SCHEMES } from "../core/schemes/registry.ts";
 import { roundTripParts } from "../core/schemes/round-trip.ts";
 import { type Matrix, rowBytes } from "../core/schemes/scheme.ts";
-import { DTYPE_BITS } from "../core/tensor.ts";
+import { DTYPE_BITS, elementCount } from "../core/tensor.ts";
 import type { OpenStore } from "../stores/store.ts";
+import { loadImportance } from "./quantize-rows.ts";
 import { createEntryReader } from "./stored-reader.ts";
 
 /** Elements read of a tensor, about. Fewer: faster, and errors of tensors with few loud rows are missed. */
@@ -18,11 +19,12 @@ const SAMPLE_ELEMENTS = 1 << 17;
 /** Runs of rows that a sample is made of, evenly spaced from the first row to the last. */
 const SAMPLE_RUNS = 8;
 
-/** A matrix to measure: [rows, columns], in one piece. */
+/** A matrix to measure, [rows, columns], or a stack of them; in one piece. */
 export type MeasuredTensor = {
   readonly source: TensorEntry;
   /** Schemes of either kind that fit its rows. */
   readonly candidates: readonly string[];
+  /** One value >= 0 a column, for each matrix of a stack. */
   readonly importance: Float32Array | undefined;
 };
 
@@ -64,7 +66,12 @@ export async function measureSchemes(request: MeasureRequest, deps: MeasureDeps)
 }
 
 /** Rows of a tensor as a matrix of their own. */
-type Sample = { readonly matrix: Matrix; readonly values: Tile; readonly importance: Tile | undefined };
+type Sample = {
+  readonly matrix: Matrix;
+  readonly values: Tile;
+  /** By row; empty without an importance matrix. */
+  readonly importance: readonly Tile[];
+};
 
 /** First row and count of every run of the sample of a matrix; they do not overlap, and cover a small one. */
 export function sampleRuns(
@@ -84,14 +91,20 @@ export function sampleRuns(
 async function readSample(source: string, tensor: MeasuredTensor, deps: MeasureDeps): Promise<Sample> {
   const { kernels, openStore, signal, progress } = deps;
   const { dtype, shape, name } = tensor.source;
-  const [rows = 1, columns = 1] = shape;
+  const columns = shape.at(-1) ?? 1;
+  const rows = elementCount(shape) / columns;
   assert.ok(isFloatDtype(dtype), "matrices of floats");
   const unit = DTYPE_BITS[dtype] / 8;
   const runs = sampleRuns(rows, columns);
   const sampled = runs.reduce((sum, { count }) => sum + count, 0);
   const values = kernels.allocateTile(sampled * columns);
-  const importance = tensor.importance === undefined ? undefined : kernels.allocateTile(columns);
-  importance?.values.set(tensor.importance ?? []);
+  const weights = tensor.importance === undefined ? [] : loadImportance(tensor.importance, columns, kernels);
+  const importance = runs.flatMap(({ first, count }) =>
+    Array.from(
+      { length: count },
+      (_, row) => weights[Math.floor(((first + row) * weights.length) / rows)] ?? [],
+    ).flat(),
+  );
   const read = createEntryReader(tensor.source, { store: openStore(source), prefix: "" }, signal);
   let at = 0;
   const mark = kernels.mark();
@@ -133,7 +146,7 @@ function roundTripBlocks(scheme: string, { matrix, values, importance }: Sample,
   const row = kernels.allocateTile(columns);
   const back = new Float32Array(rows * columns);
   for (let index = 0; index < rows; index++) {
-    kernels.quantizeRow(scheme, values, index * columns, columns, block, 0, importance);
+    kernels.quantizeRow(scheme, values, index * columns, columns, block, 0, importance[index]);
     kernels.dequantizeRow(scheme, block, 0, row, columns);
     back.set(row.values.subarray(0, columns), index * columns);
   }
@@ -143,10 +156,10 @@ function roundTripBlocks(scheme: string, { matrix, values, importance }: Sample,
 function compare({ matrix, values, importance }: Sample, back: Float32Array): SchemeError {
   const { columns } = matrix;
   const sums = { sampledElements: back.length, signal: 0, noise: 0, weightedSignal: 0, weightedNoise: 0 };
-  for (let at = 0, column = 0; at < back.length; at++, column = column + 1 === columns ? 0 : column + 1) {
+  for (let at = 0; at < back.length; at++) {
     const value = values.values[at] ?? 0;
     const lost = value - (back[at] ?? 0);
-    const weight = importance?.values[column] ?? 1;
+    const weight = importance[Math.floor(at / columns)]?.values[at % columns] ?? 1;
     sums.signal += value * value;
     sums.noise += lost * lost;
     sums.weightedSignal += weight * value * value;

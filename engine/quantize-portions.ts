@@ -93,7 +93,7 @@ function portionBytes(tensor: QuantizeTensor): number {
   const stored = isFloatDtype(dtype) ? (portionRows * columns * DTYPE_BITS[dtype]) / 8 : 0;
   const quantized = portionRows * rowBytes(BLOCK_SCHEMES[tensor.scheme], columns);
   const values = allocatedBytes(4 * columns);
-  const quantizer = rowQuantizerBytes(tensor.scheme, columns, tensor.importance !== undefined);
+  const quantizer = rowQuantizerBytes(tensor.scheme, columns, tensor.importance?.length ?? 0);
   return (
     2 * allocatedBytes(stored) +
     allocatedBytes(quantized) +

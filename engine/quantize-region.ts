@@ -68,13 +68,16 @@ async function quantizeRun(
   const entry = tensor.source;
   const dtype = isFloatDtype(entry.dtype) ? entry.dtype : undefined;
   assert.ok(dtype !== undefined, "only floats are quantized");
-  const { columns, headRows, portionRows } = shapePortions(tensor);
+  const { columns, rows, headRows, portionRows } = shapePortions(tensor);
   const bytesPerRow = (columns * DTYPE_BITS[dtype]) / 8;
   const stored = [kernels.allocateBlock(portionRows * bytesPerRow), kernels.allocateBlock(portionRows * bytesPerRow)];
   const values = kernels.allocateTile(columns);
   const { scheme, importance } = tensor;
   const quantizer = createRowQuantizer({ tensor: entry.name, scheme, columns, importance }, kernels);
   const quantized = kernels.allocateBlock(portionRows * quantizer.rowBytes);
+  // Of a stack of experts, each has an importance of its own.
+  const matrices = (importance?.length ?? columns) / columns;
+  const matrixOf = (row: number): number => Math.floor((row * matrices) / rows);
   const reader = createStoredReader(storedTensor(entry, 0), deps);
   const read = (index: number) => readPortion(reader, portions[index], columns, stored[index % 2]);
   const losses: { readonly tensor: number; readonly loss: Loss }[] = [];
@@ -89,7 +92,7 @@ async function quantizeRun(
       const from = tensor.permutedHeads === undefined ? row : interleavedRow(row, headRows);
       const nonFinite = kernels.widen(dtype, block, from * bytesPerRow, values, columns);
       if (nonFinite > 0) throw notFinite(entry.name);
-      quantizer.quantize(values, 0, quantized, row * quantizer.rowBytes);
+      quantizer.quantize(values, 0, quantized, row * quantizer.rowBytes, matrixOf(portion.firstRow + row));
     }
     losses.push({ tensor: portion.tensor, loss: quantizer.takeLoss() });
     const bytes = quantized.bytes.subarray(0, portion.rows * quantizer.rowBytes);

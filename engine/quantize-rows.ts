@@ -14,15 +14,18 @@ export type QuantizedRows = {
   readonly tensor: string;
   readonly scheme: BlockSchemeId;
   readonly columns: number;
-  /** One value >= 0 a column; undefined: no importance matrix. */
+  /** One value >= 0 a column, for each matrix of a stack; undefined: no importance matrix. */
   readonly importance: Float32Array | undefined;
 };
 
 export type RowQuantizer = {
   /** Bytes of a quantized row. */
   readonly rowBytes: number;
-  /** One row, the values from `first` of a tile, to `target` from `byteOffset`. Values are finite. */
-  quantize(values: Tile, first: number, target: Block, byteOffset: number): void;
+  /**
+   * One row, the values from `first` of a tile, to `target` from `byteOffset`. Values are finite. `matrix` is the row's
+   * among those of a stack.
+   */
+  quantize(values: Tile, first: number, target: Block, byteOffset: number, matrix: number): void;
   /**
    * What the rows since the last call lost, added in their order: equal rows in equal portions give equal sums, whoever
    * did them. Throws QuantizeNotFinite when a scale among them was beyond the scheme's own numbers.
@@ -36,19 +39,15 @@ export function createRowQuantizer(
   kernels: Kernels,
 ): RowQuantizer {
   const back = kernels.allocateTile(columns);
-  const weights = importance === undefined ? undefined : kernels.allocateTile(columns);
-  if (importance !== undefined) {
-    assert.ok(importance.length === columns, "an importance matrix has one value a column");
-    weights?.values.set(importance);
-  }
+  const weights = importance === undefined ? [] : loadImportance(importance, columns, kernels);
   const { limits } = BLOCK_SCHEMES[scheme];
   const runs = limits && { ...allocateRuns(kernels, columns / limits.width), width: limits.width };
   const bytes = rowBytes(BLOCK_SCHEMES[scheme], columns);
   let loss = NO_LOSS;
   return {
     rowBytes: bytes,
-    quantize(values, first, target, byteOffset) {
-      kernels.quantizeRow(scheme, values, first, columns, target, byteOffset, weights);
+    quantize(values, first, target, byteOffset, matrix) {
+      kernels.quantizeRow(scheme, values, first, columns, target, byteOffset, weights[matrix]);
       kernels.dequantizeRow(scheme, target, byteOffset, back, columns);
       if (limits !== undefined && runs !== undefined) {
         limits.read(target.bytes.subarray(byteOffset, byteOffset + bytes), runs.low.values, runs.high.values);
@@ -62,6 +61,17 @@ export function createRowQuantizer(
       throw unfit(tensor, scheme);
     },
   };
+}
+
+/** Importance in kernel memory, by the matrices of a stack; one for a matrix by itself. */
+export function loadImportance(importance: Float32Array, columns: number, kernels: Kernels): readonly Tile[] {
+  assert.ok(importance.length % columns === 0, "an importance matrix has one value a column");
+  const all = kernels.allocateTile(importance.length);
+  all.values.set(importance);
+  return Array.from({ length: importance.length / columns }, (_, matrix) => {
+    const first = matrix * columns;
+    return { address: all.address + 4 * first, values: all.values.subarray(first, first + columns) };
+  });
 }
 
 /** Limits of a number of runs. */

@@ -13,23 +13,20 @@ import type { Sink, SinkPlace } from "./sink.ts";
 
 /** Takes kernel memory for good: whoever calls marks and releases. Throws QuantizeNotFinite from `take`. */
 export function createQuantizedSink(
-  { tensor, paddingBytes, write }: SinkPlace<DerivedTensor>,
+  { tensor, paddingBytes, write, importance }: SinkPlace<DerivedTensor>,
   name: string,
   dtype: Dtype,
   kernels: Kernels,
 ): Sink {
   const { columns, headRows, rowsAtOnce } = sinkRows(tensor);
-  const quantizer = createRowQuantizer(
-    { tensor: name, scheme: tensor.scheme, columns, importance: undefined },
-    kernels,
-  );
+  const quantizer = createRowQuantizer({ tensor: name, scheme: tensor.scheme, columns, importance }, kernels);
   const blocks = kernels.allocateBlock(rowsAtOnce * quantizer.rowBytes);
   const hasher = createHasher();
   let loss = NO_LOSS;
   const rows = collectRows({ name, dtype, columns, rowsAtOnce, kernels }, async (values, count) => {
     for (let row = 0; row < count; row++) {
       const from = tensor.permutedHeads === undefined ? row : interleavedRow(row, headRows);
-      quantizer.quantize(values, from * columns, blocks, row * quantizer.rowBytes);
+      quantizer.quantize(values, from * columns, blocks, row * quantizer.rowBytes, 0);
     }
     loss = addLoss(loss, quantizer.takeLoss());
     const bytes = blocks.bytes.subarray(0, count * quantizer.rowBytes);

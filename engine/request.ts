@@ -1,5 +1,6 @@
 // What the engine is asked to do for one merge unit and what it answers. Plain data both ways, so that the unit can be
 // split over worker threads.
+import type { Importance } from "../core/formats/imatrix.ts";
 import type { ModelState, PartTotals } from "../core/methods/whole-model.ts";
 import type { DerivedFileListing, TensorFile, UnitLoss, UnitStatistics } from "../core/plan/receipt.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
@@ -25,6 +26,8 @@ export type UnitRequest = {
 };
 
 export type MergeRequest = UnitRequest & {
+  /** By the unit's derived files, the importance matrix that they are quantized with; undefined where none has one. */
+  readonly importance?: readonly (Importance | undefined)[] | undefined;
   /** `derivedPrefix` is where derived files go, under their own names. */
   readonly target: { readonly store: string; readonly key: string; readonly derivedPrefix: string };
 };

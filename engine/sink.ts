@@ -11,6 +11,8 @@ import { createQuantizedSink } from "./quantized-sink.ts";
 export type SinkPlace<Tensor = DerivedTensor | DerivedModule> = {
   readonly tensor: Tensor;
   readonly paddingBytes: number;
+  /** One value >= 0 a column; undefined: no importance matrix, or none of this tensor. */
+  readonly importance: Float32Array | undefined;
   /** Appends to the derived file; the bytes may be reused when it resolves. */
   readonly write: (bytes: Uint8Array) => Promise<void>;
 };

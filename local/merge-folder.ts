@@ -22,6 +22,7 @@ import { ENGINE_VERSION } from "../core/version.ts";
 import type { ExecuteMeasure, ExecuteMerge, MergeProgress, MergeResult, ResolvedSource } from "../engine/request.ts";
 import { runRounds } from "../engine/run-rounds.ts";
 import { openPlace, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
+import { openImatrices, openUnitImportance } from "../steps/open-imatrix.ts";
 import { readDocuments } from "../steps/read-documents.ts";
 import { readRecipe } from "../steps/read-recipe.ts";
 import { resolveModel } from "../steps/resolve-model.ts";
@@ -87,6 +88,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
   const parsed = await loadRecipe(request, deps);
   const recipe = normaliseRecipe(parsed);
   const outputs = readOutputs(request.outputs ?? parsed.pipeline.outputs, parsed.origin);
+  const imatrices = await openImatrices(outputs, [request.recipe.store, request.currentFolder], deps);
   const names = documentNames(recipe, outputs);
   const models = await Promise.all(listSources(recipe).map((model) => openModel(model, names, parsed, request, deps)));
   const name = parsed.pipeline.publish?.model ?? parsed.pipeline.name;
@@ -101,7 +103,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
       text: parsed.text,
       models: models.map(({ source, opened, documents }) => ({ source, documents, ...opened })),
     },
-    { threads: request.threads, memoryBytes: request.memoryBytes, statistics: request.statistics, outputs },
+    { threads: request.threads, memoryBytes: request.memoryBytes, statistics: request.statistics, outputs, imatrices },
   );
   const warnings = [...models.flatMap(({ opened }) => opened.warnings.map(describeWarning)), ...said];
   const output = await beginOutputFolder(request.target, { force: request.force });
@@ -221,8 +223,9 @@ async function runDocuments(
   models: readonly ResolvedSource[],
   target: { readonly uri: string; readonly scratch: string; readonly checkpoint: boolean },
   { threads, memoryBytes }: MergeFolderRequest,
-  { executeMerge, executeMeasure, signal, progress }: MergeFolderDeps,
+  deps: MergeFolderDeps,
 ): Promise<readonly MergeResult[]> {
+  const { executeMerge, executeMeasure, signal, progress } = deps;
   const sources = [...models];
   const results: MergeResult[] = [];
   let before = 0;
@@ -240,7 +243,8 @@ async function runDocuments(
     });
     for (const unit of plan.units) {
       const place = { store: target.uri, key: `${prefix}${unit.file}`, derivedPrefix: "" };
-      const request = { unit, sources, state, target: place, threads, memoryBytes };
+      const importance = await openUnitImportance(unit, deps);
+      const request = { unit, sources, state, importance, target: place, threads, memoryBytes };
       own.push(await executeMerge(request, { signal, progress: show }));
       before += unit.bytesRead + unit.bytesWritten;
       progress(before);

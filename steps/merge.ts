@@ -31,7 +31,11 @@ export function mergeKey(
     derived:
       unit.derived.length === 0
         ? undefined
-        : unit.derived.map(({ header, tensors }) => ({ header: digestBytes(header), tensors })),
+        : unit.derived.map(({ header, tensors, ...file }) => ({
+            header: digestBytes(header),
+            tensors,
+            imatrix: file.format === "gguf" ? file.imatrix?.digest : undefined,
+          })),
     // All that other tensors of the model do to these.
     state: describeState(state),
     tensors: unit.tensors.map((tensor) => describeTensor(tensor, sources)),

@@ -18,14 +18,15 @@ import { type GgufModel, type GgufModelTensor, planGgufModel } from "../core/for
 import { NO_TOKENIZER } from "../core/formats/gguf-tokenizer.ts";
 import { GGUF_TYPE_OF } from "../core/formats/gguf-types.ts";
 import { encodeGgufHeader } from "../core/formats/gguf-write.ts";
-import type { Importance } from "../core/formats/imatrix.ts";
+import { checkImportance, type Importance } from "../core/formats/imatrix.ts";
 import { MIXES } from "../core/schemes/mixes.ts";
 import { BLOCK_SCHEME_IDS, BLOCK_SCHEMES, type BlockSchemeId } from "../core/schemes/registry.ts";
 import { rowBytes } from "../core/schemes/scheme.ts";
 import { elementCount } from "../core/tensor.ts";
 import type { MeasureSchemes } from "../engine/measure-schemes.ts";
 import { openCheckpoint, openCheckpointFile } from "./open-checkpoint.ts";
-import { checkImportance, checkReadable, openImatrix } from "./quantize.ts";
+import { openImatrix } from "./open-imatrix.ts";
+import { checkReadable } from "./quantize.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 
 export type PlanBitsDeps = StepDeps & { readonly measureSchemes: MeasureSchemes };
@@ -129,11 +130,11 @@ async function openModel({ source: uri, sourceFile, imatrix }: Opened, deps: Ste
   const opened = await (sourceFile === undefined
     ? openCheckpoint(source, "", deps.signal)
     : openCheckpointFile(source, sourceFile, deps.signal));
-  const importance: Importance = imatrix === undefined ? new Map() : await openImatrix(imatrix, deps);
+  const importance: Importance = imatrix === undefined ? new Map() : (await openImatrix(imatrix, deps)).importance;
   const mix = MIXES.get("f16");
   assert.ok(mix !== undefined, "the mixes hold f16");
   const model = planGgufModel(opened.checkpoint, mix, NO_TOKENIZER, importance.size > 0);
-  checkImportance(model.tensors, importance);
+  if (imatrix !== undefined) checkImportance(model.tensors, importance);
   for (const { source: entry } of model.tensors) checkReadable(entry);
   return { model, importance };
 }

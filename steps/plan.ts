@@ -20,6 +20,7 @@ import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { findCachedCheckpoint } from "./cache.ts";
 import { openCheckpoint, openPlace, type StoredCheckpoint } from "./open-checkpoint.ts";
+import { openImatrices } from "./open-imatrix.ts";
 import { readPlan, writePlan } from "./plan-file.ts";
 import { readDocuments } from "./read-documents.ts";
 import { readRecipe } from "./read-recipe.ts";
@@ -82,7 +83,9 @@ export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: Ste
     ],
     signal: deps.signal,
   };
-  const names = documentNames(recipe, readOutputs(parsed.pipeline.outputs, parsed.origin));
+  const outputs = readOutputs(parsed.pipeline.outputs, parsed.origin);
+  const imatrices = await openImatrices(outputs, [...scope.folders, yard.uri], deps);
+  const names = documentNames(recipe, outputs);
   const models: PipelineModel[] = [];
   for (const model of listSources(recipe)) {
     const opened = await openModel(scope, yard, model, input.shardBytes, deps);
@@ -96,7 +99,7 @@ export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: Ste
     memoryBytes: input.memoryBytes ?? (fleet && engineBytes(fleet.cpu.memoryMiB)),
     memoryBytesMax: input.memoryBytes ?? (fleet && engineBytes(fleet.cpu.memoryMiBMax)),
   };
-  return planPipeline({ parsed, recipe, models }, { shardBytes, ...sizes });
+  return planPipeline({ parsed, recipe, models }, { shardBytes, imatrices, ...sizes });
 }
 
 /**

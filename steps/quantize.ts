@@ -10,7 +10,7 @@ import { type GgufSplitLimits, splitMetadata, splitName, splitTensors } from "..
 import { describeTokenizer, NO_TOKENIZER } from "../core/formats/gguf-tokenizer.ts";
 import { GGUF_TYPE_OF, type GgufMetadata } from "../core/formats/gguf-types.ts";
 import { encodeGgufHeader } from "../core/formats/gguf-write.ts";
-import { type Importance, readImatrix } from "../core/formats/imatrix.ts";
+import { checkImportance, type Importance } from "../core/formats/imatrix.ts";
 import { parseJsonDocument } from "../core/formats/json-scan.ts";
 import { TOKENIZER_LIMITS } from "../core/limits.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
@@ -22,6 +22,7 @@ import type { MergeProgress } from "../engine/request.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { openPlace, type StoredCheckpoint } from "./open-checkpoint.ts";
+import { openImatrix } from "./open-imatrix.ts";
 import { lossSchema, summariseLosses } from "./quantize-losses.ts";
 import { defineStep, type QuantizeDeps, type StepDeps } from "./step.ts";
 
@@ -73,10 +74,10 @@ export const quantizeStep = defineStep({
     const { signal } = deps;
     const opened = await openPlace({ store: source, prefix: "", file: input.sourceFile }, signal);
     const tokenizer = input.tokenizer ? await readTokenizer(source, opened, deps) : undefined;
-    const importance = input.imatrix === undefined ? new Map() : await openImatrix(input.imatrix, deps);
+    const importance = input.imatrix === undefined ? new Map() : (await openImatrix(input.imatrix, deps)).importance;
     const mix = mixOf(input.scheme);
     const model = planGgufModel(opened.checkpoint, mix, tokenizer ?? NO_TOKENIZER, importance.size > 0);
-    checkImportance(model.tensors, importance);
+    if (input.imatrix !== undefined) checkImportance(model.tensors, importance);
     for (const { source: entry } of model.tensors) checkReadable(entry);
     const { tensors } = model;
     const files = encodeFiles(model, input, importance);
@@ -228,45 +229,6 @@ function parseSettings(source: ObjectStore, bytes: Uint8Array): Record<string, u
   const parsed = z.record(z.string(), z.unknown()).safeParse(value);
   if (!parsed.success) throw refuse({ found: "another form", expected: "a JSON object" });
   return parsed.data;
-}
-
-export async function openImatrix({ store, key }: { store: string; key: string }, deps: StepDeps): Promise<Importance> {
-  const [from, { signal }] = [deps.openStore(store), deps];
-  const bytes = (await from.head(key, { signal }))?.bytes;
-  if (bytes === undefined) throw new MergeyardError("CheckpointFileMissing", { where: { store, file: key } });
-  const read = async (offset: number, count: number) => {
-    const into = new Uint8Array(count);
-    if (count > 0) await from.readInto(key, offset, into, { signal });
-    return into;
-  };
-  return readImatrix(read, { name: key, bytes });
-}
-
-/** An importance matrix of another model would go unnoticed but for its widths. */
-export function checkImportance(tensors: readonly GgufModelTensor[], importance: Importance): void {
-  if (importance.size === 0) return;
-  const known = tensors.filter(({ name }) => importance.has(name));
-  if (known.length === 0) {
-    const found = `${importance.size} matrices, none of them in this model`;
-    throw new MergeyardError("ImatrixInvalid", { found, expected: "matrices of this model" });
-  }
-  for (const { name, shape, isStack } of known) {
-    if (isStack) {
-      const found = "importance of each expert";
-      throw new MergeyardError("ImatrixInvalid", {
-        where: { tensor: name },
-        found,
-        expected: "a model without experts",
-      });
-    }
-    const [columns, own] = [shape.at(-1), importance.get(name)?.length];
-    if (columns === own) continue;
-    throw new MergeyardError("ImatrixInvalid", {
-      where: { tensor: name },
-      found: `${own} columns`,
-      expected: `${columns}`,
-    });
-  }
 }
 
 /** Float weights that ranges of bytes hold, as they are or packed. */

@@ -13,6 +13,7 @@ import { findCachedFile } from "./cache.ts";
 import { convertFile } from "./convert-file.ts";
 import { describeSource } from "./describe.ts";
 import { mergeKey } from "./merge.ts";
+import { openUnitImportance } from "./open-imatrix.ts";
 import { decideRounds, prepareUnit } from "./prepare.ts";
 import { encodeRecord } from "./records.ts";
 import { unitInputSchema, unitOutputSchema } from "./schemas.ts";
@@ -194,7 +195,8 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
   const target = { store: yard.uri, key: outputKey, derivedPrefix };
   const { threads, memoryBytes, signal } = deps;
   const resolved = narrowSources(context, unit.tensors, sources);
-  const request = { unit, sources: resolved, state, target, threads, memoryBytes };
+  const importance = await openUnitImportance(unit, deps);
+  const request = { unit, sources: resolved, state, importance, target, threads, memoryBytes };
   const options = { signal, ...(deps.progress === undefined ? {} : { progress: deps.progress }) };
   const result = await deps.executeMerge(request, options);
   const { statistics, derived, losses, ...rest } = result;

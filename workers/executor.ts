@@ -84,7 +84,7 @@ function regionTask(
     ticket: writes.own,
     prologue: index === 0 ? header : new Uint8Array(0),
     tensors: tensorsOf(unit, region),
-    derived: derivedParts(unit, region, writes),
+    derived: derivedParts(unit, region, writes, request.importance),
     rules: { nonFinite: unit.nonFinite, strict: unit.strict },
     sources,
     state: request.state,

@@ -5,8 +5,9 @@ import type { CheckpointFile, ReadRange } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { IMATRIX_LIMITS } from "../limits.ts";
 import { GGUF_MAGIC, type GgufTensor, readGgufHeader } from "./gguf.ts";
+import type { GgufModelTensor } from "./gguf-model.ts";
 
-/** By the name of the matrix in GGUF: one value >= 0 for each column. */
+/** By the name of the matrix in GGUF: one value >= 0 for each column; of a stack of experts, one after another's. */
 export type Importance = ReadonlyMap<string, Float32Array>;
 
 const SUMS = ".in_sum2";
@@ -41,9 +42,13 @@ async function readTensors(read: ReadRange, file: CheckpointFile): Promise<Impor
     const counts = byName.get(name + COUNTS);
     if (counts === undefined) throw invalid(file, name, "sums without counts", `a tensor ${name}${COUNTS}`);
     const [sums, tokens] = [await readFloats(read, file, tensor), await readFloats(read, file, counts)];
-    if (tokens.length !== 1)
-      throw invalid(file, name, `${tokens.length} matrices`, "one, as models without experts have");
-    importance.set(name, meansOf(sums, tokens[0] ?? 0));
+    const columns = sums.length / tokens.length;
+    if (!Number.isInteger(columns)) {
+      throw invalid(file, name, `${sums.length} sums of ${tokens.length} matrices`, "as many for each matrix");
+    }
+    // Each expert has seen tokens of its own.
+    tokens.forEach((count, at) => void meansOf(sums.subarray(at * columns, (at + 1) * columns), count));
+    importance.set(name, sums);
   }
   if (importance.size === 0) throw invalid(file, undefined, `no tensor ends in ${SUMS}`, "an importance matrix");
   return importance;
@@ -80,14 +85,34 @@ function parseEntries(bytes: Uint8Array, file: CheckpointFile): Importance {
     const count = readCount("columns", Math.floor(bytes.length / 4));
     const values = take(4 * count);
     const sums = Float32Array.from({ length: count }, (_, index) => view.getFloat32(values + 4 * index, true));
-    importance.set(name, meansOf(sums, calls));
+    meansOf(sums, calls);
+    importance.set(name, sums);
   }
   return importance;
 }
 
-/** Sums over a count in float32; a matrix that no token reached has no preference: all ones. */
-function meansOf(sums: Float32Array, count: number): Float32Array {
-  return count > 0 ? sums.map((sum) => sum / count) : sums.fill(1);
+/** Sums become means, in float32; a matrix that no token reached has no preference: all ones. */
+function meansOf(sums: Float32Array, count: number): void {
+  sums.set(sums.map((sum) => (count > 0 ? sum / count : 1)));
+}
+
+/**
+ * An importance matrix of another model would go unnoticed but for its widths. Throws ImatrixInvalid for one that knows
+ * none of the tensors, or one of them with another number of columns.
+ */
+export function checkImportance(tensors: readonly GgufModelTensor[], importance: Importance): void {
+  const known = tensors.filter(({ name }) => importance.has(name));
+  if (known.length === 0) {
+    const found = `${importance.size} matrices, none of them in this model`;
+    throw new MergeyardError("ImatrixInvalid", { found, expected: "matrices of this model" });
+  }
+  for (const { name, shape, isStack } of known) {
+    const columns = (shape.at(-1) ?? 0) * (isStack ? (shape[0] ?? 1) : 1);
+    const own = importance.get(name)?.length;
+    if (columns === own) continue;
+    const expected = isStack ? `${columns}, ${shape.at(-1)} for each of ${shape[0]} experts` : `${columns}`;
+    throw new MergeyardError("ImatrixInvalid", { where: { tensor: name }, found: `${own} columns`, expected });
+  }
 }
 
 function invalid(file: CheckpointFile, tensor: string | undefined, found: string, expected: string): MergeyardError {

@@ -7,10 +7,11 @@ import { splitMetadata, splitName } from "../formats/gguf-split.ts";
 import { describeTokenizer, NO_TOKENIZER } from "../formats/gguf-tokenizer.ts";
 import { GGUF_TYPE_OF } from "../formats/gguf-types.ts";
 import { encodeGgufHeader } from "../formats/gguf-write.ts";
+import { checkImportance } from "../formats/imatrix.ts";
 import type { PlannedShard } from "../formats/shard-plan.ts";
 import type { GgufOutput } from "../recipe/outputs.ts";
 import { TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from "./documents.ts";
-import type { MergeModel } from "./merge-task.ts";
+import type { MergeModel, PlannedImatrix } from "./merge-task.ts";
 import type { Notes } from "./notes.ts";
 import { outputDocument, outputObject } from "./output-documents.ts";
 import type { DerivedFile, SideFile } from "./schema.ts";
@@ -22,19 +23,24 @@ export type GgufOutputParts = {
   readonly shards: readonly PlannedShard[];
   readonly sideFiles: readonly SideFile[];
   readonly models: readonly MergeModel[];
+  /** By the names that outputs have for them. */
+  readonly imatrices: ReadonlyMap<string, PlannedImatrix>;
   readonly notes: Notes;
 };
 
 /**
  * The derived files of every shard, in the order of the outputs.
- * Throws QuantizeModelUnsupported, QuantizeTokenizerUnsupported, GgufTensorInvalid.
+ * Throws QuantizeModelUnsupported, QuantizeTokenizerUnsupported, GgufTensorInvalid, ImatrixInvalid.
  */
 export function planGgufOutputs(parts: GgufOutputParts): readonly (readonly DerivedFile[])[] {
   const made = parts.outputs.map((output) => planOutput(output, parts));
   return parts.shards.map((_, shard) => made.map((files) => pick(files, shard)));
 }
 
-function planOutput({ mix, tokenizer: wanted }: GgufOutput, parts: GgufOutputParts): readonly DerivedFile[] {
+function planOutput(
+  { mix, tokenizer: wanted, imatrix: file }: GgufOutput,
+  parts: GgufOutputParts,
+): readonly DerivedFile[] {
   const { shards } = parts;
   const config = outputObject(parts, "config.json");
   const tensors = shards.flatMap((shard) =>
@@ -42,8 +48,11 @@ function planOutput({ mix, tokenizer: wanted }: GgufOutput, parts: GgufOutputPar
   );
   const tokenizer = wanted ? tokenizerOf(parts, config) : undefined;
   if (tokenizer === undefined) parts.notes.add("the GGUF files have no tokenizer");
-  const model = planGgufModel({ tensors, config }, mix, tokenizer ?? NO_TOKENIZER, false);
+  const imatrix = file === undefined ? undefined : parts.imatrices.get(file);
+  assert.equal(imatrix === undefined, file === undefined, "whoever plans has opened the importance matrices");
+  const model = planGgufModel({ tensors, config }, mix, tokenizer ?? NO_TOKENIZER, imatrix !== undefined);
   checkSingle(model.tensors);
+  if (imatrix !== undefined) checkImportance(model.tensors, imatrix.importance);
   const planned = new Map(model.tensors.map((tensor) => [tensor.source.name, tensor]));
   return shards.map((shard, index) => {
     const own = shard.tensors.flatMap(({ name }, tensor) => {
@@ -68,6 +77,7 @@ function planOutput({ mix, tokenizer: wanted }: GgufOutput, parts: GgufOutputPar
       file: splitName(`${parts.name}-${mix.id}`, index, shards.length),
       fileBytes,
       header: Buffer.from(header).toString("base64"),
+      ...(imatrix === undefined ? {} : { imatrix: { store: imatrix.store, key: imatrix.key, digest: imatrix.digest } }),
       tensors: own.map(({ name, tensor, shape, scheme, permutedHeads }, at) => ({
         name,
         tensor,

@@ -156,10 +156,10 @@ function moduleBytes(module: DerivedModule): number {
 }
 
 /** Kernel memory of quantizing rows of blocks: a row read back, its limits, and its importance. */
-export function rowQuantizerBytes(id: BlockSchemeId, columns: number, hasImportance: boolean): number {
+export function rowQuantizerBytes(id: BlockSchemeId, columns: number, importanceLength: number): number {
   const { limits } = BLOCK_SCHEMES[id];
   const runs = limits === undefined ? 0 : 2 * allocatedBytes((4 * columns) / limits.width);
-  return (hasImportance ? 2 : 1) * allocatedBytes(4 * columns) + runs;
+  return allocatedBytes(4 * columns) + allocatedBytes(4 * importanceLength) + runs;
 }
 
 /** Kernel memory of quantizing windows of `rows` rows: their parts, their values read back, and their limits. */
@@ -177,7 +177,7 @@ export function sinkBytes(derived: readonly Pick<DerivedFile, "tensors">[]): num
     if ("parts" in tensor) return moduleBytes(tensor);
     const { columns, rowsAtOnce } = sinkRows(tensor);
     const blocks = rowsAtOnce * rowBytes(BLOCK_SCHEMES[tensor.scheme], columns);
-    const quantizer = rowQuantizerBytes(tensor.scheme, columns, false);
+    const quantizer = rowQuantizerBytes(tensor.scheme, columns, columns);
     return allocatedBytes(4 * rowsAtOnce * columns) + allocatedBytes(blocks) + quantizer;
   };
   return derived.reduce(

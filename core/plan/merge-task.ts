@@ -1,6 +1,7 @@
 // What planning a merge starts from: the recipe, the models it names as their headers tell them, and how the output is
 // cut. Everything under core/plan reads it; plan-merge.ts makes the plan of it.
 import type { Checkpoint } from "../checkpoint.ts";
+import type { Importance } from "../formats/imatrix.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import type { Outputs } from "../recipe/outputs.ts";
@@ -27,7 +28,15 @@ export type MergeModel = {
   readonly documents?: ReadonlyMap<string, Uint8Array> | undefined;
 };
 
-/** How the output is cut and what a worker may use; nothing here changes a weight. */
+/** An importance matrix: where the file lies, what it holds, and the digest of its bytes. */
+export type PlannedImatrix = {
+  readonly store: string;
+  readonly key: string;
+  readonly digest: string;
+  readonly importance: Importance;
+};
+
+/** How the output is cut, what is made beside it and what a worker may use; nothing here changes a merged weight. */
 export type MergeOptions = {
   /** Bytes of tensors in one output file, 5e9 unless said otherwise; a larger tensor gets a file of its own. */
   readonly shardBytes?: number | undefined;
@@ -41,6 +50,8 @@ export type MergeOptions = {
   readonly threads?: number | undefined;
   /** What is made beside the merged checkpoint; nothing unless said otherwise. */
   readonly outputs?: Outputs | undefined;
+  /** Importance matrices by the names that outputs have for them. */
+  readonly imatrices?: ReadonlyMap<string, PlannedImatrix> | undefined;
   /** Index in the plan of the first stage of the merge: its own, or the first that prepares it. */
   readonly stage?: number | undefined;
   /** How tokenizer.json is read; the form of the tokenizers library unless said otherwise. */

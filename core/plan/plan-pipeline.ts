@@ -110,6 +110,7 @@ function nameRun(parsed: ParsedRecipe, sources: readonly PlanSource[], options: 
     recipe: parsed.document,
     shardBytes: options.shardBytes ?? SHARD_BYTES_DEFAULT,
     sources: sources.map(({ model, format, fingerprint }) => ({ model, format, fingerprint })),
+    imatrices: options.imatrices?.size ? [...options.imatrices.values()].map(({ digest }) => digest) : undefined,
   });
   return shortDigest(digest);
 }

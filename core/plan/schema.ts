@@ -236,7 +236,13 @@ const derivedFileBase = {
 
 /** A file that is made of a unit's tensors as they are merged, beside its own; its tensors are in the unit's order. */
 const derivedFileSchema = z.discriminatedUnion("format", [
-  z.strictObject({ ...derivedFileBase, format: z.literal("gguf"), tensors: z.array(derivedTensorSchema) }),
+  z.strictObject({
+    ...derivedFileBase,
+    format: z.literal("gguf"),
+    tensors: z.array(derivedTensorSchema),
+    /** What tensors are quantized with, by their names in the file. */
+    imatrix: z.strictObject({ store: z.string(), key: z.string(), digest }).optional(),
+  }),
   z.strictObject({ ...derivedFileBase, format: z.literal("safetensors"), tensors: z.array(derivedModuleSchema) }),
 ]);
 

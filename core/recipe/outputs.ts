@@ -12,6 +12,8 @@ export type GgufOutput = {
   readonly mix: Mix;
   /** False: the file says that it has no tokenizer. */
   readonly tokenizer: boolean;
+  /** Name of the file with the importance matrix: a path or a URI. */
+  readonly imatrix: string | undefined;
 };
 
 /** A folder of parts. */
@@ -49,7 +51,7 @@ export function readOutputs(requests: readonly OutputRequest[], origin: Pick<Rec
   const gguf: GgufOutput[] = [];
   const schemes: CompressedScheme[] = [];
   const seen = new Set<string>();
-  for (const [index, { format, scheme: named, tokenizer }] of requests.entries()) {
+  for (const [index, { format, scheme: named, tokenizer, imatrix }] of requests.entries()) {
     const scheme = named == null ? undefined : (SCHEME_ALIASES.get(named.toLowerCase()) ?? named);
     const spelling = scheme === undefined ? format : `${format} with scheme ${scheme}`;
     const where = { file: origin.file, field: `outputs[${index}]` };
@@ -60,7 +62,8 @@ export function readOutputs(requests: readonly OutputRequest[], origin: Pick<Rec
     seen.add(spelling);
     const mix = format === "gguf" ? MIXES.get(scheme ?? "") : undefined;
     const parts = format === "compressed-tensors" ? COMPRESSED_SCHEMES.get(scheme ?? "") : undefined;
-    if (mix !== undefined) gguf.push({ mix, tokenizer: tokenizer !== false });
+    if (mix !== undefined) gguf.push({ mix, tokenizer: tokenizer !== false, imatrix: imatrix ?? undefined });
+    if (mix === undefined && imatrix != null) throw refuse("RecipeNotSupported", "an imatrix for gguf alone");
     if (parts !== undefined) schemes.push(checkFused(parts, refuse));
   }
   const checkpoint = seen.size > gguf.length + schemes.length;

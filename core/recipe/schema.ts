@@ -170,7 +170,12 @@ export type MergeConfig = z.output<typeof mergeSchema>;
 const nameSchema = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/);
 
 /** One artifact of the merge. `tokenizer: false`: a GGUF file without one. */
-const outputSchema = closed({ format: text, scheme: text.nullish(), tokenizer: z.boolean().nullish() });
+const outputSchema = closed({
+  format: text,
+  scheme: text.nullish(),
+  tokenizer: z.boolean().nullish(),
+  imatrix: text.nullish(),
+});
 
 /** A pipeline file. Source: the design's section "A pipeline". */
 export const pipelineSchema = closed({

@@ -9,19 +9,27 @@ import { gguf } from "@huggingface/gguf";
 import { MergeyardError } from "../../core/error.ts";
 import { planGgufModel } from "../../core/formats/gguf-model.ts";
 import { NO_TOKENIZER } from "../../core/formats/gguf-tokenizer.ts";
+import { GGUF_TYPE_OF } from "../../core/formats/gguf-types.ts";
+import { encodeGgufHeader } from "../../core/formats/gguf-write.ts";
+import { readImatrix } from "../../core/formats/imatrix.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
 import { planGgufOutputs } from "../../core/plan/gguf-outputs.ts";
 import { createNotes } from "../../core/plan/notes.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
+import { BLOCK_SCHEMES } from "../../core/schemes/registry.ts";
 import type { Dtype, Shape } from "../../core/tensor.ts";
 import { convertStep } from "../../steps/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import { openGguf } from "../../steps/open-gguf.ts";
+import { planBitsStep } from "../../steps/plan-bits.ts";
 import { quantizeStep } from "../../steps/quantize.ts";
 import { runStep } from "../../steps/step.ts";
 import { readAll, writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
+import { createMeasure } from "../../workers/measure-executor.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+import { imatrixOf } from "./imatrix.ts";
 
 const [HIDDEN, INNER, HEAD, VOCABULARY] = [64, 32, 32, 8];
 
@@ -277,7 +285,8 @@ test("an output of a merge that would need a stack of merged experts is refused"
   const tensors = [...shapesOf(MIXTRAL)].map(([name, shape]) => ({ name, dtype: "F32" as const, shape }));
   const parts = {
     name: "small",
-    outputs: [{ mix, tokenizer: false }],
+    outputs: [{ mix, tokenizer: false, imatrix: undefined }],
+    imatrices: new Map(),
     shards: [{ file: "model.safetensors", ...encodeSafetensorsHeader(tensors) }],
     sideFiles: [{ name: "config.json", from: "text" as const, text: JSON.stringify(MIXTRAL.config) }],
     models: [],
@@ -293,23 +302,63 @@ test("an output of a merge that would need a stack of merged experts is refused"
   );
 });
 
-test("an importance matrix of a stack of experts is refused", async () => {
+test("every expert of a stack is quantized with its own part of the importance matrix", async () => {
   const [source, file] = [newStore(), newStore()];
   await putModel(source, MIXTRAL);
   const name = "blk.0.ffn_gate_exps.weight";
-  const values = new Float32Array(3 * HIDDEN).fill(1);
-  const parts = [
-    Int32Array.of(1),
-    Int32Array.of(name.length),
-    Buffer.from(name),
-    Int32Array.of(1, values.length),
-    values,
-  ];
-  const matrix = Buffer.concat(
-    parts.map(({ buffer, byteOffset, byteLength }) => Buffer.from(buffer, byteOffset, byteLength)),
-  );
+  const values = Float32Array.from({ length: 3 * HIDDEN }, (_, at) => 1 + ((at * 7) % 13) ** 2);
+  const matrix = imatrixOf({ [name]: values });
   await writeObject(source, "imatrix", matrix, matrix.length);
-  await assert.rejects(quantize(source, file, "q4_0", { imatrix: { store: source.uri, key: "imatrix" } }), (error) => {
+  const imatrix = { store: source.uri, key: "imatrix" };
+  await quantize(source, file, "q4_0", { imatrix });
+  const { header } = await openGguf(file, "model.gguf");
+  const stack = header.tensors.find((tensor) => tensor.name === name);
+  assert.ok(stack !== undefined);
+  const made = new Uint8Array(stack.bytes);
+  await file.readInto("model.gguf", stack.offset, made);
+  const weights = await bytesOf(source);
+  const expected = [0, 1, 2].flatMap((expert) => {
+    const own = weights.get(`model.layers.0.block_sparse_moe.experts.${expert}.w1.weight`)?.bytes;
+    assert.ok(own !== undefined);
+    const rows = new Float32Array(new Uint8Array(own).buffer);
+    return Array.from({ length: INNER }, (_, row) => {
+      const blocks = new Uint8Array((HIDDEN / 32) * 18);
+      const importance = values.subarray(expert * HIDDEN, (expert + 1) * HIDDEN);
+      BLOCK_SCHEMES.q4_0.quantize(rows.subarray(row * HIDDEN, (row + 1) * HIDDEN), blocks, importance);
+      return Buffer.from(blocks);
+    });
+  });
+  assert.deepEqual(Buffer.from(made), Buffer.concat(expected));
+  const openStore = openerOf(source);
+  const deps = { ...testDeps(openStore), measureSchemes: createMeasure(openStore) };
+  const planned = await runStep(planBitsStep, { source: source.uri, budget: "6bpw", imatrix }, deps);
+  assert.equal(planned.sensitivity, "importance");
+  assert.ok(planned.tensors.some(({ tensor, relativeError }) => tensor === name && relativeError > 0));
+});
+
+test("sums of every expert over its own tokens are read, and a matrix of fewer experts is refused", async () => {
+  const name = "blk.0.ffn_gate_exps.weight";
+  const float = GGUF_TYPE_OF.get("f32");
+  assert.ok(float !== undefined);
+  const specs = [
+    { name: `${name}.in_sum2`, shape: [3, HIDDEN], type: float },
+    { name: `${name}.counts`, shape: [3, 1], type: float },
+  ];
+  const { header, tensors, fileBytes } = encodeGgufHeader(new Map(), specs);
+  const file = new Uint8Array(fileBytes);
+  file.set(header);
+  const [sums, counts] = tensors;
+  file.set(new Uint8Array(new Float32Array(3 * HIDDEN).fill(6).buffer), sums?.offset);
+  file.set(new Uint8Array(Float32Array.of(2, 0, 3).buffer), counts?.offset);
+  const read = async (offset: number, bytes: number) => file.slice(offset, offset + bytes);
+  const values = (await readImatrix(read, { name: "imatrix", bytes: file.length })).get(name);
+  assert.deepEqual([values?.[0], values?.[HIDDEN], values?.[2 * HIDDEN]], [3, 1, 2]);
+  const [source, target] = [newStore(), newStore()];
+  await putModel(source, MIXTRAL);
+  const short = imatrixOf({ [name]: new Float32Array(2 * HIDDEN).fill(1) });
+  await writeObject(source, "imatrix", short, short.length);
+  const refused = quantize(source, target, "q4_0", { imatrix: { store: source.uri, key: "imatrix" } });
+  await assert.rejects(refused, (error) => {
     assert.ok(error instanceof MergeyardError && error.code === "ImatrixInvalid");
     assert.equal(error.where?.tensor, name);
     return true;

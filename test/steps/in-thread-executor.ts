@@ -40,7 +40,7 @@ export function createInThreadExecutor(
 ): ExecuteMerge {
   return async (request, { signal }) => {
     onMerge(request);
-    const { unit, sources, state, target } = request;
+    const { unit, sources, state, importance, target } = request;
     const store = openStore(target.store);
     const regions = cutRegions(unit, 1);
     const { windowElements, threadBytes } = fitUnit(unit, 1, request.memoryBytes);
@@ -64,7 +64,7 @@ export function createInThreadExecutor(
           ticket: writes.own,
           prologue,
           tensors,
-          derived: derivedParts(unit, region, writes),
+          derived: derivedParts(unit, region, writes, importance),
           rules,
           sources,
           state,

@@ -8,10 +8,11 @@ import { openGguf } from "../../steps/open-gguf.ts";
 import { quantizeStep } from "../../steps/quantize.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
-import { readAll } from "../../stores/objects.ts";
+import { readAll, writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { newStore, openerOf, testDeps } from "./deps.ts";
+import { imatrixOf } from "./imatrix.ts";
 import { bytesRead, type End, filesOf, makeYard, recipe, run } from "./outputs-yard.ts";
 import type { Change } from "./small-llama.ts";
 
@@ -117,12 +118,50 @@ test("a unit that was made before is found with all its files, and made again wh
   assert.equal(merged.length, 2);
 });
 
+test("an importance matrix gives the bytes of quantizing with it, and another one is another run", async () => {
+  const { yard, deps, merged } = await makeYard();
+  const name = "blk.0.attn_output.weight";
+  const put = async (heavy: number): Promise<void> => {
+    const matrix = imatrixOf({
+      [name]: Array.from({ length: 256 }, (_, column) => (column % 2 === heavy ? 100 : 0.01)),
+    });
+    await yard.delete("matrices/small.imatrix");
+    await writeObject(yard, "matrices/small.imatrix", matrix, matrix.length);
+  };
+  await put(0);
+  const outputs = "[{ format: safetensors }, { format: gguf, scheme: q4_0, imatrix: matrices/small.imatrix }]";
+  const text = recipe(outputs, "allow_unlisted: drop");
+  const end = await run(yard, deps, text, 1e9);
+  const [version, target] = [newStore(), newStore()];
+  for (const { name: file } of end.manifest.files) {
+    if (!file.endsWith(".gguf")) await version.create(file, await readAll(yard, `${end.prefix}${file}`, 1e8));
+  }
+  await version.create("imatrix", await readAll(yard, "matrices/small.imatrix", 1e6));
+  const openStore = openerOf(version, target);
+  const quantizing = { ...testDeps(openStore), executeQuantize: createQuantizeExecutor(openStore).execute };
+  for (const imatrix of [undefined, { store: version.uri, key: "imatrix" }]) {
+    const file = imatrix === undefined ? "plain.gguf" : "own.gguf";
+    const request = { source: version.uri, target: target.uri, name: file, scheme: "q4_0" };
+    await runStep(quantizeStep, { ...request, ...(imatrix && { imatrix }) }, quantizing);
+  }
+  const made = await tensorsOf(yard, [`${end.prefix}ab-q4_0.gguf`]);
+  assert.deepEqual(made, await tensorsOf(target, ["own.gguf"]));
+  assert.notDeepEqual(made, await tensorsOf(target, ["plain.gguf"]));
+  const before = merged.length;
+  await put(1);
+  const next = await run(yard, deps, text, 1e9);
+  assert.ok(merged.length > before, "what the file holds is part of the content key");
+  assert.notEqual(next.prefix, end.prefix);
+});
+
 test("what cannot be in a quantized file stops the run before anything is published", async () => {
   const refusals: readonly (readonly [string, Change, string])[] = [
     [recipe(BOTH, "allow_unlisted: drop"), { config: { model_type: "mamba" } }, "QuantizeModelUnsupported"],
     [recipe("[{ format: gguf }]"), {}, "RecipeNotSupported"],
     [recipe("[{ format: safetensors, scheme: q8_0 }]"), {}, "RecipeNotSupported"],
     [recipe("[{ format: gguf, scheme: q4_k_x }]"), {}, "RecipeNotSupported"],
+    [recipe("[{ format: safetensors, imatrix: a.imatrix }]"), {}, "RecipeNotSupported"],
+    [recipe("[{ format: gguf, scheme: q8_0, imatrix: none.imatrix }]"), {}, "CheckpointFileMissing"],
     [recipe("[{ format: onnx, scheme: q8_0 }]"), {}, "RecipeNotSupported"],
     [recipe("[{ format: safetensors }, { format: safetensors }]"), {}, "RecipeFieldInvalid"],
     [

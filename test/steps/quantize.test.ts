@@ -15,20 +15,8 @@ import { writeObject } from "../../stores/objects.ts";
 import type { ObjectStore, OpenStore } from "../../stores/store.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+import { imatrixOf } from "./imatrix.ts";
 import { type Change, putLlama, shapesOf } from "./small-llama.ts";
-
-/** The older form of llama-imatrix: mean squares over one call. */
-function imatrixOf(entries: Readonly<Record<string, readonly number[]>>, calls = 1): Uint8Array {
-  const names = Object.entries(entries);
-  const parts = names.flatMap(([name, values]) => [
-    Int32Array.of(name.length),
-    new TextEncoder().encode(name),
-    Int32Array.of(calls, values.length),
-    Float32Array.from(values),
-  ]);
-  const views = [Int32Array.of(names.length), ...parts];
-  return Buffer.concat(views.map((view) => Buffer.from(view.buffer, view.byteOffset, view.byteLength)));
-}
 
 const COLUMNS = Array.from({ length: 256 }, (_, column) => (column < 64 ? 100 : 0.01));
 
