@@ -3,7 +3,8 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { App } from "aws-cdk-lib";
+import { App, Validations } from "aws-cdk-lib";
+import { AwsSolutionsChecks } from "cdk-nag";
 import { z } from "zod";
 import { readEnvironment } from "./config.ts";
 import { createMergeyard } from "./mergeyard.ts";
@@ -17,6 +18,7 @@ const { context } = z
   .parse(JSON.parse(readFileSync(path.join(ROOT, "cdk.json"), "utf8")));
 
 const app = new App({ context });
+Validations.of(app).addPlugins(new AwsSolutionsChecks(app));
 const name = z.string().default("default").parse(app.node.tryGetContext("environment"));
 execFileSync(process.execPath, [path.join(ROOT, "tools/bundle-worker.ts"), IMAGE_CONTEXT], {
   stdio: ["ignore", "ignore", "inherit"],

@@ -1,6 +1,6 @@
 // A fleet: a Batch queue with the machines behind it, Spot first and on-demand where there is none, and the limit of
 // what waiting for a machine may take.
-import { Duration, Tags } from "aws-cdk-lib";
+import { Duration, Tags, Validations } from "aws-cdk-lib";
 import {
   AllocationStrategy,
   CfnComputeEnvironment,
@@ -51,6 +51,10 @@ export class Fleet extends Construct {
     const instanceRole = new Role(this, "MachineRole", {
       assumedBy: new ServicePrincipal("ec2.amazonaws.com"),
       managedPolicies: [ManagedPolicy.fromAwsManagedPolicyName("service-role/AmazonEC2ContainerServiceforEC2Role")],
+    });
+    Validations.of(instanceRole).acknowledge({
+      id: "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonEC2ContainerServiceforEC2Role]",
+      reason: "what the ECS agent of a machine needs, kept up to date by AWS; it gives no right to the yard",
     });
     const launchTemplate = createLaunchTemplate(this);
     const kinds = props.spot ? [true, false] : [false];

@@ -71,16 +71,22 @@ export class FlowStack extends Stack {
       definitionString: JSON.stringify(renderDefinition(leaveOpen(names))),
       definitionSubstitutions: { ...names },
       loggingConfiguration: {
-        level: "ERROR",
-        // Inputs and outputs name models; the history has them, the log need not.
+        level: "ALL",
+        // Inputs and outputs name models; the history has them for 90 days, the log need not.
         includeExecutionData: false,
         destinations: [{ cloudWatchLogsLogGroup: { logGroupArn: logGroup.logGroupArn } }],
       },
     });
-    Validations.of(stateMachine).acknowledge({
-      id: "CloudFormation-Validate::E1029",
-      reason: "the names left open are those of DefinitionSubstitutions, not of Fn::Sub",
-    });
+    Validations.of(stateMachine).acknowledge(
+      {
+        id: "CloudFormation-Validate::E1029",
+        reason: "the names left open are those of DefinitionSubstitutions, not of Fn::Sub",
+      },
+      {
+        id: "AwsSolutions-SF2",
+        reason: "a run lasts hours and has its own timeline, runs/<run>/report.html; a trace would be a second copy",
+      },
+    );
     // The service checks the role when the machine is made.
     stateMachine.node.addDependency(role);
     const stateMachineArn = arnOf(this, "states", "stateMachine", name, ArnFormat.COLON_RESOURCE_NAME);

@@ -5,6 +5,7 @@ import type { Environment } from "./config.ts";
 import { FlowStack } from "./flow-stack.ts";
 import { ObservabilityStack } from "./observability-stack.ts";
 import { StorageStack } from "./storage-stack.ts";
+import { acknowledgeWildcards } from "./wildcards.ts";
 
 export type Mergeyard = {
   readonly storage: StorageStack;
@@ -40,6 +41,7 @@ export function createMergeyard(app: App, environment: Environment, imageContext
   for (const stack of Object.values(stacks)) {
     Tags.of(stack).add("app", "mergeyard");
     Tags.of(stack).add("mergeyard:environment", environment.name);
+    acknowledgeWildcards(stack, stack === storage ? new Map() : storage.imports());
   }
   return stacks;
 }

@@ -1,5 +1,6 @@
 // The network that machines start in. Nothing listens, so nothing may come in; bytes of checkpoints take the gateway
 // endpoint of S3, which costs nothing, whichever way out the configuration chooses for the rest.
+import { Validations } from "aws-cdk-lib";
 import {
   GatewayVpcEndpointAwsService,
   InterfaceVpcEndpointAwsService,
@@ -54,6 +55,12 @@ export function createNetwork(scope: Construct, { network, name }: Environment):
     gatewayEndpoints: { S3: { service: GatewayVpcEndpointAwsService.S3 } },
   });
   if (flowLogs) vpc.addFlowLog("FlowLog");
+  else {
+    Validations.of(vpc).acknowledge({
+      id: "AwsSolutions-VPC7",
+      reason: "flow logs are a choice, network.flowLogs: nothing can connect to a machine, and each record costs money",
+    });
+  }
   const securityGroup = new SecurityGroup(scope, "Machines", {
     vpc,
     description: "Batch machines: nothing comes in, HTTPS goes out",

@@ -1,9 +1,10 @@
 // What outlives everything else: the yard's bucket, its key, the key that signs versions, and who outside the pipeline
 // may use them.
-import { CfnOutput, Duration, RemovalPolicy, Stack, type StackProps } from "aws-cdk-lib";
+import { CfnOutput, Duration, RemovalPolicy, Stack, type StackProps, Validations } from "aws-cdk-lib";
 import { AnyPrincipal, Effect, ManagedPolicy, PolicyStatement, ServicePrincipal } from "aws-cdk-lib/aws-iam";
 import { Key, KeySpec, KeyUsage } from "aws-cdk-lib/aws-kms";
 import { BlockPublicAccess, Bucket, BucketEncryption, CfnBucket, ObjectOwnership } from "aws-cdk-lib/aws-s3";
+import { flattenCfnReference } from "cdk-nag/lib/utils/flatten-cfn-reference.js";
 import type { Construct } from "constructs";
 import type { Environment } from "./config.ts";
 import { addTeam } from "./team-access.ts";
@@ -45,6 +46,13 @@ export class StorageStack extends Stack {
     if (signingKeyArn !== undefined) new CfnOutput(this, "SigningKeyUri", { value: `awskms:///${signingKeyArn}` });
     new CfnOutput(this, "YardUri", { value: this.yardUri });
     new CfnOutput(this, "OperatorPolicyArn", { value: operator.managedPolicyArn });
+  }
+
+  /** Names under which other stacks' templates import this one's values, by the values as they are called here. */
+  imports(): ReadonlyMap<string, string> {
+    const { bucketArn } = this.place;
+    const name = flattenCfnReference(this.resolve(this.exportValue(bucketArn)));
+    return new Map([[flattenCfnReference(this.resolve(bucketArn)), name]]);
   }
 }
 
@@ -93,6 +101,10 @@ function createBucket(stack: Stack, environment: Environment, key: Key, removalP
       },
       { id: "delete-markers", expiredObjectDeleteMarker: true },
     ],
+  });
+  Validations.of(bucket).acknowledge({
+    id: "AwsSolutions-S1",
+    reason: "who read what is in CloudTrail's data events, which are the account's choice; access logs would be a weaker copy",
   });
   // By the property itself: the construct's own option deploys a function for it.
   const resource = bucket.node.defaultChild;

@@ -2,6 +2,7 @@
 // cases run in one process.
 import "./access-cases.ts";
 import "./data-cases.ts";
+import "./finding-cases.ts";
 import "./flow-cases.ts";
 import "./machine-cases.ts";
 import "./watch-cases.ts";

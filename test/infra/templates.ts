@@ -48,6 +48,8 @@ const templateSchema = z.looseObject({
 type Parsed = z.infer<typeof templateSchema>;
 
 export type Deployment = {
+  /** The synthesized construct tree. */
+  readonly app: App;
   readonly resources: readonly Resource[];
   readonly terminationProtected: readonly string[];
   /** Of a type, in the order of the templates. */
@@ -74,6 +76,7 @@ export function deploy(overrides: Record<string, unknown> = {}): Deployment {
   );
   const ofType = (type: string) => resources.filter((resource) => resource.type === type);
   return {
+    app,
     resources,
     terminationProtected: stacks.filter((stack) => stack.terminationProtection).map((stack) => stack.stackName),
     ofType,
