@@ -86,6 +86,22 @@ export class MergeyardError extends Error {
   }
 }
 
+/** By these a store refuses to say anything of what it holds. */
+const REFUSALS: ReadonlySet<ErrorCode> = new Set([
+  "StoreAccessDenied",
+  "StoreBucketMissing",
+  "StoreCredentialsInvalid",
+  "StoreFailed",
+]);
+
+/**
+ * True when an error is what is to be said of the thing that was read: it is malformed, cut short, not there. False for
+ * faults that pass and for a store that refuses: then nothing is known of the thing, and who asked must not go on as if.
+ */
+export function isVerdict(error: unknown): error is MergeyardError {
+  return error instanceof MergeyardError && !error.retryable && !REFUSALS.has(error.code);
+}
+
 export type ErrorRecord = {
   readonly code: ErrorCode;
   readonly meaning: string;

@@ -3,7 +3,7 @@
 import { z } from "zod";
 import { digestJson } from "../core/artifact/digest.ts";
 import { shortDigest } from "../core/artifact/layout.ts";
-import { MergeyardError } from "../core/error.ts";
+import { isVerdict } from "../core/error.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
 import type { ParsedRecipe } from "../core/recipe/parse.ts";
 import { readAll } from "../stores/objects.ts";
@@ -62,7 +62,7 @@ export async function findStarts(
       const chosen = choose(pipeline);
       if (chosen !== undefined) starts.push(makeStart(yard, pipeline, chosen));
     } catch (cause) {
-      if (!(cause instanceof MergeyardError) || cause.retryable) throw cause;
+      if (!isVerdict(cause)) throw cause;
       const error = describeError(cause);
       deps.log({ event: "pipeline-unreadable", pipeline: key, error });
       unreadable.push({ pipeline: key, error });

@@ -4,7 +4,7 @@
 import { checkName } from "../core/artifact/key.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { isUnfinishedPush, parseUploadMarker, UPLOAD_MARKER } from "../core/artifact/upload.ts";
-import { MergeyardError } from "../core/error.ts";
+import { isVerdict, MergeyardError } from "../core/error.ts";
 import { gguf } from "../core/formats/gguf-checkpoint.ts";
 import { FORMATS } from "../core/formats/registry.ts";
 import { ARTIFACT_LIMITS } from "../core/limits.ts";
@@ -184,7 +184,7 @@ export async function whyIncomplete(yard: ObjectStore, upload: UploadListing, si
     await openCheckpoint(yard, upload.prefix, signal);
     return undefined;
   } catch (cause) {
-    if (cause instanceof MergeyardError && !cause.retryable) return cause;
+    if (isVerdict(cause)) return cause;
     throw cause;
   }
 }

@@ -1,11 +1,12 @@
 // What all parts of the S3 store share: one attempt per request, errors of the table, keys under the store's prefix,
 // and HEAD.
-import { HeadBucketCommand, HeadObjectCommand, type S3Client } from "@aws-sdk/client-s3";
+import { Readable } from "node:stream";
+import { GetObjectCommand, HeadBucketCommand, HeadObjectCommand, type S3Client } from "@aws-sdk/client-s3";
 import { checkKey } from "../core/artifact/key.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { RetryPolicy } from "./retry.ts";
 import { readETag, type S3Dialect } from "./s3-dialect.ts";
-import { isMissing, toS3Error } from "./s3-errors.ts";
+import { isMissing, isUnexplained, toS3Error } from "./s3-errors.ts";
 import type { ObjectInfo } from "./store.ts";
 
 /** A store's place and the state it shares between calls. */
@@ -65,9 +66,31 @@ export async function headWithId(
     bucket.isKnown = true;
     return { info: toInfo(bucket, key, found), writeId: found.Metadata?.[WRITE_ID] };
   } catch (error) {
-    if (!(error instanceof MergeyardError && isMissing(error.cause))) throw error;
+    if (!(error instanceof MergeyardError && isMissing(error.cause)))
+      throw await findReason(bucket, key, error, signal);
     await checkBucket(bucket, key, signal);
     return undefined;
+  }
+}
+
+/**
+ * Why HEAD was refused. Its answer has no body, so 400 and 403 stand for expired credentials as well as for a missing
+ * right; asking for one byte is refused for the same reason, and that answer names it.
+ */
+async function findReason(
+  bucket: Bucket,
+  key: string,
+  error: unknown,
+  signal: AbortSignal | undefined,
+): Promise<unknown> {
+  if (!(error instanceof MergeyardError) || !isUnexplained(error.cause)) return error;
+  const input = { Bucket: bucket.name, Key: fullKey(bucket, key), Range: "bytes=0-0" };
+  try {
+    const { Body } = await request(bucket, key, signal, (o) => bucket.client.send(new GetObjectCommand(input), o));
+    if (Body instanceof Readable) Body.destroy();
+    return error;
+  } catch (reason) {
+    return reason;
   }
 }
 

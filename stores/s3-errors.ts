@@ -92,3 +92,10 @@ export function isConditionFailure(error: unknown): boolean {
 export function isMissing(error: unknown): boolean {
   return error instanceof S3ServiceException && (error.name === "NoSuchKey" || error.name === "NotFound");
 }
+
+/** True when a request was refused by a status alone, as HEAD's are. */
+export function isUnexplained(error: unknown): boolean {
+  if (!(error instanceof S3ServiceException)) return false;
+  const status = error.$metadata.httpStatusCode;
+  return (status === 400 || status === 403) && CODE_OF_NAME[error.name] === undefined;
+}

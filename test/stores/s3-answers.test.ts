@@ -50,6 +50,32 @@ test("each failure has its code, whether it may pass, and is asked only once", a
   }
 });
 
+test("a refused HEAD, which has no body, is explained by a GET of one byte", async () => {
+  const cases: readonly (readonly [number, string, ErrorCode])[] = [
+    [400, "ExpiredToken", "StoreCredentialsInvalid"],
+    [403, "InvalidAccessKeyId", "StoreCredentialsInvalid"],
+    [403, "AccessDenied", "StoreAccessDenied"],
+    [403, "RequestTimeTooSkewed", "StoreUnavailable"],
+  ];
+  for (const [status, name, code] of cases) {
+    await withAnswers([failure(status, name), failure(status, name)], async ({ store, seen }) => {
+      const error = await rejectsWith(store.head("a"), code);
+      assert.match(error.found ?? "", new RegExp(`^${name}`));
+      assert.deepEqual(
+        seen.map(({ method, headers }) => [method, headers.range]),
+        [
+          ["HEAD", undefined],
+          ["GET", "bytes=0-0"],
+        ],
+      );
+    });
+  }
+  // The object may be read after all: what HEAD said stands.
+  await withAnswers([answer(403), range("x", 0, 10)], ({ store }) =>
+    rejectsWith(store.head("a"), "StoreAccessDenied").then(() => undefined),
+  );
+});
+
 test("a server that asks to slow down is asked again by the retry wrapper until it answers", async () => {
   const slow = failure(503, "SlowDown");
   await withAnswers([slow, drop, slow, answer(200, "content", { etag: '"e"' })], async ({ store, seen }) => {
