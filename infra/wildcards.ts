@@ -21,7 +21,7 @@ export const WILDCARD_REASONS: Readonly<Record<string, string>> = Object.freeze(
   RunJobs: "batch:DescribeJobs and batch:ListJobs know no resources",
   RunEndJobs: "jobs have no names before they are submitted; those of other queues need their own grant to be seen",
   RunLogs: "the log groups of this environment",
-  "ecr:GetAuthorizationToken": "knows no resources",
+  "ecr:GetAuthorizationToken": "the login of an account's registry knows no resources",
 });
 
 const listSchema = z.union([z.unknown().array(), z.unknown().transform((value) => [value])]);

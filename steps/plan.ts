@@ -4,7 +4,7 @@
 
 import { layout } from "../core/artifact/layout.ts";
 import { UNIVERSAL_FILE } from "../core/artifact/universal.ts";
-import { MergeyardError } from "../core/error.ts";
+import { isVerdict, MergeyardError } from "../core/error.ts";
 import { describeWarning } from "../core/formats/format.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
 import { documentNames } from "../core/plan/documents.ts";
@@ -50,16 +50,22 @@ export const planStep = defineStep({
   async run(input, deps): Promise<PlanOutput> {
     const yard = await openYard(deps.openStore, input.yard);
     const plan = await preparePlan(input, yard, deps);
-    const { run, publish, warnings } = plan.header;
-    for (const warning of warnings) deps.log({ event: "warning", run, text: warning });
+    const { publish, warnings } = plan.header;
+    for (const warning of warnings) deps.log({ event: "warning", run: plan.header.run, text: warning });
     const channel = publish && (await readChannel(yard, publish.model, publish.channel))?.value;
     // Later than what the channel says now, even where this machine's clock is behind the one that moved it.
     const plannedMs = Math.max(deps.now(), (channel?.decidedMs ?? 0) + 1);
-    const base = { yard: yard.uri, run, plannedMs, model: publish?.model ?? null, channel: publish?.channel ?? null };
-    const finished = await findFinished(yard, plan.header, channel, deps);
-    if (finished !== undefined) return { ...base, outcome: "unchanged", stages: [], version: finished.version };
-    const header = await keepPlan(yard, plan, deps);
-    return { ...base, outcome: "planned", stages: listStages(header, input.fleet ?? FLEET_DEFAULT), version: null };
+    const base = { yard: yard.uri, plannedMs, model: publish?.model ?? null, channel: publish?.channel ?? null };
+    for (let round = 1; ; round += 1) {
+      const header = { ...plan.header, run: nameRun(plan.header.run, round) };
+      const { run } = header;
+      const finished = await findFinished(yard, header, channel, deps);
+      if (finished !== undefined) return { ...base, run, outcome: "unchanged", stages: [], version: finished.version };
+      const kept = await keepPlan(yard, { ...plan, header }, deps);
+      if (kept === undefined) continue;
+      const stages = listStages(kept, input.fleet ?? FLEET_DEFAULT);
+      return { ...base, run, outcome: "planned", stages, version: null };
+    }
   },
 });
 
@@ -155,23 +161,28 @@ async function findAdopted(yard: ObjectStore, fingerprint: string, deps: StepDep
     const opened = await openCheckpoint(yard, cached.prefix, deps.signal);
     return opened.digest === cached.digest ? { prefix: cached.prefix, checkpoint: opened.checkpoint } : undefined;
   } catch (cause) {
-    if (!(cause instanceof MergeyardError) || cause.retryable) throw cause;
+    if (!isVerdict(cause)) throw cause;
     deps.log({ event: "checkpoint-dropped", prefix: cached.prefix, code: cause.code });
     return undefined;
   }
 }
 
+/** Rounds after the first have a name of their own, because nobody in the pipeline deletes what the first has left. */
+function nameRun(run: string, round: number): string {
+  return round === 1 ? run : `${run}-${round}`;
+}
+
 /**
  * Writes recipe and plan; the plan last, it makes the run exist. The plan that was there before counts, with the
- * receipts of its units; but when a checkpoint that it reads was deleted since, the run begins anew.
+ * receipts of its units. Undefined when a checkpoint that it reads was deleted since: it can never be finished.
  */
-async function keepPlan(yard: ObjectStore, plan: Plan, deps: StepDeps): Promise<PlanHeader> {
+async function keepPlan(yard: ObjectStore, plan: Plan, deps: StepDeps): Promise<PlanHeader | undefined> {
   const { run, recipe } = plan.header;
   if ((await yard.head(layout.plan(run), { signal: deps.signal })) !== undefined) {
     const { header } = await readPlan(yard, run, deps.signal);
     if (await sourcesStand(header, plan.header, deps)) return header;
-    deps.log({ event: "run-begun-anew", run });
-    for await (const { key } of yard.list(layout.run(run), { signal: deps.signal })) await yard.delete(key);
+    deps.log({ event: "run-abandoned", run });
+    return undefined;
   }
   await yard.create(layout.recipe(run), new TextEncoder().encode(recipe), { signal: deps.signal });
   await writePlan(yard, plan, deps.signal);

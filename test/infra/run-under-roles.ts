@@ -55,6 +55,16 @@ export async function runUnderRoles(grants: Grants): Promise<void> {
   await putText(yard, "pipelines/p.yaml", pipeline(0.5));
   assert.equal(await runPipeline(run), "published");
 
+  // Planned when its checkpoints were there, and asked for again when an operator has removed them.
+  await putText(yard, "pipelines/p.yaml", pipeline(0.125));
+  const { run: abandoned } = await planned(run);
+  for await (const { key } of yard.list("checkpoints/")) {
+    await underRole(yard, grants.operator).delete(key);
+  }
+  assert.notEqual((await planned(run)).run, abandoned);
+  assert.equal(await runPipeline(run), "published");
+  assert.equal(await runPipeline(run), "unchanged");
+
   // Results that only later stages use, computed and then found again; an upload of another format, converted.
   for (const weight of [1, 2]) {
     await putText(yard, "pipelines/p.yaml", documents(weight));
