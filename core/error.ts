@@ -96,7 +96,7 @@ const REFUSALS: ReadonlySet<ErrorCode> = new Set([
 
 /**
  * True when an error is what is to be said of the thing that was read: it is malformed, cut short, not there. False for
- * faults that pass and for a store that refuses: then nothing is known of the thing, and who asked must not go on as if.
+ * faults that pass and for a store that refuses: then nothing is known of the thing.
  */
 export function isVerdict(error: unknown): error is MergeyardError {
   return error instanceof MergeyardError && !error.retryable && !REFUSALS.has(error.code);

@@ -36,6 +36,9 @@ export type FleetProps = {
 /** Gigabytes of a machine's root volume: the image and logs. Workers keep nothing on disk. */
 const ROOT_GIB = 40;
 
+/** AWS's own, of machines that ECS places containers on. */
+const MACHINE_POLICY = "service-role/AmazonEC2ContainerServiceforEC2Role";
+
 /** Why a job can wait forever at the head of a queue, by Batch's own names; after the time it fails and says so. */
 const STUCK_REASONS = [
   JobStateTimeLimitActionsReason.INSUFFICIENT_INSTANCE_CAPACITY,
@@ -50,10 +53,10 @@ export class Fleet extends Construct {
     super(scope, id);
     const instanceRole = new Role(this, "MachineRole", {
       assumedBy: new ServicePrincipal("ec2.amazonaws.com"),
-      managedPolicies: [ManagedPolicy.fromAwsManagedPolicyName("service-role/AmazonEC2ContainerServiceforEC2Role")],
+      managedPolicies: [ManagedPolicy.fromAwsManagedPolicyName(MACHINE_POLICY)],
     });
     Validations.of(instanceRole).acknowledge({
-      id: "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonEC2ContainerServiceforEC2Role]",
+      id: `AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/${MACHINE_POLICY}]`,
       reason: "what the ECS agent of a machine needs, kept up to date by AWS; it gives no right to the yard",
     });
     const launchTemplate = createLaunchTemplate(this);

@@ -104,8 +104,7 @@ function createBucket(stack: Stack, environment: Environment, key: Key, removalP
   });
   Validations.of(bucket).acknowledge({
     id: "AwsSolutions-S1",
-    reason:
-      "who read what is in CloudTrail's data events, which are the account's choice; access logs would be a weaker copy",
+    reason: "who read what is in CloudTrail's data events, an account's choice; access logs would be a weaker copy",
   });
   // By the property itself: the construct's own option deploys a function for it.
   const resource = bucket.node.defaultChild;

@@ -64,7 +64,11 @@ const IMPORT_LAW: Readonly<Record<string, Law>> = {
     packages: ["zod", "commander", "yaml"],
     node: "all",
   },
-  infra: { folders: ["flow/", "core/plan/machine.ts"], packages: [/^aws-cdk-lib/, "constructs", "zod"], node: "all" },
+  infra: {
+    folders: ["flow/", "core/plan/machine.ts", "core/cost/"],
+    packages: [/^aws-cdk-lib/, /^cdk-nag/, "constructs", "zod"],
+    node: "all",
+  },
 };
 
 /** Why `file` may not import `specifier`, with the fix; undefined when it may. Folders without a law may do all. */
