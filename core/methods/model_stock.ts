@@ -1,7 +1,8 @@
 import { z } from "zod";
 import type { Kernels } from "../ops/kernels.ts";
+import { tileElementsMax } from "./base-tiles.ts";
 import { createGramPass, type Gram, normsOf, product } from "./gram.ts";
-import { type MergeMethod, type MergeTensor, type TensorProgram, tileElementsOf } from "./method.ts";
+import type { MergeMethod, MergeTensor, TensorProgram } from "./method.ts";
 import { rowLength, subTile } from "./rows.ts";
 
 /** A product of two norms below this counts as this. Source: merge reference section 4.12 step 2. */
@@ -31,7 +32,7 @@ export const model_stock = Object.freeze({
     const base = tensor.inputs.findIndex(({ isBase }) => isBase);
     const vectors = tensor.inputs.map((_, index) => index).filter((index) => index !== base);
     if (tensor.parameters.filter_wise === true) return compileRows(tensor, kernels, vectors, base);
-    const { pass, gram } = createGramPass(kernels, vectors, base, tileElementsOf("row", tensor.shape));
+    const { pass, gram } = createGramPass(kernels, vectors, base, tileElementsMax("row", tensor));
     const combination = () => ({ factors: stockFactors(tensor, gram, base), divisor: 1, multiplier: 1 });
     return { reduce: [pass], apply: { deltas: false, combination } };
   },
@@ -40,7 +41,7 @@ export const model_stock = Object.freeze({
 /** Every row on its own, in one pass: its products first, then its combination. */
 function compileRows(tensor: MergeTensor, kernels: Kernels, vectors: readonly number[], base: number): TensorProgram {
   const columns = rowLength(tensor.shape);
-  const deltas = vectors.map(() => kernels.allocateTile(tileElementsOf("row", tensor.shape)));
+  const deltas = vectors.map(() => kernels.allocateTile(tileElementsMax("row", tensor)));
   return {
     reduce: [],
     apply: {

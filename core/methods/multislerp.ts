@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { MergeyardError } from "../error.ts";
-import { TILE_ELEMENTS } from "../ops/kernels.ts";
+import { tileElementsMax } from "./base-tiles.ts";
 import { combinedProduct, createGramPass, type Gram, normsOf, scaleGram } from "./gram.ts";
 import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
 
@@ -29,8 +29,9 @@ export const multislerp = Object.freeze({
   modelParameters: z.strictObject({ weight: z.number() }),
   isIdentity: ({ inputs }) => inputs.length === 1,
   refuse(tensor) {
-    const sum = vectorsOf(tensor).reduce((total, index) => total + weightOf(tensor, index), 0);
-    if (tensor.parameters.normalize_weights !== true || sum !== 0) return undefined;
+    const vectors = vectorsOf(tensor);
+    const sum = vectors.reduce((total, index) => total + weightOf(tensor, index), 0);
+    if (vectors.length === 1 || tensor.parameters.normalize_weights !== true || sum !== 0) return undefined;
     return { parameter: "weight", found: "weights that sum to 0", expected: "a sum other than 0" };
   },
   compile(tensor, kernels) {
@@ -38,7 +39,12 @@ export const multislerp = Object.freeze({
     const base = tensor.inputs.findIndex(({ isBase }) => isBase);
     // A single tensor is returned as it is, also where there is a base.
     if (vectors.length === 1) return { reduce: [], apply: { deltas: false, combination: () => alone(tensor) } };
-    const { pass, gram } = createGramPass(kernels, vectors, base < 0 ? undefined : base, TILE_ELEMENTS);
+    const { pass, gram } = createGramPass(
+      kernels,
+      vectors,
+      base < 0 ? undefined : base,
+      tileElementsMax("element", tensor),
+    );
     const combination = () => {
       const own = sphericalFactors(tensor, vectors, gram);
       return { factors: tensor.inputs.map((_, index) => own[vectors.indexOf(index)] ?? 0), divisor: 1, multiplier: 1 };

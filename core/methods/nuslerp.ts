@@ -1,7 +1,8 @@
 import { z } from "zod";
 import type { Kernels, Tile } from "../ops/kernels.ts";
+import { tileElementsMax } from "./base-tiles.ts";
 import { createGramPass, product } from "./gram.ts";
-import { type MergeMethod, type MergeTensor, numberParameter, type TensorProgram, tileElementsOf } from "./method.ts";
+import { type MergeMethod, type MergeTensor, numberParameter, type TensorProgram } from "./method.ts";
 import { rowLength, subTile } from "./rows.ts";
 
 /** Least length a vector is divided by. Source: merge reference section 4.3 step 5. */
@@ -77,7 +78,7 @@ function factorsOf(t: number, aa: number, ab: number, bb: number): readonly [num
 }
 
 function compileWhole({ tensor, kernels, vectors, base, t }: Pair): TensorProgram {
-  const { pass, gram } = createGramPass(kernels, vectors, base, tileElementsOf("row", tensor.shape));
+  const { pass, gram } = createGramPass(kernels, vectors, base, tileElementsMax("row", tensor));
   const combination = () => {
     const own = factorsOf(t, product(gram, 0, 0), product(gram, 0, 1), product(gram, 1, 1));
     return { factors: tensor.inputs.map((_, index) => own[vectors.indexOf(index)] ?? 0), divisor: 1, multiplier: 1 };
@@ -92,7 +93,7 @@ function createDifferences({
   vectors,
   base,
 }: Pair): (inputs: readonly Tile[], count: number) => Tile[] {
-  const deltas = base === undefined ? [] : vectors.map(() => kernels.allocateTile(tileElementsOf("row", tensor.shape)));
+  const deltas = base === undefined ? [] : vectors.map(() => kernels.allocateTile(tileElementsMax("row", tensor)));
   return (inputs, count) =>
     vectors.flatMap((index, position) => {
       const [own, delta, origin] = [inputs[index], deltas[position], base === undefined ? undefined : inputs[base]];

@@ -165,6 +165,11 @@ test("impossible numbers of models and weights are refused from headers", () => 
   assert.equal(refusal(nuslerp, 3, { base: 2, weights: [1, 1] }), undefined);
   assert.equal(refusal(nuslerp, 1, { weights: [1] }), undefined);
   assert.equal(refusal(multislerp, 2, { weights: [1, -1] })?.parameter, "weight");
+  assert.equal(
+    refusal(multislerp, 2, { base: 0, weights: [0] }),
+    undefined,
+    "a lone model is returned whatever its weight",
+  );
   const free = { normalize_weights: false };
   assert.equal(refusal(multislerp, 2, { weights: [1, -1], parameters: free }), undefined);
 });
