@@ -1,5 +1,6 @@
 // Plans and runs one merge of small models in this thread: the planner, the engine and the WebAssembly kernels as they
 // are, only the worker threads left out.
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
 import { documentNames } from "../../core/plan/documents.ts";
@@ -30,7 +31,7 @@ export type MergeOutcome = {
   /** Of the documents that the output uses, by name. */
   readonly intermediate: ReadonlyMap<string, MergedTensors>;
   readonly config: Record<string, unknown> | undefined;
-  /** Text of the file beside the weights, where the plan writes one of that name. */
+  /** Text of the file beside the weights, where the plan writes or copies one of that name. */
   sideText(name: string): string | undefined;
 };
 
@@ -69,7 +70,7 @@ export async function runMerge(
     made.set(name, tensors);
     sources.push({ model: name ?? "", store: target.uri, prefix, digests: undefined });
   }
-  const sideText = (name: string) => textOf(output, name);
+  const sideText = (name: string) => textOf(output, models, name);
   const config = sideText("config.json");
   return {
     tensors: made.get(undefined) ?? new Map(),
@@ -149,7 +150,9 @@ async function runUnit(
   );
 }
 
-function textOf({ sideFiles }: MergePlan, name: string): string | undefined {
+function textOf({ sideFiles }: MergePlan, models: readonly MergeModel[], name: string): string | undefined {
   const file = sideFiles.find((entry) => entry.name === name);
-  return file?.from === "text" ? file.text : undefined;
+  if (file?.from !== "source") return file?.text;
+  const source = models[file.source]?.source;
+  return source === undefined ? undefined : readFileSync(join(source.store, source.prefix, file.file), "utf8");
 }
