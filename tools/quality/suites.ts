@@ -116,6 +116,11 @@ export const SUITES: readonly Suite[] = [
         model: lm.taskArithmetic(weight),
       })),
       ...[0.3, 0.5, 0.7, 1].map((lambda) => ({ label: `ties k20 ${lambda.toFixed(1)}`, model: lm.ties(0.2, lambda) })),
+      ...[0.3, 1].map((lambda) => ({
+        label: `ties_paper k20 ${lambda.toFixed(1)}`,
+        model: lm.tiesPaper(20, lambda),
+      })),
+      ...[0.3, 1].map((lambda) => ({ label: `pcb r0.2 ${lambda.toFixed(1)}`, model: lm.pcb(0.2, lambda) })),
       { label: "dare p0.9 lambda 0.2", model: lm.dareLinear(0.1, 0.2) },
       { label: "dare_ties p0.8 0.3", model: lm.dareTies(0.2, 0.3) },
       { label: "della p0.6 0.3", model: lm.della(0.4, 0.2, 0.3) },
