@@ -1,6 +1,7 @@
 // What a checkpoint is once its headers are read: names, dtypes, shapes and where the bytes lie. Every format parser
 // yields this, the planner consumes it, and neither has touched a byte of weights.
 import type { CompressedForm } from "./schemes/compressed-form.ts";
+import type { OtherFolder } from "./schemes/folder-form.ts";
 import type { BlockSchemeId } from "./schemes/registry.ts";
 import type { ScaleDtype } from "./schemes/scheme.ts";
 import type { Dtype, Shape } from "./tensor.ts";
@@ -10,7 +11,7 @@ import type { CheckpointInfo } from "./universal/checkpoint-info.ts";
 /** `bytes` bytes of `file` (a path relative to the checkpoint's folder) from `offset`. */
 export type ByteRange = { readonly file: string; readonly offset: number; readonly bytes: number };
 
-/** The form of the parts, and the dtype of their scales where these have the weights' own. */
+/** The form of the parts of a compressed-tensors module, and the dtype of their scales. */
 export type CompressedPacking = Omit<CompressedForm, "group" | "block" | "activations"> & {
   readonly group?: number | undefined;
   readonly block?: readonly [number, number] | undefined;
@@ -19,12 +20,15 @@ export type CompressedPacking = Omit<CompressedForm, "group" | "block" | "activa
   readonly ordered: boolean;
 };
 
+/** How the parts of a module are stored, one after the other. */
+export type PartsPacking = CompressedPacking | OtherFolder;
+
 /** How a tensor's values are stored when they are not elements of its dtype in their order. */
 export type Packing = {
   /** Rows of blocks of a quantization scheme; the values are F32. Absent: elements of the dtype. */
   readonly scheme?: BlockSchemeId | undefined;
-  /** Parts of a compressed-tensors module, one after the other; the values are F32. Absent: not such. */
-  readonly compressed?: CompressedPacking | undefined;
+  /** Parts of a quantized module, one after the other; the values are F32. Absent: not such. */
+  readonly parts?: PartsPacking | undefined;
   /** Rows of each of these heads, [2, n], are stored as [n, 2]. Absent: rows are stored in their order. */
   readonly interleavedHeads?: number | undefined;
 };

@@ -1,8 +1,8 @@
 // Values that are stored packed: blocks of a quantization scheme come out as float32, rows that were interleaved in
 // their order. Any span may be asked for; memory is one span, whatever the tensor's size. Called by stored-reader.ts
 // for merges and by gather.ts for conversions.
-import type { CompressedPacking, Packing } from "../core/checkpoint.ts";
-import { compressedMatrix, PACKED_SPAN_BYTES, windowOfRows } from "../core/plan/memory.ts";
+import type { Packing, PartsPacking } from "../core/checkpoint.ts";
+import { PACKED_SPAN_BYTES, partsMatrix, windowOfRows } from "../core/plan/memory.ts";
 import { BLOCK_SCHEMES } from "../core/schemes/registry.ts";
 import { type BlockScheme, partRange } from "../core/schemes/scheme.ts";
 import { type Dtype, elementBytes, elementCount, type Shape, tensorBytes } from "../core/tensor.ts";
@@ -19,11 +19,11 @@ type PackedTensor = { readonly dtype: Dtype; readonly shape: Shape };
 /** Reads values; `allocate` gives memory for good, as much as core/plan/memory.ts counts. */
 export function createPackedReader(
   { dtype, shape }: PackedTensor,
-  { scheme, interleavedHeads: heads, compressed }: Packing,
+  { scheme, interleavedHeads: heads, parts }: Packing,
   stored: ReadBytes,
   allocate: (bytes: number) => Uint8Array,
 ): ReadSpan {
-  if (compressed !== undefined) return oneAtATime(readParts(compressed, shape, stored, allocate));
+  if (parts !== undefined) return oneAtATime(readParts(parts, shape, stored, allocate));
   const unit = elementBytes(dtype, 1);
   const span = () => allocate(PACKED_SPAN_BYTES);
   const values: ReadSpan =
@@ -74,19 +74,19 @@ function readBlocks(scheme: BlockScheme, read: ReadBytes, span: Uint8Array): Rea
  * of every part the bytes that go with them.
  */
 function readParts(
-  packing: CompressedPacking,
+  packing: PartsPacking,
   shape: Shape,
   read: ReadBytes,
   allocate: (bytes: number) => Uint8Array,
 ): ReadSpan {
-  const { scheme, matrix, parts: all } = compressedMatrix(packing, shape);
+  const { scheme, matrix, parts: all } = partsMatrix(packing, shape);
   const { rowsAtOnce } = windowOfRows(scheme, matrix);
   const { rows, columns } = matrix;
   let end = 0;
   const parts = all.map((part) => {
     const [start, most] = [end, partRange(part, 0, Math.min(rowsAtOnce, rows)).bytes];
     end += tensorBytes(part.dtype, part.shape);
-    return { part, start, memory: allocate(most) };
+    return { part, start, memory: allocate(most), isHere: false };
   });
   const memory = allocate(4 * rowsAtOnce * columns);
   const window = new Float32Array(memory.buffer, memory.byteOffset, rowsAtOnce * columns);
@@ -95,11 +95,13 @@ function readParts(
     const begin = Math.floor(first / (rowsAtOnce * columns)) * rowsAtOnce;
     for (let row = begin; row * columns < first + count; row += rowsAtOnce) {
       const taken = Math.min(rowsAtOnce, rows - row);
-      const bytes = parts.map(({ part, start, memory: own }) => {
+      const bytes = parts.map(({ part, start, memory: own, isHere }) => {
         const range = partRange(part, row, taken);
-        return { name: part.name, at: start + range.offset, into: own.subarray(0, range.bytes) };
+        return { name: part.name, at: start + range.offset, into: own.subarray(0, range.bytes), isHere };
       });
-      await Promise.all(bytes.map(({ at, into }) => read(at, into)));
+      await Promise.all(bytes.filter(({ isHere }) => !isHere).map(({ at, into }) => read(at, into)));
+      // What belongs to the tensor as a whole is read once.
+      for (const own of parts) own.isHere = own.part.along === undefined;
       const own = window.subarray(0, taken * columns);
       const named = new Map(bytes.map(({ name, into }) => [name, into]));
       scheme.dequantize({ matrix, first: row, count: taken, values: own, parts: named });

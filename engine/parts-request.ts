@@ -8,7 +8,7 @@ export type PartsRequest = {
   /** URI of the folder that has the stored tensors' files, and of the one to write to. */
   readonly source: string;
   readonly target: string;
-  /** Id of a scheme of compressed-tensors folders. */
+  /** Id of a scheme that folders hold. */
   readonly scheme: string;
   readonly model: Pick<CompressedModel, "shards" | "units">;
   readonly threads: number;

@@ -162,7 +162,7 @@ export async function* streamPart(input: PartsInput, wanted: string): AsyncGener
 
 /** Bytes of the parts that a stream of part `wanted` keeps. */
 export function keptBytes(parts: readonly Part[], wanted: string | undefined): number {
-  const kept = parts.filter((part) => isSmall(part) && part.name !== wanted);
+  const kept = parts.filter((part) => (part.name === wanted ? part.along === undefined : isSmall(part)));
   return kept.reduce((sum, { dtype, shape }) => sum + tensorBytes(dtype, shape), 0);
 }
 

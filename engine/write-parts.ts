@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import type { TensorEntry } from "../core/checkpoint.ts";
 import type { CompressedCopy, CompressedMatrix } from "../core/plan/compressed-model.ts";
 import type { PartBytes } from "../core/schemes/part-matrix.ts";
-import { COMPRESSED_SCHEMES, type CompressedScheme } from "../core/schemes/registry.ts";
+import { FOLDER_SCHEMES, type FolderScheme } from "../core/schemes/registry.ts";
 import type { RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { RegionDeps } from "./merge-region.ts";
 import type { PlacedPart } from "./parts-regions.ts";
@@ -49,7 +49,7 @@ export type LargestTask = { readonly source: string; readonly tensors: readonly 
 
 type Work = PartsRegionTask & {
   readonly deps: RegionDeps;
-  readonly form: CompressedScheme;
+  readonly form: FolderScheme;
   /** Parts whose turn in the file comes later, by the name of the tensor they become. */
   readonly kept: Map<string, Uint8Array>;
   readonly losses: Map<string, PartsLoss>;
@@ -57,7 +57,7 @@ type Work = PartsRegionTask & {
 
 /** Makes the region's tensors and closes its part of the write. Throws QuantizeNotFinite and what the stores throw. */
 export async function writeParts(task: PartsRegionTask, deps: RegionDeps): Promise<PartsRegionResult> {
-  const form = COMPRESSED_SCHEMES.get(task.scheme);
+  const form = FOLDER_SCHEMES.get(task.scheme);
   assert.ok(form !== undefined, "a request names a known scheme");
   const work: Work = { ...task, deps, form, kept: new Map(task.made), losses: new Map() };
   const { kernels } = deps;

@@ -90,7 +90,7 @@ async function compareTensors(a: OneTensor, b: OneTensor, signal: AbortSignal): 
 }
 
 function piecesOf({ source, tensor }: OneTensor, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-  const gather = tensor.gather ?? gatherWhole(tensor.ranges, tensor.shape);
+  const gather = tensor.gather ?? gatherWhole(tensor.ranges, tensor.shape, tensor.packing);
   return gatherPieces(source, [{ ...tensor, gather }], signal);
 }
 

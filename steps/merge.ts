@@ -81,7 +81,7 @@ function contentOf(input: TensorPlace, sources: readonly (UnitSource | undefined
   const { planned, resolved } = source;
   if (resolved.digests === undefined) return { fingerprint: planned.fingerprint, ranges: input.ranges };
   // Parts have digests of their own; together they are known by the checkpoint's and their places in it.
-  if (input.packing?.compressed !== undefined) return { fingerprint: planned.fingerprint, ranges: input.ranges };
+  if (input.packing?.parts !== undefined) return { fingerprint: planned.fingerprint, ranges: input.ranges };
   if (Object.hasOwn(resolved.digests, input.tensor)) return resolved.digests[input.tensor];
   throw new MergeyardError("YardSourceChanged", {
     where: { store: resolved.store, file: resolved.prefix, model: planned.model, tensor: input.tensor },

@@ -4,9 +4,9 @@ import { type Digest, digestBytes } from "../core/artifact/digest.ts";
 import type { PlainFile } from "../core/artifact/listed-file.ts";
 import type { CheckpointFile, FolderReader, TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
-import { openCompressed } from "../core/formats/compressed-tensors.ts";
 import type { OpenedCheckpoint, WritableCheckpoint } from "../core/formats/format.ts";
 import { describeByManifest } from "../core/formats/published.ts";
+import { openQuantized } from "../core/formats/quantized-folder.ts";
 import { recogniseFileFormat, recogniseFormat } from "../core/formats/registry.ts";
 import { fileRole } from "../core/formats/side-files.ts";
 import { FOLDER_LIMITS } from "../core/limits.ts";
@@ -39,7 +39,7 @@ export async function openCheckpoint(
     const fingerprint = opened.digest ?? fingerprintUsed(opened, objects, prefix);
     const read = ({ ranges: [range] }: TensorEntry) =>
       folder.read(range?.file ?? "", range?.offset ?? 0, range?.bytes ?? 0);
-    return { ...(await openCompressed(opened, read)), fingerprint };
+    return { ...(await openQuantized(opened, read)), fingerprint };
   });
 }
 

@@ -1,4 +1,4 @@
-// Quantizing a checkpoint into a compressed-tensors folder: planned here, from headers; the
+// Quantizing a checkpoint into a folder of parts that servers load: planned here, from headers; the
 // weights stream through the parts executor, which also measures the error of every tensor on the way.
 import assert from "node:assert/strict";
 import { z } from "zod";
@@ -6,7 +6,7 @@ import { MergeyardError } from "../core/error.ts";
 import { fileRole } from "../core/formats/side-files.ts";
 import { planCompressedModel } from "../core/plan/compressed-model.ts";
 import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
-import { COMPRESSED_SCHEMES } from "../core/schemes/registry.ts";
+import { FOLDER_SCHEMES } from "../core/schemes/registry.ts";
 import { elementCount } from "../core/tensor.ts";
 import { copyAcross, writeObject } from "../stores/objects.ts";
 import { openPlace, travellingFiles, writtenDocuments } from "./open-checkpoint.ts";
@@ -23,7 +23,7 @@ export const quantizeFolderStep = defineStep({
     sourceFile: z.string().optional(),
     /** URI of the folder to write to; it must be empty. */
     target: z.string().min(1),
-    scheme: z.enum([...COMPRESSED_SCHEMES.keys()]),
+    scheme: z.enum([...FOLDER_SCHEMES.keys()]),
     /** Modules to leave as they are: paths, or `re:` and an expression. */
     ignore: z.array(z.string()).default([]),
     shardBytes: z.int().positive().default(SHARD_BYTES_DEFAULT),
@@ -44,7 +44,7 @@ export const quantizeFolderStep = defineStep({
     ...lossSchema,
   }),
   /**
-   * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, QuantizeNotFinite, CompressedTensorsUnsupported (a wrong
+   * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, QuantizeNotFinite, QuantizedFolderUnsupported (a wrong
    * expression to ignore), CheckpointNeedsConversion, YardTargetOccupied, EngineMemoryTooSmall, the codes of opening a
    * checkpoint, and what the stores throw. The file that makes the folder a model, config.json, is written last.
    */
@@ -55,7 +55,7 @@ export const quantizeFolderStep = defineStep({
     for await (const { key } of target.list("", { signal })) {
       throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
     }
-    const scheme = COMPRESSED_SCHEMES.get(input.scheme);
+    const scheme = FOLDER_SCHEMES.get(input.scheme);
     assert.ok(scheme !== undefined, "the schema lets only known schemes through");
     const { checkpoint } = opened;
     const model = planCompressedModel(checkpoint, scheme, input.ignore, input.shardBytes);

@@ -15,9 +15,10 @@ export function renderSchemesDocument(): string {
     const bits = ((8 * blockBytes) / blockElements).toFixed(2);
     return `| \`${id}\` | ${title} | ${bits} | ${NEEDS[needs]} | ${source} |`;
   });
-  const parts = [...PART_SCHEMES.values()].map(({ id, title, needs, compressed, parts, source }) => {
+  const parts = [...PART_SCHEMES.values()].map(({ id, title, needs, form, parts, source }) => {
     const names = parts({ rows: 128, columns: 128, dtype: "BF16" }).map(({ name }) => `\`${name}\``);
-    return `| \`${id}\` | ${title} | ${NEEDS[needs]} | ${names.join(", ")} | ${compressed?.format ?? ""} | ${source} |`;
+    const folder = form?.container === "compressed-tensors" ? form.format : (form?.container ?? "");
+    return `| \`${id}\` | ${title} | ${NEEDS[needs]} | ${names.join(", ")} | ${folder} | ${source} |`;
   });
   const mixes = [...MIXES.keys()].filter((id) => !BLOCK_SCHEME_IDS.some((known) => known === id));
   const aliases = [...SCHEME_ALIASES].map(([alias, id]) => `\`${alias.toUpperCase()}\` is \`${id}\``);
@@ -36,7 +37,14 @@ export function renderSchemesDocument(): string {
     "",
     "## Parts, in safetensors files",
     "",
-    "Those with a format become compressed-tensors folders by `mergeyard quantize`. Names are taken in any case.",
+    "Those with a folder become one by `mergeyard quantize`: of compressed-tensors, named by its format, or of GPTQ,",
+    "AWQ, bitsandbytes or HQQ, with the `quantization_config` that vLLM, transformers or the tool itself reads.",
+    "Whoever wrote such a folder, it is read as the weights that it stands for, and can be merged. Names are taken in",
+    "any case.",
+    "",
+    "GPTQ needs modules whose rows are a multiple of 32, AWQ of 8, HQQ of 4. Without a Hessian GPTQ's weights are",
+    "rounded to the nearest, as AWQ's always are. transformers 5 loads no HQQ folder; hqq itself, transformers 4 and",
+    "vLLM (4 bits) do.",
     "",
     `Of llm-compressor's presets, ${aliases.join(", ")}.`,
     "",
@@ -44,7 +52,7 @@ export function renderSchemesDocument(): string {
     "same groups (for a channel where the tensor has one). Group scales keep most. Of packed integers, vLLM serves",
     "those of 4 and 8 bits.",
     "",
-    "| scheme | stored | sees | tensors | compressed-tensors format | source |",
+    "| scheme | stored | sees | tensors | folder | source |",
     "|---|---|---|---|---|---|",
     ...parts,
   ].join("\n")}\n`;

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import type { PlannedShard } from "../core/formats/shard-plan.ts";
 import type { Fit } from "../core/plan/memory.ts";
 import type { PartBytes } from "../core/schemes/part-matrix.ts";
-import { COMPRESSED_SCHEMES } from "../core/schemes/registry.ts";
+import { FOLDER_SCHEMES } from "../core/schemes/registry.ts";
 import { cutParts, fitParts, type PartsRegion } from "../engine/parts-regions.ts";
 import type { ExecuteParts, PartsLoss, PartsRequest } from "../engine/parts-request.ts";
 import type { MergeProgress } from "../engine/request.ts";
@@ -32,7 +32,7 @@ export function createPartsExecutor(openStore: OpenStore): PartsExecutor {
   const pool = createPool(openStore);
   const execute: ExecuteParts = async (request, { signal, progress }) => {
     signal.throwIfAborted();
-    const scheme = COMPRESSED_SCHEMES.get(request.scheme);
+    const scheme = FOLDER_SCHEMES.get(request.scheme);
     assert.ok(scheme !== undefined, "a request names a known scheme");
     const fit = fitParts(request, scheme, request.threads);
     const failure = new AbortController();

@@ -1,4 +1,4 @@
-// The part of `mergeyard quantize` that makes a compressed-tensors folder: it appears whole or not at all.
+// The part of `mergeyard quantize` that makes a folder for servers: it appears whole or not at all.
 import { toUri } from "../arguments.ts";
 import { openOutput } from "../output.ts";
 import { createProgress } from "../progress.ts";

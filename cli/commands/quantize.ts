@@ -1,11 +1,11 @@
-// `mergeyard quantize SRC --scheme ID --out PLACE`: a checkpoint as one GGUF file, or as a compressed-tensors folder.
+// `mergeyard quantize SRC --scheme ID --out PLACE`: a checkpoint as one GGUF file, or as a folder that servers load.
 // The scheme tells which, unless `--format` does.
 import path from "node:path";
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
-import { COMPRESSED_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
+import { FOLDER_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
 import type { OpenStore } from "../../stores/store.ts";
 import { jsonOption, memoryOption, parseCount, threadsOption, toOutputUri, toUri } from "../arguments.ts";
 import {
@@ -26,24 +26,30 @@ import { type FolderOptions, quantizeFolder } from "./quantize-folder.ts";
 type Options = Omit<FolderOptions, "scheme"> &
   PlanOptions & {
     readonly scheme?: string;
-    readonly format?: Format;
+    readonly format?: string;
     readonly imatrix?: string;
     readonly tokenizer: boolean;
     readonly splitMaxSize?: number;
     readonly splitMaxTensors?: number;
   };
 
-/** Schemes by the format that holds them. */
-const FORMATS = { gguf: MIXES, "compressed-tensors": COMPRESSED_SCHEMES } as const;
-type Format = keyof typeof FORMATS;
+/** Ids of schemes by the format that holds them. */
+const FORMATS: ReadonlyMap<string, ReadonlySet<string>> = new Map([
+  ["gguf", new Set(MIXES.keys())],
+  ...[...Map.groupBy(FOLDER_SCHEMES.values(), ({ form }) => form.container)].map(
+    ([container, schemes]) => [container, new Set(schemes.map(({ id }) => id))] as const,
+  ),
+]);
+
+const schemesOf = (format: string): ReadonlySet<string> => FORMATS.get(format) ?? new Set();
 
 export function addQuantize(program: Command, terminal: Terminal): void {
   const command = program
     .command("quantize")
-    .description("write a checkpoint as one quantized GGUF file (llama family), or as a compressed-tensors folder")
+    .description("write a checkpoint as one quantized GGUF file (llama family), or as a folder for servers")
     .argument("<src>", "a folder, a file, or an s3:// URI")
     .addOption(new Option("--scheme <id>", "how to quantize").argParser(parseScheme))
-    .addOption(new Option("--format <format>", "what to write (default: by the scheme)").choices(Object.keys(FORMATS)))
+    .addOption(new Option("--format <format>", "what to write (default: by the scheme)").choices([...FORMATS.keys()]))
     .requiredOption("--out <place>", "the file or folder to write; it must not be there")
     .option("--imatrix <file>", "importance matrix of llama-imatrix, to lose less where it matters (gguf)")
     .option("--no-tokenizer", "leave the tokenizer out (gguf)")
@@ -84,8 +90,8 @@ function parseSplitSize(text: string): number {
 function parseScheme(text: string): string {
   const lower = text.toLowerCase();
   const id = SCHEME_ALIASES.get(lower) ?? lower;
-  if (Object.values(FORMATS).some((schemes) => schemes.has(id))) return id;
-  const known = Object.entries(FORMATS).map(([format, schemes]) => `${format}: ${[...schemes.keys()].join(", ")}`);
+  if ([...FORMATS.values()].some((schemes) => schemes.has(id))) return id;
+  const known = [...FORMATS].map(([format, schemes]) => `${format}: ${[...schemes].join(", ")}`);
   throw new InvalidArgumentError(`It must be one of these. ${known.join(". ")}.`);
 }
 
@@ -94,18 +100,19 @@ async function dispatch(source: string, options: Options, terminal: Terminal): P
   if ([scheme, budget, bitPlan].filter((way) => way !== undefined).length !== 1) {
     throw new InvalidArgumentError("Give one of --scheme, --budget and --bit-plan.");
   }
-  const { format = scheme === undefined || MIXES.has(scheme) ? "gguf" : "compressed-tensors" } = options;
+  const holding = [...FORMATS].find(([, schemes]) => schemes.has(scheme ?? ""))?.[0];
+  const format = options.format ?? holding ?? "gguf";
   if (scheme === undefined && format !== "gguf") {
     const expected = "--format gguf, for --budget and --bit-plan";
     throw new MergeyardError("CliUsage", { where: { field: "--format" }, found: format, expected });
   }
-  if (scheme !== undefined && !FORMATS[format].has(scheme)) {
-    const expected = `one of ${[...FORMATS[format].keys()].join(", ")}`;
+  if (scheme !== undefined && !schemesOf(format).has(scheme)) {
+    const expected = `one of ${[...schemesOf(format)].join(", ")}`;
     throw new MergeyardError("CliUsage", { where: { field: "--scheme" }, found: scheme, expected });
   }
   const foreign = format === "gguf" ? options.ignore.length > 0 && "--ignore" : ggufOption(options);
   if (typeof foreign === "string") {
-    throw new MergeyardError("CliUsage", { where: { field: foreign }, found: format, expected: "the other format" });
+    throw new MergeyardError("CliUsage", { where: { field: foreign }, found: format, expected: "another format" });
   }
   if (scheme === undefined || format === "gguf") await quantize(source, options, terminal);
   else await quantizeFolder(source, { ...options, scheme }, terminal);

@@ -317,13 +317,13 @@ export const FORMAT_CODES = {
     retryable: false,
     remedy: "collect it from more samples than the layer has inputs, or quantize without it",
   },
-  CompressedTensorsInvalid: {
+  QuantizedFolderInvalid: {
     meaning: "the parts of a quantized tensor do not belong together",
     retryable: false,
     remedy: "fetch the model again; if it is as it was published, it is damaged",
   },
-  CompressedTensorsUnsupported: {
-    meaning: "the quantization_config of a compressed-tensors folder cannot be followed",
+  QuantizedFolderUnsupported: {
+    meaning: "the quantization_config of a folder cannot be followed",
     retryable: false,
     remedy: "decompress the model with the tool that made it",
   },

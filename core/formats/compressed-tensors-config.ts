@@ -3,10 +3,11 @@
 // ignored ones, then the targets.
 // Source: compressed-tensors QuantizationConfig; quantization reference section 4.
 import { z } from "zod";
-import { MergeyardError } from "../error.ts";
+import type { MergeyardError } from "../error.ts";
 import type { CompressedForm } from "../schemes/compressed-form.ts";
+import { unsupportedForm } from "./stored-matrix.ts";
 
-const COMPRESSED_TENSORS = "compressed-tensors";
+const COMPRESSED_TENSORS = "compressed-tensors" as const;
 
 /** The value of `quantization_config` for a model whose linear modules all have one form, but for those ignored. */
 export function describeCompressed(form: CompressedForm, ignore: readonly string[]): Record<string, unknown> {
@@ -86,17 +87,16 @@ const configSchema = z.object({
   ),
 });
 
-export type CompressedConfig = {
+type CompressedConfig = {
   readonly groups: readonly { readonly targets: readonly string[]; readonly form: CompressedForm }[];
   readonly ignore: readonly string[];
 };
 
 /**
- * What a config says; undefined when it is not of compressed-tensors.
- * Throws CompressedTensorsUnsupported for a format that cannot be read, or a description without sense.
+ * What a config of compressed-tensors says.
+ * Throws QuantizedFolderUnsupported for a format that cannot be read, or a description without sense.
  */
-export function parseCompressedConfig(value: unknown): CompressedConfig | undefined {
-  if (!z.looseObject({ quant_method: z.literal(COMPRESSED_TENSORS) }).safeParse(value).success) return undefined;
+export function parseCompressedConfig(value: unknown): CompressedConfig {
   const parsed = configSchema.safeParse(value);
   if (!parsed.success) {
     const [issue] = parsed.error.issues;
@@ -116,6 +116,7 @@ function formOf(field: string, format: string, weights: z.output<typeof weightsS
   const { num_bits: bits, type, symmetric, strategy, group_size: group, block_structure: block } = weights;
   const implied = group === null || group === undefined ? "tensor" : group === -1 ? "channel" : "group";
   return {
+    container: COMPRESSED_TENSORS,
     // Naive is the older name of both one-byte formats.
     format: known === "naive-quantized" ? (type === "int" ? "int-quantized" : "float-quantized") : known,
     bits,
@@ -129,12 +130,7 @@ function formOf(field: string, format: string, weights: z.output<typeof weightsS
 }
 
 function unsupported(field: string, found: string): MergeyardError {
-  const expected = `one of ${formatSchema.options.join(", ")} with weights it can hold`;
-  return new MergeyardError("CompressedTensorsUnsupported", {
-    where: { file: "config.json", field },
-    found,
-    expected,
-  });
+  return unsupportedForm(field, found, `one of ${formatSchema.options.join(", ")} with weights it can hold`);
 }
 
 /**
@@ -146,7 +142,7 @@ export function findForm({ groups, ignore }: CompressedConfig, module: string): 
   return groups.find(({ targets }) => targets.some((rule) => rule === "Linear" || matchesModule(rule, module)))?.form;
 }
 
-/** True when a rule of an ignore list names a module. Throws CompressedTensorsUnsupported for a wrong expression. */
+/** True when a rule of an ignore list names a module. Throws QuantizedFolderUnsupported for a wrong expression. */
 export function matchesModule(rule: string, module: string): boolean {
   if (!rule.startsWith("re:")) return rule === module;
   try {

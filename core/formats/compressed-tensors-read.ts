@@ -1,44 +1,21 @@
 // A compressed-tensors folder as matrices: which tensors are parts of a quantized module, under which scheme, and where
 // the bytes of any rows lie. Settled from headers, the config and the stored shapes; values come from the scheme.
 // Source: compressed-tensors; quantization reference section 4.
-import type { ByteRange, Checkpoint, TensorEntry } from "../checkpoint.ts";
+import type { CompressedPacking, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import type { CompressedForm } from "../schemes/compressed-form.ts";
 import { compressedScheme } from "../schemes/compressed-scheme.ts";
-import { type Matrix, type Part, type PartScheme, partRange, type ScaleDtype } from "../schemes/scheme.ts";
-import { elementCount, sameShape } from "../tensor.ts";
+import type { Matrix, Part, ScaleDtype } from "../schemes/scheme.ts";
+import { elementCount } from "../tensor.ts";
 import { findForm, parseCompressedConfig } from "./compressed-tensors-config.ts";
-
-/** The weights of a module, as the parts that hold them. */
-export type StoredMatrix = {
-  /** Name that the weights have where they are not quantized. */
-  readonly name: string;
-  readonly scheme: PartScheme;
-  readonly matrix: Matrix;
-  readonly parts: readonly (Part & { readonly entry: TensorEntry })[];
-};
-
-export type CompressedContent = {
-  readonly matrices: readonly StoredMatrix[];
-  /** Tensors that are as they were, in the checkpoint's order. */
-  readonly others: readonly TensorEntry[];
-};
-
-/** Reads a whole small tensor. */
-type ReadTensor = (entry: TensorEntry) => Promise<Uint8Array>;
+import { checkPart, invalidPart, type ListQuantized, type ReadTensor, type StoredMatrix } from "./stored-matrix.ts";
 
 /** What belongs to a module's inputs, its cache or the order of its columns, and to no weight. */
 const OF_ACTIVATIONS = /^(?:input|output|k|v|q)_(?:scale|zero_point|global_scale|g_idx)$/;
 const ORDER = "weight_g_idx";
 
-/**
- * The content of a checkpoint; undefined when its config is not of compressed-tensors. `read` is asked for the shapes
- * that headers do not tell.
- * Throws CompressedTensorsUnsupported, and CompressedTensorsInvalid for parts that are missing or of a wrong shape.
- */
-export async function listCompressed(checkpoint: Checkpoint, read: ReadTensor): Promise<CompressedContent | undefined> {
+export const listCompressed: ListQuantized = async (checkpoint, read) => {
   const config = parseCompressedConfig(checkpoint.config?.quantization_config);
-  if (config === undefined) return undefined;
   const modules = Map.groupBy(checkpoint.tensors, ({ name }) => name.slice(0, Math.max(0, name.lastIndexOf("."))));
   const matrices: StoredMatrix[] = [];
   const taken = new Set<TensorEntry>();
@@ -50,7 +27,7 @@ export async function listCompressed(checkpoint: Checkpoint, read: ReadTensor): 
     for (const [part, entry] of parts) if (part !== "bias") taken.add(entry);
   }
   return { matrices, others: checkpoint.tensors.filter((entry) => !taken.has(entry)) };
-}
+};
 
 async function describeMatrix(
   module: string,
@@ -61,26 +38,30 @@ async function describeMatrix(
   const scheme = compressedScheme(form);
   if (scheme === undefined) {
     const found = `${form.format} of ${form.bits} bits by ${form.strategy}`;
-    throw new MergeyardError("CompressedTensorsUnsupported", { where: { tensor: `${module}.weight` }, found });
+    throw new MergeyardError("QuantizedFolderUnsupported", { where: { tensor: `${module}.weight` }, found });
   }
   const matrix = await shapeOf(module, form, stored, read);
   if (matrix.columns % scheme.columnUnit !== 0) {
-    throw invalid(`${module}.weight`, `rows of ${matrix.columns}`, `a multiple of ${scheme.columnUnit}`);
+    throw invalidPart(`${module}.weight`, `rows of ${matrix.columns}`, `a multiple of ${scheme.columnUnit}`);
   }
   const wanted = scheme.parts(matrix);
   const order = stored.get(ORDER);
   const parts = wanted.map((part) => ({ ...part, entry: checkPart(module, part, stored.get(part.name)) }));
   const known = new Set([...wanted.map(({ name }) => name), ORDER, "bias"]);
   const extra = [...stored.keys()].find((name) => !known.has(name) && !OF_ACTIVATIONS.test(name));
-  if (extra !== undefined) throw invalid(`${module}.${extra}`, "a part that the scheme does not have", scheme.title);
-  if (order === undefined) return { name: `${module}.weight`, scheme, matrix, parts };
+  if (extra !== undefined)
+    throw invalidPart(`${module}.${extra}`, "a part that the scheme does not have", scheme.title);
+  const packing = describePacking(form, matrix.dtype, order !== undefined);
+  const name = `${module}.weight`;
+  if (order === undefined) return { name, matrix, packing, parts };
   const part = columnOrder(matrix.columns);
-  return {
-    name: `${module}.weight`,
-    scheme,
-    matrix,
-    parts: [...parts, { ...part, entry: checkPart(module, part, order) }],
-  };
+  return { name, matrix, packing, parts: [...parts, { ...part, entry: checkPart(module, part, order) }] };
+}
+
+function describePacking(form: CompressedForm, scales: ScaleDtype, ordered: boolean): CompressedPacking {
+  const { container, format, bits, type, symmetric, strategy, group, block } = form;
+  const sizes = { ...(group === undefined ? {} : { group }), ...(block === undefined ? {} : { block }) };
+  return { container, format, bits, type, symmetric, strategy, ...sizes, scales, ordered };
 }
 
 /** The part that says of which group each column is. */
@@ -99,46 +80,22 @@ async function shapeOf(
 ): Promise<Matrix> {
   const scales = stored.get("weight_scale");
   const codes = stored.get("weight") ?? stored.get("weight_packed");
-  if (scales === undefined) throw invalid(`${module}.weight_scale`, "no such tensor", "a scale");
-  if (codes === undefined) throw invalid(`${module}.weight`, "no such tensor", "codes");
+  if (scales === undefined) throw invalidPart(`${module}.weight_scale`, "no such tensor", "a scale");
+  if (codes === undefined) throw invalidPart(`${module}.weight`, "no such tensor", "codes");
   const dtype = SCALE_DTYPES[scales.dtype] ?? "BF16";
   const [rows = 0, width = 0] = codes.shape;
-  if (codes.shape.length !== 2 || rows === 0 || width === 0) throw invalid(codes.name, `[${codes.shape}]`, "a matrix");
+  if (codes.shape.length !== 2 || rows === 0 || width === 0)
+    throw invalidPart(codes.name, `[${codes.shape}]`, "a matrix");
   if (format !== "pack-quantized") return { rows, columns: codes.dtype === "U8" ? 2 * width : width, dtype };
   const shape = stored.get("weight_shape");
   if (shape === undefined || shape.dtype !== "I64" || elementCount(shape.shape) !== 2) {
-    throw invalid(`${module}.weight_shape`, shape === undefined ? "no such tensor" : shape.dtype, "I64 [2]");
+    throw invalidPart(`${module}.weight_shape`, shape === undefined ? "no such tensor" : shape.dtype, "I64 [2]");
   }
   const bytes = await read(shape);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const [own, columns] = [Number(view.getBigInt64(0, true)), Number(view.getBigInt64(8, true))];
   // Wrong columns show in the widths of the parts; a bound keeps their product exact.
   if (own !== rows || columns < 1 || columns > 32 * width)
-    throw invalid(shape.name, `[${own}, ${columns}]`, `${rows} rows`);
+    throw invalidPart(shape.name, `[${own}, ${columns}]`, `${rows} rows`);
   return { rows, columns, dtype };
-}
-
-/** A scale of a whole tensor or of channels is written with and without axes of one. */
-function checkPart(module: string, part: Part, entry: TensorEntry | undefined): TensorEntry {
-  const expected = `${part.dtype} [${part.shape}]`;
-  if (entry === undefined) throw invalid(`${module}.${part.name}`, "no such tensor", expected);
-  const squeeze = (shape: readonly number[]) => shape.filter((length) => length !== 1);
-  const isSame = entry.dtype === part.dtype && sameShape(squeeze(entry.shape), squeeze(part.shape));
-  if (!isSame || entry.ranges.length !== 1) throw invalid(entry.name, `${entry.dtype} [${entry.shape}]`, expected);
-  return entry;
-}
-
-/** Where the bytes of rows [first, first + count) lie in each part; `first` is a multiple of the scheme's rows. */
-export function rangesOfRows({ parts }: StoredMatrix, first: number, count: number): ReadonlyMap<string, ByteRange> {
-  return new Map(
-    parts.map((part) => {
-      const { offset, bytes } = partRange(part, first, count);
-      const [range] = part.entry.ranges;
-      return [part.name, { file: range?.file ?? "", offset: (range?.offset ?? 0) + offset, bytes }];
-    }),
-  );
-}
-
-function invalid(tensor: string, found: string, expected: string): MergeyardError {
-  return new MergeyardError("CompressedTensorsInvalid", { where: { tensor }, found, expected });
 }

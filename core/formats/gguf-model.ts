@@ -305,7 +305,7 @@ function stackExperts(named: readonly NamedSource[], count: number): NamedSource
 
 /** Bytes of experts can follow each other where all are stored in the same way, row by row. */
 function checkAlike({ name, dtype, packing, gather }: TensorEntry, first: TensorEntry): void {
-  const isPlain = packing?.compressed === undefined && gather === undefined;
+  const isPlain = packing?.parts === undefined && gather === undefined;
   if (isPlain && dtype === first.dtype && packing?.scheme === first.packing?.scheme) return;
   const found = isPlain ? (packing?.scheme ?? dtype) : "an expert in several parts";
   throw unsupported({ tensor: name }, found, `${first.packing?.scheme ?? first.dtype}, as other experts of the layer`);

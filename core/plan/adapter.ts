@@ -25,11 +25,11 @@ export function storedTensor({ name, dtype, shape, ranges, packing }: TensorEntr
 }
 
 /** The packing as the schema's mutable values. */
-export function plainPacking({ compressed, ...packing }: Packing): NonNullable<StoredTensor["packing"]> {
-  if (compressed === undefined) return { ...packing };
-  const { block, ...form } = compressed;
+export function plainPacking({ parts, ...packing }: Packing): NonNullable<StoredTensor["packing"]> {
+  if (parts?.container !== "compressed-tensors") return parts === undefined ? packing : { ...packing, parts };
+  const { block, ...form } = parts;
   const sizes: { block?: [number, number] } = block === undefined ? {} : { block: [block[0], block[1]] };
-  return { ...packing, compressed: { ...form, ...sizes } };
+  return { ...packing, parts: { ...form, ...sizes } };
 }
 
 /**

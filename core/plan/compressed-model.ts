@@ -1,12 +1,14 @@
-// Which tensors of a model a compressed-tensors folder quantizes, and the plan of its files: shards, headers, index and
-// config, all known from headers. Called by the step that writes such folders, and by pipelines with such an output.
+// Which tensors of a model a folder quantizes into parts, and the plan of its files: shards, headers, index and config,
+// all known from headers. Called by the step that writes such folders, and by pipelines with such an output.
 import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
-import { describeCompressed, matchesModule } from "../formats/compressed-tensors-config.ts";
+import { matchesModule } from "../formats/compressed-tensors-config.ts";
+import { describeQuantization } from "../formats/quantization-config.ts";
 import type { TensorSpec } from "../formats/safetensors.ts";
 import { planUnitShards, type ShardPlan } from "../formats/shard-plan.ts";
-import type { CompressedScheme } from "../schemes/registry.ts";
-import type { Matrix, Part, PartScheme, ScaleDtype } from "../schemes/scheme.ts";
+import { FOLDER_ROWS } from "../schemes/folder-form.ts";
+import type { FolderScheme } from "../schemes/registry.ts";
+import type { Matrix, Part, ScaleDtype } from "../schemes/scheme.ts";
 import { checkReadable } from "../universal/conversion.ts";
 import { compareUtf8 } from "../utf8-order.ts";
 import { configSections, parseLayerName, tensorRole } from "./architecture.ts";
@@ -61,12 +63,12 @@ const SCALE_DTYPES: Readonly<Record<string, ScaleDtype>> = { F32: "F32", BF16: "
 /**
  * Plans the folder of a model under one scheme. Linear modules in layers are quantized; `ignored` names further ones to
  * leave as they are, by path or as `re:` and an expression.
- * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, CompressedTensorsUnsupported (a wrong expression),
+ * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, QuantizedFolderUnsupported (a wrong expression),
  * CheckpointNeedsConversion, and what planning shards throws.
  */
 export function planCompressedModel(
   checkpoint: Checkpoint,
-  scheme: CompressedScheme,
+  scheme: FolderScheme,
   ignored: readonly string[],
   maxShardBytes: number,
 ): CompressedModel {
@@ -78,7 +80,7 @@ export function planCompressedModel(
 /** The same without the files. */
 export function planCompressedUnits(
   checkpoint: Pick<Checkpoint, "tensors" | "config">,
-  scheme: CompressedScheme,
+  scheme: FolderScheme,
   ignored: readonly string[],
 ): CompressedUnits {
   const { config } = checkpoint;
@@ -102,7 +104,8 @@ export function planCompressedUnits(
       return planMatrix(entry, scheme, sets.get(fusedKey(entry)) ?? [entry]);
     });
   const ignore = listIgnored(checkpoint, isChosen);
-  const compressed = { ...config, quantization_config: describeCompressed(scheme.compressed, ignore) };
+  const [dtype = "F32"] = units.flatMap((unit) => (unit.kind === "matrix" ? [unit.matrix.dtype] : []));
+  const compressed = { ...config, quantization_config: describeQuantization(scheme.form, ignore, dtype) };
   return { units, config: stringifyConfig(compressed), ignore };
 }
 
@@ -124,7 +127,7 @@ function isLinear(entry: TensorEntry): boolean {
   return !NEVER.some((pattern) => pattern.test(module));
 }
 
-function planMatrix(entry: TensorEntry, scheme: PartScheme, fused: readonly TensorEntry[]): CompressedMatrix {
+function planMatrix(entry: TensorEntry, scheme: FolderScheme, fused: readonly TensorEntry[]): CompressedMatrix {
   const [rows = 0, columns = 0] = entry.shape;
   const dtype = SCALE_DTYPES[entry.dtype];
   const where = { tensor: entry.name };
@@ -135,6 +138,11 @@ function planMatrix(entry: TensorEntry, scheme: PartScheme, fused: readonly Tens
   if (rows === 0 || columns === 0 || columns % scheme.columnUnit !== 0) {
     const expected = `a multiple of ${scheme.columnUnit} for ${scheme.id}`;
     throw new MergeyardError("QuantizeShapeUnsupported", { where, found: `rows of ${columns}`, expected });
+  }
+  const unit = FOLDER_ROWS[scheme.form.container];
+  if (rows % unit !== 0) {
+    const expected = `a multiple of ${unit} for ${scheme.id}`;
+    throw new MergeyardError("QuantizeShapeUnsupported", { where, found: `${rows} rows`, expected });
   }
   const matrix = { rows, columns, dtype };
   return { kind: "matrix", entry, module: moduleOf(entry), matrix, parts: scheme.parts(matrix), fused };

@@ -7,10 +7,10 @@ import type { TensorSpec } from "../formats/safetensors.ts";
 import { planUnitShards, type ShardPlan } from "../formats/shard-plan.ts";
 import { type Derivation, type LowerBits, planDerivation } from "../schemes/double-rounding.ts";
 import type { IntegerScheme } from "../schemes/integers.ts";
-import type { Matrix, Part, PartScheme } from "../schemes/scheme.ts";
+import type { Matrix, Part, StoredScheme } from "../schemes/scheme.ts";
 import { compareUtf8 } from "../utf8-order.ts";
 import { listIgnored } from "./compressed-model.ts";
-import { compressedMatrix } from "./memory.ts";
+import { partsMatrix } from "./memory.ts";
 import { stringifyConfig } from "./output-config.ts";
 
 /** A module's weights as they are stored, and what they become. */
@@ -20,7 +20,7 @@ export type DerivedMatrix = {
   readonly entry: TensorEntry;
   readonly module: string;
   readonly matrix: Matrix;
-  readonly stored: PartScheme;
+  readonly stored: StoredScheme;
   readonly derivation: Derivation;
   readonly parts: readonly Part[];
 };
@@ -56,7 +56,7 @@ export function planDerivedModel(checkpoint: Checkpoint, bits: LowerBits, maxSha
   }
   const shards = planUnitShards(units.map(derivedSpecs), maxShardBytes);
   const ignore = listIgnored(checkpoint, ({ packing }) => packing !== undefined);
-  const config = { ...checkpoint.config, quantization_config: describeCompressed(target.compressed, ignore) };
+  const config = { ...checkpoint.config, quantization_config: describeCompressed(target.form, ignore) };
   return { ...shards, units, scheme: target, config: stringifyConfig(config), ignore };
 }
 
@@ -68,15 +68,18 @@ export function derivedSpecs(unit: DerivedMatrix | DerivedCopy): readonly Tensor
 
 function planMatrix(entry: TensorEntry, bits: LowerBits): DerivedMatrix {
   const where = { tensor: entry.name };
-  const form = entry.packing?.compressed;
-  if (form === undefined) throw unsupported(where, `blocks of ${entry.packing?.scheme ?? "rows in another order"}`);
+  const form = entry.packing?.parts;
+  if (form?.container !== "compressed-tensors") {
+    const other = form?.container ?? `blocks of ${entry.packing?.scheme ?? "rows in another order"}`;
+    throw unsupported(where, other);
+  }
   const derivation = planDerivation({ ...form, group: form.group, block: form.block }, bits);
   if (derivation === undefined) {
     const zeros = form.symmetric ? "" : " with zero points";
     throw unsupported(where, `${form.format}, ${form.bits} bits of ${form.type}${zeros}`);
   }
   if (form.ordered) throw unsupported(where, "columns in another order (weight_g_idx)", "columns in their order");
-  const { scheme: stored, matrix } = compressedMatrix(form, entry.shape);
+  const { scheme: stored, matrix } = partsMatrix(form, entry.shape);
   const module = entry.name.slice(0, entry.name.lastIndexOf("."));
   return { kind: "matrix", entry, module, matrix, stored, derivation, parts: derivation.target.parts(matrix) };
 }

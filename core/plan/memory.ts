@@ -1,15 +1,16 @@
 // How much memory a merge takes: one formula, used by the planner to bound a unit and by the engine to size a thread's
 // kernel memory, so that the bound the plan shows is the bound that holds.
 import assert from "node:assert/strict";
-import type { CompressedPacking, TensorEntry } from "../checkpoint.ts";
+import type { PartsPacking, TensorEntry } from "../checkpoint.ts";
 import { columnOrder } from "../formats/compressed-tensors-read.ts";
 import { type MergeMethod, type ScratchTensor, tileElementsOf } from "../methods/method.ts";
 import type { Round } from "../methods/whole-model.ts";
 import { TILE_ELEMENTS } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { compressedScheme } from "../schemes/compressed-scheme.ts";
+import { folderScheme } from "../schemes/folder-scheme.ts";
 import { BLOCK_SCHEMES, type BlockSchemeId, COMPRESSED_SCHEMES } from "../schemes/registry.ts";
-import { type Matrix, type Part, type PartScheme, partRange, rowBytes } from "../schemes/scheme.ts";
+import { type Matrix, type Part, type PartScheme, partRange, rowBytes, type StoredScheme } from "../schemes/scheme.ts";
 import { type Dtype, elementBytes, elementCount } from "../tensor.ts";
 import {
   type DerivedFile,
@@ -104,7 +105,7 @@ export function valueDtype({ dtype, rows }: Pick<UnitInput, "dtype" | "rows">): 
 
 /** Stored bytes of `count` elements of an input: whole blocks of packed ones, which windows are made of. */
 export function storedBytes({ dtype, packing, rows, ranges, shape }: UnitInput, count: number): number {
-  if (rows === undefined && packing?.compressed !== undefined) {
+  if (rows === undefined && packing?.parts !== undefined) {
     const total = ranges.reduce((sum, { bytes }) => sum + bytes, 0);
     return Math.round((total * count) / Math.max(1, elementCount(shape)));
   }
@@ -202,20 +203,26 @@ function readerBytes(input: UnitInput): number {
 export function packedBytes({ packing, shape }: Pick<TensorEntry, "packing" | "shape">): number {
   const spans = [packing?.scheme, packing?.interleavedHeads].filter((part) => part !== undefined);
   const own = spans.length * allocatedBytes(PACKED_SPAN_BYTES);
-  if (packing?.compressed === undefined) return own;
+  if (packing?.parts === undefined) return own;
   // Values of a window, and at most as many bytes of its parts and again for those that belong to the whole.
-  const { scheme, matrix, parts: all } = compressedMatrix(packing.compressed, shape);
+  const { scheme, matrix, parts: all } = partsMatrix(packing.parts, shape);
   const { rowsAtOnce } = windowOfRows(scheme, matrix);
   const parts = all.map((part) => partRange(part, 0, Math.min(rowsAtOnce, matrix.rows)).bytes);
   const stored = parts.reduce((sum, bytes) => sum + allocatedBytes(bytes), 0);
   return own + stored + allocatedBytes(4 * rowsAtOnce * matrix.columns);
 }
 
-/** The scheme and the matrix of a compressed module, and its parts in the order in which they are stored. */
-export function compressedMatrix(
-  { scales, ordered, group, block, ...form }: CompressedPacking,
+/** The scheme and the matrix of a quantized module, and its parts in the order in which they are stored. */
+export function partsMatrix(
+  packing: PartsPacking,
   [rows = 0, columns = 0]: readonly number[],
-): { readonly scheme: PartScheme; readonly matrix: Matrix; readonly parts: readonly Part[] } {
+): { readonly scheme: StoredScheme; readonly matrix: Matrix; readonly parts: readonly Part[] } {
+  if (packing.container !== "compressed-tensors") {
+    const own: Matrix = { rows, columns, dtype: "F32" };
+    const scheme = folderScheme(packing);
+    return { scheme, matrix: own, parts: scheme.parts(own) };
+  }
+  const { scales, ordered, group, block, ...form } = packing;
   const scheme = compressedScheme({ ...form, group, block, activations: "none" });
   assert.ok(scheme !== undefined, "only known forms are packed");
   const matrix = { rows, columns, dtype: scales };
@@ -224,7 +231,7 @@ export function compressedMatrix(
 }
 
 /** Rows of a matrix that are dequantized at a time: a span of values, or as many as the scheme needs together. */
-export function windowOfRows(scheme: PartScheme, { rows, columns }: Matrix): { readonly rowsAtOnce: number } {
+export function windowOfRows(scheme: StoredScheme, { rows, columns }: Matrix): { readonly rowsAtOnce: number } {
   if (scheme.needs === "tensor") return { rowsAtOnce: rows };
   const together = scheme.rowsTogether(columns);
   const fitting = Math.floor(PACKED_SPAN_BYTES / (4 * columns * together));

@@ -37,29 +37,50 @@ export const sourceSchema = z.strictObject({
   mergedBy: z.strictObject({ stage: count }).optional(),
 });
 
+const scaleDtype = z.enum(["F32", "BF16", "F16"]);
+const codeBits = z.literal([2, 3, 4, 8]);
+const positive = z.int().positive();
+
+/** How the parts of a module are stored: `core/schemes/folder-form.ts` defines the fields. */
+const partsSchema = z.discriminatedUnion("container", [
+  z.strictObject({
+    container: z.literal("compressed-tensors"),
+    format: z.enum([
+      "pack-quantized",
+      "int-quantized",
+      "float-quantized",
+      "nvfp4-pack-quantized",
+      "mxfp4-pack-quantized",
+    ]),
+    bits: positive,
+    type: z.enum(["int", "float"]),
+    symmetric: z.boolean(),
+    strategy: z.enum(["tensor", "channel", "group", "block", "tensor_group"]),
+    group: positive.optional(),
+    block: z.tuple([positive, positive]).optional(),
+    scales: scaleDtype,
+    ordered: z.boolean(),
+  }),
+  z.strictObject({
+    container: z.literal("gptq"),
+    bits: codeBits,
+    group: positive.optional(),
+    version: z.literal([1, 2]),
+  }),
+  z.strictObject({ container: z.literal("awq"), group: positive }),
+  z.strictObject({
+    container: z.literal("bitsandbytes"),
+    block: positive,
+    nested: z.strictObject({ block: positive, offset: z.number() }).optional(),
+  }),
+  z.strictObject({ container: z.literal("hqq"), bits: codeBits, group: positive, stored: scaleDtype }),
+]);
+
 /** How values are stored: `core/checkpoint.ts` defines the fields. */
 const packingSchema = z.strictObject({
   scheme: z.enum(BLOCK_SCHEME_IDS).optional(),
-  compressed: z
-    .strictObject({
-      format: z.enum([
-        "pack-quantized",
-        "int-quantized",
-        "float-quantized",
-        "nvfp4-pack-quantized",
-        "mxfp4-pack-quantized",
-      ]),
-      bits: z.int().positive(),
-      type: z.enum(["int", "float"]),
-      symmetric: z.boolean(),
-      strategy: z.enum(["tensor", "channel", "group", "block", "tensor_group"]),
-      group: z.int().positive().optional(),
-      block: z.tuple([z.int().positive(), z.int().positive()]).optional(),
-      scales: z.enum(["F32", "BF16", "F16"]),
-      ordered: z.boolean(),
-    })
-    .optional(),
-  interleavedHeads: z.int().positive().optional(),
+  parts: partsSchema.optional(),
+  interleavedHeads: positive.optional(),
 });
 
 const tensorPlace = {
@@ -218,7 +239,7 @@ const derivedModuleSchema = z.strictObject({
   shape,
   /** What makes the parts, and the dtype that scales take; undefined: the only part is a copy. */
   scheme: z.string().optional(),
-  scales: z.enum(["F32", "BF16", "F16"]).optional(),
+  scales: scaleDtype.optional(),
   /** Places of all parts together, from the file's first byte. */
   offset: count,
   bytes: count,

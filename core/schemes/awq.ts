@@ -1,10 +1,11 @@
 // 4-bit integers as AWQ checkpoints hold them ("gemm" layout), rounded to the nearest. AWQ itself scales the weights by
 // the activations' size before; what is stored is the same.
 // Source: AWQ, arXiv:2306.00978; AutoAWQ; quantization reference section 6.
+import type { AwqFolder } from "./folder-form.ts";
 import { type Codes, packAwq, unpackAwq } from "./gptq-packing.ts";
 import { setLimits } from "./limits.ts";
 import { roundEven, viewOf } from "./rounding.ts";
-import { type PartScheme, partOf, type RowWindow } from "./scheme.ts";
+import { type PartScheme, partOf, type RowWindow, type StoredScheme } from "./scheme.ts";
 
 const f = Math.fround;
 const MOST = 15;
@@ -39,7 +40,7 @@ export function awq(id: string, group: number): PartScheme {
     needs: "stream",
     measures: "nothing",
     hessian: "ignored",
-    compressed: undefined,
+    form: { container: "awq", group },
     columnUnit: group,
     rowsTogether: () => 8,
     parts: ({ rows, columns }) => [
@@ -92,6 +93,11 @@ export function awq(id: string, group: number): PartScheme {
       },
     },
   } satisfies PartScheme);
+}
+
+/** What checkpoints hold. */
+export function storedAwq({ group }: AwqFolder): StoredScheme {
+  return awq("awq4", group);
 }
 
 function placeOf({ matrix, first }: RowWindow) {

@@ -3,6 +3,7 @@
 // Source: compressed-tensors, QuantizationArgs and CompressionFormat.
 
 export type CompressedForm = {
+  readonly container: "compressed-tensors";
   readonly format:
     | "pack-quantized"
     | "int-quantized"

@@ -33,7 +33,7 @@ export function compressedScheme(form: CompressedForm): PartScheme | undefined {
     return float8({ ...named, format: E4M3, dtype: "F8_E4M3", scales, activations });
   }
   const scheme = form.format === "nvfp4-pack-quantized" ? nvfp4a16 : mxfp4a16;
-  const { strategy, group } = scheme.compressed;
+  const { strategy, group } = scheme.form;
   return bits === 4 && form.strategy === strategy && form.group === group ? scheme : undefined;
 }
 

@@ -81,7 +81,7 @@ const GROUPS: Partial<Record<CompressedForm["strategy"], "row" | "tensor">> = { 
 export function deriveWindow({ bits, stored, target }: Derivation, from: RowWindow, to: RowWindow): number {
   const { columns, dtype } = from.matrix;
   const rounding = ROUNDINGS[dtype];
-  const width = target.compressed.group ?? columns;
+  const width = target.form.group ?? columns;
   const groups = columns / width;
   const [scales, derivedScales] = [viewOf(partOf(from, "weight_scale")), viewOf(partOf(to, "weight_scale"))];
   const codes = new Int8Array(columns);

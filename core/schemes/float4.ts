@@ -10,7 +10,14 @@ const bits = new DataView(new ArrayBuffer(4));
 /** What a group's E4M3 scale of zero becomes. */
 const NV_EPSILON = 0.125;
 
-const FLOAT4 = { bits: 4, type: "float", symmetric: true, block: undefined, activations: "none" } as const;
+const FLOAT4 = {
+  container: "compressed-tensors",
+  bits: 4,
+  type: "float",
+  symmetric: true,
+  block: undefined,
+  activations: "none",
+} as const;
 
 /** One step for a run of values: even columns take the low nibble. */
 function encodeRun(values: Float32Array, first: number, count: number, scale: number, codes: Uint8Array): void {
@@ -47,7 +54,7 @@ export const nvfp4a16 = Object.freeze({
   needs: "tensor",
   measures: "largest",
   hessian: "ignored",
-  compressed: { ...FLOAT4, format: "nvfp4-pack-quantized", strategy: "tensor_group", group: 16 },
+  form: { ...FLOAT4, format: "nvfp4-pack-quantized", strategy: "tensor_group", group: 16 },
   columnUnit: 16,
   rowsTogether: () => 1,
   parts: (matrix) => [
@@ -97,7 +104,7 @@ export const mxfp4a16 = Object.freeze({
   needs: "stream",
   measures: "nothing",
   hessian: "ignored",
-  compressed: { ...FLOAT4, format: "mxfp4-pack-quantized", strategy: "group", group: 32 },
+  form: { ...FLOAT4, format: "mxfp4-pack-quantized", strategy: "group", group: 32 },
   columnUnit: 32,
   rowsTogether: () => 1,
   parts: (matrix) => [

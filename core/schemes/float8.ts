@@ -31,7 +31,7 @@ export function float8(form: Float8Form): PartScheme {
     needs: isTensor ? "tensor" : "row",
     measures: isTensor ? "largest" : "nothing",
     hessian: "ignored",
-    compressed: describe(form),
+    form: describe(form),
     columnUnit: 1,
     rowsTogether: () => blockOf(form, 1).rows,
     parts: (matrix) => listParts(form, matrix),
@@ -73,6 +73,7 @@ function describe({ format, scales, activations }: Float8Form): CompressedForm |
   if (format !== E4M3) return undefined;
   const isBlock = scales !== "row" && scales !== "tensor";
   return Object.freeze({
+    container: "compressed-tensors",
     format: "float-quantized",
     bits: 8,
     type: "float",

@@ -2,11 +2,12 @@
 // the nearest.
 // Source: GPTQ, arXiv:2210.17323; quantization reference section 5.
 import { MergeyardError } from "../error.ts";
+import type { GptqFolder } from "./folder-form.ts";
 import { type Codes, packGptqWeights, packGptqZeros, unpackGptqWeights, unpackGptqZeros } from "./gptq-packing.ts";
 import { factorHessian, type HessianFactor, solveRow } from "./gptq-solver.ts";
 import { setLimits } from "./limits.ts";
 import { roundEven, viewOf } from "./rounding.ts";
-import { type PartScheme, partOf, type RowWindow } from "./scheme.ts";
+import { type Matrix, type Part, type PartScheme, partOf, type RowWindow, type StoredScheme } from "./scheme.ts";
 
 const f = Math.fround;
 
@@ -108,6 +109,30 @@ function factorOf(
 /** Rows whose packed zero points fill whole words. */
 const ROWS_TOGETHER = 32;
 
+function listParts({ bits, group }: Pick<GptqForm, "bits" | "group">, { rows, columns }: Matrix): readonly Part[] {
+  const groups = group === "row" ? 1 : columns / group;
+  return [
+    { name: "qweight", dtype: "I32", shape: [(columns * bits) / 32, rows], along: undefined },
+    { name: "scales", dtype: "F16", shape: [groups, rows], along: undefined },
+    { name: "qzeros", dtype: "I32", shape: [groups, Math.ceil((rows * bits) / 32)], along: undefined },
+    { name: "g_idx", dtype: "I32", shape: [columns], along: undefined },
+  ];
+}
+
+/** What checkpoints of any version hold, columns in any order; `dequantize` throws QuantizedFolderInvalid. */
+export function storedGptq({ bits, version, ...form }: GptqFolder): StoredScheme {
+  const group = form.group ?? "row";
+  return Object.freeze({
+    id: `gptq${bits}`,
+    title: `GPTQ, version ${version}`,
+    needs: "row",
+    columnUnit: group === "row" ? 32 : group,
+    rowsTogether: () => ROWS_TOGETHER,
+    parts: (matrix) => listParts({ bits, group }, matrix),
+    dequantize: (window) => dequantizeWindow(bits, version, window),
+  } satisfies StoredScheme);
+}
+
 /** A scheme of checkpoints of version 1, whose zero points are stored minus one. */
 export function gptq(id: string, title: string, form: GptqForm): PartScheme {
   const { bits, group } = form;
@@ -118,20 +143,12 @@ export function gptq(id: string, title: string, form: GptqForm): PartScheme {
     needs: "row",
     measures: "nothing",
     hessian: "optional",
-    compressed: undefined,
+    form: { container: "gptq", bits, group: group === "row" ? undefined : group, version: 1 },
     columnUnit: group === "row" ? 32 : group,
     rowsTogether: () => ROWS_TOGETHER,
-    parts({ rows, columns }) {
-      const groups = group === "row" ? 1 : columns / group;
-      return [
-        { name: "qweight", dtype: "I32", shape: [(columns * bits) / 32, rows], along: undefined },
-        { name: "scales", dtype: "F16", shape: [groups, rows], along: undefined },
-        { name: "qzeros", dtype: "I32", shape: [groups, Math.ceil((rows * bits) / 32)], along: undefined },
-        { name: "g_idx", dtype: "I32", shape: [columns], along: undefined },
-      ];
-    },
+    parts: (matrix) => listParts(form, matrix),
     quantize: (window, { hessian }) => quantizeWindow(form, window, factorOf(form, hessian, window.matrix.columns)),
-    dequantize: (window) => dequantizeWindow(form, window),
+    dequantize: (window) => dequantizeWindow(bits, 1, window),
     limits: {
       width: (columns) => (group === "row" ? columns : group),
       read: (window, low, high) => readLimits(form, window, low, high),
@@ -177,7 +194,7 @@ function readLimits(form: GptqForm, window: RowWindow, low: Float32Array, high: 
   }
 }
 
-function dequantizeWindow({ bits }: GptqForm, window: RowWindow): void {
+function dequantizeWindow(bits: number, version: 1 | 2, window: RowWindow): void {
   const { matrix, first, count, values } = window;
   const { columns, rows } = matrix;
   const scales = viewOf(partOf(window, "scales"));
@@ -186,10 +203,15 @@ function dequantizeWindow({ bits }: GptqForm, window: RowWindow): void {
   const codes: Codes = { rows: count, columns, values: new Uint8Array(count * columns) };
   const zeros: Codes = { rows: count, columns: groups, values: new Uint8Array(count * groups) };
   unpackGptqWeights(partOf(window, "qweight"), rows, bits, first, codes);
-  unpackGptqZeros({ words: partOf(window, "qzeros"), channels: rows, first }, bits, 1, zeros);
+  unpackGptqZeros({ words: partOf(window, "qzeros"), channels: rows, first }, bits, version, zeros);
+  const order = Int32Array.from({ length: columns }, (_, i) => index.getInt32(4 * i, true));
+  const wrong = order.find((group) => group < 0 || group >= groups);
+  if (wrong !== undefined) {
+    throw new MergeyardError("QuantizedFolderInvalid", { found: `g_idx ${wrong}`, expected: `groups below ${groups}` });
+  }
   for (let row = 0; row < count; row++) {
     for (let column = 0; column < columns; column++) {
-      const group = index.getInt32(4 * column, true);
+      const group = order[column] ?? 0;
       const scale = scales.getFloat16(2 * (group * rows + first + row), true);
       const code = (codes.values[row * columns + column] ?? 0) - (zeros.values[row * groups + group] ?? 0);
       values[row * columns + column] = f(code * scale);

@@ -1,9 +1,11 @@
 // HQQ: integers under a scale and a real zero point for a group, the zero point fitted so that outliers weigh less.
 // Needs no calibration data.
 // Source: HQQ, https://mobiusml.github.io/hqq_blog; quantization reference section 7.
+import type { Dtype } from "../tensor.ts";
+import type { HqqFolder } from "./folder-form.ts";
 import { setLimits } from "./limits.ts";
-import { roundEven, viewOf } from "./rounding.ts";
-import { type PartScheme, partOf, type RowWindow } from "./scheme.ts";
+import { ROUNDINGS, roundEven, viewOf } from "./rounding.ts";
+import { type Matrix, type Part, type PartScheme, partOf, type RowWindow, type StoredScheme } from "./scheme.ts";
 
 const f = Math.fround;
 
@@ -133,43 +135,30 @@ const TOGETHER_ELEMENTS = 1 << 24;
  * million elements stops by itself, so that memory stays bounded.
  */
 export function hqq(id: string, bits: HqqBits, group: number): PartScheme {
-  const scaleShape = (rows: number, columns: number) => [(rows * columns) / group, 1];
+  const form = { container: "hqq", bits, group, stored: "F32" } as const;
   return Object.freeze({
     id,
     title: `${bits}-bit integers, scale and real zero point for ${group}, fitted (HQQ)`,
-    source: "HQQ",
+    source: "hqq, core/quantize.py: HQQLinear.state_dict",
     needs: "row",
     measures: "nothing",
     hessian: "ignored",
-    compressed: undefined,
+    form,
     columnUnit: group,
     rowsTogether: (columns) => Math.max(1, Math.floor(TOGETHER_ELEMENTS / columns)),
-    parts({ rows, columns }) {
-      const packed = [hqqPackedRows((rows * columns) / group, bits), group];
-      const along = { slices: columns / group, rows: 1 };
-      return [
-        { name: "W_q", dtype: bits === 3 ? "I32" : "U8", shape: packed, along: undefined },
-        { name: "scale", dtype: "F32", shape: scaleShape(rows, columns), along },
-        { name: "zero", dtype: "F32", shape: scaleShape(rows, columns), along },
-      ];
-    },
+    parts: (matrix) => [
+      ...listParts(form, matrix),
+      ...describeModule(form, matrix).map(({ name, dtype, shape }) => ({ name, dtype, shape, along: undefined })),
+    ],
     quantize(window) {
       const { codes, scales, zeros } = solveHqq({ width: group, values: window.values }, bits);
       packHqq(codes, placeOf(window, bits, group), partOf(window, "W_q"));
       const [scaleView, zeroView] = [viewOf(partOf(window, "scale")), viewOf(partOf(window, "zero"))];
       scales.forEach((scale, at) => void scaleView.setFloat32(4 * at, scale, true));
       zeros.forEach((zero, at) => void zeroView.setFloat32(4 * at, zero, true));
+      for (const { name, bytes } of describeModule(form, window.matrix)) partOf(window, name).set(bytes);
     },
-    dequantize(window) {
-      const codes = new Uint8Array(window.values.length);
-      unpackHqq(partOf(window, "W_q"), placeOf(window, bits, group), codes);
-      const [scaleView, zeroView] = [viewOf(partOf(window, "scale")), viewOf(partOf(window, "zero"))];
-      for (let i = 0; i < codes.length; i++) {
-        const at = 4 * Math.floor(i / group);
-        const moved = f((codes[i] ?? 0) - zeroView.getFloat32(at, true));
-        window.values[i] = f(moved * scaleView.getFloat32(at, true));
-      }
-    },
+    dequantize: (window) => dequantizeWindow(form, window),
     limits: {
       width: () => group,
       read(window, low, high) {
@@ -181,6 +170,76 @@ export function hqq(id: string, bits: HqqBits, group: number): PartScheme {
       },
     },
   } satisfies PartScheme);
+}
+
+/** What modules of hqq's own folders hold: scales and zero points of any float dtype. */
+export function storedHqq(form: HqqFolder): StoredScheme {
+  return Object.freeze({
+    id: `hqq${form.bits}`,
+    title: `hqq, ${form.bits} bits, scale and zero point for ${form.group}`,
+    needs: "row",
+    columnUnit: form.group,
+    rowsTogether: () => 1,
+    parts: (matrix) => listParts(form, matrix),
+    dequantize: (window) => dequantizeWindow(form, window),
+  } satisfies StoredScheme);
+}
+
+function listParts({ bits, group, stored }: HqqFolder, { rows, columns }: Matrix): readonly Part[] {
+  const groups = (rows * columns) / group;
+  const along = { slices: columns / group, rows: 1 };
+  return [
+    { name: "W_q", dtype: bits === 3 ? "I32" : "U8", shape: [hqqPackedRows(groups, bits), group], along: undefined },
+    { name: "scale", dtype: stored, shape: [groups, 1], along },
+    { name: "zero", dtype: stored, shape: [groups, 1], along },
+  ];
+}
+
+function dequantizeWindow({ bits, group, stored }: HqqFolder, window: RowWindow): void {
+  const codes = new Uint8Array(window.values.length);
+  unpackHqq(partOf(window, "W_q"), placeOf(window, bits, group), codes);
+  const [scales, zeros] = [viewOf(partOf(window, "scale")), viewOf(partOf(window, "zero"))];
+  const { read } = ROUNDINGS[stored];
+  for (let i = 0; i < codes.length; i++) {
+    const at = Math.floor(i / group);
+    window.values[i] = f(f((codes[i] ?? 0) - read(zeros, at)) * read(scales, at));
+  }
+}
+
+/** Names of layouts in hqq, by bits; what a module's codes are seen as. */
+export const HQQ_PACKINGS = { 8: "8bit_u8", 4: "4bit_u8", 3: "3bit_32", 2: "2bit_u8" } as const;
+const TORCH_NAMES = { F32: "torch.float32", BF16: "torch.bfloat16", F16: "torch.float16" } as const;
+
+type Described = {
+  readonly name: string;
+  readonly dtype: Dtype;
+  readonly shape: readonly number[];
+  readonly bytes: Uint8Array;
+};
+
+/** What a module says of itself: hqq stores every field as a tensor, texts as their characters. */
+function describeModule({ bits, group }: HqqFolder, { rows, columns, dtype }: Matrix): readonly Described[] {
+  const number = (name: string, value: number): Described => {
+    return { name, dtype: "I32", shape: [], bytes: new Uint8Array(Int32Array.of(value).buffer) };
+  };
+  const flag = (name: string, value: boolean): Described => {
+    return { name, dtype: "U8", shape: [], bytes: Uint8Array.of(value ? 1 : 0) };
+  };
+  const text = (name: string, value: string): Described => {
+    return { name, dtype: "U8", shape: [value.length], bytes: new TextEncoder().encode(value) };
+  };
+  const shape = new Uint8Array(BigInt64Array.of(BigInt(rows), BigInt(columns)).buffer);
+  return [
+    { name: "shape", dtype: "I64", shape: [2], bytes: shape },
+    number("nbits", bits),
+    number("group_size", group),
+    number("axis", 1),
+    text("packing", HQQ_PACKINGS[bits]),
+    text("unpack_view_dtype", bits === 3 ? "torch.int32" : "torch.uint8"),
+    text("compute_dtype", TORCH_NAMES[dtype]),
+    ...["view_as_float", "quant_scale", "quant_zero", "round_zero", "offload_meta"].map((name) => flag(name, false)),
+    ...["channel_wise", "optimize", "encoded_state_dict", "stores_quant_config"].map((name) => flag(name, true)),
+  ];
 }
 
 function placeOf({ matrix, first }: RowWindow, bits: HqqBits, group: number) {

@@ -22,7 +22,7 @@ export type IntegerForm = {
 };
 
 /** Such folders hold every one of these. */
-export type IntegerScheme = PartScheme & { readonly compressed: CompressedForm };
+export type IntegerScheme = PartScheme & { readonly form: CompressedForm };
 
 /** How wide codes are, and whether words or bytes hold them. */
 export type CodeForm = Pick<IntegerForm, "bits" | "packed">;
@@ -46,7 +46,7 @@ export function integers(form: IntegerForm): IntegerScheme {
     needs: group === "tensor" ? "tensor" : group === "row" ? "row" : "stream",
     measures: group === "tensor" ? "largest" : "nothing",
     hessian: "ignored",
-    compressed: describe(form),
+    form: describe(form),
     columnUnit: typeof group === "number" ? group : 1,
     rowsTogether: () => (symmetric ? 1 : ROWS_TOGETHER),
     parts: (matrix) => listParts(form, matrix),
@@ -61,6 +61,7 @@ export function integers(form: IntegerForm): IntegerScheme {
 
 function describe({ bits, group, symmetric, packed, activations }: IntegerForm): CompressedForm {
   return Object.freeze({
+    container: "compressed-tensors",
     format: packed ? "pack-quantized" : "int-quantized",
     bits,
     type: "int",
@@ -266,7 +267,7 @@ export function writeShape(window: RowWindow): void {
   shape.setBigInt64(8, BigInt(window.matrix.columns), true);
 }
 
-/** Group of each column, where columns were quantized in another order. Throws CompressedTensorsInvalid. */
+/** Group of each column, where columns were quantized in another order. Throws QuantizedFolderInvalid. */
 function readOrder({ parts, matrix }: RowWindow, groups: number): Int32Array | undefined {
   const stored = parts.get("weight_g_idx");
   if (stored === undefined) return undefined;
@@ -275,7 +276,7 @@ function readOrder({ parts, matrix }: RowWindow, groups: number): Int32Array | u
   const wrong = order.find((group) => group < 0 || group >= groups);
   if (wrong === undefined) return order;
   const expected = `groups below ${groups}`;
-  throw new MergeyardError("CompressedTensorsInvalid", { found: `weight_g_idx ${wrong}`, expected });
+  throw new MergeyardError("QuantizedFolderInvalid", { found: `weight_g_idx ${wrong}`, expected });
 }
 
 /** Where columns were quantized in another order, the part `weight_g_idx` names the group of each. */

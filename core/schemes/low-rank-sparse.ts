@@ -174,7 +174,7 @@ export const lowRankSparse = Object.freeze({
   needs: "tensor",
   measures: "nothing",
   hessian: "ignored",
-  compressed: undefined,
+  form: undefined,
   columnUnit: 1,
   rowsTogether: () => 1,
   parts(matrix) {

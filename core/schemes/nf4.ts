@@ -1,8 +1,9 @@
 // NF4: 4-bit codes into a table of normal quantiles, one float32 scale for a block of the flat tensor. What
 // bitsandbytes stores and transformers loads.
 // Source: QLoRA, arXiv:2305.14314; bitsandbytes; quantization reference section 8.
+import type { BitsandbytesFolder } from "./folder-form.ts";
 import { largestOf, viewOf } from "./rounding.ts";
-import { type Matrix, type PartScheme, partOf, type RowWindow } from "./scheme.ts";
+import { type Matrix, type Part, type PartScheme, partOf, type RowWindow, type StoredScheme } from "./scheme.ts";
 
 const f = Math.fround;
 
@@ -41,7 +42,6 @@ function codeOf(value: number): number {
 
 /** Blocks of `block` values in row-major order; two codes a byte, the first in the high nibble; x ~ T[code] absmax. */
 export function nf4(id: string, block: number): PartScheme {
-  const rowsTogether = (columns: number) => block / greatestDivisor(block, columns);
   return Object.freeze({
     id,
     title: `4-bit normal quantiles, scale for ${block} (NF4)`,
@@ -49,20 +49,10 @@ export function nf4(id: string, block: number): PartScheme {
     needs: "stream",
     measures: "nothing",
     hessian: "ignored",
-    compressed: undefined,
+    form: { container: "bitsandbytes", block },
     columnUnit: 1,
-    rowsTogether,
-    parts(matrix) {
-      const [rows, count] = [rowsTogether(matrix.columns), matrix.rows * matrix.columns];
-      const along = (each: number) => ({ rows, slices: (rows * matrix.columns) / each });
-      const state = describeState(matrix, block);
-      return [
-        { name: "weight", dtype: "U8", shape: [Math.ceil(count / 2), 1], along: along(2) },
-        { name: "weight.absmax", dtype: "F32", shape: [Math.ceil(count / block)], along: along(block) },
-        { name: "weight.quant_map", dtype: "F32", shape: [16], along: undefined },
-        { name: "weight.quant_state.bitsandbytes__nf4", dtype: "U8", shape: [state.length], along: undefined },
-      ];
-    },
+    rowsTogether: (columns) => rowsOfBlocks(block, columns),
+    parts: (matrix) => [...listParts(matrix, block, "F32"), statePart(matrix, block)],
     quantize(window) {
       const [codes, scales] = [partOf(window, "weight"), viewOf(partOf(window, "weight.absmax"))];
       const { values } = window;
@@ -91,6 +81,74 @@ export function nf4(id: string, block: number): PartScheme {
     },
     limits: undefined,
   } satisfies PartScheme);
+}
+
+/** The weights, by either table of bitsandbytes: what is read is the one that the module stores. */
+export function storedBitsandbytes({ block, nested }: BitsandbytesFolder): StoredScheme {
+  return Object.freeze({
+    id: "bitsandbytes4",
+    title: `bitsandbytes, 4 bits, scale for ${block}`,
+    needs: "stream",
+    columnUnit: 1,
+    rowsTogether: (columns) => rowsOfBlocks(block, columns),
+    parts(matrix) {
+      const own = listParts(matrix, block, nested === undefined ? "F32" : "U8");
+      if (nested === undefined) return own;
+      const scales = Math.ceil((matrix.rows * matrix.columns) / block);
+      return [
+        ...own,
+        { name: NESTED_SCALES, dtype: "F32", shape: [Math.ceil(scales / nested.block)], along: undefined },
+        { name: NESTED_TABLE, dtype: "F32", shape: [256], along: undefined },
+      ];
+    },
+    dequantize(window) {
+      const [codes, table] = [partOf(window, "weight"), viewOf(partOf(window, "weight.quant_map"))];
+      const scaleOf = readScales(window, block, nested);
+      forEachBlock(window, block, (first, count, at) => {
+        const absmax = scaleOf(at);
+        for (let i = first; i < first + count; i++) {
+          const code = ((codes[i >> 1] ?? 0) >> (4 * (1 - (i & 1)))) & 15;
+          window.values[i] = f(table.getFloat32(4 * code, true) * absmax);
+        }
+      });
+    },
+  } satisfies StoredScheme);
+}
+
+const NESTED_SCALES = "weight.nested_absmax";
+const NESTED_TABLE = "weight.nested_quant_map";
+
+/** Scales of the window's blocks, by their place in it. */
+function readScales(window: RowWindow, block: number, nested: BitsandbytesFolder["nested"]): (at: number) => number {
+  const stored = partOf(window, "weight.absmax");
+  const view = viewOf(stored);
+  if (nested === undefined) return (at) => view.getFloat32(4 * at, true);
+  const [scales, table] = [viewOf(partOf(window, NESTED_SCALES)), viewOf(partOf(window, NESTED_TABLE))];
+  const before = (window.first * window.matrix.columns) / block;
+  return (at) => {
+    const scale = scales.getFloat32(4 * Math.floor((before + at) / nested.block), true);
+    return f(f(table.getFloat32(4 * (stored[at] ?? 0), true) * scale) + nested.offset);
+  };
+}
+
+function listParts(matrix: Matrix, block: number, scales: "F32" | "U8"): readonly Part[] {
+  const [rows, count] = [rowsOfBlocks(block, matrix.columns), matrix.rows * matrix.columns];
+  const along = (each: number) => ({ rows, slices: (rows * matrix.columns) / each });
+  return [
+    { name: "weight", dtype: "U8", shape: [Math.ceil(count / 2), 1], along: along(2) },
+    { name: "weight.absmax", dtype: scales, shape: [Math.ceil(count / block)], along: along(block) },
+    { name: "weight.quant_map", dtype: "F32", shape: [16], along: undefined },
+  ];
+}
+
+function statePart(matrix: Matrix, block: number): Part {
+  const { length } = describeState(matrix, block);
+  return { name: "weight.quant_state.bitsandbytes__nf4", dtype: "U8", shape: [length], along: undefined };
+}
+
+/** The fewest rows that hold whole blocks. */
+function rowsOfBlocks(block: number, columns: number): number {
+  return block / greatestDivisor(block, columns);
 }
 
 const DTYPE_NAMES = { F32: "float32", BF16: "bfloat16", F16: "float16" } as const;

@@ -7,6 +7,7 @@ import { q1_0, tq1_0, tq2_0 } from "./few-values.ts";
 import { mxfp4a16, nvfp4a16 } from "./float4.ts";
 import { type Float8Form, float8 } from "./float8.ts";
 import { bf16, f16, f32 } from "./floats.ts";
+import type { FolderForm } from "./folder-form.ts";
 import { mxfp4, nvfp4 } from "./fp4.ts";
 import { type GptqForm, gptq } from "./gptq.ts";
 import { hqq } from "./hqq.ts";
@@ -131,10 +132,10 @@ const PARTS: readonly PartScheme[] = [
 ];
 
 /** A scheme that compressed-tensors folders hold. */
-export type CompressedScheme = PartScheme & { readonly compressed: CompressedForm };
+export type CompressedScheme = PartScheme & { readonly form: CompressedForm };
 
 function isCompressed(scheme: PartScheme): scheme is CompressedScheme {
-  return scheme.compressed !== undefined;
+  return scheme.form?.container === "compressed-tensors";
 }
 
 /** Schemes that store named parts, by id. */
@@ -143,6 +144,18 @@ export const PART_SCHEMES: ReadonlyMap<string, PartScheme> = new Map(PARTS.map((
 /** Those of compressed-tensors folders, by id. */
 export const COMPRESSED_SCHEMES: ReadonlyMap<string, CompressedScheme> = new Map(
   PARTS.filter(isCompressed).map((scheme) => [scheme.id, scheme]),
+);
+
+/** A scheme that some folder holds that servers load. */
+export type FolderScheme = PartScheme & { readonly form: FolderForm };
+
+function hasFolder(scheme: PartScheme): scheme is FolderScheme {
+  return scheme.form !== undefined;
+}
+
+/** All of them, by id. */
+export const FOLDER_SCHEMES: ReadonlyMap<string, FolderScheme> = new Map(
+  PARTS.filter(hasFolder).map((scheme) => [scheme.id, scheme]),
 );
 
 /** Names of presets of llm-compressor, in lower case, and the schemes they mean. */

@@ -4,7 +4,7 @@
 // file here, a line in registry.ts, a golden case.
 import assert from "node:assert/strict";
 import { DTYPE_BITS, type Dtype, type Shape } from "../tensor.ts";
-import type { CompressedForm } from "./compressed-form.ts";
+import type { FolderForm } from "./folder-form.ts";
 
 /** What must be seen at once to quantize: one block, a whole row (one output channel), or the whole tensor. */
 export type SchemeNeeds = "stream" | "row" | "tensor";
@@ -100,8 +100,8 @@ export type PartScheme = SchemeIdentity & {
   readonly measures: "nothing" | "largest";
   /** Whether a Hessian of the inputs changes what is stored. */
   readonly hessian: "ignored" | "optional" | "required";
-  /** How a compressed-tensors folder describes it; undefined for schemes that such folders do not hold. */
-  readonly compressed: CompressedForm | undefined;
+  /** How a folder that servers load describes it; undefined for schemes that no such folder holds. */
+  readonly form: FolderForm | undefined;
   /** A row holds a whole number of these; 1 where any width fits. */
   readonly columnUnit: number;
   /** Windows begin at a multiple of this many rows. With `needs: "tensor"` there is one window of all rows. */
@@ -118,6 +118,12 @@ export type PartScheme = SchemeIdentity & {
   /** Of a window's parts; undefined where scales always reach every value. */
   readonly limits: CodeLimits<(columns: number) => number, RowWindow> | undefined;
 };
+
+/** What reads a matrix back from its parts. */
+export type StoredScheme = Pick<
+  PartScheme,
+  "id" | "title" | "needs" | "columnUnit" | "rowsTogether" | "parts" | "dequantize"
+>;
 
 /** Where the bytes of rows [first, first + count) lie in a part. */
 export function partRange(

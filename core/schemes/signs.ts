@@ -12,7 +12,7 @@ const SIGNS = {
   needs: "row",
   measures: "nothing",
   hessian: "ignored",
-  compressed: undefined,
+  form: undefined,
   columnUnit: 1,
   rowsTogether: () => 1,
 } as const;

@@ -23,7 +23,7 @@ export const sparse24 = Object.freeze({
   needs: "stream",
   measures: "nothing",
   hessian: "ignored",
-  compressed: undefined,
+  form: undefined,
   columnUnit: 8,
   rowsTogether: () => 1,
   parts({ rows, columns, dtype }) {

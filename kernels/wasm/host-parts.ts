@@ -79,8 +79,8 @@ function checkPlace({ values, parts }: RowWindow, buffer: ArrayBuffer): void {
 }
 
 function kernelOf(wasm: PartExports, scheme: PartScheme, { columns, dtype }: Matrix): WindowKernel | undefined {
-  const form = scheme.compressed;
-  if (form === undefined || dtype === "F16" || !form.symmetric) return undefined;
+  const { form } = scheme;
+  if (form?.container !== "compressed-tensors" || dtype === "F16" || !form.symmetric) return undefined;
   const width = form.group ?? form.block?.[1] ?? columns;
   if (columns % GROUP_ELEMENTS !== 0 || width % GROUP_ELEMENTS !== 0) return undefined;
   if (form.format === "float-quantized") return float8Kernel(wasm, form);

@@ -1,6 +1,6 @@
 // `mergeyard quantize` at the command line: what it prints, and how it is misused.
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
@@ -102,7 +102,7 @@ test("an unknown scheme is a usage error and writes nothing", async (context) =>
   assert.deepEqual(readdirSync(cwd).sort(), ["config.json", "model.safetensors"]);
 });
 
-test("a scheme of compressed-tensors makes a folder, under the name of a preset too", async (context) => {
+test("a scheme of parts makes a folder, under the name of a preset too", async (context) => {
   const cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-quantize-"));
   context.after(() => rmSync(cwd, { recursive: true }));
   makeModel(cwd);
@@ -113,6 +113,14 @@ test("a scheme of compressed-tensors makes a folder, under the name of a preset 
   const again = createRecorder({ cwd });
   assert.equal(await main(["quantize", ".", "--scheme", "w8a8", "--out", "fp8", "--json"], again), 1);
   assert.equal(JSON.parse(again.err()).error.code, "CliOutputOccupied");
+  const nf4 = createRecorder({ cwd });
+  const asked = ["--scheme", "nf4_block64", "--format", "bitsandbytes", "--out", "nf4"];
+  assert.equal(await main(["quantize", ".", ...asked], nf4), 0, nf4.err());
+  const { quantization_config } = JSON.parse(readFileSync(path.join(cwd, "nf4/config.json"), "utf8"));
+  assert.deepEqual(
+    [quantization_config.quant_method, quantization_config.load_in_4bit, quantization_config.bnb_4bit_quant_type],
+    ["bitsandbytes", true, "nf4"],
+  );
   const failing = createRecorder({ cwd });
   const group = ["--scheme", "W4A16", "--out", "int4", "--json"];
   assert.equal(await main(["quantize", ".", ...group], failing), 1);

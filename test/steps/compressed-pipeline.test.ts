@@ -78,7 +78,7 @@ test("a folder of parts has the bytes of quantizing the merged checkpoint, and i
     const verified = await runStep(verifyStep, { folder: folder.uri }, testDeps(openerOf(folder)));
     assert.equal(verified.files, end.manifest.files.length);
     const { checkpoint } = await openCheckpoint(folder, "");
-    assert.ok(checkpoint.tensors.some(({ packing }) => packing?.compressed !== undefined));
+    assert.ok(checkpoint.tensors.some(({ packing }) => packing?.parts !== undefined));
   }
 });
 
@@ -120,7 +120,7 @@ test("several folders lie in one version, each loads by itself, and three format
       assert.equal(await textOf(source, `${scheme}/${name}`), await textOf(target, name), name);
     }
     const { checkpoint } = await openCheckpoint(source, `${scheme}/`);
-    assert.ok(checkpoint.tensors.some(({ packing }) => packing?.compressed !== undefined));
+    assert.ok(checkpoint.tensors.some(({ packing }) => packing?.parts !== undefined));
   }
   // The version itself is the merged checkpoint, with its own digests.
   const { checkpoint } = await openCheckpoint(source, "");
@@ -162,7 +162,8 @@ test("without the merged checkpoint the version's own folder is the first of its
     ["fp8_dynamic/", "float-quantized"],
   ] as const) {
     const { checkpoint } = await openCheckpoint(folder, prefix);
-    assert.ok(checkpoint.tensors.some(({ packing }) => packing?.compressed?.format === format));
+    const forms = checkpoint.tensors.flatMap(({ packing }) => packing?.parts ?? []);
+    assert.ok(forms.some((form) => form.container === "compressed-tensors" && form.format === format));
   }
 });
 

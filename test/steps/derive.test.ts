@@ -70,7 +70,7 @@ async function putModel(schemeId: string, dtype: Matrix["dtype"] = "F32") {
       return { name: `${module}.${name}`, dtype: own, shape, bytes: bytes.get(name) ?? new Uint8Array() };
     });
   });
-  const quantization_config = describeCompressed(scheme.compressed, ["lm_head", "model.layers.0.mlp.gate"]);
+  const quantization_config = describeCompressed(scheme.form, ["lm_head", "model.layers.0.mlp.gate"]);
   await putTensors(store, "int8/", [...others, ...parts], { quantization_config });
   const whole = weights.map(({ module, shape, values }) => floats(`${module}.weight`, shape, values));
   await putTensors(store, "float/", [...others, ...whole], {});
@@ -150,7 +150,7 @@ function expectedValues(id: string, matrix: Matrix, values: Float32Array, bits: 
   const parts = quantizeMatrix(scheme, matrix, values, { largest });
   const stored = dequantizeMatrix(scheme, matrix, parts);
   const scales = viewOf(parts.get("weight_scale") ?? new Uint8Array());
-  const width = scheme.compressed.group ?? matrix.columns;
+  const width = scheme.form.group ?? matrix.columns;
   const expected = new Float32Array(stored.length);
   for (let first = 0; first < stored.length; first += width) {
     const step = ROUNDINGS[matrix.dtype].read(scales, id === "int8_tensor" ? 0 : first / width);

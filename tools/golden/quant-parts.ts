@@ -44,6 +44,7 @@ export function runCompressed(
   if (format === undefined) return undefined;
   const parameters = parametersSchema.parse(parametersValue);
   const form: CompressedForm = {
+    container: "compressed-tensors",
     format,
     bits: parameters.num_bits,
     type: parameters.type,

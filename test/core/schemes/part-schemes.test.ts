@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { suite, test } from "node:test";
 import { compressedScheme } from "../../../core/schemes/compressed-scheme.ts";
 import { allocateParts, dequantizeMatrix, quantizeMatrix, windowOf } from "../../../core/schemes/part-matrix.ts";
-import { BLOCK_SCHEME_IDS, PART_SCHEMES } from "../../../core/schemes/registry.ts";
+import { BLOCK_SCHEME_IDS, COMPRESSED_SCHEMES, PART_SCHEMES } from "../../../core/schemes/registry.ts";
 import { largestOf } from "../../../core/schemes/rounding.ts";
 import { type Matrix, type PartScheme, partRange } from "../../../core/schemes/scheme.ts";
 import { E2M1, E2M5, E3M4, E4M3, E5M2, encodeFloat, encodeSaturated } from "../../../core/schemes/small-floats.ts";
@@ -117,9 +117,8 @@ suite("schemes of parts", () => {
   test("what a scheme says of itself for compressed-tensors is enough to read it", () => {
     const matrix: Matrix = { rows: 32, columns: 256, dtype: "F32" };
     const values = noise(matrix);
-    for (const scheme of SCHEMES) {
-      if (scheme.compressed === undefined) continue;
-      const other = compressedScheme(scheme.compressed);
+    for (const scheme of COMPRESSED_SCHEMES.values()) {
+      const other = compressedScheme(scheme.form);
       assert.ok(other !== undefined, scheme.id);
       assert.deepEqual(
         quantizeMatrix(other, matrix, values, factsOf(values)),
@@ -130,7 +129,7 @@ suite("schemes of parts", () => {
   });
 
   test("a description that no scheme stores has none", () => {
-    const int4 = PART_SCHEMES.get("int4_group128")?.compressed;
+    const int4 = COMPRESSED_SCHEMES.get("int4_group128")?.form;
     assert.ok(int4 !== undefined);
     assert.equal(compressedScheme({ ...int4, format: "int-quantized" }), undefined);
     assert.equal(compressedScheme({ ...int4, strategy: "block", block: [2, 2] }), undefined);
@@ -156,7 +155,7 @@ suite("schemes of parts", () => {
     }
     const forged = new Uint8Array(index.map((group) => group + 2).buffer);
     const hostile = { ...window, parts: new Map([...window.parts, ["weight_g_idx", forged]]) };
-    assert.throws(() => scheme.dequantize(hostile), { code: "CompressedTensorsInvalid" });
+    assert.throws(() => scheme.dequantize(hostile), { code: "QuantizedFolderInvalid" });
   });
 });
 
