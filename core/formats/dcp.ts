@@ -10,7 +10,7 @@ import { type Box, findTilingProblem, wholeBox } from "../universal/box.ts";
 import { type ConversionParameter, entryOf } from "../universal/conversion.ts";
 import { hasShardFiles, openShardedSafetensors } from "./dcp-safetensors.ts";
 import { foldTraining } from "./dcp-training.ts";
-import type { CheckpointFormat, OpenedCheckpoint } from "./format.ts";
+import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "./format.ts";
 import { unpickle } from "./pickle.ts";
 import {
   asKind,
@@ -28,6 +28,8 @@ import { readCount } from "./torch-tensor.ts";
 
 const METADATA = ".metadata";
 const READS_IN_FLIGHT = 16;
+/** Names in a warning. */
+const NAMES_SHOWN = 20;
 
 export const dcp = Object.freeze({
   id: "dcp",
@@ -74,7 +76,7 @@ async function openDcp(folder: FolderReader): Promise<OpenedCheckpoint> {
       metadata: new Map(),
       config,
     },
-    warnings: [],
+    warnings: warnOfObjects(metadata),
     headers: new Map(),
     digest: undefined,
     conversion: parameters,
@@ -116,6 +118,18 @@ function readTensors(metadata: PickleValue): readonly ChunkedTensor[] {
     if (typeName(value) === "BytesStorageMetadata") return [];
     return [readTensor(key, value)];
   });
+}
+
+/** Entries that are pickled objects: hyper-parameters, random states, whatever a trainer saved. */
+function warnOfObjects(metadata: PickleValue): readonly CheckpointWarning[] {
+  const entries = [...(asKind(fieldOf(metadata, "state_dict_metadata"), "dict")?.entries.values() ?? [])];
+  const names = entries.flatMap(({ key, value }) =>
+    typeof key === "string" && typeName(value) === "BytesStorageMetadata" ? [key] : [],
+  );
+  if (names.length === 0) return [];
+  const more = names.length > NAMES_SHOWN ? ` and ${names.length - NAMES_SHOWN} more` : "";
+  const found = `${names.slice(0, NAMES_SHOWN).join(", ")}${more}`.slice(0, 1000);
+  return [{ code: "TrainerStateIgnored", where: { file: METADATA }, found }];
 }
 
 function readTensor(name: string, value: PickleValue): ChunkedTensor {

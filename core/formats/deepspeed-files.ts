@@ -49,29 +49,38 @@ function baseName(name: string): string {
 export async function findDeepspeedFiles(folder: FolderReader): Promise<DeepspeedFiles> {
   const prefix = await findStep(folder);
   const files = folder.files.filter(({ name }) => name.startsWith(prefix) && !name.slice(prefix.length).includes("/"));
-  const matches = (pattern: RegExp) =>
-    files.flatMap((file) => {
-      const match = pattern.exec(file.name.slice(prefix.length));
-      return match === null ? [] : [{ file, numbers: match.slice(1).map(Number) }];
-    });
+  const matches = (pattern: RegExp) => matchFiles(files, prefix, pattern);
   const [expert] = matches(EXPERT);
   if (expert !== undefined) {
     throw fileError("DeepspeedUnsupported", expert.file.name, "a mixture of experts", "dense parameters");
   }
-  const plain = matches(MODEL).map(({ file, numbers: [mp = 0] }) => ({ file, mp, dp: 0 }));
-  const zero3 = matches(MODEL_ZERO3).map(({ file, numbers: [dp = 0, mp = 0] }) => ({ file, mp, dp }));
   const optimizers = matches(OPTIMIZER).map(({ file, numbers: [dp = 0, mp = 0] }) => ({ file, mp, dp }));
-  const models = zero3.length > 0 ? zero3 : plain;
+  const models = modelGrid(files, prefix);
   if (models.length === 0) {
     throw fileError("DeepspeedRankMissing", prefix, "no model states", "mp_rank_00_model_states.pt or one of stage 3");
   }
   const layers = matches(LAYER);
   return {
     prefix,
-    models: gridOf(models, prefix, "model states"),
+    models,
     optimizers: gridOf(optimizers, prefix, "optimizer states"),
     layerRanks: layers.length === 0 ? undefined : Math.max(...layers.map(({ numbers }) => (numbers[1] ?? 0) + 1)),
   };
+}
+
+/** The model-state files among `files`; empty where there are none. Throws DeepspeedRankMissing. */
+export function modelGrid(files: readonly CheckpointFile[], prefix: string): RankGrid {
+  const plain = matchFiles(files, prefix, MODEL).map(({ file, numbers: [mp = 0] }) => ({ file, mp, dp: 0 }));
+  const zero3 = matchFiles(files, prefix, MODEL_ZERO3).map(({ file, numbers: [dp = 0, mp = 0] }) => ({ file, mp, dp }));
+  return gridOf(zero3.length > 0 ? zero3 : plain, prefix, "model states");
+}
+
+/** Files directly below `prefix` whose names match, with the numbers in them. */
+function matchFiles(files: readonly CheckpointFile[], prefix: string, pattern: RegExp) {
+  return files.flatMap((file) => {
+    const match = file.name.startsWith(prefix) ? pattern.exec(file.name.slice(prefix.length)) : null;
+    return match === null ? [] : [{ file, numbers: match.slice(1).map(Number) }];
+  });
 }
 
 function fileError(code: ErrorCode, file: string, found: string, expected: string): MergeyardError {

@@ -36,19 +36,21 @@ export function orderParameters(
   );
 }
 
-/** The state as the first rank tells it: ranks differ in their tensors alone. */
+/** The state as the first rank tells it: ranks differ in their tensors, and stages in the names of their buffers. */
 export function trainingStateOf(
-  model: ModelState | undefined,
+  models: readonly ModelState[],
   optimizer: OptimizerCommon,
   topology?: TrainingState["topology"],
 ): TrainingState | undefined {
+  const [model] = models;
   if (model === undefined) return undefined;
+  const buffers = [...new Set(models.flatMap((each) => each.buffers))];
   return {
     weights: weightsDtype(model),
     ...(topology === undefined ? {} : { topology }),
     groups: optimizer.hyperparameters.map((group) => ({ ...group })),
     optimizer: { ...optimizer.common },
-    client: { ...model.client },
+    client: { ...model.client, buffer_names: buffers },
   };
 }
 
@@ -74,7 +76,13 @@ export function warnOfIgnored(
 ): readonly CheckpointWarning[] {
   const states = new Set(optimizers.flatMap(({ groups }) => groups.flatMap(({ ignored }) => ignored)));
   const [model] = models;
+  // Pipeline modules keep buffers in the files of their layers, which are not read.
+  const inLayers = models.filter(({ module }) => module === undefined).flatMap((each) => each.buffers);
+  const buffers = [...new Set(inLayers)];
   return [
+    ...(buffers.length === 0
+      ? []
+      : [{ code: "TensorsIgnored" as const, where: { file: model?.file }, found: buffers.slice(0, 20).join(", ") }]),
     ...[...states].sort().map((found): CheckpointWarning => {
       return { code: "OptimizerStateIgnored", where: { file: optimizers[0]?.file }, found };
     }),

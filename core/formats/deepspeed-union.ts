@@ -14,6 +14,14 @@ import type { CheckpointWarning } from "./format.ts";
 /** Parameters of one pipeline stage by tensor-parallel rank. */
 export type StageSlices = readonly (readonly ExtractedParameter[])[];
 
+/** By pipeline stage, then by tensor-parallel rank: model-parallel ranks are numbered stage by stage. */
+export function splitStages(
+  ranks: readonly (readonly ExtractedParameter[])[],
+  { tp, pp }: { readonly tp: number; readonly pp: number },
+): readonly StageSlices[] {
+  return Array.from({ length: pp }, (_, stage) => ranks.slice(stage * tp, (stage + 1) * tp));
+}
+
 export type UnionContext = {
   readonly rules: UnionRules;
   /** No patterns were given, which one tensor-parallel rank does not need. */

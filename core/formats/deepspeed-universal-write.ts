@@ -18,6 +18,7 @@ import {
   stepOf,
   type TrainedOne,
 } from "./deepspeed-write-model.ts";
+import { planOthers } from "./deepspeed-write-others.ts";
 import { type Picklable, pyDict, pyList, pyRecord, pyTuple } from "./pickle-write.ts";
 import { type PlannedFile, plainPlannedFile, type TargetTensor } from "./planned-file.ts";
 import type { PlannedFolder, TargetFormat, TargetParameter, TargetRequest } from "./target.ts";
@@ -154,28 +155,23 @@ function optimizerValue(
 
 /** One for each tensor-parallel rank, with stage 3 each data-parallel one: counters, buffers, frozen weights. */
 function planModelFiles(
-  { parameters, training, topology }: TargetRequest,
+  request: TargetRequest,
   groups: readonly (readonly TrainedOne[])[],
   folder: string,
 ): readonly PlannedFile[] {
-  const others = parameters.filter((parameter) => parameter.training === undefined);
-  const value = modelStateValue(
-    {
-      module: pyDict(
-        others.map((parameter) => [parameter.name, pyTensor(parameter)] as const),
-        { isOrdered: true },
-      ),
-      groups,
-      frozen: [],
-      shared: new Map(parameters.flatMap(({ name, aliases }) => aliases.map((alias) => [alias, name] as const))),
-    },
-    training,
-    topology,
-  );
-  const digits = (rank: number) => String(rank).padStart(2, "0");
-  return Array.from({ length: topology.tp }, (_, tp) => `mp_rank_${digits(tp)}_model_states.pt`).flatMap((name) => {
+  const { parameters, training, topology } = request;
+  const untrained = parameters.filter((parameter) => parameter.training === undefined);
+  const shared = new Map(parameters.flatMap(({ name, aliases }) => aliases.map((alias) => [alias, name] as const)));
+  return Array.from({ length: topology.tp }, (_, tp) => tp).flatMap((tp) => {
+    const { module, bufferNames, frozen } = planOthers(untrained, request, tp);
+    const name = `mp_rank_${String(tp).padStart(2, "0")}_model_states.pt`;
     const dps = Array.from({ length: topology.dp }, (_, dp) => `zero_pp_rank_${dp}_`);
     const prefixes = topology.zero === 3 ? dps : [""];
-    return prefixes.map((prefix) => planTorchFile(`${folder}/${prefix}${name}`, value));
+    return prefixes.map((prefix, dp) => {
+      const file = { module, bufferNames, groups, frozen: frozen(dp), shared };
+      // Each file describes all layers: they are those of one stage.
+      const value = modelStateValue(file, training, { ...topology, pp: 1 });
+      return planTorchFile(`${folder}/${prefix}${name}`, value);
+    });
   });
 }

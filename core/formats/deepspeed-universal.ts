@@ -8,12 +8,16 @@ import { type ErrorCode, MergeyardError } from "../error.ts";
 import { RANK_LIMITS } from "../limits.ts";
 import { elementCount, type Shape, sameShape } from "../tensor.ts";
 import { gatherWhole } from "../universal/box.ts";
+import { hasPatterns } from "../universal/checkpoint-info.ts";
 import { type ConversionParameter, entryOf, type GatheredTensor, STATE_NAMES } from "../universal/conversion.ts";
 import { compilePattern } from "../universal/name-pattern.ts";
+import { createUnionRules } from "../universal/union.ts";
+import { modelGrid, type RankGrid } from "./deepspeed-files.ts";
 import { fieldError, type ModelState, readModelState, readRankFile } from "./deepspeed-model.ts";
 import { type OptimizerCommon, readOptimizerCommon, readScalarStep } from "./deepspeed-optimizer.ts";
 import { orderParameters, trainingStateOf } from "./deepspeed-training.ts";
-import { buffersOf } from "./deepspeed-weights.ts";
+import { splitStages, uniteStages } from "./deepspeed-union.ts";
+import { buffersOf, frozenOf } from "./deepspeed-weights.ts";
 import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "./format.ts";
 import { asKind, countsOf, fieldOf, isCount, itemsOf, type PickleValue } from "./pickle-value.ts";
 import { readSideFiles } from "./side-files.ts";
@@ -21,7 +25,8 @@ import { placeTorchTensor } from "./torch-file.ts";
 
 const STATE_FILE = /^(?:(.*\/)?)zero\/(.+)\/(fp32|exp_avg|exp_avg_sq|step)\.pt$/;
 const COMMON_FILE = "zero/optimizer_state.pt";
-const MODEL_FILE = /^(mp_rank_\d+|zero_pp_rank_\d+_mp_rank_\d+)_model_states\.pt$/;
+/** A state of an optimizer that this one does not know. */
+const OTHER_STATE = /^(?:(.*\/)?)zero\/.+\/([^/]+)\.pt$/;
 
 export const deepspeedUniversal = Object.freeze({
   id: "deepspeed_universal",
@@ -46,12 +51,9 @@ async function openDeepspeedUniversal(folder: FolderReader): Promise<OpenedCheck
   }
   if (byName.size === 0)
     throw universalError("DeepspeedStepMissing", prefix, "no parameters", `${prefix}zero/NAME/fp32.pt`);
-  const modelFiles = folder.files.filter(
-    ({ name }) => name.startsWith(prefix) && MODEL_FILE.test(name.slice(prefix.length)),
-  );
+  const grid = modelGrid(folder.files, prefix);
   const models: ModelState[] = [];
-  const firsts = modelFiles.filter(({ name }) => !/zero_pp_rank_0*[1-9]/.test(name));
-  for (const file of firsts) models.push(await readModelState(folder, file));
+  for (const [first] of grid) if (first !== undefined) models.push(await readModelState(folder, first));
   const common = await readCommon(folder, prefix);
   const context: Context = { folder, model: models[0], step: common?.step };
   const names = [...byName.keys()].sort();
@@ -62,12 +64,53 @@ async function openDeepspeedUniversal(folder: FolderReader): Promise<OpenedCheck
       parameters[index] = await readParameter(context, name, byName.get(name) ?? new Map());
   };
   await Promise.all(Array.from({ length: RANK_LIMITS.readsInFlight }, work));
-  const documents = [...modelFiles, ...folder.files.filter(({ name }) => name === `${prefix}${COMMON_FILE}`)];
+  const documents = [...grid.flat(), ...folder.files.filter(({ name }) => name === `${prefix}${COMMON_FILE}`)];
   const files = [...byName.values()].flatMap((states) => [...states.values()]).concat(documents);
   const ordered = orderParameters(parameters, models, []);
-  const buffers = buffersOf(models.slice(0, 1), 1).filter(({ name }) => !byName.has(name));
-  const training = common === undefined ? undefined : trainingStateOf(models[0], common);
-  return { ...(await assemble(folder, files, [...ordered, ...buffers])), training };
+  const frozen = await uniteFrozen(folder, grid, models, prefix);
+  const buffers = buffersOf(models, ranksOf(models).tp);
+  const others = [...frozen.united, ...buffers].filter(({ name }) => !byName.has(name));
+  const training = common === undefined ? undefined : trainingStateOf(models, common);
+  const warnings = [...frozen.warnings, ...warnOfStates(folder, prefix)];
+  return { ...(await assemble(folder, files, [...ordered, ...others], warnings)), training };
+}
+
+/** Ranks that saved the model states. Without files of layers nothing but the states themselves tells stages apart. */
+function ranksOf(models: readonly ModelState[]): { readonly tp: number; readonly pp: number } {
+  return models[0]?.dimensions ?? { tp: Math.max(1, models.length), pp: 1 };
+}
+
+/** Frozen weights lie in the model states alone, as the ranks of the source's topology held them. */
+async function uniteFrozen(folder: FolderReader, grid: RankGrid, models: readonly ModelState[], prefix: string) {
+  const ranks = await frozenOf(folder, grid, models);
+  const [first] = models;
+  if (first === undefined || ranks.every((rank) => rank.length === 0)) return { united: [], warnings: [] };
+  const { tp, pp } = ranksOf(models);
+  if (tp * pp !== models.length) {
+    throw universalError("DeepspeedRankMissing", prefix, `model states of ${models.length} ranks`, `${tp * pp} ranks`);
+  }
+  const { info } = first;
+  if (tp > 1 && (info === undefined || !hasPatterns(info))) {
+    throw universalError(
+      "UniversalPatternsMissing",
+      prefix,
+      `frozen weights of ${tp} ranks`,
+      "patterns that name them",
+    );
+  }
+  const context = { rules: createUnionRules(info ?? {}), isInferred: info === undefined, tp, prefix };
+  return uniteStages(splitStages(ranks, { tp, pp }), context);
+}
+
+/** States of an optimizer that have no place here, each once. */
+function warnOfStates(folder: FolderReader, prefix: string): readonly CheckpointWarning[] {
+  const others = folder.files.flatMap(({ name }) => {
+    const [, before = "", state = ""] = STATE_FILE.test(name) ? [] : (OTHER_STATE.exec(name) ?? []);
+    return state !== "" && before === prefix ? [state] : [];
+  });
+  return [...new Set(others)]
+    .sort()
+    .map((found) => ({ code: "OptimizerStateIgnored", where: { file: prefix }, found }));
 }
 
 function universalError(code: ErrorCode, file: string, found: string, expected: string): MergeyardError {
@@ -242,10 +285,10 @@ async function assemble(
   folder: FolderReader,
   files: readonly CheckpointFile[],
   parameters: readonly ConversionParameter[],
+  warnings: readonly CheckpointWarning[],
 ): Promise<OpenedCheckpoint> {
   const tensorFiles = [...files].sort((a, b) => (a.name < b.name ? -1 : 1));
   const { sideFiles, config } = await readSideFiles(folder, tensorFiles);
-  const warnings: CheckpointWarning[] = [];
   return {
     checkpoint: {
       format: deepspeedUniversal.id,

@@ -6,7 +6,7 @@ import { elementCount, sameShape } from "../tensor.ts";
 import { wholeBox } from "../universal/box.ts";
 import type { ConversionParameter } from "../universal/conversion.ts";
 import type { ExtractedParameter } from "./deepspeed-extract.ts";
-import type { DeepspeedFiles } from "./deepspeed-files.ts";
+import type { RankGrid } from "./deepspeed-files.ts";
 import { type ModelState, readModelState } from "./deepspeed-model.ts";
 import type { PlacedTorchTensor } from "./torch-tensor.ts";
 
@@ -63,7 +63,7 @@ export function buffersOf(models: readonly ModelState[], tp: number): readonly C
 /** Frozen parameters by model-parallel rank: whole in stages 1 and 2, cut over data-parallel ranks in stage 3. */
 export async function frozenOf(
   folder: FolderReader,
-  { models: grid }: DeepspeedFiles,
+  grid: RankGrid,
   models: readonly ModelState[],
 ): Promise<readonly (readonly ExtractedParameter[])[]> {
   const ranks: ExtractedParameter[][] = [];

@@ -3,20 +3,24 @@
 // Source: reference checkpoint-formats.md sections 3.2, 3.3, 4.
 import { MergeyardError } from "../error.ts";
 import type { Shape } from "../tensor.ts";
+import type { RankTensor } from "../universal/partition.ts";
 import type { Json, JsonObject, TrainingState } from "../universal/training-state.ts";
 import { picklableOf } from "./pickle-json.ts";
 import { type Picklable, pyDict, pyList, pyRecord, pySize, pyTuple } from "./pickle-write.ts";
 import type { TargetParameter, Topology } from "./target.ts";
-import type { TorchValue } from "./torch-write.ts";
+import { pyTensor, type TorchValue } from "./torch-write.ts";
 
 /** The version that the keys written here follow, where the source states none. */
 const DEEPSPEED_VERSION = "0.14.4";
+
+export type NamedTensor = readonly [name: string, tensor: RankTensor];
 
 export type GroupShapes = readonly (readonly { readonly name: string; readonly shape: Shape }[])[];
 
 export type ModelFile = {
   /** Weights and buffers by name; undefined where pipeline layers have files of their own. */
-  readonly module: TorchValue | undefined;
+  readonly module: readonly NamedTensor[] | undefined;
+  readonly bufferNames: readonly string[];
   readonly groups: GroupShapes;
   readonly frozen: readonly { readonly name: string; readonly shape: Shape; readonly fragment: TorchValue }[];
   readonly shared: ReadonlyMap<string, string>;
@@ -29,8 +33,7 @@ export function modelStateValue(
   { tp, pp, dp }: Topology,
 ): TorchValue {
   const own: Record<string, TorchValue> = {
-    module: file.module ?? null,
-    buffer_names: pyList<never>([]),
+    module: file.module === undefined ? null : moduleValue(file.module),
     optimizer: null,
     param_shapes: pyList(file.groups.map((group) => shapesOf(group))),
     frozen_param_shapes: shapesOf(file.frozen),
@@ -50,6 +53,7 @@ export function modelStateValue(
     Object.entries(training?.client ?? {}).map(([name, value]) => [name, clientValue(name, value)] as const),
   );
   const ranks = {
+    buffer_names: pyList(file.bufferNames),
     dp_world_size: dp,
     mp_world_size: tp * pp,
     checkpoint_parallel_dimensions: pyDict([
@@ -58,6 +62,14 @@ export function modelStateValue(
     ]),
   };
   return pyDict(Object.entries<TorchValue>({ ...own, ...client, ...ranks }));
+}
+
+/** A state_dict. */
+export function moduleValue(named: readonly NamedTensor[]): TorchValue {
+  return pyDict(
+    named.map(([name, tensor]) => [name, pyTensor(tensor)] as const),
+    { isOrdered: true },
+  );
 }
 
 /** Sizes are tuples where DeepSpeed's converter counts on tuples. */

@@ -12,7 +12,6 @@ import {
   type Partition,
   type RankTensor,
   sliceForRank,
-  vocabularyRows,
 } from "../universal/partition.ts";
 import type { TrainingState } from "../universal/training-state.ts";
 import { scalarTensor } from "./dcp-write.ts";
@@ -20,16 +19,19 @@ import {
   groupsOf,
   groupValues,
   modelStateValue,
+  moduleValue,
+  type NamedTensor,
   optimizerCommon,
   stepFolder,
   stepOf,
   type TrainedOne,
 } from "./deepspeed-write-model.ts";
+import { placeholderOf, planOthers, rowsOf } from "./deepspeed-write-others.ts";
 import { planStages, type StageParameters } from "./deepspeed-write-stages.ts";
 import { picklableOf } from "./pickle-json.ts";
 import { type Picklable, pyDict, pyList, pyRecord } from "./pickle-write.ts";
 import { type PlannedFile, plainPlannedFile } from "./planned-file.ts";
-import type { PlannedFolder, TargetFormat, TargetParameter, TargetRequest, Topology } from "./target.ts";
+import type { PlannedFolder, TargetFormat, TargetRequest, Topology } from "./target.ts";
 import { planTorchFile, pyTensor, type TorchValue } from "./torch-write.ts";
 
 export const deepspeedTarget = Object.freeze({
@@ -93,16 +95,6 @@ export function cutParameter(parameter: TrainedOne, request: TargetRequest, rank
     if (tensor !== undefined) states.set(state, sliceForRank(parameter, tensor, cut));
   }
   return { name: parameter.name, shape: fp32.shape, step: parameter.training.step, states };
-}
-
-/** Rows of the target's vocabulary; undefined where nothing pads the parameter. */
-function rowsOf(
-  { topology, training, vocabularyMultiple }: TargetRequest,
-  { shape, paddedRows }: TargetParameter,
-): number | undefined {
-  if (paddedRows === undefined) return undefined;
-  const from = training?.topology?.tp ?? 1;
-  return vocabularyRows(shape[0] ?? 1, paddedRows, { from, to: topology.tp, multiple: vocabularyMultiple });
 }
 
 /** Partitions of every group by data-parallel rank. */
@@ -224,45 +216,32 @@ function planModelFiles(
   mp: string,
 ): readonly PlannedFile[] {
   const { topology, training } = request;
-  const weights = groups.flat().map(({ name, states }) => [name, states.get("fp32")] as const);
-  const others = stage.others.map((parameter) => {
-    const cut = { rank: tp, tp: topology.tp, paddedRows: rowsOf(request, parameter) };
-    return [parameter.name, sliceForRank(parameter, parameter, cut)] as const;
+  const weights = groups.flat().flatMap(({ name, states }): NamedTensor[] => {
+    const tensor = states.get("fp32");
+    if (tensor === undefined) return [];
+    const dtype = training?.weights ?? "F32";
+    return [[name, topology.zero === 3 ? placeholderOf({ dtype }) : convertTensor(tensor, dtype)]];
   });
-  const dtype = training?.weights ?? "F32";
-  const placeholder: RankTensor = { dtype, shape: [0], gather: { rule: "join", copies: [[]] } };
-  const named = [
-    ...weights.flatMap(([name, tensor]) => {
-      if (tensor === undefined) return [];
-      return [[name, topology.zero === 3 ? placeholder : convertTensor(tensor, dtype)] as const];
-    }),
-    ...others,
-  ];
+  const others = planOthers(stage.others, request, tp);
+  const named = [...weights, ...others.module];
   const layers = stage.layerOf === undefined ? [] : planLayers(folder, named, stage.layerOf, tp);
-  const value = modelStateValue(
-    {
-      module: stage.layerOf === undefined ? moduleOf(named) : undefined,
-      groups,
-      frozen: [],
-      shared: stage.shared,
-    },
-    training,
-    topology,
-  );
+  const stateOf = (dp: number) =>
+    modelStateValue(
+      {
+        module: stage.layerOf === undefined ? named : undefined,
+        bufferNames: others.bufferNames,
+        groups,
+        frozen: others.frozen(dp),
+        shared: stage.shared,
+      },
+      training,
+      topology,
+    );
   const prefixes = topology.zero === 3 ? Array.from({ length: topology.dp }, (_, dp) => `zero_pp_rank_${dp}_`) : [""];
   return [
-    ...prefixes.map((prefix) => planTorchFile(`${folder}/${prefix}mp_rank_${mp}_model_states.pt`, value)),
+    ...prefixes.map((prefix, dp) => planTorchFile(`${folder}/${prefix}mp_rank_${mp}_model_states.pt`, stateOf(dp))),
     ...layers,
   ];
-}
-
-type NamedTensor = readonly [name: string, tensor: RankTensor];
-
-function moduleOf(named: readonly NamedTensor[]): TorchValue {
-  return pyDict(
-    named.map(([name, tensor]) => [name, pyTensor(tensor)] as const),
-    { isOrdered: true },
-  );
 }
 
 /** `layer_02-model_00-model_states.pt` with the layer's own names. */
@@ -276,6 +255,6 @@ function planLayers(
   const digits = (value: number) => String(value).padStart(2, "0");
   return [...byLayer].map(([layer, members]) => {
     const local = members.map(([name, tensor]): NamedTensor => [layerOf(name).local, tensor]);
-    return planTorchFile(`${folder}/layer_${digits(layer)}-model_${digits(tp)}-model_states.pt`, moduleOf(local));
+    return planTorchFile(`${folder}/layer_${digits(layer)}-model_${digits(tp)}-model_states.pt`, moduleValue(local));
   });
 }

@@ -15,7 +15,7 @@ import { type ModelState, readModelState } from "./deepspeed-model.ts";
 import { type OptimizerRank, readOptimizerRank } from "./deepspeed-optimizer.ts";
 import { choosePatterns } from "./deepspeed-patterns.ts";
 import { orderParameters, trainingStateOf, warnOfIgnored } from "./deepspeed-training.ts";
-import { type StageSlices, uniteStages } from "./deepspeed-union.ts";
+import { type StageSlices, splitStages, uniteStages } from "./deepspeed-union.ts";
 import { buffersOf, frozenOf, weightsOf } from "./deepspeed-weights.ts";
 import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "./format.ts";
 import { readSideFiles } from "./side-files.ts";
@@ -42,7 +42,7 @@ async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
   const tensorFiles = [...files.models, ...files.optimizers].flat().sort((a, b) => (a.name < b.name ? -1 : 1));
   const side = await readSideFiles(folder, tensorFiles);
   const stages = splitStages(parameters, topology);
-  const frozen = splitStages(await frozenOf(folder, files, models), topology);
+  const frozen = splitStages(await frozenOf(folder, files.models, models), topology);
   const patterns = await choosePatterns({
     folder,
     prefix: files.prefix,
@@ -58,7 +58,7 @@ async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
   const ordered = orderParameters(united.trained, models, optimizer?.groupOf ?? []);
   const conversion = addAliases([...ordered, ...united.frozen, ...buffers], models);
   const ranks = { ...topology, dp: files.optimizers[0]?.length ?? 1 };
-  const saved = optimizer === undefined ? undefined : trainingStateOf(models[0], optimizer, ranks);
+  const saved = optimizer === undefined ? undefined : trainingStateOf(models, optimizer, ranks);
   const weightsOnly: CheckpointWarning[] =
     stage === undefined ? [{ code: "OptimizerStatesMissing", where: { file: files.prefix } }] : [];
   const ignored = warnOfIgnored(models, optimizer === undefined ? [] : [optimizer]);
@@ -162,11 +162,6 @@ async function readParameters(
     parameters.push(model === undefined ? [] : extractParameters(model, ranks));
   }
   return { parameters, stage: first?.stage, optimizer: first };
-}
-
-/** By pipeline stage, then by tensor-parallel rank: model-parallel ranks are numbered stage by stage. */
-function splitStages(ranks: readonly (readonly ExtractedParameter[])[], { tp, pp }: Topology): readonly StageSlices[] {
-  return Array.from({ length: pp }, (_, stage) => ranks.slice(stage * tp, (stage + 1) * tp));
 }
 
 function addAliases(

@@ -107,6 +107,19 @@ export function flatTensor({ pieces }: Partition, slices: readonly RankTensor[],
   return { dtype: "F32", shape: [elements], gather: gatherWhole(ranges, [elements]) };
 }
 
+/** Rank `rank` of `ranks` of a flattened tensor, padded with zeros to a multiple of the ranks. */
+export function cutPiece(tensor: RankTensor, rank: number, ranks: number): RankTensor {
+  const { dtype } = tensor;
+  const [piece] = cutEach([elementCount(tensor.shape)], ranks)[rank]?.pieces ?? [];
+  const width = Math.ceil(elementCount(tensor.shape) / ranks);
+  const { first, count } = piece ?? { first: 0, count: 0 };
+  const ranges: SourceRange[] = [];
+  if (count > 0)
+    ranges.push({ ...wholeRange(tensor), offset: elementBytes(dtype, first), bytes: elementBytes(dtype, count) });
+  if (width > count) ranges.push({ zeros: true, offset: 0, bytes: elementBytes(dtype, width - count) });
+  return { dtype, shape: [width], gather: gatherWhole(ranges, [width]) };
+}
+
 /**
  * Rows of a padded vocabulary on another number of tensor-parallel ranks: padded, as trainers do, to a multiple of
  * `multiple` x ranks. Without `multiple` the smallest power of two is taken that explains the source's padding.

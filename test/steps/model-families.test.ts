@@ -3,18 +3,16 @@
 // written for two tensor-parallel ranks without any patterns, and read by the table.
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
-import { encodeUniversal, parseUniversal } from "../../core/artifact/universal.ts";
+import { parseUniversal } from "../../core/artifact/universal.ts";
 import type { Shape } from "../../core/tensor.ts";
-import { gatherWhole } from "../../core/universal/box.ts";
 import type { ConversionParameter } from "../../core/universal/conversion.ts";
-import { describeConverted } from "../../core/universal/convert-plan.ts";
 import type { FamilyId } from "../../core/universal/model-families.ts";
 import type { JsonObject } from "../../core/universal/training-state.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { makeTensorFile } from "../core/artifact/parts.ts";
-import { newStore, putText } from "./deps.ts";
+import { putText } from "./deps.ts";
 import { convertInto } from "./folders.ts";
+import { putTraining } from "./training-model.ts";
 
 type Pattern = ConversionParameter["pattern"];
 type Model = readonly (readonly [name: string, shape: Shape, pattern: Pattern])[];
@@ -154,27 +152,13 @@ const CASES: readonly Case[] = [
   },
 ];
 
-/** A universal checkpoint of the model with moments; its trainer stated no patterns. */
 async function putModel({ model, isPadded, config, client }: Case): Promise<ObjectStore> {
-  const store = newStore();
-  const parameters = model.map(([name, shape, pattern]): ConversionParameter => {
-    const tensor = { dtype: "F32" as const, gather: gatherWhole([], shape) };
-    const isVocabulary = isPadded === true && shape[0] === ROWS;
-    const training = { step: 7, states: { exp_avg: tensor, exp_avg_sq: tensor } };
-    return { ...tensor, name, shape, pattern, paddedRows: isVocabulary ? PADDED : undefined, aliases: [], training };
-  });
-  const files = ["model", "exp_avg", "exp_avg_sq"].map((kind, seed) =>
-    makeTensorFile(
-      `${kind}.safetensors`,
-      model.map(([name, shape]) => ({ name, dtype: "F32" as const, shape })),
-      seed,
-    ),
+  const store = await putTraining(
+    model.map(([name, shape, pattern]) => {
+      return { name, shape, pattern, paddedRows: isPadded === true && shape[0] === ROWS ? PADDED : undefined };
+    }),
+    client,
   );
-  for (const { listing, bytes } of files) await writeObject(store, listing.name, bytes, bytes.length);
-  const training = { weights: "BF16" as const, groups: [], optimizer: {}, client: client ?? {} };
-  const source = { checkpoint: { format: "universal", tensorFiles: [] }, training };
-  const listings = files.map(({ listing }) => listing);
-  await store.create("universal.json", encodeUniversal(describeConverted(source, parameters, listings, [])));
   if (config !== undefined) await putText(store, "config.json", JSON.stringify(config));
   return store;
 }
