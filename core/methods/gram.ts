@@ -2,61 +2,42 @@
 // is a linear combination of their inputs, so lengths and angles follow from the products, and the result is applied as
 // one combination.
 import assert from "node:assert/strict";
-import type { Kernels, Tile } from "../ops/kernels.ts";
-import type { Pass } from "./method.ts";
+import type { Block, Kernels } from "../ops/kernels.ts";
+import type { StoredPass } from "./method.ts";
 
 /** Symmetric matrix of the dot products of n vectors, row by row, in float64. */
 export type Gram = readonly (readonly number[])[];
 
-export type GramPass = { readonly pass: Pass; readonly gram: Gram };
+/** `gram` is filled when the pass is over. */
+export type GramPass = { readonly pass: StoredPass; readonly gram: Gram };
 
 /**
  * A reduce pass that fills `gram` with the products of the inputs at `vectors`, or, when `base` is an index, of their
- * differences to that input (which take a tile each: `scratchTiles` of the method).
- * Order: float64 by tile, tiles in order.
+ * differences to that input. Order: float64 by tile, tiles in order.
  */
-export function createGramPass(
-  kernels: Kernels,
-  vectors: readonly number[],
-  base: number | undefined,
-  tileElements: number,
-): GramPass {
+export function createGramPass(kernels: Kernels, vectors: readonly number[], base: number | undefined): GramPass {
+  const n = vectors.length;
   const gram = vectors.map(() => vectors.map(() => 0));
-  const deltas = base === undefined ? [] : vectors.map(() => kernels.allocateTile(tileElements));
-  const pass: Pass = {
-    tile({ inputs, count }) {
-      const tiles = vectors.map((index, position) => toVector(kernels, inputs, index, base, deltas[position], count));
-      tiles.forEach((a, i) => {
-        for (let j = i; j < tiles.length; j++) {
-          const b = tiles[j];
-          if (b !== undefined) addSymmetric(gram, i, j, kernels.dot(a, b, count));
-        }
+  const sums = new Float64Array(n * n);
+  const pass: StoredPass = {
+    storedTile({ dtype, inputs, byteOffset, count }) {
+      const sources = vectors.map((index) => inputAt(inputs, index));
+      const origin = base === undefined ? undefined : inputAt(inputs, base);
+      kernels.addProducts(sums, { dtype, base: origin, sources, byteOffset }, count);
+    },
+    finish() {
+      gram.forEach((row, i) => {
+        for (const j of row.keys()) row[j] = sums[Math.min(i, j) * n + Math.max(i, j)] ?? 0;
       });
     },
   };
   return { pass, gram };
 }
 
-function toVector(
-  kernels: Kernels,
-  inputs: readonly Tile[],
-  index: number,
-  base: number | undefined,
-  delta: Tile | undefined,
-  count: number,
-): Tile {
-  const [own, origin] = [inputs[index], base === undefined ? undefined : inputs[base]];
-  assert.ok(own !== undefined, "a vector without an input");
-  if (origin === undefined || delta === undefined) return own;
-  kernels.subtract(delta, own, origin, count);
-  return delta;
-}
-
-function addSymmetric(gram: readonly number[][], i: number, j: number, value: number): void {
-  const [rowI, rowJ] = [gram[i], gram[j]];
-  if (rowI === undefined || rowJ === undefined) return;
-  rowI[j] = (rowI[j] ?? 0) + value;
-  if (i !== j) rowJ[i] = (rowJ[i] ?? 0) + value;
+function inputAt(inputs: readonly Block[], index: number): Block {
+  const input = inputs[index];
+  assert.ok(input !== undefined, "a vector without an input");
+  return input;
 }
 
 /** Product of vectors i and j. */

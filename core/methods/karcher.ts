@@ -1,5 +1,4 @@
 import { z } from "zod";
-import { tileElementsMax } from "./base-tiles.ts";
 import { combinedProduct, createGramPass, type Gram, normsOf, scaleGram } from "./gram.ts";
 import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
 
@@ -27,7 +26,7 @@ export const karcher = Object.freeze({
   isIdentity: ({ inputs }) => inputs.length === 1,
   compile(tensor, kernels) {
     const vectors = tensor.inputs.map((_, index) => index);
-    const { pass, gram } = createGramPass(kernels, vectors, undefined, tileElementsMax("element", tensor));
+    const { pass, gram } = createGramPass(kernels, vectors, undefined);
     const combination = () => ({ factors: meanFactors(tensor, gram), divisor: 1, multiplier: 1 });
     return { reduce: [pass], apply: { deltas: false, combination } };
   },

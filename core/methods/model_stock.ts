@@ -32,7 +32,7 @@ export const model_stock = Object.freeze({
     const base = tensor.inputs.findIndex(({ isBase }) => isBase);
     const vectors = tensor.inputs.map((_, index) => index).filter((index) => index !== base);
     if (tensor.parameters.filter_wise === true) return compileRows(tensor, kernels, vectors, base);
-    const { pass, gram } = createGramPass(kernels, vectors, base, tileElementsMax("row", tensor));
+    const { pass, gram } = createGramPass(kernels, vectors, base);
     const combination = () => ({ factors: stockFactors(tensor, gram, base), divisor: 1, multiplier: 1 });
     return { reduce: [pass], apply: { deltas: false, combination } };
   },

@@ -1,6 +1,5 @@
 import { z } from "zod";
 import { MergeyardError } from "../error.ts";
-import { tileElementsMax } from "./base-tiles.ts";
 import { combinedProduct, createGramPass, type Gram, normsOf, scaleGram } from "./gram.ts";
 import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
 
@@ -19,7 +18,7 @@ export const multislerp = Object.freeze({
   base: "optional",
   locality: "element",
   reducePasses: 1,
-  scratchTiles: (inputs) => inputs,
+  scratchTiles: () => 0,
   seeded: false,
   embeddingMismatch: "error",
   parameters: z.strictObject({
@@ -39,12 +38,7 @@ export const multislerp = Object.freeze({
     const base = tensor.inputs.findIndex(({ isBase }) => isBase);
     // A single tensor is returned as it is, also where there is a base.
     if (vectors.length === 1) return { reduce: [], apply: { deltas: false, combination: () => alone(tensor) } };
-    const { pass, gram } = createGramPass(
-      kernels,
-      vectors,
-      base < 0 ? undefined : base,
-      tileElementsMax("element", tensor),
-    );
+    const { pass, gram } = createGramPass(kernels, vectors, base < 0 ? undefined : base);
     const combination = () => {
       const own = sphericalFactors(tensor, vectors, gram);
       return { factors: tensor.inputs.map((_, index) => own[vectors.indexOf(index)] ?? 0), divisor: 1, multiplier: 1 };

@@ -78,7 +78,7 @@ function factorsOf(t: number, aa: number, ab: number, bb: number): readonly [num
 }
 
 function compileWhole({ tensor, kernels, vectors, base, t }: Pair): TensorProgram {
-  const { pass, gram } = createGramPass(kernels, vectors, base, tileElementsMax("row", tensor));
+  const { pass, gram } = createGramPass(kernels, vectors, base);
   const combination = () => {
     const own = factorsOf(t, product(gram, 0, 0), product(gram, 0, 1), product(gram, 1, 1));
     return { factors: tensor.inputs.map((_, index) => own[vectors.indexOf(index)] ?? 0), divisor: 1, multiplier: 1 };

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import type { Combination } from "../ops/combine.ts";
+import { createGramPass, type Gram, normsOf, product } from "./gram.ts";
 import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
 
 /** A norm at or below this leaves the vector unscaled. Source: merge reference section 4.2 step 3. */
@@ -30,19 +31,10 @@ export const slerp = Object.freeze({
   isIdentity: ({ inputs }) => inputs.length === 1,
   compile(tensor, kernels) {
     if (tensor.inputs.length === 1) return { reduce: [], apply: combination([1]) };
-    let [aa, ab, bb] = [0, 0, 0];
+    const { pass, gram } = createGramPass(kernels, [0, 1], undefined);
     return {
-      reduce: [
-        {
-          tile({ inputs: [a, b], count }) {
-            if (a === undefined || b === undefined) return;
-            aa += kernels.dot(a, a, count);
-            ab += kernels.dot(a, b, count);
-            bb += kernels.dot(b, b, count);
-          },
-        },
-      ],
-      apply: { deltas: false, combination: () => ({ factors: coefficients(tensor, aa, ab, bb), ...PLAIN }) },
+      reduce: [pass],
+      apply: { deltas: false, combination: () => ({ factors: coefficients(tensor, gram), ...PLAIN }) },
     };
   },
 } satisfies MergeMethod);
@@ -53,11 +45,11 @@ function combination(factors: readonly number[]): { deltas: false; combination: 
   return { deltas: false, combination: () => ({ factors, ...PLAIN }) };
 }
 
-/** The factors of the two inputs in their order; aa, bb are squared norms, ab the dot product of first and second. */
-function coefficients(tensor: MergeTensor, aa: number, ab: number, bb: number): readonly number[] {
+/** The factors of the two inputs in their order. */
+function coefficients(tensor: MergeTensor, gram: Gram): readonly number[] {
   const t = numberParameter(tensor.parameters, "t");
-  const scale = (squared: number): number => (Math.sqrt(squared) > NORM_FLOOR ? Math.sqrt(squared) : 1);
-  const cosine = Math.min(1, Math.max(-1, ab / (scale(aa) * scale(bb))));
+  const [a, b] = normsOf(gram).map((norm) => (norm > NORM_FLOOR ? norm : 1));
+  const cosine = Math.min(1, Math.max(-1, product(gram, 0, 1) / ((a ?? 1) * (b ?? 1))));
   const angle = Math.acos(cosine);
   const straight = Math.abs(cosine) > PARALLEL_COSINE;
   const base = straight ? 1 - t : Math.sin((1 - t) * angle) / Math.sin(angle);

@@ -9,6 +9,7 @@ import { type Block, createMemory } from "../../core/ops/memory.ts";
 import { type ElementExports, hostElements } from "./host-elements.ts";
 import { hostParts, type PartExports } from "./host-parts.ts";
 import { hostQuant, type QuantExports } from "./host-quant.ts";
+import { hostReduce, type ReduceExports } from "./host-reduce.ts";
 import { hostTaskVectors, type TaskVectorExports } from "./host-task-vectors.ts";
 import { hostWholeModel, type WholeModelExports } from "./host-whole-model.ts";
 
@@ -31,7 +32,6 @@ type Exports = {
   readonly divide: (target: number, a: number, divisor: number, count: number) => void;
   readonly addScaled: (target: number, a: number, factor: number, count: number) => void;
   readonly addScaledDifference: (target: number, a: number, b: number, factor: number, count: number) => void;
-  readonly dot: (a: number, b: number, count: number) => number;
   readonly markSigns: (marks: number, a: number, isFirst: number, count: number) => void;
   readonly countConflicts: (marks: number, count: number) => number;
   readonly addLowRank: (
@@ -62,6 +62,7 @@ type Exports = {
   ElementExports &
   QuantExports &
   WholeModelExports &
+  ReduceExports &
   PartExports;
 
 let compiled: WebAssembly.Module | undefined;
@@ -97,7 +98,7 @@ export function createWasmKernels(capacityBytes: number): Kernels {
     addScaledDifference: (target, a, b, factor, count) =>
       wasm.addScaledDifference(target.address, a.address, b.address, factor, count),
     ...hostCombine(wasm, memory.buffer),
-    dot: (a, b, count) => wasm.dot(a.address, b.address, count),
+    ...hostReduce(wasm, memory.buffer),
     markSigns: (marks, a, isFirst, count) => wasm.markSigns(marks.address, a.address, isFirst ? 1 : 0, count),
     countConflicts: (marks, count) => wasm.countConflicts(marks.address, count),
     addLowRank(target, { left, leftOffset, leftStride, right, rightOffset, rightStride, rank, scale }, count) {

@@ -104,6 +104,30 @@ describe("wasm kernels give the bits of the scalar oracle", () => {
     }
   });
 
+  for (const dtype of COMBINE_DTYPES) {
+    test(`addProducts of stored ${dtype} vectors, with and without a base, adds dot of every pair`, () => {
+      for (const count of LENGTHS) {
+        for (const sourceCount of [1, 2, 3, 4, 5]) {
+          for (const hasBase of [false, true]) {
+            onBoth((kernels) => {
+              const blocks = Array.from({ length: sourceCount + 1 }, (_, index) => {
+                const tile = kernels.allocateTile(LENGTH_MAX + 16);
+                for (let i = 0; i < tile.values.length; i++) tile.values[i] = Math.sin(i + 1000 * index);
+                const block = kernels.allocateBlock(4 * (LENGTH_MAX + 16));
+                kernels.narrow(dtype, tile, block, 0, LENGTH_MAX + 16);
+                return block;
+              });
+              const base = hasBase ? blocks[0] : undefined;
+              const gram = new Float64Array(sourceCount ** 2).fill(0.25);
+              kernels.addProducts(gram, { dtype, base, sources: blocks.slice(1), byteOffset: 8 }, count);
+              return { bytes: new Uint8Array(gram.buffer) };
+            });
+          }
+        }
+      }
+    });
+  }
+
   test("marks of signs, and their conflicts", () => {
     for (const count of LENGTHS) {
       onBoth((kernels) => {

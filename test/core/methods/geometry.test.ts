@@ -2,6 +2,7 @@
 // invariants. Method: methods compiled on the scalar kernels, a whole small tensor as one tile.
 import assert from "node:assert/strict";
 import test from "node:test";
+import { blockOf } from "../../../core/methods/base-tiles.ts";
 import { karcher } from "../../../core/methods/karcher.ts";
 import type { MergeInput, MergeMethod, MergeTensor } from "../../../core/methods/method.ts";
 import { model_stock } from "../../../core/methods/model_stock.ts";
@@ -42,6 +43,7 @@ function merge(method: MergeMethod, vectors: readonly (readonly number[])[], spe
   const { reduce, apply } = method.compile(tensorOf(method, vectors.length, count, spec), kernels);
   for (const pass of reduce) {
     if ("tile" in pass) pass.tile(view);
+    else pass.storedTile({ ...view, dtype: "F32", inputs: inputs.map(blockOf), byteOffset: 0 });
     pass.finish?.();
   }
   if ("tile" in apply) apply.tile(view);

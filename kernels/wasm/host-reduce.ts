@@ -1,0 +1,49 @@
+// The WebAssembly reductions. What they compute is defined in core/ops/reduce.ts; this turns tiles and blocks into
+// addresses, and all pairs of many vectors into products of two or three of them.
+import type { CombineDtype } from "../../core/ops/combine.ts";
+import type { Reduce } from "../../core/ops/reduce.ts";
+
+/** The functions of kernels.wasm that this file calls; addresses in bytes. */
+export type ReduceExports = {
+  readonly dot: (a: number, b: number, count: number) => number;
+  readonly multiplyStored: (
+    ...args: [dtype: number, x: number, y: number, z: number, base: number, count: number]
+  ) => void;
+  readonly storedProducts: () => number;
+};
+
+/** Dtypes as the module numbers them. */
+const DTYPE: Readonly<Record<CombineDtype, number>> = { BF16: 0, F16: 1, F32: 2 };
+/** An address that no vector has. */
+const NONE = 0;
+
+/** Reductions over an instance and its memory. */
+export function hostReduce(wasm: ReduceExports, buffer: ArrayBuffer): Reduce {
+  const products = new Float64Array(buffer, wasm.storedProducts(), 3);
+  return {
+    dot: (a, b, count) => wasm.dot(a.address, b.address, count),
+    addProducts(gram, { dtype, base, sources, byteOffset }, count) {
+      const n = sources.length;
+      const origin = base === undefined ? NONE : base.address + byteOffset;
+      const at = (index: number): number => (sources[index]?.address ?? 0) + byteOffset;
+      const add = (i: number, j: number, product: number): void => {
+        gram[i * n + j] = (gram[i * n + j] ?? 0) + (products[product] ?? 0);
+      };
+      for (let i = 0; i < n; i += 2) {
+        const j = Math.min(i + 1, n - 1);
+        const isPair = j > i;
+        // An odd one at the end has been multiplied with itself beside the first pair.
+        if (isPair || n === 1) wasm.multiplyStored(DTYPE[dtype], at(i), at(j), NONE, origin, count);
+        if (isPair || n === 1) add(i, i, 0);
+        if (isPair) add(i, j, 1);
+        if (isPair) add(j, j, 2);
+        for (let k = i + 2; k < n; k++) {
+          wasm.multiplyStored(DTYPE[dtype], at(i), at(j), at(k), origin, count);
+          add(i, k, 0);
+          add(j, k, 1);
+          if (i === 0 && k === n - 1 && n % 2 === 1) add(k, k, 2);
+        }
+      }
+    },
+  };
+}
