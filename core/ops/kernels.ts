@@ -14,7 +14,7 @@ import { type Nearness, scalarNearness } from "./nearness.ts";
 import { type Overlap, scalarOverlap } from "./overlap.ts";
 import { type Quantize, scalarQuantize } from "./quantize.ts";
 import { type QuantizeParts, scalarQuantizeParts } from "./quantize-parts.ts";
-import { type Rank, scalarRank } from "./rank.ts";
+import { type RankedMask, scalarRankedMask } from "./ranked-mask.ts";
 import { type Reduce, scalarReduce } from "./reduce.ts";
 import { type Scores, scalarScores } from "./scores.ts";
 import { type Select, scalarSelect } from "./select.ts";
@@ -38,7 +38,7 @@ export type Operations = Cast &
   Select &
   Masked &
   Mask &
-  Rank &
+  RankedMask &
   Signs &
   LowRank &
   Quantize &
@@ -60,7 +60,7 @@ export function createScalarKernels(capacityBytes: number): Kernels {
     ...scalarSelect,
     ...scalarMasked,
     ...scalarMask,
-    ...scalarRank,
+    ...scalarRankedMask,
     ...scalarSigns,
     ...scalarLowRank,
     ...scalarVotes,

@@ -6,7 +6,7 @@ import { BIT_GROUP, type Deltas } from "../../core/ops/deltas.ts";
 import { type Mask, thresholdOf } from "../../core/ops/mask.ts";
 import { MASKED_SOURCES_MAX, type Masked } from "../../core/ops/masked.ts";
 import type { Block } from "../../core/ops/memory.ts";
-import type { Rank } from "../../core/ops/rank.ts";
+import type { RankedMask } from "../../core/ops/ranked-mask.ts";
 import type { Select } from "../../core/ops/select.ts";
 
 /** Leading parameters of the operations on differences: dtype, source, base, count. */
@@ -57,12 +57,14 @@ export type TaskVectorExports = {
       first: number,
       lows: number,
       highs: number,
-      ranks: number,
+      keys: number,
+      outer: number,
+      length: number,
+      inner: number,
       bits: number,
-      count: number,
+      scratch: number,
     ]
   ) => void;
-  readonly rankKeys: (keys: number, outer: number, length: number, inner: number, scratch: number) => void;
 };
 
 /** Dtypes as the module numbers them. */
@@ -81,7 +83,7 @@ function bitsIn(bits: Block, bitOffset: number): number {
 }
 
 /** Operations on task vectors over an instance and its memory. */
-export function hostTaskVectors(wasm: TaskVectorExports, buffer: ArrayBuffer): Select & Masked & Mask & Rank {
+export function hostTaskVectors(wasm: TaskVectorExports, buffer: ArrayBuffer): Select & Masked & Mask & RankedMask {
   return { ...hostSelect(wasm, buffer), ...hostMasked(wasm, buffer), ...hostMask(wasm) };
 }
 
@@ -131,25 +133,26 @@ function hostMasked(wasm: TaskVectorExports, buffer: ArrayBuffer): Masked {
   };
 }
 
-function hostMask(wasm: TaskVectorExports): Mask & Rank {
+function hostMask(wasm: TaskVectorExports): Mask & RankedMask {
   return {
     drawMask([low0, high0], firstElement, probability, bits, bitOffset, count) {
       assert.ok(firstElement % BIT_GROUP === 0, `first element ${firstElement}`);
       const { high, low } = thresholdOf(probability);
       wasm.drawMask(low0, high0, firstElement, high, low, bitsIn(bits, bitOffset), count);
     },
-    drawRankedMask: ([low0, high0], firstElement, { highs, lows }, ranks, bits, bitOffset, count) =>
-      wasm.drawRankedMask(
-        low0,
-        high0,
-        firstElement,
-        lows.address,
-        highs.address,
-        ranks.address,
-        bitsIn(bits, bitOffset),
-        count,
-      ),
-    rankKeys: (keys, outer, length, inner, scratch) =>
-      wasm.rankKeys(keys.address, outer, length, inner, scratch.address),
+    drawRankedMask(
+      [low0, high0],
+      firstElement,
+      { highs, lows },
+      keys,
+      { outer, length, inner },
+      bits,
+      bitOffset,
+      scratch,
+    ) {
+      const [low, high, target] = [lows.address, highs.address, bitsIn(bits, bitOffset)];
+      const [k, s] = [keys.address, scratch.address];
+      wasm.drawRankedMask(low0, high0, firstElement, low, high, k, outer, length, inner, target, s);
+    },
   };
 }

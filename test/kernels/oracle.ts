@@ -40,9 +40,12 @@ export function fillImage(bytes: Uint8Array, seed: number, finite: boolean): voi
 }
 
 /** Runs `use` on both kernel sets and compares what it returns and what it left in memory, as integers. */
-export function onBoth(use: (kernels: Kernels) => { bytes: Uint8Array; result?: unknown }): void {
-  const wasm = use(createWasmKernels(CAPACITY_BYTES));
-  const scalar = use(createScalarKernels(CAPACITY_BYTES));
+export function onBoth(
+  use: (kernels: Kernels) => { bytes: Uint8Array; result?: unknown },
+  capacityBytes = CAPACITY_BYTES,
+): void {
+  const wasm = use(createWasmKernels(capacityBytes));
+  const scalar = use(createScalarKernels(capacityBytes));
   assert.deepEqual(wasm.result, scalar.result);
   assert.equal(Buffer.from(wasm.bytes).toString("hex"), Buffer.from(scalar.bytes).toString("hex"));
 }

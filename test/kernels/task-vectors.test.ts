@@ -5,9 +5,8 @@ import { describe, test } from "node:test";
 import { COMBINE_DTYPES, type CombineDtype } from "../../core/ops/combine.ts";
 import { type Deltas, wordsOf } from "../../core/ops/deltas.ts";
 import type { Kernels } from "../../core/ops/kernels.ts";
-import { writeThresholds } from "../../core/ops/mask.ts";
 import type { Block } from "../../core/ops/memory.ts";
-import { rankScratchBytes } from "../../core/ops/rank.ts";
+import { rankedScratchBytes, writeThresholds } from "../../core/ops/ranked-mask.ts";
 import { KEY_MAX } from "../../core/ops/select.ts";
 import { streamKey, uniformAt } from "../../core/random.ts";
 import { fillImage, LENGTHS, onBoth, tileBytes } from "./oracle.ts";
@@ -130,25 +129,6 @@ describe("wasm operations on task vectors give the bits of the scalar oracle", (
     }
   });
 
-  test("drawRankedMask draws with the probability of each rank, from any first element", () => {
-    const key = streamKey(6, "tensor", "model");
-    for (const count of [...LENGTHS, 1024, 1025, 3000]) {
-      for (const first of [0, 7, 63, 11008, 2 ** 36 - 5]) {
-        onBoth((kernels) => {
-          const thresholds = { highs: kernels.allocateBlock(100), lows: kernels.allocateBlock(400) };
-          writeThresholds(thresholds, 100, (rank) => 0.2 + (0.6 * rank) / 99);
-          const ranks = kernels.allocateBlock(4 * 3000);
-          wordsOf(ranks).forEach((_, i, all) => {
-            all[i] = (i * 37) % 100;
-          });
-          const bits = filled(kernels, 3000 / 8 + 64);
-          kernels.drawRankedMask(key, first, thresholds, ranks, bits, 16, count);
-          return { bytes: bits.bytes };
-        });
-      }
-    }
-  });
-
   // Lines whose keys are all alike, all different, share upper halves, or mix both: every branch of the sort.
   const lines = {
     equal: () => 0x3c000000,
@@ -164,7 +144,7 @@ describe("wasm operations on task vectors give the bits of the scalar oracle", (
     "zeros and others": (i: number) => (i % 3 === 0 ? 0 : 0x3b000000 + ((i * 131) << 12)),
   };
   for (const [name, keyOf] of Object.entries(lines)) {
-    test(`rankKeys of lines with keys: ${name}`, () => {
+    test(`drawRankedMask draws by the ranks of lines with keys: ${name}`, () => {
       const shapes = [
         [3, 1, 1],
         [2, 2, 1],
@@ -174,18 +154,40 @@ describe("wasm operations on task vectors give the bits of the scalar oracle", (
         [2, 300, 3],
       ] as const;
       for (const [outer, length, inner] of shapes) {
-        onBoth((kernels) => {
-          const keys = kernels.allocateBlock(4 * outer * length * inner);
-          wordsOf(keys).forEach((_, i, all) => {
-            all[i] = keyOf(i);
-          });
-          kernels.rankKeys(keys, outer, length, inner, kernels.allocateBlock(rankScratchBytes(length)));
-          return { bytes: keys.bytes };
-        });
+        for (const first of [0, 7, 2 ** 36 - 5]) {
+          for (const slope of [0.6, -0.15])
+            onBoth((kernels) => rankedCase(kernels, keyOf, [outer, length, inner], first, slope));
+        }
       }
     });
   }
+
+  test("drawRankedMask of a line whose ranks take more than 16 bits", () => {
+    const keyOf = (i: number): number => ((i * 7) % 1900) << 16;
+    onBoth((kernels) => rankedCase(kernels, keyOf, [1, 66_000, 1], 0, 0.6), 2 ** 22);
+  });
 });
+
+function rankedCase(
+  kernels: Kernels,
+  keyOf: (i: number) => number,
+  [outer, length, inner]: readonly [number, number, number],
+  first: number,
+  slope: number,
+) {
+  const count = outer * length * inner;
+  const keys = kernels.allocateBlock(4 * count);
+  wordsOf(keys).forEach((_, i, all) => {
+    all[i] = keyOf(i);
+  });
+  const thresholds = { highs: kernels.allocateBlock(length), lows: kernels.allocateBlock(4 * length) };
+  writeThresholds(thresholds, length, (rank) => 0.2 + (slope * rank) / length);
+  const bits = filled(kernels, Math.ceil(count / 8) + 64);
+  const scratch = kernels.allocateBlock(rankedScratchBytes(length, count));
+  const key = streamKey(6, "tensor", "model");
+  kernels.drawRankedMask(key, first, thresholds, keys, { outer, length, inner }, bits, 16, scratch);
+  return { bytes: bits.bytes };
+}
 
 function combineCase(kernels: Kernels, deltas: Deltas, sourceCount: number, count: number) {
   const { dtype, base, byteOffset } = deltas;

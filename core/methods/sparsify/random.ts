@@ -3,9 +3,8 @@
 // model and the element's index alone.
 import { z } from "zod";
 import type { Block, Kernels } from "../../ops/kernels.ts";
-import { type Thresholds, writeThresholds } from "../../ops/mask.ts";
 import { allocatedBytes } from "../../ops/memory.ts";
-import { rankScratchBytes } from "../../ops/rank.ts";
+import { rankedScratchBytes, type Thresholds, writeThresholds } from "../../ops/ranked-mask.ts";
 import { streamKey } from "../../random.ts";
 import { elementCount, type Shape } from "../../tensor.ts";
 import { type MergeInput, type MergeTensor, numberParameter, tileElementsOf } from "../method.ts";
@@ -56,7 +55,7 @@ export const rankedBernoulli: Sparsifier = Object.freeze({
     const { length } = linesOf(shape);
     const tile = Math.min(tileElementsOf("slice", shape), Math.max(1, elementCount(shape)));
     const tables = allocatedBytes(length) + allocatedBytes(4 * length);
-    return allocatedBytes(4 * tile) + allocatedBytes(rankScratchBytes(length)) + inputs.length * tables;
+    return allocatedBytes(4 * tile) + allocatedBytes(rankedScratchBytes(length, tile)) + inputs.length * tables;
   },
   refuse({ shape }, { model, parameters }) {
     const [density, epsilon] = [numberParameter(parameters, "density"), numberParameter(parameters, "epsilon")];
@@ -77,8 +76,8 @@ export const rankedBernoulli: Sparsifier = Object.freeze({
   compile(tensor, kernels) {
     const { length, inner } = linesOf(tensor.shape);
     const tile = Math.min(tileElementsOf("slice", tensor.shape), Math.max(1, elementCount(tensor.shape)));
-    const ranks = kernels.allocateBlock(4 * tile);
-    const scratch = kernels.allocateBlock(rankScratchBytes(length));
+    const keys = kernels.allocateBlock(4 * tile);
+    const scratch = kernels.allocateBlock(rankedScratchBytes(length, tile));
     const streams = tensor.inputs.map((input) => rankedStream(tensor, input, kernels, length));
     const mark: MarkTile = (source, deltaTile, bits, bitOffset) => {
       const stream = streams[source];
@@ -87,9 +86,9 @@ export const rankedBernoulli: Sparsifier = Object.freeze({
         bits.bytes.fill(0, bitOffset / 8, Math.ceil((bitOffset + count) / 8));
         return;
       }
-      kernels.writeKeys(deltaTile.deltas(source), ranks, 0, count);
-      kernels.rankKeys(ranks, count / (length * inner), length, inner, scratch);
-      kernels.drawRankedMask(stream.key, firstElement, stream.thresholds, ranks, bits, bitOffset, count);
+      kernels.writeKeys(deltaTile.deltas(source), keys, 0, count);
+      const lines = { outer: count / (length * inner), length, inner };
+      kernels.drawRankedMask(stream.key, firstElement, stream.thresholds, keys, lines, bits, bitOffset, scratch);
     };
     return { reduce: [], startMarking: () => mark };
   },

@@ -7,7 +7,7 @@ export * from "./combine";
 export * from "./select";
 export * from "./masked";
 export * from "./mask";
-export * from "./rank";
+export * from "./ranked-mask";
 export * from "./signs";
 export * from "./low-rank";
 export * from "./nearness";

@@ -5,11 +5,7 @@ import { fillBytes, secondWord, setKey } from "./philox";
 
 /** Elements whose random bytes are drawn together. */
 const CHUNK: i32 = 1024;
-/** Room for a chunk that starts anywhere in a group of 64. */
-const BYTES: usize = memory.data(1152);
-/** Thresholds' high bytes of one chunk. */
-const HIGHS: usize = memory.data(1024);
-
+const BYTES: usize = memory.data(1024);
 /** Which bytes of a chunk equal the threshold's, 16 bits a group. */
 const EQUALS: usize = memory.data(128);
 
@@ -63,55 +59,4 @@ export function drawMask(
 @inline function setMark(bits: usize, index: usize): void {
   const address = bits + (index >> 3);
   store<u8>(address, <u8>(<u32>load<u8>(address) | (1 << (<u32>index & 7))));
-}
-
-/** Thresholds by rank: `lows` of four bytes, `highs` of one. */
-export function drawRankedMask(
-  key0: u32,
-  key1: u32,
-  firstElement: f64,
-  lows: usize,
-  highs: usize,
-  ranks: usize,
-  bits: usize,
-  count: i32,
-): void {
-  setKey(key0, key1);
-  for (let done = 0; done < count; done += CHUNK) {
-    const first = <u64>firstElement + <u64>done;
-    const skipped = <usize>(first & 63);
-    const left = count - done < CHUNK ? count - done : CHUNK;
-    const drawn = skipped + <usize>left;
-    for (let at: usize = 0; at < drawn; at += 64) fillBytes((first >> 4 & ~3) + <u64>(at >> 4), BYTES + at);
-    // All of a chunk's bytes before any vector of them: a load right after the stores it covers would wait for them.
-    gatherBytes(highs, ranks + (<usize>done << 2), <usize>left);
-    for (let lane = 0; lane < left; lane += 16) {
-      const some = left - lane < 16 ? left - lane : 16;
-      const rank = ranks + (<usize>(done + lane) << 2);
-      const bytes = v128.load(BYTES + skipped + <usize>lane);
-      const group = v128.load(HIGHS + <usize>lane);
-      const valid: u32 = <u32>((1 << some) - 1);
-      let marks = below(bytes, group) & valid;
-      let equal = <u32>i8x16.bitmask(i8x16.eq(bytes, group)) & valid;
-      while (equal != 0) {
-        const j = ctz(equal);
-        equal &= equal - 1;
-        const low = load<u32>(lows + (<usize>load<u32>(rank + (<usize>j << 2)) << 2));
-        marks |= u32(secondWord(key0, key1, first + <u64>lane + <u64>j) < low) << j;
-      }
-      store<u16>(bits + <usize>((done + lane) >> 3), <u16>marks);
-    }
-  }
-}
-
-/** Entries of a table of bytes, by rank, to HIGHS. */
-@inline function gatherBytes(table: usize, ranks: usize, count: usize): void {
-  let at: usize = 0;
-  for (; at + 4 <= count; at += 4) {
-    const rank = ranks + (at << 2);
-    const first = <u32>load<u8>(table + load<u32>(rank)) | (<u32>load<u8>(table + load<u32>(rank, 4)) << 8);
-    const second = <u32>load<u8>(table + load<u32>(rank, 8)) | (<u32>load<u8>(table + load<u32>(rank, 12)) << 8);
-    store<u32>(HIGHS + at, first | (second << 16));
-  }
-  for (; at < count; at++) store<u8>(HIGHS + at, load<u8>(table + load<u32>(ranks + (at << 2))));
 }
