@@ -5,7 +5,7 @@ import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { InvalidArgumentError, Option } from "commander";
 import { MergeyardError } from "../core/error.ts";
-import { FAMILY_IDS } from "../core/universal/model-families.ts";
+import { FAMILY_IDS } from "../core/universal/family-ids.ts";
 import type { Terminal } from "./terminal.ts";
 import { parseBytes } from "./text.ts";
 

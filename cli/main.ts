@@ -1,69 +1,48 @@
 // The command line: its grammar, and the way from a thrown error to one block on stderr and an exit status. What a
-// command does is in cli/commands/, one file each; those load the parts they need when they run, so that `--help` and
-// local work stay quick.
+// command does is in cli/commands/, one file each. Of these only the one that is called is loaded, and it loads the
+// parts it needs when it runs: most of what a small command costs is loading code.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { MergeyardError } from "../core/error.ts";
-import { addAlign } from "./commands/align.ts";
-import { addCancel } from "./commands/cancel.ts";
-import { addConvert } from "./commands/convert.ts";
-import { addDerive } from "./commands/derive.ts";
-import { addDiff } from "./commands/diff.ts";
-import { addGc } from "./commands/gc.ts";
-import { addInit } from "./commands/init.ts";
-import { addInspect } from "./commands/inspect.ts";
-import { addKeygen } from "./commands/keygen.ts";
-import { addLogs } from "./commands/logs.ts";
-import { addLora } from "./commands/lora.ts";
-import { addLs } from "./commands/ls.ts";
-import { addMerge } from "./commands/merge.ts";
-import { addMergeExperts } from "./commands/merge-experts.ts";
-import { addPlan } from "./commands/plan.ts";
-import { addPromote } from "./commands/promote.ts";
-import { addPull } from "./commands/pull.ts";
-import { addPush } from "./commands/push.ts";
-import { addQuantize } from "./commands/quantize.ts";
-import { addReport } from "./commands/report.ts";
-import { addRollback } from "./commands/rollback.ts";
-import { addRun } from "./commands/run.ts";
-import { addShow } from "./commands/show.ts";
-import { addVerify } from "./commands/verify.ts";
 import { EXIT, exitStatus, renderError, toMergeyardError } from "./error-block.ts";
 import type { Terminal } from "./terminal.ts";
 
-/** In the order of the help text. */
-const COMMANDS = [
-  addMerge,
-  addInspect,
-  addDiff,
-  addConvert,
-  addQuantize,
-  addDerive,
-  addLora,
-  addAlign,
-  addMergeExperts,
-  addVerify,
-  addInit,
-  addPlan,
-  addRun,
-  addCancel,
-  addLogs,
-  addReport,
-  addPush,
-  addPull,
-  addLs,
-  addShow,
-  addPromote,
-  addRollback,
-  addGc,
-  addKeygen,
-];
+type AddCommand = (program: Command, terminal: Terminal) => void;
+
+/** Each in a file that is loaded when the command is meant; in the order of the help text. */
+const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
+  merge: async () => (await import("./commands/merge.ts")).addMerge,
+  inspect: async () => (await import("./commands/inspect.ts")).addInspect,
+  diff: async () => (await import("./commands/diff.ts")).addDiff,
+  convert: async () => (await import("./commands/convert.ts")).addConvert,
+  quantize: async () => (await import("./commands/quantize.ts")).addQuantize,
+  derive: async () => (await import("./commands/derive.ts")).addDerive,
+  lora: async () => (await import("./commands/lora.ts")).addLora,
+  align: async () => (await import("./commands/align.ts")).addAlign,
+  "merge-experts": async () => (await import("./commands/merge-experts.ts")).addMergeExperts,
+  verify: async () => (await import("./commands/verify.ts")).addVerify,
+  init: async () => (await import("./commands/init.ts")).addInit,
+  plan: async () => (await import("./commands/plan.ts")).addPlan,
+  run: async () => (await import("./commands/run.ts")).addRun,
+  cancel: async () => (await import("./commands/cancel.ts")).addCancel,
+  logs: async () => (await import("./commands/logs.ts")).addLogs,
+  report: async () => (await import("./commands/report.ts")).addReport,
+  push: async () => (await import("./commands/push.ts")).addPush,
+  pull: async () => (await import("./commands/pull.ts")).addPull,
+  ls: async () => (await import("./commands/ls.ts")).addLs,
+  show: async () => (await import("./commands/show.ts")).addShow,
+  promote: async () => (await import("./commands/promote.ts")).addPromote,
+  rollback: async () => (await import("./commands/rollback.ts")).addRollback,
+  gc: async () => (await import("./commands/gc.ts")).addGc,
+  keygen: async () => (await import("./commands/keygen.ts")).addKeygen,
+};
 
 /** Runs one command line (without `node` and the program's name); resolves to the exit status, never rejects. */
 export async function main(args: readonly string[], terminal: Terminal): Promise<number> {
   try {
-    await buildProgram(terminal).parseAsync([...args], { from: "user" });
+    const program = await buildProgram(args[0] ?? "", terminal);
+    await program.parseAsync([...args], { from: "user" });
     return EXIT.done;
   } catch (thrown) {
     if (thrown instanceof CommanderError && thrown.exitCode === 0) return EXIT.done;
@@ -106,7 +85,8 @@ export async function runMain(): Promise<void> {
   });
 }
 
-function buildProgram(terminal: Terminal): Command {
+/** The program with the command that is called, or with all of them where none is known by that name. */
+async function buildProgram(called: string, terminal: Terminal): Promise<Command> {
   const program = new Command("mergeyard")
     .description("Merge model checkpoints, and publish the result as immutable versions.")
     .version(readVersion(), "--version", "print the version")
@@ -120,7 +100,8 @@ function buildProgram(terminal: Terminal): Command {
       // Errors are printed once, as a block, by `main`.
       outputError: () => {},
     });
-  for (const add of COMMANDS) add(program, terminal);
+  const meant = Object.hasOwn(COMMANDS, called) ? [COMMANDS[called]] : Object.values(COMMANDS);
+  for (const add of await Promise.all(meant.map((load) => load?.()))) add?.(program, terminal);
   return program;
 }
 

@@ -6,7 +6,7 @@ import { parse } from "yaml";
 import { MergeyardError } from "../core/error.ts";
 import { FOLDER_LIMITS } from "../core/limits.ts";
 import { type CheckpointInfo, parseCheckpointInfo } from "../core/universal/checkpoint-info.ts";
-import type { FamilyId } from "../core/universal/model-families.ts";
+import type { FamilyId } from "../core/universal/family-ids.ts";
 
 export type PatternOptions = { readonly patterns?: string; readonly family?: FamilyId };
 

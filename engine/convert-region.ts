@@ -4,7 +4,7 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { createPartHasher, type Digest } from "../core/artifact/digest.ts";
 import { tensorBytes } from "../core/tensor.ts";
-import { gatherBytes } from "../core/universal/convert-plan.ts";
+import { gatherBytes } from "../core/universal/box.ts";
 import type { RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { ConvertRequest } from "./convert-request.ts";
 import { type GatherTensor, gatherPieces } from "./gather.ts";

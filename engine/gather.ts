@@ -16,7 +16,6 @@ import {
   type TensorRange,
 } from "../core/universal/box.ts";
 import type { ObjectStore } from "../stores/store.ts";
-import { createPackedReader } from "./packed-reader.ts";
 
 export type GatherTensor = {
   readonly name: string;
@@ -166,6 +165,8 @@ async function fillPacked(
   const ranges = tensor.gather.copies[0]?.[0]?.ranges ?? [];
   const stored = (offset: number, target: Uint8Array) =>
     runReads(source, readsOf(tensor.name, ranges, offset, target), signal);
+  // With every scheme's code, for the few checkpoints that need it.
+  const { createPackedReader } = await import("./packed-reader.ts");
   const read = createPackedReader(tensor, packing, stored, (bytes) => new Uint8Array(bytes));
   if (into.byteOffset % 4 === 0) return read(first, count, into);
   const aligned = new Uint8Array(into.length);

@@ -2,7 +2,8 @@
 // Called by the convert unit of a run and by the conversion of a folder.
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
 import type { TensorFile } from "../core/plan/receipt.ts";
-import { type ConvertedFile, gatherBytes } from "../core/universal/convert-plan.ts";
+import { gatherBytes } from "../core/universal/box.ts";
+import type { ConvertedFile } from "../core/universal/convert-plan.ts";
 import type { ConvertRequest } from "../engine/convert-request.ts";
 import type { ConvertDeps } from "./step.ts";
 

@@ -3,7 +3,7 @@
 import { parametersIn, type WritableCheckpoint } from "../core/formats/format.ts";
 import type { PlannedFile } from "../core/formats/planned-file.ts";
 import type { TargetFormat, Topology } from "../core/formats/target.ts";
-import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
+import { SHARD_BYTES_DEFAULT } from "../core/plan/defaults.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { mapBounded } from "./records.ts";
 import type { StepDeps } from "./step.ts";

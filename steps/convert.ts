@@ -21,7 +21,7 @@ import type { TargetFormat } from "../core/formats/target.ts";
 import { TARGETS } from "../core/formats/targets.ts";
 import { universal as universalFormat } from "../core/formats/universal-folder.ts";
 import { weightsIn } from "../core/formats/weights-dtype.ts";
-import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
+import { SHARD_BYTES_DEFAULT } from "../core/plan/defaults.ts";
 import type { TensorFile } from "../core/plan/receipt.ts";
 import { describeConverted, planConversion } from "../core/universal/convert-plan.ts";
 import { writeObject } from "../stores/objects.ts";
@@ -52,6 +52,7 @@ export const convertStep = defineStep({
     for await (const { key } of target.list("", { signal: deps.signal })) {
       throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
     }
+    deps.begun?.(opened.checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0));
     const copying: Copying = { source, target, opened, deps, done: { bytesRead: 0, bytesWritten: 0 } };
     const { files, digest, contents } =
       to === "universal" || to === "safetensors"

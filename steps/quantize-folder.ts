@@ -5,7 +5,7 @@ import { z } from "zod";
 import { MergeyardError } from "../core/error.ts";
 import { fileRole } from "../core/formats/side-files.ts";
 import { planCompressedModel } from "../core/plan/compressed-model.ts";
-import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
+import { SHARD_BYTES_DEFAULT } from "../core/plan/defaults.ts";
 import { FOLDER_SCHEMES } from "../core/schemes/registry.ts";
 import { elementCount } from "../core/tensor.ts";
 import { copyAcross, writeObject } from "../stores/objects.ts";

@@ -33,7 +33,12 @@ export type QuantizeDeps = StepDeps & Machine & { readonly executeQuantize: Exec
 export type PartsDeps = StepDeps & Machine & { readonly executeParts: ExecuteParts };
 
 /** What converting has besides. */
-export type ConvertDeps = StepDeps & Machine & { readonly executeConvert: ExecuteConvert };
+export type ConvertDeps = StepDeps &
+  Machine & {
+    readonly executeConvert: ExecuteConvert;
+    /** Told the bytes of the source's files of tensors when they are known, for a progress line. */
+    readonly begun?: ((sourceBytes: number) => void) | undefined;
+  };
 
 /** What the data plane has besides: the merge executor and how much of the machine it may use. */
 export type UnitDeps = ConvertDeps & {

@@ -8,7 +8,7 @@ import { HF_METADATA, planShards } from "../core/formats/shard-plan.ts";
 import { fileRole } from "../core/formats/side-files.ts";
 import { type FloatDtype, isFloatDtype, scalarCast } from "../core/ops/cast.ts";
 import type { Matrix } from "../core/ops/linalg/matrix.ts";
-import { SHARD_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
+import { SHARD_BYTES_DEFAULT } from "../core/plan/defaults.ts";
 import { type Dtype, elementBytes, elementCount, type Shape, tensorBytes } from "../core/tensor.ts";
 import { checkReadable } from "../core/universal/conversion.ts";
 import { createEntryReader } from "../engine/stored-reader.ts";

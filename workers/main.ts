@@ -3,7 +3,7 @@
 // stopped machine), 1 not worth trying again. The local runner starts the same file as a child process.
 import { z } from "zod";
 import { MergeyardError } from "../core/error.ts";
-import { MEMORY_BYTES_DEFAULT } from "../core/plan/plan-merge.ts";
+import { MEMORY_BYTES_DEFAULT } from "../core/plan/defaults.ts";
 import type { ExecuteConvert } from "../engine/convert-request.ts";
 import type { ExecuteMeasure, ExecuteMerge } from "../engine/request.ts";
 import { beatMs, openProgress, type ProgressKeeper } from "../steps/job-progress.ts";

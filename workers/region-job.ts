@@ -24,8 +24,22 @@ export type RegionOutcome =
   | { readonly kind: "parts"; readonly result: PartsRegionResult }
   | { readonly kind: "largest"; readonly result: number };
 
-/** What a thread gives its work; kernels are made for work that asks for them. */
-type ThreadDeps = Omit<RegionDeps, "kernels"> & { readonly kernels: () => Kernels };
+/** Kernels of at least a capacity. */
+export type KeepKernels = (capacityBytes: number) => Promise<Kernels>;
+
+/** The kernels of one thread: loaded and made for the first work that asks for them, and kept for the next. */
+export function createKernelKeeper(): KeepKernels {
+  let kept: { readonly kernels: Kernels; readonly capacityBytes: number } | undefined;
+  return async (capacityBytes) => {
+    if (kept !== undefined && kept.capacityBytes >= capacityBytes) return kept.kernels;
+    const { createWasmKernels } = await import("../kernels/wasm/host.ts");
+    kept = { kernels: createWasmKernels(capacityBytes), capacityBytes };
+    return kept.kernels;
+  };
+}
+
+/** What a thread gives its work. */
+type ThreadDeps = Omit<RegionDeps, "kernels"> & { readonly kernels: () => Promise<Kernels> };
 
 /** Does one region with the kernels of the calling thread. Code is loaded for the kinds that come. */
 export async function runRegionJob(job: RegionJob, { kernels, ...deps }: ThreadDeps): Promise<RegionOutcome> {
@@ -33,7 +47,7 @@ export async function runRegionJob(job: RegionJob, { kernels, ...deps }: ThreadD
     const { convertRegion } = await import("../engine/convert-region.ts");
     return { kind: job.kind, result: await convertRegion(job.task, deps) };
   }
-  const computing = { ...deps, kernels: kernels() };
+  const computing = { ...deps, kernels: await kernels() };
   if (job.kind === "merge") {
     const { mergeRegion } = await import("../engine/merge-region.ts");
     return { kind: job.kind, result: await mergeRegion(job.task, computing) };

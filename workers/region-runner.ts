@@ -3,11 +3,9 @@ import module from "node:module";
 import { dirname } from "node:path";
 import { Worker } from "node:worker_threads";
 import { MergeyardError } from "../core/error.ts";
-import type { Kernels } from "../core/ops/kernels.ts";
 import type { MergeProgress } from "../engine/request.ts";
-import { createWasmKernels } from "../kernels/wasm/host.ts";
 import type { OpenStore } from "../stores/store.ts";
-import { type RegionJob, type RegionOutcome, runRegionJob } from "./region-job.ts";
+import { createKernelKeeper, type RegionJob, type RegionOutcome, runRegionJob } from "./region-job.ts";
 import type { ThreadReply, ThreadTask } from "./thread-messages.ts";
 
 /** `more` is what was read and written since the last call. */
@@ -22,20 +20,14 @@ export type RegionRunner = {
 
 /** Works in this thread, with kernels of its own that are kept for the next region. */
 export function createLocalRunner(openStore: OpenStore): RegionRunner {
-  let kernels: { readonly set: Kernels; readonly capacityBytes: number } | undefined;
+  let kernelsFor = createKernelKeeper();
   return {
     run(job, capacityBytes, { signal, progress }) {
-      const kernelsFor = (): Kernels => {
-        if (kernels === undefined || kernels.capacityBytes < capacityBytes) {
-          kernels = { set: createWasmKernels(capacityBytes), capacityBytes };
-        }
-        return kernels.set;
-      };
       const report = (bytesRead: number, bytesWritten: number): void => progress({ bytesRead, bytesWritten });
-      return runRegionJob(job, { kernels: kernelsFor, openStore, signal, progress: report });
+      return runRegionJob(job, { kernels: () => kernelsFor(capacityBytes), openStore, signal, progress: report });
     },
     close: async () => {
-      kernels = undefined;
+      kernelsFor = createKernelKeeper();
     },
   };
 }

@@ -2,10 +2,8 @@
 // data. Started by region-runner.ts; holds no state between regions but open files and kernel memory.
 import { parentPort } from "node:worker_threads";
 import { MergeyardError } from "../core/error.ts";
-import type { Kernels } from "../core/ops/kernels.ts";
-import { createWasmKernels } from "../kernels/wasm/host.ts";
 import { createStoreOpener } from "../stores/open.ts";
-import { runRegionJob } from "./region-job.ts";
+import { createKernelKeeper, runRegionJob } from "./region-job.ts";
 import type { ThreadReply, ThreadTask } from "./thread-messages.ts";
 
 /** Progress is told at most this often, so that it costs nothing. */
@@ -16,15 +14,7 @@ if (port === null) throw new Error("thread.ts is started by region-runner.ts, in
 const reply = (message: ThreadReply): void => port.postMessage(message);
 const openStore = createStoreOpener(process.env);
 const abort = new AbortController();
-let kernels: { readonly set: Kernels; readonly capacityBytes: number } | undefined;
-
-/** Kernels with at least this capacity; kept for the next region. */
-function kernelsFor(capacityBytes: number): Kernels {
-  if (kernels === undefined || kernels.capacityBytes < capacityBytes) {
-    kernels = { set: createWasmKernels(capacityBytes), capacityBytes };
-  }
-  return kernels.set;
-}
+const kernelsFor = createKernelKeeper();
 
 async function run({ job, capacityBytes }: ThreadTask): Promise<void> {
   let [read, written, told] = [0, 0, performance.now()];

@@ -89,35 +89,30 @@ function topologyOf({ tp, pp, dp, zero }: Options): { topology?: Topology } {
 }
 
 async function convert(source: string, options: Options, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { runStep }, { convertStep }, { locateSource, openSource }, { readPatterns }] =
-    await Promise.all([
-      import("../../stores/open.ts"),
-      import("../../steps/step.ts"),
-      import("../../steps/convert.ts"),
-      import("../source.ts"),
-      import("../patterns-file.ts"),
-    ]);
+  const [{ createStoreOpener }, { runStep }, { convertStep }, { locateSource }, { readPatterns }] = await Promise.all([
+    import("../../stores/open.ts"),
+    import("../../steps/step.ts"),
+    import("../../steps/convert.ts"),
+    import("../source.ts"),
+    import("../patterns-file.ts"),
+  ]);
   const [{ createConvert }, { createPool, defaultThreads }, { MEMORY_BYTES_DEFAULT }] = await Promise.all([
     import("../../workers/convert-executor.ts"),
     import("../../workers/pool.ts"),
-    import("../../core/plan/plan-merge.ts"),
+    import("../../core/plan/defaults.ts"),
   ]);
   const openStore = createStoreOpener(terminal.env);
   const patterns = readPatterns(options, terminal.cwd);
-  const { checkpoint } = await openSource(source, openStore, terminal, patterns);
   const { folder, file } = locateSource(source, terminal.cwd);
   const output = await openOutput(options.out, terminal);
   const progress = createProgress(terminal, { silent: options.json === true });
-  progress.begin(
-    "convert",
-    checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0),
-  );
   const pool = createPool(openStore);
   const deps = {
     ...createStepDeps(terminal, openStore),
     executeConvert: createConvert(openStore, pool),
     threads: options.threads ?? defaultThreads(),
     memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
+    begun: (sourceBytes: number) => progress.begin("convert", sourceBytes),
     progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
   };
   try {

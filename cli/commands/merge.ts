@@ -51,7 +51,7 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
     import("../../workers/executor.ts"),
     import("../../workers/pool.ts"),
     import("../../local/merge-folder.ts"),
-    import("../../core/plan/plan-merge.ts"),
+    import("../../core/plan/defaults.ts"),
   ]);
   const openStore = createStoreOpener(terminal.env);
   const executor = createMergeExecutor(openStore);

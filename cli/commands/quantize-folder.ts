@@ -28,7 +28,7 @@ export async function quantizeFolder(source: string, options: FolderOptions, ter
   const [{ createPartsExecutor }, { defaultThreads }, { MEMORY_BYTES_DEFAULT }] = await Promise.all([
     import("../../workers/parts-executor.ts"),
     import("../../workers/pool.ts"),
-    import("../../core/plan/plan-merge.ts"),
+    import("../../core/plan/defaults.ts"),
   ]);
   const openStore = createStoreOpener(terminal.env);
   const { checkpoint } = await openSource(source, openStore, terminal);

@@ -128,7 +128,7 @@ async function quantize(source: string, options: Options, terminal: Terminal): P
   const [{ createQuantizeExecutor }, { defaultThreads }, { MEMORY_BYTES_DEFAULT }] = await Promise.all([
     import("../../workers/quantize-executor.ts"),
     import("../../workers/pool.ts"),
-    import("../../core/plan/plan-merge.ts"),
+    import("../../core/plan/defaults.ts"),
   ]);
   const openStore = createStoreOpener(terminal.env);
   const { checkpoint } = await openSource(source, openStore, terminal);

@@ -69,7 +69,7 @@ async function run(pipeline: string, options: Options, terminal: Terminal): Prom
       import("../../stores/open.ts"),
       import("../../signing/open-signer.ts"),
       import("../../local/run-pipeline.ts"),
-      import("../../core/plan/plan-merge.ts"),
+      import("../../core/plan/defaults.ts"),
       import("../../local/pipeline-parts.ts"),
     ]);
   const openStore = createStoreOpener(terminal.env);

@@ -4,7 +4,7 @@
 import { z } from "zod";
 import { MergeyardError } from "../error.ts";
 import { DTYPES, type Dtype, type Shape, tensorBytes } from "../tensor.ts";
-import { FAMILY_IDS } from "../universal/model-families.ts";
+import { FAMILY_IDS } from "../universal/family-ids.ts";
 import { trainingStateSchema } from "../universal/training-state.ts";
 import { sortByName } from "../utf8-order.ts";
 import { type Digest, digestJson } from "./digest.ts";

@@ -4,7 +4,7 @@ import type { Digest } from "../artifact/digest.ts";
 import type { Checkpoint, CheckpointFile, FolderReader, ReadRange } from "../checkpoint.ts";
 import { describePlace, type ErrorPlace } from "../error.ts";
 import { type ConversionParameter, parametersOf } from "../universal/conversion.ts";
-import type { FamilyId } from "../universal/model-families.ts";
+import type { FamilyId } from "../universal/family-ids.ts";
 import type { TrainingState } from "../universal/training-state.ts";
 import type { TargetParameter } from "./target.ts";
 

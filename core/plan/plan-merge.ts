@@ -10,6 +10,7 @@ import { fieldPlace } from "../recipe/origin.ts";
 import { checkParameters, createResolver, findIdleFilters } from "../recipe/parameters.ts";
 import type { RecipeSlice } from "../recipe/slices.ts";
 import { readTokenizerJson } from "../tokenizer/tokenizer-json.ts";
+import { MEMORY_BYTES_DEFAULT, SHARD_BYTES_DEFAULT } from "./defaults.ts";
 import { planDerived } from "./derived-outputs.ts";
 import type { MergeOptions, MergeTask } from "./merge-task.ts";
 import { makeMergeUnits } from "./merge-units.ts";
@@ -35,9 +36,6 @@ export type MergePlan = {
   readonly warnings: readonly string[];
 };
 
-/** Largest shard of the reference's writer, and so the usual one. */
-export const SHARD_BYTES_DEFAULT = 5_000_000_000;
-export const MEMORY_BYTES_DEFAULT = 512 * 2 ** 20;
 /** Threads of a worker when nothing is said: what the smallest instances of both architectures have. */
 const THREADS_DEFAULT = 2;
 

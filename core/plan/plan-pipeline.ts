@@ -8,13 +8,14 @@ import type { Recipe } from "../recipe/normalise.ts";
 import { readOutputs } from "../recipe/outputs.ts";
 import type { ParsedRecipe } from "../recipe/parse.ts";
 import type { Gather } from "../universal/box.ts";
-import { type ConvertedFile, gatherBytes } from "../universal/convert-plan.ts";
+import { gatherBytes } from "../universal/box.ts";
+import type { ConvertedFile } from "../universal/convert-plan.ts";
 import { ENGINE_VERSION } from "../version.ts";
 import { plainPacking } from "./adapter.ts";
+import { SHARD_BYTES_DEFAULT } from "./defaults.ts";
 import { heaviest, type StageWork } from "./machine.ts";
 import { DIGEST_PEAK_BYTES } from "./memory.ts";
 import type { MergeModel, MergeOptions } from "./merge-task.ts";
-import { SHARD_BYTES_DEFAULT } from "./plan-merge.ts";
 import { planRecipe } from "./plan-recipe.ts";
 import type { AdoptUnit, ConvertUnit, DescribeUnit, MergeUnit, Plan, PlanSource, Stage, Unit } from "./schema.ts";
 

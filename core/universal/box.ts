@@ -3,7 +3,7 @@
 // the readers of distributed checkpoints make boxes, the converter follows them.
 import assert from "node:assert/strict";
 import type { ByteRange, Packing } from "../checkpoint.ts";
-import { type Dtype, elementCount, type Shape } from "../tensor.ts";
+import { type Dtype, elementBytes, elementCount, type Shape } from "../tensor.ts";
 
 /** Bytes that are zero: padding. */
 export type ZeroRange = { readonly zeros: true; readonly offset: number; readonly bytes: number };
@@ -57,6 +57,15 @@ export function wholeBox<R>(ranges: readonly R[], shape: Shape, targetOffset: Sh
 export function gatherWhole<R>(ranges: readonly R[], shape: Shape, packing?: Packing): Gather<R> {
   const gather = { rule: "join" as const, copies: [[wholeBox(ranges, shape)]] };
   return packing === undefined ? gather : { ...gather, packing };
+}
+
+/** Bytes that gathering a tensor reads. */
+export function gatherBytes({ copies, packing }: Gather<{ readonly bytes: number }>, dtype: Dtype): number {
+  if (packing !== undefined) {
+    return copies.flat().reduce((sum, { ranges }) => ranges.reduce((bytes, range) => bytes + range.bytes, sum), 0);
+  }
+  const elements = copies.flat().reduce((sum, { size }) => sum + elementCount(size), 0);
+  return elementBytes(dtype, elements);
 }
 
 /** Number of runs of a box and the elements of each: the inner axes that are whole on both sides, and the next one. */

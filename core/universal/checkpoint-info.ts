@@ -4,7 +4,7 @@
 import { z } from "zod";
 import { MergeyardError } from "../error.ts";
 import { PATTERN_LIMITS } from "../limits.ts";
-import { FAMILY_IDS } from "./model-families.ts";
+import { FAMILY_IDS } from "./family-ids.ts";
 
 /** Lists of patterns by what they say of a parameter. The second is of our own: joined on axis 0, and said so. */
 const PATTERN_LISTS = [

@@ -9,7 +9,7 @@ import type { OpenedCheckpoint } from "../formats/format.ts";
 import { type EncodedHeader, encodeSafetensorsHeader } from "../formats/safetensors.ts";
 import { HF_METADATA, planShards } from "../formats/shard-plan.ts";
 import type { TargetParameter } from "../formats/target.ts";
-import { type Dtype, elementBytes, elementCount, type Shape } from "../tensor.ts";
+import type { Dtype, Shape } from "../tensor.ts";
 import { compareUtf8, sortByName } from "../utf8-order.ts";
 import type { Gather, SourceRange } from "./box.ts";
 import { type ConversionParameter, STATE_NAMES, type TrainedParameter } from "./conversion.ts";
@@ -60,15 +60,6 @@ export function encodeConverted(tensors: readonly PlannedTensor<ByteRange>[]): O
   const encoded = encodeSafetensorsHeader(tensors, HF_METADATA);
   const gathers = new Map(tensors.map(({ name, gather }) => [name, gather]));
   return { ...encoded, gathers: encoded.tensors.flatMap(({ name }) => gathers.get(name) ?? []) };
-}
-
-/** Bytes that gathering a tensor reads. */
-export function gatherBytes({ copies, packing }: Gather<{ readonly bytes: number }>, dtype: Dtype): number {
-  if (packing !== undefined) {
-    return copies.flat().reduce((sum, { ranges }) => ranges.reduce((bytes, range) => bytes + range.bytes, sum), 0);
-  }
-  const elements = copies.flat().reduce((sum, { size }) => sum + elementCount(size), 0);
-  return elementBytes(dtype, elements);
 }
 
 /** The checkpoint that the conversion will have made: its tensors in the files that are planned. */

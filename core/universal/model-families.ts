@@ -2,9 +2,7 @@
 // themselves. Every parameter must be named by one row, so that none is joined by a guess. family-patterns.ts turns a
 // table into patterns; readers of training checkpoints choose the family.
 import { z } from "zod";
-
-export const FAMILY_IDS = ["llama", "mixtral", "gpt-neox", "megatron-gpt"] as const;
-export type FamilyId = (typeof FAMILY_IDS)[number];
+import { FAMILY_IDS, type FamilyId } from "./family-ids.ts";
 
 /**
  * replicated: the same on every rank. averaged: updated apart, the mean counts. column: cut on axis 0. row: on axis 1.

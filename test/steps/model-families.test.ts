@@ -6,7 +6,7 @@ import { suite, test } from "node:test";
 import { parseUniversal } from "../../core/artifact/universal.ts";
 import type { Shape } from "../../core/tensor.ts";
 import type { ConversionParameter } from "../../core/universal/conversion.ts";
-import type { FamilyId } from "../../core/universal/model-families.ts";
+import type { FamilyId } from "../../core/universal/family-ids.ts";
 import type { JsonObject } from "../../core/universal/training-state.ts";
 import { readAll } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";

@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, st
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { encodeUniversal, UNIVERSAL_FILE } from "../../core/artifact/universal.ts";
-import { SHARD_BYTES_DEFAULT } from "../../core/plan/plan-merge.ts";
+import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { elementCount, type Shape } from "../../core/tensor.ts";
 import { gatherWhole } from "../../core/universal/box.ts";
 import type { ConversionParameter } from "../../core/universal/conversion.ts";

@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { GgufHeader } from "../../core/formats/gguf.ts";
-import { MEMORY_BYTES_DEFAULT } from "../../core/plan/plan-merge.ts";
+import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { openGguf } from "../../steps/open-gguf.ts";
 import { quantizeStep } from "../../steps/quantize.ts";
 import { runStep } from "../../steps/step.ts";

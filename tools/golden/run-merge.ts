@@ -3,9 +3,10 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { documentNames } from "../../core/plan/documents.ts";
 import type { MergeModel, MergeOptions } from "../../core/plan/merge-task.ts";
-import { MEMORY_BYTES_DEFAULT, type MergePlan } from "../../core/plan/plan-merge.ts";
+import type { MergePlan } from "../../core/plan/plan-merge.ts";
 import { planRecipe } from "../../core/plan/plan-recipe.ts";
 import type { MergeUnit, PlanSource } from "../../core/plan/schema.ts";
 import { listSources, normaliseRecipe } from "../../core/recipe/normalise.ts";

@@ -2,8 +2,9 @@
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import type { Shape } from "../../../core/tensor.ts";
+import { FAMILY_IDS, type FamilyId } from "../../../core/universal/family-ids.ts";
 import { familyPatterns, findFamily } from "../../../core/universal/family-patterns.ts";
-import { FAMILY_IDS, type FamilyId, MODEL_FAMILIES } from "../../../core/universal/model-families.ts";
+import { MODEL_FAMILIES } from "../../../core/universal/model-families.ts";
 import { compilePattern } from "../../../core/universal/name-pattern.ts";
 
 const FACTS = { vocabularySize: undefined, checkpointVersion: undefined };
