@@ -46,16 +46,19 @@ export function createPartsQuantizer(input: QuantizedMatrix, kernels: Kernels): 
   );
   const width = scheme.limits?.width(columns);
   const runs = width === undefined ? undefined : { ...allocateRuns(kernels, (rows * columns) / width), width };
+  const measure = (window: RowWindow, tile: Tile): Loss => {
+    const elements = window.count * columns;
+    kernels.dequantizeParts(scheme, { ...window, values: back.values.subarray(0, elements) });
+    if (runs !== undefined) scheme.limits?.read(window, runs.low.values, runs.high.values);
+    return kernels.measureLoss(tile, 0, back, elements, runs);
+  };
   let loss = NO_LOSS;
   return {
     quantize(tile, first, count) {
       const elements = count * columns;
       const own = windowBlocks(parts, blocks, first, count);
       const window: RowWindow = { matrix, first, count, values: tile.values.subarray(0, elements), parts: own };
-      kernels.quantizeParts(scheme, window, facts);
-      kernels.dequantizeParts(scheme, { ...window, values: back.values.subarray(0, elements) });
-      if (runs !== undefined) scheme.limits?.read(window, runs.low.values, runs.high.values);
-      loss = addLoss(loss, kernels.measureLoss(tile, 0, back, elements, runs));
+      loss = addLoss(loss, kernels.quantizeParts(scheme, window, facts) ?? measure(window, tile));
       if (!Number.isFinite(loss.noise)) throw unfit(tensor, scheme.id);
       return own;
     },

@@ -18,8 +18,13 @@ import { createPartsQuantizer } from "./parts-quantizer.ts";
 import { notFinite } from "./quantize-rows.ts";
 import { createStoredReader, type StoredReader } from "./stored-reader.ts";
 
-/** Elements of a window, unless the scheme needs more rows together. Higher: more memory, no less work. */
-const WINDOW_ELEMENTS = 1 << 20;
+/**
+ * Elements of a window, unless the scheme needs more rows together: its values, codes and stored bytes stay in a core's
+ * cache. Losses are added by window, so that it is part of the numbers, but of no byte.
+ */
+const WINDOW_ELEMENTS = 1 << 16;
+/** Elements read at a time where reading is worth a trip: from a local store the thread reads windows as it goes. */
+const READ_ELEMENTS = 1 << 20;
 
 /** Parts beyond this are made anew when their turn comes instead of being kept: scales of a large tensor fit easily. */
 const KEPT_BYTES_MAX = 128 * 2 ** 20;
@@ -29,6 +34,8 @@ export type SourceDeps = {
   readonly source: string;
   readonly openStore: OpenStore;
   readonly signal: AbortSignal;
+  /** The store is local, and the thread has nothing else to do: it reads within the call. */
+  readonly mayBlock: boolean;
   /** Readers take memory of it for good: whoever makes them marks and releases. */
   readonly kernels: Kernels;
 };
@@ -64,10 +71,10 @@ type ElementReader = { readonly block: Block; readonly read: StoredReader["read"
 
 /** Reads elements of a stored tensor, at most `elements` at a time. */
 function createElementReader(entry: TensorEntry, elements: number, deps: SourceDeps): ElementReader {
-  const { source, openStore, signal, kernels } = deps;
+  const { source, openStore, signal, mayBlock, kernels } = deps;
   const block = kernels.allocateBlock((elements * DTYPE_BITS[entry.dtype]) / 8);
   const sources = [{ model: "", store: source, prefix: "", digests: undefined }];
-  const { read } = createStoredReader(storedTensor(entry, 0), { sources, openStore, signal, kernels });
+  const { read } = createStoredReader(storedTensor(entry, 0), { sources, openStore, signal, mayBlock, kernels });
   return { block, read };
 }
 
@@ -78,7 +85,7 @@ function elementReaderBytes(entry: TensorEntry, elements: number): number {
 /** The bytes of a tensor as its dtype says, also where they are stored otherwise; a piece is valid until the next. */
 export async function* elementPieces(entry: TensorEntry, deps: SourceDeps): AsyncGenerator<Uint8Array> {
   const total = elementCount(entry.shape);
-  const step = Math.min(WINDOW_ELEMENTS, total);
+  const step = Math.min(READ_ELEMENTS, total);
   const mark = deps.kernels.mark();
   const { block, read } = createElementReader(entry, step, deps);
   for (let first = 0; first < total; first += step) {
@@ -92,7 +99,7 @@ export async function* elementPieces(entry: TensorEntry, deps: SourceDeps): Asyn
 
 /** Kernel memory of `elementPieces`. */
 export function elementPiecesBytes(entry: TensorEntry): number {
-  return elementReaderBytes(entry, Math.min(WINDOW_ELEMENTS, elementCount(entry.shape)));
+  return elementReaderBytes(entry, Math.min(READ_ELEMENTS, elementCount(entry.shape)));
 }
 
 /** Reads rows of a stored matrix of floats. The values are valid until the next call. Throws QuantizeNotFinite. */
@@ -100,19 +107,31 @@ export function createRowReader(entry: TensorEntry, columns: number, maxRows: nu
   const { kernels, signal } = deps;
   const dtype: FloatDtype | undefined = isFloatDtype(entry.dtype) ? entry.dtype : undefined;
   assert.ok(dtype !== undefined, "the plan lets only floats through");
-  const { block, read } = createElementReader(entry, maxRows * columns, deps);
+  const rows = elementCount(entry.shape) / columns;
+  const atOnce = deps.mayBlock ? maxRows : readRows(columns, maxRows);
+  const { block, read } = createElementReader(entry, atOnce * columns, deps);
   const tile = kernels.allocateTile(maxRows * columns);
+  let [begin, end] = [0, 0];
   return async (first, count) => {
     signal.throwIfAborted();
-    await read(first * columns, count * columns, block);
-    if (kernels.widen(dtype, block, 0, tile, count * columns) > 0) throw notFinite(entry.name);
+    if (first < begin || first + count > end) {
+      [begin, end] = [first, Math.min(rows, first + atOnce)];
+      await read(begin * columns, (end - begin) * columns, block);
+    }
+    const offset = ((first - begin) * columns * DTYPE_BITS[dtype]) / 8;
+    if (kernels.widen(dtype, block, offset, tile, count * columns) > 0) throw notFinite(entry.name);
     return tile;
   };
 }
 
+/** Rows read at a time from a store that is not local. */
+function readRows(columns: number, maxRows: number): number {
+  return Math.max(maxRows, Math.floor(READ_ELEMENTS / columns));
+}
+
 /** Kernel memory of a row reader. */
 export function rowReaderBytes(entry: TensorEntry, columns: number, maxRows: number): number {
-  return elementReaderBytes(entry, maxRows * columns) + allocatedBytes(4 * maxRows * columns);
+  return elementReaderBytes(entry, readRows(columns, maxRows) * columns) + allocatedBytes(4 * maxRows * columns);
 }
 
 /** Kernel memory of one stream beside its reader. */

@@ -20,6 +20,8 @@ export type ReaderDeps = {
   readonly sources: readonly ResolvedSource[];
   readonly openStore: OpenStore;
   readonly signal: AbortSignal;
+  /** A local store reads within the call. */
+  readonly mayBlock?: boolean | undefined;
   /** Readers that compute take memory of it for good, as the plan counts it: whoever makes them marks and releases. */
   readonly kernels: Kernels;
 };
@@ -37,14 +39,14 @@ export function createStoredReader(tensor: TensorPlace, deps: ReaderDeps): Store
 }
 
 /** Bytes of the tensor, as they are stored. */
-function createByteReader(tensor: TensorPlace, { sources, openStore, signal }: ReaderDeps): ReadBytes {
+function createByteReader(tensor: TensorPlace, { sources, openStore, signal, mayBlock }: ReaderDeps): ReadBytes {
   const source = sourceOf(tensor, sources);
   const store = openStore(source.store);
   return async (offset, target) => {
     const reads: Promise<void>[] = [];
     for (const piece of piecesOf(tensor.ranges, offset, target.length)) {
       const into = target.subarray(piece.targetOffset, piece.targetOffset + piece.bytes);
-      reads.push(store.readInto(`${source.prefix}${piece.file}`, piece.offset, into, { signal }));
+      reads.push(store.readInto(`${source.prefix}${piece.file}`, piece.offset, into, { signal, mayBlock }));
     }
     await Promise.all(reads);
   };

@@ -2,6 +2,7 @@
 // measure before: the largest magnitude of a set of tensors. Runs in a worker thread; everything that crosses the
 // thread's border is plain data.
 import assert from "node:assert/strict";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import type { TensorEntry } from "../core/checkpoint.ts";
 import type { CompressedCopy, CompressedMatrix } from "../core/plan/compressed-model.ts";
 import type { PartBytes } from "../core/schemes/part-matrix.ts";
@@ -16,12 +17,16 @@ import {
   measuredRows,
   measureLargest,
   type ReadRows,
+  type SourceDeps,
   streamPart,
   windowRows,
 } from "./quantize-parts.ts";
 
-/** Bytes of a copied tensor in memory at a time. */
+/** Bytes of a copied tensor in memory at a time; as many as a core's cache holds where the thread itself reads them. */
 const COPY_BYTES = 8 * 2 ** 20;
+const CACHED_COPY_BYTES = 256 * 1024;
+/** Bytes written between turns of the event loop, for a thread that blocks. */
+const TURN_BYTES = 8 * 2 ** 20;
 
 export type PartsRegionTask = {
   readonly index: number;
@@ -49,6 +54,7 @@ export type LargestTask = { readonly source: string; readonly tensors: readonly 
 
 type Work = PartsRegionTask & {
   readonly deps: RegionDeps;
+  readonly mayBlock: boolean;
   readonly form: FolderScheme;
   /** Parts whose turn in the file comes later, by the name of the tensor they become. */
   readonly kept: Map<string, Uint8Array>;
@@ -59,10 +65,13 @@ type Work = PartsRegionTask & {
 export async function writeParts(task: PartsRegionTask, deps: RegionDeps): Promise<PartsRegionResult> {
   const form = FOLDER_SCHEMES.get(task.scheme);
   assert.ok(form !== undefined, "a request names a known scheme");
-  const work: Work = { ...task, deps, form, kept: new Map(task.made), losses: new Map() };
   const { kernels } = deps;
-  const writer = await deps.openStore(task.target).openRegion(task.ticket, task.index, { signal: deps.signal });
+  const target = deps.openStore(task.target);
+  const mayBlock = deps.openStore(task.source).isLocal && target.isLocal;
+  const work: Work = { ...task, deps, mayBlock, form, kept: new Map(task.made), losses: new Map() };
+  const writer = await target.openRegion(task.ticket, task.index, { signal: deps.signal, mayBlock });
   if (task.prologue.byteLength > 0) await writer.write(task.prologue);
+  let sinceTurn = 0;
   for (const { name, bytes, unit } of task.tensors) {
     const mark = kernels.mark();
     let written = 0;
@@ -71,6 +80,10 @@ export async function writeParts(task: PartsRegionTask, deps: RegionDeps): Promi
         await writer.write(piece);
         written += piece.length;
         deps.progress(0, piece.length);
+        sinceTurn += piece.length;
+        if (sinceTurn < TURN_BYTES) continue;
+        await nextTurn();
+        sinceTurn = 0;
       }
     } finally {
       kernels.release(mark);
@@ -88,7 +101,8 @@ export async function measureLargestOf({ source, tensors }: LargestTask, deps: R
     const matrix = { rows, columns, dtype: "F32" } as const;
     const mark = deps.kernels.mark();
     try {
-      const read = readerOf(source, entry, columns, measuredRows(matrix), deps);
+      const mayBlock = deps.openStore(source).isLocal;
+      const read = readerOf(entry, columns, measuredRows(matrix), { ...deps, source, mayBlock });
       largest = Math.max(largest, await measureLargest(read, matrix));
     } finally {
       deps.kernels.release(mark);
@@ -97,20 +111,20 @@ export async function measureLargestOf({ source, tensors }: LargestTask, deps: R
   return largest;
 }
 
-async function* copyPieces({ source, deps }: Work, { entry }: CompressedCopy): AsyncGenerator<Uint8Array> {
+async function* copyPieces({ source, deps, mayBlock }: Work, { entry }: CompressedCopy): AsyncGenerator<Uint8Array> {
   if (entry.packing !== undefined) {
-    for await (const piece of elementPieces(entry, { ...deps, source })) yield piece;
+    for await (const piece of elementPieces(entry, { ...deps, source, mayBlock })) yield piece;
     deps.progress(storedBytes(entry), 0);
     return;
   }
   const { signal } = deps;
   const store = deps.openStore(source);
   for (const { file, offset, bytes } of entry.ranges) {
-    const buffer = new Uint8Array(Math.min(COPY_BYTES, bytes));
+    const buffer = new Uint8Array(Math.min(mayBlock ? CACHED_COPY_BYTES : COPY_BYTES, bytes));
     for (let at = 0; at < bytes; at += buffer.length) {
       signal.throwIfAborted();
       const piece = buffer.subarray(0, Math.min(buffer.length, bytes - at));
-      await store.readInto(file, offset + at, piece, { signal });
+      await store.readInto(file, offset + at, piece, { signal, mayBlock });
       deps.progress(piece.length, 0);
       yield piece;
     }
@@ -125,11 +139,15 @@ async function* partPieces(work: Work, unit: CompressedMatrix, name: string): As
     yield kept;
     return;
   }
-  const { source, deps, form: scheme } = work;
+  const { deps, form: scheme } = work;
   const { entry, module, matrix, parts, fused } = unit;
   const { kernels } = deps;
   const facts = { largest: work.largest.get(fused[0]?.name ?? "") };
-  const read = readerOf(source, entry, matrix.columns, windowRows(scheme, matrix), deps);
+  const read = readerOf(entry, matrix.columns, windowRows(scheme, matrix), {
+    ...deps,
+    source: work.source,
+    mayBlock: work.mayBlock,
+  });
   const input = { scheme, matrix, parts, read, facts, kernels, tensor: entry.name };
   const result = yield* streamPart(input, name.slice(module.length + 1));
   // A part that was too large to be kept is made by another pass, which finds the others made already.
@@ -139,8 +157,8 @@ async function* partPieces(work: Work, unit: CompressedMatrix, name: string): As
   for (const [part, bytes] of result.parts) work.kept.set(`${module}.${part}`, bytes);
 }
 
-function readerOf(source: string, entry: TensorEntry, columns: number, rows: number, deps: RegionDeps): ReadRows {
-  const read = createRowReader(entry, columns, rows, { ...deps, source });
+function readerOf(entry: TensorEntry, columns: number, rows: number, deps: SourceDeps & RegionDeps): ReadRows {
+  const read = createRowReader(entry, columns, rows, deps);
   const rowBytes = (storedBytes(entry) * columns) / entry.shape.reduce((product, axis) => product * axis, 1);
   return async (first, taken) => {
     const values = await read(first, taken);

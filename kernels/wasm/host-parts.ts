@@ -9,6 +9,7 @@ import { type Matrix, type PartScheme, partOf, type RowWindow, type TensorFacts 
 
 /** The functions of kernels.wasm that this file calls; addresses in bytes, `rounds` is 1 for weights of BF16. */
 export type PartExports = {
+  readonly beginPartsLoss: () => number;
   readonly largestMagnitude: (...args: BlockOf) => number;
   readonly scaleOfLargest: (largest: number, steps: number, rounds: number) => number;
   readonly quantizeIntegers4: (...args: QuantizeIntegers) => void;
@@ -60,8 +61,14 @@ export function hostParts(wasm: PartExports, buffer: ArrayBuffer): QuantizeParts
     quantizeParts(scheme, window, facts) {
       checkPlace(window, buffer);
       const kernel = kernelOf(wasm, scheme, window.matrix);
-      if (kernel === undefined) scheme.quantize(window, facts);
-      else kernel.quantize(window, facts);
+      if (kernel === undefined) {
+        scheme.quantize(window, facts);
+        return undefined;
+      }
+      const sums = new Float64Array(buffer, wasm.beginPartsLoss(), 4);
+      kernel.quantize(window, facts);
+      const [signal = 0, noise = 0, largest = 0, clipped = 0] = sums;
+      return { elements: window.values.length, signal, noise, largest, clipped };
     },
     dequantizeParts(scheme, window) {
       checkPlace(window, buffer);

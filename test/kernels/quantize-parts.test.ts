@@ -75,6 +75,41 @@ for (const dtype of ["F32", "BF16", "F16"] as const) {
   });
 }
 
+test("what is measured while quantizing is what measuring afterwards gives", () => {
+  const [, kernels] = both;
+  for (const id of ["int8_dynamic", "int8_channel", "int8_tensor", "int4_group128", "fp8_channel", "fp8_block"]) {
+    const scheme = PART_SCHEMES.get(id);
+    assert.ok(scheme !== undefined, id);
+    for (const dtype of ["F32", "BF16"] as const) {
+      for (const kind of ["weights", "ties", "huge", "zero rows"]) {
+        const mark = kernels.mark();
+        const matrix = { rows: ROWS, columns: 256, dtype };
+        const values = valuesOf(kind, 256);
+        const [source, back] = [kernels.allocateTile(values.length), kernels.allocateTile(values.length)];
+        source.values.set(values);
+        const parts = scheme.parts(matrix).map((part) => {
+          return [part.name, kernels.allocateBlock(partRange(part, 0, ROWS).bytes).bytes.fill(0)] as const;
+        });
+        const window = { matrix, first: 0, count: ROWS, values: source.values, parts: new Map(parts) };
+        const found = kernels.quantizeParts(scheme, window, { largest: largestOf(values, 0, values.length) });
+        kernels.dequantizeParts(scheme, { ...window, values: back.values });
+        const width = scheme.limits?.width(256) ?? 256;
+        const [low, high] = [0, 1].map(() => kernels.allocateTile(values.length / width));
+        assert.ok(found !== undefined && low !== undefined && high !== undefined, id);
+        scheme.limits?.read(window, low.values, high.values);
+        const limits = scheme.limits && { low, high, width };
+        const expected = kernels.measureLoss(source, 0, back, values.length, limits);
+        const label = `${id}, ${dtype}, ${kind}`;
+        assert.deepEqual([found.elements, found.clipped], [expected.elements, expected.clipped], label);
+        for (const field of ["signal", "noise", "largest"] as const) {
+          assert.ok(Math.abs(found[field] - expected[field]) <= 1e-5 * expected[field], `${label}: ${field}`);
+        }
+        kernels.release(mark);
+      }
+    }
+  }
+});
+
 test("the schemes that servers run have SIMD code, and others say that they have none", () => {
   const quantizerOf = (id: string, matrix: Partial<Matrix> = {}) => {
     const scheme = PART_SCHEMES.get(id);

@@ -182,7 +182,13 @@ test("rows that a source stores interleaved come back in their order", async () 
   const [found] = (await openCheckpoint(store, "")).checkpoint.tensors.filter(({ name }) => name === entry.name);
   assert.ok(found !== undefined);
   const kernels = createWasmKernels(2 ** 24);
-  const source = { source: store.uri, openStore: openerOf(store), signal: new AbortController().signal, kernels };
+  const source = {
+    source: store.uri,
+    openStore: openerOf(store),
+    signal: new AbortController().signal,
+    mayBlock: false,
+    kernels,
+  };
   const packed = { ...found, packing: { interleavedHeads: 2 } };
   const read = createRowReader(packed, 256, 64, source);
   const rows = (await read(0, 64)).values.slice(0, 64 * 256);

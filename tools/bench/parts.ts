@@ -1,10 +1,13 @@
 // What quantizing into compressed-tensors folders costs: GB of BF16 input for each CPU-second of a scheme's windows,
-// without and with the error measured, and of `mergeyard quantize` from folder to folder.
+// the error measured, and of `mergeyard quantize` from folder to folder.
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { allocatedBytes } from "../../core/ops/memory.ts";
+import { partsQuantizerBytes } from "../../core/plan/memory.ts";
 import { COMPRESSED_SCHEMES, type CompressedScheme } from "../../core/schemes/registry.ts";
-import { type Matrix, partRange } from "../../core/schemes/scheme.ts";
+import type { Matrix } from "../../core/schemes/scheme.ts";
+import { createPartsQuantizer } from "../../engine/parts-quantizer.ts";
+import { windowRows } from "../../engine/quantize-parts.ts";
 import { createWasmKernels } from "../../kernels/wasm/host.ts";
 import { type Cost, least, measure, measureRate, most, rate } from "./measure.ts";
 import { fillNormal } from "./models.ts";
@@ -13,7 +16,7 @@ import { fillNormal } from "./models.ts";
 export const PART_SCHEME_IDS: readonly string[] = ["int8_dynamic", "int8_channel", "int4_group128", "fp8_channel"];
 
 const COLUMNS = 4096;
-const ROWS = 128;
+const ROWS = 256;
 
 /** Prints a table; the best of each figure counts, as machines are shared. */
 export async function benchParts(
@@ -22,16 +25,15 @@ export async function benchParts(
   llama: { readonly folder: string; readonly bytes: number },
   root: string,
 ): Promise<void> {
-  console.log("scheme          kernel  rows   +loss   file   peak MiB");
+  console.log("scheme          kernel  rows   file   peak MiB");
   for (const id of ids) {
     const scheme = COMPRESSED_SCHEMES.get(id);
     if (scheme === undefined) continue;
     const run = createWindowBench(scheme);
-    const [windows, lossy]: [number[], number[]] = [[], []];
+    const windows: number[] = [];
     const files: Cost[] = [];
     for (let round = 0; round < rounds; round++) {
       windows.push(run.windows());
-      lossy.push(run.withLoss());
       files.push(await benchFolder(id, llama.folder, dir, root));
     }
     const file = least(files);
@@ -40,7 +42,6 @@ export async function benchParts(
         id.padEnd(15),
         run.quantizer.padEnd(6),
         rate(most(windows)).padStart(6),
-        rate(most(lossy)).padStart(6),
         rate(llama.bytes / file.cpuS / 1e9).padStart(7),
         (file.peakBytes / 2 ** 20).toFixed(0).padStart(8),
       ].join(" "),
@@ -48,36 +49,25 @@ export async function benchParts(
   }
 }
 
-/** Windows of rows of stored BF16, widening included. */
+/** Windows of rows of stored BF16, as the command cuts them, widening included. */
 function createWindowBench(scheme: CompressedScheme) {
   const matrix: Matrix = { rows: ROWS, columns: COLUMNS, dtype: "BF16" };
-  const elements = ROWS * COLUMNS;
-  const parts = scheme.parts(matrix);
-  const partBytes = parts.map((part) => partRange(part, 0, ROWS).bytes);
-  const capacity = [2 * elements, 4 * elements, 4 * elements, ...partBytes].reduce(
-    (sum, n) => sum + allocatedBytes(n),
-    0,
-  );
-  const kernels = createWasmKernels(capacity);
+  const rows = windowRows(scheme, matrix);
+  const elements = rows * COLUMNS;
+  const capacity = allocatedBytes(2 * elements) + allocatedBytes(4 * elements);
+  const kernels = createWasmKernels(capacity + partsQuantizerBytes(scheme, matrix, rows));
   const stored = kernels.allocateBlock(2 * elements);
-  const [tile, back] = [kernels.allocateTile(elements), kernels.allocateTile(elements)];
-  const bytes = new Map(
-    parts.map((part, index) => [part.name, kernels.allocateBlock(partBytes[index] ?? 0).bytes] as const),
-  );
+  const tile = kernels.allocateTile(elements);
   fillNormal(stored.bytes);
-  const window = { matrix, first: 0, count: ROWS, values: tile.values, parts: bytes };
-  const quantize = (): void => {
-    kernels.widen("BF16", stored, 0, tile, elements);
-    kernels.quantizeParts(scheme, window, { largest: 1 });
-  };
+  const parts = scheme.parts(matrix);
+  const facts = { largest: 1 };
+  const quantizer = createPartsQuantizer({ tensor: "rows", scheme, matrix, parts, facts, rows }, kernels);
   return {
     quantizer: kernels.partsQuantizerOf(scheme, matrix),
-    windows: () => measureRate(2 * elements, quantize),
-    withLoss: () =>
+    windows: () =>
       measureRate(2 * elements, () => {
-        quantize();
-        kernels.dequantizeParts(scheme, { ...window, values: back.values });
-        kernels.measureLoss(tile, 0, back, elements);
+        kernels.widen("BF16", stored, 0, tile, elements);
+        quantizer.quantize(tile, 0, rows);
       }),
   };
 }

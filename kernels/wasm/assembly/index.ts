@@ -24,6 +24,7 @@ export * from "./loss";
 export * from "./votes";
 export * from "./competition";
 export {
+  beginPartsLoss,
   decodeE4M3,
   dequantizeIntegers,
   encodeE4M3,

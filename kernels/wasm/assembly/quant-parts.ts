@@ -1,5 +1,5 @@
 // core/schemes/integers.ts (symmetric, 4 and 8 bits) and core/schemes/float8.ts (E4M3): codes under scales that are
-// stored beside them. `rounds` is true where the weights' dtype is BF16 and every result is rounded to it. Counts and
+// stored beside them, and what they lost, measured on the way. `rounds` is true where the weights' dtype is BF16 and every result is rounded to it. Counts and
 // widths are multiples of sixteen.
 import { bf16Half, integerOne } from "./constants";
 import { maxOfLanes, toBytes, toInts } from "./quant-lanes";
@@ -45,24 +45,86 @@ export function largestMagnitude(source: usize, count: i32, rows: i32, stride: i
   return rounds ? reinterpret<f32>(<u32>load<u16>(address) << 16) : load<f32>(address);
 }
 
-/** Four codes from `s`, not offset. */
-@inline function integersOf(s: usize, scale: v128, rounds: bool, low: v128, high: v128): v128 {
-  const exact = f32x4.div(v128.load(s), scale);
+// What the groups since `beginPartsLoss` lost, as core/ops/loss.ts has it but for the number of elements: signal, noise,
+// the largest difference and what was clipped. Differences are taken in steps of a group, x / scale less the code's
+// value, in float32; their sums over one group are weighed by scale^2 and added in float64.
+const LOSS: usize = memory.data(32, 16);
+
+/** Forgets what was lost; returns where it is found afterwards: four f64. */
+export function beginPartsLoss(): usize {
+  memory.fill(LOSS, 0, 32);
+  return LOSS;
+}
+
+@inline function sumOfLanes(v: v128): f32 {
+  return (
+    f32x4.extract_lane(v, 0) + f32x4.extract_lane(v, 1) + (f32x4.extract_lane(v, 2) + f32x4.extract_lane(v, 3))
+  );
+}
+
+@inline function addLoss(scale: f32, signal: v128, noise: v128, largest: v128, clipped: v128): void {
+  const square = <f64>scale * <f64>scale;
+  store<f64>(LOSS, load<f64>(LOSS) + square * <f64>sumOfLanes(signal));
+  store<f64>(LOSS, load<f64>(LOSS, 8) + square * <f64>sumOfLanes(noise), 8);
+  store<f64>(LOSS, max(load<f64>(LOSS, 16), <f64>scale * <f64>maxOfLanes(largest)), 16);
+  const count =
+    i32x4.extract_lane(clipped, 0) +
+    i32x4.extract_lane(clipped, 1) +
+    (i32x4.extract_lane(clipped, 2) + i32x4.extract_lane(clipped, 3));
+  store<f64>(LOSS, load<f64>(LOSS, 24) - <f64>count, 24);
+}
+
+@inline function square(v: v128): v128 {
+  return f32x4.mul(v, v);
+}
+
+@inline function sumOf(a: v128, b: v128, c: v128, d: v128): v128 {
+  return f32x4.add(f32x4.add(a, b), f32x4.add(c, d));
+}
+
+@inline function largestOf(a: v128, b: v128, c: v128, d: v128): v128 {
+  return f32x4.pmax(f32x4.pmax(f32x4.abs(a), f32x4.abs(b)), f32x4.pmax(f32x4.abs(c), f32x4.abs(d)));
+}
+
+/** Four codes as floats. */
+@inline function integersOf(exact: v128, rounds: bool, low: v128, high: v128): v128 {
   const quotient = rounds ? toBF16(exact) : exact;
-  return toInts(f32x4.nearest(f32x4.pmin(f32x4.pmax(quotient, low), high)));
+  return f32x4.nearest(f32x4.pmin(f32x4.pmax(quotient, low), high));
 }
 
 @inline function encodeGroup(s: usize, end: usize, t: usize, scale: f32, bits: i32, offset: i32, rounds: bool): usize {
   const scales = f32x4.splat(scale);
   const low = f32x4.splat(<f32>(bits == 4 ? -8 : -128));
   const high = f32x4.splat(<f32>(bits == 4 ? 7 : 127));
+  // The lowest code has room for the largest magnitude, so that only positive values are clipped; core/schemes/limits.ts.
+  const limit = f32x4.splat(<f32>(bits == 4 ? 7.5 : 127.5) * <f32>(1 + 1.0 / 1048576.0));
+  let signal = f32x4.splat(0);
+  let noise = f32x4.splat(0);
+  let largest = f32x4.splat(0);
+  let clipped = i32x4.splat(0);
   for (; s < end; s += 64) {
-    const a = integersOf(s, scales, rounds, low, high);
-    const b = integersOf(s + 16, scales, rounds, low, high);
-    const c = integersOf(s + 32, scales, rounds, low, high);
-    const d = integersOf(s + 48, scales, rounds, low, high);
-    const lower = i16x8.narrow_i32x4_s(a, b);
-    const upper = i16x8.narrow_i32x4_s(c, d);
+    const xa = f32x4.div(v128.load(s), scales);
+    const xb = f32x4.div(v128.load(s, 16), scales);
+    const xc = f32x4.div(v128.load(s, 32), scales);
+    const xd = f32x4.div(v128.load(s, 48), scales);
+    const a = integersOf(xa, rounds, low, high);
+    const b = integersOf(xb, rounds, low, high);
+    const c = integersOf(xc, rounds, low, high);
+    const d = integersOf(xd, rounds, low, high);
+    const la = f32x4.sub(xa, a);
+    const lb = f32x4.sub(xb, b);
+    const lc = f32x4.sub(xc, c);
+    const ld = f32x4.sub(xd, d);
+    signal = f32x4.add(signal, sumOf(square(xa), square(xb), square(xc), square(xd)));
+    noise = f32x4.add(noise, sumOf(square(la), square(lb), square(lc), square(ld)));
+    largest = f32x4.pmax(largest, largestOf(la, lb, lc, ld));
+    const beyond = i32x4.add(
+      i32x4.add(f32x4.gt(xa, limit), f32x4.gt(xb, limit)),
+      i32x4.add(f32x4.gt(xc, limit), f32x4.gt(xd, limit)),
+    );
+    clipped = i32x4.add(clipped, beyond);
+    const lower = i16x8.narrow_i32x4_s(toInts(a), toInts(b));
+    const upper = i16x8.narrow_i32x4_s(toInts(c), toInts(d));
     const codes = i8x16.add(i8x16.narrow_i16x8_s(lower, upper), i8x16.splat(<i8>offset));
     if (bits == 4) {
       // Two codes a byte, the first in its low half.
@@ -74,6 +136,7 @@ export function largestMagnitude(source: usize, count: i32, rows: i32, stride: i
       t += 16;
     }
   }
+  addLoss(scale, signal, noise, largest, clipped);
   return t;
 }
 
@@ -188,9 +251,8 @@ export function dequantizeIntegers(
   }
 }
 
-/** Four codes of E4M3 in the low bytes of the lanes: nearest to x / scale, ties to even, at most 448. */
-@inline function float8Of(s: usize, scale: v128, rounds: bool): v128 {
-  const exact = f32x4.div(v128.load(s), scale);
+/** Four codes of E4M3 in the low bytes of the lanes: nearest to a quotient, ties to even, at most 448. */
+@inline function float8Of(exact: v128, rounds: bool): v128 {
   const value = rounds ? toBF16(exact) : exact;
   const size = v128.and(value, i32x4.splat(0x7fffffff));
   const odd = v128.and(i32x4.shr_u(size, 20), integerOne());
@@ -203,10 +265,14 @@ export function dequantizeIntegers(
   return v128.or(i32x4.min_s(code, i32x4.splat(0x7e)), sign);
 }
 
+/** The values of four codes that are no NaN. */
+@inline function numbersOfCodes(codes: v128): v128 {
+  const size = i32x4.shl(v128.and(codes, i32x4.splat(0x7f)), 20);
+  return v128.or(f32x4.mul(size, f32x4.splat(1.329227995784916e36)), i32x4.shl(i32x4.shr_u(codes, 7), 31));
+}
+
 /** Eight quotients, nearest BF16, as its bits. */
-@inline function halvesOf(s: usize, scale: v128): v128 {
-  const a = f32x4.div(v128.load(s), scale);
-  const b = f32x4.div(v128.load(s, 16), scale);
+@inline function halvesOf(a: v128, b: v128): v128 {
   const oddA = v128.and(i32x4.shr_u(a, 16), integerOne());
   const oddB = v128.and(i32x4.shr_u(b, 16), integerOne());
   return v128.shuffle<i16>(
@@ -216,12 +282,29 @@ export function dequantizeIntegers(
   );
 }
 
-/** Codes of eight numbers whose magnitude, BF16, is a normal number of E4M3. */
-@inline function normalsOf(halves: v128, size: v128): v128 {
+/** Magnitudes of eight BF16 that are normal numbers of E4M3, with three bits of mantissa, less four bits; at most 448. */
+@inline function roundedOf(size: v128): v128 {
   const odd = v128.and(i16x8.shr_u(size, 4), i16x8.splat(1));
   const rounded = i16x8.shr_u(i16x8.add(i16x8.add(size, i16x8.splat(7)), odd), 4);
-  const code = i16x8.min_s(i16x8.sub(rounded, i16x8.splat(960)), i16x8.splat(0x7e));
-  return v128.or(code, i16x8.shl(i16x8.shr_u(halves, 15), 7));
+  return i16x8.min_s(rounded, i16x8.splat(960 + 0x7e));
+}
+
+/** Codes of eight rounded magnitudes with the signs of their numbers. */
+@inline function codesOf(halves: v128, rounded: v128): v128 {
+  return v128.or(i16x8.sub(rounded, i16x8.splat(960)), i16x8.shl(i16x8.shr_u(halves, 15), 7));
+}
+
+/** Eight rounded magnitudes with their signs, as BF16. */
+@inline function signedOf(halves: v128, rounded: v128): v128 {
+  return v128.or(i16x8.shl(rounded, 4), v128.and(halves, i16x8.splat(<i16>0x8000)));
+}
+
+@inline function lowFloats(halves: v128): v128 {
+  return v128.shuffle<u16>(i16x8.splat(0), halves, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+
+@inline function highFloats(halves: v128): v128 {
+  return v128.shuffle<u16>(i16x8.splat(0), halves, 4, 12, 5, 13, 6, 14, 7, 15);
 }
 
 @inline function encodeFloats(
@@ -234,28 +317,54 @@ export function dequantizeIntegers(
   rounds: bool,
 ): void {
   const scales = f32x4.splat(scale);
+  let signal = f32x4.splat(0);
+  let noise = f32x4.splat(0);
+  let largest = f32x4.splat(0);
   for (let row = 0; row < rows; row++) {
     let t = target + <usize>(row * stride);
     let s = source + (<usize>(row * stride) << 2);
     const end = s + (<usize>count << 2);
     for (; s < end; s += 64, t += 16) {
-      if (rounds) {
-        const low = halvesOf(s, scales);
-        const high = halvesOf(s + 32, scales);
-        const lowSize = v128.and(low, i16x8.splat(0x7fff));
-        const highSize = v128.and(high, i16x8.splat(0x7fff));
-        // Almost never is one below 2^-6, where codes count otherwise.
-        if (!v128.any_true(i16x8.lt_s(i16x8.min_s(lowSize, highSize), i16x8.splat(0x3c80)))) {
-          v128.store(t, i8x16.narrow_i16x8_u(normalsOf(low, lowSize), normalsOf(high, highSize)));
-          continue;
-        }
+      const xa = f32x4.div(v128.load(s), scales);
+      const xb = f32x4.div(v128.load(s, 16), scales);
+      const xc = f32x4.div(v128.load(s, 32), scales);
+      const xd = f32x4.div(v128.load(s, 48), scales);
+      let la: v128;
+      let lb: v128;
+      let lc: v128;
+      let ld: v128;
+      const low = halvesOf(xa, xb);
+      const high = halvesOf(xc, xd);
+      const lowSize = v128.and(low, i16x8.splat(0x7fff));
+      const highSize = v128.and(high, i16x8.splat(0x7fff));
+      // Almost never is one below 2^-6, where codes count otherwise.
+      if (rounds && !v128.any_true(i16x8.lt_s(i16x8.min_s(lowSize, highSize), i16x8.splat(0x3c80)))) {
+        const lowRounded = roundedOf(lowSize);
+        const highRounded = roundedOf(highSize);
+        v128.store(t, i8x16.narrow_i16x8_u(codesOf(low, lowRounded), codesOf(high, highRounded)));
+        const lowNumbers = signedOf(low, lowRounded);
+        const highNumbers = signedOf(high, highRounded);
+        la = f32x4.sub(xa, lowFloats(lowNumbers));
+        lb = f32x4.sub(xb, highFloats(lowNumbers));
+        lc = f32x4.sub(xc, lowFloats(highNumbers));
+        ld = f32x4.sub(xd, highFloats(highNumbers));
+      } else {
+        const a = float8Of(xa, rounds);
+        const b = float8Of(xb, rounds);
+        const c = float8Of(xc, rounds);
+        const d = float8Of(xd, rounds);
+        v128.store(t, toBytes(a, b, c, d));
+        la = f32x4.sub(xa, numbersOfCodes(a));
+        lb = f32x4.sub(xb, numbersOfCodes(b));
+        lc = f32x4.sub(xc, numbersOfCodes(c));
+        ld = f32x4.sub(xd, numbersOfCodes(d));
       }
-      const a = float8Of(s, scales, rounds);
-      const b = float8Of(s + 16, scales, rounds);
-      const c = float8Of(s + 32, scales, rounds);
-      v128.store(t, toBytes(a, b, c, float8Of(s + 48, scales, rounds)));
+      signal = f32x4.add(signal, sumOf(square(xa), square(xb), square(xc), square(xd)));
+      noise = f32x4.add(noise, sumOf(square(la), square(lb), square(lc), square(ld)));
+      largest = f32x4.pmax(largest, largestOf(la, lb, lc, ld));
     }
   }
+  addLoss(scale, signal, noise, largest, i32x4.splat(0));
 }
 
 /** Codes of a block. */
