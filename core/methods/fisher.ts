@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { MergeyardError } from "../error.ts";
 import type { Tile } from "../ops/kernels.ts";
 import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
 import { splitStatistics } from "./statistics.ts";
@@ -9,6 +10,7 @@ import { type Round, stateList } from "./whole-model.ts";
  * given as `statistics`; m = `minimal_fisher_weight`, c_i = `weight`. With `normalize_fisher_weight` c_i is divided by
  * |F_i| + m, |F_i| the L2 norm over all tensors that have statistics. A tensor that no model has statistics of is the
  * average by c_i.
+ * A negative F_i is refused (EngineMethodDegenerate).
  * Order and rounding: float64, sums in model order, one rounding to float32; norms in float64 by tile.
  * Source: Matena and Raffel, arXiv:2111.09832; fusion_bench `fisher_merging`, merge reference section 7.2.
  */
@@ -54,12 +56,33 @@ export const fisher = Object.freeze({
         tile({ inputs, output, count }) {
           const weights = models.flatMap((index) => inputs[index] ?? []);
           const information = statistics.flatMap((index) => inputs[index] ?? []);
+          refuseNegative(tensor, statistics, information, count);
           averageBy({ weights, information, factors, least }, output, count);
         },
       },
     };
   },
 } satisfies MergeMethod);
+
+/** A mean of squares is 0 or more: anything else is no Fisher information, and could make the divisor 0. */
+function refuseNegative(
+  { name, inputs }: MergeTensor,
+  statistics: readonly number[],
+  information: readonly Tile[],
+  count: number,
+): void {
+  information.forEach(({ values }, index) => {
+    for (let i = 0; i < count; i++) {
+      if (!((values[i] ?? 0) < 0)) continue;
+      throw new MergeyardError("EngineMethodDegenerate", {
+        where: { model: inputs[statistics[index] ?? -1]?.model, tensor: name },
+        found: `${values[i]} in statistics`,
+        expected: "diagonal Fisher information, 0 or more everywhere",
+        hint: "measure the mean of squared gradients",
+      });
+    }
+  });
+}
 
 type Average = {
   readonly weights: readonly Tile[];

@@ -1,18 +1,25 @@
 import { z } from "zod";
+import type { Deltas } from "../ops/deltas.ts";
+import type { Kernels } from "../ops/kernels.ts";
 import { allocateMatrix, doublesBytes, type Matrix, rowOf } from "../ops/linalg/matrix.ts";
 import { outerProducts, outerProductsBytes } from "../ops/linalg/orthogonal.ts";
-import { svdBytes } from "../ops/linalg/svd.ts";
-import { type MergeMethod, numberParameter } from "./method.ts";
-import { compileTaskMatrices, type TaskMatrices, taskMatrixBytes } from "./task-matrices.ts";
+import { type Svd, svdBytes } from "../ops/linalg/svd.ts";
+import { allocatedBytes } from "../ops/memory.ts";
+import { blockOf } from "./base-tiles.ts";
+import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
+import { type CountList, countModels, magnitudeOf, searchRounds } from "./model-cuts.ts";
+import { compileTaskMatrices, type TaskMatrices, taskMatrixBytes, taskMatrixPass } from "./task-matrices.ts";
 import { alignTasks } from "./task-space.ts";
+import { type ModelExtent, type ModelState, type Round, type RoundTensor, stateList } from "./whole-model.ts";
 
 /**
  * KnOTS with TIES: the D_i side by side have one decomposition U S V^T, which gives every task coordinates
- * T_i = S V_i^T in the shared basis U. Of each T_i the floor(density N) largest elements are kept, signs are elected by
- * their sum, a sum of 0 being positive, and R = W0 + scale U M, M the mean of the kept elements that agree. Singular
- * values up to `eps` are left out. Tensors that are not 2-D take the mean of the D_i.
- * Elements are chosen in each tensor by itself, as this project's `ties` does, where the paper's code chooses over the
- * whole model. One decomposition of [rows, n columns], in float64, held whole: `svd` states the time.
+ * T_i = S V_i^T in the shared basis U. Of the T_i of all tensors together the floor(density N) largest elements are
+ * kept, and all that equal the smallest of them as float32; signs are elected by their sum, a sum of 0 being positive,
+ * and R = W0 + scale U M, M the mean of the kept elements that agree. Singular values up to `eps` are left out. Tensors
+ * that are not 2-D take the mean of the D_i.
+ * Each decomposition is one of [rows, n columns], in float64, held whole: `svd` states the time. Where a density is
+ * below 1 it is made three times, twice to find the threshold of the whole model.
  * Source: Stoica et al., arXiv:2410.19735; merge reference section 13.
  */
 export const knots = Object.freeze({
@@ -24,12 +31,7 @@ export const knots = Object.freeze({
   locality: "tensor",
   reducePasses: 0,
   scratchTiles: () => 0,
-  scratchBytes: (tensor) =>
-    taskMatrixBytes(tensor, ({ rows, columns, tasks }) => {
-      const kept = Math.min(rows, tasks * columns);
-      const coordinates = doublesBytes(tasks * rows * columns) + doublesBytes(kept * columns) * 2;
-      return coordinates + svdBytes(rows, tasks * columns) + outerProductsBytes(kept);
-    }),
+  scratchBytes: (tensor) => taskMatrixBytes(tensor, alignedBytes),
   seeded: false,
   embeddingMismatch: "base",
   parameters: z.strictObject({ scale: z.number().default(1), eps: z.number().nonnegative().default(1e-5) }),
@@ -37,32 +39,125 @@ export const knots = Object.freeze({
     weight: z.number().default(1),
     density: z.number().min(0).max(1).default(1),
   }),
+  wholeModel: {
+    shared: ["density", "eps", "weight"],
+    rounds: (tensor) => (densitiesOf(tensor).some((density) => density < 1) ? SEARCH : []),
+  },
   compile(tensor, kernels) {
     const eps = numberParameter(tensor.parameters, "eps");
-    const densities = tensor.inputs
-      .filter(({ isBase }) => !isBase)
-      .map(({ parameters }) => numberParameter(parameters, "density"));
-    return compileTaskMatrices(tensor, kernels, (tasks, target) => tie(tasks, target, eps, densities), "scale");
+    const least = leastKept(tensor);
+    return compileTaskMatrices(tensor, kernels, (tasks, target) => tie(tasks, target, eps, least), "scale");
   },
 } satisfies MergeMethod);
 
-function tie(tasks: TaskMatrices, target: Matrix, eps: number, densities: readonly number[]): void {
+function densitiesOf({ inputs }: RoundTensor): readonly number[] {
+  return inputs.filter(({ isBase }) => !isBase).map(({ parameters }) => numberParameter(parameters, "density"));
+}
+
+/** Of every task, the least magnitude that is kept. */
+function leastKept(tensor: MergeTensor): readonly number[] {
+  const densities = densitiesOf(tensor);
+  if (densities.every((density) => density >= 1)) return densities.map(() => 0);
+  const [keys, total] = [stateList(tensor.state, "magnitudes"), coordinatesOf(tensor.state)];
+  return densities.map((density, task) =>
+    Math.floor(density * total) === 0 ? Number.POSITIVE_INFINITY : magnitudeOf(keys[task] ?? 0),
+  );
+}
+
+/** Elements of one task's coordinates in all tensors; singular values decide how many there are. */
+function coordinatesOf(state: ModelState | undefined): number {
+  return stateList(state, "coordinates")[0] ?? 0;
+}
+
+function ranksOf(model: ModelExtent, state: ModelState): readonly number[] {
+  const total = coordinatesOf(state);
+  return densitiesOf(model).map((density) => Math.min(total, Math.max(1, Math.floor(density * total))));
+}
+
+/** The threshold of every task over the coordinates of all tensors. */
+const SEARCH: readonly Round[] = searchRounds({
+  name: "magnitudes",
+  lists: countModels,
+  ranksPerList: 1,
+  ranks: ranksOf,
+  also: {
+    totals: () => ({ coordinates: { kind: "count", length: 1 } }),
+    decide: ({ coordinates }) => ({ coordinates: [...(coordinates ?? [])] }),
+  },
+  scratchBytes: (tensor) =>
+    taskMatrixBytes(tensor, alignedBytes) + 2 * allocatedBytes(4 * Math.max(1, tensor.shape[1] ?? 1)),
+  measure(tensor, kernels, count) {
+    const eps = numberParameter(tensor.parameters, "eps");
+    let coordinates = 0;
+    const row = rowOfNumbers(tensor, kernels);
+    const pass = taskMatrixPass(tensor, kernels, (tasks) => {
+      coordinates += countCoordinates(tasks, eps, row, count);
+    });
+    return { pass, totals: () => ({ coordinates: Float64Array.of(coordinates) }) };
+  },
+});
+
+/** A row of float32 numbers beside one of zeros, whose differences are the numbers. */
+function rowOfNumbers({ shape }: MergeTensor, kernels: Kernels) {
+  const columns = Math.max(1, shape[1] ?? 1);
+  const [numbers, zeros] = [kernels.allocateTile(columns), kernels.allocateTile(columns)];
+  zeros.values.fill(0);
+  const deltas: Deltas = { dtype: "F32", base: blockOf(zeros), source: blockOf(numbers), byteOffset: 0 };
+  return { numbers, deltas };
+}
+
+/** Counts every task's coordinates by magnitude; returns how many one task has. */
+function countCoordinates(
+  tasks: TaskMatrices,
+  eps: number,
+  { numbers, deltas }: ReturnType<typeof rowOfNumbers>,
+  countList: CountList,
+): number {
   const { rows, columns, count } = tasks;
-  tasks.scoped((allocate) => {
-    const sideBySide = allocateMatrix(allocate, rows, count * columns);
+  return tasks.scoped((allocate) => {
+    const { right } = align(tasks, allocateMatrix(allocate, rows, columns), eps, allocate);
     for (let task = 0; task < count; task++) {
-      tasks.read(task, target);
-      for (let row = 0; row < rows; row++) {
-        sideBySide.values.set(rowOf(target, row), row * count * columns + task * columns);
+      for (let i = 0; i < right.rows; i++) {
+        numbers.values.set(rowOf(right, i).subarray(task * columns, (task + 1) * columns));
+        countList(task, deltas, columns);
       }
     }
-    const { left, values, right } = alignTasks(sideBySide, eps, allocate);
-    for (let i = 0; i < right.rows; i++) {
-      const row = rowOf(right, i);
-      for (let j = 0; j < row.length; j++) row[j] = (row[j] ?? 0) * (values[i] ?? 0);
+    return right.rows * columns;
+  });
+}
+
+/** U, and T_1 ... T_n side by side as `right`. `scratch` has the sides of a task. */
+function align(tasks: TaskMatrices, scratch: Matrix, eps: number, allocate: Allocate): Svd {
+  const { rows, columns, count } = tasks;
+  const sideBySide = allocateMatrix(allocate, rows, count * columns);
+  for (let task = 0; task < count; task++) {
+    tasks.read(task, scratch);
+    for (let row = 0; row < rows; row++) {
+      sideBySide.values.set(rowOf(scratch, row), row * count * columns + task * columns);
     }
-    const scratch = allocate(Math.min(rows, count * columns) * columns).subarray(0, right.rows * columns);
-    for (let task = 0; task < count; task++) keepLargest(right, task * columns, columns, densities[task] ?? 1, scratch);
+  }
+  const aligned = alignTasks(sideBySide, eps, allocate);
+  for (let i = 0; i < aligned.right.rows; i++) {
+    const row = rowOf(aligned.right, i);
+    for (let j = 0; j < row.length; j++) row[j] = (row[j] ?? 0) * (aligned.values[i] ?? 0);
+  }
+  return aligned;
+}
+
+type Allocate = Parameters<typeof allocateMatrix>[0];
+
+/** What `align` and `tie` take beside the target. */
+function alignedBytes({ rows, columns, tasks }: { rows: number; columns: number; tasks: number }): number {
+  const kept = Math.min(rows, tasks * columns);
+  const coordinates = doublesBytes(tasks * rows * columns) + doublesBytes(kept * columns);
+  return coordinates + svdBytes(rows, tasks * columns) + outerProductsBytes(kept);
+}
+
+function tie(tasks: TaskMatrices, target: Matrix, eps: number, least: readonly number[]): void {
+  const { rows, columns, count } = tasks;
+  tasks.scoped((allocate) => {
+    const { left, right } = align(tasks, target, eps, allocate);
+    for (let task = 0; task < count; task++) dropSmall(right, task * columns, columns, least[task] ?? 0);
     const merged = allocateMatrix(allocate, Math.min(rows, count * columns), columns);
     const own = { rows: right.rows, columns, values: merged.values.subarray(0, right.rows * columns) };
     elect(own, right, count);
@@ -70,25 +165,11 @@ function tie(tasks: TaskMatrices, target: Matrix, eps: number, densities: readon
   });
 }
 
-/** Zeros all but the floor(density N) elements of largest magnitude of some columns; of equal ones the first stay. */
-function keepLargest(matrix: Matrix, first: number, columns: number, density: number, magnitudes: Float64Array): void {
-  const kept = Math.floor(density * magnitudes.length);
-  if (kept >= magnitudes.length) return;
+/** Zeros what is below `least` as float32, in some columns. */
+function dropSmall(matrix: Matrix, first: number, columns: number, least: number): void {
   for (let row = 0; row < matrix.rows; row++) {
     const own = rowOf(matrix, row).subarray(first, first + columns);
-    for (let j = 0; j < columns; j++) magnitudes[row * columns + j] = Math.abs(own[j] ?? 0);
-  }
-  magnitudes.sort();
-  const cut = kept === 0 ? Number.POSITIVE_INFINITY : (magnitudes[magnitudes.length - kept] ?? 0);
-  let equals = kept;
-  for (let i = magnitudes.length - 1; i >= 0 && (magnitudes[i] ?? 0) > cut; i--) equals--;
-  for (let row = 0; row < matrix.rows; row++) {
-    const own = rowOf(matrix, row).subarray(first, first + columns);
-    for (let j = 0; j < columns; j++) {
-      const size = Math.abs(own[j] ?? 0);
-      if (size > cut || (size === cut && equals-- > 0)) continue;
-      own[j] = 0;
-    }
+    for (let j = 0; j < columns; j++) if (Math.abs(Math.fround(own[j] ?? 0)) < least) own[j] = 0;
   }
 }
 

@@ -22,7 +22,7 @@ import {
 } from "./whole-model.ts";
 
 /** Called in a tile for every list, with the values whose magnitudes count. */
-type CountList = (list: number, deltas: Deltas, count: number) => void;
+export type CountList = (list: number, deltas: Deltas, count: number) => void;
 
 /** What is ranked, and which ranks are wanted. */
 type ModelSearch = {
@@ -30,8 +30,8 @@ type ModelSearch = {
   readonly name: string;
   lists(tensor: RoundTensor): number;
   readonly ranksPerList: number;
-  /** List by list, its ranks among all elements of the model; 1 is the largest magnitude. */
-  ranks(model: ModelExtent): readonly number[];
+  /** List by list, its ranks among what is counted; 1 is the largest magnitude. `state` has what `also` decides. */
+  ranks(model: ModelExtent, state: ModelState): readonly number[];
   /** Bytes that `measure` allocates. */
   scratchBytes(tensor: ScratchTensor): number;
   /** A pass that counts, and the totals that it gathers besides. */
@@ -59,11 +59,11 @@ export function searchRounds(search: ModelSearch): readonly [Round, Round] {
         kernels.countKeys(deltas, 0, 16, pick(blocks, list), COARSE_BINS, elements);
       return withBins(name, blocks, search.measure(tensor, kernels, count));
     },
-    decide(totals, model) {
-      const found = search
-        .ranks(model)
-        .map((rank, index) => findBin(vectorOf(totals, `${name}.${Math.floor(index / ranksPerList)}`), rank));
+    decide(totals, model, state) {
       const decided = search.also?.decide(totals);
+      const found = search
+        .ranks(model, { ...state, ...decided })
+        .map((rank, index) => findBin(vectorOf(totals, `${name}.${Math.floor(index / ranksPerList)}`), rank));
       return { ...decided, [bins]: found.map(({ bin }) => bin), [above]: found.map((own) => own.above) };
     },
   };
@@ -83,7 +83,7 @@ export function searchRounds(search: ModelSearch): readonly [Round, Round] {
     },
     decide(totals, model, state) {
       const [upper, before] = [stateList(state, bins), stateList(state, above)];
-      const keys = search.ranks(model).map((rank, index) => {
+      const keys = search.ranks(model, state).map((rank, index) => {
         const { bin } = findBin(vectorOf(totals, `${name}.${index}`), rank - (before[index] ?? 0));
         return (upper[index] ?? 0) * FINE_BINS + bin;
       });

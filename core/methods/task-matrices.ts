@@ -7,7 +7,14 @@ import type { Kernels } from "../ops/kernels.ts";
 import { type Allocate, allocateMatrix, doublesBytes, type Matrix } from "../ops/linalg/matrix.ts";
 import { elementCount, type Shape } from "../tensor.ts";
 import { type BaseSplit, splitBase, splitTiles } from "./base-tiles.ts";
-import { type MergeTensor, numberParameter, type ScratchTensor, type TensorProgram, type TileView } from "./method.ts";
+import {
+  type MergeTensor,
+  numberParameter,
+  type Pass,
+  type ScratchTensor,
+  type TensorProgram,
+  type TileView,
+} from "./method.ts";
 
 /** Parameters that each model may have: its task vector is multiplied by `weight` first. */
 export const TASK_MATRIX_MODEL_PARAMETERS = z.strictObject({ weight: z.number().default(1) });
@@ -51,7 +58,7 @@ export function compileTaskMatrices(
   const split = splitBase(tensor);
   const scale = numberParameter(tensor.parameters, scaleName);
   const [rows = 0, columns = 0] = tensor.shape;
-  const weights = split.others.map((index) => numberParameter(tensor.inputs[index]?.parameters ?? {}, "weight"));
+  const weights = weightsOf(tensor, split);
   const size = Math.max(1, elementCount(tensor.shape));
   return {
     reduce: [],
@@ -75,10 +82,27 @@ export function compileTaskMatrices(
   };
 }
 
+/** A pass that shows the task matrices, where the tensor is a matrix and all of its values are finite. */
+export function taskMatrixPass(tensor: MergeTensor, kernels: Kernels, visit: (tasks: TaskMatrices) => void): Pass {
+  const split = splitBase(tensor);
+  const [rows = 0, columns = 0] = tensor.shape;
+  const weights = weightsOf(tensor, split);
+  return {
+    tile(view) {
+      if (!isMatrix(tensor.shape) || !allFinite(view, split)) return;
+      visit(openTasks(view, split, weights, kernels, { rows, columns }));
+    },
+  };
+}
+
 /** target = the mean of the task vectors. */
 export function meanOf(tasks: TaskMatrices, target: Matrix): void {
   tasks.sum(target);
   for (let i = 0; i < target.values.length; i++) target.values[i] = (target.values[i] ?? 0) / tasks.count;
+}
+
+function weightsOf({ inputs }: MergeTensor, { others }: BaseSplit): readonly number[] {
+  return others.map((index) => numberParameter(inputs[index]?.parameters ?? {}, "weight"));
 }
 
 function isMatrix(shape: Shape): boolean {

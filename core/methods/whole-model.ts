@@ -32,7 +32,7 @@ export type ModelExtent = Pick<MergeTensor, "inputs" | "parameters"> & {
 /** What rounds may depend on: parameters that are the same for all tensors, and the models. */
 export type RoundTensor = {
   readonly parameters: ParameterValues;
-  readonly inputs: readonly Pick<MergeTensor["inputs"][number], "isBase" | "statistic">[];
+  readonly inputs: readonly Pick<MergeTensor["inputs"][number], "isBase" | "parameters" | "statistic">[];
 };
 
 /** One tensor's part in a round: a pass over its inputs, and what that gathered. */

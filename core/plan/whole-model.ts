@@ -33,6 +33,7 @@ export function planRounds(
   const [first] = measured;
   const { wholeModel } = method;
   if (wholeModel === undefined || first === undefined) return undefined;
+  if (measured.every((tensor) => wholeModel.rounds(tensor).length === 0)) return undefined;
   for (const tensor of measured) refuseUneven(tensor, first, wholeModel.shared, recipe, nameOf);
   const model = describeExtent(measured, nameOf);
   const refusal = wholeModel.refuse?.(model);
@@ -41,8 +42,7 @@ export function planRounds(
     const where = fieldPlace(recipe.origin, parameter === undefined ? ["merge_method"] : ["parameters", parameter]);
     throw new MergeyardError("PlanMethodRefused", { where: { ...where, model: refusal.model }, found, expected, hint });
   }
-  const rounds = wholeModel.rounds(model);
-  return rounds.length === 0 ? undefined : { rounds, model };
+  return { rounds: wholeModel.rounds(model), model };
 }
 
 function describeExtent(measured: readonly PlannedTensor[], nameOf: NameInput): ModelExtent {

@@ -1,10 +1,11 @@
 // One tensor through the engine with everything in memory: no files, no threads, any kernels and windows.
 import type { MergeMethod, MergeRules, MergeTensor } from "../../core/methods/method.ts";
+import { type ModelState, totalModel } from "../../core/methods/whole-model.ts";
 import { type FloatDtype, scalarCast } from "../../core/ops/cast.ts";
 import type { Kernels } from "../../core/ops/kernels.ts";
 import type { UnitTensor } from "../../core/plan/schema.ts";
 import { elementBytes, elementCount } from "../../core/tensor.ts";
-import { mergeTensor, type TensorResult } from "../../engine/merge-tensor.ts";
+import { measureTensor, mergeTensor, type TensorResult } from "../../engine/merge-tensor.ts";
 import { createWasmKernels } from "../../kernels/wasm/host.ts";
 
 export type ModelPart = {
@@ -89,26 +90,50 @@ export async function runTensor(
   };
   const written: Uint8Array[] = [];
   let read = 0;
-  const result = await mergeTensor({
+  const context = {
     kernels: options.kernels ?? createWasmKernels(2 ** 27),
     method,
     tensor,
     view,
-    readers: stored.map((bytes, index) => async (first, length, target) => {
-      const unit = elementBytes(models[index]?.dtype ?? "F32", 1);
-      target.bytes.set(bytes.subarray(first * unit, (first + length) * unit));
-    }),
+    readers: stored.map(
+      (bytes, index): Reader =>
+        async (first, length, target) => {
+          const unit = elementBytes(models[index]?.dtype ?? "F32", 1);
+          target.bytes.set(bytes.subarray(first * unit, (first + length) * unit));
+        },
+    ),
     expected: models.map(() => undefined),
     windowElements: options.windowElements ?? 2 ** 16,
+    progress: (bytes: number) => {
+      read += bytes;
+    },
+  };
+  const state = await runRounds(context, view);
+  read = 0;
+  const result = await mergeTensor({
+    ...context,
+    view: { ...view, state },
     statistics: options.statistics ?? false,
     sinks: [],
     write: async (bytes) => void written.push(bytes.slice()),
-    progress: (bytes) => {
-      read += bytes;
-    },
   });
   const all = stored.reduce((sum, bytes) => sum + bytes.byteLength, 0);
   return { values: load(Buffer.concat(written), dtype, count), result, passes: all === 0 ? 0 : read / all };
+}
+
+type Context = Parameters<typeof measureTensor>[0];
+type Reader = Context["readers"][number];
+
+/** What the rounds of the method decide of a model that is this tensor. */
+async function runRounds(context: Context, view: MergeTensor): Promise<ModelState> {
+  const model = { ...view, elements: elementCount(view.shape), tensors: 1 };
+  let state: ModelState = {};
+  for (const round of context.method.wholeModel?.rounds(view) ?? []) {
+    const values = await measureTensor({ ...context, view: { ...view, state } }, round);
+    const totals = totalModel(round.totals(view), { tensors: [view.name], values });
+    state = { ...state, ...round.decide(totals, model, state) };
+  }
+  return state;
 }
 
 function store(values: Float32Array, dtype: FloatDtype): Uint8Array {

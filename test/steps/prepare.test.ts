@@ -28,7 +28,7 @@ import { finishPipeline, plan, runPipeline, runUnits } from "./pipeline.ts";
 import { putModel } from "./small-model.ts";
 
 const recipe = (lambda: number) => `name: small
-models: { zero: incoming/base, one: incoming/a, two: incoming/b }
+models: { zero: incoming/base, one: incoming/a, two: incoming/b, f1: incoming/f1, f2: incoming/f2 }
 merge:
   merge_method: ties_paper
   base_model: zero
@@ -41,6 +41,9 @@ async function makeYard(yard = newStore()): Promise<ObjectStore> {
   await initYard(yard);
   for (const [index, name] of ["base", "a", "b"].entries()) {
     await putModel(yard, `incoming/${name}/1/`, { seed: index });
+  }
+  for (const [index, name] of ["f1", "f2"].entries()) {
+    await putModel(yard, `incoming/${name}/1/`, { seed: index, positive: true });
   }
   await putText(yard, "pipelines/small.yaml", recipe(1));
   return yard;
@@ -103,11 +106,10 @@ const COMPETING = recipe(1)
   .replace("ties_paper", "pcb")
   .replace(/parameters: .*/, "parameters: { pcb_ratio: 0.2 }");
 
-/** Values of a model serve as statistics as well as any. */
 const WEIGHED = recipe(1)
   .replace("ties_paper", "fisher")
   .replace(/ {2}base_model: .*\n/, "")
-  .replace("{ model: one }, { model: two }", "{ model: one, statistics: zero }, { model: two, statistics: one }")
+  .replace("{ model: one }, { model: two }", "{ model: one, statistics: f1 }, { model: two, statistics: f2 }")
   .replace(/ {2}parameters: .*\n/, "");
 
 const RECIPES = { ties_paper: recipe(1), pcb: COMPETING, fisher: WEIGHED };

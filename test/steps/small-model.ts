@@ -19,6 +19,8 @@ export type SmallModel = {
   readonly seed: number;
   /** Index of an element of the first tensor that is NaN. */
   readonly nanAt?: number | undefined;
+  /** Magnitudes alone, as statistics of models are. */
+  readonly positive?: boolean | undefined;
   /** Index of a tensor that has other values than the seed's. */
   readonly changedTensor?: number | undefined;
 };
@@ -28,7 +30,10 @@ function values(seed: number, count: number): Float32Array {
   return Float32Array.from({ length: count }, (_, index) => Math.sin(seed * 1000 + index + 1) * 0.9 + 0.05);
 }
 
-function shardBytes(tensors: readonly number[], { seed, nanAt, changedTensor }: SmallModel): Uint8Array {
+function shardBytes(
+  tensors: readonly number[],
+  { seed, nanAt, positive = false, changedTensor }: SmallModel,
+): Uint8Array {
   const specs = tensors.map((index) => {
     const [name = "", shape = []] = SHAPES[index] ?? [];
     return { name, dtype: "F32" as const, shape, index };
@@ -38,7 +43,8 @@ function shardBytes(tensors: readonly number[], { seed, nanAt, changedTensor }: 
   file.set(header);
   for (const { name, offset, bytes } of placed) {
     const index = SHAPES.findIndex(([known]) => known === name);
-    const data = values(seed * 10 + index + (index === changedTensor ? 5 : 0), bytes / 4);
+    const drawn = values(seed * 10 + index + (index === changedTensor ? 5 : 0), bytes / 4);
+    const data = positive ? drawn.map(Math.abs) : drawn;
     if (index === 0 && nanAt !== undefined) data[nanAt] = Number.NaN;
     file.set(new Uint8Array(data.buffer), header.length + offset);
   }

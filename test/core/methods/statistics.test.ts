@@ -216,6 +216,25 @@ describe("merging by statistics", () => {
     });
   });
 
+  test("Fisher refuses information below 0, which no mean of squares is", async () => {
+    const of = (last: number) =>
+      ({
+        w: [
+          [2, 2],
+          [1, 1, 1, last],
+        ],
+      }) as const;
+    await assert.rejects(mergeSmall("fisher", [of(0), of(-0.5)]), (error: unknown) => {
+      assert.ok(error instanceof MergeyardError, String(error));
+      assert.deepEqual(
+        [error.code, error.where.model, error.where.tensor],
+        ["EngineMethodDegenerate", "statistics1.safetensors", "w"],
+      );
+      assert.match(error.found ?? "", /^-0.5 /);
+      return true;
+    });
+  });
+
   test("statistics that are not finite are named; passed on, they make the tensor NaN", async () => {
     const [good, bad] = [
       {

@@ -2,6 +2,9 @@
 // Method: by properties that the result has for any input (its singular values, its rank, its loss), on odd shapes
 // through the engine; the golden cases compare values.
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { describe, test } from "node:test";
 import { iso_c } from "../../../core/methods/iso_c.ts";
 import { iso_cts } from "../../../core/methods/iso_cts.ts";
@@ -13,6 +16,9 @@ import { createScalarKernels } from "../../../core/ops/kernels.ts";
 import { type Matrix, onHeap } from "../../../core/ops/linalg/matrix.ts";
 import { svd } from "../../../core/ops/linalg/svd.ts";
 import { kernelBytes } from "../../../core/plan/memory.ts";
+import { runMerge } from "../../../tools/golden/run-merge.ts";
+import { valuesOf } from "../../../tools/golden/tensors.ts";
+import { writePlainModel } from "../../cli/model-files.ts";
 import { runTensor, type TensorCase, unitTensorOf } from "../../engine/in-memory.ts";
 import { randomMatrix } from "../ops/linalg/matrices.ts";
 import { makeLlama, planText } from "../plan/checkpoints.ts";
@@ -147,6 +153,48 @@ describe("merging of task matrices", () => {
     const squares = Array.from(right.values, (value, i) => (value * (values[Math.floor(i / 7)] ?? 0)) ** 2);
     const largest = squares.sort((a, b) => b - a).slice(0, 7);
     assert.ok(Math.abs(energy(kept) - largest.reduce((sum, value) => sum + value, 0)) < 1e-6 * energy(whole));
+  });
+
+  test("knots chooses among the coordinates of all tensors together", async (t) => {
+    const folder = mkdtempSync(path.join(tmpdir(), "knots-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const tensors = (scale: number) => ({
+      large: { shape: [1, 4], values: [8, -7, 6, 5].map((value) => value * scale) },
+      small: { shape: [1, 4], values: [4, 3, -2, 1].map((value) => value * scale) },
+      vector: { shape: [2], values: [scale, scale] },
+    });
+    for (const [name, scale] of [
+      ["base", 0],
+      ["tuned", 1],
+      ["same", 0],
+    ] as const) {
+      writePlainModel(path.join(folder, name), "model.safetensors", tensors(scale));
+    }
+    const merged = async (density: number) => {
+      const models = ["tuned", "same"].map((model) => ({ model, parameters: { density } }));
+      const recipe = { merge_method: "knots", base_model: "base", models };
+      const { tensors: own } = await runMerge(folder, JSON.stringify(recipe));
+      return (name: string) =>
+        [...valuesOf(own.get(name) ?? assert.fail(name))].map((value) => Math.round(value * 1e4) / 1e4);
+    };
+    const half = await merged(0.5);
+    assert.deepEqual(
+      [half("large"), half("small"), half("vector")],
+      [
+        [8, -7, 6, 5],
+        [0, 0, 0, 0],
+        [0.5, 0.5],
+      ],
+    );
+    const most = await merged(0.75);
+    assert.deepEqual(
+      [most("large"), most("small")],
+      [
+        [8, -7, 6, 5],
+        [4, 3, 0, 0],
+      ],
+    );
+    assert.deepEqual((await merged(0))("large"), [0, 0, 0, 0]);
   });
 
   test("knots: coordinates that disagree with the sum are left out, the others averaged", async () => {
