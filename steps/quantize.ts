@@ -7,24 +7,23 @@ import { MergeyardError } from "../core/error.ts";
 import { alignUp, GGUF_ALIGNMENT } from "../core/formats/gguf.ts";
 import { type GgufModel, type GgufModelTensor, planGgufModel } from "../core/formats/gguf-model.ts";
 import { type GgufSplitLimits, splitMetadata, splitName, splitTensors } from "../core/formats/gguf-split.ts";
-import { describeTokenizer, NO_TOKENIZER } from "../core/formats/gguf-tokenizer.ts";
-import { GGUF_TYPE_OF, type GgufMetadata } from "../core/formats/gguf-types.ts";
+import { NO_TOKENIZER } from "../core/formats/gguf-tokenizer.ts";
+import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../core/formats/gguf-tokenizer-files.ts";
+import { GGUF_TYPE_OF } from "../core/formats/gguf-types.ts";
 import { encodeGgufHeader } from "../core/formats/gguf-write.ts";
 import { checkImportance, type Importance } from "../core/formats/imatrix.ts";
-import { parseJsonDocument } from "../core/formats/json-scan.ts";
-import { TOKENIZER_LIMITS } from "../core/limits.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
 import { type Loss, NO_LOSS } from "../core/ops/loss.ts";
 import { MIXES, type Mix, plannedMix } from "../core/schemes/mixes.ts";
 import { elementCount } from "../core/tensor.ts";
 import type { QuantizeRequest, QuantizeResult, QuantizeTensor } from "../engine/quantize-request.ts";
 import type { MergeProgress } from "../engine/request.ts";
-import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
-import { openPlace, type StoredCheckpoint } from "./open-checkpoint.ts";
+import { openPlace } from "./open-checkpoint.ts";
 import { openImatrix } from "./open-imatrix.ts";
 import { lossSchema, summariseLosses } from "./quantize-losses.ts";
-import { defineStep, type QuantizeDeps, type StepDeps } from "./step.ts";
+import { readDocuments } from "./read-documents.ts";
+import { defineStep, type QuantizeDeps } from "./step.ts";
 
 const count = z.int().nonnegative();
 const positive = z.int().positive();
@@ -73,25 +72,27 @@ export const quantizeStep = defineStep({
     const [source, target] = [deps.openStore(input.source), deps.openStore(input.target)];
     const { signal } = deps;
     const opened = await openPlace({ store: source, prefix: "", file: input.sourceFile }, signal);
-    const tokenizer = input.tokenizer ? await readTokenizer(source, opened, deps) : undefined;
+    const files = input.tokenizer ? GGUF_TOKENIZER_FILES : [];
+    const documents = await readDocuments({ store: source, prefix: "" }, opened.checkpoint, files, signal);
+    const tokenizer = describeTokenizerFiles(documents, opened.checkpoint.config);
     const importance = input.imatrix === undefined ? new Map() : (await openImatrix(input.imatrix, deps)).importance;
     const mix = mixOf(input.scheme);
     const model = planGgufModel(opened.checkpoint, mix, tokenizer ?? NO_TOKENIZER, importance.size > 0);
     if (input.imatrix !== undefined) checkImportance(model.tensors, importance);
     for (const { source: entry } of model.tensors) checkReadable(entry);
     const { tensors } = model;
-    const files = encodeFiles(model, input, importance);
-    for (const { name } of files) await checkFree(target, name, signal);
-    const { losses, threads, scalarSchemes } = await writeFiles(files, source, target, deps);
+    const encoded = encodeFiles(model, input, importance);
+    for (const { name } of encoded) await checkFree(target, name, signal);
+    const { losses, threads, scalarSchemes } = await writeFiles(encoded, source, target, deps);
     const schemes = Map.groupBy(tensors, ({ scheme }) => scheme);
     return {
       target: target.uri,
       name: input.name,
-      files: files.map(({ name }) => name),
+      files: encoded.map(({ name }) => name),
       scheme: mix.id,
       tensors: tensors.length,
       elements: tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
-      bytes: files.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
+      bytes: encoded.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
       schemes: Object.fromEntries([...schemes].map(([scheme, tensors]) => [scheme, tensors.length])),
       hasTokenizer: tokenizer !== undefined,
       ...summariseLosses(
@@ -187,48 +188,6 @@ function typeOf(scheme: GgufModelTensor["scheme"]) {
   const type = GGUF_TYPE_OF.get(scheme);
   assert.ok(type !== undefined, "every scheme has a GGUF type");
   return type;
-}
-
-const TOKENIZER_FILE = "tokenizer.json";
-const SETTINGS_FILE = "tokenizer_config.json";
-
-/** Metadata of the tokenizer beside the weights; undefined when there is none at all. */
-async function readTokenizer(
-  source: ObjectStore,
-  { checkpoint }: StoredCheckpoint,
-  { signal }: StepDeps,
-): Promise<GgufMetadata | undefined> {
-  const has = (file: string) => checkpoint.sideFiles.some(({ name }) => name === file);
-  const made = checkpoint.documents?.get(TOKENIZER_FILE);
-  if (made !== undefined && !has(TOKENIZER_FILE)) {
-    const settings = parseSettings(source, new TextEncoder().encode(checkpoint.documents?.get(SETTINGS_FILE) ?? "{}"));
-    const tokenizerJson = new TextEncoder().encode(made);
-    return describeTokenizer({ tokenizerJson, tokenizerConfig: settings, config: checkpoint.config });
-  }
-  if (!has(TOKENIZER_FILE)) {
-    if (!has("tokenizer.model")) return undefined;
-    const where = { store: source.uri, file: "tokenizer.model" };
-    throw new MergeyardError("QuantizeTokenizerUnsupported", {
-      where,
-      found: "SentencePiece",
-      expected: "tokenizer.json",
-    });
-  }
-  const tokenizerJson = await readAll(source, TOKENIZER_FILE, TOKENIZER_LIMITS.bytes, { signal });
-  const tokenizerConfig = has(SETTINGS_FILE)
-    ? parseSettings(source, await readAll(source, SETTINGS_FILE, TOKENIZER_LIMITS.bytes, { signal }))
-    : undefined;
-  return describeTokenizer({ tokenizerJson, tokenizerConfig, config: checkpoint.config });
-}
-
-function parseSettings(source: ObjectStore, bytes: Uint8Array): Record<string, unknown> {
-  const file = SETTINGS_FILE;
-  const refuse = ({ offset, found, expected }: { offset?: number; found: string; expected: string }) =>
-    new MergeyardError("QuantizeTokenizerUnsupported", { where: { store: source.uri, file, offset }, found, expected });
-  const value = parseJsonDocument(bytes, { refuse });
-  const parsed = z.record(z.string(), z.unknown()).safeParse(value);
-  if (!parsed.success) throw refuse({ found: "another form", expected: "a JSON object" });
-  return parsed.data;
 }
 
 /** Float weights that ranges of bytes hold, as they are or packed. */

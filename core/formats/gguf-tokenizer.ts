@@ -174,8 +174,6 @@ function addSpecial(
   }
   const adds = tokenizerConfig.add_bos_token;
   if (typeof adds === "boolean") metadata.set("tokenizer.ggml.add_bos_token", { kind: "bool", value: adds });
-  const template = tokenizerConfig.chat_template;
-  if (typeof template === "string") metadata.set("tokenizer.chat_template", text(template));
 }
 
 function text(value: string): GgufValue {

@@ -1,6 +1,7 @@
 // Small documents beside a model's weights that the planner reads: which ones a recipe needs, and their JSON. An edge
 // fetches them; everything else beside the weights is only ever copied.
 import { type ErrorPlace, MergeyardError } from "../error.ts";
+import { GGUF_TOKENIZER_FILES } from "../formats/gguf-tokenizer-files.ts";
 import { parseJsonDocument } from "../formats/json-scan.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import type { Outputs } from "../recipe/outputs.ts";
@@ -27,8 +28,8 @@ export function documentNames(recipe: Recipe, outputs?: Outputs): readonly strin
     ...(adapts ? [ADAPTER_CONFIG_FILE] : []),
     ...(tokenizes ? [TOKENIZER_FILE, SPECIAL_TOKENS_FILE, GENERATION_FILE] : []),
     ...(talks ? [CHAT_TEMPLATE_FILE] : []),
-    ...(writesTokenizer && !tokenizes ? [TOKENIZER_FILE] : []),
-    ...(tokenizes || talks || writesTokenizer ? [TOKENIZER_CONFIG_FILE] : []),
+    ...(tokenizes || talks ? [TOKENIZER_CONFIG_FILE] : []),
+    ...(writesTokenizer ? GGUF_TOKENIZER_FILES : []),
   ];
 }
 

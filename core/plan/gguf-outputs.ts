@@ -4,13 +4,13 @@ import assert from "node:assert/strict";
 import { MergeyardError } from "../error.ts";
 import { type GgufModelTensor, planGgufModel } from "../formats/gguf-model.ts";
 import { splitMetadata, splitName } from "../formats/gguf-split.ts";
-import { describeTokenizer, NO_TOKENIZER } from "../formats/gguf-tokenizer.ts";
+import { NO_TOKENIZER } from "../formats/gguf-tokenizer.ts";
+import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../formats/gguf-tokenizer-files.ts";
 import { GGUF_TYPE_OF } from "../formats/gguf-types.ts";
 import { encodeGgufHeader } from "../formats/gguf-write.ts";
 import { checkImportance } from "../formats/imatrix.ts";
 import type { PlannedShard } from "../formats/shard-plan.ts";
 import type { GgufOutput } from "../recipe/outputs.ts";
-import { TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from "./documents.ts";
 import type { MergeModel, PlannedImatrix } from "./merge-task.ts";
 import type { Notes } from "./notes.ts";
 import { outputDocument, outputObject } from "./output-documents.ts";
@@ -105,9 +105,11 @@ function checkSingle(tensors: readonly GgufModelTensor[]): void {
 }
 
 function tokenizerOf(parts: GgufOutputParts, config: Readonly<Record<string, unknown>> | undefined) {
-  const tokenizerJson = outputDocument(parts, TOKENIZER_FILE);
-  if (tokenizerJson === undefined) return undefined;
-  return describeTokenizer({ tokenizerJson, tokenizerConfig: outputObject(parts, TOKENIZER_CONFIG_FILE), config });
+  const files = GGUF_TOKENIZER_FILES.flatMap((name) => {
+    const bytes = outputDocument(parts, name);
+    return bytes === undefined ? [] : [[name, bytes] as const];
+  });
+  return describeTokenizerFiles(new Map(files), config);
 }
 
 function pick<Item>(items: readonly Item[], index: number): Item {
