@@ -95,7 +95,9 @@ async function checkDerived(context: UnitContext, merge: FinishedMerge): Promise
     if (digest !== file.headerDigest || digestBytes(header) !== digest) {
       throw wrong(context, merge, `header ${digest} of ${file.name}`, digestBytes(header));
     }
-    const stated = await readStated(planned.format, read, { name: key, bytes });
+    const all = await readStated(planned.format, read, { name: key, bytes });
+    // Tensors that no unit makes lie in the header's own bytes.
+    const stated = all.filter(({ offset }) => offset === undefined || offset >= header.length);
     const listings = listStated(file);
     stated.forEach((found, at) => {
       const listed = listings[at];

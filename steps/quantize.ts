@@ -112,7 +112,7 @@ type QuantizedFile = Pick<QuantizeRequest, "header" | "fileBytes" | "tensors"> &
 
 /** Every file of the model, from start to end but for the blocks. */
 function encodeFiles(
-  { metadata, tensors }: GgufModel,
+  { metadata, constants, tensors }: GgufModel,
   { name, split }: { readonly name: string; readonly split: GgufSplitLimits },
   importance: Importance,
 ): readonly QuantizedFile[] {
@@ -124,8 +124,9 @@ function encodeFiles(
   const stem = name.replace(/\.gguf$/, "");
   return groups.map((own, index) => {
     const { header, fileBytes, ...encoded } = encodeGgufHeader(
-      splitMetadata(metadata, index, groups.length, tensors.length),
+      splitMetadata(metadata, index, groups.length, constants.length + tensors.length),
       own.map(({ name, shape, scheme }) => ({ name, shape, type: typeOf(scheme) })),
+      index === 0 ? constants : [],
     );
     return {
       name: groups.length === 1 ? name : splitName(stem, index, groups.length),

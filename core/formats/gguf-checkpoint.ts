@@ -9,6 +9,7 @@ import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "./fo
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./gguf.ts";
 import { type GgufConfig, numberOf, readGgufConfig } from "./gguf-config.ts";
 import { GGUF_INSIDE, GGUF_OPTIONAL, GGUF_OUTSIDE } from "./gguf-names.ts";
+import { FREQUENCIES, findLlama3 } from "./gguf-rope.ts";
 import { rebuildTokenizer } from "./gguf-tokenizer-json.ts";
 import type { GgufMetadata } from "./gguf-types.ts";
 import { readSideFiles, topLevelFiles } from "./side-files.ts";
@@ -62,12 +63,14 @@ async function openSet(folder: FolderReader, files: readonly CheckpointFile[]): 
   }
   const [name = ""] = files.map((file) => file.name);
   const described = readGgufConfig(metadata, places, name);
+  const scaling = await readFrequencies(folder, places.get(FREQUENCIES), described.config);
+  const config = { ...described.config, ...(scaling === undefined ? {} : { rope_scaling: scaling }) };
   const tensors = [...places.values()].flatMap((tensor) => entriesOf(tensor, described));
   const side = await readSideFiles(folder, files);
   const hasTokenizer = side.sideFiles.some((file) => file.name === "tokenizer.json");
   const tokenizer = hasTokenizer ? undefined : rebuildTokenizer(metadata);
   const documents = new Map([
-    ...(side.config === undefined ? [["config.json", `${JSON.stringify(described.config, null, 2)}\n`] as const] : []),
+    ...(side.config === undefined ? [["config.json", `${JSON.stringify(config, null, 2)}\n`] as const] : []),
     ...(tokenizer?.documents ?? []),
   ]);
   return {
@@ -77,10 +80,13 @@ async function openSet(folder: FolderReader, files: readonly CheckpointFile[]): 
       sideFiles: side.sideFiles,
       tensors,
       metadata: new Map(),
-      config: side.config ?? described.config,
+      config: side.config ?? config,
       documents,
     },
-    warnings: [...warningsOf(places, name, tokenizer?.lost), ...side.warnings],
+    warnings: [
+      ...warningsOf(places.has(FREQUENCIES) && scaling === undefined, name, tokenizer?.lost),
+      ...side.warnings,
+    ],
     headers: new Map(),
     digest: undefined,
     conversion: parametersOf(tensors),
@@ -105,16 +111,24 @@ function checkSplit(opened: readonly OpenedFile[]): void {
   }
 }
 
-/** Made from the config by every reader. */
-const FREQUENCIES = "rope_freqs.weight";
+/** Frequencies are half of a head's size. */
+const FREQUENCIES_MAX = 4096;
 
-function warningsOf(
-  tensors: ReadonlyMap<string, unknown>,
-  file: string,
-  lost: string | undefined,
-): readonly CheckpointWarning[] {
+/** The scaling that a tensor of frequencies comes from, as config.json has it. */
+async function readFrequencies(
+  folder: FolderReader,
+  tensor: (GgufTensor & { readonly file: string }) | undefined,
+  { rope_theta: theta }: GgufConfig["config"],
+): Promise<Readonly<Record<string, unknown>> | undefined> {
+  const count = tensor?.shape[0] ?? 0;
+  if (tensor === undefined || tensor.type.scheme !== "f32" || count > FREQUENCIES_MAX) return undefined;
+  const bytes = await folder.read(tensor.file, tensor.offset, tensor.bytes);
+  return findLlama3(new Float32Array(bytes.slice().buffer), Number(theta));
+}
+
+function warningsOf(losesScaling: boolean, file: string, lost: string | undefined): readonly CheckpointWarning[] {
   return [
-    ...(tensors.has(FREQUENCIES) ? [{ code: "RopeScalingLost" as const, where: { file, tensor: FREQUENCIES } }] : []),
+    ...(losesScaling ? [{ code: "RopeScalingLost" as const, where: { file, tensor: FREQUENCIES } }] : []),
     ...(lost === undefined ? [] : [{ code: "TokenizerNotRebuilt" as const, where: { file }, found: lost }]),
   ];
 }

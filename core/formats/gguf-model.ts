@@ -16,6 +16,7 @@ import {
   type GgufExperts,
   type GgufFamily,
 } from "./gguf-names.ts";
+import { type GgufConstant, planScaling, type RopeScaling } from "./gguf-rope.ts";
 import type { GgufMetadata, GgufValue } from "./gguf-types.ts";
 
 const positive = z.int().positive();
@@ -36,11 +37,16 @@ const configSchema = z.looseObject({
   vocab_size: positive,
   max_position_embeddings: positive,
   rms_norm_eps: z.number().positive(),
-  rope_theta: z.number().positive().default(10000),
+  rope_theta: z.number().positive().nullish(),
   rope_scaling: z.looseObject({}).nullish(),
+  // Both in one, since transformers 5.
+  rope_parameters: z.looseObject({ rope_theta: z.number().positive().nullish() }).nullish(),
   tie_word_embeddings: z.boolean().nullish(),
 });
-type Config = z.output<typeof configSchema>;
+type Config = z.output<typeof configSchema> & { readonly theta: number };
+
+/** Where a config says nothing. */
+const THETA = 10000;
 
 export type GgufModelTensor = {
   readonly name: string;
@@ -55,7 +61,12 @@ export type GgufModelTensor = {
   readonly permutedHeads: number | undefined;
 };
 
-export type GgufModel = { readonly metadata: GgufMetadata; readonly tensors: readonly GgufModelTensor[] };
+export type GgufModel = {
+  readonly metadata: GgufMetadata;
+  /** Tensors that are no checkpoint's: they go before all others of a file. */
+  readonly constants: readonly GgufConstant[];
+  readonly tensors: readonly GgufModelTensor[];
+};
 
 const LAYER = /^model\.layers\.(\d{1,5})\.(.+)$/;
 /** Kept in older files; made from the config by every reader. */
@@ -111,7 +122,8 @@ export function planGgufModel(
     };
   });
   checkPlanned(mix, tensors);
-  return { metadata: describeModel(known, mix, sizeLabel(tensors, experts), tokenizer), tensors };
+  const metadata = describeModel(known, mix, sizeLabel(tensors, experts), tokenizer);
+  return { metadata, constants: known.scaling.constants, tensors };
 }
 
 /** A plan of another model would go unnoticed where names agree; one that is misspelt would be forgotten. */
@@ -126,7 +138,12 @@ function checkPlanned({ planned }: Mix, tensors: readonly GgufModelTensor[]): vo
 type Experts = { readonly count: number; readonly used: number; readonly inner: number };
 
 /** A config, what the format makes of its kind, and the experts of a layer where there are any. */
-type Known = { readonly config: Config; readonly family: GgufFamily; readonly experts: Experts | undefined };
+type Known = {
+  readonly config: Config;
+  readonly family: GgufFamily;
+  readonly experts: Experts | undefined;
+  readonly scaling: RopeScaling;
+};
 
 function readModel(value: unknown): Known {
   const parsed = configSchema.safeParse(value);
@@ -140,8 +157,11 @@ function readModel(value: unknown): Known {
     const written = GGUF_FAMILIES.map(({ modelType }) => modelType).join(", ");
     throw unsupported({ field: "model_type" }, parsed.data.model_type, written);
   }
-  const config = { ...parsed.data, head_dim: parsed.data.head_dim ?? family.headSize };
-  return { config: checkHeads(checkScaling(config)), family, experts: readExperts(config, family) };
+  const { rope_theta, rope_parameters, rope_scaling } = parsed.data;
+  const theta = rope_theta ?? rope_parameters?.rope_theta ?? THETA;
+  const config = checkHeads({ ...parsed.data, head_dim: parsed.data.head_dim ?? family.headSize, theta });
+  const scaling = planScaling({ scaling: rope_scaling ?? rope_parameters, theta, headSize: headSizeOf(config) });
+  return { config, family, experts: readExperts(config, family), scaling };
 }
 
 function readExperts(config: Config, { experts }: GgufFamily): Experts | undefined {
@@ -157,41 +177,11 @@ function readExperts(config: Config, { experts }: GgufFamily): Experts | undefin
   return { count: need(experts.countKey), used: need("num_experts_per_tok"), inner: need(experts.innerKey) };
 }
 
-/** Scaled rotary embeddings that entries of the metadata say in full. */
-function checkScaling(config: Config): Config {
-  const kind = scalingKind(config);
-  if (kind === undefined || kind === "default") return config;
-  const refuse = (found: string, expected: string) => unsupported({ field: "rope_scaling" }, found, expected);
-  if (kind !== "linear" && kind !== "yarn") throw refuse(String(kind), "default, linear or yarn");
-  const { factor, original_max_position_embeddings: original, ...rest } = config.rope_scaling ?? {};
-  if (!(Number(factor) > 0)) throw refuse(`factor ${factor}`, "a number above 0");
-  if (kind !== "yarn") return config;
-  if (!positive.safeParse(original).success) {
-    throw refuse(`original_max_position_embeddings ${original}`, "the context before scaling");
-  }
-  for (const [key, value] of Object.entries(rest)) {
-    const usual = YARN_USUAL.get(key);
-    if (key === "type" || key === "rope_type" || key === "rope_theta" || value == null || value === usual) continue;
-    throw refuse(`${key} ${value}`, usual === undefined ? "none" : String(usual));
-  }
-  return config;
-}
-
-/** What readers take without an entry. */
-const YARN_USUAL: ReadonlyMap<string, number> = new Map([
-  ["beta_fast", 32],
-  ["beta_slow", 1],
-]);
-
 /** Rotary embeddings turn pairs of values. */
 function checkHeads(config: Config): Config {
   const size = headSizeOf(config);
   if (size % 2 === 0) return config;
   throw unsupported({ field: "num_attention_heads" }, `heads of ${size} values`, "heads of an even number");
-}
-
-function scalingKind({ rope_scaling: scaling }: Config): unknown {
-  return scaling?.rope_type ?? scaling?.type;
 }
 
 /** A part of a layer: its name in GGUF, and what a tensor of it has to be. */
@@ -341,7 +331,7 @@ const f32 = (value: number): GgufValue => ({ kind: "f32", value: Math.fround(val
 const text = (value: string): GgufValue => ({ kind: "string", value });
 
 function describeModel(
-  { config, family: { architecture, experts: kind }, experts }: Known,
+  { config, family: { architecture, experts: kind }, experts, scaling }: Known,
   { fileType, base }: Mix,
   label: string,
   tokenizer: GgufMetadata,
@@ -357,7 +347,7 @@ function describeModel(
   metadata.set(of("feed_forward_length"), u32(config.intermediate_size));
   metadata.set(of("attention.head_count"), u32(config.num_attention_heads));
   metadata.set(of("attention.head_count_kv"), u32(config.num_key_value_heads ?? config.num_attention_heads));
-  metadata.set(of("rope.freq_base"), f32(config.rope_theta));
+  metadata.set(of("rope.freq_base"), f32(config.theta));
   metadata.set(of("attention.layer_norm_rms_epsilon"), f32(config.rms_norm_eps));
   if (experts !== undefined) {
     metadata.set(of("expert_count"), u32(experts.count));
@@ -368,15 +358,7 @@ function describeModel(
     metadata.set(of("attention.key_length"), u32(headSize));
     metadata.set(of("attention.value_length"), u32(headSize));
   }
-  const scaling = scalingKind(config);
-  if (scaling === "linear" || scaling === "yarn") {
-    metadata.set(of("rope.scaling.type"), text(scaling));
-    metadata.set(of("rope.scaling.factor"), f32(Number(config.rope_scaling?.factor)));
-  }
-  if (scaling === "yarn") {
-    const original = Number(config.rope_scaling?.original_max_position_embeddings);
-    metadata.set(of("rope.scaling.original_context_length"), u32(original));
-  }
+  for (const [key, value] of scaling.entries) metadata.set(of(key), value);
   if (experts !== undefined && kind?.innerKey === "moe_intermediate_size") {
     metadata.set(of("expert_feed_forward_length"), u32(experts.inner));
   }

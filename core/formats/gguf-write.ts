@@ -1,13 +1,17 @@
 // Writing the header of a GGUF file, version 3: the bytes before the tensor data, and every tensor's place, so that
 // both are known before any weight is read.
+import assert from "node:assert/strict";
 import { MergeyardError } from "../error.ts";
 import { GGUF_LIMITS } from "../limits.ts";
+import type { BlockSchemeId } from "../schemes/registry.ts";
 import type { Shape } from "../tensor.ts";
 import { alignUp, GGUF_ALIGNMENT, GGUF_MAGIC, GGUF_VERSION, type GgufTensor } from "./gguf.ts";
+import type { GgufConstant } from "./gguf-rope.ts";
 import {
   GGUF_ARRAY,
   GGUF_SCALARS,
   GGUF_STRING,
+  GGUF_TYPE_OF,
   type GgufMetadata,
   type GgufScalarKind,
   type GgufType,
@@ -18,7 +22,7 @@ import {
 export type GgufTensorSpec = { readonly name: string; readonly shape: Shape; readonly type: GgufType };
 
 export type EncodedGguf = {
-  /** The file's bytes before the tensor data, padded to the alignment. */
+  /** The file's bytes before the given tensors, padded to the alignment: with the constants, which come first. */
   readonly header: Uint8Array;
   /** In the order given, with absolute offsets; gaps between them are zeros. */
   readonly tensors: readonly GgufTensor[];
@@ -27,10 +31,16 @@ export type EncodedGguf = {
 };
 
 /**
- * The header of a file with these entries and tensors, in the order given, at the default alignment.
+ * The header of a file with these entries and tensors, in the order given, at the default alignment. Constants are
+ * float32 tensors that lie before them, in the header's own bytes.
  * Throws GgufTensorInvalid: a name of more than 63 bytes or twice, or rows that are no whole blocks.
  */
-export function encodeGgufHeader(metadata: GgufMetadata, specs: readonly GgufTensorSpec[]): EncodedGguf {
+export function encodeGgufHeader(
+  metadata: GgufMetadata,
+  own: readonly GgufTensorSpec[],
+  constants: readonly GgufConstant[] = [],
+): EncodedGguf {
+  const specs = [...constants.map(({ name, values }) => ({ name, shape: [values.length], type: F32 })), ...own];
   const bytes = createWriter();
   bytes.raw(new TextEncoder().encode(GGUF_MAGIC));
   bytes.u32(GGUF_VERSION);
@@ -55,10 +65,24 @@ export function encodeGgufHeader(metadata: GgufMetadata, specs: readonly GgufTen
     return { ...spec, offset, bytes: size };
   });
   const text = bytes.finish();
-  const header = new Uint8Array(alignUp(text.length, GGUF_ALIGNMENT));
+  const data = alignUp(text.length, GGUF_ALIGNMENT);
+  const header = new Uint8Array(data + (places[constants.length]?.offset ?? next));
   header.set(text);
-  const tensors = places.map((place) => ({ ...place, offset: header.length + place.offset }));
-  return { header, tensors, fileBytes: header.length + next };
+  const view = new DataView(header.buffer);
+  for (const [index, { values }] of constants.entries()) {
+    const start = data + (places[index]?.offset ?? 0);
+    values.forEach((value, at) => void view.setFloat32(start + 4 * at, value, true));
+  }
+  const tensors = places.slice(constants.length).map((place) => ({ ...place, offset: data + place.offset }));
+  return { header, tensors, fileBytes: data + next };
+}
+
+const F32 = typeOf("f32");
+
+function typeOf(scheme: BlockSchemeId): GgufType {
+  const type = GGUF_TYPE_OF.get(scheme);
+  assert.ok(type !== undefined, "every scheme of blocks has a GGUF type");
+  return type;
 }
 
 /** Bytes of a tensor that can be written. */

@@ -64,12 +64,13 @@ function planOutput(
       tensors: placed,
       fileBytes,
     } = encodeGgufHeader(
-      splitMetadata(model.metadata, index, shards.length, model.tensors.length),
+      splitMetadata(model.metadata, index, shards.length, model.constants.length + model.tensors.length),
       own.map(({ name, shape, scheme }) => {
         const type = GGUF_TYPE_OF.get(scheme);
         assert.ok(type !== undefined, "every scheme of blocks has a GGUF type");
         return { name, shape, type };
       }),
+      index === 0 ? model.constants : [],
     );
     return {
       format: "gguf",

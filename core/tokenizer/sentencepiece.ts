@@ -1,4 +1,5 @@
-// A tokenizer.model: the pieces of a SentencePiece model with their scores and kinds, and what it says of its algorithm.
+// A tokenizer.model: the pieces of a SentencePiece model with their scores and kinds, and what it says of its
+// algorithm.
 // Source: sentencepiece, src/sentencepiece_model.proto (ModelProto).
 import { MergeyardError } from "../error.ts";
 import { TOKENIZER_LIMITS } from "../limits.ts";

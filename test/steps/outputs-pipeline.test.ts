@@ -1,6 +1,8 @@
 // Several artifacts of one merge: quantized files come out of the same pass, with the bytes that quantizing the merged
 // checkpoint would give, and the inputs are read as often as without them.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";
 import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
@@ -16,6 +18,7 @@ import { imatrixOf } from "./imatrix.ts";
 import { bytesRead, type End, filesOf, makeYard, recipe, run } from "./outputs-yard.ts";
 import type { Change } from "./small-llama.ts";
 
+const VOCABULARY = { "model.embed_tokens.weight": [320, 256], "lm_head.weight": [320, 256] };
 const BOTH = "[{ format: safetensors }, { format: gguf, scheme: q8_0 }, { format: gguf, scheme: q4_0 }]";
 
 /** Bytes of every tensor of GGUF files, by name and type. */
@@ -85,6 +88,25 @@ function prefixed(yard: ObjectStore, { prefix }: End): ObjectStore {
     readInto: (key, offset, into, options) => yard.readInto(`${prefix}${key}`, offset, into, options),
   };
 }
+
+test("Llama 3's scaling and a SentencePiece tokenizer go into the first file of a set", async () => {
+  const scaling = { factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192 };
+  const { yard, deps } = await makeYard({
+    config: { vocab_size: 320, rope_scaling: { rope_type: "llama3", ...scaling } },
+    shapes: VOCABULARY,
+  });
+  const model = readFileSync(join(import.meta.dirname, "../golden/sentencepiece/tokenizer.model"));
+  for (const upload of ["a", "b"]) await yard.create(`incoming/${upload}/1/tokenizer.model`, new Uint8Array(model));
+  const end = await run(yard, deps, recipe("[{ format: gguf, scheme: q8_0 }]", "allow_unlisted: drop"));
+  const files = filesOf(end, ".gguf");
+  assert.ok(files.length > 1);
+  const headers = await Promise.all(files.map(async (name) => (await openGguf(yard, `${end.prefix}${name}`)).header));
+  const holding = headers.map(({ tensors }) => tensors.filter(({ name }) => name === "rope_freqs.weight").length);
+  assert.deepEqual(holding, [1, ...files.slice(1).map(() => 0)]);
+  const total = headers.reduce((sum, { tensors }) => sum + tensors.length, 0);
+  assert.deepEqual(headers[0]?.metadata.get("split.tensors.count"), { kind: "i32", value: total });
+  assert.deepEqual(headers[0]?.metadata.get("tokenizer.ggml.model"), { kind: "string", value: "llama" });
+});
 
 test("only a GGUF file is published when nothing else is asked for, and it is the next merge's input", async () => {
   const { yard, deps } = await makeYard();

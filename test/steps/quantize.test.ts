@@ -8,6 +8,7 @@ import { GGUF_TYPE_OF } from "../../core/formats/gguf-types.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
 import { BLOCK_SCHEME_IDS } from "../../core/schemes/registry.ts";
+import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { openGguf } from "../../steps/open-gguf.ts";
 import { quantizeStep } from "../../steps/quantize.ts";
 import { runStep } from "../../steps/step.ts";
@@ -39,11 +40,15 @@ async function tensorsOf(store: ObjectStore): Promise<ReadonlyMap<string, GgufTe
   return new Map(header.tensors.map((tensor) => [tensor.name, tensor]));
 }
 
-async function floatsOf(store: ObjectStore, tensor: GgufTensor | undefined): Promise<Float32Array> {
+async function bytesOf(store: ObjectStore, tensor: GgufTensor | undefined): Promise<Uint8Array> {
   assert.ok(tensor !== undefined);
   const bytes = new Uint8Array(tensor.bytes);
   await store.readInto("out.gguf", tensor.offset, bytes);
-  return new Float32Array(bytes.buffer);
+  return bytes;
+}
+
+async function floatsOf(store: ObjectStore, tensor: GgufTensor | undefined): Promise<Float32Array> {
+  return new Float32Array((await bytesOf(store, tensor)).buffer);
 }
 
 async function refuses(change: Change, code: string, scheme = "q8_0", files: Record<string, string> = {}) {
@@ -132,6 +137,39 @@ test("metadata says what a loader needs, as the config has it", async () => {
   assert.equal(stated("llama.rope.scaling.factor"), 4);
   assert.equal(stated("llama.attention.layer_norm_rms_epsilon"), Math.fround(1e-6));
   assert.equal(stated("tokenizer.ggml.model"), "no_vocab");
+});
+
+test("the scaling of Llama 3 is a tensor before all others, which reads back as the config had it", async () => {
+  const scaling = {
+    rope_type: "llama3",
+    factor: 8,
+    low_freq_factor: 1,
+    high_freq_factor: 4,
+    original_max_position_embeddings: 8192,
+  };
+  const [plain, scaled] = [newStore(), newStore()];
+  await putLlama(plain, { config: { rope_theta: 500000 } });
+  await putLlama(scaled, { config: { rope_parameters: { rope_theta: 500000, ...scaling } } });
+  for (const store of [plain, scaled]) await run(store, "q8_0");
+  const [own, others] = [await tensorsOf(scaled), await tensorsOf(plain)];
+  const [first] = own.values();
+  assert.deepEqual([first?.name, first?.shape, first?.type.name], ["rope_freqs.weight", [32], "F32"]);
+  assert.equal(own.size, others.size + 1);
+  for (const [name, tensor] of others) {
+    assert.deepEqual(await bytesOf(scaled, own.get(name)), await bytesOf(plain, tensor), name);
+  }
+  const { checkpoint, warnings } = await openCheckpointFile(scaled, "out.gguf");
+  assert.deepEqual([checkpoint.config?.rope_scaling, checkpoint.config?.rope_theta], [scaling, 500000]);
+  assert.deepEqual(warnings, []);
+  assert.equal(checkpoint.tensors.length, (await openCheckpointFile(plain, "out.gguf")).checkpoint.tensors.length);
+
+  await run(scaled, "f16", { name: "set.gguf", split: { maxTensors: 9 } });
+  const names: string[] = [];
+  for await (const { key } of scaled.list("set-")) names.push(key);
+  const counts = await Promise.all(
+    names.sort().map(async (name) => (await openGguf(scaled, name)).header.tensors.length),
+  );
+  assert.equal(counts[0], 10);
 });
 
 test("a tied model has no output matrix, and its embedding gets the output's bits", async () => {
