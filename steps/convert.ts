@@ -16,7 +16,7 @@ import type { CheckpointFile, TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { describeWarning, type WritableCheckpoint } from "../core/formats/format.ts";
 import { encodeShardIndex } from "../core/formats/safetensors-index.ts";
-import { fileRole } from "../core/formats/side-files.ts";
+import { fileRole, isAdapter } from "../core/formats/side-files.ts";
 import type { TargetFormat } from "../core/formats/target.ts";
 import { TARGETS } from "../core/formats/targets.ts";
 import { universal as universalFormat } from "../core/formats/universal-folder.ts";
@@ -48,6 +48,9 @@ export const convertStep = defineStep({
     const [source, target] = [deps.openStore(sourceUri), deps.openStore(targetUri)];
     checkDtype(to, dtype);
     const stored = await openPlace({ store: source, prefix: "", file: sourceFile }, deps.signal, patterns);
+    if (isAdapter(stored.checkpoint)) {
+      throw new MergeyardError("ConvertAdapterRefused", { where: { store: source.uri }, expected: "a model" });
+    }
     const opened = dtype === undefined ? stored : weightsIn(stored, dtype);
     for await (const { key } of target.list("", { signal: deps.signal })) {
       throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });

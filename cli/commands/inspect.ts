@@ -1,7 +1,11 @@
 // `mergeyard inspect SRC`: what a checkpoint is, from its headers alone: format, files, tensors, dtypes, bytes,
 // problems.
 import type { Command } from "commander";
+import { z } from "zod";
 import type { TensorEntry } from "../../core/checkpoint.ts";
+import { MergeyardError } from "../../core/error.ts";
+import { parseJsonDocument } from "../../core/formats/json-scan.ts";
+import { FOLDER_LIMITS } from "../../core/limits.ts";
 import { elementCount, tensorBytes } from "../../core/tensor.ts";
 import type { ConversionParameter } from "../../core/universal/conversion.ts";
 import type { StoredCheckpoint } from "../../steps/open-checkpoint.ts";
@@ -30,8 +34,9 @@ export function addInspect(program: Command, terminal: Terminal): void {
       const patterns = readPatterns(options, terminal.cwd);
       const opened = await openSource(source, createStoreOpener(terminal.env), terminal, patterns);
       const problems = opened.warnings.map(describeWarning);
-      printResult(terminal, options.json, describeAsData(source, opened), () =>
-        describeAsText(source, opened, problems, options.tensors === true),
+      const adapter = await readAdapter(source, opened, terminal);
+      printResult(terminal, options.json, { ...describeAsData(source, opened), adapter: adapter ?? null }, () =>
+        describeAsText(source, { ...opened, adapter }, problems, options.tensors === true),
       );
     });
 }
@@ -49,6 +54,41 @@ async function inspectGguf(source: string, options: { json?: boolean }, terminal
   printResult(terminal, options.json, report.describeGgufAsData(source, opened), () =>
     report.describeGgufAsText(source, opened),
   );
+}
+
+const adapterSchema = z.looseObject({
+  peft_type: z.string(),
+  r: z.number().optional(),
+  lora_alpha: z.number().optional(),
+  base_model_name_or_path: z.string().nullish(),
+});
+type Adapter = z.infer<typeof adapterSchema>;
+
+/** What the config of an adapter's folder says; undefined for any other checkpoint. */
+async function readAdapter(source: string, { checkpoint }: StoredCheckpoint, terminal: Terminal) {
+  const [{ createStoreOpener }, { locateSource }, { readAll }, { fileRole, isAdapter }] = await Promise.all([
+    import("../../stores/open.ts"),
+    import("../source.ts"),
+    import("../../stores/objects.ts"),
+    import("../../core/formats/side-files.ts"),
+  ]);
+  const file = checkpoint.sideFiles.find(({ name }) => fileRole(name) === "adapter");
+  if (file === undefined || !isAdapter(checkpoint)) return undefined;
+  const store = createStoreOpener(terminal.env)(locateSource(source, terminal.cwd).folder);
+  const bytes = await readAll(store, file.name, FOLDER_LIMITS.configBytes, { signal: terminal.signal });
+  const refuse = (found: string) => new MergeyardError("PlanAdapterInvalid", { where: { file: file.name }, found });
+  const value = parseJsonDocument(bytes, { pythonNumbers: true, refuse: ({ found }) => refuse(found) });
+  const parsed = adapterSchema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw refuse(parsed.error.issues[0]?.message ?? "another form");
+}
+
+function adapterLines(adapter: Adapter | undefined): readonly string[] {
+  if (adapter === undefined) return [];
+  const { peft_type: type, r: rank, lora_alpha: alpha, base_model_name_or_path: base } = adapter;
+  const numbers = rank === undefined ? "" : ` of rank ${rank}, alpha ${alpha ?? "not stated"}`;
+  const what = `${type}${numbers}, on ${base ?? "a base that is not named"}`;
+  return [`  adapter       ${what}; no model by itself: merge it as base+adapter`];
 }
 
 function describeAsData(
@@ -127,7 +167,7 @@ function trainingLines(conversion: readonly ConversionParameter[] = []): readonl
 
 function describeAsText(
   source: string,
-  { checkpoint, conversion, training }: StoredCheckpoint,
+  { checkpoint, conversion, training, adapter }: StoredCheckpoint & { readonly adapter: Adapter | undefined },
   problems: readonly string[],
   all: boolean,
 ): string {
@@ -142,6 +182,7 @@ function describeAsText(
     `  format        ${format}, ${countOf(tensorFiles.length, "file")}, ${fileBytes}`,
     `  architecture  ${architectures}`,
     `  tensors       ${formatCount(tensors.length)}, ${formatCount(sumOf(tensors, elementsOf))} elements`,
+    ...adapterLines(adapter),
     ...trainerLines(training),
     ...trainingLines(conversion),
     `  beside them   ${names === "" ? "no other files" : names}`,

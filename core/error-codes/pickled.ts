@@ -232,6 +232,11 @@ export const PICKLED_CODES = {
     retryable: false,
     remedy: "convert a training checkpoint, or convert this one to safetensors or torch",
   },
+  ConvertAdapterRefused: {
+    meaning: "the folder holds a LoRA adapter, which is no model by itself",
+    retryable: false,
+    remedy: "merge it into its base (a model `base+adapter` of a recipe), or combine adapters with lora merge",
+  },
   ConvertDtypeRefused: {
     meaning: "the format to write keeps master weights, which have one dtype",
     retryable: false,

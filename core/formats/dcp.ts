@@ -27,6 +27,8 @@ import { placeTorchTensor, readTorchFile } from "./torch-file.ts";
 import { readCount } from "./torch-tensor.ts";
 
 const METADATA = ".metadata";
+/** Classes of the document; Megatron's adds what its tensors were reshaped from. */
+const RECORDS = new Set(["Metadata", "MCoreMetadata"]);
 const READS_IN_FLIGHT = 16;
 /** Names in a warning. */
 const NAMES_SHOWN = 20;
@@ -54,18 +56,31 @@ type Chunk = { readonly offsets: Shape; readonly sizes: Shape };
 /** Where one entry lies: the bytes of one torch file inside of a `.distcp` file. */
 type Place = { readonly file: CheckpointFile; readonly offset: number; readonly bytes: number };
 
+/** A distributed checkpoint in the folder `prefix` ("" or ending in "/"), as it names its tensors. */
+export type DcpTensors = {
+  readonly metadata: PickleValue;
+  readonly tensors: readonly ConversionParameter[];
+  readonly files: readonly CheckpointFile[];
+  readonly warnings: readonly CheckpointWarning[];
+};
+
+/** Throws Dcp, Torch, Zip and Pickle codes. */
+export async function readDcp(folder: FolderReader, prefix: string): Promise<DcpTensors> {
+  const metadata = await readMetadata(folder, prefix);
+  const places = readPlaces(metadata, folder, prefix);
+  const tensors: ConversionParameter[] = [];
+  for (const tensor of readTensors(metadata)) tensors.push(await placeChunks(folder, tensor, places));
+  const used = new Set([`${prefix}${METADATA}`, ...[...places.values()].map(({ file }) => file.name)]);
+  const files = folder.files.filter(({ name }) => used.has(name));
+  return { metadata, tensors, files, warnings: warnOfObjects(metadata) };
+}
+
 async function openDcp(folder: FolderReader): Promise<OpenedCheckpoint> {
-  const metadata = await readMetadata(folder);
-  const places = readPlaces(metadata, folder);
-  const tensors = readTensors(metadata);
-  const placed: ConversionParameter[] = [];
-  for (const tensor of tensors) placed.push(await placeChunks(folder, tensor, places));
-  const parameters = await foldTraining(placed, async ({ dtype, gather }) => {
+  const { tensors, files: tensorFiles, warnings } = await readDcp(folder, "");
+  const parameters = await foldTraining(tensors, async ({ dtype, gather }) => {
     const [range] = gather.copies.flat().flatMap((box) => box.ranges);
     return range === undefined ? undefined : readCount(folder, range, dtype);
   });
-  const used = new Set([METADATA, ...[...places.values()].map(({ file }) => file.name)]);
-  const tensorFiles = folder.files.filter(({ name }) => used.has(name));
   const { sideFiles, config } = await readSideFiles(folder, tensorFiles);
   return {
     checkpoint: {
@@ -76,7 +91,7 @@ async function openDcp(folder: FolderReader): Promise<OpenedCheckpoint> {
       metadata: new Map(),
       config,
     },
-    warnings: warnOfObjects(metadata),
+    warnings,
     headers: new Map(),
     digest: undefined,
     conversion: parameters,
@@ -87,18 +102,18 @@ function dcpError(code: ErrorCode, tensor: string | undefined, found: string, ex
   return new MergeyardError(code, { where: { file: METADATA, tensor: tensor?.slice(0, 200) }, found, expected });
 }
 
-async function readMetadata(folder: FolderReader): Promise<PickleValue> {
-  const file = folder.files.find(({ name }) => name === METADATA);
+async function readMetadata(folder: FolderReader, prefix: string): Promise<PickleValue> {
+  const file = folder.files.find(({ name }) => name === `${prefix}${METADATA}`);
   if (file === undefined)
     throw dcpError("DcpMetadataMissing", undefined, "no .metadata", ".metadata, which is written last");
   if (file.bytes > PICKLE_LIMITS.bytes) {
     throw dcpError("PickleTooLarge", undefined, `${file.bytes} bytes`, `at most ${PICKLE_LIMITS.bytes}`);
   }
-  const bytes = await folder.read(METADATA, 0, file.bytes);
-  const { value, end } = unpickle(bytes, { file: METADATA });
+  const bytes = await folder.read(file.name, 0, file.bytes);
+  const { value, end } = unpickle(bytes, { file: file.name });
   if (end !== bytes.length)
     throw dcpError("PickleTrailing", undefined, `${bytes.length - end} bytes`, "none after STOP");
-  if (typeName(value) === "Metadata") return value;
+  if (RECORDS.has(typeName(value) ?? "")) return value;
   throw dcpError("DcpMetadataInvalid", undefined, describeValue(value), "a Metadata record");
 }
 
@@ -172,7 +187,7 @@ function readTensor(name: string, value: PickleValue): ChunkedTensor {
 }
 
 /** By name and offsets of the chunk. */
-function readPlaces(metadata: PickleValue, folder: FolderReader): ReadonlyMap<string, Place> {
+function readPlaces(metadata: PickleValue, folder: FolderReader, prefix: string): ReadonlyMap<string, Place> {
   const entries = asKind(fieldOf(metadata, "storage_data"), "dict")?.entries;
   if (entries === undefined) throw dcpError("DcpMetadataInvalid", undefined, "no storage_data", "a dict");
   const files = new Map(folder.files.map((file) => [file.name, file]));
@@ -181,7 +196,10 @@ function readPlaces(metadata: PickleValue, folder: FolderReader): ReadonlyMap<st
       const name = fieldOf(key, "fqn");
       if (typeof name !== "string")
         throw dcpError("DcpMetadataInvalid", undefined, describeValue(key), "a MetadataIndex");
-      return [placeKey(name, countsOf(fieldOf(key, "offset"))), readPlace(name, asKind(value, "record"), files)];
+      return [
+        placeKey(name, countsOf(fieldOf(key, "offset"))),
+        readPlace(name, asKind(value, "record"), files, prefix),
+      ];
     }),
   );
 }
@@ -190,7 +208,12 @@ function placeKey(name: string, offsets: Shape | undefined): string {
   return JSON.stringify([name, offsets ?? []]);
 }
 
-function readPlace(name: string, info: PickleRecord | undefined, files: ReadonlyMap<string, CheckpointFile>): Place {
+function readPlace(
+  name: string,
+  info: PickleRecord | undefined,
+  files: ReadonlyMap<string, CheckpointFile>,
+  prefix: string,
+): Place {
   const [path, offset, bytes] = ["relative_path", "offset", "length"].map((field) => info?.fields.get(field));
   if (typeof path !== "string" || !isCount(offset) || !isCount(bytes)) {
     throw dcpError("DcpMetadataInvalid", name, describeValue(info), "a path, an offset and a length");
@@ -205,7 +228,7 @@ function readPlace(name: string, info: PickleRecord | undefined, files: Readonly
     path.split("/").every((part) => part !== "" && part !== "." && part !== "..");
   if (!isPlain)
     throw dcpError("DcpPathInvalid", name, JSON.stringify(path.slice(0, 200)), "a path inside of the folder");
-  const file = files.get(path);
+  const file = files.get(`${prefix}${path}`);
   if (file === undefined) throw dcpError("DcpFileMissing", name, `no ${path.slice(0, 200)}`, "the file");
   if (offset + bytes <= file.bytes) return { file, offset, bytes };
   throw new MergeyardError("DcpChunkOutOfFile", {

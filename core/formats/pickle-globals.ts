@@ -214,6 +214,7 @@ export const GLOBALS: ReadonlyMap<string, GlobalMeaning> = new Map<string, Globa
   [`${OLD_DCP_METADATA} TensorProperties`, RECORD],
   [`${OLD_DCP_METADATA} MEM_FORMAT_ENCODING`, MEMORY_FORMATS],
   ["torch.distributed.checkpoint.filesystem _StorageInfo", RECORD],
+  ["megatron.core.dist_checkpointing.strategies.torch MCoreMetadata", RECORD],
 ]);
 
 /** Tensors that are no plain array of numbers: refused by what they are, not as an unknown name. */

@@ -6,6 +6,7 @@ import { deepspeed } from "./deepspeed.ts";
 import { deepspeedUniversal } from "./deepspeed-universal.ts";
 import type { CheckpointFormat } from "./format.ts";
 import { gguf } from "./gguf-checkpoint.ts";
+import { megatron } from "./megatron.ts";
 import { safetensors } from "./safetensors-folder.ts";
 import { torch } from "./torch.ts";
 import { universal } from "./universal-folder.ts";
@@ -14,6 +15,7 @@ import { recogniseUnsupported } from "./unsupported.ts";
 /** Most specific first: the first format that recognises a folder opens it. */
 export const FORMATS: readonly CheckpointFormat[] = Object.freeze([
   universal,
+  megatron,
   dcp,
   safetensors,
   deepspeed,

@@ -1,6 +1,6 @@
 // What the files around the weights are, by name: which travel with a merge and from which parent, which are rebuilt,
 // and which are other weights or a trainer's leftovers that must never travel by themselves.
-import type { CheckpointFile, FolderReader } from "../checkpoint.ts";
+import type { Checkpoint, CheckpointFile, FolderReader } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { FOLDER_LIMITS } from "../limits.ts";
 import { sortByName } from "../utf8-order.ts";
@@ -50,6 +50,12 @@ const ROLES: readonly (readonly [FileRole, RegExp])[] = Object.freeze([
 /** The role of a file by its name; "other" when nothing is known about it. */
 export function fileRole(name: string): FileRole {
   return ROLES.find(([, pattern]) => pattern.test(name))?.[0] ?? "other";
+}
+
+/** True for a folder of a LoRA adapter, which is no model by itself: its config, tensors under PEFT's name alone. */
+export function isAdapter({ tensorFiles, sideFiles }: Pick<Checkpoint, "tensorFiles" | "sideFiles">): boolean {
+  const hasConfig = sideFiles.some(({ name }) => fileRole(name) === "adapter");
+  return hasConfig && tensorFiles.every(({ name }) => /^adapter_model[.-]/.test(name));
 }
 
 export type SideFiles = {

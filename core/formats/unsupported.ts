@@ -12,8 +12,8 @@ const SAVE_AS_SAFETENSORS = "load it with the library that wrote it and save it 
 const EVIDENCE: readonly Evidence[] = Object.freeze([
   {
     path: /(^|\/)latest_checkpointed_iteration\.txt$|(^|\/)iter_\d{7}\//,
-    title: "Megatron-LM checkpoint",
-    hint: "export it to the Hugging Face form with Megatron's own converter",
+    title: "Megatron-LM checkpoint of one file for each rank",
+    hint: "save it as torch_dist (--ckpt-format torch_dist), or export it with Megatron's own converter",
   },
   {
     path: /(^|\/)(_CHECKPOINT_METADATA|manifest\.ocdbt|_METADATA)$/,

@@ -1,6 +1,6 @@
 // Training checkpoints on the command line: what inspect says of them, and convert into a folder.
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import test from "node:test";
@@ -30,6 +30,21 @@ test("inspect explains a training checkpoint: format, step, patterns, padding", 
   assert.match(text.out(), /saved by +tp 2, pp 2, dp 2; BF16 weights, 2 optimizer groups/);
   assert.match(text.out(), /training +step 3; fp32, exp_avg, exp_avg_sq/);
   assert.match(text.out(), /from 64 to 50 rows/);
+});
+
+test("an adapter is told from a model: inspect explains it, convert refuses it", async () => {
+  const cwd = path.resolve(import.meta.dirname, "../../examples/models");
+  const terminal = createRecorder({ cwd });
+  assert.equal(await main(["inspect", "lora-python"], terminal), 0);
+  assert.match(
+    terminal.out(),
+    /adapter +LORA of rank 8, alpha 16, on base; no model by itself: merge it as base\+adapter/,
+  );
+  const refused = createRecorder({ cwd });
+  const out = path.join(tmpdir(), `mergeyard-adapter-${process.pid}`);
+  assert.equal(await main(["convert", "lora-python", "--to", "torch", "--out", out, "--json"], refused), 1);
+  assert.equal(JSON.parse(refused.err()).error.code, "ConvertAdapterRefused");
+  assert.equal(existsSync(out), false);
 });
 
 test("convert makes a universal checkpoint of it, and nothing of one that is damaged", async () => {

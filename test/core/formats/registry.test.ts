@@ -39,7 +39,10 @@ suite("the registry of formats", () => {
 
   test("refuses kinds that it knows but cannot read by their title", () => {
     const kinds: readonly (readonly [readonly string[], string])[] = [
-      [["latest_checkpointed_iteration.txt", "iter_0000100/common.pt"], "Megatron-LM checkpoint"],
+      [
+        ["latest_checkpointed_iteration.txt", "iter_0000100/common.pt"],
+        "Megatron-LM checkpoint of one file for each rank",
+      ],
       [["checkpoint/_METADATA", "checkpoint/manifest.ocdbt"], "orbax checkpoint"],
       [["model_index.json", "unet/config.json"], "diffusers pipeline"],
       [["tf_model.h5"], "checkpoint of another framework"],
