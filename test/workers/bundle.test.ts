@@ -17,6 +17,7 @@ import { bundleWorker } from "../../tools/bundle-worker.ts";
 import { testDeps } from "../steps/deps.ts";
 import { createInThreadExecutor } from "../steps/in-thread-executor.ts";
 import { makeYard, plan, runUnits } from "../steps/pipeline.ts";
+import { KNOWN, parseDockerfile, RULES } from "./dockerfile-rules.ts";
 
 const folder = mkdtempSync(path.join(tmpdir(), "mergeyard-bundle-"));
 const context = path.join(folder, "context");
@@ -27,20 +28,8 @@ before(async () => {
   return () => rmSync(folder, { recursive: true });
 });
 
-type Instruction = { readonly name: string; readonly text: string };
-
-/** Instructions with their lines joined, comments left out. */
-function instructions(): Instruction[] {
-  const text = readFileSync(path.join(context, "Dockerfile"), "utf8");
-  const lines = text.split("\n").filter((line) => !line.startsWith("#") && line.trim() !== "");
-  return lines
-    .join("\n")
-    .replace(/ ?\\\n\s*/g, " ")
-    .split("\n")
-    .map((line) => ({ name: line.split(" ")[0] ?? "", text: line.slice(line.indexOf(" ") + 1) }));
-}
-
-const all = (name: string) => instructions().filter((entry) => entry.name === name);
+const dockerfile = () => parseDockerfile(readFileSync(path.join(context, "Dockerfile"), "utf8"));
+const all = (name: string) => dockerfile().filter((entry) => entry.name === name);
 
 test("every file that the image copies is in the folder it is built from, and nothing else is", () => {
   const sources = all("COPY").flatMap(({ text }) => {
@@ -61,30 +50,43 @@ test("every file that the image copies is in the folder it is built from, and no
 });
 
 test("the Dockerfile keeps to the rules of its linter", () => {
-  const known = ["ARG", "FROM", "RUN", "ENV", "WORKDIR", "COPY", "USER", "ENTRYPOINT"];
-  for (const { name } of instructions()) assert.ok(known.includes(name), `${name}: not an instruction we use`);
+  const file = dockerfile();
+  for (const { name } of file) assert.ok(KNOWN.includes(name), `${name}: not an instruction we use`);
+  for (const { id, says, broken } of RULES) assert.deepEqual(broken(file), [], `${id}: ${says}`);
   const [node] = all("ARG");
-  assert.match(node?.text ?? "", /^NODE_VERSION=24\.\d+\.\d+$/, "a base image of one exact version (DL3006, DL3007)");
   assert.equal(`v${node?.text.split("=")[1]}`, process.version, "the image runs what the tests run");
-  assert.deepEqual(
-    all("FROM").map(({ text }) => text),
-    [`node:\${NODE_VERSION}-bookworm-slim`],
-  );
-  for (const { text } of all("WORKDIR")) assert.match(text, /^\//, "an absolute WORKDIR (DL3000)");
-  for (const { text } of all("RUN").filter((run) => run.text.includes("apt-get"))) {
-    assert.match(text, /^apt-get update &&/, "lists and packages in one layer (DL3009)");
-    assert.match(text, /apt-get install --yes --no-install-recommends/, "DL3014, DL3015");
-    assert.match(text, /rm -rf \/var\/lib\/apt\/lists\/\*/, "DL3009");
-    assert.doesNotMatch(text, /\bsudo\b|\bapt\b(?!-get|\/)|upgrade/, "DL3004, DL3027, DL3005");
-  }
-  const users = all("USER");
-  assert.deepEqual(
-    users.map(({ text }) => text),
-    ["node"],
-    "ends as a user that is not root (DL3002)",
-  );
-  const order = instructions().map(({ name }) => name);
+  const order = file.map(({ name }) => name);
   assert.ok(order.indexOf("USER") > order.lastIndexOf("COPY"), "code belongs to root, the worker cannot change it");
+});
+
+/** A Dockerfile for each rule that breaks it. */
+const BAD: Readonly<Record<string, string>> = {
+  DL3000: "WORKDIR app",
+  DL3002: "USER node\nUSER root",
+  DL3003: "RUN cd /app && make",
+  DL3004: "RUN sudo make",
+  DL3005: "RUN apt-get update && apt-get dist-upgrade",
+  DL3006: `ARG V=24\nFROM node:\${V}-slim`,
+  DL3007: "FROM node:latest",
+  DL3009: "RUN apt-get update && apt-get install --yes --no-install-recommends curl",
+  DL3014: "RUN apt-get install --no-install-recommends curl",
+  DL3015: "RUN apt-get install --yes curl",
+  DL3021: "COPY a b /app",
+  DL3025: "ENTRYPOINT node main.mjs",
+  DL3027: "RUN apt install curl",
+  DL3045: "COPY worker/ ./\nWORKDIR /app",
+  DL3059: "RUN make\nRUN make install",
+  DL3061: "RUN make",
+  DL4003: 'ENTRYPOINT ["node"]\nCMD ["main.mjs"]\nCMD ["other.mjs"]',
+  DL4006: "RUN wget -O - https://example.com | tar x",
+};
+
+test("each rule of the Dockerfile's linter can be broken", () => {
+  assert.deepEqual(
+    RULES.map(({ id }) => id),
+    Object.keys(BAD),
+  );
+  for (const { id, broken } of RULES) assert.ok(broken(parseDockerfile(BAD[id] ?? "")).length > 0, id);
 });
 
 const opener = (store: string) => openStore(store, {});
