@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { InstanceClass } from "aws-cdk-lib/aws-ec2";
 import { z } from "zod";
+import { PRICES, vcpuHourUsd } from "../core/cost/estimate.ts";
 import { FLEET_DEFAULT } from "../core/plan/machine.ts";
 
 const days = z.int().positive();
@@ -135,8 +136,11 @@ export const environmentSchema = z
         successes: z.boolean().default(false),
       })
       .prefault({}),
-    /** Shows the fleet's cost on the dashboard: what a vCPU costs you an hour, memory included. */
-    vcpuHourUsd: z.number().positive().nullable().default(null),
+    /**
+     * What a vCPU costs you an hour, memory included, for the cost on the dashboard. Without it the list price of
+     * core/cost/prices.json, which is dearer than Spot.
+     */
+    vcpuHourUsd: z.number().positive().default(vcpuHourUsd(PRICES)),
     logDays: z.literal([1, 3, 5, 7, 14, 30, 60, 90, 180, 365]).default(30),
   })
   .refine(({ teams }) => new Set(teams.map(({ name }) => name)).size === teams.length, {

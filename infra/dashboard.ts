@@ -16,6 +16,7 @@ import {
 import type { LogGroup } from "aws-cdk-lib/aws-logs";
 import type { Metrics } from "./metrics.ts";
 import type { ObservabilityProps } from "./observability-stack.ts";
+import { listTriggers, type Trigger } from "./triggers.ts";
 
 type DashboardProps = ObservabilityProps & {
   readonly metrics: Metrics;
@@ -26,7 +27,7 @@ type DashboardProps = ObservabilityProps & {
 const WIDTH = 12;
 const PERIOD = Duration.minutes(5);
 
-export function createDashboard(stack: Stack, props: DashboardProps): void {
+export function createDashboard(stack: Stack, props: DashboardProps): Dashboard {
   const { environment, metrics, alarms, jobLog, flow } = props;
   const dashboard = new Dashboard(stack, "Dashboard", {
     dashboardName: `mergeyard-${environment.name}`,
@@ -38,6 +39,8 @@ export function createDashboard(stack: Stack, props: DashboardProps): void {
   dashboard.addWidgets(throughput(metrics), fleet(metrics, environment));
   dashboard.addWidgets(waits(jobLog), failures(flow.steps.recordFailure.logGroup));
   dashboard.addWidgets(functions(props));
+  if (listTriggers(flow.triggers).length > 0) dashboard.addWidgets(events(listTriggers(flow.triggers)));
+  return dashboard;
 }
 
 function graph(title: string, left: IMetric[], label: string): GraphWidget {
@@ -77,8 +80,15 @@ function fleet({ unitMs }: Metrics, { cpu, vcpuHourUsd }: DashboardProps["enviro
   const hours = `ms / 3600000 * ${cpu.job.vcpus}`;
   const expression = (label: string, text: string) =>
     new MathExpression({ expression: text, usingMetrics: { ms: unitMs }, label, period: PERIOD });
-  if (vcpuHourUsd === null) return graph("Fleet", [expression("vCPU hours", hours)], "vCPU hours");
-  return graph("Fleet", [expression(`at $${vcpuHourUsd} a vCPU hour`, `${hours} * ${vcpuHourUsd}`)], "USD");
+  return new GraphWidget({
+    title: "Fleet",
+    left: [expression(`cost at $${vcpuHourUsd} a vCPU hour`, `${hours} * ${vcpuHourUsd}`)],
+    right: [expression("vCPU hours", hours)],
+    leftYAxis: { min: 0, label: "USD", showUnits: false },
+    rightYAxis: { min: 0, label: "vCPU hours", showUnits: false },
+    width: WIDTH,
+    height: 6,
+  });
 }
 
 function waits(jobLog: LogGroup): IWidget {
@@ -112,9 +122,22 @@ function failures(log: LogGroup): IWidget {
   });
 }
 
+/** How long events that may start runs have waited, and how many started nothing. */
+function events(triggers: readonly Trigger[]): IWidget {
+  const options = { statistic: "Maximum", period: PERIOD };
+  return new GraphWidget({
+    title: "Queues of events",
+    left: triggers.map(({ queue }) => queue.metricApproximateAgeOfOldestMessage(options)),
+    right: triggers.map(({ deadLetters }) => deadLetters.metricApproximateNumberOfMessagesVisible(options)),
+    leftYAxis: { min: 0, label: "age of the oldest, s", showUnits: false },
+    rightYAxis: { min: 0, label: "dead letters", showUnits: false },
+    width: 24,
+    height: 6,
+  });
+}
+
 function functions({ flow }: DashboardProps): IWidget {
-  const triggers = Object.values(flow.triggers).flatMap((trigger) => (trigger === undefined ? [] : [trigger.step]));
-  const all = [...Object.values(flow.steps), ...triggers];
+  const all = [...Object.values(flow.steps), ...listTriggers(flow.triggers).map(({ step }) => step)];
   return new GraphWidget({
     title: "Functions",
     left: all.map(({ lambda }) => lambda.metricDuration({ statistic: "Maximum", period: PERIOD })),

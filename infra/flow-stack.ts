@@ -11,7 +11,7 @@ import { renderDefinition, type Substitutions } from "../flow/definition.ts";
 import type { Compute } from "./compute-stack.ts";
 import type { Environment } from "./config.ts";
 import { StepFunction } from "./step-function.ts";
-import { createTriggers, type Triggers } from "./triggers.ts";
+import { createTriggers, listTriggers, type Triggers } from "./triggers.ts";
 import { allow, arnOf, signingStatements, type YardPlace, yardStatements } from "./yard-access.ts";
 
 export type FlowProps = StackProps & {
@@ -94,9 +94,13 @@ export class FlowStack extends Stack {
     this.flow = { stateMachineArn, steps, triggers };
     const runner = new ManagedPolicy(this, "Runner", {
       description: "Starts, follows and stops runs, and reads their logs",
-      statements: runnerStatements(this, name, stateMachineArn, props),
+      statements: [...runnerStatements(this, name, stateMachineArn, props), ...redriveStatements(triggers)],
     });
     new CfnOutput(this, "StateMachineArn", { value: stateMachineArn });
+    for (const { name: kind, queue, deadLetters } of listTriggers(triggers)) {
+      new CfnOutput(this, `${kind}QueueArn`, { value: queue.queueArn });
+      new CfnOutput(this, `${kind}DeadLettersArn`, { value: deadLetters.queueArn });
+    }
     new CfnOutput(this, "RunnerPolicyArn", { value: runner.managedPolicyArn });
   }
 }
@@ -197,5 +201,25 @@ function runnerStatements(stack: Stack, name: string, machineArn: string, props:
     allow("RunEndJobs", ["batch:TerminateJob"], [arnOf(stack, "batch", "job", "*")]),
     ...yardStatements(stack, "runner", props.place, []),
     allow("RunLogs", ["logs:GetLogEvents", "logs:FilterLogEvents", "logs:StartQuery"], [logs]),
+  ];
+}
+
+/** What sending dead letters back takes: `aws sqs start-message-move-task`. */
+function redriveStatements(triggers: Triggers): PolicyStatement[] {
+  const all = listTriggers(triggers);
+  if (all.length === 0) return [];
+  const task = ["sqs:StartMessageMoveTask", "sqs:ListMessageMoveTasks", "sqs:CancelMessageMoveTask"];
+  const reads = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"];
+  return [
+    allow(
+      "RedriveFrom",
+      [...task, ...reads],
+      all.map(({ deadLetters }) => deadLetters.queueArn),
+    ),
+    allow(
+      "RedriveTo",
+      ["sqs:SendMessage"],
+      all.map(({ queue }) => queue.queueArn),
+    ),
   ];
 }

@@ -3,6 +3,7 @@ import type { Stack } from "aws-cdk-lib";
 import { type Metric, Unit } from "aws-cdk-lib/aws-cloudwatch";
 import { FilterPattern, type ILogGroup, MetricFilter } from "aws-cdk-lib/aws-logs";
 import type { ObservabilityProps } from "./observability-stack.ts";
+import type { Trigger } from "./triggers.ts";
 
 export type Trouble = {
   readonly id: string;
@@ -21,10 +22,18 @@ export type Metrics = {
   readonly troubles: readonly Trouble[];
 };
 
+/** What Batch calls a queue whose first job waits for a machine that does not come. */
+export const QUEUE_BLOCKED = "Batch Job Queue Blocked";
+
 /** Seconds that a message of an upload may be unheard before somebody is told. */
 const MESSAGE_AGE_S = 3600;
 
-export function createMetrics(stack: Stack, { environment, compute, flow }: ObservabilityProps): Metrics {
+/** `jobLog` has what Batch says of jobs and queues. */
+export function createMetrics(
+  stack: Stack,
+  { environment, compute, flow }: ObservabilityProps,
+  jobLog: ILogGroup,
+): Metrics {
   const { name } = environment;
   const count = (id: string, logGroup: ILogGroup, pattern: string, value = "1", unit?: Unit): Metric =>
     new MetricFilter(stack, id, {
@@ -49,36 +58,51 @@ export function createMetrics(stack: Stack, { environment, compute, flow }: Obse
       written: count("BytesWritten", workers, finished, "$.bytesWritten", Unit.BYTES),
     },
     unitMs: count("UnitMilliseconds", workers, finished, "$.wallMs", Unit.MILLISECONDS),
-    troubles: Object.entries(flow.triggers).flatMap(([kind, trigger]): Trouble[] => {
-      if (trigger === undefined) return [];
-      const { step, queue, deadLetters } = trigger;
-      const unreadable = count(`Unreadable-${kind}`, step.logGroup, '{ $.event = "pipeline-unreadable" }');
-      return [
-        {
-          id: `${kind}-dead-letters`,
-          says: "events that started nothing: docs/deploy.md, Sending dead letters back",
-          metric: deadLetters.metricApproximateNumberOfMessagesVisible({ statistic: "Maximum" }),
-          threshold: 1,
-        },
-        {
-          id: `${kind}-late`,
-          says: "events wait for an hour: see the function's errors",
-          metric: queue.metricApproximateAgeOfOldestMessage({ statistic: "Maximum" }),
-          threshold: MESSAGE_AGE_S,
-        },
-        {
-          id: `${kind}-unreadable-pipeline`,
-          says: "a file under pipelines/ is no pipeline, so nothing starts it: the function's log names it",
-          metric: unreadable,
-          threshold: 1,
-        },
-        {
-          id: `${kind}-function-errors`,
-          says: "the function itself failed: see its log",
-          metric: step.lambda.metricErrors({ statistic: "Sum" }),
-          threshold: 1,
-        },
-      ];
-    }),
+    troubles: [
+      {
+        id: "queue-blocked",
+        says: "a job waits for a machine that does not come: docs/deploy.md, When something fails",
+        metric: count("QueuesBlocked", jobLog, `{ $.detail-type = "${QUEUE_BLOCKED}" }`),
+        threshold: 1,
+      },
+      ...Object.entries(flow.triggers).flatMap(([kind, trigger]) =>
+        trigger === undefined
+          ? []
+          : triggerTroubles(
+              kind,
+              trigger,
+              count(`Unreadable-${kind}`, trigger.step.logGroup, '{ $.event = "pipeline-unreadable" }'),
+            ),
+      ),
+    ],
   };
+}
+
+function triggerTroubles(kind: string, { step, queue, deadLetters }: Trigger, unreadable: Metric): Trouble[] {
+  return [
+    {
+      id: `${kind}-dead-letters`,
+      says: "events that started nothing: docs/deploy.md, Sending dead letters back",
+      metric: deadLetters.metricApproximateNumberOfMessagesVisible({ statistic: "Maximum" }),
+      threshold: 1,
+    },
+    {
+      id: `${kind}-late`,
+      says: "events wait for an hour: see the function's errors",
+      metric: queue.metricApproximateAgeOfOldestMessage({ statistic: "Maximum" }),
+      threshold: MESSAGE_AGE_S,
+    },
+    {
+      id: `${kind}-unreadable-pipeline`,
+      says: "a file under pipelines/ is no pipeline, so nothing starts it: the function's log names it",
+      metric: unreadable,
+      threshold: 1,
+    },
+    {
+      id: `${kind}-function-errors`,
+      says: "the function itself failed: see its log",
+      metric: step.lambda.metricErrors({ statistic: "Sum" }),
+      threshold: 1,
+    },
+  ];
 }

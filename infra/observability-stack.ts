@@ -15,7 +15,7 @@ import type { Compute } from "./compute-stack.ts";
 import type { Environment } from "./config.ts";
 import { createDashboard } from "./dashboard.ts";
 import type { Flow } from "./flow-stack.ts";
-import { createMetrics, type Metrics } from "./metrics.ts";
+import { createMetrics, type Metrics, QUEUE_BLOCKED } from "./metrics.ts";
 
 export type ObservabilityProps = StackProps & {
   readonly environment: Environment;
@@ -31,13 +31,14 @@ export class ObservabilityStack extends Stack {
     super(scope, id, props);
     const { environment, compute, flow } = props;
     this.topic = this.#createTopic(props);
-    const metrics = createMetrics(this, props);
-    const jobLog = this.#logJobs(environment, Object.values(compute.queueArns));
+    const jobs = this.#logJobs(environment, Object.values(compute.queueArns));
     this.#tellOfRuns(environment, flow.stateMachineArn);
-    this.#tellOfBlockedQueues(Object.values(compute.queueArns));
+    this.#tellOfBlockedQueues(Object.values(compute.queueArns), jobs.arn);
+    const metrics = createMetrics(this, props, jobs.log);
     const alarms = this.#createAlarms(metrics);
-    createDashboard(this, { ...props, metrics, alarms, jobLog });
+    const dashboard = createDashboard(this, { ...props, metrics, alarms, jobLog: jobs.log });
     new CfnOutput(this, "TopicArn", { value: this.topic.topicArn });
+    new CfnOutput(this, "DashboardName", { value: dashboard.dashboardName });
   }
 
   #createTopic({ environment, keyArn }: ObservabilityProps): Topic {
@@ -81,20 +82,26 @@ export class ObservabilityStack extends Stack {
     });
   }
 
-  /** A job that waits at the head of a queue for a machine that does not come: Batch says so, with the reason. */
-  #tellOfBlockedQueues(queueArns: readonly string[]): void {
+  /**
+   * A job that waits at the head of a queue for a machine that does not come: Batch says so, with the reason. People are
+   * told it as it is; an alarm counts it in the log.
+   */
+  #tellOfBlockedQueues(queueArns: readonly string[], logArn: string): void {
     new Rule(this, "QueueBlocked", {
       eventPattern: {
         source: ["aws.batch"],
-        detailType: ["Batch Job Queue Blocked"],
+        detailType: [QUEUE_BLOCKED],
         resources: [...queueArns],
       },
-      targets: [new SnsTopic(this.topic)],
+      targets: [new SnsTopic(this.topic), { bind: () => ({ arn: logArn }) }],
     });
   }
 
   /** Every change of a job's state into a log, from which the dashboard reads how long jobs waited. */
-  #logJobs({ name, logDays }: Environment, queueArns: readonly string[]): LogGroup {
+  #logJobs(
+    { name, logDays }: Environment,
+    queueArns: readonly string[],
+  ): { readonly log: LogGroup; readonly arn: string } {
     const log = new LogGroup(this, "Jobs", {
       logGroupName: `/aws/events/mergeyard-${name}-jobs`,
       retention: logDays,
@@ -125,7 +132,7 @@ export class ObservabilityStack extends Stack {
       },
       targets: [{ id: "Log", arn }],
     });
-    return log;
+    return { log, arn };
   }
 
   #createAlarms(metrics: Metrics): Alarm[] {

@@ -6,7 +6,7 @@ import { SqsQueue } from "aws-cdk-lib/aws-events-targets";
 import { SqsEventSource } from "aws-cdk-lib/aws-lambda-event-sources";
 import { ContextAttribute, Schedule, ScheduleExpression, ScheduleTargetInput } from "aws-cdk-lib/aws-scheduler";
 import { SqsSendMessage } from "aws-cdk-lib/aws-scheduler-targets";
-import { Queue, QueueEncryption } from "aws-cdk-lib/aws-sqs";
+import { Queue, QueueEncryption, RedrivePermission } from "aws-cdk-lib/aws-sqs";
 import type { FlowProps } from "./flow-stack.ts";
 import { StepFunction } from "./step-function.ts";
 import { allow, type YardRole } from "./yard-access.ts";
@@ -39,6 +39,14 @@ export function createTriggers(stack: Stack, props: TriggerProps): Triggers {
     uploads: triggers.uploads ? watchUploads(stack, props) : undefined,
     clock: minutes === null ? undefined : watchClock(stack, props, minutes, name),
   };
+}
+
+/** Those that are switched on, with the words that outputs call them by. */
+export function listTriggers({ uploads, clock }: Triggers): readonly (Trigger & { readonly name: string })[] {
+  return [
+    ...(uploads === undefined ? [] : [{ ...uploads, name: "Uploads" }]),
+    ...(clock === undefined ? [] : [{ ...clock, name: "Clock" }]),
+  ];
 }
 
 function watchUploads(stack: Stack, props: TriggerProps): Trigger {
@@ -81,6 +89,13 @@ function createTrigger(stack: Stack, id: string, role: YardRole, file: string, p
     ...sealed,
     queueName: `${queueName}-dead-letters`,
     retentionPeriod: Duration.days(14),
+    redriveAllowPolicy: {
+      redrivePermission: RedrivePermission.BY_QUEUE,
+      // By its name: the queues' own names would need one another.
+      sourceQueues: [
+        Queue.fromQueueArn(stack, `${id}Source`, stack.formatArn({ service: "sqs", resource: queueName })),
+      ],
+    },
   });
   const queue = new Queue(stack, `${id}Queue`, {
     ...sealed,

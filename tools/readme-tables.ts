@@ -4,6 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { FORMATS } from "../core/formats/registry.ts";
 import { findMethod, METHOD_IDS } from "../core/methods/registry.ts";
+import { replaceTable } from "./marked-tables.ts";
 
 const FILE = path.resolve(import.meta.dirname, "../README.md");
 
@@ -11,7 +12,7 @@ const BASES = { none: "", optional: "optional", required: "required", member: "o
 
 /** README.md with its tables made anew. */
 export function renderReadmeTables(readme: string): string {
-  return replaceBetween(replaceBetween(readme, "methods", methodsTable()), "formats", formatsTable());
+  return replaceTable(replaceTable(readme, "methods", methodsTable()), "formats", formatsTable());
 }
 
 function methodsTable(): string {
@@ -28,13 +29,6 @@ function methodsTable(): string {
 function formatsTable(): string {
   const rows = FORMATS.map(({ id, title }) => `| \`${id}\` | ${title} |`);
   return ["| format | what is recognised |", "|---|---|", ...rows].join("\n");
-}
-
-function replaceBetween(text: string, name: string, table: string): string {
-  const [begin, end] = [`<!-- ${name}: made by npm run docs -->`, `<!-- end of ${name} -->`];
-  const [from, to] = [text.indexOf(begin), text.indexOf(end)];
-  if (from === -1 || to < from) throw new Error(`README.md has no place for the table of ${name}`);
-  return `${text.slice(0, from + begin.length)}\n${table}\n${text.slice(to)}`;
 }
 
 if (import.meta.main) writeFileSync(FILE, renderReadmeTables(readFileSync(FILE, "utf8")));

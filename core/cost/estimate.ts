@@ -130,6 +130,11 @@ export function workerUsd(workerMs: number, prices: Prices): number {
   return (workerMs / 3_600_000) * hourUsd(prices);
 }
 
+/** What a vCPU of the table's worker costs an hour, its share of the memory included; in hundredths of a cent. */
+export function vcpuHourUsd(prices: Prices): number {
+  return Math.round((hourUsd(prices) / prices.worker.vcpus) * 1e4) / 1e4;
+}
+
 function hourUsd({
   worker,
   workerVcpuHourUsd,

@@ -139,6 +139,24 @@ test("a message that failed goes back alone, and sent again it does what was lef
   assert.deepEqual(keys, ["pipelines/p.yaml", "pipelines/p.yaml", "pipelines/q.yaml"]);
 });
 
+test("dead letters that are sent back start the one execution that their upload has", async () => {
+  const { yard, bucket, executions, sendBodies } = await watchedYard();
+  await putText(yard, "pipelines/p.yaml", wanting("*"));
+  await putModel(yard, "incoming/a/1/", { seed: 1 });
+  const bodies = ["config.json", "tokenizer.json"].map((file) => eventBody(bucket, `incoming/a/1/${file}`));
+  executions.failing.add("pipelines/p.yaml");
+  // As often as the queue tries, before it gives up.
+  for (let attempt = 1; attempt <= 5; attempt += 1) assert.deepEqual(await sendBodies(bodies), ["m0", "m1"]);
+  assert.equal(executions.started.size, 0);
+  executions.failing.clear();
+  for (const body of [...bodies, ...bodies]) assert.deepEqual(await sendBodies([body]), []);
+  executions.endAll();
+  assert.deepEqual(await sendBodies(bodies), [], "once more, after it ended");
+  assert.equal(executions.started.size, 1);
+  const [started] = executions.started.values();
+  assert.deepEqual(started?.pipeline, { store: yard.uri, key: "pipelines/p.yaml" });
+});
+
 /**
  * Goal: files arrive in any order, events of any files at any time, many times; what counts is the upload as it lies.
  */

@@ -51,6 +51,8 @@ export type Deployment = {
   /** The synthesized construct tree. */
   readonly app: App;
   readonly resources: readonly Resource[];
+  /** `Stack.Name` of what the stacks print for people. */
+  readonly outputs: readonly string[];
   readonly terminationProtected: readonly string[];
   /** Of a type, in the order of the templates. */
   ofType(type: string): readonly Resource[];
@@ -78,6 +80,9 @@ export function deploy(overrides: Record<string, unknown> = {}): Deployment {
   return {
     app,
     resources,
+    outputs: [...templates].flatMap(([stack, { Outputs }]) =>
+      Object.entries(Outputs).flatMap(([name, { Export }]) => (Export === undefined ? [`${stack}.${name}`] : [])),
+    ),
     terminationProtected: stacks.filter((stack) => stack.terminationProtection).map((stack) => stack.stackName),
     ofType,
     one(type, id = "") {

@@ -6,7 +6,7 @@ import recommended from "aws-cdk-lib/recommended-feature-flags.json" with { type
 import { z } from "zod";
 import { environmentSchema, readEnvironment } from "../../infra/config.ts";
 import { DEPLOYMENTS, full, standard } from "./deployments.ts";
-import { statementsIn } from "./policies.ts";
+import { allows, statementsIn } from "./policies.ts";
 import { at, type Deployment, FLAGS, type Resource } from "./templates.ts";
 
 test("functions run Node 24 on arm64, log for as long as is wanted, and hold no secret", () => {
@@ -58,14 +58,43 @@ function queueOf(deployment: Deployment, id: string): { readonly arn: string; re
   const deadLetters = deployment.one("AWS::SQS::Queue", `${id}DeadLetters`);
   assert.deepEqual(queue.properties.RedrivePolicy, { deadLetterTargetArn: arnOf(deadLetters), maxReceiveCount: 5 });
   for (const { properties } of [queue, deadLetters]) assert.equal(properties.SqsManagedSseEnabled, true);
+  const source = `arn:aws:sqs:eu-west-1:111122223333:${String(queue.properties.QueueName)}`;
+  assert.deepEqual(deadLetters.properties.RedriveAllowPolicy, {
+    redrivePermission: "byQueue",
+    sourceQueueArns: [source],
+  });
   assert.equal(deadLetters.properties.MessageRetentionPeriod, 14 * 86_400);
-  const source = deployment.one("AWS::Lambda::EventSourceMapping", id);
-  assert.equal(source.properties.EventSourceArn, arnOf(queue));
-  assert.deepEqual(source.properties.FunctionResponseTypes, ["ReportBatchItemFailures"]);
+  const mapping = deployment.one("AWS::Lambda::EventSourceMapping", id);
+  assert.equal(mapping.properties.EventSourceArn, arnOf(queue));
+  assert.deepEqual(mapping.properties.FunctionResponseTypes, ["ReportBatchItemFailures"]);
   const lambda = deployment.one("AWS::Lambda::Function", id);
   assert.ok(Number(queue.properties.VisibilityTimeout) >= 6 * Number(lambda.properties.Timeout));
   return { arn: arnOf(queue), deadLetters: arnOf(deadLetters) };
 }
+
+test("dead letters are sent back as docs/deploy.md says, by who has the runner's policy, and by it alone", () => {
+  const text = readFileSync(new URL("../../docs/deploy.md", import.meta.url), "utf8");
+  const [, command = ""] = /```sh\n(aws sqs start-message-move-task .*?)```/s.exec(text) ?? [];
+  const runner = statementsIn(standard.one("AWS::IAM::ManagedPolicy", "Runner").properties.PolicyDocument);
+  const arn = "arn:aws:sqs:eu-west-1:111122223333:";
+  const filled = command.replaceAll("REGION:ACCOUNT", "eu-west-1:111122223333").replaceAll("NAME", "test");
+  const names = standard.ofType("AWS::SQS::Queue").map(({ properties }) => String(properties.QueueName));
+  for (const [option, id] of [
+    ["--source-arn", "OnUploadDeadLetters"],
+    ["--destination-arn", "OnUploadQueue"],
+  ] as const) {
+    const queue = standard.one("AWS::SQS::Queue", id);
+    assert.ok(filled.includes(`${option} ${arn}${String(queue.properties.QueueName)}`), option);
+  }
+  for (const { stack, id } of standard.ofType("AWS::SQS::Queue")) {
+    const isDead = id.includes("DeadLetters");
+    for (const action of ["sqs:StartMessageMoveTask", "sqs:ReceiveMessage", "sqs:DeleteMessage"]) {
+      assert.equal(allows(runner, action, `${stack}/${id}.Arn`), isDead, `${action} ${id}`);
+    }
+    assert.equal(allows(runner, "sqs:SendMessage", `${stack}/${id}.Arn`), !isDead, id);
+  }
+  assert.equal(names.length, 4);
+});
 
 test("every dead letter, late message, unreadable pipeline and broken function raises an alarm that is told", () => {
   const topic = standard.one("AWS::SNS::Topic");
@@ -73,7 +102,10 @@ test("every dead letter, late message, unreadable pipeline and broken function r
   const names = ["dead-letters", "late", "unreadable-pipeline", "function-errors"];
   assert.deepEqual(
     alarms.map(({ AlarmName }) => AlarmName).sort(),
-    ["clock", "uploads"].flatMap((kind) => names.map((name) => `mergeyard-test-${kind}-${name}`)).sort(),
+    [
+      "mergeyard-test-queue-blocked",
+      ...["clock", "uploads"].flatMap((kind) => names.map((name) => `mergeyard-test-${kind}-${name}`)),
+    ].sort(),
   );
   for (const alarm of alarms) {
     assert.deepEqual(alarm.AlarmActions, [`${topic.stack}/${topic.id}.TopicArn`]);
@@ -95,6 +127,15 @@ test("failed runs and blocked queues are told, to a topic that they may publish 
   const queues = full.ofType("AWS::Batch::JobQueue").map(({ stack, id }) => `${stack}/${id}.JobQueueArn`);
   const blocked = full.one("AWS::Events::Rule", "QueueBlocked").properties;
   assert.deepEqual(at(blocked, "EventPattern", "resources"), queues);
+  const log = full.one("AWS::Logs::LogGroup", "Jobs");
+  assert.deepEqual(at(blocked, "EventPattern", "detail-type"), ["Batch Job Queue Blocked"]);
+  const targets = z.array(z.looseObject({ Arn: z.string() })).parse(blocked.Targets);
+  assert.ok(targets[1]?.Arn.endsWith(`:log-group:${log.stack}/${log.id}`), "its alarm counts what is logged");
+  const counted = full.one("AWS::Logs::MetricFilter", "QueuesBlocked").properties;
+  assert.deepEqual(
+    [counted.LogGroupName, counted.FilterPattern],
+    [`${log.stack}/${log.id}`, '{ $.detail-type = "Batch Job Queue Blocked" }'],
+  );
   const topic = full.one("AWS::SNS::Topic");
   assert.match(String(topic.properties.KmsMasterKeyId), /:key\//);
   const allowed = statementsIn(full.one("AWS::SNS::TopicPolicy").properties.PolicyDocument)
@@ -106,13 +147,28 @@ test("failed runs and blocked queues are told, to a topic that they may publish 
 
 test("metrics are made of events that workers and functions print", () => {
   const filters = standard.ofType("AWS::Logs::MetricFilter").map(({ properties }) => String(properties.FilterPattern));
-  const events = filters.map((pattern) => /\$\.event = "([a-z-]+)"/.exec(pattern)?.[1] ?? pattern);
+  const events = filters.flatMap((pattern) => /\$\.event = "([a-z-]+)"/.exec(pattern)?.[1] ?? []);
   assert.deepEqual([...new Set(events)].sort(), ["pipeline-unreadable", "unit-failed", "unit-finished"]);
   const body = String(standard.one("AWS::CloudWatch::Dashboard").properties.DashboardBody);
-  for (const title of ["Alarms", "Runs", "Units", "Bytes of finished units", "Fleet", "Failed runs", "Functions"]) {
-    assert.ok(body.includes(`"title":"${title}"`), title);
-  }
-  assert.match(String(full.one("AWS::CloudWatch::Dashboard").properties.DashboardBody), /vCPU hour/);
+  const waits = ["Seconds that jobs waited for a machine", "Queues of events"];
+  const titles = ["Alarms", "Runs", "Units", "Bytes of finished units", "Fleet", "Failed runs", "Functions", ...waits];
+  for (const title of titles) assert.ok(body.includes(`"title":"${title}"`), title);
+  assert.match(body, /cost at \$0\.0494 a vCPU hour/);
+  assert.match(body, /ApproximateAgeOfOldestMessage/);
+  assert.match(String(full.one("AWS::CloudWatch::Dashboard").properties.DashboardBody), /cost at \$0\.05 a vCPU hour/);
+});
+
+test("each stack prints what people need of it", () => {
+  const outputs = (deployment: Deployment) =>
+    deployment.outputs.map((name) => name.replace("Mergeyard-test-", "")).toSorted();
+  const always = [
+    ...["Storage.YardUri", "Storage.OperatorPolicyArn", "Compute.CpuQueueArn", "Flow.StateMachineArn"],
+    ...["Flow.RunnerPolicyArn", "Observability.TopicArn", "Observability.DashboardName"],
+  ];
+  const triggers = ["Uploads", "Clock"].flatMap((kind) => [`Flow.${kind}QueueArn`, `Flow.${kind}DeadLettersArn`]);
+  assert.deepEqual(outputs(standard), [...always, ...triggers, "Storage.SigningKeyUri"].toSorted());
+  const teams = ["Storage.TeamYardsupport", "Storage.TeamYardreaders"];
+  assert.deepEqual(outputs(full), [...always, ...teams, "Storage.SigningKeyUri", "Compute.GpuQueueArn"].toSorted());
 });
 
 test("every environment's file is a configuration, and the default one deploys unchanged", () => {
