@@ -223,7 +223,8 @@ async function findFinished(
  */
 const JOB_BYTES_MIN = 32 * 1024 * 1024;
 
-function listStages(header: PlanHeader, fleet: Fleet): StageRef[] {
+/** The stages that have work, each with the size of its array of jobs and the machine that they take. */
+export function listStages(header: PlanHeader, fleet: Fleet): StageRef[] {
   return header.stages
     .filter(({ units }) => units > 0)
     .map((stage) => {
