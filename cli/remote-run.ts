@@ -73,7 +73,8 @@ function createFollower(progress: Progress, events: Terminal | undefined): Follo
     },
     progress(status) {
       const { stages, jobsRunning, workerMs } = status;
-      tell({ event: "run-progress", stages, jobsRunning, lost: status.lost.length, workerMs });
+      const costUsd = workerUsd(workerMs, PRICES);
+      tell({ event: "run-progress", stages, jobsRunning, lost: status.lost.length, workerMs, costUsd });
       for (const { index, name, units, unitsDone } of stages) {
         if (units === 0 || unitsDone < units || ended.has(index)) continue;
         ended.add(index);

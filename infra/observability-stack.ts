@@ -83,8 +83,8 @@ export class ObservabilityStack extends Stack {
   }
 
   /**
-   * A job that waits at the head of a queue for a machine that does not come: Batch says so, with the reason. People are
-   * told it as it is; an alarm counts it in the log.
+   * A job that waits at the head of a queue for a machine that does not come: Batch says so, with the reason. People
+   * are told it as it is; an alarm counts it in the log.
    */
   #tellOfBlockedQueues(queueArns: readonly string[], logArn: string): void {
     new Rule(this, "QueueBlocked", {

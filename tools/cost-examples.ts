@@ -48,7 +48,7 @@ export function exampleTable(): string {
 }
 
 /** Environments whose idle costs are told, by what their configuration files would say. */
-export const IDLE_ENVIRONMENTS = Object.freeze({
+const IDLE_ENVIRONMENTS = Object.freeze({
   "`default.json`": {},
   '`"signing": false`': { signing: false },
   '`"network": {"egress": "nat"}`': { network: { egress: "nat" } },

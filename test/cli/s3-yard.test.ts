@@ -1,5 +1,5 @@
-// Every command that takes a yard, on `s3://bucket/prefix` and a real S3 server, one after the other as a team would use
-// them. The commands are taken from the help text: one that is not used here fails the last test.
+// Every command that takes a yard, on `s3://bucket/prefix` and a real S3 server, one after the other as a team would
+// use them. The commands are taken from the help text: one that is not used here fails the last test.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";

@@ -68,6 +68,10 @@ test("machines are Spot first, then on-demand, and a job that waits for one too 
     .toSorted((a, b) => a.Order - b.Order)
     .map(({ ComputeEnvironment }) => at(byArn.get(ComputeEnvironment)?.properties, "ComputeResources", "Type"));
   assert.deepEqual(kinds, ["SPOT", "EC2"]);
+  for (const { properties } of byArn.values()) {
+    // Families with the network of their size doubled.
+    assert.deepEqual(at(properties, "ComputeResources", "InstanceTypes"), ["c6in", "m6in", "r6in"]);
+  }
   const limits = z.array(
     z.looseObject({ State: z.string(), Action: z.string(), Reason: z.string(), MaxTimeSeconds: z.int() }),
   );

@@ -27,6 +27,8 @@ type CallOptions = {
   readonly interruptAt?: RegExp;
   readonly onText?: (text: string) => void;
   readonly env?: object;
+  /** As a person sees it, not as JSON. */
+  readonly words?: boolean;
 };
 
 async function setUp(place = `memory://remote-${randomUUID()}`) {
@@ -45,7 +47,9 @@ async function setUp(place = `memory://remote-${randomUUID()}`) {
       },
     };
     const env = { ...storeEnv, ...aws.env, ...options.env };
-    const status = await main([...args, "--json"], { ...terminal, stderr, env, now: Date.now });
+    const form = options.words === true ? [] : ["--json"];
+    const status = await main([...args, ...form], { ...terminal, stderr, env, now: Date.now });
+    if (options.words === true) return { status, out: terminal.out(), error: undefined, events: terminal.err() };
     const lines = terminal.err().trimEnd().split("\n");
     const error = status === 0 ? undefined : JSON.parse(lines.at(-1) ?? "").error;
     return { status, out: status === 0 ? JSON.parse(terminal.out()) : undefined, error, events: terminal.err() };
@@ -81,7 +85,7 @@ async function followToTheEnd(place?: string): Promise<void> {
     .map((line) => JSON.parse(line));
   const last = looks.filter(({ event }) => event === "run-progress").at(-1);
   assert.ok(last.stages.every((stage: { units: number; unitsDone: number }) => stage.units === stage.unitsDone));
-  assert.ok(last.workerMs > 0);
+  assert.ok(last.workerMs > 0 && last.costUsd > 0);
 
   const again = await run();
   assert.deepEqual([again.out.result.outcome, aws.executions.size], ["unchanged", 2], again.events);
@@ -111,6 +115,15 @@ test(
   { skip: s3 === undefined ? "no S3 server: see test/stores/s3.test.ts" : undefined },
   () => followToTheEnd(`s3://${bucket}/${randomUUID()}`),
 );
+
+test("who follows a run sees its stages with units, and what it has cost so far", async () => {
+  const { run } = await setUp();
+  const { status, events } = await run({ words: true });
+  assert.equal(status, 0, events);
+  for (const stage of ["adopt", "describe", "merge"]) {
+    assert.match(events, new RegExp(`^${stage} +\\d+ units? done, \\$\\d\\S* so far`, "m"));
+  }
+});
 
 test("a run that fails on AWS ends with the error of its unit", async () => {
   const { yard, run, call } = await setUp();

@@ -1,4 +1,4 @@
-// Plans of one unit, and of more units than a Batch array may have jobs: sizes of arrays, and a whole run of such a plan.
+// Plans of one unit, and of more units than a Batch array may have jobs: sizes of arrays, and a run of such a plan.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";

@@ -1,5 +1,5 @@
-// hadolint's rules, by their numbers, over a parsed Dockerfile: those that can be broken by the few instructions that we
-// use. `KNOWN` keeps the rest out: an instruction that is not there is not ours, and neither are its rules.
+// hadolint's rules, by their numbers, over a parsed Dockerfile: those that can be broken by the few instructions that
+// we use. `KNOWN` keeps the rest out: an instruction that is not there is not ours, and neither are its rules.
 
 export type Instruction = { readonly name: string; readonly text: string };
 
