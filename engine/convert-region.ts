@@ -6,6 +6,7 @@ import { createPartHasher, type Digest } from "../core/artifact/digest.ts";
 import { tensorBytes } from "../core/tensor.ts";
 import { gatherBytes } from "../core/universal/box.ts";
 import type { RegionReceipt, WriteTicket } from "../stores/store.ts";
+import { checkSource } from "./checked-source.ts";
 import type { ConvertRequest } from "./convert-request.ts";
 import { type GatherTensor, gatherPieces } from "./gather.ts";
 import type { RegionDeps } from "./merge-region.ts";
@@ -25,7 +26,7 @@ export type ConvertRegionTask = {
 
 export type ConvertRegionResult = { readonly receipt: RegionReceipt; readonly digests: readonly Digest[] };
 
-/** Writes the region's tensors and closes its part of the write. Throws UniversalReplicasDisagree. */
+/** Writes the region's tensors and closes its part of the write. Throws UniversalReplicasDisagree, YardFileCorrupt. */
 export async function convertRegion(
   { index, ticket, source, targetStore, prologue, tensors }: ConvertRegionTask,
   { openStore, signal, progress }: Omit<RegionDeps, "kernels">,
@@ -41,7 +42,8 @@ export async function convertRegion(
     sizes.reduce((sum, bytes) => sum + bytes, 0),
   ];
   let sinceTurn = 0;
-  for await (const piece of gatherPieces({ ...source, store, mayBlock }, tensors, signal)) {
+  const checked = checkSource(store, source.prefix, source.listings ?? []);
+  for await (const piece of gatherPieces({ ...source, store: checked.store, mayBlock }, tensors, signal)) {
     const written = writer.write(piece);
     hasher.update(piece);
     await written;
@@ -51,5 +53,6 @@ export async function convertRegion(
     await nextTurn();
     sinceTurn = 0;
   }
+  await checked.finish({ signal });
   return { receipt: await writer.close(), digests: hasher.digests() };
 }

@@ -1,6 +1,7 @@
 // What the engine is asked to do for one converted file and what it answers, and the regions that threads convert.
 // Plain data both ways. Called by workers/convert-executor.ts.
 import type { Digest } from "../core/artifact/digest.ts";
+import type { TensorFileListing } from "../core/artifact/listed-file.ts";
 import { MergeyardError } from "../core/error.ts";
 import { type Fit, fitMemory } from "../core/plan/memory.ts";
 import { tensorBytes } from "../core/tensor.ts";
@@ -9,8 +10,13 @@ import { GATHER_PEAK_BYTES, type GatherTensor } from "./gather.ts";
 import type { MergeProgress } from "./request.ts";
 
 export type ConvertRequest = {
-  /** The folder that ranges name files of. */
-  readonly source: { readonly store: string; readonly prefix: string; readonly model?: string | undefined };
+  /** The folder that ranges name files of, and the digests that are known of these. */
+  readonly source: {
+    readonly store: string;
+    readonly prefix: string;
+    readonly model?: string | undefined;
+    readonly listings?: readonly TensorFileListing[] | undefined;
+  };
   readonly target: { readonly store: string; readonly key: string };
   /** What the file begins with. */
   readonly header: Uint8Array;
@@ -30,8 +36,8 @@ export type ConvertResult = {
 
 /**
  * Makes a converted file: it is whole at `target` when the promise resolves, and nothing is there when it rejects.
- * Throws UniversalReplicasDisagree, EngineMemoryTooSmall, and what the stores throw. Edges construct it with their
- * stores.
+ * Throws UniversalReplicasDisagree, YardFileCorrupt, EngineMemoryTooSmall, and what the stores throw. Edges construct
+ * it with their stores.
  */
 export type ExecuteConvert = (
   request: ConvertRequest,

@@ -4,6 +4,7 @@ import { parametersIn, type WritableCheckpoint } from "../core/formats/format.ts
 import type { PlannedFile } from "../core/formats/planned-file.ts";
 import type { TargetFormat, Topology } from "../core/formats/target.ts";
 import { SHARD_BYTES_DEFAULT } from "../core/plan/defaults.ts";
+import { checkSource } from "../engine/checked-source.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { mapBounded } from "./records.ts";
 import type { StepDeps } from "./step.ts";
@@ -24,7 +25,7 @@ export type TargetChoice = {
 
 /**
  * Writes every file but the last, and returns them with what writes the last: side files may come in between.
- * Throws what the format's plan throws, UniversalReplicasDisagree, and what the stores throw.
+ * Throws what the format's plan throws, UniversalReplicasDisagree, YardFileCorrupt, and what the stores throw.
  */
 export async function writeTarget(
   { source, target, deps }: Ends,
@@ -40,14 +41,20 @@ export async function writeTarget(
     topology,
     vocabularyMultiple,
   });
+  const checked = checkSource(source, "", opened.listings ?? []);
   let bytesWritten = 0;
   const write = async (file: PlannedFile): Promise<void> => {
-    await writePlanned({ store: source, prefix: "" }, file, { store: target, key: file.name }, deps.signal, (bytes) => {
+    const [from, to] = [
+      { store: checked.store, prefix: "" },
+      { store: target, key: file.name },
+    ];
+    await writePlanned(from, file, to, deps.signal, (bytes) => {
       bytesWritten += bytes;
       deps.progress?.({ bytesRead: bytesWritten, bytesWritten });
     });
   };
   await mapBounded(files, write, FILES_IN_FLIGHT);
+  await checked.finish({ signal: deps.signal });
   const all = last === undefined ? files : [...files, last];
   return {
     files: all.map(({ name, bytes }) => ({ name, bytes })),

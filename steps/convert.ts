@@ -4,7 +4,7 @@
 
 import assert from "node:assert/strict";
 import { digestBytes } from "../core/artifact/digest.ts";
-import type { PlainFile } from "../core/artifact/listed-file.ts";
+import type { PlainFile, TensorFileListing } from "../core/artifact/listed-file.ts";
 import {
   adoptSafetensors,
   contentDigest,
@@ -12,7 +12,7 @@ import {
   parseUniversal,
   UNIVERSAL_FILE,
 } from "../core/artifact/universal.ts";
-import type { CheckpointFile, TensorEntry } from "../core/checkpoint.ts";
+import type { CheckpointFile } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { describeWarning, type WritableCheckpoint } from "../core/formats/format.ts";
 import { encodeShardIndex } from "../core/formats/safetensors-index.ts";
@@ -38,7 +38,8 @@ import { copyVerified, digestFile, STREAMS_IN_FLIGHT } from "./stream.ts";
 
 /**
  * Throws YardTargetOccupied, YardSourceChanged, YardFileCorrupt (a source with digests that its bytes do not have), the
- * codes of opening a checkpoint, and what the stores throw. The document that makes the target a checkpoint comes last.
+ * codes of opening a checkpoint, and what the stores throw; then the target is empty again. The document that makes the
+ * target a checkpoint comes last.
  */
 export const convertStep = defineStep({
   name: "convert",
@@ -57,10 +58,15 @@ export const convertStep = defineStep({
     }
     deps.begun?.(opened.checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0));
     const copying: Copying = { source, target, opened, deps, done: { bytesRead: 0, bytesWritten: 0 } };
-    const { files, digest, contents } =
+    const converting =
       to === "universal" || to === "safetensors"
-        ? await convertToSafetensors(copying, to)
-        : await convertToTarget(copying, needTarget(to), choice);
+        ? convertToSafetensors(copying, to)
+        : convertToTarget(copying, needTarget(to), choice);
+    const { files, digest, contents } = await converting.catch(async (error: unknown) => {
+      // Files without the document that was to come last could be taken for a checkpoint of another format.
+      for await (const { key } of target.list("")) await target.delete(key);
+      throw error;
+    });
     return {
       source: source.uri,
       target: target.uri,
@@ -153,7 +159,7 @@ async function gatherFiles(copying: Copying, format: "safetensors" | "universal"
       deps.progress?.({ ...done });
     };
     const [from, to] = [
-      { store: source.uri, prefix: "" },
+      { store: source.uri, prefix: "", listings: opened.listings },
       { store: target.uri, key: file.file },
     ];
     const { listing } = await convertFile(from, file, to, { ...deps, progress });
@@ -181,7 +187,7 @@ async function copyTensorFile(copying: Copying, { name, bytes }: CheckpointFile)
   if (from === undefined) throw new MergeyardError("YardSourceChanged", { where, found: "no such file any more" });
   let listing: TensorFile | undefined;
   const pieces = adoptPieces(from, name, deps.signal, (file) => {
-    checkDigests(where, opened.checkpoint.tensors, file);
+    checkDigests(where, opened.listings, file);
     listing = file;
   });
   await writeObject(target, name, counted(pieces, copying), from.bytes, { signal: deps.signal });
@@ -192,12 +198,11 @@ async function copyTensorFile(copying: Copying, { name, bytes }: CheckpointFile)
 /** Tensors whose digests the source states must have them. */
 function checkDigests(
   where: { readonly store: string; readonly file: string },
-  entries: readonly TensorEntry[],
+  listings: readonly TensorFileListing[] | undefined,
   file: TensorFile,
 ): void {
-  const stated = new Map(
-    entries.filter(({ ranges }) => ranges[0]?.file === file.name).map((entry) => [entry.name, entry.digest]),
-  );
+  const listing = listings?.find((each) => each.name === file.name);
+  const stated = new Map(listing?.tensors.map((tensor) => [tensor.name, tensor.digest]));
   for (const { name, digest } of file.tensors) {
     const expected = stated.get(name);
     if (expected === undefined || expected === digest) continue;

@@ -1,6 +1,7 @@
 // What a checkpoint format is: a frozen object that recognises a folder by its file names and opens it by reading
 // headers. Adding one: a file here named by its id and a line in registry.ts; nothing else compares ids.
 import type { Digest } from "../artifact/digest.ts";
+import type { TensorFileListing } from "../artifact/listed-file.ts";
 import type { Checkpoint, CheckpointFile, FolderReader, ReadRange } from "../checkpoint.ts";
 import { describePlace, type ErrorPlace } from "../error.ts";
 import { type ConversionParameter, parametersOf } from "../universal/conversion.ts";
@@ -48,6 +49,8 @@ export type OpenedCheckpoint = {
   readonly headers: ReadonlyMap<string, FileHeader>;
   /** Digest of the document that describes every byte of the checkpoint, when the format has one. */
   readonly digest: Digest | undefined;
+  /** Its tensor files as that document lists them, with the digests of their tensors: who reads bytes checks them. */
+  readonly listings?: readonly TensorFileListing[] | undefined;
   /** What it is converted to; absent where the files of the format are kept as they are. */
   readonly conversion?: readonly ConversionParameter[];
   /** Its parameters where its files are kept as they are and say more than their tensors do. */

@@ -33,5 +33,5 @@ export async function describeByManifest(folder: FolderReader, opened: OpenedChe
     checkHeader(listing, headers.get(name), entriesByFile.get(name) ?? [], CHANGED);
   }
   const tensors = attachDigests(checkpoint.tensors, listings);
-  return { ...opened, checkpoint: { ...checkpoint, tensors }, digest: manifestDigest(manifest) };
+  return { ...opened, checkpoint: { ...checkpoint, tensors }, digest: manifestDigest(manifest), listings };
 }

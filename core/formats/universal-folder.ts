@@ -65,6 +65,7 @@ async function openUniversalFolder(folder: FolderReader): Promise<OpenedCheckpoi
       ]),
     ),
     digest: checkpointDigest(described),
+    listings,
     described: described.parameters.map(parameterOf),
     training: described.training,
   };
