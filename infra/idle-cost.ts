@@ -72,7 +72,7 @@ const FREE = [
   /^AWS::EC2::(?:SecurityGroupEgress|Subnet|SubnetRouteTableAssociation|VPC|VPCGatewayAttachment)$/,
   /^AWS::Events::Rule$/,
   /^AWS::KMS::Alias$/,
-  /^AWS::Lambda::(?:Function|Permission|Url)$/,
+  /^AWS::Lambda::(?:Function|Permission)$/,
   /^AWS::Logs::/,
   /^AWS::S3::/,
   /^AWS::SNS::/,

@@ -116,6 +116,19 @@ test("every statement on resources with a * has its reason, and every reason its
   );
 });
 
+test("policies are within IAM's sizes, with the longest name that a bucket can have", () => {
+  const sizeOf = (statements: unknown) =>
+    JSON.stringify(statements)?.replaceAll("yard-bucket", "b".repeat(63)).length ?? 0;
+  for (const deployment of Object.values(DEPLOYMENTS)) {
+    for (const { id, properties } of deployment.ofType("AWS::IAM::ManagedPolicy")) {
+      assert.ok(sizeOf(properties.PolicyDocument) < 6144, `${id}: ${sizeOf(properties.PolicyDocument)}`);
+    }
+    for (const { id, statements } of rolesOf(deployment)) {
+      assert.ok(sizeOf(statements) < 10_240, `${id}: ${sizeOf(statements)}`);
+    }
+  }
+});
+
 test("the only policies of AWS's own are those that Batch machines need", () => {
   for (const deployment of Object.values(DEPLOYMENTS)) {
     const managed = rolesOf(deployment).flatMap(({ id, managedPolicies }) => managedPolicies.map((arn) => [id, arn]));
