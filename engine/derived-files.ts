@@ -2,8 +2,9 @@
 // they are once they are written. Executors use it; the bytes are sink.ts's.
 import assert from "node:assert/strict";
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
+import type { Importance } from "../core/formats/imatrix.ts";
 import type { DerivedFileListing, UnitLoss } from "../core/plan/receipt.ts";
-import type { DerivedFile, MergeUnit } from "../core/plan/schema.ts";
+import type { DerivedFile, DerivedTensor, MergeUnit } from "../core/plan/schema.ts";
 import type { ObjectStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { DerivedPart, RegionResult } from "./merge-region.ts";
 import type { MergeRegion } from "./regions.ts";
@@ -76,11 +77,21 @@ export function derivedParts(
     if (ticket === undefined) return [];
     const places = placesOf(file).filter(({ tensor: { tensor } }) => tensor >= firstTensor && tensor < endTensor);
     const tensors = places.map(({ tensor, paddingBytes }) => {
-      const own = "name" in tensor ? importance?.[index]?.get(tensor.name) : undefined;
+      const own = "name" in tensor ? importanceOf(tensor, importance?.[index]) : undefined;
       return { tensor: { ...tensor, tensor: tensor.tensor - firstTensor }, paddingBytes, importance: own };
     });
     return [{ ticket, prologue: firstTensor === 0 ? headerOf(file) : new Uint8Array(0), tensors }];
   });
+}
+
+/** Of a stack of experts, each has its own part. */
+function importanceOf(
+  { name, expert, shape }: DerivedTensor,
+  matrix: Importance | undefined,
+): Float32Array | undefined {
+  const columns = shape.at(-1) ?? 1;
+  const all = matrix?.get(name);
+  return expert === undefined ? all : all?.subarray(expert * columns, (expert + 1) * columns);
 }
 
 /** Every derived file as it was written, and what quantizing lost. */
@@ -115,8 +126,9 @@ export function describeDerived(
 function listTensors(file: DerivedFile, digests: readonly string[]) {
   const digestOf = (index: number) => digests[index] ?? "";
   if (file.format === "gguf") {
-    const blocks = file.tensors.map(({ name, scheme, shape, offset }, index) => {
+    const blocks = file.tensors.map(({ name: own, expert, scheme, shape, offset }, index) => {
       const end = file.tensors[index + 1]?.offset ?? file.fileBytes;
+      const name = expert === undefined ? own : `${own}[${expert}]`;
       return { name, scheme, shape: [...shape], offset, bytes: end - offset, digest: digestOf(index) };
     });
     return { blocks };

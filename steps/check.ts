@@ -7,7 +7,7 @@ import { MergeyardError } from "../core/error.ts";
 import { readGgufHeader } from "../core/formats/gguf.ts";
 import { readSafetensorsHeader } from "../core/formats/safetensors.ts";
 import { warnOfLosses } from "../core/plan/loss-warnings.ts";
-import type { DerivedFileListing } from "../core/plan/receipt.ts";
+import type { BlockFile, DerivedFileListing } from "../core/plan/receipt.ts";
 import type { DerivedFile } from "../core/plan/schema.ts";
 import { sameShape } from "../core/tensor.ts";
 import { mapBounded } from "./records.ts";
@@ -133,8 +133,19 @@ async function readStated(
 }
 
 function listStated(file: DerivedFileListing): readonly StatedTensor[] {
-  if ("blocks" in file) return file.blocks.map(({ scheme, ...block }) => ({ ...block, stored: scheme }));
+  if ("blocks" in file) return listBlocks(file.blocks);
   return file.tensors.map(({ dtype, ...tensor }) => ({ ...tensor, stored: dtype }));
+}
+
+/** Blocks as the file's header has them: the experts of a stack, `NAME[0]` and so on, are one tensor. */
+function listBlocks(blocks: BlockFile["blocks"]): readonly StatedTensor[] {
+  const stacks = Map.groupBy(blocks, ({ name }) => name.replace(/\[\d+\]$/, ""));
+  return [...stacks].flatMap(([name, [first, ...others]]) => {
+    if (first === undefined) return [];
+    const { scheme: stored, offset, shape } = first;
+    const isStack = first.name !== name;
+    return [{ name, stored, offset, shape: isStack ? [1 + others.length, ...shape] : shape }];
+  });
 }
 
 /** A receipt against the plan: same tensors in the same places, and a file digest that is made of theirs. */

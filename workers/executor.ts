@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
 import { encodeSafetensorsHeader } from "../core/formats/safetensors.ts";
+import { HF_METADATA } from "../core/formats/shard-plan.ts";
 import type { TensorFile, UnitStatistics } from "../core/plan/receipt.ts";
 import { type MergeUnit, modelsOf, type UnitInput } from "../core/plan/schema.ts";
 import { elementCount } from "../core/tensor.ts";
@@ -64,9 +65,9 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
   return { execute, measure: createMeasure(pool), convert: createConvert(openStore, pool), close: pool.close };
 }
 
-/** The output file's header; its length is part of the plan. */
+/** The output file's header, its tensors in the order of the plan; its length is part of it. */
 function headerOf(unit: MergeUnit): Uint8Array {
-  return encodeSafetensorsHeader(unit.tensors, new Map([["format", "pt"]])).header;
+  return encodeSafetensorsHeader(unit.tensors, HF_METADATA, "given").header;
 }
 
 function regionTask(

@@ -15,6 +15,7 @@ import {
   GGUF_OUTSIDE,
   type GgufExperts,
   type GgufFamily,
+  stackOf,
 } from "./gguf-names.ts";
 import { type GgufConstant, planScaling, type RopeScaling } from "./gguf-rope.ts";
 import type { GgufMetadata, GgufValue } from "./gguf-types.ts";
@@ -287,7 +288,7 @@ function stackExperts(named: readonly NamedSource[], count: number): NamedSource
       throw unsupported({ tensor: source.name }, `${experts.length} of the layer's experts`, `${count}`);
     }
     for (const { source: other } of experts) checkAlike(other, source);
-    const name = source.name.replace(/\.experts\.\d+\./, ".experts.*.");
+    const name = stackOf(source.name)?.stack ?? source.name;
     const ranges = experts.flatMap((each) => each.source.ranges);
     return [{ ...first, source: { ...source, name, shape: [count, ...source.shape], ranges } }];
   });

@@ -76,6 +76,14 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze([
   },
 ]);
 
+const EXPERT = /\.experts\.(\d+)\./;
+
+/** The name of all the experts of a layer together, and which of them a tensor is; undefined for any other tensor. */
+export function stackOf(name: string): { readonly stack: string; readonly expert: number } | undefined {
+  const number = EXPERT.exec(name)?.[1];
+  return number === undefined ? undefined : { stack: name.replace(EXPERT, ".experts.*."), expert: Number(number) };
+}
+
 /** Tensors outside of the layers. */
 export const GGUF_OUTSIDE: Readonly<Record<string, string>> = {
   "model.embed_tokens.weight": "token_embd.weight",

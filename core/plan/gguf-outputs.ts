@@ -2,7 +2,9 @@
 // several, so that a worker writes whole files and talks to no other. Everything but the blocks is known from headers.
 import assert from "node:assert/strict";
 import { MergeyardError } from "../error.ts";
+import type { GgufTensor } from "../formats/gguf.ts";
 import { type GgufModelTensor, planGgufModel } from "../formats/gguf-model.ts";
+import { stackOf } from "../formats/gguf-names.ts";
 import { splitMetadata, splitName } from "../formats/gguf-split.ts";
 import { NO_TOKENIZER } from "../formats/gguf-tokenizer.ts";
 import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../formats/gguf-tokenizer-files.ts";
@@ -14,7 +16,7 @@ import type { GgufOutput } from "../recipe/outputs.ts";
 import type { MergeModel, PlannedImatrix } from "./merge-task.ts";
 import type { Notes } from "./notes.ts";
 import { outputDocument, outputObject } from "./output-documents.ts";
-import type { DerivedFile, SideFile } from "./schema.ts";
+import type { DerivedFile, DerivedTensor, SideFile } from "./schema.ts";
 
 export type GgufOutputParts = {
   /** Name of the artifact, from which files are named. */
@@ -51,21 +53,19 @@ function planOutput(
   const imatrix = file === undefined ? undefined : parts.imatrices.get(file);
   assert.equal(imatrix === undefined, file === undefined, "whoever plans has opened the importance matrices");
   const model = planGgufModel({ tensors, config }, mix, tokenizer ?? NO_TOKENIZER, imatrix !== undefined);
-  checkSingle(model.tensors);
   if (imatrix !== undefined) checkImportance(model.tensors, imatrix.importance);
   const planned = new Map(model.tensors.map((tensor) => [tensor.source.name, tensor]));
   return shards.map((shard, index) => {
-    const own = shard.tensors.flatMap(({ name }, tensor) => {
-      const found = planned.get(name);
-      return found === undefined ? [] : [{ ...found, tensor }];
-    });
+    const own = madeOf(shard, planned);
+    checkStacks(own);
+    const inFile = own.filter(({ expert }) => expert === undefined || expert === 0);
     const {
       header,
       tensors: placed,
       fileBytes,
     } = encodeGgufHeader(
       splitMetadata(model.metadata, index, shards.length, model.constants.length + model.tensors.length),
-      own.map(({ name, shape, scheme }) => {
+      inFile.map(({ name, shape, scheme }) => {
         const type = GGUF_TYPE_OF.get(scheme);
         assert.ok(type !== undefined, "every scheme of blocks has a GGUF type");
         return { name, shape, type };
@@ -79,30 +79,64 @@ function planOutput(
       fileBytes,
       header: Buffer.from(header).toString("base64"),
       ...(imatrix === undefined ? {} : { imatrix: { store: imatrix.store, key: imatrix.key, digest: imatrix.digest } }),
-      tensors: own.map(({ name, tensor, shape, scheme, permutedHeads }, at) => ({
-        name,
-        tensor,
-        shape: [...shape],
-        scheme,
-        ...(permutedHeads === undefined ? {} : { permutedHeads }),
-        offset: placed[at]?.offset ?? 0,
-        bytes: placed[at]?.bytes ?? 0,
-      })),
+      tensors: own.map((made) => placeTensor(made, placed)),
     };
   });
 }
 
-/** A tensor that is made of several would need rows that other workers merge. */
-function checkSingle(tensors: readonly GgufModelTensor[]): void {
-  const stack = tensors.find(({ isStack }) => isStack);
-  if (stack === undefined) return;
-  const hint = "publish safetensors and run `mergeyard quantize` on what the pipeline publishes";
-  throw new MergeyardError("QuantizeModelUnsupported", {
-    where: { tensor: stack.source.name },
-    found: "a stack of experts",
-    expected: "one merged tensor for each of the file",
-    hint,
+/** Where a tensor of the merge goes: a stack is its experts, one after the other. */
+function placeTensor(
+  { name, tensor, shape, scheme, permutedHeads, expert }: Made,
+  placed: readonly GgufTensor[],
+): DerivedTensor {
+  const whole = placed.find((each) => each.name === name);
+  assert.ok(whole !== undefined, "every tensor of the file has a place");
+  const own = { name, tensor, scheme, ...(permutedHeads === undefined ? {} : { permutedHeads }) };
+  if (expert === undefined) return { ...own, shape: [...shape], offset: whole.offset, bytes: whole.bytes };
+  const [count = 1, ...inner] = shape;
+  const bytes = whole.bytes / count;
+  return { ...own, expert, shape: inner, offset: whole.offset + expert * bytes, bytes };
+}
+
+/**
+ * Units of tensors that lie one after the other in a merge's files, so that a GGUF file can hold them as one: the
+ * experts of a layer, in their order. Undefined of a model without experts.
+ */
+export function stackTensors<Tensor extends { readonly name: string }>(
+  tensors: readonly Tensor[],
+): readonly (readonly Tensor[])[] | undefined {
+  const expertOf = ({ name }: Tensor) => stackOf(name)?.expert ?? 0;
+  if (tensors.every(({ name }) => stackOf(name) === undefined)) return undefined;
+  const stacks = Map.groupBy(tensors, ({ name }) => stackOf(name)?.stack ?? name);
+  return [...stacks.values()].map((stack) => stack.toSorted((a, b) => expertOf(a) - expertOf(b)));
+}
+
+/** A tensor of the file and what of it a tensor of the merge makes: all, or one of its experts. */
+type Made = GgufModelTensor & { readonly tensor: number; readonly expert: number | undefined };
+
+/** The tensors of a shard that the file has, in the shard's order. */
+function madeOf(shard: PlannedShard, planned: ReadonlyMap<string, GgufModelTensor>): readonly Made[] {
+  return shard.tensors.flatMap(({ name }, tensor) => {
+    const place = stackOf(name);
+    const found = planned.get(place?.stack ?? name) ?? planned.get(name);
+    if (found === undefined) return [];
+    const expert = found.isStack ? place?.expert : undefined;
+    return [{ ...found, tensor, expert }];
   });
+}
+
+/** Experts of a stack follow each other from the first to the last: their bytes are the stack's. */
+function checkStacks(own: readonly Made[]): void {
+  for (const [at, { name, expert, source }] of own.entries()) {
+    const before = own[at - 1];
+    if (expert === undefined || expert === 0 || (before?.name === name && before.expert === expert - 1)) continue;
+    throw new MergeyardError("QuantizeShapeUnsupported", {
+      where: { tensor: source.name },
+      found: "experts apart from each other",
+      expected: "experts of whole words, which lie together",
+      hint: "publish safetensors and run `mergeyard quantize` on what the pipeline publishes",
+    });
+  }
 }
 
 function tokenizerOf(parts: GgufOutputParts, config: Readonly<Record<string, unknown>> | undefined) {

@@ -1,7 +1,7 @@
 // The merge stage: from a recipe and the headers of its models to one unit per output file, each tensor with its inputs
 // as byte ranges, and the files around the weights. Reads no weights and does no I/O.
 import { MergeyardError } from "../error.ts";
-import { planShards } from "../formats/shard-plan.ts";
+import { planShards, planUnitShards } from "../formats/shard-plan.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import { findMethod, METHOD_IDS } from "../methods/registry.ts";
 import { nearestName } from "../recipe/nearest.ts";
@@ -12,6 +12,7 @@ import type { RecipeSlice } from "../recipe/slices.ts";
 import { readTokenizerJson } from "../tokenizer/tokenizer-json.ts";
 import { MEMORY_BYTES_DEFAULT, SHARD_BYTES_DEFAULT } from "./defaults.ts";
 import { planDerived } from "./derived-outputs.ts";
+import { stackTensors } from "./gguf-outputs.ts";
 import type { MergeOptions, MergeTask } from "./merge-task.ts";
 import { makeMergeUnits } from "./merge-units.ts";
 import { describeModels, type ViewsByName } from "./model-view.ts";
@@ -71,7 +72,9 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
   }
   statistics.checkUsed();
   for (const warning of findIdleFilters(recipe, namesOf(outputs.tensors))) notes.add(warning);
-  const { shards, index } = planShards(tensors, options.shardBytes ?? SHARD_BYTES_DEFAULT);
+  const maxShardBytes = options.shardBytes ?? SHARD_BYTES_DEFAULT;
+  const stacks = options.outputs?.gguf.length ? stackTensors(tensors) : undefined;
+  const { shards, index } = stacks ? planUnitShards(stacks, maxShardBytes) : planShards(tensors, maxShardBytes);
   const wantsIndex = options.outputs?.checkpoint !== false;
   const output = { tensors, stacks: outputs.stacks, index: wantsIndex ? index : undefined, vocabulary };
   const ownFiles = planSideFiles({

@@ -226,6 +226,8 @@ const derivedTensorSchema = z.strictObject({
   tensor: count,
   shape,
   scheme: z.enum(BLOCK_SCHEME_IDS),
+  /** Which one of a stack of experts: the file's tensor of that name is all of them, one after the other. */
+  expert: count.optional(),
   /** Heads whose rows [2, n] become [n, 2]. */
   permutedHeads: z.int().positive().optional(),
   /** From the file's first byte; zeros up to the next tensor's. */

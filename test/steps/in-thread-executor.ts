@@ -2,6 +2,7 @@
 // kernels.
 import { digestBytes, digestTensorFile } from "../../core/artifact/digest.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { HF_METADATA } from "../../core/formats/shard-plan.ts";
 import { createScalarKernels } from "../../core/ops/kernels.ts";
 import { beginUnitWrites, derivedParts, describeDerived } from "../../engine/derived-files.ts";
 import { measuredTensors, measureTensors } from "../../engine/measure-tensors.ts";
@@ -45,7 +46,7 @@ export function createInThreadExecutor(
     const regions = cutRegions(unit, 1);
     const { windowElements, threadBytes } = fitUnit(unit, 1, request.memoryBytes);
     const kernels = createScalarKernels(threadBytes);
-    const { header } = encodeSafetensorsHeader(unit.tensors, new Map([["format", "pt"]]));
+    const { header } = encodeSafetensorsHeader(unit.tensors, HF_METADATA, "given");
     const writes = await beginUnitWrites(request, regions, store, signal);
     const counts = { bytesRead: 0, bytesWritten: 0 };
     const progress = (read: number, written: number): void => {
