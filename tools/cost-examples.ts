@@ -74,7 +74,7 @@ const templateSchema = z.looseObject({
 });
 
 function synthesize(overrides: Record<string, unknown>): readonly TemplateResource[] {
-  const app = new App({ context: { "aws:cdk:bundling-stacks": [] } });
+  const app = new App({ context: { "aws:cdk:bundling-stacks": [] }, builtinCloudFormationValidation: false });
   createMergeyard(app, environmentSchema.parse({ name: "idle", ...overrides }), path.join(ROOT, "workers"));
   return app.synth().stacks.flatMap(({ template }) =>
     Object.values(templateSchema.parse(template).Resources).map(({ Type, Properties }) => ({
