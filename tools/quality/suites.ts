@@ -56,8 +56,11 @@ function merging(base: string, tasks: readonly string[]) {
     dareLinear: (density: number, weight: number) => recipe("dare_linear", { weight, density }, { random_seed: 1 }),
     dareTies: (density: number, lambda: number) =>
       recipe("dare_ties", { weight: 1, density, lambda }, { random_seed: 1 }),
-    della: (density: number, epsilon: number, lambda: number) =>
-      recipe("della", { weight: 1, density, epsilon, lambda }, { random_seed: 1 }),
+    /** `kept`: parts of names of tensors without ranks along their second axis, which are not sparsified. */
+    della: (density: number, epsilon: number, lambda: number, kept: readonly string[] = []) => {
+      const densities = [...kept.map((filter) => ({ filter, value: 1 })), { value: density }];
+      return recipe("della", { weight: 1, density: densities, epsilon, lambda }, { random_seed: 1 });
+    },
     breadcrumbs: (density: number, gamma: number, weight: number) =>
       recipe("breadcrumbs", { weight, density, gamma, normalize: false }),
   } as const;
@@ -93,7 +96,7 @@ export const SUITES: readonly Suite[] = [
       ...[1, 1.4, 1.8].map((lambda) => ({ label: `pcb r0.2 ${lambda.toFixed(1)}`, model: vit.pcb(0.2, lambda) })),
       { label: "dare p0.9 0.3", model: vit.dareLinear(0.1, 0.3) },
       { label: "dare_ties p0.8 1.5", model: vit.dareTies(0.2, 1.5) },
-      { label: "della p0.6 1.5", model: vit.della(0.4, 0.2, 1.5) },
+      { label: "della p0.6 1.5", model: vit.della(0.4, 0.2, 1.5, ["cls_token", "patch_embeddings"]) },
       { label: "breadcrumbs 0.5", model: vit.breadcrumbs(0.9, 0.01, 0.5) },
     ],
   },
