@@ -6,6 +6,7 @@ import { elementOffsets, matchWeights, type Permutations } from "../core/align/w
 import type { TensorEntry } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { DTYPE_BITS, sameShape } from "../core/tensor.ts";
+import { writeFolderManifest } from "./folder-manifest.ts";
 import { defineStep } from "./step.ts";
 import {
   copySideFiles,
@@ -34,6 +35,8 @@ export const alignStep = defineStep({
   }),
   output: z.strictObject({
     target: z.string(),
+    /** Short digest of the folder's manifest. */
+    version: z.string(),
     tensors: count,
     bytes: count,
     permutations: count,
@@ -74,9 +77,13 @@ export const alignStep = defineStep({
       signal,
     );
     await copySideFiles(model, target, signal);
+    const { seed, maxIterations, visits } = input;
+    const settings = { seed, maxIterations, visits, spec: input.spec };
+    const version = await writeFolderManifest(target, { step: "align", settings, inputs: [model, reference] }, signal);
     const all = [...permutations.values()];
     return {
       target: target.uri,
+      version,
       tensors: tensors.length,
       bytes: written,
       permutations: permutations.size,

@@ -18,6 +18,7 @@ import { ADAPTER_CONFIG_FILE } from "../core/plan/documents.ts";
 import { sameShape } from "../core/tensor.ts";
 import { compilePattern } from "../core/universal/name-pattern.ts";
 import { writeObject } from "../stores/objects.ts";
+import { writeFolderManifest } from "./folder-manifest.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 import {
   openReadable,
@@ -55,6 +56,8 @@ export const extractLoraStep = defineStep({
   }),
   output: z.strictObject({
     target: z.string(),
+    /** Short digest of the folder's manifest. */
+    version: z.string(),
     modules: count,
     whole: count,
     rank: count,
@@ -95,8 +98,12 @@ export const extractLoraStep = defineStep({
       hasBias: extraction.biases.length > 0,
     });
     await writeObject(target, ADAPTER_CONFIG_FILE, config, config.length, { signal: deps.signal });
+    const { model: _model, base: _base, target: _target, ...settings } = input;
+    const making = { step: "extract-lora", settings, inputs: [model, base] };
+    const version = await writeFolderManifest(target, making, deps.signal);
     return {
       target: target.uri,
+      version,
       modules: extraction.ranks.size,
       whole: extraction.whole.length,
       rank: Math.max(0, ...extraction.ranks.values()),

@@ -19,8 +19,10 @@ import {
   rowOf,
   transpose,
 } from "../core/ops/linalg/matrix.ts";
+import { writeFolderManifest } from "./folder-manifest.ts";
 import { openCheckpointFile } from "./open-checkpoint.ts";
 import { defineStep, type StepDeps } from "./step.ts";
+import { digestFile } from "./stream.ts";
 import {
   copySideFiles,
   openReadable,
@@ -57,6 +59,8 @@ export const mergeExpertsStep = defineStep({
   }),
   output: z.strictObject({
     target: z.string(),
+    /** Short digest of the folder's manifest. */
+    version: z.string(),
     bytes: count,
     layers: z.array(z.strictObject({ prefix: z.string(), labels: z.array(count), cores: z.array(count) })),
   }),
@@ -87,16 +91,30 @@ export const mergeExpertsStep = defineStep({
       deps.signal,
     );
     await copySideFiles(model, target, deps.signal);
+    const { groups: average, align, compress } = input;
+    const measured = input.statistics && (await digestStatistics(input.statistics, deps));
+    const settings = { groups: average, align, compress, statistics: measured };
+    const making = { step: "merge-experts", settings, inputs: [model] };
+    const version = await writeFolderManifest(target, making, deps.signal);
     const described = layers.map(({ prefix }, index) => ({
       prefix,
       labels: [...(groups[index]?.labels ?? [])],
       cores: [...(groups[index]?.cores ?? [])],
     }));
-    return { target: target.uri, bytes, layers: described };
+    return { target: target.uri, version, bytes, layers: described };
   },
 });
 
 type Input = z.output<typeof mergeExpertsStep.input>;
+
+async function digestStatistics(
+  { store, key }: NonNullable<Input["statistics"]>,
+  { openStore, signal }: StepDeps,
+): Promise<string> {
+  const opened = openStore(store);
+  const bytes = (await opened.head(key, { signal }))?.bytes ?? 0;
+  return digestFile({ store: opened, key, bytes }, signal);
+}
 
 function groupLayers(
   layers: readonly ExpertLayer[],

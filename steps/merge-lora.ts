@@ -19,6 +19,7 @@ import { isFloatDtype } from "../core/ops/cast.ts";
 import { ADAPTER_CONFIG_FILE } from "../core/plan/documents.ts";
 import { streamKey } from "../core/random.ts";
 import { findJson, writeObject } from "../stores/objects.ts";
+import { writeFolderManifest } from "./folder-manifest.ts";
 import { openCheckpoint } from "./open-checkpoint.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 import {
@@ -48,7 +49,15 @@ export const mergeLoraStep = defineStep({
     /** PEFT's own arithmetic where it is at odds with itself: see `CombineOptions`. */
     strict: z.boolean().default(false),
   }),
-  output: z.strictObject({ target: z.string(), modules: count, whole: count, rank: count, bytes: count }),
+  output: z.strictObject({
+    target: z.string(),
+    /** Short digest of the folder's manifest. */
+    version: z.string(),
+    modules: count,
+    whole: count,
+    rank: count,
+    bytes: count,
+  }),
   /**
    * Throws PlanAdapterInvalid, PlanAdapterNotSupported, PlanAdaptersDiffer, PlanDtypeNotMergeable, EngineNonFinite, the
    * codes of opening a checkpoint, and what the stores throw.
@@ -79,8 +88,18 @@ export const mergeLoraStep = defineStep({
       hasBias: false,
     });
     await writeObject(target, ADAPTER_CONFIG_FILE, config, config.length, { signal: deps.signal });
+    const { adapters: weighed, target: _target, ...options } = input;
+    const settings = { ...options, weights: weighed.map(({ weight }) => weight) };
+    const version = await writeFolderManifest(target, { step: "merge-lora", settings, inputs: adapters }, deps.signal);
     const rank = Math.max(0, ...ranks.values());
-    return { target: target.uri, modules: ranks.size, whole: whole.length, rank, bytes: bytes + config.length };
+    return {
+      target: target.uri,
+      version,
+      modules: ranks.size,
+      whole: whole.length,
+      rank,
+      bytes: bytes + config.length,
+    };
   },
 });
 

@@ -1,12 +1,13 @@
 // Goal: a model whose units were shuffled is aligned with the model it came from, bit for bit, in every family that is
 // known by name; what is not known is refused. Method: small models in files, through the command line.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { derivePermutations } from "../../core/align/permutation-spec.ts";
 import { elementOffsets } from "../../core/align/weight-matching.ts";
+import { manifestDigest, parseManifest } from "../../core/artifact/manifest.ts";
 import { type PlainTensors, plainNumbers, readPlainModel, runJson, writePlainModel } from "./model-files.ts";
 
 let cwd = "";
@@ -96,6 +97,31 @@ describe("align", () => {
       );
     });
   }
+
+  test("the folder is one that verify checks, and has one version wherever it lies", async () => {
+    writePlainModel(path.join(cwd, "v/a"), "model.safetensors", modelOf(MLP), { "config.json": {} });
+    writePlainModel(path.join(cwd, "v/b"), "model.safetensors", shuffle(modelOf(MLP)), { "config.json": {} });
+    const result = await runJson(cwd, "align", "v/b", "--to", "v/a", "--out", "v/out");
+    const elsewhere = await runJson(path.join(cwd, "v"), "align", "b", "--to", "a", "--out", "deep/out");
+    assert.match(String(result.version), /^[0-9a-f]{16}$/);
+    assert.equal(elsewhere.version, result.version);
+    const other = await runJson(cwd, "align", "v/b", "--to", "v/a", "--out", "v/seeded", "--seed", "1");
+    assert.notEqual(other.version, result.version);
+    const checked = await runJson(cwd, "verify", "v/out");
+    assert.equal(checked.status, undefined, JSON.stringify(checked));
+    // What was aligned with a version is known by that version's digest.
+    await runJson(cwd, "align", "v/b", "--to", "v/out", "--out", "v/again");
+    const manifest = parseManifest(readFileSync(path.join(cwd, "v/again/manifest.json")));
+    const before = parseManifest(readFileSync(path.join(cwd, "v/out/manifest.json")));
+    assert.deepEqual(manifest?.inputs, [
+      { model: "b", digest: null },
+      { model: "out", digest: before && manifestDigest(before) },
+    ]);
+    assert.deepEqual(
+      [manifest?.method, manifest?.files.map(({ name }) => name)],
+      ["align", ["config.json", "model.safetensors"]],
+    );
+  });
 
   test("a spec says what names do not, and other tensors stay as they are", async () => {
     const model = modelOf({ "Dense_0/kernel": [4, 6], "Dense_1/kernel": [6, 3], step: [1] });
