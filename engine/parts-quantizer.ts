@@ -2,6 +2,7 @@
 // it: regions of a folder of quantized parts (quantize-parts.ts), and merges that write such an output (parts-sink.ts).
 // It reads and writes no store.
 import assert from "node:assert/strict";
+import { MergeyardError } from "../core/error.ts";
 import type { Kernels, Tile } from "../core/ops/kernels.ts";
 import { addLoss, type Loss, NO_LOSS } from "../core/ops/loss.ts";
 import {
@@ -58,12 +59,26 @@ export function createPartsQuantizer(input: QuantizedMatrix, kernels: Kernels): 
       const elements = count * columns;
       const own = windowBlocks(parts, blocks, first, count);
       const window: RowWindow = { matrix, first, count, values: tile.values.subarray(0, elements), parts: own };
-      loss = addLoss(loss, kernels.quantizeParts(scheme, window, facts) ?? measure(window, tile));
+      loss = addLoss(
+        loss,
+        quantizeNamed(tensor, () => kernels.quantizeParts(scheme, window, facts)) ?? measure(window, tile),
+      );
       if (!Number.isFinite(loss.noise)) throw unfit(tensor, scheme.id);
       return own;
     },
     loss: () => loss,
   };
+}
+
+/** A scheme does not know the name of what it quantizes: its refusals get it here. */
+function quantizeNamed(tensor: string, quantize: () => Loss | undefined): Loss | undefined {
+  try {
+    return quantize();
+  } catch (error) {
+    if (!(error instanceof MergeyardError)) throw error;
+    const { code, found, expected, hint } = error;
+    throw new MergeyardError(code, { where: { ...error.where, tensor }, found, expected, hint, cause: error });
+  }
 }
 
 /** The window's bytes of every part. What belongs to the tensor as a whole goes on from window to window. */

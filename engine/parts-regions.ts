@@ -101,7 +101,9 @@ export function fitParts(request: PartsRequest, scheme: PartScheme, threads: num
   const late = shards.reduce((most, shard) => Math.max(most, lateBytes(shard, units, request.threads)), 0);
   // They lie here and in the thread that gets them.
   const memoryBytes = request.memoryBytes - 2 * late;
-  const fit = fitMemory(() => kernelBytes + kept, threads, memoryBytes);
+  const hessian =
+    request.hessians === undefined ? 0 : matrices.reduce((most, unit) => Math.max(most, hessianBytes(unit)), 0);
+  const fit = fitMemory(() => kernelBytes + kept + hessian, threads, memoryBytes);
   if (fit.peakBytes <= memoryBytes) return { ...fit, threadBytes: kernelBytes };
   throw new MergeyardError("EngineMemoryTooSmall", {
     where: { store: request.target },
@@ -125,6 +127,11 @@ function unitBytes(scheme: PartScheme, unit: CompressedUnit): number {
   const { matrix, entry } = unit;
   const streamed = rowReaderBytes(entry, matrix.columns, windowRows(scheme, matrix)) + streamBytes(scheme, matrix);
   return Math.max(streamed, measuringBytes(unit));
+}
+
+/** A Hessian as it is stored and in float32, and its factor and inverse in float64 while they are made. */
+function hessianBytes({ matrix: { columns } }: CompressedMatrix): number {
+  return (4 + 4 + 3 * 8) * columns ** 2;
 }
 
 function measuringBytes({ fused }: CompressedMatrix): number {

@@ -1,8 +1,16 @@
 // What the engine is asked to do for the shards of a folder of quantized parts and what it answers. Plain data both
 // ways, so that several threads can make a shard.
+import type { TensorEntry } from "../core/checkpoint.ts";
 import type { Loss } from "../core/ops/loss.ts";
 import type { CompressedModel } from "../core/plan/compressed-model.ts";
 import type { MergeProgress } from "./request.ts";
+
+/** Hessians by the name of their matrix, and the folder that has their file: a store's URI and a prefix in it. */
+export type Hessians = {
+  readonly store: string;
+  readonly prefix: string;
+  readonly entries: Readonly<Record<string, TensorEntry>>;
+};
 
 export type PartsRequest = {
   /** URI of the folder that has the stored tensors' files, and of the one to write to. */
@@ -11,6 +19,8 @@ export type PartsRequest = {
   /** Id of a scheme that folders hold. */
   readonly scheme: string;
   readonly model: Pick<CompressedModel, "shards" | "units">;
+  /** Of every matrix, for a scheme that takes them; undefined: without. */
+  readonly hessians?: Hessians | undefined;
   readonly threads: number;
   /** Bound on the memory of the whole process. */
   readonly memoryBytes: number;

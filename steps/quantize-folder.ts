@@ -10,6 +10,7 @@ import { FOLDER_SCHEMES } from "../core/schemes/registry.ts";
 import { elementCount } from "../core/tensor.ts";
 import { copyAcross, writeObject } from "../stores/objects.ts";
 import { openPlace, travellingFiles, writtenDocuments } from "./open-checkpoint.ts";
+import { openHessians } from "./open-hessians.ts";
 import { lossSchema, summariseLosses } from "./quantize-losses.ts";
 import { defineStep, type PartsDeps } from "./step.ts";
 
@@ -26,6 +27,8 @@ export const quantizeFolderStep = defineStep({
     scheme: z.enum([...FOLDER_SCHEMES.keys()]),
     /** Modules to leave as they are: paths, or `re:` and an expression. */
     ignore: z.array(z.string()).default([]),
+    /** A safetensors file with the Hessian of every matrix's inputs, for a scheme that takes one: folder and file. */
+    hessian: z.strictObject({ store: z.string().min(1), key: z.string().min(1) }).optional(),
     shardBytes: z.int().positive().default(SHARD_BYTES_DEFAULT),
   }),
   output: z.strictObject({
@@ -44,7 +47,8 @@ export const quantizeFolderStep = defineStep({
     ...lossSchema,
   }),
   /**
-   * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, QuantizeNotFinite, QuantizedFolderUnsupported (a wrong
+   * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, QuantizeNotFinite, QuantizeHessianInvalid (with the name
+   * of the tensor), QuantizedFolderUnsupported (a wrong
    * expression to ignore), CheckpointNeedsConversion, YardTargetOccupied, EngineMemoryTooSmall, the codes of opening a
    * checkpoint, and what the stores throw. The file that makes the folder a model, config.json, is written last.
    */
@@ -59,12 +63,18 @@ export const quantizeFolderStep = defineStep({
     assert.ok(scheme !== undefined, "the schema lets only known schemes through");
     const { checkpoint } = opened;
     const model = planCompressedModel(checkpoint, scheme, input.ignore, input.shardBytes);
+    assert.ok(
+      input.hessian === undefined || scheme.hessian !== "ignored",
+      "an edge gives Hessians to schemes that use them",
+    );
+    const hessians = input.hessian && (await openHessians(input.hessian, model.units, deps));
     const { losses, threads } = await deps.executeParts(
       {
         source: source.uri,
         target: target.uri,
         scheme: scheme.id,
         model: { shards: model.shards, units: model.units },
+        hessians,
         threads: deps.threads,
         memoryBytes: deps.memoryBytes,
       },

@@ -127,14 +127,15 @@ type PlacedRegion = {
 };
 
 function regionJob(
-  { source, target, scheme }: PartsRequest,
+  { source, target, scheme, hessians }: PartsRequest,
   { header }: PlannedShard,
   ticket: WriteTicket,
   { region, index, made, largest }: PlacedRegion,
 ): RegionJob {
   const prologue = index === 0 ? header : new Uint8Array(0);
   const { tensors } = region;
-  return { kind: "parts", task: { index, ticket, source, target, scheme, prologue, tensors, made, largest } };
+  const task = { index, ticket, source, target, scheme, prologue, tensors, made, largest, hessians };
+  return { kind: "parts", task };
 }
 
 function resultOf(outcome: RegionOutcome): PartsRegionResult {

@@ -1,5 +1,5 @@
 // The part of `mergeyard quantize` that makes a folder for servers: it appears whole or not at all.
-import { toUri } from "../arguments.ts";
+import { splitUri, toUri } from "../arguments.ts";
 import { openOutput } from "../output.ts";
 import { createProgress } from "../progress.ts";
 import { writeQuantizationReport } from "../quantization-report.ts";
@@ -11,6 +11,7 @@ export type FolderOptions = {
   readonly scheme: string;
   readonly out: string;
   readonly ignore: readonly string[];
+  readonly hessian?: string;
   readonly report?: string;
   readonly threads?: number;
   readonly memory?: number;
@@ -51,7 +52,8 @@ export async function quantizeFolder(source: string, options: FolderOptions, ter
     const { scheme, ignore } = options;
     const { target } = output;
     const place = { source: folder, target, ...(file === undefined ? {} : { sourceFile: file }) };
-    const result = await runStep(quantizeFolderStep, { ...place, scheme, ignore }, deps);
+    const hessian = options.hessian === undefined ? {} : { hessian: splitUri(toUri(options.hessian, terminal.cwd)) };
+    const result = await runStep(quantizeFolderStep, { ...place, scheme, ignore, ...hessian }, deps);
     await output.commit();
     progress.end();
     const drawn = { output: `compressed-tensors ${scheme}`, tensors: result.losses };

@@ -7,7 +7,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
 import { FOLDER_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
 import type { OpenStore } from "../../stores/store.ts";
-import { jsonOption, memoryOption, parseCount, threadsOption, toOutputUri, toUri } from "../arguments.ts";
+import { jsonOption, memoryOption, parseCount, splitUri, threadsOption, toOutputUri, toUri } from "../arguments.ts";
 import {
   addPlanOptions,
   describePlan,
@@ -52,6 +52,7 @@ export function addQuantize(program: Command, terminal: Terminal): void {
     .addOption(new Option("--format <format>", "what to write (default: by the scheme)").choices([...FORMATS.keys()]))
     .requiredOption("--out <place>", "the file or folder to write; it must not be there")
     .option("--imatrix <file>", "importance matrix of llama-imatrix, to lose less where it matters (gguf)")
+    .option("--hessian <file>", "safetensors with the sum of x x^T of every matrix's inputs, by its name (gptq)")
     .option("--no-tokenizer", "leave the tokenizer out (gguf)")
     .addOption(new Option("--split-max-size <size>", SPLIT_SIZE_HELP).argParser(parseSplitSize))
     .addOption(new Option("--split-max-tensors <n>", "the same, of at most N tensors each").argParser(parseCount))
@@ -110,6 +111,11 @@ async function dispatch(source: string, options: Options, terminal: Terminal): P
     const expected = `one of ${[...schemesOf(format)].join(", ")}`;
     throw new MergeyardError("CliUsage", { where: { field: "--scheme" }, found: scheme, expected });
   }
+  if (options.hessian !== undefined && (FOLDER_SCHEMES.get(scheme ?? "")?.hessian ?? "ignored") === "ignored") {
+    const taking = [...FOLDER_SCHEMES.values()].filter(({ hessian }) => hessian !== "ignored").map(({ id }) => id);
+    const where = { field: "--hessian" };
+    throw new MergeyardError("CliUsage", { where, found: scheme, expected: `one of ${taking.join(", ")}` });
+  }
   const foreign = format === "gguf" ? options.ignore.length > 0 && "--ignore" : ggufOption(options);
   if (typeof foreign === "string") {
     throw new MergeyardError("CliUsage", { where: { field: foreign }, found: format, expected: "another format" });
@@ -150,11 +156,7 @@ async function quantize(source: string, options: Options, terminal: Terminal): P
   };
   try {
     const { tokenizer } = options;
-    const matrix = options.imatrix === undefined ? undefined : toUri(options.imatrix, terminal.cwd);
-    const imatrix =
-      matrix === undefined
-        ? {}
-        : { imatrix: { store: path.posix.dirname(matrix), key: path.basename(options.imatrix ?? "") } };
+    const imatrix = options.imatrix === undefined ? {} : { imatrix: splitUri(toUri(options.imatrix, terminal.cwd)) };
     const from = { source: folder, ...(file === undefined ? {} : { sourceFile: file }), ...imatrix };
     const { scheme, planned } = await chooseSchemes(from, options, openStore, terminal);
     const split = { maxBytes: options.splitMaxSize, maxTensors: options.splitMaxTensors };
