@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";
-import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
+import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { openGguf } from "../../steps/open-gguf.ts";
 import { quantizeStep } from "../../steps/quantize.ts";
 import { runStep } from "../../steps/step.ts";
@@ -125,6 +125,26 @@ test("only a GGUF file is published when nothing else is asked for, and it is th
     next.manifest.inputs.every(({ digest }) => digest !== null),
     "a published file is known by its digest",
   );
+});
+
+test("a set of GGUF files in a version is one model again, and refused when one of them is gone", async () => {
+  const { yard, deps } = await makeYard();
+  const end = await run(yard, deps, recipe("[{ format: gguf, scheme: f32 }]", "allow_unlisted: drop"));
+  const files = filesOf(end, ".gguf");
+  assert.ok(files.length > 2);
+  const plain = await makeYard();
+  const merged = await run(plain.yard, plain.deps, recipe("[{ format: safetensors }]", "allow_unlisted: drop"), 1e9);
+  const { checkpoint: whole } = await openCheckpoint(plain.yard, merged.prefix);
+  const { checkpoint } = await openCheckpoint(yard, end.prefix);
+  const stored = whole.tensors.filter(({ name }) => !name.endsWith("inv_freq"));
+  const named = ({ tensors }: { tensors: readonly { name: string; shape: readonly number[] }[] }) =>
+    tensors.map(({ name, shape }) => `${name} ${shape}`).sort();
+  assert.deepEqual(named(checkpoint), named({ tensors: stored }));
+  const again = recipe("[{ format: safetensors }]", "allow_unlisted: drop");
+  const next = await run(yard, deps, again.replace("incoming/b", "artifacts/ab:nightly"), 1e9);
+  assert.deepEqual(filesOf(next, ".safetensors"), ["model.safetensors"]);
+  await yard.delete(`${end.prefix}${files[1]}`);
+  await assert.rejects(openCheckpoint(yard, end.prefix), { code: "GgufSplitIncomplete" });
 });
 
 test("a unit that was made before is found with all its files, and made again when one of them is gone", async () => {

@@ -285,18 +285,34 @@ test("what is not a linear module of a layer stays, and is named where servers w
   assert.ok(checkpoint.sideFiles.some(({ name }) => name === "tokenizer.json"));
 });
 
-test("tensors that servers fuse share the scale of the whole", async () => {
-  const { checkpoint, target, values } = await run("fp8_tensor");
-  const scaleOf = async (module: string) => {
-    const entry = checkpoint.tensors.find(({ name }) => name === `${LAYER}${module}.weight_scale`);
-    return new Float32Array((await bytesOf(target, entry)).buffer)[0];
-  };
-  const largest = (module: string) =>
-    (values.get(`${LAYER}${module}.weight`) ?? new Float32Array()).reduce((most, v) => Math.max(most, Math.abs(v)), 0);
-  const modules = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
-  const most = Math.max(...modules.map(largest));
-  for (const module of modules) assert.equal(await scaleOf(module), Math.fround(most / 448));
-  assert.equal(await scaleOf("mlp.down_proj"), Math.fround(largest("mlp.down_proj") / 448));
+test("tensors that servers fuse share the scale of the whole, wherever shards cut them apart", async () => {
+  const shapes = { [`${LAYER}mlp.gate_proj.weight`]: [64, 256], [`${LAYER}mlp.up_proj.weight`]: [64, 256] };
+  const fused = [
+    ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    ["mlp.gate_proj", "mlp.up_proj"],
+    ["mlp.down_proj"],
+  ];
+  for (const [scheme, part, scaleOf] of [
+    ["fp8_tensor", "weight_scale", (most: number) => most / 448],
+    ["int8_tensor", "weight_scale", (most: number) => most / 127.5],
+    ["nvfp4a16", "weight_global_scale", (most: number) => (448 * 6) / most],
+  ] as const) {
+    const { checkpoint, target, values } = await run(scheme, { shapes }, { shardBytes: 12_000 });
+    assert.ok(checkpoint.tensorFiles.length > 4, scheme);
+    const largest = (module: string) =>
+      (values.get(`${LAYER}${module}.weight`) ?? new Float32Array()).reduce(
+        (most, v) => Math.max(most, Math.abs(v)),
+        0,
+      );
+    for (const modules of fused) {
+      const expected = Math.fround(scaleOf(Math.max(...modules.map(largest))));
+      for (const module of modules) {
+        const entry = checkpoint.tensors.find(({ name }) => name === `${LAYER}${module}.${part}`);
+        const [scale] = new Float32Array((await bytesOf(target, entry)).buffer);
+        assert.ok(Math.abs((scale ?? 0) / expected - 1) < 2 ** -22, `${scheme} ${module}: ${scale}, not ${expected}`);
+      }
+    }
+  }
 });
 
 test("modules that are ignored stay as they are", async () => {
