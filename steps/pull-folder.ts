@@ -15,6 +15,7 @@ import { MergeyardError } from "../core/error.ts";
 import { ARTIFACT_LIMITS } from "../core/limits.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { readManifest } from "./checkpoint-listing.ts";
+import { dropFetches } from "./fetch-file.ts";
 import { encodeRecord, mapBounded, readRecord } from "./records.ts";
 import type { StepDeps } from "./step.ts";
 import { fileIsWhole, STREAMS_IN_FLIGHT } from "./stream.ts";
@@ -82,6 +83,7 @@ export async function closePullFolder(
   { obsolete }: PullFolder,
   signal: AbortSignal,
 ): Promise<void> {
+  await dropFetches(folder, signal);
   for (const name of obsolete) await folder.delete(name, { signal });
   await folder.delete(MARKER, { signal });
 }

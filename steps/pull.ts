@@ -1,6 +1,6 @@
-// Pulling a published version into a folder: every file is checked against the manifest on its way, appears whole under
-// its final name, and the manifest comes last. A pull that was interrupted goes on where it stopped. A folder that
-// holds another version of the model is brought up to date: only files and tensors that changed are fetched.
+// Pulling a published version into a folder: every file is checked against the manifest, appears whole under its final
+// name, and the manifest comes last. A pull that was interrupted goes on where it stopped, also within a file. A folder
+// that holds another version of the model is brought up to date: only files and tensors that changed are fetched.
 import {
   MANIFEST_FILE,
   type Manifest,
@@ -14,12 +14,13 @@ import { MergeyardError } from "../core/error.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { assembleFile, type LocalTensors, locateTensors, planAssembly } from "./assemble-file.ts";
 import { readManifest } from "./checkpoint-listing.ts";
+import { fetchFile } from "./fetch-file.ts";
 import { closePullFolder, openPullFolder } from "./pull-folder.ts";
 import { createOnce, mapBounded } from "./records.ts";
 import { pullInputSchema, pullOutputSchema } from "./schemas.ts";
 import { checkSignature, readSignatures } from "./signature.ts";
 import { defineStep, type StepDeps } from "./step.ts";
-import { copyVerified, STREAMS_IN_FLIGHT } from "./stream.ts";
+import { STREAMS_IN_FLIGHT } from "./stream.ts";
 import { findVersion, openYard, parseVersionReference } from "./yard.ts";
 
 /**
@@ -129,7 +130,8 @@ async function pullFile(
     }
   }
   const from = { store: source.store, key, bytes: file.bytes };
-  await copyVerified(from, { store: target, key: file.name }, file, deps.signal, took);
+  const known = await fetchFile(from, target, file, deps.signal, took);
+  done.reused += known;
   deps.log({ event: "file-pulled", file: file.name, bytes: file.bytes });
 }
 

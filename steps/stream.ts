@@ -19,20 +19,20 @@ export const STREAMS_IN_FLIGHT = 4;
 export type StreamSource = { readonly store: ObjectStore; readonly key: string; readonly bytes: number };
 
 /**
- * The bytes of [0, source.bytes) in order, piece by piece; a piece is only valid until the next is asked for.
+ * The bytes of [start, source.bytes) in order, piece by piece; a piece is only valid until the next is asked for.
  * Throws what the store throws (StoreObjectMissing, StoreShortRead) and the signal's reason. Memory: 2 pieces.
  */
-export async function* readPieces(source: StreamSource, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-  const pieceBytes = Math.min(PIECE_BYTES, source.bytes);
-  const buffers = [new Uint8Array(pieceBytes), new Uint8Array(source.bytes > pieceBytes ? pieceBytes : 0)];
+export async function* readPieces(source: StreamSource, signal: AbortSignal, start = 0): AsyncGenerator<Uint8Array> {
+  const pieceBytes = Math.min(PIECE_BYTES, source.bytes - start);
+  const buffers = [new Uint8Array(pieceBytes), new Uint8Array(source.bytes - start > pieceBytes ? pieceBytes : 0)];
   const read = async (offset: number, turn: number): Promise<Uint8Array> => {
     const piece = (buffers[turn % 2] ?? new Uint8Array(0)).subarray(0, Math.min(pieceBytes, source.bytes - offset));
     await source.store.readInto(source.key, offset, piece, { signal });
     return piece;
   };
-  if (source.bytes === 0) return;
-  let ahead = read(0, 0);
-  for (let offset = 0, turn = 0; offset < source.bytes; offset += pieceBytes, turn += 1) {
+  if (source.bytes === start) return;
+  let ahead = read(start, 0);
+  for (let offset = start, turn = 0; offset < source.bytes; offset += pieceBytes, turn += 1) {
     const piece = await ahead;
     signal.throwIfAborted();
     if (offset + pieceBytes < source.bytes) {

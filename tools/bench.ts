@@ -6,7 +6,7 @@
 //   npm run bench -- [--parts merge,quantize,convert] [--dir DIR] [--rounds N]
 //                    [--methods a,b] [--mergekit CHECKOUT --pydantic-site SITE --peer BENCH.py]
 //                    [--schemes a,b] [--ggml CHECKOUT]
-//                    [--deepspeed CHECKOUT --deepspeed-loader LOADER.py]
+//                    [--deepspeed CHECKOUT --deepspeed-loader LOADER.py [--python INTERPRETER]]
 import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -50,6 +50,7 @@ const { values: options } = parseArgs({
     ggml: { type: "string" },
     deepspeed: { type: "string" },
     "deepspeed-loader": { type: "string" },
+    python: { type: "string", default: "/usr/bin/python3" },
   },
 });
 
@@ -151,6 +152,6 @@ if (parts.includes("quantize")) {
   await benchQuantize({ dir, rounds: Number(options.rounds), schemes, ggml: options.ggml }, root);
 }
 if (parts.includes("convert")) {
-  const { deepspeed, "deepspeed-loader": deepspeedLoader } = options;
-  await benchConvert({ dir, rounds: Number(options.rounds), deepspeed, deepspeedLoader }, root);
+  const { deepspeed, "deepspeed-loader": deepspeedLoader, python } = options;
+  await benchConvert({ dir, rounds: Number(options.rounds), deepspeed, deepspeedLoader, python }, root);
 }

@@ -31,7 +31,8 @@ export function isUnfinishedPush(names: readonly string[]): boolean {
   return names.some((name) => RECORD.test(name)) && !names.includes(UPLOAD_MARKER);
 }
 
-const ticketSchema = z.strictObject({
+/** A large object being written, as stores give it: `WriteTicket`. */
+export const ticketSchema = z.strictObject({
   key: z.string(),
   bytes: count,
   regions: z.array(z.strictObject({ offset: count, bytes: count })),

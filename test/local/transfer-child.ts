@@ -1,9 +1,11 @@
-// A process of its own that pushes or pulls and is killed at the n-th operation on the store that it writes to; started
-// by transfer-killed.test.ts. Prints its result when it was not.
+// A process of its own that pushes, pulls, or fetches one file, and is killed at the n-th operation on the store that
+// it writes to; started by transfer-killed.test.ts. Prints its result when it was not.
 import fs from "node:fs";
+import { fetchFile } from "../../steps/fetch-file.ts";
 import { pullStep } from "../../steps/pull.ts";
 import { pushStep } from "../../steps/push.ts";
 import { runStep } from "../../steps/step.ts";
+import { digestFile } from "../../steps/stream.ts";
 import { createFaultyStore } from "../../stores/faulty.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 
@@ -22,8 +24,22 @@ const deps = {
   log: () => undefined,
   signal: new AbortController().signal,
 };
-const result =
-  task === "push"
-    ? await runStep(pushStep, { yard, source: folder, model: "chat" }, deps)
-    : await runStep(pullStep, { yard, model: "ab:nightly", target: folder }, deps);
-console.log(JSON.stringify(result));
+/** Fetches the object `large` of the other place. */
+async function fetchLarge(): Promise<{ readonly known: number; readonly fetched: number }> {
+  const [key, source] = ["large", open(yard)];
+  const bytes = (await source.head(key))?.bytes ?? 0;
+  const from = { store: source, key, bytes };
+  const file = { name: key, bytes, digest: await digestFile(from, deps.signal) };
+  let fetched = 0;
+  const known = await fetchFile(from, store, file, deps.signal, (more) => {
+    fetched += more;
+  });
+  return { known, fetched };
+}
+
+const tasks = {
+  push: () => runStep(pushStep, { yard, source: folder, model: "chat" }, deps),
+  pull: () => runStep(pullStep, { yard, model: "ab:nightly", target: folder }, deps),
+  fetch: fetchLarge,
+} as const;
+console.log(JSON.stringify(await tasks[task === "push" || task === "pull" ? task : "fetch"]()));

@@ -3,13 +3,14 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { pathToFileURL } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { z } from "zod";
 import { digestBytes } from "../../core/artifact/digest.ts";
-import { UPLOAD_MARKER, uploadMarkerSchema, uploadRecordSchema } from "../../core/artifact/upload.ts";
+import { ticketSchema, UPLOAD_MARKER, uploadMarkerSchema, uploadRecordSchema } from "../../core/artifact/upload.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
 import { initYard } from "../../steps/yard.ts";
@@ -44,7 +45,7 @@ function newFolder(): string {
 }
 
 /** The result; undefined when it was killed. */
-async function run(task: "push" | "pull", yard: string, place: string, at: number) {
+async function run(task: "push" | "pull" | "fetch", yard: string, place: string, at: number) {
   const { NODE_TEST_CONTEXT: _, ...env } = environment;
   const child = spawn(process.execPath, [CHILD, task, yard, place, String(at)], {
     env: { ...env, NODE_COMPILE_CACHE: join(folder, "compile") },
@@ -140,4 +141,53 @@ test("a pull that is killed goes on, and the folder is never taken for whole", a
     assert.equal(await target.head(".mergeyard-pull.json"), undefined);
   }
   assert.ok(kills >= 3, `${kills} kills`);
+});
+
+/** Bytes of the file on its way whose regions are whole; the record that says where it is must be the only one. */
+async function fetchedBytes(target: ObjectStore): Promise<number> {
+  const keys: string[] = [];
+  for await (const { key } of target.list(".mergeyard-fetch-")) keys.push(key);
+  const [key] = keys;
+  if (key === undefined || (await target.head("large")) !== undefined) return 0;
+  assert.equal(keys.length, 1);
+  const { ticket } = await readJson(target, key, z.object({ ticket: ticketSchema }), 1e6);
+  const found = await target.recoverRegions(ticket);
+  return found.reduce((sum, { index }) => sum + (ticket.regions[index]?.bytes ?? 0), 0);
+}
+
+async function putLarge() {
+  const source = openStore(newFolder(), {});
+  const content = patterned(LARGE_BYTES);
+  await writeObject(source, "large", content, content.length);
+  return { source, content };
+}
+
+test("a file that is fetched when the pull is killed goes on within the file", async () => {
+  const { source, content } = await putLarge();
+  const kept: number[] = [];
+  for (const at of [4, 11, 15, 18]) {
+    const target = openStore(`${newFolder()}?durable=false`, {});
+    assert.equal(await run("fetch", source.uri, target.uri, at), undefined, `killed at ${at}`);
+    const [isThere, known] = [(await target.head("large")) !== undefined, await fetchedBytes(target)];
+    kept.push(known);
+    const again = await run("fetch", source.uri, target.uri, 0);
+    if (!isThere) assert.deepEqual(again, { known, fetched: LARGE_BYTES - known }, `killed at ${at}`);
+    assert.equal(Buffer.compare(await readAll(target, "large", LARGE_BYTES), content), 0);
+    assert.equal(await fetchedBytes(target), 0);
+  }
+  assert.ok(new Set(kept).size > 2 && Math.max(...kept) >= 16 * 2 ** 20, `${kept} bytes were there`);
+});
+
+test("a part of a file that was damaged meanwhile is fetched again", async () => {
+  const { source, content } = await putLarge();
+  const target = openStore(`${newFolder()}?durable=false`, {});
+  await run("fetch", source.uri, target.uri, 10);
+  assert.ok((await fetchedBytes(target)) > 0);
+  const parts = fileURLToPath(new URL(".mergeyard/tmp/", `${new URL(target.uri).href.replace(/\?.*/, "")}/`));
+  const part = readdirSync(parts).find((name) => !name.includes(".")) ?? assert.fail();
+  const bytes = readFileSync(join(parts, part));
+  bytes[100] = (bytes[100] ?? 0) ^ 1;
+  writeFileSync(join(parts, part), bytes);
+  assert.equal((await run("fetch", source.uri, target.uri, 0)).known, 0);
+  assert.equal(Buffer.compare(await readAll(target, "large", LARGE_BYTES), content), 0);
 });

@@ -31,10 +31,13 @@ export type ConvertBench = {
   /** A checkout of DeepSpeed, whose converter is then measured in the same sitting, and the script that loads it. */
   readonly deepspeed: string | undefined;
   readonly deepspeedLoader: string | undefined;
+  /** The interpreter it runs under; it needs torch. */
+  readonly python: string;
 };
 
 /** Prints one table; the least of each figure counts, as machines are shared. */
-export async function benchConvert({ dir, rounds, deepspeed, deepspeedLoader }: ConvertBench, root: string) {
+export async function benchConvert(options: ConvertBench, root: string) {
+  const { dir, rounds, deepspeed, deepspeedLoader, python } = options;
   const source = join(dir, "zero2");
   if (!existsSync(source)) await makeCheckpoint(source, dir, root);
   const step = join(source, `global_step${STEP}`);
@@ -55,7 +58,7 @@ export async function benchConvert({ dir, rounds, deepspeed, deepspeedLoader }: 
     copies.push(await inFolder((out) => `{ cat ${files.join(" ")} > /dev/null; cp -r ${step} ${out}; }`));
     if (deepspeed === undefined || deepspeedLoader === undefined) continue;
     const [loader, checkout] = [resolve(deepspeedLoader), resolve(deepspeed)];
-    theirs.push(await inFolder((out) => `/usr/bin/python3 ${loader} ${checkout} ${step} ${out} 1 1 > /dev/null`));
+    theirs.push(await inFolder((out) => `${python} ${loader} ${checkout} ${step} ${out} 1 1 > /dev/null`));
   }
   const [our, copy, their] = [least(ours), least(copies), theirs.length === 0 ? undefined : least(theirs)];
   const peer = their?.cpuS ?? DEEPSPEED_CPU_S;
