@@ -3,8 +3,8 @@
 // for merges and by gather.ts for conversions.
 import type { Packing, PartsPacking } from "../core/checkpoint.ts";
 import { PACKED_SPAN_BYTES, partsMatrix, windowOfRows } from "../core/plan/memory.ts";
-import { BLOCK_SCHEMES } from "../core/schemes/registry.ts";
-import { type BlockScheme, partRange } from "../core/schemes/scheme.ts";
+import { BLOCK_SCHEMES, type BlockSchemeId } from "../core/schemes/registry.ts";
+import { type BlockScheme, partRange, type RowWindow, type StoredScheme } from "../core/schemes/scheme.ts";
 import { type Dtype, elementBytes, elementCount, type Shape, tensorBytes } from "../core/tensor.ts";
 
 /** Reads `target.length` bytes of a tensor, as it is stored, from byte `offset`. */
@@ -12,6 +12,19 @@ export type ReadBytes = (offset: number, target: Uint8Array) => Promise<void>;
 
 /** Reads elements [first, first + count) to the start of `target`, whose elements have `unit` bytes. */
 type ReadSpan = (first: number, count: number, target: Uint8Array) => Promise<void>;
+
+/** How stored values become float32: with the kernels of a thread, or in plain TypeScript. */
+export type Unpack = {
+  /** Whole blocks of a scheme. */
+  blocks(scheme: BlockSchemeId, stored: Uint8Array, values: Float32Array): void;
+  /** Fills the window's values from its parts. */
+  parts(scheme: StoredScheme, window: RowWindow): void;
+};
+
+const PLAIN: Unpack = {
+  blocks: (scheme, stored, values) => BLOCK_SCHEMES[scheme].dequantize(stored, values),
+  parts: (scheme, window) => scheme.dequantize(window),
+};
 
 /** What is packed: `dtype` and `shape` are those of the values. */
 type PackedTensor = { readonly dtype: Dtype; readonly shape: Shape };
@@ -22,14 +35,15 @@ export function createPackedReader(
   { scheme, interleavedHeads: heads, parts }: Packing,
   stored: ReadBytes,
   allocate: (bytes: number) => Uint8Array,
+  unpack: Unpack = PLAIN,
 ): ReadSpan {
-  if (parts !== undefined) return oneAtATime(readParts(parts, shape, stored, allocate));
+  if (parts !== undefined) return oneAtATime(readParts(parts, shape, stored, allocate, unpack));
   const unit = elementBytes(dtype, 1);
   const span = () => allocate(PACKED_SPAN_BYTES);
   const values: ReadSpan =
     scheme === undefined
       ? (first, count, target) => stored(first * unit, target.subarray(0, count * unit))
-      : readBlocks(BLOCK_SCHEMES[scheme], stored, span());
+      : readBlocks(scheme, stored, span(), unpack);
   if (heads === undefined) return oneAtATime(values);
   const [rows = 1] = shape;
   return oneAtATime(readInterleaved(values, { heads, rows, columns: elementCount(shape.slice(1)), unit }, span()));
@@ -39,7 +53,8 @@ export function createPackedReader(
  * float32 values of rows of whole blocks. `span` holds stored bytes, at least one block; `target` must be aligned to 4
  * bytes.
  */
-function readBlocks(scheme: BlockScheme, read: ReadBytes, span: Uint8Array): ReadSpan {
+function readBlocks(id: BlockSchemeId, read: ReadBytes, span: Uint8Array, unpack: Unpack): ReadSpan {
+  const scheme: BlockScheme = BLOCK_SCHEMES[id];
   const { blockElements, blockBytes } = scheme;
   const blocksAtOnce = Math.floor(span.length / blockBytes);
   const edge = new Float32Array(blockElements);
@@ -55,7 +70,7 @@ function readBlocks(scheme: BlockScheme, read: ReadBytes, span: Uint8Array): Rea
         const whole = start < first ? 0 : Math.min(blocks - done, Math.floor((end - start) / blockElements));
         const bytes = stored.subarray(done * blockBytes, (done + Math.max(1, whole)) * blockBytes);
         if (whole > 0) {
-          scheme.dequantize(bytes, values.subarray(start - first, start - first + whole * blockElements));
+          unpack.blocks(id, bytes, values.subarray(start - first, start - first + whole * blockElements));
           done += whole;
           continue;
         }
@@ -78,6 +93,7 @@ function readParts(
   shape: Shape,
   read: ReadBytes,
   allocate: (bytes: number) => Uint8Array,
+  unpack: Unpack,
 ): ReadSpan {
   const { scheme, matrix, parts: all } = partsMatrix(packing, shape);
   const { rowsAtOnce } = windowOfRows(scheme, matrix);
@@ -104,7 +120,7 @@ function readParts(
       for (const own of parts) own.isHere = own.part.along === undefined;
       const own = window.subarray(0, taken * columns);
       const named = new Map(bytes.map(({ name, into }) => [name, into]));
-      scheme.dequantize({ matrix, first: row, count: taken, values: own, parts: named });
+      unpack.parts(scheme, { matrix, first: row, count: taken, values: own, parts: named });
       const [from, to] = [Math.max(first, row * columns), Math.min(first + count, (row + taken) * columns)];
       values.set(own.subarray(from - row * columns, to - row * columns), from - first);
     }

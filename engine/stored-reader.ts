@@ -5,7 +5,7 @@ import type { Block, Kernels } from "../core/ops/kernels.ts";
 import type { TensorPlace } from "../core/plan/schema.ts";
 import { DTYPE_BITS, type Dtype } from "../core/tensor.ts";
 import type { ObjectStore, OpenStore } from "../stores/store.ts";
-import { createPackedReader, type ReadBytes } from "./packed-reader.ts";
+import { createPackedReader, type ReadBytes, type Unpack } from "./packed-reader.ts";
 import type { ResolvedSource } from "./request.ts";
 
 /** Reads elements [first, first + count) in the tensor's dtype to the start of `target`. */
@@ -34,8 +34,22 @@ export function createStoredReader(tensor: TensorPlace, deps: ReaderDeps): Store
   if (packing === undefined) {
     return { dtype, read: (first, count, target) => stored(first * unit, target.bytes.subarray(0, count * unit)) };
   }
-  const read = createPackedReader(tensor, packing, stored, (bytes) => deps.kernels.allocateBlock(bytes).bytes);
+  const { kernels } = deps;
+  const allocate = (bytes: number): Uint8Array => kernels.allocateBlock(bytes).bytes;
+  const read = createPackedReader(tensor, packing, stored, allocate, unpackWith(kernels));
   return { dtype, read: (first, count, target) => read(first, count, target.bytes) };
+}
+
+/** What readers allocate and read into lies in the kernels' memory, where addresses are offsets of views. */
+function unpackWith(kernels: Kernels): Unpack {
+  return {
+    blocks(scheme, stored, values) {
+      assert.ok(values.buffer === stored.buffer, "values are read into the kernels' memory");
+      const target = { address: values.byteOffset, values };
+      kernels.dequantizeRow(scheme, { address: stored.byteOffset, bytes: stored }, 0, target, values.length);
+    },
+    parts: (scheme, window) => kernels.dequantizeParts(scheme, window),
+  };
 }
 
 /** Bytes of the tensor, as they are stored. */

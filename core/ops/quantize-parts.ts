@@ -1,7 +1,7 @@
 // Windows of rows to the parts of a scheme and back: the meaning of the operations, in plain TypeScript. What the parts
 // hold is core/schemes' business.
 
-import type { Matrix, PartScheme, RowWindow, TensorFacts } from "../schemes/scheme.ts";
+import type { Matrix, PartScheme, RowWindow, StoredScheme, TensorFacts } from "../schemes/scheme.ts";
 import type { Loss } from "./loss.ts";
 
 export type QuantizeParts = {
@@ -13,7 +13,7 @@ export type QuantizeParts = {
    */
   quantizeParts(scheme: PartScheme, window: RowWindow, facts: TensorFacts): Loss | undefined;
   /** Fills the window's values from its parts; both lie in memory of this kernel set. */
-  dequantizeParts(scheme: PartScheme, window: RowWindow): void;
+  dequantizeParts(scheme: StoredScheme, window: RowWindow): void;
 };
 
 export const scalarQuantizeParts: QuantizeParts = Object.freeze({

@@ -123,7 +123,8 @@ export type PartScheme = SchemeIdentity & {
 export type StoredScheme = Pick<
   PartScheme,
   "id" | "title" | "needs" | "columnUnit" | "rowsTogether" | "parts" | "dequantize"
->;
+> &
+  Partial<Pick<PartScheme, "form">>;
 
 /** Where the bytes of rows [first, first + count) lie in a part. */
 export function partRange(

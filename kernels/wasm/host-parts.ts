@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import type { QuantizeParts } from "../../core/ops/quantize-parts.ts";
 import type { CompressedForm } from "../../core/schemes/compressed-form.ts";
 import { ROUNDINGS, viewOf } from "../../core/schemes/rounding.ts";
-import { type Matrix, type PartScheme, partOf, type RowWindow, type TensorFacts } from "../../core/schemes/scheme.ts";
+import { type Matrix, partOf, type RowWindow, type StoredScheme, type TensorFacts } from "../../core/schemes/scheme.ts";
 
 /** The functions of kernels.wasm that this file calls; addresses in bytes, `rounds` is 1 for weights of BF16. */
 export type PartExports = {
@@ -85,8 +85,7 @@ function checkPlace({ values, parts }: RowWindow, buffer: ArrayBuffer): void {
   for (const bytes of parts.values()) assert.ok(bytes.buffer === buffer, "parts lie in the kernel set's memory");
 }
 
-function kernelOf(wasm: PartExports, scheme: PartScheme, { columns, dtype }: Matrix): WindowKernel | undefined {
-  const { form } = scheme;
+function kernelOf(wasm: PartExports, { form }: StoredScheme, { columns, dtype }: Matrix): WindowKernel | undefined {
   if (form?.container !== "compressed-tensors" || dtype === "F16" || !form.symmetric) return undefined;
   const width = form.group ?? form.block?.[1] ?? columns;
   if (columns % GROUP_ELEMENTS !== 0 || width % GROUP_ELEMENTS !== 0) return undefined;
