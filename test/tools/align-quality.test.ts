@@ -15,7 +15,7 @@ const folder = models === undefined ? "" : path.join(models, "mlp-rebasin");
 const skip = existsSync(folder) ? false : "set MERGEYARD_TEST_MODELS to a folder that holds mlp-rebasin and vit-tiny";
 
 const LAYERS = 4;
-/** Orders of visits end in different optima, of 91 to 95 % over four seeds: this share of the stated gain is asked for. */
+/** Orders of visits end in different optima, 91 to 95 % over four seeds: this share of the stated gain is asked for. */
 const GAIN = 0.6;
 
 test("the midpoint of two networks is as bad as stated, and good once they are aligned", { skip }, async (t) => {
