@@ -2,11 +2,6 @@
 // the same files, wall time against plainly reading the inputs and writing the output once. Quantizing:
 // bench/quantize.ts. Converting: bench/convert.ts. Machines are shared and noisy, so runs are interleaved and the least
 // of each figure counts. Nothing here passes or fails.
-//
-//   npm run bench -- [--parts merge,quantize,convert] [--dir DIR] [--rounds N]
-//                    [--methods a,b] [--mergekit CHECKOUT --pydantic-site SITE --peer BENCH.py]
-//                    [--schemes a,b] [--ggml CHECKOUT]
-//                    [--deepspeed CHECKOUT --deepspeed-loader LOADER.py [--python INTERPRETER]]
 import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -37,22 +32,43 @@ const RECIPES: Readonly<
 };
 const WEIGHTS: Readonly<Record<string, number>> = { base: 0.5, ft1: 0.3, ft2: 0.2 };
 
-const { values: options } = parseArgs({
-  options: {
-    dir: { type: "string", default: ".bench" },
-    parts: { type: "string", default: "merge,quantize,convert" },
-    rounds: { type: "string", default: "3" },
-    methods: { type: "string", default: "linear,task_arithmetic,slerp" },
-    mergekit: { type: "string" },
-    "pydantic-site": { type: "string" },
-    peer: { type: "string" },
-    schemes: { type: "string", default: "" },
-    ggml: { type: "string" },
-    deepspeed: { type: "string" },
-    "deepspeed-loader": { type: "string" },
-    python: { type: "string", default: "/usr/bin/python3" },
-  },
-});
+const USAGE = `npm run bench -- [--parts merge,quantize,convert] [--dir DIR] [--rounds N]
+  merging     [--methods ${Object.keys(RECIPES).join(",")}]
+              [--mergekit CHECKOUT --peer BENCH.py --pydantic-site SITE [--python PYTHON]]
+  quantizing  [--schemes a,b] [--ggml CHECKOUT]
+  converting  [--deepspeed CHECKOUT --deepspeed-loader LOADER.py [--python PYTHON]]
+`;
+
+const options = readOptions();
+
+/** Ends the process with the usage where it was asked for, or where an option is wrong. */
+function readOptions() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        dir: { type: "string", default: ".bench" },
+        parts: { type: "string", default: "merge,quantize,convert" },
+        rounds: { type: "string", default: "3" },
+        methods: { type: "string", default: "linear,task_arithmetic,slerp" },
+        mergekit: { type: "string" },
+        "pydantic-site": { type: "string" },
+        peer: { type: "string" },
+        python: { type: "string", default: "/usr/bin/python3" },
+        schemes: { type: "string", default: "" },
+        ggml: { type: "string" },
+        deepspeed: { type: "string" },
+        "deepspeed-loader": { type: "string" },
+        help: { type: "boolean", default: false },
+      },
+    });
+    if (!values.help) return values;
+    process.stdout.write(USAGE);
+    return process.exit(0);
+  } catch (error) {
+    process.stderr.write(`${error instanceof Error ? error.message : error}\n${USAGE}`);
+    return process.exit(2);
+  }
+}
 
 const root = resolve(import.meta.dirname, "..");
 const dir = resolve(options.dir);
@@ -103,7 +119,7 @@ function runMergekit(methods: readonly string[]): ReadonlyMap<string, number> {
   const json = join(dir, "mergekit.json");
   const peer = ["--mergekit", options.mergekit, "--pydantic-site", site, "--threads", "1", "--e2e", "--json", json];
   const scope = ["--compute-tensors", "1", "--budget", "1", "--e2e-limit", "400", "--methods", methods.join(",")];
-  execFileSync("/usr/bin/python3", [options.peer, "run", dir, ...peer, ...scope], { stdio: "ignore" });
+  execFileSync(options.python, [options.peer, "run", dir, ...peer, ...scope], { stdio: "ignore" });
   const { rows } = peerRows.parse(JSON.parse(readFileSync(json, "utf8")));
   return new Map(
     rows.flatMap(({ method, e2e_cpu_s: seconds }) => (seconds === undefined ? [] : [[method, seconds] as const])),
