@@ -1,6 +1,7 @@
 // A tensor that the recipe leaves as it is: its stored bytes, whatever the dtype, digested and checked for NaN and
 // infinity on the way.
 import assert from "node:assert/strict";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { createHasher } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
@@ -25,6 +26,7 @@ export async function copyTensor(context: Omit<TensorContext, "method">): Promis
     let nonFinite = 0;
     for (let first = 0; first < total; first += windowElements) {
       const count = Math.min(windowElements, total - first);
+      if (context.mayBlock) await nextTurn();
       await read(first, count, window);
       const bytes = window.bytes.subarray(0, elementBytes(tensor.dtype, count));
       nonFinite += countNonFinite(context, window, count);

@@ -74,7 +74,8 @@ export function methodOf(tensor: UnitTensor): MergeMethod | undefined {
 /** Merges the region's tensors and closes its part of the write. */
 export async function mergeRegion(task: RegionTask, deps: RegionDeps): Promise<RegionResult> {
   const target = deps.openStore(task.targetStore);
-  const writer = await target.openRegion(task.ticket, task.index, { signal: deps.signal });
+  const mayBlock = target.isLocal && areLocal(task.sources, deps);
+  const writer = await target.openRegion(task.ticket, task.index, { signal: deps.signal, mayBlock });
   if (task.prologue.byteLength > 0) await writer.write(task.prologue);
   const parts = await openParts(task, deps);
   const results: TensorResult[] = [];
@@ -116,12 +117,14 @@ function openParts({ derived, index, targetStore }: RegionTask, deps: RegionDeps
 /** How a tensor's inputs are read; readers that compute take kernel memory until the caller releases it. */
 export function inputContext(task: InputTask, tensor: UnitTensor, deps: RegionDeps): Omit<InputContext, "method"> {
   const sources = tensor.inputs.map((input) => sourceOf(task.sources, input.source));
+  const mayBlock = areLocal(task.sources, deps);
+  const readerDeps = { ...deps, sources: task.sources, mayBlock };
   return {
     kernels: deps.kernels,
     // Readers hand out values, perhaps of another dtype than the stored ones.
     tensor: { ...tensor, inputs: tensor.inputs.map((input) => ({ ...input, dtype: valueDtype(input) })) },
     view: viewOf(tensor, sources, task),
-    readers: tensor.inputs.map((input) => createInputReader(input, { ...deps, sources: task.sources })),
+    readers: tensor.inputs.map((input) => createInputReader(input, readerDeps)),
     // What is cut or gathered is not read from end to end, what is packed comes out as other bytes than the stored
     // ones: neither can be digested here; adapters' readers do it themselves.
     expected: tensor.inputs.map(({ cut, rows, lora, packing, tensor: name }, index) => {
@@ -129,8 +132,14 @@ export function inputContext(task: InputTask, tensor: UnitTensor, deps: RegionDe
       return isWhole ? sources[index]?.digests?.[name] : undefined;
     }),
     windowElements: task.windowElements,
+    mayBlock,
     progress: deps.progress,
   };
+}
+
+/** True when all sources are on this machine: then whoever merges reads within the call. */
+function areLocal(sources: readonly ResolvedSource[], { openStore }: Pick<RegionDeps, "openStore">): boolean {
+  return sources.every(({ store }) => openStore(store).isLocal);
 }
 
 function viewOf(tensor: UnitTensor, sources: readonly ResolvedSource[], { rules, state }: InputTask): MergeTensor {

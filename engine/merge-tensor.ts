@@ -2,6 +2,7 @@
 // digested and written; or through one round of it, where totals are the result. Memory is a few windows and tiles,
 // whatever the tensor's size.
 import assert from "node:assert/strict";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { createHasher, type Hasher } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { ElementSpan, MergeMethod, MergeTensor, Pass, StoredPass, TensorProgram } from "../core/methods/method.ts";
@@ -25,6 +26,8 @@ export type InputContext = {
   /** Expected digests of the inputs, where they are known and the input is read whole. */
   readonly expected: readonly (string | undefined)[];
   readonly windowElements: number;
+  /** Readers read within the call: nothing is read ahead, and other work of the thread gets a turn at every window. */
+  readonly mayBlock: boolean;
   readonly progress: (read: number, written: number) => void;
 };
 
@@ -152,7 +155,10 @@ async function runReduce(run: Run, pass: Pass | StoredPass): Promise<void> {
   pass.finish?.();
 }
 
-/** Reads window after window, one ahead; hands each to `handle`; in the apply pass writes the results behind it. */
+/**
+ * Reads window after window, one ahead unless reading may block; hands each to `handle`; in the apply pass writes the
+ * results behind it.
+ */
 async function runPass(run: Run, handle: HandleTile, isApply: boolean): Promise<void> {
   const { context, cut, buffers } = run;
   const total = elementCount(context.tensor.shape);
@@ -162,12 +168,14 @@ async function runPass(run: Run, handle: HandleTile, isApply: boolean): Promise<
   const countOf = (window: number) => Math.min(cut.windowElements, total - window * cut.windowElements);
   const read = (window: number) => readInputs(run, window * cut.windowElements, countOf(window), window % 2);
   const windows = Math.ceil(total / cut.windowElements);
-  let reading = windows > 0 ? read(0) : Promise.resolve();
+  const { mayBlock } = context;
+  let reading = windows > 0 && !mayBlock ? read(0) : Promise.resolve();
   let writing = Promise.resolve();
   try {
     for (let window = 0; window < windows; window++) {
-      await reading;
-      if (window + 1 < windows) reading = read(window + 1);
+      if (mayBlock) await nextTurn();
+      await (mayBlock ? read(window) : reading);
+      if (window + 1 < windows && !mayBlock) reading = read(window + 1);
       // Reported when it is awaited, not as an unhandled rejection while we compute.
       reading.catch(() => {});
       const count = countOf(window);

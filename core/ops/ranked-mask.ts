@@ -15,7 +15,8 @@ export type RankedMask = {
   /**
    * Bit bitOffset + i = uniformAt(key, firstElement + i) < the probability of the rank of word i of `keys` in its line,
    * 0 for the smallest; of equal keys the one with the lower index has the lower rank. Zeros up to a whole group of
-   * bits. Probabilities grow with the rank or fall with it; `scratch` has the size of `rankedScratchBytes`.
+   * bits. Probabilities grow with the rank or fall with it; `scratch` has the size of `rankedScratchBytes`, and is
+   * zeroed before its first use.
    */
   drawRankedMask(
     key: StreamKey,

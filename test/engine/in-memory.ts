@@ -104,6 +104,7 @@ export async function runTensor(
     ),
     expected: models.map(() => undefined),
     windowElements: options.windowElements ?? 2 ** 16,
+    mayBlock: false,
     progress: (bytes: number) => {
       read += bytes;
     },

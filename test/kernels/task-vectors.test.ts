@@ -184,8 +184,12 @@ function rankedCase(
   writeThresholds(thresholds, length, (rank) => 0.2 + (slope * rank) / length);
   const bits = filled(kernels, Math.ceil(count / 8) + 64);
   const scratch = kernels.allocateBlock(rankedScratchBytes(length, count));
+  scratch.bytes.fill(0);
   const key = streamKey(6, "tensor", "model");
-  kernels.drawRankedMask(key, first, thresholds, keys, { outer, length, inner }, bits, 16, scratch);
+  // Twice, because a call leaves the scratch as the next one needs it.
+  for (const bit of [32, 16]) {
+    kernels.drawRankedMask(key, first, thresholds, keys, { outer, length, inner }, bits, bit, scratch);
+  }
   return { bytes: bits.bytes };
 }
 

@@ -78,6 +78,7 @@ export const rankedBernoulli: Sparsifier = Object.freeze({
     const tile = Math.min(tileElementsOf("slice", tensor.shape), Math.max(1, elementCount(tensor.shape)));
     const keys = kernels.allocateBlock(4 * tile);
     const scratch = kernels.allocateBlock(rankedScratchBytes(length, tile));
+    scratch.bytes.fill(0);
     const streams = tensor.inputs.map((input) => rankedStream(tensor, input, kernels, length));
     const mark: MarkTile = (source, deltaTile, bits, bitOffset) => {
       const stream = streams[source];

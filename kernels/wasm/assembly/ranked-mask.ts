@@ -15,7 +15,7 @@ const CHUNK: usize = 512;
 const BOUNDS: usize = memory.data(1024);
 
 // What a line needs, in the order of the scratch: counters of 16 bits (32 bits for sorting half as many bins), zero
-// between lines; bounds of classes; then for the line keys, order and spare of four bytes, classes and ordinals of
+// between lines and calls; bounds of classes; then for the line keys, order and spare of four bytes, classes and ordinals of
 // two, random bytes, marks; then for the tile random bytes and marks.
 let counters: usize = 0;
 let classBounds: usize = 0;
@@ -77,7 +77,6 @@ export function drawRankedMask(
   const count = <usize>outer * length * <usize>inner;
   const random = layOut(scratch, length);
   const marks = random + ((count + 127) & ~63) + SLACK;
-  memory.fill(counters, 0, 2 * CLASSES);
   const skipped = <usize>(<u64>first & 63);
   setKey(low0, high0);
   const block = ((<u64>first) >> 6) << 2;
@@ -182,16 +181,24 @@ function countClasses(): void {
   for (; i < lineLength; i++) countOne(i);
 }
 
-/** Counters become the first rank of each class; its bounds are the least and the largest byte of its ranks. */
+/** Counters become the first rank of each class with keys; its bounds are the least and the largest byte of its ranks. */
 function boundClasses(firstClass: usize): void {
   let rank = boundClass(0, 0);
-  for (let own = firstClass; own <= lastClass; own++) rank = boundClass(own, rank);
+  for (let own = firstClass; own <= lastClass; ) {
+    // Most classes are empty; what lies past the last one is zero.
+    if (load<u64>(counters + (own << 1)) == 0) {
+      own += 4;
+      continue;
+    }
+    if (load<u16>(counters + (own << 1)) != 0) rank = boundClass(own, rank);
+    own++;
+  }
 }
 
 @inline function boundClass(own: usize, first: usize): usize {
   const size = <usize>load<u16>(counters + (own << 1));
   const atFirst = <u32>load<u8>(highs + first);
-  const atLast = <u32>load<u8>(highs + first + size - <usize>(size != 0));
+  const atLast = <u32>load<u8>(highs + first + max(size, 1) - 1);
   store<u16>(counters + (own << 1), <u16>first);
   store<u16>(classBounds + (own << 1), <u16>(min(atFirst, atLast) | (max(atFirst, atLast) << 8)));
   return first + size;
@@ -242,13 +249,22 @@ function isKept(i: usize, keys: usize, byte: u32): bool {
     return byte == high ? secondOf(i) < load<u32>(lows + (rank << 2)) : byte < high;
   }
   const value = (<u64>byte << 32) | <u64>secondOf(i);
-  const end = own < lastClass ? <usize>load<u16>(counters + (own << 1), 2) : lineLength;
+  const end = endOf(own);
   const atFirst = threshold(first);
   const atLast = threshold(end - 1);
   if (value < min(atFirst, atLast)) return true;
   if (value >= max(atFirst, atLast)) return false;
   scans++;
   return value < threshold(first + countBefore(keys, i, <i32>((own >> 1) << 16)));
+}
+
+/** The first rank of the next class that has keys. */
+function endOf(own: usize): usize {
+  for (let next = own + 1; next <= lastClass; next++) {
+    const first = <usize>load<u16>(counters + (next << 1));
+    if (first != 0) return first;
+  }
+  return lineLength;
 }
 
 @inline function secondOf(i: usize): u32 {
