@@ -26,7 +26,7 @@ const RECIPES: Readonly<
   breadcrumbs: { base: true, models: ["ft1", "ft2"], density: 0.3 },
   nuslerp: { base: false, models: ["base", "ft1"] },
   karcher: { base: false, models: ["base", "ft1", "ft2"] },
-  model_stock: { base: true, models: ["ft1", "ft2"] },
+  model_stock: { base: true, models: ["ft1", "ft2"], mergekitS: 11.4 },
   ties_paper: { base: true, models: ["ft1", "ft2"] },
   pcb: { base: true, models: ["ft1", "ft2"] },
 };
