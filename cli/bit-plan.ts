@@ -7,7 +7,7 @@ import type { z } from "zod";
 import { renderBitPlan } from "../core/bit-plan/document.ts";
 import { SENSITIVITIES } from "../core/bit-plan/sensitivity.ts";
 import { isBlockSchemeId } from "../core/schemes/registry.ts";
-import type { planBitsStep } from "../steps/plan-bits.ts";
+import type { planBitsStep } from "../steps/quantize/plan-bits.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { parseLocalPath, splitUri, toUri } from "./arguments.ts";
 import { createStepDeps } from "./step-deps.ts";
@@ -44,7 +44,7 @@ function parseSchemes(text: string): readonly string[] {
 
 /** The schemes of a plan file by matrix. Throws BitPlanInvalid and what the store throws. */
 export async function readPlanFile(file: string, openStore: OpenStore, terminal: Terminal) {
-  const { readBitPlan } = await import("../steps/read-bit-plan.ts");
+  const { readBitPlan } = await import("../steps/quantize/read-bit-plan.ts");
   const { store, key } = splitUri(toUri(file, terminal.cwd));
   return readBitPlan(openStore(store), key, terminal.signal);
 }
@@ -58,7 +58,7 @@ export async function planBits(
 ): Promise<PlannedBits> {
   const [{ runStep }, { planBitsStep }, { createMeasure }] = await Promise.all([
     import("../steps/step.ts"),
-    import("../steps/plan-bits.ts"),
+    import("../steps/quantize/plan-bits.ts"),
     import("../workers/measure-executor.ts"),
   ]);
   const { budget, candidates, sensitivity } = options;

@@ -1,6 +1,6 @@
 // What `inspect` says of a GGUF file: its metadata, tensor types, tensors and sizes, as data and as text.
-import type { GgufTensor } from "../core/formats/gguf.ts";
-import type { GgufValue } from "../core/formats/gguf-types.ts";
+import type { GgufTensor } from "../core/formats/gguf/gguf.ts";
+import type { GgufValue } from "../core/formats/gguf/type-codes.ts";
 import { elementCount } from "../core/tensor.ts";
 import type { StoredGguf } from "../steps/open-gguf.ts";
 import { formatBytes, formatCount, renderTable } from "./text.ts";

@@ -6,7 +6,7 @@ import { MergeyardError } from "../core/error.ts";
 import { openExecutions, regionOf } from "../remote/executions.ts";
 import { type Follower, followExecution } from "../remote/follow.ts";
 import { submit } from "../remote/submit.ts";
-import type { RunStatus } from "../steps/run-status.ts";
+import type { RunStatus } from "../steps/runs/status.ts";
 import { openYard } from "../steps/yard.ts";
 import { createStoreOpener } from "../stores/open.ts";
 import { splitUri, toUri } from "./arguments.ts";

@@ -2,7 +2,7 @@
 // they are once they are written. Executors use it; the bytes are sink.ts's.
 import assert from "node:assert/strict";
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
-import type { Importance } from "../core/formats/imatrix.ts";
+import type { Importance } from "../core/formats/gguf/imatrix.ts";
 import type { DerivedFileListing, UnitLoss } from "../core/plan/receipt.ts";
 import type { DerivedFile, DerivedTensor, MergeUnit } from "../core/plan/schema.ts";
 import type { ObjectStore, RegionReceipt, WriteTicket } from "../stores/store.ts";

@@ -2,7 +2,7 @@
 // much memory a thread takes. Neither changes a byte: a tensor's parts are made by one thread, whole.
 import assert from "node:assert/strict";
 import { MergeyardError } from "../core/error.ts";
-import type { PlannedShard } from "../core/formats/shard-plan.ts";
+import type { PlannedShard } from "../core/formats/safetensors/shard-plan.ts";
 import {
   type CompressedMatrix,
   type CompressedModel,

@@ -3,7 +3,7 @@
 import { z } from "zod";
 import { MergeyardError } from "../core/error.ts";
 import type { StepDeps } from "../steps/step.ts";
-import { describeError } from "../steps/unit-failures.ts";
+import { describeError } from "../steps/units/failures.ts";
 import { createLambda } from "./handler.ts";
 
 const batchSchema = z.looseObject({

@@ -1,10 +1,10 @@
 // Following an execution to its end: its status from Step Functions, one request a look; all else from the yard.
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
-import type { KnownProgress } from "../steps/job-progress.ts";
 import { readPlan, type StoredPlan } from "../steps/plan-file.ts";
 import { readRecord } from "../steps/records.ts";
-import { type RunStatus, readRunStatus } from "../steps/run-status.ts";
+import type { KnownProgress } from "../steps/runs/job-progress.ts";
+import { type RunStatus, readRunStatus } from "../steps/runs/status.ts";
 import { type FailureRecord, failureSchema, runOutputSchema } from "../steps/schemas.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import type { Execution, ExecutionState, Executions } from "./executions.ts";

@@ -4,17 +4,17 @@
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
 import type { CheckpointFile, ReadRange } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
-import { readGgufHeader } from "../core/formats/gguf.ts";
-import { readSafetensorsHeader } from "../core/formats/safetensors.ts";
+import { readGgufHeader } from "../core/formats/gguf/gguf.ts";
+import { readSafetensorsHeader } from "../core/formats/safetensors/safetensors.ts";
 import { warnOfLosses } from "../core/plan/loss-warnings.ts";
 import type { BlockFile, DerivedFileListing } from "../core/plan/receipt.ts";
 import type { DerivedFile } from "../core/plan/schema.ts";
 import { sameShape } from "../core/tensor.ts";
 import { mapBounded } from "./records.ts";
-import { type FinishedMerge, mergesOf, readFinishedUnits } from "./run-receipts.ts";
+import { type FinishedMerge, mergesOf, readFinishedUnits } from "./runs/receipts.ts";
 import { checkInputSchema, checkOutputSchema } from "./schemas.ts";
 import { defineStep } from "./step.ts";
-import { openRun, type UnitContext } from "./unit-context.ts";
+import { openRun, type UnitContext } from "./units/context.ts";
 
 /** Throws YardUnitsUnfinished, YardOutputWrong, YardNonFinite. Changes nothing. */
 export const checkStep = defineStep({

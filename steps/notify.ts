@@ -4,10 +4,10 @@ import { layout } from "../core/artifact/layout.ts";
 import { type Receipt, receiptSchema } from "../core/plan/receipt.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { mapBounded, readRecord } from "./records.ts";
-import { keepRunReport } from "./run-report.ts";
+import { keepRunReport } from "./runs/report.ts";
 import { notifyInputSchema, notifyOutputSchema } from "./schemas.ts";
 import { defineStep, type StepDeps } from "./step.ts";
-import { describeError } from "./unit-failures.ts";
+import { describeError } from "./units/failures.ts";
 
 export const notifyStep = defineStep({
   name: "notify",

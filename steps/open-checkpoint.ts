@@ -6,7 +6,7 @@ import type { CheckpointFile, FolderReader, TensorEntry } from "../core/checkpoi
 import { MergeyardError } from "../core/error.ts";
 import type { OpenedCheckpoint, WritableCheckpoint } from "../core/formats/format.ts";
 import { describeByManifest } from "../core/formats/published.ts";
-import { openQuantized } from "../core/formats/quantized-folder.ts";
+import { openQuantized } from "../core/formats/quantized/folder.ts";
 import { recogniseFileFormat, recogniseFormat } from "../core/formats/registry.ts";
 import { fileRole } from "../core/formats/side-files.ts";
 import { FOLDER_LIMITS } from "../core/limits.ts";

@@ -1,6 +1,6 @@
 // Opening a GGUF file that lies in a store: its header, no byte of weights.
 import { MergeyardError } from "../core/error.ts";
-import { type GgufHeader, readGgufHeader } from "../core/formats/gguf.ts";
+import { type GgufHeader, readGgufHeader } from "../core/formats/gguf/gguf.ts";
 import type { ObjectStore } from "../stores/store.ts";
 
 export type StoredGguf = { readonly name: string; readonly fileBytes: number; readonly header: GgufHeader };

@@ -2,7 +2,7 @@
 // are read whole, and known by the digest of their bytes from then on.
 import { digestBytes } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
-import { type Importance, readImatrix } from "../core/formats/imatrix.ts";
+import { type Importance, readImatrix } from "../core/formats/gguf/imatrix.ts";
 import { IMATRIX_LIMITS } from "../core/limits.ts";
 import type { PlannedImatrix } from "../core/plan/merge-task.ts";
 import type { DerivedFile, MergeUnit } from "../core/plan/schema.ts";

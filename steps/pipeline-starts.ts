@@ -11,7 +11,7 @@ import type { ObjectStore } from "../stores/store.ts";
 import { readRecipe } from "./read-recipe.ts";
 import { errorRecordSchema } from "./schemas.ts";
 import type { StepDeps } from "./step.ts";
-import { describeError } from "./unit-failures.ts";
+import { describeError } from "./units/failures.ts";
 
 /** An execution to start. A name is at most 80 characters of letters, digits, `-` and `_`. */
 const startSchema = z.strictObject({

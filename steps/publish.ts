@@ -14,12 +14,12 @@ import type { SideFile } from "../core/plan/schema.ts";
 import { type CachedFile, recordCached } from "./cache.ts";
 import { moveChannel } from "./channel.ts";
 import { createOnce, encodeRecord, mapBounded } from "./records.ts";
-import { type FinishedFile, type FinishedMerge, mergesOf, readFinishedUnits, stageFilesOf } from "./run-receipts.ts";
+import { type FinishedFile, type FinishedMerge, mergesOf, readFinishedUnits, stageFilesOf } from "./runs/receipts.ts";
 import { type PublishOutput, publishInputSchema, publishOutputSchema } from "./schemas.ts";
 import { addSignature } from "./signature.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 import { copyVerified, digestFile, fileIsWhole, type ListedFile, putFile, type StreamSource } from "./stream.ts";
-import { openRun, type UnitContext } from "./unit-context.ts";
+import { openRun, type UnitContext } from "./units/context.ts";
 
 export type PublishDeps = StepDeps & {
   /** Signs what is published; versions stay unsigned without one. */

@@ -5,8 +5,8 @@ import { z } from "zod";
 import { layout } from "../core/artifact/layout.ts";
 import { ERROR_CODES, type ErrorCode, MergeyardError } from "../core/error.ts";
 import type { ObjectStore } from "../stores/store.ts";
-import { currentJobs, type JobProgress, readJobProgress } from "./job-progress.ts";
 import { encodeRecord } from "./records.ts";
+import { currentJobs, type JobProgress, readJobProgress } from "./runs/job-progress.ts";
 import {
   type ErrorFields,
   errorRecordSchema,
@@ -15,7 +15,7 @@ import {
   recordFailureOutputSchema,
 } from "./schemas.ts";
 import { defineStep, type StepDeps } from "./step.ts";
-import { describeError, INTERNAL_HINT, readUnitFailures, type UnitFailure } from "./unit-failures.ts";
+import { describeError, INTERNAL_HINT, readUnitFailures, type UnitFailure } from "./units/failures.ts";
 
 /** Failed units that a record holds; it travels through the state machine, which carries 256 KiB. */
 const UNITS_LISTED_MAX = 20;

@@ -5,7 +5,7 @@ import { checkName } from "../core/artifact/key.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { isUnfinishedPush, parseUploadMarker, UPLOAD_MARKER } from "../core/artifact/upload.ts";
 import { isVerdict, MergeyardError } from "../core/error.ts";
-import { gguf } from "../core/formats/gguf-checkpoint.ts";
+import { gguf } from "../core/formats/gguf/checkpoint.ts";
 import { FORMATS } from "../core/formats/registry.ts";
 import { ARTIFACT_LIMITS } from "../core/limits.ts";
 import type { ObjectStore, OpenStore } from "../stores/store.ts";

@@ -2,8 +2,8 @@
 // threads become free, and makes the file visible when all are done, or leaves nothing behind.
 import assert from "node:assert/strict";
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
-import { encodeSafetensorsHeader } from "../core/formats/safetensors.ts";
-import { HF_METADATA } from "../core/formats/shard-plan.ts";
+import { encodeSafetensorsHeader } from "../core/formats/safetensors/safetensors.ts";
+import { HF_METADATA } from "../core/formats/safetensors/shard-plan.ts";
 import type { TensorFile, UnitStatistics } from "../core/plan/receipt.ts";
 import { type MergeUnit, modelsOf, type UnitInput } from "../core/plan/schema.ts";
 import { elementCount } from "../core/tensor.ts";

@@ -1,7 +1,7 @@
 // The parts executor: makes the shards of a folder of quantized parts on worker threads, one shard after the other. It
 // cuts a shard into regions, hands them out as threads become free, and makes the shard visible when all are done.
 import assert from "node:assert/strict";
-import type { PlannedShard } from "../core/formats/shard-plan.ts";
+import type { PlannedShard } from "../core/formats/safetensors/shard-plan.ts";
 import type { Fit } from "../core/plan/memory.ts";
 import type { PartBytes } from "../core/schemes/part-matrix.ts";
 import { FOLDER_SCHEMES } from "../core/schemes/registry.ts";

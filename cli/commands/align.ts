@@ -35,7 +35,7 @@ export function addAlign(program: Command, terminal: Terminal): void {
 async function align(model: string, options: Options, terminal: Terminal): Promise<void> {
   const [{ runStep }, { alignStep }] = await Promise.all([
     import("../../steps/step.ts"),
-    import("../../steps/align.ts"),
+    import("../../steps/models/align.ts"),
   ]);
   const spec = options.spec === undefined ? undefined : await readSpec(options.spec, terminal);
   const result = await intoFolder(options, terminal, (target, deps) => {

@@ -92,7 +92,7 @@ async function convert(source: string, options: Options, terminal: Terminal): Pr
   const [{ createStoreOpener }, { runStep }, { convertStep }, { locateSource }, { readPatterns }] = await Promise.all([
     import("../../stores/open.ts"),
     import("../../steps/step.ts"),
-    import("../../steps/convert.ts"),
+    import("../../steps/convert/convert.ts"),
     import("../source.ts"),
     import("../patterns-file.ts"),
   ]);

@@ -42,7 +42,7 @@ async function derive(model: string, options: Options, terminal: Terminal): Prom
   const [{ createStoreOpener }, { runStep }, { deriveStep }] = await Promise.all([
     import("../../stores/open.ts"),
     import("../../steps/step.ts"),
-    import("../../steps/derive.ts"),
+    import("../../steps/quantize/derive.ts"),
   ]);
   const openStore = createStoreOpener(terminal.env);
   const source = await findModel(model, options.yard, openStore, terminal);

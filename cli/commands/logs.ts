@@ -1,7 +1,7 @@
 // `mergeyard logs [RUN] --yard YARD`: what happened in a run, from its folder in the yard; without a run, which runs
 // there are.
 import type { Command } from "commander";
-import type { LoggedEvent, RunListing } from "../../steps/run-log.ts";
+import type { LoggedEvent, RunListing } from "../../steps/runs/log.ts";
 import { jsonOption, toUri, yardOption } from "../arguments.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { renderTable } from "../text.ts";
@@ -25,7 +25,7 @@ async function logs(
     await Promise.all([
       import("../../stores/open.ts"),
       import("../../steps/yard.ts"),
-      import("../../steps/run-log.ts"),
+      import("../../steps/runs/log.ts"),
       import("../../core/artifact/key.ts"),
       import("../../core/error.ts"),
     ]);

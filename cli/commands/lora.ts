@@ -77,7 +77,7 @@ export function addLora(program: Command, terminal: Terminal): void {
 
 async function extract(model: string, options: ExtractOptions, terminal: Terminal): Promise<void> {
   const { runStep } = await import("../../steps/step.ts");
-  const { extractLoraStep } = await import("../../steps/extract-lora.ts");
+  const { extractLoraStep } = await import("../../steps/models/extract-lora.ts");
   const result = await intoFolder(options, terminal, (target, deps) =>
     runStep(
       extractLoraStep,
@@ -113,7 +113,7 @@ async function merge(adapters: readonly string[], options: MergeOptions, termina
     throw new MergeyardError("CliUsage", { found, expected: "one weight for each adapter" });
   }
   const { runStep } = await import("../../steps/step.ts");
-  const { mergeLoraStep } = await import("../../steps/merge-lora.ts");
+  const { mergeLoraStep } = await import("../../steps/models/merge-lora.ts");
   const result = await intoFolder(options, terminal, (target, deps) =>
     runStep(
       mergeLoraStep,

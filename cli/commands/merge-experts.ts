@@ -51,7 +51,7 @@ async function mergeExperts(model: string, options: Options, terminal: Terminal)
   }
   const [{ runStep }, { mergeExpertsStep }] = await Promise.all([
     import("../../steps/step.ts"),
-    import("../../steps/merge-experts.ts"),
+    import("../../steps/models/merge-experts.ts"),
   ]);
   const result = await intoFolder(options, terminal, (target, deps) =>
     runStep(

@@ -39,7 +39,7 @@ async function pull(model: string, folder: string, options: Options, terminal: T
     await Promise.all([
       import("../../stores/open.ts"),
       import("../../steps/step.ts"),
-      import("../../steps/pull.ts"),
+      import("../../steps/pull/pull.ts"),
       import("../../steps/yard.ts"),
       import("../../steps/checkpoint-listing.ts"),
     ]);
@@ -83,7 +83,7 @@ async function restore(
   const [{ createStoreOpener }, { runStep }, { restoreStep }, { MergeyardError }] = await Promise.all([
     import("../../stores/open.ts"),
     import("../../steps/step.ts"),
-    import("../../steps/restore.ts"),
+    import("../../steps/pull/restore.ts"),
     import("../../core/error.ts"),
   ]);
   const { tp = 1, pp = 1, dp = 1, rank } = options;

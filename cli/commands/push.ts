@@ -51,7 +51,7 @@ async function push(folder: string, model: string, options: Options, terminal: T
   const [{ createStoreOpener }, { runStep }, { pushStep }] = await Promise.all([
     import("../../stores/open.ts"),
     import("../../steps/step.ts"),
-    import("../../steps/push.ts"),
+    import("../../steps/push/push.ts"),
   ]);
   const openStore = createStoreOpener(terminal.env);
   const progress = createProgress(terminal, { silent: options.json === true });
@@ -63,7 +63,7 @@ async function push(folder: string, model: string, options: Options, terminal: T
   progress.begin("push", 0);
   try {
     if (options.watch === true) {
-      const { watchSteps } = await import("../../steps/watch-steps.ts");
+      const { watchSteps } = await import("../../steps/push/watch-steps.ts");
       const pushed = (result: PushOutput) =>
         options.json === true
           ? terminal.stdout.write(`${JSON.stringify(result)}\n`)

@@ -23,7 +23,7 @@ export async function quantizeFolder(source: string, options: FolderOptions, ter
   const [{ createStoreOpener }, { runStep }, { quantizeFolderStep }, { locateSource, openSource }] = await Promise.all([
     import("../../stores/open.ts"),
     import("../../steps/step.ts"),
-    import("../../steps/quantize-folder.ts"),
+    import("../../steps/quantize/folder.ts"),
     import("../source.ts"),
   ]);
   const [{ createPartsExecutor }, { defaultThreads }, { MEMORY_BYTES_DEFAULT }] = await Promise.all([

@@ -128,7 +128,7 @@ async function quantize(source: string, options: Options, terminal: Terminal): P
   const [{ createStoreOpener }, { runStep }, { quantizeStep }, { locateSource, openSource }] = await Promise.all([
     import("../../stores/open.ts"),
     import("../../steps/step.ts"),
-    import("../../steps/quantize.ts"),
+    import("../../steps/quantize/quantize.ts"),
     import("../source.ts"),
   ]);
   const [{ createQuantizeExecutor }, { defaultThreads }, { MEMORY_BYTES_DEFAULT }] = await Promise.all([

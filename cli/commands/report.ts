@@ -19,7 +19,7 @@ export function addReport(program: Command, terminal: Terminal): void {
       const [{ createStoreOpener }, { openYard }, { makeRunReport }, { checkName }] = await Promise.all([
         import("../../stores/open.ts"),
         import("../../steps/yard.ts"),
-        import("../../steps/run-report.ts"),
+        import("../../steps/runs/report.ts"),
         import("../../core/artifact/key.ts"),
       ]);
       const yard = await openYard(createStoreOpener(terminal.env), toUri(options.yard, terminal.cwd));

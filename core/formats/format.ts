@@ -1,5 +1,5 @@
 // What a checkpoint format is: a frozen object that recognises a folder by its file names and opens it by reading
-// headers. Adding one: a file here named by its id and a line in registry.ts; nothing else compares ids.
+// headers. Adding one: a folder here named by its id and a line in registry.ts; nothing else compares ids.
 import type { Digest } from "../artifact/digest.ts";
 import type { TensorFileListing } from "../artifact/listed-file.ts";
 import type { Checkpoint, CheckpointFile, FolderReader, ReadRange } from "../checkpoint.ts";

@@ -1,14 +1,14 @@
-// Every checkpoint format that can be opened. Adding one: its file and a line here.
+// Every checkpoint format that can be opened. Adding one: its folder and a line here.
 import type { CheckpointFile } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
-import { dcp } from "./dcp.ts";
-import { deepspeed } from "./deepspeed.ts";
-import { deepspeedUniversal } from "./deepspeed-universal.ts";
+import { dcp } from "./dcp/dcp.ts";
+import { deepspeed } from "./deepspeed/deepspeed.ts";
+import { deepspeedUniversal } from "./deepspeed/universal.ts";
 import type { CheckpointFormat } from "./format.ts";
-import { gguf } from "./gguf-checkpoint.ts";
-import { megatron } from "./megatron.ts";
-import { safetensors } from "./safetensors-folder.ts";
-import { torch } from "./torch.ts";
+import { gguf } from "./gguf/checkpoint.ts";
+import { megatron } from "./megatron/megatron.ts";
+import { safetensors } from "./safetensors/folder.ts";
+import { torch } from "./torch/torch.ts";
 import { universal } from "./universal-folder.ts";
 import { recogniseUnsupported } from "./unsupported.ts";
 

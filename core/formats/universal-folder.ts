@@ -16,7 +16,7 @@ import { gatherWhole } from "../universal/box.ts";
 import { type ConversionParameter, type GatheredTensor, STATE_NAMES } from "../universal/conversion.ts";
 import { attachDigests, checkConfig, checkFilesPresent, checkHeader } from "./compare-listing.ts";
 import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "./format.ts";
-import { readHeaders } from "./safetensors-folder.ts";
+import { readHeaders } from "./safetensors/folder.ts";
 import { readSideFiles, topLevelFiles } from "./side-files.ts";
 
 const CHANGED = "UniversalFileChanged";

@@ -2,10 +2,10 @@
 // all known from headers. Called by the step that writes such folders, and by pipelines with such an output.
 import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
-import { matchesModule } from "../formats/compressed-tensors-config.ts";
-import { describeQuantization } from "../formats/quantization-config.ts";
-import type { TensorSpec } from "../formats/safetensors.ts";
-import { planUnitShards, type ShardPlan } from "../formats/shard-plan.ts";
+import { matchesModule } from "../formats/quantized/compressed-tensors-config.ts";
+import { describeQuantization } from "../formats/quantized/quantization-config.ts";
+import type { TensorSpec } from "../formats/safetensors/safetensors.ts";
+import { planUnitShards, type ShardPlan } from "../formats/safetensors/shard-plan.ts";
 import { FOLDER_ROWS } from "../schemes/folder-form.ts";
 import type { FolderScheme } from "../schemes/registry.ts";
 import type { Matrix, Part, ScaleDtype } from "../schemes/scheme.ts";

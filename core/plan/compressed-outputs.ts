@@ -1,9 +1,9 @@
 // Compressed-tensors folders made in the pass that merges: one safetensors file of parts for each merge unit, an index
 // and a config.json of their own. Everything but the parts' bytes is known from headers.
 import { MergeyardError } from "../error.ts";
-import { encodeSafetensorsHeader } from "../formats/safetensors.ts";
-import { encodeShardIndex } from "../formats/safetensors-index.ts";
-import { HF_METADATA, type PlannedShard } from "../formats/shard-plan.ts";
+import { encodeSafetensorsHeader } from "../formats/safetensors/safetensors.ts";
+import { encodeShardIndex } from "../formats/safetensors/shard-index.ts";
+import { HF_METADATA, type PlannedShard } from "../formats/safetensors/shard-plan.ts";
 import { type FileRole, fileRole } from "../formats/side-files.ts";
 import type { CompressedOutput } from "../recipe/outputs.ts";
 import { DTYPE_BITS } from "../tensor.ts";

@@ -2,9 +2,9 @@
 // copied, shards, headers, index and config, all known from headers. Called by the step that derives.
 import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
-import { describeCompressed } from "../formats/compressed-tensors-config.ts";
-import type { TensorSpec } from "../formats/safetensors.ts";
-import { planUnitShards, type ShardPlan } from "../formats/shard-plan.ts";
+import { describeCompressed } from "../formats/quantized/compressed-tensors-config.ts";
+import type { TensorSpec } from "../formats/safetensors/safetensors.ts";
+import { planUnitShards, type ShardPlan } from "../formats/safetensors/shard-plan.ts";
 import { type Derivation, type LowerBits, planDerivation } from "../schemes/double-rounding.ts";
 import type { IntegerScheme } from "../schemes/integers.ts";
 import type { Matrix, Part, StoredScheme } from "../schemes/scheme.ts";

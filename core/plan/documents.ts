@@ -1,7 +1,7 @@
 // Small documents beside a model's weights that the planner reads: which ones a recipe needs, and their JSON. An edge
 // fetches them; everything else beside the weights is only ever copied.
 import { type ErrorPlace, MergeyardError } from "../error.ts";
-import { GGUF_TOKENIZER_FILES } from "../formats/gguf-tokenizer-files.ts";
+import { GGUF_TOKENIZER_FILES } from "../formats/gguf/tokenizer-files.ts";
 import { parseJsonDocument } from "../formats/json-scan.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import type { Outputs } from "../recipe/outputs.ts";

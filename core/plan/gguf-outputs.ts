@@ -2,16 +2,16 @@
 // several, so that a worker writes whole files and talks to no other. Everything but the blocks is known from headers.
 import assert from "node:assert/strict";
 import { MergeyardError } from "../error.ts";
-import type { GgufTensor } from "../formats/gguf.ts";
-import { type GgufModelTensor, planGgufModel } from "../formats/gguf-model.ts";
-import { stackOf } from "../formats/gguf-names.ts";
-import { splitMetadata, splitName } from "../formats/gguf-split.ts";
-import { NO_TOKENIZER } from "../formats/gguf-tokenizer.ts";
-import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../formats/gguf-tokenizer-files.ts";
-import { GGUF_TYPE_OF } from "../formats/gguf-types.ts";
-import { encodeGgufHeader } from "../formats/gguf-write.ts";
-import { checkImportance } from "../formats/imatrix.ts";
-import type { PlannedShard } from "../formats/shard-plan.ts";
+import type { GgufTensor } from "../formats/gguf/gguf.ts";
+import { checkImportance } from "../formats/gguf/imatrix.ts";
+import { type GgufModelTensor, planGgufModel } from "../formats/gguf/model.ts";
+import { stackOf } from "../formats/gguf/names.ts";
+import { splitMetadata, splitName } from "../formats/gguf/split.ts";
+import { NO_TOKENIZER } from "../formats/gguf/tokenizer.ts";
+import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../formats/gguf/tokenizer-files.ts";
+import { GGUF_TYPE_OF } from "../formats/gguf/type-codes.ts";
+import { encodeGgufHeader } from "../formats/gguf/write.ts";
+import type { PlannedShard } from "../formats/safetensors/shard-plan.ts";
 import type { GgufOutput } from "../recipe/outputs.ts";
 import type { MergeModel, PlannedImatrix } from "./merge-task.ts";
 import type { Notes } from "./notes.ts";

@@ -2,7 +2,7 @@
 // kernel memory, so that the bound the plan shows is the bound that holds.
 import assert from "node:assert/strict";
 import type { PartsPacking, TensorEntry } from "../checkpoint.ts";
-import { columnOrder } from "../formats/compressed-tensors-read.ts";
+import { columnOrder } from "../formats/quantized/compressed-tensors-read.ts";
 import { type MergeMethod, type ScratchTensor, tileElementsOf } from "../methods/method.ts";
 import type { Round } from "../methods/whole-model.ts";
 import { TILE_ELEMENTS } from "../ops/kernels.ts";

@@ -1,7 +1,7 @@
 // What planning a merge starts from: the recipe, the models it names as their headers tell them, and how the output is
 // cut. Everything under core/plan reads it; plan-merge.ts makes the plan of it.
 import type { Checkpoint } from "../checkpoint.ts";
-import type { Importance } from "../formats/imatrix.ts";
+import type { Importance } from "../formats/gguf/imatrix.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import type { Outputs } from "../recipe/outputs.ts";

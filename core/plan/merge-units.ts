@@ -1,7 +1,7 @@
 // From planned tensors and the shards they go to, to merge units: places, bytes read and written, and the memory bound.
 import assert from "node:assert/strict";
 import { MergeyardError } from "../error.ts";
-import type { PlannedShard } from "../formats/shard-plan.ts";
+import type { PlannedShard } from "../formats/safetensors/shard-plan.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import { passthrough } from "../methods/passthrough.ts";
 import type { Recipe } from "../recipe/normalise.ts";

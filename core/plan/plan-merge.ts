@@ -1,7 +1,7 @@
 // The merge stage: from a recipe and the headers of its models to one unit per output file, each tensor with its inputs
 // as byte ranges, and the files around the weights. Reads no weights and does no I/O.
 import { MergeyardError } from "../error.ts";
-import { planShards, planUnitShards } from "../formats/shard-plan.ts";
+import { planShards, planUnitShards } from "../formats/safetensors/shard-plan.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import { findMethod, METHOD_IDS } from "../methods/registry.ts";
 import { nearestName } from "../recipe/nearest.ts";

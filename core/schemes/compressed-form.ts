@@ -1,5 +1,5 @@
 // What the configuration of a compressed-tensors folder says of a scheme. Schemes that such a folder can hold declare
-// it; core/formats/compressed-tensors-config.ts writes and reads it.
+// it; core/formats/quantized/compressed-tensors-config.ts writes and reads it.
 // Source: compressed-tensors, QuantizationArgs and CompressionFormat.
 
 export type CompressedForm = {

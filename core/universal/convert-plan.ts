@@ -6,8 +6,8 @@ import { checkUniversal, UNIVERSAL_FILE, type Universal } from "../artifact/univ
 import type { ByteRange, Checkpoint } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import type { OpenedCheckpoint } from "../formats/format.ts";
-import { type EncodedHeader, encodeSafetensorsHeader } from "../formats/safetensors.ts";
-import { HF_METADATA, planShards } from "../formats/shard-plan.ts";
+import { type EncodedHeader, encodeSafetensorsHeader } from "../formats/safetensors/safetensors.ts";
+import { HF_METADATA, planShards } from "../formats/safetensors/shard-plan.ts";
 import type { TargetParameter } from "../formats/target.ts";
 import type { Dtype, Shape } from "../tensor.ts";
 import { compareUtf8, sortByName } from "../utf8-order.ts";

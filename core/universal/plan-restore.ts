@@ -3,8 +3,8 @@
 // for at once is there at once.
 import type { Universal, UniversalParameter } from "../artifact/universal.ts";
 import type { ByteRange } from "../checkpoint.ts";
-import type { EncodedHeader } from "../formats/safetensors.ts";
-import { planShards } from "../formats/shard-plan.ts";
+import type { EncodedHeader } from "../formats/safetensors/safetensors.ts";
+import { planShards } from "../formats/safetensors/shard-plan.ts";
 import { type Dtype, elementBytes, elementCount, type Shape, tensorBytes } from "../tensor.ts";
 import { type Box, flattenBoxes, type Gather, gatherWhole, sliceRanges } from "./box.ts";
 import { createStageRule, type Parallelism, placeOfRank, type SliceBox, sliceParameter, stateRun } from "./reshard.ts";

@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { main } from "../../cli/main.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { readTensor, valuesOf } from "../../tools/golden/tensors.ts";

@@ -7,7 +7,7 @@ import { suite, test } from "node:test";
 import { canonicalJson } from "../../core/artifact/digest.ts";
 import { encodeManifest, parseManifest, versionName } from "../../core/artifact/manifest.ts";
 import { adoptSafetensors, checkpointDigest, listTensorFiles, parseUniversal } from "../../core/artifact/universal.ts";
-import { encodeSafetensorsHeader, parseSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader, parseSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { DTYPES } from "../../core/tensor.ts";
 import { channelSchema } from "../../steps/schemas.ts";
 

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import type { MergeMethod } from "../../core/methods/method.ts";
 import { findMethod } from "../../core/methods/registry.ts";
 import { type ModelState, totalModel } from "../../core/methods/whole-model.ts";

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { digestBytes } from "../../core/artifact/digest.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import type { MergeUnit, UnitTensor } from "../../core/plan/schema.ts";
 import { type Dtype, elementBytes, elementCount, tensorBytes } from "../../core/tensor.ts";
 import type { MergeRequest } from "../../engine/request.ts";

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { MergeyardError } from "../../core/error.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { planCompressedModel } from "../../core/plan/compressed-model.ts";
 import { COMPRESSED_SCHEMES } from "../../core/schemes/registry.ts";
 import { cutParts } from "../../engine/parts-regions.ts";

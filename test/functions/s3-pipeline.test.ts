@@ -16,7 +16,7 @@ import { handler as plan } from "../../functions/plan.ts";
 import { handler as publish } from "../../functions/publish.ts";
 import { handler as recordFailure } from "../../functions/record-failure.ts";
 import { type PipelineOutcome, runPipeline } from "../../local/run-pipeline.ts";
-import { pullStep } from "../../steps/pull.ts";
+import { pullStep } from "../../steps/pull/pull.ts";
 import type { PlanInput } from "../../steps/schemas.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";

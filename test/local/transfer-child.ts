@@ -1,9 +1,9 @@
 // A process of its own that pushes, pulls, or fetches one file, and is killed at the n-th operation on the store that
 // it writes to; started by transfer-killed.test.ts. Prints its result when it was not.
 import fs from "node:fs";
-import { fetchFile } from "../../steps/fetch-file.ts";
-import { pullStep } from "../../steps/pull.ts";
-import { pushStep } from "../../steps/push.ts";
+import { fetchFile } from "../../steps/pull/fetch-file.ts";
+import { pullStep } from "../../steps/pull/pull.ts";
+import { pushStep } from "../../steps/push/push.ts";
 import { runStep } from "../../steps/step.ts";
 import { digestFile } from "../../steps/stream.ts";
 import { createFaultyStore } from "../../stores/faulty.ts";

@@ -9,7 +9,7 @@ import { planStep } from "../../steps/plan.ts";
 import { publishStep } from "../../steps/publish.ts";
 import { recordFailureStep } from "../../steps/record-failure.ts";
 import { runStep } from "../../steps/step.ts";
-import { describeError } from "../../steps/unit-failures.ts";
+import { describeError } from "../../steps/units/failures.ts";
 import type { OpenStore } from "../../stores/store.ts";
 import { runJob } from "../../workers/main.ts";
 import { listen } from "../listen.ts";

@@ -5,7 +5,7 @@ import { layout } from "../../core/artifact/layout.ts";
 import { moveChannel } from "../../steps/channel.ts";
 import { gcStep } from "../../steps/collect-garbage.ts";
 import { promote } from "../../steps/decide-channel.ts";
-import { pushStep } from "../../steps/push.ts";
+import { pushStep } from "../../steps/push/push.ts";
 import { runStep } from "../../steps/step.ts";
 import { initYard } from "../../steps/yard.ts";
 import { writeObject } from "../../stores/objects.ts";

@@ -3,11 +3,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";
-import { readSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { readSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { planStep } from "../../steps/plan.ts";
-import { pullStep } from "../../steps/pull.ts";
-import { quantizeFolderStep } from "../../steps/quantize-folder.ts";
+import { pullStep } from "../../steps/pull/pull.ts";
+import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
 import { readAll } from "../../stores/objects.ts";

@@ -6,7 +6,7 @@ import { suite, test } from "node:test";
 import { listTensorFiles, parseUniversal } from "../../core/artifact/universal.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { checkSource } from "../../engine/checked-source.ts";
-import { convertStep } from "../../steps/convert.ts";
+import { convertStep } from "../../steps/convert/convert.ts";
 import { CONVERSION_TARGETS } from "../../steps/schemas.ts";
 import { runStep } from "../../steps/step.ts";
 import { readAll, writeObject } from "../../stores/objects.ts";

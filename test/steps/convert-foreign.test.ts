@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { suite, test } from "node:test";
 import { parseUniversal } from "../../core/artifact/universal.ts";
 import { checkReadable } from "../../core/universal/conversion.ts";
-import { convertStep } from "../../steps/convert.ts";
+import { convertStep } from "../../steps/convert/convert.ts";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { runStep } from "../../steps/step.ts";
 import { readAll, writeObject } from "../../stores/objects.ts";

@@ -2,18 +2,18 @@
 // what the folder says of itself, shards, and what is refused.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { describeCompressed } from "../../core/formats/compressed-tensors-config.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { describeCompressed } from "../../core/formats/quantized/compressed-tensors-config.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { deriveCodes, LOWER_BITS, type LowerBits, refitScale } from "../../core/schemes/double-rounding.ts";
 import { dequantizeMatrix, quantizeMatrix } from "../../core/schemes/part-matrix.ts";
 import { COMPRESSED_SCHEMES } from "../../core/schemes/registry.ts";
 import { ROUNDINGS, viewOf } from "../../core/schemes/rounding.ts";
 import type { Matrix } from "../../core/schemes/scheme.ts";
 import type { Dtype } from "../../core/tensor.ts";
-import { deriveStep } from "../../steps/derive.ts";
+import { readValues } from "../../steps/models/whole-tensors.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import { deriveStep } from "../../steps/quantize/derive.ts";
 import { runStep } from "../../steps/step.ts";
-import { readValues } from "../../steps/whole-tensors.ts";
 import { readAll, writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { gaussians } from "../core/schemes/gaussians.ts";

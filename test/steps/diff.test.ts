@@ -1,7 +1,7 @@
 // What diff says of two checkpoints.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import type { Dtype } from "../../core/tensor.ts";
 import { diffStep } from "../../steps/diff.ts";
 import { runStep } from "../../steps/step.ts";

@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
-import { convertStep } from "../../steps/convert.ts";
+import { convertStep } from "../../steps/convert/convert.ts";
 import type { convertInputSchema, convertOutputSchema } from "../../steps/schemas.ts";
 import { runStep } from "../../steps/step.ts";
 import { writeObject } from "../../stores/objects.ts";

@@ -1,8 +1,8 @@
 // The merge executor without threads, for tests whose stores live in this process: the engine's own regions, scalar
 // kernels.
 import { digestBytes, digestTensorFile } from "../../core/artifact/digest.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
-import { HF_METADATA } from "../../core/formats/shard-plan.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { HF_METADATA } from "../../core/formats/safetensors/shard-plan.ts";
 import { createScalarKernels } from "../../core/ops/kernels.ts";
 import { beginUnitWrites, derivedParts, describeDerived } from "../../engine/derived-files.ts";
 import { measuredTensors, measureTensors } from "../../engine/measure-tensors.ts";

@@ -2,14 +2,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { FLEET_DEFAULT } from "../../core/plan/machine.ts";
 import { checkStep } from "../../steps/check.ts";
 import { listStages, planStep } from "../../steps/plan.ts";
 import { recordFailureStep } from "../../steps/record-failure.ts";
 import { JOBS_MAX } from "../../steps/schemas.ts";
 import { runStep, type StepEvent } from "../../steps/step.ts";
-import { describeError, recordUnitFailure } from "../../steps/unit-failures.ts";
+import { describeError, recordUnitFailure } from "../../steps/units/failures.ts";
 import { initYard } from "../../steps/yard.ts";
 import { writeObject } from "../../stores/objects.ts";
 import { BUILDS, planSynthetic } from "../../tools/bench-plan.ts";

@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { openGguf } from "../../steps/open-gguf.ts";
-import { quantizeStep } from "../../steps/quantize.ts";
+import { quantizeStep } from "../../steps/quantize/quantize.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
 import { readAll, writeObject } from "../../stores/objects.ts";

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";
-import { pullStep } from "../../steps/pull.ts";
+import { pullStep } from "../../steps/pull/pull.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
 import { readAll, writeObject } from "../../stores/objects.ts";

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { convertStep } from "../../steps/convert.ts";
+import { convertStep } from "../../steps/convert/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
-import { pullStep } from "../../steps/pull.ts";
+import { pullStep } from "../../steps/pull/pull.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
 import { readAll, writeObject } from "../../stores/objects.ts";

@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
-import { convertStep } from "../../steps/convert.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { convertStep } from "../../steps/convert/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
-import { quantizeFolderStep } from "../../steps/quantize-folder.ts";
+import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
 import { runStep } from "../../steps/step.ts";
 import { writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";

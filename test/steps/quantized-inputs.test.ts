@@ -2,8 +2,8 @@
 // for, and what is refused of those that do not belong together. The words are packed here, one code at a time.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { encodeSafetensorsHeader, type TensorSpec } from "../../core/formats/safetensors.ts";
-import { convertStep } from "../../steps/convert.ts";
+import { encodeSafetensorsHeader, type TensorSpec } from "../../core/formats/safetensors/safetensors.ts";
+import { convertStep } from "../../steps/convert/convert.ts";
 import { diffStep } from "../../steps/diff.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { runStep } from "../../steps/step.ts";

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import type { Topology } from "../../core/formats/target.ts";
-import { convertStep } from "../../steps/convert.ts";
+import { convertStep } from "../../steps/convert/convert.ts";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { runStep } from "../../steps/step.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";

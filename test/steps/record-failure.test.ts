@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";
-import { openProgress } from "../../steps/job-progress.ts";
 import { recordFailureStep } from "../../steps/record-failure.ts";
 import { readRecord } from "../../steps/records.ts";
+import { openProgress } from "../../steps/runs/job-progress.ts";
 import { failureSchema } from "../../steps/schemas.ts";
 import { runStep } from "../../steps/step.ts";
-import { describeError, recordUnitFailure } from "../../steps/unit-failures.ts";
+import { describeError, recordUnitFailure } from "../../steps/units/failures.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { createFullStore } from "./failing-stores.ts";
 

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import type { Signer } from "../../core/artifact/attestation.ts";
 import { toPublicKey } from "../../core/artifact/public-key.ts";
 import { publishStep } from "../../steps/publish.ts";
-import { pullStep } from "../../steps/pull.ts";
+import { pullStep } from "../../steps/pull/pull.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
 import { readAll } from "../../stores/objects.ts";

@@ -1,6 +1,6 @@
 // A small model of the llama family with everything that a GGUF file of it holds: two layers, grouped heads, rows of
 // 288 elements that not every block divides. The values follow from the tensor's place alone.
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { putText } from "./deps.ts";

@@ -1,6 +1,6 @@
 // Small checkpoints for pipeline tests: two layers, three shards, an index, a config and a tokenizer, as a team would
 // upload them. The values follow from the seed alone.
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { putText } from "./deps.ts";

@@ -1,12 +1,12 @@
 // What a trainer saved beside the tensors that a universal checkpoint keeps: warned of by name where it cannot.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Picklable, pyDict, pyList, pyRecord, pySize } from "../../core/formats/pickle-write.ts";
+import { type Picklable, pyDict, pyList, pyRecord, pySize } from "../../core/formats/pickle/write.ts";
 import type { TargetTensor } from "../../core/formats/planned-file.ts";
-import { planTorchFile, pyTensor } from "../../core/formats/torch-write.ts";
+import { planTorchFile, pyTensor } from "../../core/formats/torch/write.ts";
 import { gatherWhole } from "../../core/universal/box.ts";
+import { writePlanned } from "../../steps/convert/write-planned.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
-import { writePlanned } from "../../steps/write-planned.ts";
 import { newStore } from "./deps.ts";
 
 function tensor(...values: readonly number[]): Picklable<TargetTensor> {

@@ -10,7 +10,7 @@ import { elementCount, type Shape } from "../../core/tensor.ts";
 import { gatherWhole } from "../../core/universal/box.ts";
 import type { ConversionParameter } from "../../core/universal/conversion.ts";
 import { describeConverted, planConversion } from "../../core/universal/convert-plan.ts";
-import { convertFile } from "../../steps/convert-file.ts";
+import { convertFile } from "../../steps/convert/file.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { createConvert } from "../../workers/convert-executor.ts";
 import { createPool } from "../../workers/pool.ts";

@@ -2,7 +2,7 @@
 // numbers on every machine. Values are sums of uniforms, close enough to normal for what merging costs.
 import { closeSync, existsSync, mkdirSync, openSync, renameSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { float32ToBfloat16 } from "../../core/ops/cast.ts";
 import { elementCount } from "../../core/tensor.ts";
 

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { alignTasks } from "../../core/methods/task-space.ts";
 import { onHeap, rowOf } from "../../core/ops/linalg/matrix.ts";
-import { alignStep } from "../../steps/align.ts";
+import { alignStep } from "../../steps/models/align.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { runStep } from "../../steps/step.ts";
 import { createMemoryStore } from "../../stores/memory.ts";

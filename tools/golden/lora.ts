@@ -3,9 +3,9 @@
 import { join } from "node:path";
 import { z } from "zod";
 import { COMBINATIONS } from "../../core/adapter/combine.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
-import { extractLoraStep } from "../../steps/extract-lora.ts";
-import { mergeLoraStep } from "../../steps/merge-lora.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { extractLoraStep } from "../../steps/models/extract-lora.ts";
+import { mergeLoraStep } from "../../steps/models/merge-lora.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { runStep, type StepDeps } from "../../steps/step.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";

@@ -1,9 +1,9 @@
 // Golden cases of mixture-of-experts models: the experts of a file as a Switch model, merged by the step that users
 // run. Source of the form: merge reference, sections 11 and 15.
 import { z } from "zod";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { similarityOf } from "../../core/moe/grouping.ts";
-import { mergeExpertsStep } from "../../steps/merge-experts.ts";
+import { mergeExpertsStep } from "../../steps/models/merge-experts.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { runStep } from "../../steps/step.ts";
 import { createMemoryStore } from "../../stores/memory.ts";

@@ -2,10 +2,10 @@
 // byte, and its metadata. The tokenizer and the name of the reference's file are made up and left out.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { GgufHeader } from "../../core/formats/gguf.ts";
+import type { GgufHeader } from "../../core/formats/gguf/gguf.ts";
 import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { openGguf } from "../../steps/open-gguf.ts";
-import { quantizeStep } from "../../steps/quantize.ts";
+import { quantizeStep } from "../../steps/quantize/quantize.ts";
 import { runStep } from "../../steps/step.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { createMemoryStore } from "../../stores/memory.ts";

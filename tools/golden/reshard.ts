@@ -2,8 +2,8 @@
 // loader puts there. Names in the expected file: `tp0.dp1.group0.fp32` for flattened groups, `dp1.NAME.fp32` for
 // stage 3. Source of the form: checkpoint reference, section 5.
 import { basename, dirname, join } from "node:path";
-import { cutGroups, cutParameter, flatState } from "../../core/formats/deepspeed-write.ts";
-import { groupsOf } from "../../core/formats/deepspeed-write-model.ts";
+import { cutGroups, cutParameter, flatState } from "../../core/formats/deepspeed/write.ts";
+import { groupsOf } from "../../core/formats/deepspeed/write-model.ts";
 import { parametersIn } from "../../core/formats/format.ts";
 import type { Topology } from "../../core/formats/target.ts";
 import type { RankTensor } from "../../core/universal/partition.ts";

@@ -2,7 +2,7 @@
 // are, only the worker threads left out.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { documentNames } from "../../core/plan/documents.ts";
 import type { MergeModel, MergeOptions } from "../../core/plan/merge-task.ts";

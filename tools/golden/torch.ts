@@ -4,10 +4,10 @@
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import type { TensorEntry } from "../../core/checkpoint.ts";
-import type { PickleObject, PickleValue } from "../../core/formats/pickle-value.ts";
-import { isObject } from "../../core/formats/pickle-value.ts";
-import { readTorchFile, type TorchFile } from "../../core/formats/torch-file.ts";
-import { listTensors, placeTensors } from "../../core/formats/torch-tree.ts";
+import type { PickleObject, PickleValue } from "../../core/formats/pickle/value.ts";
+import { isObject } from "../../core/formats/pickle/value.ts";
+import { readTorchFile, type TorchFile } from "../../core/formats/torch/file.ts";
+import { listTensors, placeTensors } from "../../core/formats/torch/tree.ts";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import type { ObjectStore } from "../../stores/store.ts";

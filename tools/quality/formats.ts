@@ -7,7 +7,7 @@ import type { ChoiceGroup } from "../../core/bit-plan/choices.ts";
 import { SENSITIVITIES } from "../../core/bit-plan/sensitivity.ts";
 import { solveBitPlan } from "../../core/bit-plan/solve.ts";
 import type { TensorEntry } from "../../core/checkpoint.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { deriveCodes, type LowerBits, refitScale } from "../../core/schemes/double-rounding.ts";
 import { BLOCK_SCHEMES, isBlockSchemeId, PART_SCHEMES } from "../../core/schemes/registry.ts";
 import { partBytes, roundTripBlocks, roundTripParts } from "../../core/schemes/round-trip.ts";

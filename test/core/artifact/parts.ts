@@ -1,8 +1,8 @@
 // A small safetensors file with its listing, as an adopt unit would make it, for tests of what lists files.
 import { digestBytes, digestTensorFile } from "../../../core/artifact/digest.ts";
 import type { PlainFile, TensorFileListing } from "../../../core/artifact/listed-file.ts";
-import { encodeSafetensorsHeader, type TensorSpec } from "../../../core/formats/safetensors.ts";
-import { HF_METADATA } from "../../../core/formats/shard-plan.ts";
+import { encodeSafetensorsHeader, type TensorSpec } from "../../../core/formats/safetensors/safetensors.ts";
+import { HF_METADATA } from "../../../core/formats/safetensors/shard-plan.ts";
 
 /** A file whose byte i of data is (seed + i) mod 251, and its listing. */
 export function makeTensorFile(

@@ -4,8 +4,8 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite, test } from "node:test";
 import type { FolderReader } from "../../../core/checkpoint.ts";
-import { dcp } from "../../../core/formats/dcp.ts";
-import { encodeSafetensorsHeader } from "../../../core/formats/safetensors.ts";
+import { dcp } from "../../../core/formats/dcp/dcp.ts";
+import { encodeSafetensorsHeader } from "../../../core/formats/safetensors/safetensors.ts";
 import { runGolden } from "../../../tools/golden.ts";
 import { dict, int, type Op, ops, pickleOf, readerOf, tensor, text, torchOf, tuple } from "./torch-parts.ts";
 

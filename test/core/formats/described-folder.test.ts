@@ -6,7 +6,7 @@ import { buildManifest, encodeManifest, manifestDigest } from "../../../core/art
 import { adoptSafetensors, checkpointDigest, encodeUniversal } from "../../../core/artifact/universal.ts";
 import { type ErrorCode, MergeyardError } from "../../../core/error.ts";
 import { describeByManifest } from "../../../core/formats/published.ts";
-import { safetensors } from "../../../core/formats/safetensors-folder.ts";
+import { safetensors } from "../../../core/formats/safetensors/folder.ts";
 import { universal } from "../../../core/formats/universal-folder.ts";
 import { listText, makeTensorFile } from "../artifact/parts.ts";
 import { memoryFolder } from "./folder.ts";

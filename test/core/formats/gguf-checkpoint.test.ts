@@ -4,11 +4,11 @@ import { suite, test } from "node:test";
 import type { CheckpointFile } from "../../../core/checkpoint.ts";
 import { MergeyardError } from "../../../core/error.ts";
 import type { OpenedCheckpoint } from "../../../core/formats/format.ts";
-import { gguf } from "../../../core/formats/gguf-checkpoint.ts";
-import { describeTokenizer } from "../../../core/formats/gguf-tokenizer.ts";
-import { rebuildTokenizer } from "../../../core/formats/gguf-tokenizer-json.ts";
-import { GGUF_TYPES, type GgufMetadata, type GgufValue } from "../../../core/formats/gguf-types.ts";
-import { encodeGgufHeader } from "../../../core/formats/gguf-write.ts";
+import { gguf } from "../../../core/formats/gguf/checkpoint.ts";
+import { describeTokenizer } from "../../../core/formats/gguf/tokenizer.ts";
+import { rebuildTokenizer } from "../../../core/formats/gguf/tokenizer-json.ts";
+import { GGUF_TYPES, type GgufMetadata, type GgufValue } from "../../../core/formats/gguf/type-codes.ts";
+import { encodeGgufHeader } from "../../../core/formats/gguf/write.ts";
 
 type Entries = Readonly<Record<string, GgufValue>>;
 type Spec = readonly [name: string, shape: readonly number[], type?: number];

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { findLlama3, planScaling } from "../../../core/formats/gguf-rope.ts";
+import { findLlama3, planScaling } from "../../../core/formats/gguf/rope.ts";
 
 const CASES: readonly { theta: number; headSize: number; factor: number; values: number[] }[] = JSON.parse(
   readFileSync(join(import.meta.dirname, "../../golden/rope/llama3.json"), "utf8"),

@@ -5,8 +5,8 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { MergeyardError } from "../../../core/error.ts";
-import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../../../core/formats/gguf-tokenizer-files.ts";
-import type { GgufMetadata } from "../../../core/formats/gguf-types.ts";
+import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../../../core/formats/gguf/tokenizer-files.ts";
+import type { GgufMetadata } from "../../../core/formats/gguf/type-codes.ts";
 import { parseSentencePiece } from "../../../core/tokenizer/sentencepiece.ts";
 
 const GOLDEN = join(import.meta.dirname, "../../golden/sentencepiece");

@@ -3,9 +3,9 @@
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import { MergeyardError } from "../../../core/error.ts";
-import { type GgufHeader, readGgufHeader } from "../../../core/formats/gguf.ts";
-import { GGUF_TYPE_OF, GGUF_TYPES, type GgufMetadata, type GgufType } from "../../../core/formats/gguf-types.ts";
-import { encodeGgufHeader, type GgufTensorSpec } from "../../../core/formats/gguf-write.ts";
+import { type GgufHeader, readGgufHeader } from "../../../core/formats/gguf/gguf.ts";
+import { GGUF_TYPE_OF, GGUF_TYPES, type GgufMetadata, type GgufType } from "../../../core/formats/gguf/type-codes.ts";
+import { encodeGgufHeader, type GgufTensorSpec } from "../../../core/formats/gguf/write.ts";
 import { BLOCK_SCHEME_IDS, BLOCK_SCHEMES } from "../../../core/schemes/registry.ts";
 
 const METADATA: GgufMetadata = new Map([

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite, test } from "node:test";
-import { splitLayers } from "../../../core/formats/megatron-tensors.ts";
+import { splitLayers } from "../../../core/formats/megatron/tensors.ts";
 import { recogniseFormat } from "../../../core/formats/registry.ts";
 import { gatherWhole } from "../../../core/universal/box.ts";
 import { openCheckpoint, openCheckpointFile } from "../../../steps/open-checkpoint.ts";

@@ -1,8 +1,8 @@
 // The pickle machine: which opcodes mean what, and that everything else is refused before it costs anything.
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
-import { unpickle } from "../../../core/formats/pickle.ts";
-import { asKind, fieldOf, type PickleValue } from "../../../core/formats/pickle-value.ts";
+import { unpickle } from "../../../core/formats/pickle/pickle.ts";
+import { asKind, fieldOf, type PickleValue } from "../../../core/formats/pickle/value.ts";
 import { PICKLE_LIMITS } from "../../../core/limits.ts";
 import { dict, int, type Op, ops, pickleOf, text, tuple } from "./torch-parts.ts";
 

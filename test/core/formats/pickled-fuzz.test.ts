@@ -9,8 +9,8 @@ import { suite, test } from "node:test";
 import type { FolderReader } from "../../../core/checkpoint.ts";
 import { MergeyardError } from "../../../core/error.ts";
 import { recogniseFormat } from "../../../core/formats/registry.ts";
-import { readTorchFile } from "../../../core/formats/torch-file.ts";
-import { listTensors, placeTensors } from "../../../core/formats/torch-tree.ts";
+import { readTorchFile } from "../../../core/formats/torch/file.ts";
+import { listTensors, placeTensors } from "../../../core/formats/torch/tree.ts";
 import { fileOf, readerOf } from "./torch-parts.ts";
 
 const GOLDEN = join(import.meta.dirname, "../../golden");

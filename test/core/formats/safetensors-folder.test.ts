@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import { type ErrorCode, MergeyardError } from "../../../core/error.ts";
 import { describeWarning } from "../../../core/formats/format.ts";
-import { encodeSafetensorsHeader, type TensorSpec } from "../../../core/formats/safetensors.ts";
-import { readHeaders, safetensors } from "../../../core/formats/safetensors-folder.ts";
+import { readHeaders, safetensors } from "../../../core/formats/safetensors/folder.ts";
+import { encodeSafetensorsHeader, type TensorSpec } from "../../../core/formats/safetensors/safetensors.ts";
 import { fileRole } from "../../../core/formats/side-files.ts";
 import { memoryFolder } from "./folder.ts";
 

@@ -6,8 +6,8 @@ import { dirname, join } from "node:path";
 import { suite, test } from "node:test";
 import { z } from "zod";
 import { type ErrorCode, MergeyardError } from "../../../core/error.ts";
-import { parseSafetensorsHeader, readSafetensorsHeader } from "../../../core/formats/safetensors.ts";
-import { safetensors } from "../../../core/formats/safetensors-folder.ts";
+import { safetensors } from "../../../core/formats/safetensors/folder.ts";
+import { parseSafetensorsHeader, readSafetensorsHeader } from "../../../core/formats/safetensors/safetensors.ts";
 import { diskFolder } from "./folder.ts";
 
 const ROOT = join(import.meta.dirname, "../../golden/safetensors");

@@ -13,7 +13,7 @@ import {
   parseSafetensorsHeader,
   readSafetensorsHeader,
   type TensorSpec,
-} from "../../../core/formats/safetensors.ts";
+} from "../../../core/formats/safetensors/safetensors.ts";
 import { JSON_LIMITS, SAFETENSORS_LIMITS } from "../../../core/limits.ts";
 import { DTYPE_BITS, DTYPES, tensorBytes } from "../../../core/tensor.ts";
 

@@ -3,9 +3,9 @@
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import fc from "fast-check";
-import type { TensorSpec } from "../../../core/formats/safetensors.ts";
-import { safetensors } from "../../../core/formats/safetensors-folder.ts";
-import { planShards } from "../../../core/formats/shard-plan.ts";
+import { safetensors } from "../../../core/formats/safetensors/folder.ts";
+import type { TensorSpec } from "../../../core/formats/safetensors/safetensors.ts";
+import { planShards } from "../../../core/formats/safetensors/shard-plan.ts";
 import { tensorBytes } from "../../../core/tensor.ts";
 import { memoryFolder } from "./folder.ts";
 

@@ -2,8 +2,8 @@
 // the tensors is, also beyond 4 GiB.
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
-import { unpickle } from "../../../core/formats/pickle.ts";
-import { asKind, fieldOf } from "../../../core/formats/pickle-value.ts";
+import { unpickle } from "../../../core/formats/pickle/pickle.ts";
+import { asKind, fieldOf } from "../../../core/formats/pickle/value.ts";
 import {
   encodePickle,
   type Picklable,
@@ -13,15 +13,15 @@ import {
   pySize,
   pyTuple,
   torchDtype,
-} from "../../../core/formats/pickle-write.ts";
+} from "../../../core/formats/pickle/write.ts";
 import type { TargetTensor } from "../../../core/formats/planned-file.ts";
-import { placeTorchTensor, readTorchFile } from "../../../core/formats/torch-file.ts";
-import { planTorchFile, pyTensor } from "../../../core/formats/torch-write.ts";
-import { readZip } from "../../../core/formats/zip.ts";
-import { planZip } from "../../../core/formats/zip-write.ts";
+import { placeTorchTensor, readTorchFile } from "../../../core/formats/torch/file.ts";
+import { planTorchFile, pyTensor } from "../../../core/formats/torch/write.ts";
+import { readZip } from "../../../core/formats/torch/zip.ts";
+import { planZip } from "../../../core/formats/torch/zip-write.ts";
 import { DTYPES, type Dtype, tensorBytes } from "../../../core/tensor.ts";
 import { gatherWhole } from "../../../core/universal/box.ts";
-import { writePlanned } from "../../../steps/write-planned.ts";
+import { writePlanned } from "../../../steps/convert/write-planned.ts";
 import { readAll } from "../../../stores/objects.ts";
 import { newStore } from "../../steps/deps.ts";
 import { readerOf } from "./torch-parts.ts";

@@ -1,7 +1,7 @@
 // The reader of stored zip archives: what it finds, and one refusal for each thing that torch never writes.
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
-import { readZip } from "../../../core/formats/zip.ts";
+import { readZip } from "../../../core/formats/torch/zip.ts";
 import { ZIP_LIMITS } from "../../../core/limits.ts";
 import { fileOf, readerOf, zipOf } from "./torch-parts.ts";
 

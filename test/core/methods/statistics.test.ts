@@ -8,7 +8,7 @@ import path from "node:path";
 import { after, describe, test } from "node:test";
 import type { Checkpoint } from "../../../core/checkpoint.ts";
 import { MergeyardError } from "../../../core/error.ts";
-import { encodeSafetensorsHeader } from "../../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader } from "../../../core/formats/safetensors/safetensors.ts";
 import { runMerge } from "../../../tools/golden/run-merge.ts";
 import { valuesOf } from "../../../tools/golden/tensors.ts";
 import { type Models, makeCheckpoint, makeLlama, planDocuments, planText, tensorsOf } from "../plan/checkpoints.ts";

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import fc from "fast-check";
-import { encodeSafetensorsHeader } from "../../../core/formats/safetensors.ts";
-import { HF_METADATA } from "../../../core/formats/shard-plan.ts";
+import { encodeSafetensorsHeader } from "../../../core/formats/safetensors/safetensors.ts";
+import { HF_METADATA } from "../../../core/formats/safetensors/shard-plan.ts";
 import type { MergeOptions } from "../../../core/plan/merge-task.ts";
 import { planPipeline } from "../../../core/plan/plan-pipeline.ts";
 import { type Plan, type PlanSource, planHeaderSchema, unitSchema } from "../../../core/plan/schema.ts";

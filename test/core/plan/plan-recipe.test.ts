@@ -1,7 +1,7 @@
 // Recipes of several documents: their merges are planned together, each from the headers that the one before will have.
 import assert from "node:assert/strict";
 import test from "node:test";
-import { encodeSafetensorsHeader } from "../../../core/formats/safetensors.ts";
+import { encodeSafetensorsHeader } from "../../../core/formats/safetensors/safetensors.ts";
 import { sourceSchema, unitSchema } from "../../../core/plan/schema.ts";
 import { assertRefused } from "../recipe/refusal.ts";
 import { tokenizerBytes } from "../tokenizer/tokenizers.ts";

@@ -1,0 +1,287 @@
+// PyTorch Distributed Checkpoint: a folder of `.distcp` files that ranks wrote, each the concatenation of torch files,
+// and `.metadata`, a pickle that says which chunk of which tensor lies where. Chunks become boxes of the whole tensor.
+// The variant of Hugging Face (safetensors.ts) has safetensors files with offsets instead.
+// Source: reference checkpoint-formats.md section 6.1.
+import type { ByteRange, CheckpointFile, FolderReader } from "../../checkpoint.ts";
+import { type ErrorCode, MergeyardError } from "../../error.ts";
+import { FOLDER_LIMITS, PICKLE_LIMITS, RANK_LIMITS } from "../../limits.ts";
+import { type Dtype, elementCount, type Shape, sameShape } from "../../tensor.ts";
+import { type Box, findTilingProblem, wholeBox } from "../../universal/box.ts";
+import { type ConversionParameter, entryOf } from "../../universal/conversion.ts";
+import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "../format.ts";
+import { unpickle } from "../pickle/pickle.ts";
+import {
+  asKind,
+  countsOf,
+  describeValue,
+  fieldOf,
+  isCount,
+  itemsOf,
+  type PickleRecord,
+  type PickleValue,
+} from "../pickle/value.ts";
+import { readSideFiles } from "../side-files.ts";
+import { placeTorchTensor, readTorchFile } from "../torch/file.ts";
+import { readCount } from "../torch/tensor.ts";
+import { hasShardFiles, openShardedSafetensors } from "./safetensors.ts";
+import { foldTraining } from "./training.ts";
+
+const METADATA = ".metadata";
+/** Classes of the document; Megatron's adds what its tensors were reshaped from. */
+const RECORDS = new Set(["Metadata", "MCoreMetadata"]);
+const READS_IN_FLIGHT = 16;
+/** Names in a warning. */
+const NAMES_SHOWN = 20;
+
+export const dcp = Object.freeze({
+  id: "dcp",
+  title: "PyTorch distributed checkpoint (DCP)",
+  extensions: [],
+  recognise: (files) =>
+    files.some(({ name }) => name === METADATA || /^[^/]*\.distcp$/.test(name)) || hasShardFiles(files),
+  open: (folder) => (hasShardFiles(folder.files) ? openShardedSafetensors(folder) : openDcp(folder)),
+  openFile: (_read, file) => {
+    throw new MergeyardError("CheckpointFormatUnknown", { where: { file: file.name }, expected: "a folder" });
+  },
+} satisfies CheckpointFormat);
+
+/** A tensor as `.metadata` describes it. */
+type ChunkedTensor = {
+  readonly name: string;
+  readonly dtype: Dtype;
+  readonly shape: Shape;
+  readonly chunks: readonly Chunk[];
+};
+type Chunk = { readonly offsets: Shape; readonly sizes: Shape };
+/** Where one entry lies: the bytes of one torch file inside of a `.distcp` file. */
+type Place = { readonly file: CheckpointFile; readonly offset: number; readonly bytes: number };
+
+/** A distributed checkpoint in the folder `prefix` ("" or ending in "/"), as it names its tensors. */
+export type DcpTensors = {
+  readonly metadata: PickleValue;
+  readonly tensors: readonly ConversionParameter[];
+  readonly files: readonly CheckpointFile[];
+  readonly warnings: readonly CheckpointWarning[];
+};
+
+/** Throws Dcp, Torch, Zip and Pickle codes. */
+export async function readDcp(folder: FolderReader, prefix: string): Promise<DcpTensors> {
+  const metadata = await readMetadata(folder, prefix);
+  const places = readPlaces(metadata, folder, prefix);
+  const tensors: ConversionParameter[] = [];
+  for (const tensor of readTensors(metadata)) tensors.push(await placeChunks(folder, tensor, places));
+  const used = new Set([`${prefix}${METADATA}`, ...[...places.values()].map(({ file }) => file.name)]);
+  const files = folder.files.filter(({ name }) => used.has(name));
+  return { metadata, tensors, files, warnings: warnOfObjects(metadata) };
+}
+
+async function openDcp(folder: FolderReader): Promise<OpenedCheckpoint> {
+  const { tensors, files: tensorFiles, warnings } = await readDcp(folder, "");
+  const parameters = await foldTraining(tensors, async ({ dtype, gather }) => {
+    const [range] = gather.copies.flat().flatMap((box) => box.ranges);
+    return range === undefined ? undefined : readCount(folder, range, dtype);
+  });
+  const { sideFiles, config } = await readSideFiles(folder, tensorFiles);
+  return {
+    checkpoint: {
+      format: dcp.id,
+      tensorFiles,
+      sideFiles,
+      tensors: parameters.map(entryOf),
+      metadata: new Map(),
+      config,
+    },
+    warnings,
+    headers: new Map(),
+    digest: undefined,
+    conversion: parameters,
+  };
+}
+
+function dcpError(code: ErrorCode, tensor: string | undefined, found: string, expected: string): MergeyardError {
+  return new MergeyardError(code, { where: { file: METADATA, tensor: tensor?.slice(0, 200) }, found, expected });
+}
+
+async function readMetadata(folder: FolderReader, prefix: string): Promise<PickleValue> {
+  const file = folder.files.find(({ name }) => name === `${prefix}${METADATA}`);
+  if (file === undefined)
+    throw dcpError("DcpMetadataMissing", undefined, "no .metadata", ".metadata, which is written last");
+  if (file.bytes > PICKLE_LIMITS.bytes) {
+    throw dcpError("PickleTooLarge", undefined, `${file.bytes} bytes`, `at most ${PICKLE_LIMITS.bytes}`);
+  }
+  const bytes = await folder.read(file.name, 0, file.bytes);
+  const { value, end } = unpickle(bytes, { file: file.name });
+  if (end !== bytes.length)
+    throw dcpError("PickleTrailing", undefined, `${bytes.length - end} bytes`, "none after STOP");
+  if (RECORDS.has(typeName(value) ?? "")) return value;
+  throw dcpError("DcpMetadataInvalid", undefined, describeValue(value), "a Metadata record");
+}
+
+function typeName(value: PickleValue | undefined): string | undefined {
+  return asKind(value, "record")?.type.split(" ")[1];
+}
+
+function readTensors(metadata: PickleValue): readonly ChunkedTensor[] {
+  const entries = asKind(fieldOf(metadata, "state_dict_metadata"), "dict")?.entries;
+  if (entries === undefined) throw dcpError("DcpMetadataInvalid", undefined, "no state_dict_metadata", "a dict");
+  if (entries.size > FOLDER_LIMITS.tensors) {
+    throw dcpError("CheckpointTooManyTensors", undefined, `${entries.size}`, `at most ${FOLDER_LIMITS.tensors}`);
+  }
+  return [...entries.values()].flatMap(({ key, value }) => {
+    if (typeof key !== "string")
+      throw dcpError("DcpMetadataInvalid", undefined, describeValue(key), "the name of a tensor");
+    if (typeName(value) === "BytesStorageMetadata") return [];
+    return [readTensor(key, value)];
+  });
+}
+
+/** Entries that are pickled objects: hyper-parameters, random states, whatever a trainer saved. */
+function warnOfObjects(metadata: PickleValue): readonly CheckpointWarning[] {
+  const entries = [...(asKind(fieldOf(metadata, "state_dict_metadata"), "dict")?.entries.values() ?? [])];
+  const names = entries.flatMap(({ key, value }) =>
+    typeof key === "string" && typeName(value) === "BytesStorageMetadata" ? [key] : [],
+  );
+  if (names.length === 0) return [];
+  const more = names.length > NAMES_SHOWN ? ` and ${names.length - NAMES_SHOWN} more` : "";
+  const found = `${names.slice(0, NAMES_SHOWN).join(", ")}${more}`.slice(0, 1000);
+  return [{ code: "TrainerStateIgnored", where: { file: METADATA }, found }];
+}
+
+function readTensor(name: string, value: PickleValue): ChunkedTensor {
+  const properties = asKind(fieldOf(value, "properties"), "record");
+  const dtype = asKind(itemsOf(properties?.state.value)?.[0] ?? properties?.fields.get("dtype"), "dtype");
+  const shape = countsOf(fieldOf(value, "size"));
+  const chunks = itemsOf(fieldOf(value, "chunks"));
+  if (
+    typeName(value) !== "TensorStorageMetadata" ||
+    dtype === undefined ||
+    shape === undefined ||
+    chunks === undefined
+  ) {
+    throw dcpError(
+      "DcpMetadataInvalid",
+      name,
+      describeValue(value),
+      "a TensorStorageMetadata with dtype, size and chunks",
+    );
+  }
+  if (dtype.dtype === undefined) throw dcpError("TorchDtypeUnsupported", name, dtype.name, "a dtype of safetensors");
+  if (chunks.length > RANK_LIMITS.chunks) {
+    throw dcpError("DcpMetadataInvalid", name, `${chunks.length} chunks`, `at most ${RANK_LIMITS.chunks}`);
+  }
+  const boxes = chunks.map((chunk) => {
+    const [offsets, sizes] = [countsOf(fieldOf(chunk, "offsets")), countsOf(fieldOf(chunk, "sizes"))];
+    if (offsets === undefined || sizes === undefined) {
+      throw dcpError("DcpMetadataInvalid", name, describeValue(chunk), "a chunk with offsets and sizes");
+    }
+    return { offsets, sizes };
+  });
+  if (elementCount(shape) > Number.MAX_SAFE_INTEGER)
+    throw dcpError("TorchTensorTooLarge", name, `[${shape}]`, "fewer elements");
+  const problem = findTilingProblem(
+    boxes.map(({ offsets, sizes }) => ({ targetOffset: offsets, size: sizes })),
+    shape,
+  );
+  if (problem !== undefined) throw dcpError("DcpChunksInvalid", name, problem.found, problem.expected);
+  return { name, dtype: dtype.dtype, shape, chunks: boxes };
+}
+
+/** By name and offsets of the chunk. */
+function readPlaces(metadata: PickleValue, folder: FolderReader, prefix: string): ReadonlyMap<string, Place> {
+  const entries = asKind(fieldOf(metadata, "storage_data"), "dict")?.entries;
+  if (entries === undefined) throw dcpError("DcpMetadataInvalid", undefined, "no storage_data", "a dict");
+  const files = new Map(folder.files.map((file) => [file.name, file]));
+  return new Map(
+    [...entries.values()].map(({ key, value }) => {
+      const name = fieldOf(key, "fqn");
+      if (typeof name !== "string")
+        throw dcpError("DcpMetadataInvalid", undefined, describeValue(key), "a MetadataIndex");
+      return [
+        placeKey(name, countsOf(fieldOf(key, "offset"))),
+        readPlace(name, asKind(value, "record"), files, prefix),
+      ];
+    }),
+  );
+}
+
+function placeKey(name: string, offsets: Shape | undefined): string {
+  return JSON.stringify([name, offsets ?? []]);
+}
+
+function readPlace(
+  name: string,
+  info: PickleRecord | undefined,
+  files: ReadonlyMap<string, CheckpointFile>,
+  prefix: string,
+): Place {
+  const [path, offset, bytes] = ["relative_path", "offset", "length"].map((field) => info?.fields.get(field));
+  if (typeof path !== "string" || !isCount(offset) || !isCount(bytes)) {
+    throw dcpError("DcpMetadataInvalid", name, describeValue(info), "a path, an offset and a length");
+  }
+  const transforms = info?.fields.get("transform_descriptors") ?? null;
+  if (transforms !== null && itemsOf(transforms)?.length !== 0) {
+    throw dcpError("DcpUnsupported", name, `transforms ${describeValue(itemsOf(transforms)?.[0])}`, "plain bytes");
+  }
+  const isPlain =
+    path !== "" &&
+    !/[\\\p{Cc}]/u.test(path) &&
+    path.split("/").every((part) => part !== "" && part !== "." && part !== "..");
+  if (!isPlain)
+    throw dcpError("DcpPathInvalid", name, JSON.stringify(path.slice(0, 200)), "a path inside of the folder");
+  const file = files.get(`${prefix}${path}`);
+  if (file === undefined) throw dcpError("DcpFileMissing", name, `no ${path.slice(0, 200)}`, "the file");
+  if (offset + bytes <= file.bytes) return { file, offset, bytes };
+  throw new MergeyardError("DcpChunkOutOfFile", {
+    where: { file: path, tensor: name },
+    found: `bytes ${offset} to ${offset + bytes}`,
+    expected: `at most ${file.bytes}, the file's size`,
+  });
+}
+
+async function placeChunks(
+  folder: FolderReader,
+  { name, dtype, shape, chunks }: ChunkedTensor,
+  places: ReadonlyMap<string, Place>,
+): Promise<ConversionParameter> {
+  const boxes = new Array<Box>(chunks.length);
+  const pending = chunks.entries();
+  const work = async (): Promise<void> => {
+    for (const [index, { offsets, sizes }] of pending) {
+      const place = places.get(placeKey(name, offsets));
+      if (place === undefined)
+        throw dcpError("DcpMetadataInvalid", name, `no place of chunk [${offsets}]`, "storage_data for it");
+      boxes[index] = wholeBox(await readChunk(folder, place, { name, dtype, sizes }), sizes, offsets);
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(READS_IN_FLIGHT, chunks.length) }, work));
+  return {
+    name,
+    dtype,
+    shape,
+    gather: { rule: "join", copies: [boxes] },
+    pattern: { kind: "unique" },
+    paddedRows: undefined,
+    aliases: [],
+    training: undefined,
+  };
+}
+
+/** The chunk's bytes inside of its file: the slice is a whole torch file, whose offsets count from its start. */
+async function readChunk(
+  folder: FolderReader,
+  { file, offset, bytes }: Place,
+  { name, dtype, sizes }: { readonly name: string; readonly dtype: Dtype; readonly sizes: Shape },
+): Promise<readonly ByteRange[]> {
+  const read = (from: number, length: number) => folder.read(file.name, offset + from, length);
+  const torch = await readTorchFile(read, { name: file.name, bytes });
+  const tensor = asKind(torch.value, "tensor");
+  const placed = tensor === undefined ? undefined : placeTorchTensor(torch, tensor, name);
+  if (placed !== undefined && placed.dtype === dtype && sameShape(placed.shape, sizes)) {
+    return placed.ranges.map((range) => ({ ...range, offset: range.offset + offset }));
+  }
+  throw new MergeyardError("DcpChunkMismatch", {
+    where: { file: file.name, tensor: name, offset },
+    found: placed === undefined ? describeValue(torch.value) : `${placed.dtype} [${placed.shape}]`,
+    expected: `${dtype} [${sizes}]`,
+  });
+}

@@ -1,0 +1,132 @@
+// Plans a PyTorch distributed checkpoint: `.distcp` files that are torch files one after the other, and `.metadata`,
+// written last. Names are those of get_model_state_dict and get_optimizer_state_dict under "model" and "optim"; a model
+// without optimizer states keeps its own names.
+// Source: reference checkpoint-formats.md section 6.1.
+import type { Shape } from "../../tensor.ts";
+import { gatherWhole } from "../../universal/box.ts";
+import { STATE_NAMES } from "../../universal/conversion.ts";
+import { compareUtf8 } from "../../utf8-order.ts";
+import {
+  encodePickle,
+  type Picklable,
+  pyDict,
+  pyList,
+  pyRecord,
+  pySize,
+  pyTuple,
+  type StoredTensor,
+  torchDtype,
+} from "../pickle/write.ts";
+import { type PlannedArchive, type PlannedFile, plainPlannedFile, type TargetTensor } from "../planned-file.ts";
+import { groupUnits } from "../safetensors/shard-plan.ts";
+import type { PlannedFolder, TargetFormat, TargetParameter, TargetRequest } from "../target.ts";
+import { planTorchArchive, pyTensor } from "../torch/write.ts";
+
+export const dcpTarget = Object.freeze({
+  id: "dcp",
+  title: "PyTorch distributed checkpoint (DCP)",
+  isSharded: false,
+  takesDtype: true,
+  plan: planDcp,
+} satisfies TargetFormat);
+
+/** A tensor under all its names; `path` is where it stands in the trainer's nested dicts. */
+type DcpTensor = TargetTensor & { readonly names: readonly DcpName[] };
+type DcpName = { readonly name: string; readonly path: readonly string[] };
+type PlacedDcpTensor = DcpTensor & { readonly file: string; readonly offset: number; readonly bytes: number };
+
+function planDcp({ parameters, shardBytes }: TargetRequest): PlannedFolder {
+  const sorted = [...parameters].sort((a, b) => compareUtf8(a.name, b.name));
+  const isTrained = sorted.some(({ training }) => training !== undefined);
+  const tensors = [
+    ...sorted.map((parameter) => weightOf(parameter, isTrained)),
+    ...sorted.flatMap((parameter) => statesOf(parameter)),
+  ];
+  const placed: PlacedDcpTensor[] = [];
+  const files = groupUnits(
+    tensors.map((tensor) => [{ ...tensor, name: tensor.names[0]?.name ?? "" }]),
+    shardBytes,
+  ).map((group, index): PlannedFile => {
+    const file = `__0_${index}.distcp`;
+    const archives: PlannedArchive[] = [];
+    let offset = 0;
+    for (const tensor of group) {
+      const archive = planTorchArchive(pyTensor(tensor), tensor.name);
+      placed.push({ ...tensor, file, offset, bytes: archive.bytes });
+      archives.push(archive);
+      offset += archive.bytes;
+    }
+    return { name: file, bytes: offset, archives };
+  });
+  return { files, last: plainPlannedFile(".metadata", encodeMetadata(placed)) };
+}
+
+function weightOf({ name, aliases, dtype, shape, gather }: TargetParameter, isTrained: boolean): DcpTensor {
+  const names = [name, ...aliases].map((each): DcpName => {
+    return isTrained ? { name: `model.${each}`, path: ["model", each] } : { name: each, path: [each] };
+  });
+  return { dtype, shape, gather, names };
+}
+
+function statesOf({ name, shape, training }: TargetParameter): readonly DcpTensor[] {
+  if (training === undefined) return [];
+  const nameOf = (state: string): DcpName[] => {
+    return [{ name: `optim.state.${name}.${state}`, path: ["optim", "state", name, state] }];
+  };
+  const moments = STATE_NAMES.flatMap((state): DcpTensor[] => {
+    const moment = training.states[state];
+    return moment === undefined ? [] : [{ ...moment, shape, names: nameOf(state) }];
+  });
+  return [...moments, { ...scalarTensor(training.step), names: nameOf("step") }];
+}
+
+/** A float32 of no axes, as torch's optimizers keep their step. Exact up to 2^24. */
+export function scalarTensor(value: number): TargetTensor {
+  const literal = new Uint8Array(Float32Array.of(value).buffer);
+  return { dtype: "F32", shape: [], gather: gatherWhole([{ literal, offset: 0, bytes: literal.length }], []) };
+}
+
+const METADATA = "torch.distributed.checkpoint.metadata";
+
+function encodeMetadata(tensors: readonly PlacedDcpTensor[]): Uint8Array {
+  const named = tensors.flatMap((tensor) => tensor.names.map((name) => ({ ...tensor, ...name })));
+  const value: Picklable = pyRecord<never>(`${METADATA} Metadata`, {
+    state_dict_metadata: pyDict(named.map((tensor) => [tensor.name, describeTensor(tensor)] as const)),
+    planner_data: pyDict(named.map(({ name, path }) => [name, pyTuple(path)] as const)),
+    storage_data: pyDict(named.map((tensor) => [indexOf(tensor), placeOf(tensor)] as const)),
+    storage_meta: null,
+    version: null,
+  });
+  return encodePickle<StoredTensor>(value, () => "");
+}
+
+function zeros(shape: Shape): Picklable {
+  return pySize(shape.map(() => 0));
+}
+
+/** One chunk that is the whole tensor. */
+function describeTensor({ dtype, shape }: TargetTensor): Picklable {
+  const layout: Picklable = { kind: "call", name: "torch.serialization _get_layout", args: ["torch.strided"] };
+  const contiguous: Picklable = { kind: "call", name: `${METADATA} _MEM_FORMAT_ENCODING`, args: [0] };
+  return pyRecord(`${METADATA} TensorStorageMetadata`, {
+    properties: {
+      kind: "record",
+      name: `${METADATA} TensorProperties`,
+      state: pyTuple([torchDtype(dtype), layout, false, contiguous, false]),
+    },
+    size: pySize(shape),
+    chunks: pyList([pyRecord(`${METADATA} ChunkStorageMetadata`, { offsets: zeros(shape), sizes: pySize(shape) })]),
+  });
+}
+
+function indexOf({ name, shape }: { readonly name: string; readonly shape: Shape }): Picklable {
+  return pyRecord(`${METADATA} MetadataIndex`, { fqn: name, offset: zeros(shape), index: 0 });
+}
+
+function placeOf({ file, offset, bytes }: PlacedDcpTensor): Picklable {
+  return pyRecord("torch.distributed.checkpoint.filesystem _StorageInfo", {
+    relative_path: file,
+    offset,
+    length: bytes,
+  });
+}

@@ -1,0 +1,192 @@
+// A DeepSpeed training checkpoint: ZeRO 1, 2 or 3, any tensor, pipeline and data parallelism. Extract gives every
+// rank's fragments, Union joins them over tensor-parallel ranks; the result is every parameter and its optimizer states
+// as gathers of byte ranges of rank files. Weights alone are read where there are no optimizer states.
+// Source: reference checkpoint-formats.md sections 3 and 4.
+import type { CheckpointFile, FolderReader } from "../../checkpoint.ts";
+import { MergeyardError } from "../../error.ts";
+import { RANK_LIMITS } from "../../limits.ts";
+import type { CheckpointInfo } from "../../universal/checkpoint-info.ts";
+import { type ConversionParameter, entryOf } from "../../universal/conversion.ts";
+import type { JsonObject, TrainingState } from "../../universal/training-state.ts";
+import { createUnionRules } from "../../universal/union.ts";
+import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "../format.ts";
+import { readSideFiles } from "../side-files.ts";
+import { type ExtractedParameter, extractParameters } from "./extract.ts";
+import { type DeepspeedFiles, findDeepspeedFiles, hasRankFiles } from "./files.ts";
+import { type ModelState, readModelState } from "./model.ts";
+import { type OptimizerRank, readOptimizerRank } from "./optimizer.ts";
+import { choosePatterns } from "./patterns.ts";
+import { orderParameters, trainingStateOf, warnOfIgnored } from "./training.ts";
+import { type StageSlices, splitStages, uniteStages } from "./union.ts";
+import { buffersOf, frozenOf, weightsOf } from "./weights.ts";
+
+export const deepspeed = Object.freeze({
+  id: "deepspeed",
+  title: "DeepSpeed training checkpoint",
+  extensions: [],
+  recognise: hasRankFiles,
+  open: openDeepspeed,
+  openFile: (_read, file) => {
+    throw new MergeyardError("CheckpointFormatUnknown", { where: { file: file.name }, expected: "a folder" });
+  },
+} satisfies CheckpointFormat);
+
+async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
+  const files = await findDeepspeedFiles(folder);
+  const models = await readAll(
+    files.models.flatMap(([first]) => first ?? []),
+    (file) => readModelState(folder, file),
+  );
+  const topology = readTopology(files, models);
+  const { parameters, stage, optimizer } = await readParameters(folder, files, models);
+  const tensorFiles = [...files.models, ...files.optimizers].flat().sort((a, b) => (a.name < b.name ? -1 : 1));
+  const side = await readSideFiles(folder, tensorFiles);
+  const stages = splitStages(parameters, topology);
+  const frozen = splitStages(await frozenOf(folder, files.models, models), topology);
+  const patterns = await choosePatterns({
+    folder,
+    prefix: files.prefix,
+    models,
+    stages: [...stages, ...frozen],
+    tp: topology.tp,
+    config: side.config,
+  });
+  const { info } = patterns;
+  const united = uniteAll({ stages, frozen, info, tp: topology.tp, stage, prefix: files.prefix });
+  const known = new Set([...united.trained, ...united.frozen].map(({ name }) => name));
+  const buffers = buffersOf(models, topology.tp).filter(({ name }) => !known.has(name));
+  const ordered = orderParameters(united.trained, models, optimizer?.groupOf ?? []);
+  const conversion = addAliases([...ordered, ...united.frozen, ...buffers], models);
+  const ranks = { ...topology, dp: files.optimizers[0]?.length ?? 1 };
+  const saved = optimizer === undefined ? undefined : trainingStateOf(models, optimizer, ranks);
+  const weightsOnly: CheckpointWarning[] =
+    stage === undefined ? [{ code: "OptimizerStatesMissing", where: { file: files.prefix } }] : [];
+  const ignored = warnOfIgnored(models, optimizer === undefined ? [] : [optimizer]);
+  return {
+    checkpoint: {
+      format: deepspeed.id,
+      tensorFiles,
+      sideFiles: side.sideFiles,
+      tensors: conversion.map(entryOf),
+      metadata: new Map(),
+      config: side.config,
+    },
+    warnings: [...weightsOnly, ...patterns.warnings, ...united.warnings, ...ignored],
+    headers: new Map(),
+    digest: undefined,
+    conversion,
+    training: withPatterns(saved, patterns.added),
+    family: patterns.family,
+  };
+}
+
+/** Patterns that the checkpoint lacks stay with its state, whoever gave them: writers for other ranks need them. */
+function withPatterns(training: TrainingState | undefined, info: JsonObject | undefined): TrainingState | undefined {
+  if (training === undefined || info === undefined) return training;
+  return { ...training, client: { ...training.client, universal_checkpoint_info: info } };
+}
+
+type UnionTask = {
+  readonly stages: readonly StageSlices[];
+  readonly frozen: readonly StageSlices[];
+  readonly info: CheckpointInfo | undefined;
+  readonly tp: number;
+  readonly stage: 1 | 2 | 3 | undefined;
+  readonly prefix: string;
+};
+
+function uniteAll({ stages, frozen, info, tp, stage, prefix }: UnionTask) {
+  // The reference leaves the vocabulary's padding where stage 3 has no tensor parallelism: so do we.
+  const keepsPadding = stage === 3 && tp === 1;
+  const rules = createUnionRules({ ...info, ...(keepsPadding ? { vocabulary_parameter_patterns: [] } : {}) });
+  const context = { rules, isInferred: info === undefined, tp, prefix };
+  const trained = uniteStages(stages, context);
+  const others = uniteStages(frozen, context);
+  rules.checkUsed(prefix);
+  return { trained: trained.united, frozen: others.united, warnings: [...trained.warnings, ...others.warnings] };
+}
+
+type Topology = { readonly tp: number; readonly pp: number };
+
+/** As the files say; counts that ranks state must agree with the files that are there. */
+function readTopology(
+  { prefix, models: grid, optimizers, layerRanks }: DeepspeedFiles,
+  models: readonly ModelState[],
+): Topology {
+  const ranks = grid.length;
+  for (const { file, mpWorld, dpWorld } of models) {
+    if (mpWorld !== undefined && mpWorld !== ranks) {
+      throw missingRank(file, `${ranks} model-parallel ranks`, `${mpWorld}, as the ranks say`);
+    }
+    const dp = optimizers.length > 0 ? (optimizers[0]?.length ?? 0) : (grid[0]?.length ?? 0);
+    const countsDp = optimizers.length > 0 || dp > 1;
+    if (countsDp && dpWorld !== undefined && dpWorld !== dp) {
+      throw missingRank(file, `${dp} data-parallel ranks`, `${dpWorld}, as the ranks say`);
+    }
+  }
+  if (optimizers.length > 0 && optimizers.length !== ranks) {
+    throw missingRank(prefix, `optimizer states of ${optimizers.length} model-parallel ranks`, `${ranks}`);
+  }
+  const stated = models[0]?.dimensions;
+  const tp = stated?.tp ?? layerRanks ?? ranks;
+  if (ranks % tp === 0 && (stated === undefined || stated.pp * stated.tp === ranks)) return { tp, pp: ranks / tp };
+  throw missingRank(prefix, `${ranks} model-parallel ranks`, `pipeline times ${tp} tensor-parallel ranks`);
+}
+
+function missingRank(file: string, found: string, expected: string): MergeyardError {
+  return new MergeyardError("DeepspeedRankMissing", { where: { file }, found, expected });
+}
+
+type Parameters = {
+  readonly parameters: readonly (readonly ExtractedParameter[])[];
+  readonly stage: 1 | 2 | 3 | undefined;
+  /** The first rank's. */
+  readonly optimizer: OptimizerRank | undefined;
+};
+
+/** By model-parallel rank; `stage` is undefined when there are weights alone. */
+async function readParameters(
+  folder: FolderReader,
+  files: DeepspeedFiles,
+  models: readonly ModelState[],
+): Promise<Parameters> {
+  if (files.optimizers.length === 0) {
+    return { parameters: models.map(weightsOf), stage: undefined, optimizer: undefined };
+  }
+  const parameters: (readonly ExtractedParameter[])[] = [];
+  let first: OptimizerRank | undefined;
+  for (const [mp, rankFiles] of files.optimizers.entries()) {
+    const ranks = await readAll(rankFiles, (file) => readOptimizerRank(folder, file));
+    first ??= ranks[0];
+    const model = models[mp];
+    parameters.push(model === undefined ? [] : extractParameters(model, ranks));
+  }
+  return { parameters, stage: first?.stage, optimizer: first };
+}
+
+function addAliases(
+  parameters: readonly ConversionParameter[],
+  models: readonly ModelState[],
+): readonly ConversionParameter[] {
+  const names = new Set(parameters.map(({ name }) => name));
+  const aliases = new Map<string, Set<string>>();
+  for (const [alias, stored] of models.flatMap(({ shared }) => [...shared])) {
+    if (names.has(alias)) continue;
+    aliases.set(stored, (aliases.get(stored) ?? new Set()).add(alias));
+  }
+  return parameters.map((parameter) => ({ ...parameter, aliases: [...(aliases.get(parameter.name) ?? [])].sort() }));
+}
+
+/** Reads files side by side, a few at a time; results in their order. */
+async function readAll<T>(
+  files: readonly CheckpointFile[],
+  read: (file: CheckpointFile) => Promise<T>,
+): Promise<readonly T[]> {
+  const results = new Array<T>(files.length);
+  const pending = files.entries();
+  const work = async (): Promise<void> => {
+    for (const [index, file] of pending) results[index] = await read(file);
+  };
+  await Promise.all(Array.from({ length: Math.min(RANK_LIMITS.readsInFlight, files.length) }, work));
+  return results;
+}

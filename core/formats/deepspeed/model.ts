@@ -1,0 +1,158 @@
+// One model-state file of a DeepSpeed checkpoint: shapes and order of the rank's parameters, its buffers and frozen
+// parameters as byte ranges, and what it says of the topology.
+// Source: reference checkpoint-formats.md section 3.2.
+import type { CheckpointFile, FolderReader } from "../../checkpoint.ts";
+import { MergeyardError } from "../../error.ts";
+import type { Shape } from "../../tensor.ts";
+import { type CheckpointInfo, parseCheckpointInfo } from "../../universal/checkpoint-info.ts";
+import type { JsonObject } from "../../universal/training-state.ts";
+import { jsonObjectOf } from "../pickle/json.ts";
+import {
+  asKind,
+  countsOf,
+  describeValue,
+  fieldOf,
+  isCount,
+  isObject,
+  itemsOf,
+  type PickleValue,
+} from "../pickle/value.ts";
+import { placeTorchTensor, readTorchFile, type TorchFile } from "../torch/file.ts";
+import type { PlacedTorchTensor } from "../torch/tensor.ts";
+
+export type NamedShape = { readonly name: string; readonly shape: Shape };
+export type PlacedByName = ReadonlyMap<string, PlacedTorchTensor>;
+
+export type ModelState = {
+  readonly file: string;
+  /** Trainable parameters by optimizer group (by sub-group in stage 3), in the order of the flat buffers. */
+  readonly groups: readonly (readonly NamedShape[])[];
+  /** bit16 weights and buffers; undefined with pipeline modules. */
+  readonly module: PlacedByName | undefined;
+  readonly buffers: readonly string[];
+  readonly frozenShapes: readonly NamedShape[];
+  readonly frozen: PlacedByName;
+  /** Alias to the name that is stored. */
+  readonly shared: ReadonlyMap<string, string>;
+  readonly dpWorld: number | undefined;
+  readonly mpWorld: number | undefined;
+  readonly dimensions: { readonly pp: number; readonly tp: number } | undefined;
+  readonly info: CheckpointInfo | undefined;
+  readonly roundRobin: boolean;
+  /** Names of the trainer's own arguments, where it saved them. */
+  readonly trainerArguments: readonly string[];
+  /** What else the file says as plain values. */
+  readonly client: JsonObject;
+  /** Names of what it holds that is neither known nor plain. */
+  readonly dropped: readonly string[];
+};
+
+/** Keys that are told of apart, or follow from the topology. */
+const OWN_KEYS = new Set([
+  "module",
+  "optimizer",
+  "param_shapes",
+  "frozen_param_shapes",
+  "frozen_param_fragments",
+  "shared_params",
+]);
+
+/** A torch file of a folder. Throws Torch, Zip and Pickle codes. */
+export function readRankFile(folder: FolderReader, file: CheckpointFile): Promise<TorchFile> {
+  return readTorchFile((offset, bytes) => folder.read(file.name, offset, bytes), file);
+}
+
+/** Throws DeepspeedFieldInvalid, UniversalPatternsInvalid, and what reading and placing throw. */
+export async function readModelState(folder: FolderReader, file: CheckpointFile): Promise<ModelState> {
+  const torch = await readRankFile(folder, file);
+  const root = torch.value;
+  const get = (name: string) => fieldOf(root, name) ?? null;
+  const info = get("universal_checkpoint_info");
+  const dimensions = get("checkpoint_parallel_dimensions");
+  const [pp, tp] = [fieldOf(dimensions, "pp_degree"), fieldOf(dimensions, "tp_degree")];
+  const optional = (name: string) => {
+    const value = get(name);
+    return isCount(value) ? value : undefined;
+  };
+  const dropped: string[] = [];
+  const client = Object.entries(jsonObjectOf(root, (name) => dropped.push(name)));
+  return {
+    file: file.name,
+    client: Object.fromEntries(client.filter(([name]) => !OWN_KEYS.has(name))),
+    dropped: dropped.filter((name) => !OWN_KEYS.has(name.split(".")[0] ?? "")),
+    groups: (itemsOf(get("param_shapes")) ?? []).map((group) => shapesOf(group, "param_shapes", file)),
+    module: get("module") === null ? undefined : placeAll(torch, get("module")),
+    buffers: (itemsOf(get("buffer_names")) ?? []).filter((name) => typeof name === "string"),
+    frozenShapes:
+      get("frozen_param_shapes") === null ? [] : shapesOf(get("frozen_param_shapes"), "frozen_param_shapes", file),
+    frozen: placeAll(torch, get("frozen_param_fragments")),
+    shared: sharedOf(get("shared_params")),
+    dpWorld: optional("dp_world_size"),
+    mpWorld: optional("mp_world_size"),
+    dimensions: isCount(pp) && isCount(tp) && pp > 0 && tp > 0 ? { pp, tp } : undefined,
+    info: info === null ? undefined : parseCheckpointInfo(plainOf(info), file.name),
+    trainerArguments: namesOf(get("args")),
+    roundRobin: fieldOf(fieldOf(get("ds_config"), "zero_optimization"), "round_robin_gradients") === true,
+  };
+}
+
+/** Keys of a dict, or fields of a record (argparse.Namespace). */
+function namesOf(value: PickleValue): readonly string[] {
+  const fields = asKind(value, "record")?.fields.keys() ?? [];
+  const keys = [...(asKind(value, "dict")?.entries.values() ?? [])].map(({ key }) => key);
+  return [...fields, ...keys].filter((name) => typeof name === "string");
+}
+
+/** The error of a field that has another form than DeepSpeed writes. */
+export function fieldError(file: string, field: string, found: PickleValue | undefined, expected: string) {
+  return new MergeyardError("DeepspeedFieldInvalid", { where: { file, field }, found: describeValue(found), expected });
+}
+
+function shapesOf(group: PickleValue, field: string, file: CheckpointFile): readonly NamedShape[] {
+  const dict = asKind(group, "dict");
+  if (dict === undefined) throw fieldError(file.name, field, group, "a dict of names and sizes");
+  return [...dict.entries.values()].map(({ key, value }) => {
+    const shape = countsOf(value);
+    if (typeof key === "string" && shape !== undefined) return { name: key, shape };
+    throw fieldError(file.name, field, value, "a name and a size");
+  });
+}
+
+/** Tensors of a dict by name; what is no tensor is left out. */
+function placeAll(torch: TorchFile, value: PickleValue): PlacedByName {
+  const placed = new Map<string, PlacedTorchTensor>();
+  for (const { key, value: item } of asKind(value, "dict")?.entries.values() ?? []) {
+    const tensor = asKind(item, "tensor");
+    if (typeof key === "string" && tensor !== undefined) placed.set(key, placeTorchTensor(torch, tensor, key));
+  }
+  return placed;
+}
+
+/** A dict of aliases, or a list of pairs. */
+function sharedOf(value: PickleValue): ReadonlyMap<string, string> {
+  const pairs = asKind(value, "dict")?.entries.values();
+  const entries =
+    pairs === undefined
+      ? (itemsOf(value) ?? []).map((pair) => itemsOf(pair) ?? [])
+      : [...pairs].map(({ key, value: stored }) => [key, stored]);
+  return new Map(
+    entries.flatMap(([alias, stored]) =>
+      typeof alias === "string" && typeof stored === "string" ? [[alias, stored] as const] : [],
+    ),
+  );
+}
+
+/** A value as plain JSON would hold it, for a zod schema. */
+function plainOf(value: PickleValue): unknown {
+  if (!isObject(value)) return typeof value === "bigint" ? Number(value) : value;
+  if (value.kind === "list" || value.kind === "tuple" || value.kind === "set") return value.items.map(plainOf);
+  if (value.kind === "dict") {
+    return Object.fromEntries(
+      [...value.entries.values()].map(({ key, value: item }) => [String(plainOf(key)), plainOf(item)]),
+    );
+  }
+  if (value.kind === "record") {
+    return Object.fromEntries([...value.fields].map(([key, item]) => [key, plainOf(item)]));
+  }
+  return value.kind;
+}

@@ -1,0 +1,99 @@
+// What the rank files of a DeepSpeed checkpoint say beside their tensors: the order of parameters in the optimizer's
+// groups over all pipeline stages, and counters, hyper-parameters and configuration as plain values.
+import type { Dtype } from "../../tensor.ts";
+import type { ConversionParameter } from "../../universal/conversion.ts";
+import type { TrainingState } from "../../universal/training-state.ts";
+import type { CheckpointWarning } from "../format.ts";
+import type { ModelState } from "./model.ts";
+import type { OptimizerCommon, OptimizerRank } from "./optimizer.ts";
+
+/**
+ * The parameters with their places in the optimizer's groups: by pipeline stage, then as the stage's flat buffers have
+ * them. `models` by model-parallel rank; `groupOf` is the optimizer's group of each of their groups.
+ */
+export function orderParameters(
+  parameters: readonly ConversionParameter[],
+  models: readonly ModelState[],
+  groupOf: readonly number[],
+): readonly ConversionParameter[] {
+  const places = new Map<string, { readonly group: number; readonly position: number }>();
+  const counts = new Map<number, number>();
+  for (const { groups } of models) {
+    groups.forEach((members, index) => {
+      const group = groupOf[index] ?? index;
+      for (const { name } of members) {
+        if (places.has(name)) continue;
+        const position = counts.get(group) ?? 0;
+        counts.set(group, position + 1);
+        places.set(name, { group, position });
+      }
+    });
+  }
+  return parameters.map((parameter) =>
+    parameter.training === undefined
+      ? parameter
+      : { ...parameter, training: { ...parameter.training, ...places.get(parameter.name) } },
+  );
+}
+
+/** The state as the first rank tells it: ranks differ in their tensors, and stages in the names of their buffers. */
+export function trainingStateOf(
+  models: readonly ModelState[],
+  optimizer: OptimizerCommon,
+  topology?: TrainingState["topology"],
+): TrainingState | undefined {
+  const [model] = models;
+  if (model === undefined) return undefined;
+  const buffers = [...new Set(models.flatMap((each) => each.buffers))];
+  return {
+    weights: weightsDtype(model),
+    ...(topology === undefined ? {} : { topology }),
+    groups: optimizer.hyperparameters.map((group) => ({ ...group })),
+    optimizer: { ...optimizer.common },
+    client: { ...model.client, buffer_names: buffers },
+  };
+}
+
+/** As the configuration says; else that of the weights in the file. */
+function weightsDtype({ module, client }: ModelState): Dtype {
+  const isOn = (key: string): boolean => {
+    const section = memberOf(client.ds_config, key);
+    return memberOf(section, "enabled") === true;
+  };
+  if (isOn("bf16")) return "BF16";
+  if (isOn("fp16")) return "F16";
+  return [...(module?.values() ?? [])].find(({ dtype }) => dtype === "BF16" || dtype === "F16")?.dtype ?? "F32";
+}
+
+function memberOf(value: unknown, key: string): unknown {
+  return typeof value === "object" && value !== null && Object.hasOwn(value, key) ? Reflect.get(value, key) : undefined;
+}
+
+/** What is left out, by name. */
+export function warnOfIgnored(
+  models: readonly ModelState[],
+  optimizers: readonly OptimizerRank[],
+): readonly CheckpointWarning[] {
+  const states = new Set(optimizers.flatMap(({ groups }) => groups.flatMap(({ ignored }) => ignored)));
+  const [model] = models;
+  // Pipeline modules keep buffers in the files of their layers, which are not read.
+  const inLayers = models.filter(({ module }) => module === undefined).flatMap((each) => each.buffers);
+  const buffers = [...new Set(inLayers)];
+  return [
+    ...(buffers.length === 0
+      ? []
+      : [{ code: "TensorsIgnored" as const, where: { file: model?.file }, found: buffers.slice(0, 20).join(", ") }]),
+    ...[...states].sort().map((found): CheckpointWarning => {
+      return { code: "OptimizerStateIgnored", where: { file: optimizers[0]?.file }, found };
+    }),
+    ...(model === undefined || model.dropped.length === 0
+      ? []
+      : [
+          {
+            code: "TrainerStateIgnored" as const,
+            where: { file: model.file },
+            found: model.dropped.slice(0, 20).join(", "),
+          },
+        ]),
+  ];
+}

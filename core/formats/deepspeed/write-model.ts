@@ -1,0 +1,176 @@
+// Values of the files that DeepSpeed's ranks write beside the partitions: the model's state and what the optimizer says
+// as a whole, from what the source's trainer saved. Called by the writers of ZeRO files and of the universal folder.
+// Source: reference checkpoint-formats.md sections 3.2, 3.3, 4.
+import { MergeyardError } from "../../error.ts";
+import type { Shape } from "../../tensor.ts";
+import type { RankTensor } from "../../universal/partition.ts";
+import type { Json, JsonObject, TrainingState } from "../../universal/training-state.ts";
+import { picklableOf } from "../pickle/json.ts";
+import { type Picklable, pyDict, pyList, pyRecord, pySize, pyTuple } from "../pickle/write.ts";
+import type { TargetParameter, Topology } from "../target.ts";
+import { pyTensor, type TorchValue } from "../torch/write.ts";
+
+/** The version that the keys written here follow, where the source states none. */
+const DEEPSPEED_VERSION = "0.14.4";
+
+export type NamedTensor = readonly [name: string, tensor: RankTensor];
+
+export type GroupShapes = readonly (readonly { readonly name: string; readonly shape: Shape }[])[];
+
+export type ModelFile = {
+  /** Weights and buffers by name; undefined where pipeline layers have files of their own. */
+  readonly module: readonly NamedTensor[] | undefined;
+  readonly bufferNames: readonly string[];
+  readonly groups: GroupShapes;
+  readonly frozen: readonly { readonly name: string; readonly shape: Shape; readonly fragment: TorchValue }[];
+  readonly shared: ReadonlyMap<string, string>;
+};
+
+/** The dict of one `*_model_states.pt`. */
+export function modelStateValue(
+  file: ModelFile,
+  training: TrainingState | undefined,
+  { tp, pp, dp }: Topology,
+): TorchValue {
+  const own: Record<string, TorchValue> = {
+    module: file.module === undefined ? null : moduleValue(file.module),
+    optimizer: null,
+    param_shapes: pyList(file.groups.map((group) => shapesOf(group))),
+    frozen_param_shapes: shapesOf(file.frozen),
+    frozen_param_fragments: pyDict(
+      file.frozen.map(({ name, fragment }) => [name, fragment] as const),
+      { isOrdered: true },
+    ),
+    shared_params: pyDict([...file.shared]),
+    lr_scheduler: null,
+    sparse_tensor_module_names: pyList<never>([]),
+    skipped_steps: 0,
+    global_steps: 0,
+    global_samples: 0,
+    ds_version: DEEPSPEED_VERSION,
+  };
+  const client = Object.fromEntries(
+    Object.entries(training?.client ?? {}).map(([name, value]) => [name, clientValue(name, value)] as const),
+  );
+  const ranks = {
+    buffer_names: pyList(file.bufferNames),
+    dp_world_size: dp,
+    mp_world_size: tp * pp,
+    checkpoint_parallel_dimensions: pyDict([
+      ["pp_degree", pp],
+      ["tp_degree", tp],
+    ]),
+  };
+  return pyDict(Object.entries<TorchValue>({ ...own, ...client, ...ranks }));
+}
+
+/** A state_dict. */
+export function moduleValue(named: readonly NamedTensor[]): TorchValue {
+  return pyDict(
+    named.map(([name, tensor]) => [name, pyTensor(tensor)] as const),
+    { isOrdered: true },
+  );
+}
+
+/** Sizes are tuples where DeepSpeed's converter counts on tuples. */
+function clientValue(name: string, value: Json): Picklable {
+  if (name !== "universal_checkpoint_info" || !isObject(value)) return picklableOf(value);
+  return pyDict(
+    Object.entries(value).map(([field, member]) => {
+      const isSubParams = field === "parameter_with_sub_params" && Array.isArray(member);
+      return [field, isSubParams ? pyList(member.map(subParamsValue)) : picklableOf(member)] as const;
+    }),
+  );
+}
+
+function subParamsValue(value: Json): Picklable {
+  if (!isObject(value)) return picklableOf(value);
+  return pyDict(
+    Object.entries(value).map(([field, member]) => {
+      return [field, field === "shape" ? tuplesOf(member) : picklableOf(member)] as const;
+    }),
+  );
+}
+
+/** Lists as tuples, at every depth. */
+function tuplesOf(value: Json): Picklable {
+  return Array.isArray(value) ? pyTuple(value.map(tuplesOf)) : picklableOf(value);
+}
+
+function isObject(value: Json | undefined): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function shapesOf(group: GroupShapes[number]): Picklable {
+  return pyDict(
+    group.map(({ name, shape }) => [name, pySize(shape)] as const),
+    { isOrdered: true },
+  );
+}
+
+/** What a rank's optimizer says as a whole: scaler, clipping, version. */
+export function optimizerCommon(training: TrainingState | undefined): Record<string, Picklable> {
+  const { loss_scaler: scaler, ...others } = training?.optimizer ?? {};
+  const common: JsonObject = { dynamic_loss_scale: false, overflow: false, ds_version: DEEPSPEED_VERSION, ...others };
+  return {
+    ...lossScalerValue(scaler),
+    ...Object.fromEntries(Object.entries(common).map(([name, value]) => [name, picklableOf(value)])),
+  };
+}
+
+/** A static scaler is what DeepSpeed makes by itself; a dynamic one is an object of its class, with its scale. */
+function lossScalerValue(scaler: Json | undefined): Record<string, Picklable> {
+  if (!isObject(scaler) || scaler.class !== "DynamicLossScaler") return {};
+  const { class: _, ...fields } = scaler;
+  const state = Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, picklableOf(value)]));
+  return { loss_scaler: pyRecord("deepspeed.runtime.fp16.loss_scaler DynamicLossScaler", state) };
+}
+
+/** Hyper-parameters of the optimizer's groups; `params` as torch numbers them. */
+export function groupValues(training: TrainingState | undefined, groups: number): Picklable {
+  return pyList(
+    Array.from({ length: groups }, (_, index) => {
+      const own = Object.entries(training?.groups[index] ?? {});
+      const betas = (name: string, value: Json) => (name === "betas" ? tuplesOf(value) : picklableOf(value));
+      return pyDict([...own.map(([name, value]) => [name, betas(name, value)] as const), ["params", pyList([index])]]);
+    }),
+  );
+}
+
+/** Parameters of the optimizer's groups in their order; what the source has no order for comes last, by name. */
+export function groupsOf(parameters: readonly TargetParameter[]): readonly (readonly TrainedOne[])[] {
+  const trained = parameters.flatMap((parameter) =>
+    parameter.training === undefined ? [] : [{ ...parameter, training: parameter.training }],
+  );
+  if (trained.length === 0) {
+    throw new MergeyardError("ConvertStatesMissing", {
+      found: `${parameters.length} parameters without optimizer states`,
+      expected: "a training checkpoint",
+    });
+  }
+  const byGroup = Map.groupBy(trained, ({ training }) => training.group ?? 0);
+  const groups = Array.from({ length: Math.max(...byGroup.keys()) + 1 }, (_, group) => byGroup.get(group) ?? []);
+  const placeOf = ({ training }: TrainedOne) => training.position ?? Number.MAX_SAFE_INTEGER;
+  return groups.map((group) => group.sort((a, b) => placeOf(a) - placeOf(b) || (a.name < b.name ? -1 : 1)));
+}
+
+export type TrainedOne = TargetParameter & { readonly training: NonNullable<TargetParameter["training"]> };
+
+/** The step that all parameters agree on. Throws DeepspeedStepsDisagree. */
+export function stepOf(parameters: readonly TrainedOne[]): number {
+  const step = parameters[0]?.training.step ?? 0;
+  const other = parameters.find(({ training }) => training.step !== step);
+  if (other === undefined) return step;
+  const where = { tensor: other.name };
+  throw new MergeyardError("DeepspeedStepsDisagree", {
+    where,
+    found: `step ${other.training.step}`,
+    expected: `step ${step}`,
+  });
+}
+
+/** Name of the step's folder. */
+export function stepFolder(training: TrainingState | undefined, step: number): string {
+  const steps = training?.client.global_steps;
+  return `global_step${typeof steps === "number" && Number.isSafeInteger(steps) && steps >= 0 ? steps : step}`;
+}

@@ -1,0 +1,260 @@
+// Plans the rank files of a DeepSpeed training checkpoint for any number of tensor-parallel, pipeline and data-parallel
+// ranks and ZeRO 1, 2 or 3, from any source with optimizer states: no trainer is loaded, no tensor is read before its
+// bytes are written. `latest` comes last.
+// Source: reference checkpoint-formats.md sections 3 and 5.
+import { elementCount, type Shape } from "../../tensor.ts";
+import { STATE_NAMES } from "../../universal/conversion.ts";
+import {
+  convertTensor,
+  cutEach,
+  cutFlattened,
+  flatTensor,
+  type Partition,
+  type RankTensor,
+  sliceForRank,
+} from "../../universal/partition.ts";
+import type { TrainingState } from "../../universal/training-state.ts";
+import { scalarTensor } from "../dcp/write.ts";
+import { picklableOf } from "../pickle/json.ts";
+import { type Picklable, pyDict, pyList, pyRecord } from "../pickle/write.ts";
+import { type PlannedFile, plainPlannedFile } from "../planned-file.ts";
+import type { PlannedFolder, TargetFormat, TargetRequest, Topology } from "../target.ts";
+import { planTorchFile, pyTensor, type TorchValue } from "../torch/write.ts";
+import {
+  groupsOf,
+  groupValues,
+  modelStateValue,
+  moduleValue,
+  type NamedTensor,
+  optimizerCommon,
+  stepFolder,
+  stepOf,
+  type TrainedOne,
+} from "./write-model.ts";
+import { placeholderOf, planOthers, rowsOf } from "./write-others.ts";
+import { planStages, type StageParameters } from "./write-stages.ts";
+
+export const deepspeedTarget = Object.freeze({
+  id: "deepspeed",
+  title: "DeepSpeed training checkpoint (ZeRO 1, 2, 3)",
+  isSharded: true,
+  takesDtype: false,
+  plan: planDeepspeed,
+} satisfies TargetFormat);
+
+/** States of one rank's slice of a parameter, by name: fp32 and the moments. */
+export type RankParameter = {
+  readonly name: string;
+  readonly shape: Shape;
+  readonly step: number;
+  readonly states: ReadonlyMap<string, RankTensor>;
+};
+
+function planDeepspeed(request: TargetRequest): PlannedFolder {
+  const { topology, training } = request;
+  const groups = groupsOf(request.parameters);
+  const folder = stepFolder(training, stepOf(groups.flat()));
+  const stages = planStages(request.parameters, groups, topology.pp);
+  const files = stages.flatMap((stage, pp) =>
+    Array.from({ length: topology.tp }, (_, tp) => planRank({ request, folder, stage, pp, tp })).flat(),
+  );
+  return { files, last: plainPlannedFile("latest", folder) };
+}
+
+type Rank = {
+  readonly request: TargetRequest;
+  readonly folder: string;
+  readonly stage: StageParameters;
+  readonly pp: number;
+  readonly tp: number;
+};
+
+/** Files of one model-parallel rank: its model state, its layers where it has such, its data-parallel partitions. */
+function planRank(rank: Rank): readonly PlannedFile[] {
+  const { request, folder, stage, pp, tp } = rank;
+  const { topology, training } = request;
+  const mp = String(pp * topology.tp + tp).padStart(2, "0");
+  const groups = stage.groups.map((group) => group.map((parameter) => cutParameter(parameter, request, tp)));
+  const optimizer = planOptimizer(groups, topology, training);
+  const prefix = training?.weights === "BF16" ? "bf16_" : "";
+  return [
+    ...planModelFiles(rank, groups, mp),
+    ...optimizer.map((value, dp) =>
+      planTorchFile(`${folder}/${prefix}zero_pp_rank_${dp}_mp_rank_${mp}_optim_states.pt`, value),
+    ),
+  ];
+}
+
+/** The part of a parameter and its states that a tensor-parallel rank holds. */
+export function cutParameter(parameter: TrainedOne, request: TargetRequest, rank: number): RankParameter {
+  const cut = { rank, tp: request.topology.tp, paddedRows: rowsOf(request, parameter) };
+  const fp32 = sliceForRank(parameter, parameter, cut);
+  const states = new Map<string, RankTensor>([["fp32", fp32]]);
+  for (const state of STATE_NAMES) {
+    const tensor = parameter.training.states[state];
+    if (tensor !== undefined) states.set(state, sliceForRank(parameter, tensor, cut));
+  }
+  return { name: parameter.name, shape: fp32.shape, step: parameter.training.step, states };
+}
+
+/** Partitions of every group by data-parallel rank. */
+export function cutGroups(groups: readonly (readonly RankParameter[])[], { dp, zero }: Topology) {
+  const cut = zero === 3 ? cutEach : cutFlattened;
+  return groups.map((group) => {
+    const partitions = cut(
+      group.map(({ shape }) => elementCount(shape)),
+      dp,
+    );
+    return { group, partitions };
+  });
+}
+
+type CutGroup = ReturnType<typeof cutGroups>[number];
+
+/** One state of a group on a rank, up to `elements`: the whole partition, or without the padding at its end. */
+export function flatState({ group }: CutGroup, partition: Partition, state: string, elements = partition.elements) {
+  const slices = group.flatMap(({ states }) => states.get(state) ?? []);
+  return flatTensor(partition, slices, elements);
+}
+
+/** The dicts of the optimizer files of a model-parallel rank, by data-parallel rank. */
+function planOptimizer(
+  groups: readonly (readonly RankParameter[])[],
+  topology: Topology,
+  training: TrainingState | undefined,
+): readonly TorchValue[] {
+  const cut = cutGroups(groups, topology);
+  const config = picklableOf(training?.client.ds_config ?? null);
+  const version = picklableOf(training?.client.ds_version ?? training?.optimizer.ds_version ?? null);
+  return Array.from({ length: topology.dp }, (_, dp) => {
+    const state =
+      topology.zero === 3 ? stage3State(cut, dp, topology, training) : stage12State(cut, dp, topology, training);
+    return pyDict([
+      ["optimizer_state_dict", state],
+      ["ds_config", config],
+      ["ds_version", version],
+    ]);
+  });
+}
+
+/** `{state, param_groups}` of the base optimizer. */
+function baseState(cut: readonly CutGroup[], dp: number, training: TrainingState | undefined): TorchValue {
+  const states = cut.map((group, index) => {
+    const partition = group.partitions[dp];
+    const [first] = group.group;
+    const held = STATE_NAMES.filter((state) => first?.states.has(state) === true);
+    const step = pyTensor(scalarTensor(first?.step ?? 0));
+    const moments =
+      partition === undefined
+        ? []
+        : held.map((state) => [state, pyTensor(flatState(group, partition, state))] as const);
+    return [index, pyDict([["step", step] as const, ...moments])] as const;
+  });
+  return pyDict([
+    ["state", pyDict(states)],
+    ["param_groups", groupValues(training, cut.length)],
+  ]);
+}
+
+function stage12State(
+  cut: readonly CutGroup[],
+  dp: number,
+  { zero, dp: ranks }: Topology,
+  training: TrainingState | undefined,
+): TorchValue {
+  const own = cut.flatMap((group) => {
+    const partition = group.partitions[dp];
+    if (partition === undefined) return [];
+    const held = partition.pieces.reduce((sum, { count }) => sum + count, 0);
+    return [{ group, partition, held }];
+  });
+  return pyDict<RankTensor>([
+    ...Object.entries(optimizerCommon(training)),
+    ["base_optimizer_state", baseState(cut, dp, training)],
+    [
+      "single_partition_of_fp32_groups",
+      pyList(own.map(({ group, partition, held }) => pyTensor(flatState(group, partition, "fp32", held)))),
+    ],
+    ["zero_stage", zero],
+    ["group_paddings", pyList(own.map(({ partition, held }) => partition.elements - held))],
+    ["partition_count", pyList(own.map(() => ranks))],
+    ["param_slice_mappings", pyList(own.map(({ group, partition }) => mappingOf(group, partition)))],
+  ]);
+}
+
+function mappingOf({ group }: CutGroup, { pieces }: Partition): Picklable {
+  const addresses = pieces.map(({ slice, count, start }) => {
+    const address = pyRecord("deepspeed.utils.tensor_fragment fragment_address", { numel: count, start });
+    return [group[slice]?.name ?? "", address] as const;
+  });
+  return pyDict(addresses, { isOrdered: true });
+}
+
+function stage3State(
+  cut: readonly CutGroup[],
+  dp: number,
+  { dp: ranks }: Topology,
+  training: TrainingState | undefined,
+): TorchValue {
+  const flats = cut.flatMap((group) => {
+    const partition = group.partitions[dp];
+    return partition === undefined ? [] : [pyTensor(flatState(group, partition, "fp32"))];
+  });
+  return pyDict<RankTensor>([
+    ["zero_stage", 3],
+    ...Object.entries(optimizerCommon(training)),
+    ["partition_count", ranks],
+    ["optimizer_state_dict", baseState(cut, dp, training)],
+    ["fp32_flat_groups", pyList(flats)],
+  ]);
+}
+
+/** Model-state files: one in stages 1 and 2, one for each data-parallel rank in stage 3; and files of layers. */
+function planModelFiles(
+  { request, folder, stage, tp }: Rank,
+  groups: readonly (readonly RankParameter[])[],
+  mp: string,
+): readonly PlannedFile[] {
+  const { topology, training } = request;
+  const weights = groups.flat().flatMap(({ name, states }): NamedTensor[] => {
+    const tensor = states.get("fp32");
+    if (tensor === undefined) return [];
+    const dtype = training?.weights ?? "F32";
+    return [[name, topology.zero === 3 ? placeholderOf({ dtype }) : convertTensor(tensor, dtype)]];
+  });
+  const others = planOthers(stage.others, request, tp);
+  const named = [...weights, ...others.module];
+  const layers = stage.layerOf === undefined ? [] : planLayers(folder, named, stage.layerOf, tp);
+  const stateOf = (dp: number) =>
+    modelStateValue(
+      {
+        module: stage.layerOf === undefined ? named : undefined,
+        bufferNames: others.bufferNames,
+        groups,
+        frozen: others.frozen(dp),
+        shared: stage.shared,
+      },
+      training,
+      topology,
+    );
+  const prefixes = topology.zero === 3 ? Array.from({ length: topology.dp }, (_, dp) => `zero_pp_rank_${dp}_`) : [""];
+  return [
+    ...prefixes.map((prefix, dp) => planTorchFile(`${folder}/${prefix}mp_rank_${mp}_model_states.pt`, stateOf(dp))),
+    ...layers,
+  ];
+}
+
+/** `layer_02-model_00-model_states.pt` with the layer's own names. */
+function planLayers(
+  folder: string,
+  named: readonly NamedTensor[],
+  layerOf: NonNullable<StageParameters["layerOf"]>,
+  tp: number,
+): readonly PlannedFile[] {
+  const byLayer = Map.groupBy(named, ([name]) => layerOf(name).layer);
+  const digits = (value: number) => String(value).padStart(2, "0");
+  return [...byLayer].map(([layer, members]) => {
+    const local = members.map(([name, tensor]): NamedTensor => [layerOf(name).local, tensor]);
+    return planTorchFile(`${folder}/layer_${digits(layer)}-model_${digits(tp)}-model_states.pt`, moduleValue(local));
+  });
+}

@@ -1,0 +1,209 @@
+// GGUF as a checkpoint: one file, or a set of split files, whose tensors have the names, shapes and row order of the
+// Hugging Face model that they were made from. Blocks are dequantized when they are read; no weight is read here.
+import type { CheckpointFile, FolderReader, Packing, ReadRange, TensorEntry } from "../../checkpoint.ts";
+import { type ErrorCode, MergeyardError } from "../../error.ts";
+import { isFloatDtype } from "../../ops/cast.ts";
+import { isDtype, type Shape } from "../../tensor.ts";
+import { parametersOf } from "../../universal/conversion.ts";
+import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "../format.ts";
+import { readSideFiles, topLevelFiles } from "../side-files.ts";
+import { type GgufConfig, numberOf, readGgufConfig } from "./config.ts";
+import { type GgufHeader, type GgufTensor, readGgufHeader } from "./gguf.ts";
+import { GGUF_INSIDE, GGUF_OPTIONAL, GGUF_OUTSIDE } from "./names.ts";
+import { FREQUENCIES, findLlama3 } from "./rope.ts";
+import { rebuildTokenizer } from "./tokenizer-json.ts";
+import type { GgufMetadata } from "./type-codes.ts";
+
+const EXTENSION = ".gguf";
+/** `model-00002-of-00005.gguf`: stem, number, count. */
+const SPLIT_NAME = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/;
+
+export const gguf = Object.freeze({
+  id: "gguf",
+  title: "GGUF file (llama.cpp)",
+  extensions: [EXTENSION],
+  recognise: (files) => topLevelFiles(files).some(({ name }) => name.endsWith(EXTENSION)),
+  open: openGgufFolder,
+  openFile: openGgufFile,
+} satisfies CheckpointFormat);
+
+async function openGgufFolder(folder: FolderReader): Promise<OpenedCheckpoint> {
+  const files = topLevelFiles(folder.files).filter(({ name }) => name.endsWith(EXTENSION));
+  const sets = Map.groupBy(files, ({ name }) => SPLIT_NAME.exec(name)?.[1] ?? name);
+  const [first = [], ...others] = [...sets.values()];
+  if (others.length > 0) {
+    const found = [...sets.keys()].join(", ").slice(0, 500);
+    throw refusal("CheckpointAmbiguous", first[0]?.name, found, "one model: name its file");
+  }
+  return openSet(folder, first);
+}
+
+async function openGgufFile(read: ReadRange, file: CheckpointFile): Promise<OpenedCheckpoint> {
+  return openSet({ files: [file], read: (_name, offset, bytes) => read(offset, bytes) }, [file]);
+}
+
+type OpenedFile = { readonly file: CheckpointFile; readonly header: GgufHeader };
+
+/** Files of one model, in the order of their names, which is that of the set. */
+async function openSet(folder: FolderReader, files: readonly CheckpointFile[]): Promise<OpenedCheckpoint> {
+  const opened: OpenedFile[] = [];
+  for (const file of files) {
+    opened.push({ file, header: await readGgufHeader((at, bytes) => folder.read(file.name, at, bytes), file) });
+  }
+  checkSplit(opened);
+  const metadata: GgufMetadata = new Map(opened.flatMap(({ header }) => [...header.metadata]));
+  const places = new Map<string, GgufTensor & { readonly file: string }>();
+  for (const { file, header } of opened) {
+    for (const tensor of header.tensors) {
+      if (places.has(tensor.name)) {
+        throw refusal("CheckpointTensorRepeated", file.name, undefined, "every name once", tensor.name);
+      }
+      places.set(tensor.name, { ...tensor, file: file.name });
+    }
+  }
+  const [name = ""] = files.map((file) => file.name);
+  const described = readGgufConfig(metadata, places, name);
+  const scaling = await readFrequencies(folder, places.get(FREQUENCIES), described.config);
+  const config = { ...described.config, ...(scaling === undefined ? {} : { rope_scaling: scaling }) };
+  const tensors = [...places.values()].flatMap((tensor) => entriesOf(tensor, described));
+  const side = await readSideFiles(folder, files);
+  const hasTokenizer = side.sideFiles.some((file) => file.name === "tokenizer.json");
+  const tokenizer = hasTokenizer ? undefined : rebuildTokenizer(metadata);
+  const documents = new Map([
+    ...(side.config === undefined ? [["config.json", `${JSON.stringify(config, null, 2)}\n`] as const] : []),
+    ...(tokenizer?.documents ?? []),
+  ]);
+  return {
+    checkpoint: {
+      format: gguf.id,
+      tensorFiles: files,
+      sideFiles: side.sideFiles,
+      tensors,
+      metadata: new Map(),
+      config: side.config ?? config,
+      documents,
+    },
+    warnings: [
+      ...warningsOf(places.has(FREQUENCIES) && scaling === undefined, name, tokenizer?.lost),
+      ...side.warnings,
+    ],
+    headers: new Map(),
+    digest: undefined,
+    conversion: parametersOf(tensors),
+  };
+}
+
+/** A set says in each file which one it is and of how many; one file says nothing. Throws GgufSplitIncomplete. */
+function checkSplit(opened: readonly OpenedFile[]): void {
+  const [first] = opened;
+  const count = numberOf(first?.header.metadata ?? new Map(), "split.count") ?? 1;
+  if (opened.length !== count) {
+    throw refusal("GgufSplitIncomplete", first?.file.name, `${opened.length} files`, `${count}`);
+  }
+  for (const [index, { file, header }] of opened.entries()) {
+    const own = numberOf(header.metadata, "split.no") ?? 0;
+    if (own !== index) throw refusal("GgufSplitIncomplete", file.name, `split.no ${own}`, `${index}`);
+  }
+  const stated = numberOf(first?.header.metadata ?? new Map(), "split.tensors.count");
+  const found = opened.reduce((sum, { header }) => sum + header.tensors.length, 0);
+  if (stated !== undefined && stated !== found) {
+    throw refusal("GgufSplitIncomplete", first?.file.name, `${found} tensors`, `${stated}`);
+  }
+}
+
+/** Frequencies are half of a head's size. */
+const FREQUENCIES_MAX = 4096;
+
+/** The scaling that a tensor of frequencies comes from, as config.json has it. */
+async function readFrequencies(
+  folder: FolderReader,
+  tensor: (GgufTensor & { readonly file: string }) | undefined,
+  { rope_theta: theta }: GgufConfig["config"],
+): Promise<Readonly<Record<string, unknown>> | undefined> {
+  const count = tensor?.shape[0] ?? 0;
+  if (tensor === undefined || tensor.type.scheme !== "f32" || count > FREQUENCIES_MAX) return undefined;
+  const bytes = await folder.read(tensor.file, tensor.offset, tensor.bytes);
+  return findLlama3(new Float32Array(bytes.slice().buffer), Number(theta));
+}
+
+function warningsOf(losesScaling: boolean, file: string, lost: string | undefined): readonly CheckpointWarning[] {
+  return [
+    ...(losesScaling ? [{ code: "RopeScalingLost" as const, where: { file, tensor: FREQUENCIES } }] : []),
+    ...(lost === undefined ? [] : [{ code: "TokenizerNotRebuilt" as const, where: { file }, found: lost }]),
+  ];
+}
+
+const OUTSIDE = reverse(GGUF_OUTSIDE);
+const INSIDE = new Map([...reverse(GGUF_INSIDE), ...reverse(GGUF_OPTIONAL)]);
+/** Stacked experts, and the part of the table of names that each is. */
+const STACKS: ReadonlyMap<string, "gate" | "up" | "down"> = new Map([
+  ["ffn_gate_exps", "gate"],
+  ["ffn_up_exps", "up"],
+  ["ffn_down_exps", "down"],
+]);
+
+function reverse(names: Readonly<Record<string, string>>): ReadonlyMap<string, string> {
+  return new Map(Object.entries(names).map(([name, own]) => [own, name]));
+}
+
+/** A tensor under its Hugging Face name; a stack of experts is one tensor for each. */
+function entriesOf(tensor: GgufTensor & { readonly file: string }, model: GgufConfig): readonly TensorEntry[] {
+  const { family, layers, heads, keyHeads, experts } = model;
+  const { name, shape, file, offset, bytes } = tensor;
+  const whole = [{ file, offset, bytes }];
+  const outside = OUTSIDE.get(name);
+  if (outside !== undefined) return [entry(tensor, outside, shape, whole, undefined)];
+  if (name === FREQUENCIES) return [];
+  const [, layer = "", part = "", suffix = ""] = /^blk\.(\d{1,5})\.([a-z_]+)\.(weight|bias)$/.exec(name) ?? [];
+  const start = `model.layers.${layer}.`;
+  const isLayer = layer !== "" && Number(layer) < layers;
+  const inside = INSIDE.get(part);
+  if (isLayer && inside !== undefined) {
+    const moved = part === "attn_q" ? heads : part === "attn_k" ? keyHeads : undefined;
+    return [entry(tensor, `${start}${inside}.${suffix}`, shape, whole, family.permutes ? moved : undefined)];
+  }
+  if (isLayer && part === "ffn_gate_inp" && family.experts !== undefined) {
+    return [entry(tensor, `${start}${family.experts.router}.${suffix}`, shape, whole, undefined)];
+  }
+  const stack = STACKS.get(part);
+  if (!isLayer || stack === undefined || family.experts === undefined || shape[0] !== experts) {
+    throw refusal("GgufModelUnsupported", file, `a tensor of ${shape.join(" x ")}`, `one of ${family.className}`, name);
+  }
+  const own = family.experts.parts[stack];
+  return Array.from({ length: experts }, (_, expert) => {
+    const ranges = [{ file, offset: offset + (expert * bytes) / experts, bytes: bytes / experts }];
+    return entry(tensor, `${start}${own.replace("E", String(expert))}.${suffix}`, shape.slice(1), ranges, undefined);
+  });
+}
+
+function entry(
+  { type, name: own, file }: GgufTensor & { readonly file: string },
+  name: string,
+  shape: Shape,
+  ranges: TensorEntry["ranges"],
+  heads: number | undefined,
+): TensorEntry {
+  const refuse = (found: string, expected: string) => refusal("GgufModelUnsupported", file, found, expected, own);
+  const rows = shape[0] ?? 1;
+  if (heads !== undefined && (rows % heads !== 0 || (rows / heads) % 2 !== 0)) {
+    throw refuse(`${rows} rows for ${heads} heads`, "pairs of rows in every head");
+  }
+  const interleaved = heads === undefined ? {} : { interleavedHeads: heads };
+  // Plain elements have the same name in both formats.
+  if (isDtype(type.name) && (isFloatDtype(type.name) || type.scheme === undefined)) {
+    return { name, dtype: type.name, shape, ranges, ...(heads === undefined ? {} : { packing: interleaved }) };
+  }
+  if (type.scheme === undefined) throw refuse(`type ${type.name}`, "a type that can be read back");
+  const packing: Packing = { scheme: type.scheme, ...interleaved };
+  return { name, dtype: "F32", shape, ranges, packing };
+}
+
+function refusal(
+  code: ErrorCode,
+  file: string | undefined,
+  found: string | undefined,
+  expected: string,
+  tensor?: string,
+): MergeyardError {
+  return new MergeyardError(code, { where: { file, tensor }, found, expected });
+}

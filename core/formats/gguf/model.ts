@@ -1,0 +1,394 @@
+// A llama-family checkpoint as a GGUF model: metadata from its config, names, the order of tensors, which rows move,
+// and the scheme of every tensor. Known from headers alone; no byte of weights is read.
+// Source: llama.cpp's converter and llama-quantize c392e509; quantization reference sections 2 and 3.4.
+import { z } from "zod";
+import type { Checkpoint, TensorEntry } from "../../checkpoint.ts";
+import { MergeyardError } from "../../error.ts";
+import { chooseScheme, type Mix, type MixPlace, type TensorKind } from "../../schemes/mixes.ts";
+import type { BlockSchemeId } from "../../schemes/registry.ts";
+import { elementCount, type Shape } from "../../tensor.ts";
+import { compareUtf8 } from "../../utf8-order.ts";
+import {
+  GGUF_FAMILIES,
+  GGUF_INSIDE,
+  GGUF_OPTIONAL,
+  GGUF_OUTSIDE,
+  type GgufExperts,
+  type GgufFamily,
+  stackOf,
+} from "./names.ts";
+import { type GgufConstant, planScaling, type RopeScaling } from "./rope.ts";
+import type { GgufMetadata, GgufValue } from "./type-codes.ts";
+
+const positive = z.int().positive();
+/** Real models have at most 512. */
+const expertNumber = positive.max(4096);
+const configSchema = z.looseObject({
+  model_type: z.string(),
+  hidden_size: positive,
+  intermediate_size: positive,
+  moe_intermediate_size: positive.nullish(),
+  num_local_experts: expertNumber.nullish(),
+  num_experts: expertNumber.nullish(),
+  num_experts_per_tok: expertNumber.nullish(),
+  num_hidden_layers: positive,
+  num_attention_heads: positive,
+  num_key_value_heads: positive.nullish(),
+  head_dim: positive.nullish(),
+  vocab_size: positive,
+  max_position_embeddings: positive,
+  rms_norm_eps: z.number().positive(),
+  rope_theta: z.number().positive().nullish(),
+  rope_scaling: z.looseObject({}).nullish(),
+  // Both in one, since transformers 5.
+  rope_parameters: z.looseObject({ rope_theta: z.number().positive().nullish() }).nullish(),
+  tie_word_embeddings: z.boolean().nullish(),
+});
+type Config = z.output<typeof configSchema> & { readonly theta: number };
+
+/** Where a config says nothing. */
+const THETA = 10000;
+
+export type GgufModelTensor = {
+  readonly name: string;
+  readonly shape: Shape;
+  readonly scheme: BlockSchemeId;
+  /** What the scheme was chosen by; undefined of vectors, which stay F32. */
+  readonly place: MixPlace | undefined;
+  readonly source: TensorEntry;
+  /** True of the experts of a layer: `source` is all of them, [experts, rows, columns], one after the other. */
+  readonly isStack: boolean;
+  /** Heads whose rows [2, rows / 2] become [rows / 2, 2]; undefined: rows stay in place. */
+  readonly permutedHeads: number | undefined;
+};
+
+export type GgufModel = {
+  readonly metadata: GgufMetadata;
+  /** Tensors that are no checkpoint's: they go before all others of a file. */
+  readonly constants: readonly GgufConstant[];
+  readonly tensors: readonly GgufModelTensor[];
+};
+
+const LAYER = /^model\.layers\.(\d{1,5})\.(.+)$/;
+/** Kept in older files; made from the config by every reader. */
+const IGNORED = /\.rotary_emb\.inv_freq$/;
+/** Tensors of a layer that may have a bias. */
+const BIASED = new Set(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
+
+/**
+ * The model that a GGUF file of this checkpoint holds. `tokenizer` are its metadata entries; `isWeighted`: there is an
+ * importance matrix.
+ * Throws QuantizeModelUnsupported: another architecture, a config that lacks a number, a tensor missing, unknown or of
+ * another shape than the config says. Throws BitPlanInvalid: a plan that is not of this model.
+ */
+export function planGgufModel(
+  checkpoint: Pick<Checkpoint, "tensors" | "config">,
+  mix: Mix,
+  tokenizer: GgufMetadata,
+  isWeighted: boolean,
+): GgufModel {
+  const known = readModel(checkpoint.config);
+  const { config, family, experts } = known;
+  const parts = partsOf(known);
+  const isTied = config.tie_word_embeddings === true;
+  const entries = checkpoint.tensors.filter(
+    ({ name }) => !IGNORED.test(name) && !(isTied && name === "lm_head.weight"),
+  );
+  const renamed = entries.map((source) => ({ source, ...rename(source, known, parts) }));
+  const named = stackExperts(renamed, experts?.count ?? 0).sort(compareNames);
+  checkComplete(named, known, parts, isTied);
+  const places = Map.groupBy(named, ({ kind }) => kind);
+  const tensors = named.map(({ source, name, kind, heads, staysFloat, expert }): GgufModelTensor => {
+    const place = {
+      name,
+      kind,
+      index: (places.get(kind) ?? []).findIndex((other) => other.name === name),
+      count: places.get(kind)?.length ?? 0,
+      sharing: config.num_attention_heads / (config.num_key_value_heads ?? config.num_attention_heads),
+      experts: experts?.count ?? 0,
+      isWeighted,
+      isTied: !named.some((other) => other.kind === "output"),
+    };
+    const isMatrix = source.shape.length > 1 && !staysFloat;
+    const scheme = isMatrix ? chooseScheme(mix, place, source.shape.at(-1) ?? 1) : "f32";
+    const permutedHeads = family.permutes ? heads : undefined;
+    return {
+      name,
+      shape: source.shape,
+      scheme,
+      place: isMatrix ? place : undefined,
+      source,
+      isStack: expert !== undefined,
+      permutedHeads,
+    };
+  });
+  checkPlanned(mix, tensors);
+  const metadata = describeModel(known, mix, sizeLabel(tensors, experts), tokenizer);
+  return { metadata, constants: known.scaling.constants, tensors };
+}
+
+/** A plan of another model would go unnoticed where names agree; one that is misspelt would be forgotten. */
+function checkPlanned({ planned }: Mix, tensors: readonly GgufModelTensor[]): void {
+  const matrices = new Set(tensors.filter(({ place }) => place !== undefined).map(({ name }) => name));
+  const tensor = [...(planned?.keys() ?? [])].find((name) => !matrices.has(name));
+  if (tensor === undefined) return;
+  const expected = "only matrices of this model";
+  throw new MergeyardError("BitPlanInvalid", { where: { tensor }, found: "no such matrix", expected });
+}
+
+type Experts = { readonly count: number; readonly used: number; readonly inner: number };
+
+/** A config, what the format makes of its kind, and the experts of a layer where there are any. */
+type Known = {
+  readonly config: Config;
+  readonly family: GgufFamily;
+  readonly experts: Experts | undefined;
+  readonly scaling: RopeScaling;
+};
+
+function readModel(value: unknown): Known {
+  const parsed = configSchema.safeParse(value);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    const field = issue?.path.join(".") ?? "";
+    throw unsupported({ field }, issue?.message ?? "no config", "a config.json of the model");
+  }
+  const family = GGUF_FAMILIES.find(({ modelType }) => modelType === parsed.data.model_type);
+  if (family === undefined) {
+    const written = GGUF_FAMILIES.map(({ modelType }) => modelType).join(", ");
+    throw unsupported({ field: "model_type" }, parsed.data.model_type, written);
+  }
+  const { rope_theta, rope_parameters, rope_scaling } = parsed.data;
+  const theta = rope_theta ?? rope_parameters?.rope_theta ?? THETA;
+  const config = checkHeads({ ...parsed.data, head_dim: parsed.data.head_dim ?? family.headSize, theta });
+  const scaling = planScaling({ scaling: rope_scaling ?? rope_parameters, theta, headSize: headSizeOf(config) });
+  return { config, family, experts: readExperts(config, family), scaling };
+}
+
+function readExperts(config: Config, { experts }: GgufFamily): Experts | undefined {
+  if (experts === undefined) return undefined;
+  const need = (field: "num_experts_per_tok" | GgufExperts["countKey"] | GgufExperts["innerKey"]) => {
+    const value = config[field];
+    if (value == null) throw unsupported({ field }, "nothing", "a number above 0");
+    return value;
+  };
+  for (const [field, expected] of Object.entries(experts.fixed)) {
+    if (config[field] !== expected) throw unsupported({ field }, String(config[field]), String(expected));
+  }
+  return { count: need(experts.countKey), used: need("num_experts_per_tok"), inner: need(experts.innerKey) };
+}
+
+/** Rotary embeddings turn pairs of values. */
+function checkHeads(config: Config): Config {
+  const size = headSizeOf(config);
+  if (size % 2 === 0) return config;
+  throw unsupported({ field: "num_attention_heads" }, `heads of ${size} values`, "heads of an even number");
+}
+
+/** A part of a layer: its name in GGUF, and what a tensor of it has to be. */
+type Part = {
+  readonly inside: string;
+  readonly shape: Shape;
+  readonly kind: TensorKind;
+  /** Heads whose rows may move. */
+  readonly heads: number | undefined;
+  /** Number among the experts. */
+  readonly expert: number | undefined;
+  readonly staysFloat: boolean;
+};
+
+type Named = Omit<Part, "inside" | "shape"> & { readonly name: string; readonly layer: number };
+
+/** Kinds that rules know, by the part. */
+const KINDS: Readonly<Record<string, TensorKind>> = {
+  attn_k: "attn_k",
+  attn_v: "attn_v",
+  attn_output: "attn_output",
+  ffn_down: "ffn_down",
+  ffn_down_exps: "ffn_down",
+};
+const ROUTER = "ffn_gate_inp";
+
+/** Every part of a layer of this model, by its name in the checkpoint. */
+function partsOf({ config, family, experts }: Known): ReadonlyMap<string, Part> {
+  const [hidden, heads, headSize] = [config.hidden_size, config.num_attention_heads, headSizeOf(config)];
+  const keyHeads = config.num_key_value_heads ?? heads;
+  const inner = experts?.inner ?? config.intermediate_size;
+  const shapes: Readonly<Record<string, Shape>> = {
+    attn_norm: [hidden],
+    ffn_norm: [hidden],
+    attn_q: [heads * headSize, hidden],
+    attn_k: [keyHeads * headSize, hidden],
+    attn_v: [keyHeads * headSize, hidden],
+    attn_output: [hidden, heads * headSize],
+    attn_q_norm: [headSize],
+    attn_k_norm: [headSize],
+    ffn_gate: [inner, hidden],
+    ffn_up: [inner, hidden],
+    ffn_down: [hidden, inner],
+    [ROUTER]: [experts?.count ?? 0, hidden],
+  };
+  const part = (inside: string, expert?: number): Part => ({
+    inside,
+    shape: shapes[inside.replace("_exps", "")] ?? [],
+    kind: KINDS[inside] ?? "other",
+    heads: inside === "attn_q" ? heads : inside === "attn_k" ? keyHeads : undefined,
+    expert,
+    staysFloat: inside === ROUTER,
+  });
+  const plain = Object.entries({ ...GGUF_INSIDE, ...(family.hasHeadNorms ? GGUF_OPTIONAL : {}) })
+    .filter(([name]) => experts === undefined || !name.startsWith("mlp."))
+    .map(([name, inside]) => [name, part(inside)] as const);
+  const own = family.experts;
+  if (own === undefined || experts === undefined) return new Map(plain);
+  const stacked = Object.entries(own.parts).flatMap(([inside, name]) =>
+    Array.from({ length: experts.count }, (_, expert) => {
+      return [name.replace("E", String(expert)), part(`ffn_${inside}_exps`, expert)] as const;
+    }),
+  );
+  return new Map([...plain, [own.router, part(ROUTER)], ...stacked]);
+}
+
+/** The name in GGUF and what the tensor is to the rules. */
+function rename({ name, shape, dtype }: TensorEntry, known: Known, parts: ReadonlyMap<string, Part>): Named {
+  const { config, family } = known;
+  const refuse = (expected: string) => unsupported({ tensor: name }, `${dtype} [${shape}]`, expected);
+  const check = (expected: Shape) => {
+    if (shape.join() !== expected.join()) throw refuse(`[${expected}]`);
+  };
+  const outside = GGUF_OUTSIDE[name];
+  if (outside !== undefined) {
+    check(outside === "output_norm.weight" ? [config.hidden_size] : [config.vocab_size, config.hidden_size]);
+    const kind = outside === "output.weight" ? "output" : outside === "token_embd.weight" ? "embedding" : "other";
+    return { name: outside, kind, layer: -1, heads: undefined, expert: undefined, staysFloat: false };
+  }
+  const [, layer = "", rest = ""] = LAYER.exec(name) ?? [];
+  const [, path = "", suffix = ""] = /^(.+)\.(weight|bias)$/.exec(rest) ?? [];
+  const part = parts.get(path);
+  const isBias = suffix === "bias";
+  const mayHave = !isBias || (BIASED.has(path) && !family.hasHeadNorms);
+  if (part === undefined || !mayHave || Number(layer) >= config.num_hidden_layers) {
+    throw refuse(`a tensor of ${config.model_type} with ${config.num_hidden_layers} layers`);
+  }
+  const { inside, shape: expected, kind, ...own } = part;
+  check(isBias ? expected.slice(0, 1) : expected);
+  return { ...own, name: `blk.${layer}.${inside}.${suffix}`, kind: isBias ? "other" : kind, layer: Number(layer) };
+}
+
+type NamedSource = Named & { readonly source: TensorEntry };
+
+/** The experts of a layer as one tensor, in their order: its bytes are theirs, one after the other. */
+function stackExperts(named: readonly NamedSource[], count: number): NamedSource[] {
+  return [...Map.groupBy(named, ({ name }) => name).values()].flatMap((same) => {
+    const experts = same.toSorted((a, b) => (a.expert ?? 0) - (b.expert ?? 0));
+    const [first] = experts;
+    if (first?.expert === undefined) return same;
+    const { source } = first;
+    if (experts.length !== count) {
+      throw unsupported({ tensor: source.name }, `${experts.length} of the layer's experts`, `${count}`);
+    }
+    for (const { source: other } of experts) checkAlike(other, source);
+    const name = stackOf(source.name)?.stack ?? source.name;
+    const ranges = experts.flatMap((each) => each.source.ranges);
+    return [{ ...first, source: { ...source, name, shape: [count, ...source.shape], ranges } }];
+  });
+}
+
+/** Bytes of experts can follow each other where all are stored in the same way, row by row. */
+function checkAlike({ name, dtype, packing, gather }: TensorEntry, first: TensorEntry): void {
+  const isPlain = packing?.parts === undefined && gather === undefined;
+  if (isPlain && dtype === first.dtype && packing?.scheme === first.packing?.scheme) return;
+  const found = isPlain ? (packing?.scheme ?? dtype) : "an expert in several parts";
+  throw unsupported({ tensor: name }, found, `${first.packing?.scheme ?? first.dtype}, as other experts of the layer`);
+}
+
+/** As llama-quantize orders them: outside the layers by name, then by layer, then by name. */
+function compareNames(a: Named, b: Named): number {
+  return a.layer - b.layer || compareUtf8(a.name, b.name);
+}
+
+function checkComplete(
+  named: readonly Named[],
+  { config }: Known,
+  parts: ReadonlyMap<string, Part>,
+  isTied: boolean,
+): void {
+  const names = new Set(named.map(({ name }) => name));
+  const insides = new Set([...parts.values()].map(({ inside }) => inside));
+  const inLayers = Array.from({ length: config.num_hidden_layers }, (_, layer) =>
+    [...insides].map((inside) => `blk.${layer}.${inside}.weight`),
+  );
+  const outside = isTied ? ["token_embd.weight", "output_norm.weight"] : Object.values(GGUF_OUTSIDE);
+  const missing = [...outside, ...inLayers.flat()].find((name) => !names.has(name));
+  if (missing !== undefined) throw unsupported({ tensor: missing }, "no such tensor", "every tensor of the model");
+}
+
+function headSizeOf(config: Config): number {
+  return config.head_dim ?? config.hidden_size / config.num_attention_heads;
+}
+
+const u32 = (value: number): GgufValue => ({ kind: "u32", value });
+const f32 = (value: number): GgufValue => ({ kind: "f32", value: Math.fround(value) });
+const text = (value: string): GgufValue => ({ kind: "string", value });
+
+function describeModel(
+  { config, family: { architecture, experts: kind }, experts, scaling }: Known,
+  { fileType, base }: Mix,
+  label: string,
+  tokenizer: GgufMetadata,
+): GgufMetadata {
+  const metadata = new Map<string, GgufValue>();
+  const of = (key: string) => `${architecture}.${key}`;
+  metadata.set("general.architecture", text(architecture));
+  metadata.set("general.type", text("model"));
+  metadata.set("general.size_label", text(label));
+  metadata.set(of("block_count"), u32(config.num_hidden_layers));
+  metadata.set(of("context_length"), u32(config.max_position_embeddings));
+  metadata.set(of("embedding_length"), u32(config.hidden_size));
+  metadata.set(of("feed_forward_length"), u32(config.intermediate_size));
+  metadata.set(of("attention.head_count"), u32(config.num_attention_heads));
+  metadata.set(of("attention.head_count_kv"), u32(config.num_key_value_heads ?? config.num_attention_heads));
+  metadata.set(of("rope.freq_base"), f32(config.theta));
+  metadata.set(of("attention.layer_norm_rms_epsilon"), f32(config.rms_norm_eps));
+  if (experts !== undefined) {
+    metadata.set(of("expert_count"), u32(experts.count));
+    metadata.set(of("expert_used_count"), u32(experts.used));
+  }
+  const headSize = headSizeOf(config);
+  if (headSize * config.num_attention_heads !== config.hidden_size) {
+    metadata.set(of("attention.key_length"), u32(headSize));
+    metadata.set(of("attention.value_length"), u32(headSize));
+  }
+  for (const [key, value] of scaling.entries) metadata.set(of(key), value);
+  if (experts !== undefined && kind?.innerKey === "moe_intermediate_size") {
+    metadata.set(of("expert_feed_forward_length"), u32(experts.inner));
+  }
+  if (architecture === "llama") {
+    metadata.set(of("vocab_size"), u32(config.vocab_size));
+    metadata.set(of("rope.dimension_count"), u32(headSize));
+  }
+  for (const [key, value] of tokenizer) metadata.set(key, value);
+  metadata.set("general.quantization_version", u32(2));
+  if (fileType !== undefined) metadata.set("general.file_type", u32(fileType));
+  else metadata.set("general.description", text(`every matrix is ${base.toUpperCase()}`));
+  return metadata;
+}
+
+/** Parameters as model names have them, two digits at least: 837K, 1.1B, 7B; 8x7B of 8 experts, one of them counted. */
+function sizeLabel(tensors: readonly GgufModelTensor[], experts: Experts | undefined): string {
+  const elements = tensors.reduce(
+    (sum, { shape, isStack }) => sum + elementCount(shape) / (isStack ? (shape[0] ?? 1) : 1),
+    0,
+  );
+  const [unit, suffix] =
+    elements > 1e12 ? [1e12, "T"] : elements > 1e9 ? [1e9, "B"] : elements > 1e6 ? [1e6, "M"] : [1e3, "K"];
+  const scaled = elements / unit;
+  const digits = String(Math.round(scaled)).replace(/^0+/, "").length;
+  const size = `${scaled.toFixed(Math.max(0, 2 - digits))}${suffix}`;
+  return experts === undefined ? size : `${experts.count}x${size}`;
+}
+
+function unsupported(where: { tensor?: string; field?: string }, found: string, expected: string): MergeyardError {
+  const file = where.field === undefined ? {} : { file: "config.json" };
+  return new MergeyardError("QuantizeModelUnsupported", { where: { ...where, ...file }, found, expected });
+}

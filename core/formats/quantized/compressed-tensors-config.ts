@@ -1,0 +1,153 @@
+// `quantization_config` of a compressed-tensors folder, in config.json: written for the servers that read it (vLLM,
+// transformers), and read back from folders of any tool. Which modules are compressed is a list of rules; first the
+// ignored ones, then the targets.
+// Source: compressed-tensors QuantizationConfig; quantization reference section 4.
+import { z } from "zod";
+import type { MergeyardError } from "../../error.ts";
+import type { CompressedForm } from "../../schemes/compressed-form.ts";
+import { unsupportedForm } from "./stored-matrix.ts";
+
+const COMPRESSED_TENSORS = "compressed-tensors" as const;
+
+/** The value of `quantization_config` for a model whose linear modules all have one form, but for those ignored. */
+export function describeCompressed(form: CompressedForm, ignore: readonly string[]): Record<string, unknown> {
+  const { format, bits, type, symmetric, strategy, group, block, activations } = form;
+  const weights = {
+    num_bits: bits,
+    type,
+    symmetric,
+    strategy,
+    group_size: group ?? null,
+    block_structure: block ?? null,
+    dynamic: false,
+    actorder: null,
+    observer: "minmax",
+    observer_kwargs: {},
+  };
+  const inputs = activations === "none" ? null : describeActivations(type, activations);
+  return {
+    quant_method: COMPRESSED_TENSORS,
+    format,
+    quantization_status: "compressed",
+    global_compression_ratio: null,
+    kv_cache_scheme: null,
+    ignore: [...ignore],
+    config_groups: {
+      group_0: { targets: ["Linear"], weights, input_activations: inputs, output_activations: null, format },
+    },
+  };
+}
+
+/** Servers round the inputs of a layer as they come; no scale of them is stored. */
+function describeActivations(type: CompressedForm["type"], activations: "token" | "group128") {
+  const isGroup = activations === "group128";
+  return {
+    num_bits: 8,
+    type,
+    symmetric: true,
+    strategy: isGroup ? "group" : "token",
+    group_size: isGroup ? 128 : null,
+    block_structure: null,
+    dynamic: true,
+    actorder: null,
+    observer: null,
+    observer_kwargs: {},
+  };
+}
+
+const weightsSchema = z.object({
+  num_bits: z.int().min(1).max(8),
+  type: z.enum(["int", "float"]).default("int"),
+  symmetric: z.boolean().default(true),
+  strategy: z.enum(["tensor", "channel", "group", "block", "tensor_group"]).nullish(),
+  group_size: z.int().nullish(),
+  block_structure: z.tuple([z.int().positive(), z.int().positive()]).nullish(),
+});
+
+const formatSchema = z.enum([
+  "pack-quantized",
+  "int-quantized",
+  "float-quantized",
+  "naive-quantized",
+  "nvfp4-pack-quantized",
+  "mxfp4-pack-quantized",
+]);
+
+const configSchema = z.object({
+  quant_method: z.literal(COMPRESSED_TENSORS),
+  format: z.string(),
+  ignore: z.array(z.string()).nullish(),
+  config_groups: z.record(
+    z.string(),
+    z.object({
+      targets: z.array(z.string()),
+      weights: weightsSchema.nullish(),
+      format: z.string().nullish(),
+    }),
+  ),
+});
+
+type CompressedConfig = {
+  readonly groups: readonly { readonly targets: readonly string[]; readonly form: CompressedForm }[];
+  readonly ignore: readonly string[];
+};
+
+/**
+ * What a config of compressed-tensors says.
+ * Throws QuantizedFolderUnsupported for a format that cannot be read, or a description without sense.
+ */
+export function parseCompressedConfig(value: unknown): CompressedConfig {
+  const parsed = configSchema.safeParse(value);
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues;
+    throw unsupported(`quantization_config.${issue?.path.map(String).join(".")}`, issue?.message ?? "another form");
+  }
+  const { config_groups, ignore, format } = parsed.data;
+  const groups = Object.entries(config_groups).flatMap(([name, { targets, weights, format: own }]) => {
+    if (weights === null || weights === undefined) return [];
+    return [{ targets, form: formOf(`quantization_config.config_groups.${name}`, own ?? format, weights) }];
+  });
+  return { groups, ignore: ignore ?? [] };
+}
+
+function formOf(field: string, format: string, weights: z.output<typeof weightsSchema>): CompressedForm {
+  const known = formatSchema.safeParse(format).data;
+  if (known === undefined) throw unsupported(`${field}.format`, format);
+  const { num_bits: bits, type, symmetric, strategy, group_size: group, block_structure: block } = weights;
+  const implied = group === null || group === undefined ? "tensor" : group === -1 ? "channel" : "group";
+  return {
+    container: COMPRESSED_TENSORS,
+    // Naive is the older name of both one-byte formats.
+    format: known === "naive-quantized" ? (type === "int" ? "int-quantized" : "float-quantized") : known,
+    bits,
+    type,
+    symmetric,
+    strategy: strategy ?? implied,
+    group: group === -1 ? undefined : (group ?? undefined),
+    block: block ?? undefined,
+    activations: "none",
+  };
+}
+
+function unsupported(field: string, found: string): MergeyardError {
+  return unsupportedForm(field, found, `one of ${formatSchema.options.join(", ")} with weights it can hold`);
+}
+
+/**
+ * The form of a linear module by its path; undefined when it is ignored or no target. Targets and ignored names are a
+ * class (every module here is "Linear"), a path, or `re:` and a regular expression that matches at a path's start.
+ */
+export function findForm({ groups, ignore }: CompressedConfig, module: string): CompressedForm | undefined {
+  if (ignore.some((rule) => matchesModule(rule, module))) return undefined;
+  return groups.find(({ targets }) => targets.some((rule) => rule === "Linear" || matchesModule(rule, module)))?.form;
+}
+
+/** True when a rule of an ignore list names a module. Throws QuantizedFolderUnsupported for a wrong expression. */
+export function matchesModule(rule: string, module: string): boolean {
+  if (!rule.startsWith("re:")) return rule === module;
+  try {
+    return new RegExp(`^(?:${rule.slice(3)})`).test(module);
+  } catch {
+    throw unsupported("quantization_config.ignore", rule);
+  }
+}

@@ -1,0 +1,103 @@
+// Cutting a list of tensors into safetensors shards: which tensor goes where, every file's header bytes and size, and
+// the index, all known before a byte of weights is read.
+import { MergeyardError } from "../../error.ts";
+import { tensorBytes } from "../../tensor.ts";
+import { compareSpecs, type EncodedHeader, encodeSafetensorsHeader, type TensorSpec } from "./safetensors.ts";
+import { encodeShardIndex } from "./shard-index.ts";
+
+/** One file of the output. `tensors` are in file order, their offsets count from the first byte after the header. */
+export type PlannedShard = EncodedHeader & { readonly file: string };
+
+export type ShardPlan = {
+  readonly shards: readonly PlannedShard[];
+  /** The index as a file; undefined for a single shard, which needs none. */
+  readonly index: { readonly name: string; readonly text: string } | undefined;
+  /** Bytes of all tensors. */
+  readonly totalBytes: number;
+};
+
+/** What HF's loaders ask for: the framework that wrote the file. */
+export const HF_METADATA: ReadonlyMap<string, string> = new Map([["format", "pt"]]);
+
+/**
+ * Shards of at most `maxShardBytes` bytes of tensors, filled greedily in the given order. A tensor is never split: one
+ * that is larger gets a shard of its own. Names are Hugging Face's: `model.safetensors` when one shard is enough, else
+ * `model-00001-of-0000N.safetensors` and an index. No tensors give one shard without any.
+ * Throws: SafetensorsNameRepeated, SafetensorsNameInvalid, SafetensorsHeaderTooLarge.
+ */
+export function planShards(
+  tensors: readonly TensorSpec[],
+  maxShardBytes: number,
+  metadata: ReadonlyMap<string, string> = HF_METADATA,
+): ShardPlan {
+  const groups = groupUnits(
+    tensors.map((tensor) => [tensor]),
+    maxShardBytes,
+  );
+  return nameShards(groups.map((group) => encodeSafetensorsHeader(group, metadata)));
+}
+
+/**
+ * The same for units of tensors that are made together, one unit after the other: a unit is never split, and tensors
+ * stay in the order in which they are made. Those whose size would leave the next one at an odd place come last, in the
+ * reference's order, so that every tensor begins at a multiple of its element.
+ */
+export function planUnitShards(units: readonly (readonly TensorSpec[])[], maxShardBytes: number): ShardPlan {
+  const groups = groupUnits(units, maxShardBytes);
+  return nameShards(groups.map((group) => encodeSafetensorsHeader(alignInOrder(group), HF_METADATA, "given")));
+}
+
+/** Bytes of the largest element. */
+const ALIGNMENT_BYTES = 8;
+
+function alignInOrder(tensors: readonly TensorSpec[]): readonly TensorSpec[] {
+  const isEven = ({ dtype, shape }: TensorSpec) => tensorBytes(dtype, shape) % ALIGNMENT_BYTES === 0;
+  return [...tensors.filter(isEven), ...tensors.filter((tensor) => !isEven(tensor)).sort(compareSpecs)];
+}
+
+function nameShards(encoded: readonly EncodedHeader[]): ShardPlan {
+  const shards = encoded.map((header, index) => ({ file: shardName(index, encoded.length), ...header }));
+  const totalBytes = shards.reduce((sum, shard) => sum + shard.fileBytes - shard.header.length, 0);
+  if (shards.length === 1) return { shards, index: undefined, totalBytes };
+  const weightMap = mapWeights(shards);
+  const text = encodeShardIndex(weightMap, totalBytes);
+  return { shards, index: { name: "model.safetensors.index.json", text }, totalBytes };
+}
+
+/** Units of tensors in order, by file: each file is filled until the next unit would go beyond `maxShardBytes`. */
+export function groupUnits<Tensor extends TensorSpec>(
+  units: readonly (readonly Tensor[])[],
+  maxShardBytes: number,
+): Tensor[][] {
+  let group: Tensor[] = [];
+  let groupBytes = 0;
+  const groups = [group];
+  for (const unit of units) {
+    const bytes = unit.reduce((sum, { dtype, shape }) => sum + tensorBytes(dtype, shape), 0);
+    if (group.length > 0 && groupBytes + bytes > maxShardBytes) {
+      group = [];
+      groupBytes = 0;
+      groups.push(group);
+    }
+    group.push(...unit);
+    groupBytes += bytes;
+  }
+  return groups;
+}
+
+/** `model-00002-of-00005.safetensors` for index 1 of 5. */
+function shardName(index: number, count: number): string {
+  const digits = (value: number) => String(value).padStart(5, "0");
+  return count === 1 ? "model.safetensors" : `model-${digits(index + 1)}-of-${digits(count)}.safetensors`;
+}
+
+function mapWeights(shards: readonly PlannedShard[]): Map<string, string> {
+  const weightMap = new Map<string, string>();
+  for (const { file, tensors } of shards) {
+    for (const { name } of tensors) {
+      if (weightMap.has(name)) throw new MergeyardError("SafetensorsNameRepeated", { where: { file, tensor: name } });
+      weightMap.set(name, file);
+    }
+  }
+  return weightMap;
+}

@@ -1,0 +1,257 @@
+// Converting a checkpoint to another format. Between safetensors folders and universal checkpoints the tensor files are
+// the same, so they are copied, digested on the way, and only the documents around them differ; from every other format
+// the tensors are gathered by ranged reads. Into every other format target.ts leads.
+
+import assert from "node:assert/strict";
+import { digestBytes } from "../../core/artifact/digest.ts";
+import type { PlainFile, TensorFileListing } from "../../core/artifact/listed-file.ts";
+import {
+  adoptSafetensors,
+  contentDigest,
+  encodeUniversal,
+  parseUniversal,
+  UNIVERSAL_FILE,
+} from "../../core/artifact/universal.ts";
+import type { CheckpointFile } from "../../core/checkpoint.ts";
+import { MergeyardError } from "../../core/error.ts";
+import { describeWarning, type WritableCheckpoint } from "../../core/formats/format.ts";
+import { encodeShardIndex } from "../../core/formats/safetensors/shard-index.ts";
+import { fileRole, isAdapter } from "../../core/formats/side-files.ts";
+import type { TargetFormat } from "../../core/formats/target.ts";
+import { TARGETS } from "../../core/formats/targets.ts";
+import { universal as universalFormat } from "../../core/formats/universal-folder.ts";
+import { weightsIn } from "../../core/formats/weights-dtype.ts";
+import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
+import type { TensorFile } from "../../core/plan/receipt.ts";
+import { describeConverted, planConversion } from "../../core/universal/convert-plan.ts";
+import { writeObject } from "../../stores/objects.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { readUniversal } from "../checkpoint-listing.ts";
+import { listDocument, openPlace, travellingFiles, writtenDocuments } from "../open-checkpoint.ts";
+import { createOnce, mapBounded } from "../records.ts";
+import { type CONVERSION_TARGETS, convertInputSchema, convertOutputSchema } from "../schemas.ts";
+import { type ConvertDeps, defineStep, type StepProgress } from "../step.ts";
+import { copyVerified, digestFile, STREAMS_IN_FLIGHT } from "../stream.ts";
+import { adoptPieces, findAdoptSource } from "../units/adopt.ts";
+import { convertFile } from "./file.ts";
+import { type TargetChoice, type WrittenFile, writeTarget } from "./target.ts";
+
+/**
+ * Throws YardTargetOccupied, YardSourceChanged, YardFileCorrupt (a source with digests that its bytes do not have), the
+ * codes of opening a checkpoint, and what the stores throw; then the target is empty again. The document that makes the
+ * target a checkpoint comes last.
+ */
+export const convertStep = defineStep({
+  name: "convert",
+  input: convertInputSchema,
+  output: convertOutputSchema,
+  async run({ source: sourceUri, sourceFile, target: targetUri, to, patterns, dtype, ...choice }, deps: ConvertDeps) {
+    const [source, target] = [deps.openStore(sourceUri), deps.openStore(targetUri)];
+    checkDtype(to, dtype);
+    const stored = await openPlace({ store: source, prefix: "", file: sourceFile }, deps.signal, patterns);
+    if (isAdapter(stored.checkpoint)) {
+      throw new MergeyardError("ConvertAdapterRefused", { where: { store: source.uri }, expected: "a model" });
+    }
+    const opened = dtype === undefined ? stored : weightsIn(stored, dtype);
+    for await (const { key } of target.list("", { signal: deps.signal })) {
+      throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
+    }
+    deps.begun?.(opened.checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0));
+    const copying: Copying = { source, target, opened, deps, done: { bytesRead: 0, bytesWritten: 0 } };
+    const converting =
+      to === "universal" || to === "safetensors"
+        ? convertToSafetensors(copying, to)
+        : convertToTarget(copying, needTarget(to), choice);
+    const { files, digest, contents } = await converting.catch(async (error: unknown) => {
+      // Files without the document that was to come last could be taken for a checkpoint of another format.
+      for await (const { key } of target.list("")) await target.delete(key);
+      throw error;
+    });
+    return {
+      source: source.uri,
+      target: target.uri,
+      to,
+      digest,
+      contents,
+      files: files.length,
+      tensors: opened.checkpoint.tensors.length,
+      bytes: files.reduce((sum, file) => sum + file.bytes, 0),
+      warnings: opened.warnings.map(describeWarning),
+    };
+  },
+});
+
+type Converted = {
+  readonly files: readonly WrittenFile[];
+  readonly digest: string | null;
+  readonly contents: string | null;
+};
+
+async function convertToSafetensors(copying: Copying, to: "safetensors" | "universal"): Promise<Converted> {
+  const { target, opened, deps } = copying;
+  const files = opened.conversion === undefined ? await copyFiles(copying, to) : await gatherFiles(copying, to);
+  const document = to === "universal" ? await describeUniversal(copying, files) : describeIndex(files);
+  if (document !== undefined) await createOnce(target, document.name, document.bytes, deps.signal);
+  const all = [...files.tensorFiles, ...files.sideFiles];
+  if (to !== "universal" || document === undefined) return { files: all, digest: null, contents: null };
+  const contents = contentDigest(parseUniversal(document.bytes));
+  return { files: all, digest: digestBytes(document.bytes), contents };
+}
+
+async function convertToTarget(copying: Copying, format: TargetFormat, choice: TargetChoice): Promise<Converted> {
+  const { files, finish } = await writeTarget(copying, copying.opened, format, choice);
+  const { sideFiles: beside } = copying.opened.checkpoint;
+  const sideFiles = await copySideFiles(
+    copying,
+    beside.filter(({ name }) => fileRole(name) !== "index"),
+  );
+  const made = await writeDocuments(copying);
+  await finish();
+  return { files: [...files, ...sideFiles, ...made], digest: null, contents: null };
+}
+
+/** Throws ConvertDtypeRefused where the target keeps master weights. */
+function checkDtype(to: (typeof CONVERSION_TARGETS)[number], dtype: string | undefined): void {
+  const isTaken = TARGETS.get(to)?.takesDtype ?? to === "safetensors";
+  if (dtype === undefined || isTaken) return;
+  const taking = [...TARGETS.values()].filter((target) => target.takesDtype).map(({ id }) => id);
+  throw new MergeyardError("ConvertDtypeRefused", {
+    found: `${dtype} for ${to}, which keeps master weights`,
+    expected: `one of ${["safetensors", ...taking].join(", ")}`,
+  });
+}
+
+function needTarget(id: string): TargetFormat {
+  const target = TARGETS.get(id);
+  assert.ok(target !== undefined, `${id} is a target`);
+  return target;
+}
+
+type Copying = {
+  readonly source: ObjectStore;
+  readonly target: ObjectStore;
+  readonly opened: WritableCheckpoint;
+  readonly deps: ConvertDeps;
+  readonly done: { bytesRead: number; bytesWritten: number };
+};
+
+type CopiedFiles = { readonly tensorFiles: readonly TensorFile[]; readonly sideFiles: readonly PlainFile[] };
+
+/** Copies what the target format holds: a safetensors folder has no place for files of optimizer state alone. */
+async function copyFiles(copying: Copying, to: "safetensors" | "universal"): Promise<CopiedFiles> {
+  const { checkpoint } = copying.opened;
+  const used = new Set(checkpoint.tensors.flatMap(({ ranges }) => ranges.map(({ file }) => file)));
+  const wanted = checkpoint.tensorFiles.filter(({ name }) => to === "universal" || used.has(name));
+  const tensorFiles = await mapBounded(wanted, (file) => copyTensorFile(copying, file), STREAMS_IN_FLIGHT);
+  return { tensorFiles, sideFiles: await copySideFiles(copying, checkpoint.sideFiles) };
+}
+
+/** Gathers the tensors of another format into files of ours, one after the other. */
+async function gatherFiles(copying: Copying, format: "safetensors" | "universal"): Promise<CopiedFiles> {
+  const { source, target, opened, deps, done } = copying;
+  const planned = planConversion(opened.conversion ?? [], SHARD_BYTES_DEFAULT, { states: format === "universal" });
+  const tensorFiles: TensorFile[] = [];
+  for (const file of planned) {
+    const before = { ...done };
+    const progress = ({ bytesRead, bytesWritten }: StepProgress): void => {
+      done.bytesRead = before.bytesRead + bytesRead;
+      done.bytesWritten = before.bytesWritten + bytesWritten;
+      deps.progress?.({ ...done });
+    };
+    const [from, to] = [
+      { store: source.uri, prefix: "", listings: opened.listings },
+      { store: target.uri, key: file.file },
+    ];
+    const { listing } = await convertFile(from, file, to, { ...deps, progress });
+    tensorFiles.push(listing);
+  }
+  const made = await writeDocuments(copying);
+  return { tensorFiles, sideFiles: [...(await copySideFiles(copying, travellingFiles(opened))), ...made] };
+}
+
+/** Documents that the source's reader made of what the source says in its own form. */
+async function writeDocuments({ target, opened, deps }: Copying): Promise<readonly PlainFile[]> {
+  const made = writtenDocuments(opened);
+  for (const { name, bytes } of made) await writeObject(target, name, bytes, bytes.length, { signal: deps.signal });
+  return made.map(listDocument);
+}
+
+function copySideFiles(copying: Copying, files: readonly CheckpointFile[]): Promise<readonly PlainFile[]> {
+  return mapBounded(files, (file) => copySideFile(copying, file), STREAMS_IN_FLIGHT);
+}
+
+async function copyTensorFile(copying: Copying, { name, bytes }: CheckpointFile): Promise<TensorFile> {
+  const { source, target, opened, deps } = copying;
+  const where = { store: source.uri, file: name };
+  const from = await findAdoptSource(source, name, deps.signal);
+  if (from === undefined) throw new MergeyardError("YardSourceChanged", { where, found: "no such file any more" });
+  let listing: TensorFile | undefined;
+  const pieces = adoptPieces(from, name, deps.signal, (file) => {
+    checkDigests(where, opened.listings, file);
+    listing = file;
+  });
+  await writeObject(target, name, counted(pieces, copying), from.bytes, { signal: deps.signal });
+  if (listing === undefined) throw new MergeyardError("YardSourceChanged", { where, expected: `${bytes} bytes` });
+  return listing;
+}
+
+/** Tensors whose digests the source states must have them. */
+function checkDigests(
+  where: { readonly store: string; readonly file: string },
+  listings: readonly TensorFileListing[] | undefined,
+  file: TensorFile,
+): void {
+  const listing = listings?.find((each) => each.name === file.name);
+  const stated = new Map(listing?.tensors.map((tensor) => [tensor.name, tensor.digest]));
+  for (const { name, digest } of file.tensors) {
+    const expected = stated.get(name);
+    if (expected === undefined || expected === digest) continue;
+    throw new MergeyardError("YardFileCorrupt", { where: { ...where, tensor: name }, found: digest, expected });
+  }
+}
+
+async function* counted(pieces: AsyncIterable<Uint8Array>, { deps, done }: Copying): AsyncGenerator<Uint8Array> {
+  for await (const piece of pieces) {
+    yield piece;
+    done.bytesRead += piece.length;
+    done.bytesWritten += piece.length;
+    deps.progress?.({ ...done });
+  }
+}
+
+async function copySideFile(copying: Copying, { name, bytes }: CheckpointFile): Promise<PlainFile> {
+  const { source, target, deps } = copying;
+  const from = { store: source, key: name, bytes };
+  const file = { name, bytes, digest: await digestFile(from, deps.signal) };
+  await copyVerified(from, { store: target, key: name }, file, deps.signal);
+  return file;
+}
+
+type Document = { readonly name: string; readonly bytes: Uint8Array };
+
+/** What is universal already keeps its own document: it says more than the files do. */
+async function describeUniversal({ source, opened, deps }: Copying, files: CopiedFiles): Promise<Document> {
+  const { conversion, checkpoint } = opened;
+  const { tensorFiles, sideFiles } = files;
+  if (checkpoint.format === universalFormat.id) {
+    return { name: UNIVERSAL_FILE, bytes: (await readUniversal(source, "", deps.signal)).bytes };
+  }
+  const universal =
+    conversion === undefined
+      ? adoptSafetensors(tensorFiles, sideFiles)
+      : describeConverted(opened, conversion, tensorFiles, sideFiles);
+  return { name: UNIVERSAL_FILE, bytes: encodeUniversal(universal) };
+}
+
+/** A folder of several files needs an index, unless it brought one. */
+function describeIndex({ tensorFiles, sideFiles }: CopiedFiles): Document | undefined {
+  if (tensorFiles.length < 2 || sideFiles.some(({ name }) => fileRole(name) === "index")) return undefined;
+  const tensors = tensorFiles.flatMap((file) =>
+    file.tensors.map(({ name, bytes }) => ({ name, bytes, file: file.name })),
+  );
+  const text = encodeShardIndex(
+    new Map(tensors.map(({ name, file }) => [name, file])),
+    tensors.reduce((sum, { bytes }) => sum + bytes, 0),
+  );
+  return { name: "model.safetensors.index.json", bytes: new TextEncoder().encode(text) };
+}

@@ -1,0 +1,65 @@
+// Converting into a format whose files are planned from parameters: torch, DeepSpeed, distributed checkpoints. Files
+// are written side by side; the one that makes the folder a checkpoint comes when all others are whole.
+import { parametersIn, type WritableCheckpoint } from "../../core/formats/format.ts";
+import type { PlannedFile } from "../../core/formats/planned-file.ts";
+import type { TargetFormat, Topology } from "../../core/formats/target.ts";
+import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
+import { checkSource } from "../../engine/checked-source.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { mapBounded } from "../records.ts";
+import type { StepDeps } from "../step.ts";
+import { writePlanned } from "./write-planned.ts";
+
+/** Files written at one time; each holds a few windows. */
+const FILES_IN_FLIGHT = 4;
+const ONE_RANK: Topology = { tp: 1, pp: 1, dp: 1, zero: 1 };
+
+export type WrittenFile = { readonly name: string; readonly bytes: number };
+type Ends = { readonly source: ObjectStore; readonly target: ObjectStore; readonly deps: StepDeps };
+
+/** What the caller chose of the target. */
+export type TargetChoice = {
+  readonly topology?: Topology | undefined;
+  readonly vocabularyMultiple?: number | undefined;
+};
+
+/**
+ * Writes every file but the last, and returns them with what writes the last: side files may come in between.
+ * Throws what the format's plan throws, UniversalReplicasDisagree, YardFileCorrupt, and what the stores throw.
+ */
+export async function writeTarget(
+  { source, target, deps }: Ends,
+  opened: WritableCheckpoint,
+  format: TargetFormat,
+  { topology = ONE_RANK, vocabularyMultiple }: TargetChoice,
+): Promise<{ readonly files: readonly WrittenFile[]; finish(): Promise<void> }> {
+  const { files, last } = format.plan({
+    source: opened.checkpoint,
+    parameters: parametersIn(opened),
+    training: opened.training,
+    shardBytes: SHARD_BYTES_DEFAULT,
+    topology,
+    vocabularyMultiple,
+  });
+  const checked = checkSource(source, "", opened.listings ?? []);
+  let bytesWritten = 0;
+  const write = async (file: PlannedFile): Promise<void> => {
+    const [from, to] = [
+      { store: checked.store, prefix: "" },
+      { store: target, key: file.name },
+    ];
+    await writePlanned(from, file, to, deps.signal, (bytes) => {
+      bytesWritten += bytes;
+      deps.progress?.({ bytesRead: bytesWritten, bytesWritten });
+    });
+  };
+  await mapBounded(files, write, FILES_IN_FLIGHT);
+  await checked.finish({ signal: deps.signal });
+  const all = last === undefined ? files : [...files, last];
+  return {
+    files: all.map(({ name, bytes }) => ({ name, bytes })),
+    finish: async () => {
+      if (last !== undefined) await write(last);
+    },
+  };
+}

@@ -1,0 +1,260 @@
+// Extracting a LoRA adapter: the change from a base to a fine-tuned model as low-rank factors, in a folder as PEFT
+// saves it. Tensors go one by one; the adapter itself is in memory until it is written.
+import { z } from "zod";
+import { type ExtractOptions, extractFactors, extractKind } from "../../core/adapter/extract.ts";
+import {
+  ADAPTER_MODEL_FILE,
+  biasName,
+  encodeAdapterConfig,
+  factorNames,
+  wholeName,
+} from "../../core/adapter/write-peft.ts";
+import type { TensorEntry } from "../../core/checkpoint.ts";
+import { MergeyardError } from "../../core/error.ts";
+import { type FloatDtype, isFloatDtype } from "../../core/ops/cast.ts";
+import { allocateMatrix, type Matrix, onHeap, transpose } from "../../core/ops/linalg/matrix.ts";
+import { describeArchitecture } from "../../core/plan/architecture.ts";
+import { ADAPTER_CONFIG_FILE } from "../../core/plan/documents.ts";
+import { sameShape } from "../../core/tensor.ts";
+import { compilePattern } from "../../core/universal/name-pattern.ts";
+import { writeObject } from "../../stores/objects.ts";
+import { defineStep, type StepDeps } from "../step.ts";
+import { writeFolderManifest } from "./folder-manifest.ts";
+import {
+  openReadable,
+  type ReadableModel,
+  readMatrix,
+  readTensorBytes,
+  roundValues,
+  type WholeTensor,
+  writeTensors,
+} from "./whole-tensors.ts";
+
+const count = z.int().nonnegative();
+
+export const extractLoraStep = defineStep({
+  name: "extract-lora",
+  input: z.strictObject({
+    /** URIs of the folders of the fine-tuned model, of its base, and of the adapter. */
+    model: z.string().min(1),
+    base: z.string().min(1),
+    target: z.string().min(1),
+    /** How the adapter's config names its base. */
+    baseName: z.string().nullable().default(null),
+    maxRank: z.int().positive().default(128),
+    svEpsilon: z.number().nonnegative().default(0),
+    distributeScale: z.boolean().default(true),
+    /** Low-rank factors for embeddings and heads too, which are otherwise kept whole. */
+    embeddings: z.boolean().default(false),
+    /** Leaves out what has no factors: norms, biases, embeddings. */
+    skipWhole: z.boolean().default(false),
+    /** Weights are stored [inputs, outputs], as GPT-2's are. */
+    inputFirst: z.boolean().default(false),
+    /** Regular expressions that names of tensors must, or must not, contain a match of. */
+    include: z.string().optional(),
+    exclude: z.string().optional(),
+  }),
+  output: z.strictObject({
+    target: z.string(),
+    /** Short digest of the folder's manifest. */
+    version: z.string(),
+    modules: count,
+    whole: count,
+    rank: count,
+    bytes: count,
+    /** Of all factored changes: the share of their squared norm that the factors hold. */
+    kept: z.number(),
+  }),
+  /**
+   * Throws PlanTensorMissing, PlanShapeMismatch, PlanDtypeNotMergeable, PlanNothingToMerge, EngineNonFinite, the codes
+   * of opening a checkpoint and of patterns, and what the stores throw.
+   */
+  async run(input, deps) {
+    const [model, base] = [await openReadable(input.model, deps), await openReadable(input.base, deps)];
+    const target = deps.openStore(input.target);
+    const extraction: Extraction = { model, base, input, deps, tensors: [], ranks: new Map(), whole: [], biases: [] };
+    const energy = { all: 0, kept: 0 };
+    let bytesRead = 0;
+    for (const entry of selectTensors(extraction)) {
+      await extractTensor(extraction, entry, energy);
+      bytesRead += 2 * entry.ranges.reduce((sum, { bytes }) => sum + bytes, 0);
+      deps.progress?.({ bytesRead, bytesWritten: 0 });
+    }
+    if (extraction.tensors.length === 0) {
+      throw new MergeyardError("PlanNothingToMerge", {
+        where: { store: model.store.uri },
+        found: "no tensor that differs from the base's",
+        expected: "a fine-tuned model",
+      });
+    }
+    addEmptyFactors(extraction);
+    const bytes = await writeTensors(target, ADAPTER_MODEL_FILE, extraction.tensors, deps.signal);
+    const config = encodeAdapterConfig({
+      base: input.baseName,
+      taskType: "CAUSAL_LM",
+      storesInputFirst: input.inputFirst,
+      ranks: extraction.ranks,
+      whole: extraction.whole,
+      hasBias: extraction.biases.length > 0,
+    });
+    await writeObject(target, ADAPTER_CONFIG_FILE, config, config.length, { signal: deps.signal });
+    const { model: _model, base: _base, target: _target, ...settings } = input;
+    const making = { step: "extract-lora", settings, inputs: [model, base] };
+    const version = await writeFolderManifest(target, making, deps.signal);
+    return {
+      target: target.uri,
+      version,
+      modules: extraction.ranks.size,
+      whole: extraction.whole.length,
+      rank: Math.max(0, ...extraction.ranks.values()),
+      bytes: bytes + config.length,
+      kept: energy.all === 0 ? 1 : energy.kept / energy.all,
+    };
+  },
+});
+
+type Extraction = {
+  readonly model: ReadableModel;
+  readonly base: ReadableModel;
+  readonly input: z.output<typeof extractLoraStep.input>;
+  readonly deps: StepDeps;
+  readonly tensors: WholeTensor[];
+  readonly ranks: Map<string, number>;
+  /** Modules that are kept whole, and modules whose bias changed. */
+  readonly whole: string[];
+  readonly biases: { readonly module: string; readonly dtype: FloatDtype; readonly weight: TensorEntry }[];
+};
+
+/** The fine-tune's tensors that the patterns let through, in file order. */
+function selectTensors({ model, base, input }: Extraction): readonly TensorEntry[] {
+  const [include, exclude] = [input.include, input.exclude].map((pattern) =>
+    pattern === undefined ? undefined : compilePattern(`[\\s\\S]*(?:${pattern})`),
+  );
+  const known = new Set(base.opened.checkpoint.tensors.map(({ name }) => name));
+  return model.opened.checkpoint.tensors.filter(({ name }) => {
+    if (include?.matches(name) === false || exclude?.matches(name) === true) return false;
+    if (known.has(name)) return true;
+    throw new MergeyardError("PlanTensorMissing", {
+      where: { store: base.store.uri, tensor: name },
+      found: "no such tensor in the base",
+      hint: "leave such tensors out with --exclude",
+    });
+  });
+}
+
+async function extractTensor(
+  extraction: Extraction,
+  entry: TensorEntry,
+  energy: { all: number; kept: number },
+): Promise<void> {
+  const { model, base, input, deps } = extraction;
+  const { vocabulary, tensors: entries } = describeArchitecture(model.opened.checkpoint);
+  const own = base.opened.checkpoint.tensors.find(({ name }) => name === entry.name);
+  const module = entry.name.replace(/\.[^.]+$/, "");
+  const weight = entries.get(`${module}.weight`);
+  const kind = extractKind(entry, weight, { vocabulary, embeddings: input.embeddings });
+  if (own === undefined || (kind === "whole" && input.skipWhole)) return;
+  if (kind === "whole") {
+    if (await isSame(extraction, entry, own)) return;
+    extraction.whole.push(module);
+    const bytes = () => readTensorBytes(model, entry, deps.signal);
+    extraction.tensors.push({ name: wholeName(entry.name), dtype: entry.dtype, shape: entry.shape, bytes });
+    return;
+  }
+  if (kind === "bias" && input.skipWhole) return;
+  if (!sameShape(entry.shape, own.shape)) {
+    const [found, expected] = [entry.shape, own.shape].map((shape) => `[${shape.join(", ")}]`);
+    throw new MergeyardError("PlanShapeMismatch", { where: { tensor: entry.name }, found, expected });
+  }
+  const change = await readChange(extraction, entry, own);
+  if (change.values.every((value) => value === 0)) return;
+  const dtype = isFloatDtype(entry.dtype) ? entry.dtype : "F32";
+  if (kind === "bias" && weight !== undefined) {
+    const bytes = roundValues(change.values, dtype);
+    extraction.tensors.push({ name: biasName(module), dtype, shape: entry.shape, bytes });
+    extraction.biases.push({ module, dtype, weight });
+    return;
+  }
+  addFactors(extraction, { entry, module, isEmbedding: kind === "embedding" }, change, energy);
+}
+
+/** The factors of one module, named and rounded to the weight's dtype. */
+function addFactors(
+  { tensors, ranks, input }: Extraction,
+  target: { readonly entry: TensorEntry; readonly module: string; readonly isEmbedding: boolean },
+  change: Matrix,
+  energy: { all: number; kept: number },
+): void {
+  const { entry, module, isEmbedding } = target;
+  const options: ExtractOptions = input;
+  const factors = extractFactors(isEmbedding || input.inputFirst ? transposed(change) : change, options);
+  energy.all += change.values.reduce((sum, value) => sum + value * value, 0);
+  if (factors === undefined) return;
+  const { a, b } = factors;
+  const names = factorNames(module, isEmbedding);
+  const dtype = isFloatDtype(entry.dtype) ? entry.dtype : "F32";
+  // A convolution's kernel stays on A; its B has a kernel of one element.
+  const kernel = entry.shape.slice(2);
+  const aShape = kernel.length === 0 ? [a.rows, a.columns] : [a.rows, ...entry.shape.slice(1)];
+  tensors.push({ name: names.a, dtype, shape: aShape, bytes: roundValues(a.values, dtype) });
+  tensors.push({
+    name: names.b,
+    dtype,
+    shape: [b.rows, b.columns, ...kernel.map(() => 1)],
+    bytes: roundValues(b.values, dtype),
+  });
+  ranks.set(module, a.rows);
+  energy.kept += normOfProduct(a, b);
+}
+
+/** |B A|^2, whose terms are orthogonal: the squares of the singular values that are kept. */
+function normOfProduct(a: Matrix, b: Matrix): number {
+  let sum = 0;
+  for (let i = 0; i < a.rows; i++) {
+    let [row, column] = [0, 0];
+    for (let j = 0; j < a.columns; j++) row += (a.values[i * a.columns + j] ?? 0) ** 2;
+    for (let j = 0; j < b.rows; j++) column += (b.values[j * b.columns + i] ?? 0) ** 2;
+    sum += row * column;
+  }
+  return sum;
+}
+
+function transposed(matrix: Matrix): Matrix {
+  const turned = allocateMatrix(onHeap, matrix.columns, matrix.rows);
+  transpose(turned, matrix);
+  return turned;
+}
+
+/** fl32(W - W0), the first axis by all others. */
+async function readChange({ model, base, deps }: Extraction, entry: TensorEntry, own: TensorEntry): Promise<Matrix> {
+  const change = await readMatrix(model, entry, deps.signal);
+  const origin = await readMatrix(base, own, deps.signal);
+  for (let i = 0; i < change.values.length; i++) {
+    change.values[i] = Math.fround((change.values[i] ?? 0) - (origin.values[i] ?? 0));
+  }
+  return change;
+}
+
+async function isSame({ model, base, deps }: Extraction, entry: TensorEntry, own: TensorEntry): Promise<boolean> {
+  if (entry.dtype !== own.dtype || !sameShape(entry.shape, own.shape)) return false;
+  const bytes = await readTensorBytes(model, entry, deps.signal);
+  return Buffer.compare(bytes, await readTensorBytes(base, own, deps.signal)) === 0;
+}
+
+/** PEFT has no update of a bias without factors: a module whose bias alone changed gets factors of zeros. */
+function addEmptyFactors({ biases, ranks, tensors }: Extraction): void {
+  for (const { module, dtype, weight } of biases) {
+    if (ranks.has(module)) continue;
+    const [outputs = 0, ...rest] = weight.shape;
+    const names = factorNames(module, false);
+    const shapes = [
+      { name: names.a, shape: [1, ...rest] },
+      { name: names.b, shape: [outputs, 1, ...rest.slice(1).map(() => 1)] },
+    ];
+    for (const { name, shape } of shapes) {
+      const size = shape.reduce((product, length) => product * length, 1);
+      tensors.push({ name, dtype, shape, bytes: roundValues(new Float64Array(size), dtype) });
+    }
+    ranks.set(module, 1);
+  }
+}

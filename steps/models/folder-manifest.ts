@@ -1,0 +1,70 @@
+// The manifest of a folder that a step made of whole models without a plan: every file at its digest, what made it, and
+// what it was made from. Written last, so that a folder with a manifest is whole, as a version is.
+import { canonicalJson, type Digest } from "../../core/artifact/digest.ts";
+import {
+  buildManifest,
+  encodeManifest,
+  MANIFEST_FILE,
+  manifestDigest,
+  parseManifest,
+  versionName,
+} from "../../core/artifact/manifest.ts";
+import { checkpointDigest, parseUniversal, UNIVERSAL_FILE } from "../../core/artifact/universal.ts";
+import { ARTIFACT_LIMITS } from "../../core/limits.ts";
+import { ENGINE_VERSION } from "../../core/version.ts";
+import { writeObject } from "../../stores/objects.ts";
+import type { ObjectInfo, ObjectStore } from "../../stores/store.ts";
+import { digestFile } from "../stream.ts";
+import { adoptFile } from "../units/adopt.ts";
+
+type Place = { readonly store: ObjectStore; readonly prefix: string };
+
+/** What made a folder. */
+export type Making = {
+  /** The step, which is also what the folder is called. */
+  readonly step: string;
+  /** Whatever decides the bytes, apart from the models; nothing of the machine. */
+  readonly settings: Readonly<Record<string, unknown>>;
+  /** The models that it was made from, in order; the manifest has the names of their folders. */
+  readonly inputs: readonly Place[];
+};
+
+/**
+ * Digests all files below `target` and writes its manifest; returns the name of the version that it describes.
+ * Throws Safetensors codes and what the store throws. Cost: every file is read once.
+ */
+export async function writeFolderManifest(target: ObjectStore, making: Making, signal: AbortSignal): Promise<string> {
+  const { step, settings } = making;
+  const files = [];
+  for await (const info of target.list("", { signal })) files.push(await describeFile(target, info, signal));
+  const inputs = [];
+  for (const place of making.inputs) inputs.push({ model: nameOf(place), digest: await digestOf(place, signal) });
+  const recipe = canonicalJson({ ...settings, step });
+  const manifest = buildManifest({ model: step, engine: ENGINE_VERSION, method: step, recipe, inputs, files });
+  const bytes = encodeManifest(manifest);
+  await writeObject(target, MANIFEST_FILE, bytes, bytes.length, { signal });
+  return versionName(manifest);
+}
+
+async function describeFile(store: ObjectStore, { key, bytes, etag }: ObjectInfo, signal: AbortSignal) {
+  const source = { store, key, bytes, etag };
+  if (key.endsWith(".safetensors")) return adoptFile(source, key, signal);
+  return { name: key, bytes, digest: await digestFile(source, signal) };
+}
+
+/** The last part of the path, which does not say where on a machine the folder lies. */
+function nameOf({ store, prefix }: Place): string {
+  const parts = `${store.uri.replace(/\?.*$/, "")}/${prefix}`.split("/").filter((part) => part !== "");
+  return decodeURIComponent(parts.at(-1) ?? "");
+}
+
+/** Of a version or a universal checkpoint; another folder has none. */
+async function digestOf({ store, prefix }: Place, signal: AbortSignal): Promise<Digest | null> {
+  const read = async (name: string) =>
+    (await store.get(`${prefix}${name}`, ARTIFACT_LIMITS.documentBytes, { signal }))?.bytes;
+  const version = await read(MANIFEST_FILE);
+  const manifest = version && parseManifest(version);
+  if (manifest !== undefined) return manifestDigest(manifest);
+  const universal = await read(UNIVERSAL_FILE);
+  return universal === undefined ? null : checkpointDigest(parseUniversal(universal));
+}

@@ -1,0 +1,143 @@
+// Pulling a published version into a folder: every file is checked against the manifest, appears whole under its final
+// name, and the manifest comes last. A pull that was interrupted goes on where it stopped, also within a file. A folder
+// that holds another version of the model is brought up to date: only files and tensors that changed are fetched.
+import {
+  MANIFEST_FILE,
+  type Manifest,
+  type ManifestFile,
+  manifestDigest,
+  SIGNATURE_FILE,
+  versionName,
+} from "../../core/artifact/manifest.ts";
+import { parsePublicKeys } from "../../core/artifact/public-key.ts";
+import { MergeyardError } from "../../core/error.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { readManifest } from "../checkpoint-listing.ts";
+import { createOnce, mapBounded } from "../records.ts";
+import { pullInputSchema, pullOutputSchema } from "../schemas.ts";
+import { checkSignature, readSignatures } from "../signature.ts";
+import { defineStep, type StepDeps } from "../step.ts";
+import { STREAMS_IN_FLIGHT } from "../stream.ts";
+import { findVersion, openYard, parseVersionReference } from "../yard.ts";
+import { assembleFile, type LocalTensors, locateTensors, planAssembly } from "./assemble-file.ts";
+import { fetchFile } from "./fetch-file.ts";
+import { closePullFolder, openPullFolder } from "./folder.ts";
+
+/**
+ * Throws YardModelMissing, YardVersionMissing, YardChannelMissing, YardFileCorrupt, YardTargetOccupied, Manifest and
+ * Signature codes (these before anything is fetched), SigningKeyInvalid, and what the stores throw. Memory: a few
+ * pieces for each file in flight.
+ */
+export const pullStep = defineStep({
+  name: "pull",
+  input: pullInputSchema,
+  output: pullOutputSchema,
+  async run({ yard: uri, model, target: targetUri, trustedKeys }, deps) {
+    const trusted = trustedKeys === undefined ? [] : parsePublicKeys(trustedKeys, "trusted keys");
+    const yard = await openYard(deps.openStore, uri);
+    const place = await findVersion(yard, parseVersionReference(model));
+    const { manifest, bytes } = await readManifest(yard, place.prefix, deps.signal);
+    checkVersion(yard, manifest, place.prefix, place.version);
+    const source = { store: yard, prefix: place.prefix };
+    const { status, keyIds } = await checkSignature(source, manifestDigest(manifest), trusted, deps.signal);
+    const target = deps.openStore(targetUri);
+    const folder = await openPullFolder(yard, target, { ...place, manifest }, deps);
+    const local = locateTensors(folder.whole.filter((file) => "tensors" in file));
+    const done = { fetched: 0, reused: 0, present: 0 };
+    await mapBounded(
+      manifest.files,
+      (file) => pullFile(source, target, file, { whole: folder.whole, local }, deps, done),
+      STREAMS_IN_FLIGHT,
+    );
+    await pullSignatures(source, target, deps.signal);
+    await createOnce(target, MANIFEST_FILE, bytes, deps.signal);
+    await closePullFolder(target, folder, deps.signal);
+    return {
+      model: place.model,
+      version: place.version,
+      channel: place.channel ?? null,
+      target: target.uri,
+      files: manifest.files.length,
+      present: done.present,
+      fetchedBytes: done.fetched,
+      reusedBytes: done.reused,
+      bytes: manifest.files.reduce((sum, file) => sum + file.bytes, 0),
+      signature: { status, keyIds },
+    };
+  },
+});
+
+/** The signatures as they are now; a version may have been signed since it was pulled. */
+async function pullSignatures(
+  source: { readonly store: ObjectStore; readonly prefix: string },
+  target: ObjectStore,
+  signal: AbortSignal,
+): Promise<void> {
+  const found = await readSignatures(source.store, source.prefix, signal);
+  if (found === undefined) return;
+  const { created, etag } = await target.create(SIGNATURE_FILE, found.bytes, { signal });
+  if (!created) await target.replace(SIGNATURE_FILE, found.bytes, etag, { signal });
+}
+
+/** A version's name is made from its manifest; another manifest under it was put there by hand. */
+function checkVersion(store: ObjectStore, manifest: Manifest, prefix: string, version: string): void {
+  if (versionName(manifest) === version) return;
+  throw new MergeyardError("YardFileCorrupt", {
+    where: { store: store.uri, file: `${prefix}${MANIFEST_FILE}` },
+    found: `the manifest of version ${versionName(manifest)}`,
+    expected: version,
+  });
+}
+
+/** A version's own folder in the yard. */
+type VersionFolder = { readonly store: ObjectStore; readonly prefix: string };
+
+/** What a pull has done so far, in bytes of files. */
+type Done = { fetched: number; reused: number; present: number };
+
+/** Fetches one file, or makes it of what the folder holds, or leaves it where it is. */
+async function pullFile(
+  source: VersionFolder,
+  target: ObjectStore,
+  file: ManifestFile,
+  held: { readonly whole: readonly ManifestFile[]; readonly local: LocalTensors },
+  deps: StepDeps,
+  done: Done,
+): Promise<void> {
+  const key = `${source.prefix}${file.name}`;
+  const took = (bytes: number) => {
+    done.fetched += bytes;
+    deps.progress?.({ bytesRead: done.fetched, bytesWritten: done.fetched + done.reused });
+  };
+  if (held.whole.some(({ name, digest }) => name === file.name && digest === file.digest)) {
+    done.reused += file.bytes;
+    done.present += 1;
+    deps.log({ event: "file-present", file: file.name, bytes: file.bytes });
+    return;
+  }
+  const assembly = "tensors" in file ? planAssembly(file, key, held.local) : undefined;
+  if (assembly !== undefined && "tensors" in file) {
+    const reused = file.bytes - assembly.fetchedBytes;
+    const isMade = await assembleFile(source.store, target, file, assembly.segments, deps.signal, () => undefined).then(
+      () => true,
+      unlessCorrupt,
+    );
+    done.fetched += assembly.fetchedBytes;
+    if (isMade) {
+      done.reused += reused;
+      deps.log({ event: "file-updated", file: file.name, bytes: file.bytes, reused });
+      return;
+    }
+  }
+  const from = { store: source.store, key, bytes: file.bytes };
+  const known = await fetchFile(from, target, file, deps.signal, took);
+  done.reused += known;
+  deps.log({ event: "file-pulled", file: file.name, bytes: file.bytes });
+}
+
+/** A file beside it was replaced while its tensors were read: the whole is fetched, which also says what is damaged. */
+function unlessCorrupt(cause: unknown): false {
+  const isOther = !(cause instanceof MergeyardError) || !["YardFileCorrupt", "StoreShortRead"].includes(cause.code);
+  if (isOther) throw cause;
+  return false;
+}

@@ -1,0 +1,110 @@
+// Quantizing a checkpoint into a folder of parts that servers load: planned here, from headers; the
+// weights stream through the parts executor, which also measures the error of every tensor on the way.
+import assert from "node:assert/strict";
+import { z } from "zod";
+import { MergeyardError } from "../../core/error.ts";
+import { fileRole } from "../../core/formats/side-files.ts";
+import { planCompressedModel } from "../../core/plan/compressed-model.ts";
+import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
+import { FOLDER_SCHEMES } from "../../core/schemes/registry.ts";
+import { elementCount } from "../../core/tensor.ts";
+import { copyAcross, writeObject } from "../../stores/objects.ts";
+import { openPlace, travellingFiles, writtenDocuments } from "../open-checkpoint.ts";
+import { defineStep, type PartsDeps } from "../step.ts";
+import { lossSchema, summariseLosses } from "./losses.ts";
+import { openHessians } from "./open-hessians.ts";
+
+const count = z.int().nonnegative();
+
+export const quantizeFolderStep = defineStep({
+  name: "quantize-folder",
+  input: z.strictObject({
+    /** URI of the folder to read, and one file of it that is a checkpoint by itself. */
+    source: z.string().min(1),
+    sourceFile: z.string().optional(),
+    /** URI of the folder to write to; it must be empty. */
+    target: z.string().min(1),
+    scheme: z.enum([...FOLDER_SCHEMES.keys()]),
+    /** Modules to leave as they are: paths, or `re:` and an expression. */
+    ignore: z.array(z.string()).default([]),
+    /** A safetensors file with the Hessian of every matrix's inputs, for a scheme that takes one: folder and file. */
+    hessian: z.strictObject({ store: z.string().min(1), key: z.string().min(1) }).optional(),
+    shardBytes: z.int().positive().default(SHARD_BYTES_DEFAULT),
+  }),
+  output: z.strictObject({
+    target: z.string(),
+    scheme: z.string(),
+    files: count,
+    tensors: count,
+    elements: count,
+    bytes: count,
+    /** Matrices that the scheme quantized. */
+    quantized: count,
+    /** Those that went through plain TypeScript, because no SIMD code for them exists: same bytes, slower. */
+    quantizedScalar: count,
+    ignore: z.array(z.string()),
+    threads: count,
+    ...lossSchema,
+  }),
+  /**
+   * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, QuantizeNotFinite, QuantizeHessianInvalid (with the name
+   * of the tensor), QuantizedFolderUnsupported (a wrong
+   * expression to ignore), CheckpointNeedsConversion, YardTargetOccupied, EngineMemoryTooSmall, the codes of opening a
+   * checkpoint, and what the stores throw. The file that makes the folder a model, config.json, is written last.
+   */
+  async run(input, deps: PartsDeps) {
+    const [source, target] = [deps.openStore(input.source), deps.openStore(input.target)];
+    const { signal } = deps;
+    const opened = await openPlace({ store: source, prefix: "", file: input.sourceFile }, signal);
+    for await (const { key } of target.list("", { signal })) {
+      throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
+    }
+    const scheme = FOLDER_SCHEMES.get(input.scheme);
+    assert.ok(scheme !== undefined, "the schema lets only known schemes through");
+    const { checkpoint } = opened;
+    const model = planCompressedModel(checkpoint, scheme, input.ignore, input.shardBytes);
+    assert.ok(
+      input.hessian === undefined || scheme.hessian !== "ignored",
+      "an edge gives Hessians to schemes that use them",
+    );
+    const hessians = input.hessian && (await openHessians(input.hessian, model.units, deps));
+    const { losses, threads } = await deps.executeParts(
+      {
+        source: source.uri,
+        target: target.uri,
+        scheme: scheme.id,
+        model: { shards: model.shards, units: model.units },
+        hessians,
+        threads: deps.threads,
+        memoryBytes: deps.memoryBytes,
+      },
+      { signal, progress: deps.progress },
+    );
+    const sides = travellingFiles(opened).filter(({ name }) => !REPLACED.has(fileRole(name)));
+    for (const { name } of sides) await copyAcross(source, name, target, name, { signal });
+    for (const { name, bytes } of writtenDocuments(opened).filter(({ name }) => !REPLACED.has(fileRole(name)))) {
+      await writeObject(target, name, bytes, bytes.length, { signal });
+    }
+    const texts = [...(model.index === undefined ? [] : [model.index]), { name: "config.json", text: model.config }];
+    for (const { name, text } of texts) {
+      const bytes = new TextEncoder().encode(text);
+      await writeObject(target, name, bytes, bytes.length, { signal });
+    }
+    return {
+      target: target.uri,
+      scheme: scheme.id,
+      files: model.shards.length + sides.length + texts.length,
+      tensors: model.shards.reduce((sum, { tensors }) => sum + tensors.length, 0),
+      elements: checkpoint.tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
+      bytes: model.shards.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
+      quantized: losses.length,
+      quantizedScalar: losses.filter(({ quantizer }) => quantizer === "scalar").length,
+      ignore: [...model.ignore],
+      threads,
+      ...summariseLosses(losses.map(({ tensor, loss }) => ({ tensor, scheme: scheme.id, loss }))),
+    };
+  },
+});
+
+/** Written anew. */
+const REPLACED: ReadonlySet<string> = new Set(["config", "index", "record"]);

@@ -1,0 +1,215 @@
+// Quantizing a checkpoint of the llama family into one GGUF file: planned here, from headers; the rows stream through
+// the quantize executor, which also measures the error of every tensor on the way.
+import assert from "node:assert/strict";
+import { z } from "zod";
+import type { TensorEntry } from "../../core/checkpoint.ts";
+import { MergeyardError } from "../../core/error.ts";
+import { alignUp, GGUF_ALIGNMENT } from "../../core/formats/gguf/gguf.ts";
+import { checkImportance, type Importance } from "../../core/formats/gguf/imatrix.ts";
+import { type GgufModel, type GgufModelTensor, planGgufModel } from "../../core/formats/gguf/model.ts";
+import { type GgufSplitLimits, splitMetadata, splitName, splitTensors } from "../../core/formats/gguf/split.ts";
+import { NO_TOKENIZER } from "../../core/formats/gguf/tokenizer.ts";
+import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../../core/formats/gguf/tokenizer-files.ts";
+import { GGUF_TYPE_OF } from "../../core/formats/gguf/type-codes.ts";
+import { encodeGgufHeader } from "../../core/formats/gguf/write.ts";
+import { isFloatDtype } from "../../core/ops/cast.ts";
+import { type Loss, NO_LOSS } from "../../core/ops/loss.ts";
+import { MIXES, type Mix, plannedMix } from "../../core/schemes/mixes.ts";
+import { elementCount } from "../../core/tensor.ts";
+import type { QuantizeRequest, QuantizeResult, QuantizeTensor } from "../../engine/quantize-request.ts";
+import type { MergeProgress } from "../../engine/request.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { openPlace } from "../open-checkpoint.ts";
+import { openImatrix } from "../open-imatrix.ts";
+import { readDocuments } from "../read-documents.ts";
+import { defineStep, type QuantizeDeps } from "../step.ts";
+import { lossSchema, summariseLosses } from "./losses.ts";
+
+const count = z.int().nonnegative();
+const positive = z.int().positive();
+
+export const quantizeStep = defineStep({
+  name: "quantize",
+  input: z.strictObject({
+    /** URI of the folder to read, and one file of it that is a checkpoint by itself. */
+    source: z.string().min(1),
+    sourceFile: z.string().optional(),
+    /** URI of the folder to write to, and the name of the file that must not be there yet. */
+    target: z.string().min(1),
+    name: z.string().min(1),
+    /** A mix; or a bit plan: the scheme of every matrix by its name in the file. */
+    scheme: z.union([z.enum([...MIXES.keys()]), z.record(z.string(), z.string())]),
+    /** An importance matrix: a folder and the file in it. */
+    imatrix: z.strictObject({ store: z.string().min(1), key: z.string().min(1) }).optional(),
+    /** False: the file says that it has none. */
+    tokenizer: z.boolean().default(true),
+    /** Bounds of one file, where the model is to be a set of files: `name` is then numbered. */
+    split: z.strictObject({ maxBytes: positive.optional(), maxTensors: positive.optional() }).default({}),
+  }),
+  output: z.strictObject({
+    target: z.string(),
+    name: z.string(),
+    /** Names of the files: `name` alone, or those of the set. */
+    files: z.array(z.string()),
+    scheme: z.string(),
+    tensors: count,
+    elements: count,
+    bytes: count,
+    /** Tensors of each scheme. */
+    schemes: z.record(z.string(), count),
+    hasTokenizer: z.boolean(),
+    ...lossSchema,
+    threads: count,
+    /** Schemes for which no SIMD code exists: plain TypeScript, same bytes, slower. */
+    scalarSchemes: z.array(z.string()),
+  }),
+  /**
+   * Throws BitPlanInvalid, QuantizeModelUnsupported, QuantizeTokenizerUnsupported, QuantizeNotFinite, ImatrixInvalid,
+   * GgufTensorInvalid, YardTargetOccupied, EngineMemoryTooSmall, the codes of opening a checkpoint, and what the stores
+   * throw. Nothing is published on failure.
+   */
+  async run(input, deps: QuantizeDeps) {
+    const [source, target] = [deps.openStore(input.source), deps.openStore(input.target)];
+    const { signal } = deps;
+    const opened = await openPlace({ store: source, prefix: "", file: input.sourceFile }, signal);
+    const files = input.tokenizer ? GGUF_TOKENIZER_FILES : [];
+    const documents = await readDocuments({ store: source, prefix: "" }, opened.checkpoint, files, signal);
+    const tokenizer = describeTokenizerFiles(documents, opened.checkpoint.config);
+    const importance = input.imatrix === undefined ? new Map() : (await openImatrix(input.imatrix, deps)).importance;
+    const mix = mixOf(input.scheme);
+    const model = planGgufModel(opened.checkpoint, mix, tokenizer ?? NO_TOKENIZER, importance.size > 0);
+    if (input.imatrix !== undefined) checkImportance(model.tensors, importance);
+    for (const { source: entry } of model.tensors) checkReadable(entry);
+    const { tensors } = model;
+    const encoded = encodeFiles(model, input, importance);
+    for (const { name } of encoded) await checkFree(target, name, signal);
+    const { losses, threads, scalarSchemes } = await writeFiles(encoded, source, target, deps);
+    const schemes = Map.groupBy(tensors, ({ scheme }) => scheme);
+    return {
+      target: target.uri,
+      name: input.name,
+      files: encoded.map(({ name }) => name),
+      scheme: mix.id,
+      tensors: tensors.length,
+      elements: tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
+      bytes: encoded.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
+      schemes: Object.fromEntries([...schemes].map(([scheme, tensors]) => [scheme, tensors.length])),
+      hasTokenizer: tokenizer !== undefined,
+      ...summariseLosses(
+        tensors.map(({ source: { name }, scheme }, index) => ({
+          tensor: name,
+          scheme,
+          loss: losses[index] ?? NO_LOSS,
+        })),
+      ),
+      threads,
+      scalarSchemes,
+    };
+  },
+});
+
+type QuantizedFile = Pick<QuantizeRequest, "header" | "fileBytes" | "tensors"> & { readonly name: string };
+
+/** Every file of the model, from start to end but for the blocks. */
+function encodeFiles(
+  { metadata, constants, tensors }: GgufModel,
+  { name, split }: { readonly name: string; readonly split: GgufSplitLimits },
+  importance: Importance,
+): readonly QuantizedFile[] {
+  const bytesOf = ({ shape, scheme }: GgufModelTensor) => {
+    const { blockElements, blockBytes } = typeOf(scheme);
+    return alignUp((elementCount(shape) / blockElements) * blockBytes, GGUF_ALIGNMENT);
+  };
+  const groups = splitTensors(tensors, bytesOf, split);
+  const stem = name.replace(/\.gguf$/, "");
+  return groups.map((own, index) => {
+    const { header, fileBytes, ...encoded } = encodeGgufHeader(
+      splitMetadata(metadata, index, groups.length, constants.length + tensors.length),
+      own.map(({ name, shape, scheme }) => ({ name, shape, type: typeOf(scheme) })),
+      index === 0 ? constants : [],
+    );
+    return {
+      name: groups.length === 1 ? name : splitName(stem, index, groups.length),
+      header,
+      fileBytes,
+      tensors: own.map((tensor, at) => placeTensor(tensor, encoded.tensors[at], importance)),
+    };
+  });
+}
+
+async function checkFree(target: ObjectStore, file: string, signal: AbortSignal): Promise<void> {
+  if ((await target.head(file, { signal })) === undefined) return;
+  const where = { store: target.uri, file };
+  throw new MergeyardError("YardTargetOccupied", { where, found: "a file", expected: "no file of that name" });
+}
+
+/** One file after the other; when one fails, those before it go. Losses are by the model's tensors. */
+async function writeFiles(
+  files: readonly QuantizedFile[],
+  source: ObjectStore,
+  target: ObjectStore,
+  { signal, progress, executeQuantize, threads, memoryBytes }: QuantizeDeps,
+): Promise<{ readonly losses: readonly Loss[]; readonly threads: number; readonly scalarSchemes: string[] }> {
+  const results: QuantizeResult[] = [];
+  try {
+    for (const { name, ...file } of files) {
+      const [bytesRead, bytesWritten] = [sumOf(results, "bytesRead"), sumOf(results, "bytesWritten")];
+      const request = { ...file, source: source.uri, target: { store: target.uri, key: name }, threads, memoryBytes };
+      const result = await executeQuantize(request, {
+        signal,
+        progress: (done) =>
+          progress?.({ bytesRead: bytesRead + done.bytesRead, bytesWritten: bytesWritten + done.bytesWritten }),
+      });
+      results.push(result);
+    }
+  } catch (error) {
+    // What went wrong is the error to show, not that a file could not be removed after it.
+    await Promise.allSettled(files.slice(0, results.length).map(({ name }) => target.delete(name)));
+    throw error;
+  }
+  return {
+    losses: results.flatMap((result) => result.losses),
+    threads: Math.max(...results.map((result) => result.threads)),
+    scalarSchemes: [...new Set(results.flatMap((result) => result.scalarSchemes))].sort(),
+  };
+}
+
+function sumOf(results: readonly MergeProgress[], field: keyof MergeProgress): number {
+  return results.reduce((sum, result) => sum + result[field], 0);
+}
+
+function mixOf(scheme: string | Readonly<Record<string, string>>): Mix {
+  if (typeof scheme !== "string") return plannedMix(scheme);
+  const mix = MIXES.get(scheme);
+  assert.ok(mix !== undefined, "the schema lets only known mixes through");
+  return mix;
+}
+
+function typeOf(scheme: GgufModelTensor["scheme"]) {
+  const type = GGUF_TYPE_OF.get(scheme);
+  assert.ok(type !== undefined, "every scheme has a GGUF type");
+  return type;
+}
+
+/** Float weights that ranges of bytes hold, as they are or packed. */
+export function checkReadable(entry: TensorEntry): void {
+  if (isFloatDtype(entry.dtype) && entry.gather === undefined) return;
+  const found = isFloatDtype(entry.dtype) ? "a tensor that ranks hold in pieces" : entry.dtype;
+  const hint = "convert the checkpoint to safetensors of F32, F16 or BF16 first";
+  throw new MergeyardError("QuantizeModelUnsupported", {
+    where: { tensor: entry.name },
+    found,
+    expected: "floats",
+    hint,
+  });
+}
+
+function placeTensor(
+  { name, source, scheme, permutedHeads }: GgufModelTensor,
+  place: { readonly offset: number; readonly bytes: number } | undefined,
+  importance: Importance,
+): QuantizeTensor {
+  assert.ok(place !== undefined, "the header has a place for every tensor");
+  const { offset, bytes } = place;
+  return { source, scheme, permutedHeads, importance: importance.get(name), offset, bytes };
+}

@@ -1,0 +1,67 @@
+// All units of a run with their receipts: what check, publish and notify go through.
+import assert from "node:assert/strict";
+import { layout } from "../../core/artifact/layout.ts";
+import { MergeyardError } from "../../core/error.ts";
+import type { Receipt, TensorFile } from "../../core/plan/receipt.ts";
+import type { MergeUnit, Unit } from "../../core/plan/schema.ts";
+import { mapBounded } from "../records.ts";
+import { needReceipt, type UnitContext } from "../units/context.ts";
+
+export type FinishedUnit = { readonly unit: Unit; readonly receipt: Receipt };
+
+/** A merge unit, its receipt, and the file that it made or found. */
+export type FinishedMerge = {
+  readonly unit: MergeUnit;
+  readonly receipt: Receipt;
+  readonly file: TensorFile;
+  readonly outputKey: string;
+};
+
+/** Units of the plan in order, each with its receipt. Throws YardUnitsUnfinished with how many have none. */
+export async function readFinishedUnits(context: UnitContext): Promise<readonly FinishedUnit[]> {
+  const { yard, run, plan, deps } = context;
+  const places = plan.header.stages.flatMap((stage) =>
+    Array.from({ length: stage.units }, (_, index) => ({ stage: stage.index, index })),
+  );
+  const present = new Set<string>();
+  for await (const { key } of yard.list(layout.receipts(run), { signal: deps.signal })) present.add(key);
+  const missing = places.filter(({ stage, index }) => !present.has(layout.receipt(run, stage, index)));
+  const [first] = missing;
+  if (first !== undefined) {
+    throw new MergeyardError("YardUnitsUnfinished", {
+      where: { store: yard.uri, file: layout.receipt(run, first.stage, first.index), unit: first.index },
+      found: `${places.length - missing.length} receipts`,
+      expected: `${places.length} receipts`,
+    });
+  }
+  return mapBounded(places, async ({ stage, index }) => ({
+    unit: plan.unit(stage, index),
+    receipt: await needReceipt(context, stage, index),
+  }));
+}
+
+/** The merge units among them that make the version's tensor files. */
+export function mergesOf(finished: readonly FinishedUnit[]): readonly FinishedMerge[] {
+  return allMerges(finished).filter(({ unit }) => unit.intermediate !== true);
+}
+
+/** A file that a unit made or found, and its receipt. */
+export type FinishedFile = Omit<FinishedMerge, "unit">;
+
+/** Files that only later stages read: results of the recipe's own documents, and totals of whole models. */
+export function stageFilesOf(finished: readonly FinishedUnit[]): readonly FinishedFile[] {
+  const totals = finished.flatMap(({ unit, receipt }) => (unit.op === "prepare" ? [fileOf(receipt)] : []));
+  return [...totals, ...allMerges(finished).filter(({ unit }) => unit.intermediate === true)];
+}
+
+function allMerges(finished: readonly FinishedUnit[]): readonly FinishedMerge[] {
+  return finished.flatMap(({ unit, receipt }) => {
+    return unit.op === "merge" ? [{ unit, ...fileOf(receipt) }] : [];
+  });
+}
+
+function fileOf(receipt: Receipt): FinishedFile {
+  const { file, outputKey } = receipt;
+  assert.ok(file !== null && outputKey !== null, `the receipt of a unit that does ${receipt.op} names its file`);
+  return { receipt, file, outputKey };
+}

@@ -1,0 +1,66 @@
+// What a failed unit leaves behind for the record of the run: Batch tells the state machine no more than an exit code,
+// so the worker writes its typed error beside the receipts. It counts only as long as the unit has no receipt.
+import { z } from "zod";
+import { layout } from "../../core/artifact/layout.ts";
+import { ERROR_CODES, MergeyardError } from "../../core/error.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { encodeRecord, mapBounded, readRecord } from "../records.ts";
+import { type ErrorFields, errorRecordSchema } from "../schemas.ts";
+
+const unitFailureSchema = z.strictObject({
+  unitFailure: z.literal(1),
+  stage: z.int(),
+  index: z.int(),
+  error: errorRecordSchema,
+});
+
+/** A failed unit and its error. */
+export type UnitFailure = Omit<z.infer<typeof unitFailureSchema>, "unitFailure">;
+
+/** An error as data. What is not ours (a crash) keeps its name and text, and is not worth trying again. */
+export function describeError(error: unknown): ErrorFields {
+  if (error instanceof MergeyardError) {
+    const { code, where, found, expected, hint, retryable } = error;
+    const places = Object.entries(where).flatMap(([key, value]) =>
+      value === undefined ? [] : [[key, value] as const],
+    );
+    return {
+      code,
+      meaning: ERROR_CODES[code].meaning,
+      where: Object.fromEntries(places),
+      ...(found === undefined ? {} : { found }),
+      ...(expected === undefined ? {} : { expected }),
+      hint,
+      retryable,
+    };
+  }
+  const [name, message] = error instanceof Error ? [error.name, error.message] : ["Error", String(error)];
+  return { code: name, meaning: message, where: {}, hint: INTERNAL_HINT, retryable: false };
+}
+
+/** What to do about an error that is none of ours. */
+export const INTERNAL_HINT =
+  "this is a fault of the program or of its platform; please report it with the run's folder";
+
+/** Records the failure of a unit, over an earlier one of the same unit. */
+export async function recordUnitFailure(yard: ObjectStore, run: string, failure: UnitFailure): Promise<void> {
+  const key = layout.unitFailure(run, failure.stage, failure.index);
+  const bytes = encodeRecord({ unitFailure: 1, ...failure });
+  if ((await yard.create(key, bytes)).created) return;
+  const before = await yard.head(key);
+  if (before !== undefined) await yard.replace(key, bytes, before.etag);
+}
+
+/** Failures of units that still have no receipt, in the order of stages and units. */
+export async function readUnitFailures(yard: ObjectStore, run: string): Promise<readonly UnitFailure[]> {
+  const keys: string[] = [];
+  for await (const { key } of yard.list(`${layout.failures(run)}unit-`)) keys.push(key);
+  const failures = await mapBounded(keys, async (key) => (await readRecord(yard, key, unitFailureSchema))?.value);
+  const open = await mapBounded(failures, async (failure) => {
+    if (failure === undefined) return [];
+    const receipt = await yard.head(layout.receipt(run, failure.stage, failure.index));
+    const { stage, index, error } = failure;
+    return receipt === undefined ? [{ stage, index, error }] : [];
+  });
+  return open.flat();
+}

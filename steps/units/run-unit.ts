@@ -1,0 +1,213 @@
+// Running one unit of a run, whatever its operation: receipt there → done; content key in the cache → receipt; else do
+// it and write the receipt. Run again after any crash, it does only what has no receipt. Called by workers/main.ts.
+import assert from "node:assert/strict";
+import { digestJson } from "../../core/artifact/digest.ts";
+import { layout } from "../../core/artifact/layout.ts";
+import { MergeyardError } from "../../core/error.ts";
+import type { Receipt } from "../../core/plan/receipt.ts";
+import type { AdoptUnit, ConvertUnit, MergeUnit } from "../../core/plan/schema.ts";
+import { encodeConverted } from "../../core/universal/convert-plan.ts";
+import { ENGINE_VERSION } from "../../core/version.ts";
+import { findCachedFile } from "../cache.ts";
+import { convertFile } from "../convert/file.ts";
+import { openUnitImportance } from "../open-imatrix.ts";
+import { encodeRecord } from "../records.ts";
+import { unitInputSchema, unitOutputSchema } from "../schemas.ts";
+import { defineStep, type UnitDeps } from "../step.ts";
+import { adoptFile, findAdoptSource } from "./adopt.ts";
+import { findReceipt, needReceipt, openRun, type UnitContext } from "./context.ts";
+import { describeSource } from "./describe.ts";
+import { mergeKey } from "./merge.ts";
+import { decideRounds, prepareUnit } from "./prepare.ts";
+import { locateSources, narrowSources } from "./sources.ts";
+
+/** What an operation says of its unit; the rest of the receipt is the same for all. */
+export type UnitWork = Omit<
+  Receipt,
+  "receipt" | "run" | "stage" | "index" | "op" | "cpuMs" | "wallMs" | "startedMs" | "image"
+>;
+
+/** Of operations that make no files beside their own. */
+const NOTHING_DERIVED = { derived: [], losses: [] };
+
+/** The step: opens the run and runs one unit of it. A worker that runs many units opens the run once instead. */
+export const runUnitStep = defineStep({
+  name: "run-unit",
+  input: unitInputSchema,
+  output: unitOutputSchema,
+  async run({ yard, run, stage, index }, deps: UnitDeps) {
+    return runUnit(await openRun({ yard, run }, deps), stage, index);
+  },
+});
+
+/**
+ * Runs a unit and returns its receipt; two workers on one unit write the same bytes, and the first receipt counts.
+ * Throws what the operation throws; nothing is left visible then but complete files under the run's own folder.
+ */
+export async function runUnit(context: UnitContext<UnitDeps>, stage: number, index: number): Promise<Receipt> {
+  const { run, plan, deps } = context;
+  const key = layout.receipt(run, stage, index);
+  const finished = await findReceipt(context, stage, index);
+  if (finished !== undefined) {
+    if (await outputStands(context, finished)) return finished;
+    deps.log({ event: "receipt-dropped", stage, unit: index, output: finished.outputKey });
+  }
+  const unit = plan.unit(stage, index);
+  const startedMs = deps.now();
+  const cpuBefore = deps.cpuMs();
+  const work = await runOperation(context, unit);
+  const receipt: Receipt = {
+    receipt: 1,
+    run,
+    stage,
+    index,
+    op: unit.op,
+    ...work,
+    cpuMs: Math.max(0, deps.cpuMs() - cpuBefore),
+    wallMs: Math.max(0, deps.now() - startedMs),
+    startedMs,
+    image: work.cached ? null : (deps.image ?? null),
+  };
+  return keepReceipt(context, key, receipt);
+}
+
+/**
+ * Creates the receipt, in place of one whose file is gone: workers delete nothing. When another worker was faster, its
+ * receipt counts.
+ */
+async function keepReceipt(context: UnitContext, key: string, receipt: Receipt): Promise<Receipt> {
+  const { yard, deps } = context;
+  const { signal } = deps;
+  const bytes = encodeRecord(receipt);
+  const { created, etag } = await yard.create(key, bytes, { signal });
+  if (created) return receipt;
+  const there = await needReceipt(context, receipt.stage, receipt.index);
+  if (await outputStands(context, there)) return there;
+  const { replaced } = await yard.replace(key, bytes, etag, { signal });
+  return replaced ? receipt : needReceipt(context, receipt.stage, receipt.index);
+}
+
+/** False when the file that a receipt speaks of is gone: a version it was cached in was deleted since. */
+async function outputStands(context: UnitContext, receipt: Receipt): Promise<boolean> {
+  if (receipt.outputKey === null) return true;
+  const info = await context.yard.head(receipt.outputKey, { signal: context.deps.signal });
+  return info !== undefined && (receipt.file === null || info.bytes === receipt.file.bytes);
+}
+
+function runOperation(
+  context: UnitContext<UnitDeps>,
+  unit: ReturnType<UnitContext["plan"]["unit"]>,
+): Promise<UnitWork> {
+  if (unit.op === "adopt") return runAdopt(context, unit);
+  if (unit.op === "convert") return runConvert(context, unit);
+  if (unit.op === "describe") return describeSource(context, unit);
+  if (unit.op === "prepare") return prepareUnit(context, unit);
+  return runMerge(context, unit);
+}
+
+async function runAdopt(context: UnitContext<UnitDeps>, unit: AdoptUnit): Promise<UnitWork> {
+  const { plan, deps } = context;
+  const planned = plan.header.sources[unit.source];
+  assert.ok(planned !== undefined, `the plan has no source ${unit.source}`);
+  const store = deps.openStore(planned.store);
+  const key = `${planned.prefix}${unit.file}`;
+  const source = await findAdoptSource(store, key, deps.signal);
+  if (source === undefined) {
+    const where = { store: planned.store, file: key, model: planned.model, unit: unit.index };
+    throw new MergeyardError("YardSourceChanged", { where, found: "no such file any more" });
+  }
+  const file = await adoptFile(source, unit.file, deps.signal, deps.progress);
+  return {
+    key: digestJson({ engine: ENGINE_VERSION, operation: "adopt", fingerprint: planned.fingerprint, file: unit.file }),
+    cached: false,
+    outputKey: null,
+    file,
+    ...NOTHING_DERIVED,
+    checkpoint: null,
+    statistics: null,
+    nonFinite: { inputs: {}, output: 0 },
+    bytesRead: file.bytes,
+    bytesWritten: 0,
+    kernels: "none",
+    threads: 1,
+  };
+}
+
+async function runConvert(context: UnitContext<UnitDeps>, unit: ConvertUnit): Promise<UnitWork> {
+  const { yard, run, plan, deps } = context;
+  const planned = plan.header.sources[unit.source];
+  assert.ok(planned !== undefined, `the plan has no source ${unit.source}`);
+  const { fingerprint, model, prefix } = planned;
+  const source = { store: planned.store, prefix, model };
+  const outputKey = `${layout.stageOutput(run, unit.stage)}${unit.index}/${unit.file}`;
+  const encoded = { ...encodeConverted(unit.tensors), file: unit.file };
+  const made = await convertFile(source, encoded, { store: yard.uri, key: outputKey }, deps);
+  return {
+    key: digestJson({ engine: ENGINE_VERSION, operation: "convert", fingerprint, tensors: unit.tensors }),
+    cached: false,
+    outputKey,
+    file: made.listing,
+    ...NOTHING_DERIVED,
+    checkpoint: null,
+    statistics: null,
+    nonFinite: { inputs: {}, output: 0 },
+    bytesRead: made.bytesRead,
+    bytesWritten: encoded.fileBytes,
+    kernels: "none",
+    threads: made.threads,
+  };
+}
+
+async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promise<UnitWork> {
+  const { yard, run, deps } = context;
+  const sources = await locateSources(context, unit.tensors);
+  const state = await decideRounds(context, unit);
+  const key = mergeKey(unit, sources, state);
+  const outputKey =
+    unit.intermediate === true
+      ? `${layout.stageOutput(run, unit.stage)}${unit.file}`
+      : layout.unitOutput(run, unit.file);
+  const cached = await findCachedFile(yard, key, deps.signal);
+  if (cached !== undefined) {
+    // Later stages look for all of its files in one folder; the store copies or links it there.
+    if (unit.intermediate === true && cached.file !== outputKey)
+      await yard.copy(cached.file, outputKey, { signal: deps.signal });
+    return {
+      key,
+      cached: true,
+      outputKey: unit.intermediate === true ? outputKey : cached.file,
+      file: { ...cached.listing, name: unit.file },
+      derived: cached.derived.map(({ file: at, listing }, index) => {
+        return { key: at, file: { ...listing, name: unit.derived[index]?.file ?? listing.name } };
+      }),
+      losses: cached.losses,
+      checkpoint: null,
+      nonFinite: cached.nonFinite,
+      statistics: cached.statistics,
+      bytesRead: 0,
+      bytesWritten: 0,
+      kernels: "none",
+      threads: 0,
+    };
+  }
+  // A file of another format may be named as the unit's own is.
+  const derivedPrefix = layout.unitOutput(run, "derived/");
+  const target = { store: yard.uri, key: outputKey, derivedPrefix };
+  const { threads, memoryBytes, signal } = deps;
+  const resolved = narrowSources(context, unit.tensors, sources);
+  const importance = await openUnitImportance(unit, deps);
+  const request = { unit, sources: resolved, state, importance, target, threads, memoryBytes };
+  const options = { signal, ...(deps.progress === undefined ? {} : { progress: deps.progress }) };
+  const result = await deps.executeMerge(request, options);
+  const { statistics, derived, losses, ...rest } = result;
+  return {
+    key,
+    cached: false,
+    outputKey,
+    checkpoint: null,
+    statistics: statistics === null ? null : [...statistics],
+    derived: derived.map((file) => ({ key: `${derivedPrefix}${file.name}`, file })),
+    losses: [...losses],
+    ...rest,
+  };
+}
