@@ -4,7 +4,7 @@ import type { Digest } from "../artifact/digest.ts";
 import type { TensorFileListing } from "../artifact/listed-file.ts";
 import type { Checkpoint, CheckpointFile, FolderReader, ReadRange } from "../checkpoint.ts";
 import { describePlace, type ErrorPlace } from "../error.ts";
-import { type ConversionParameter, parametersOf } from "../universal/conversion.ts";
+import { type ConversionParameter, entryOf, parametersOf } from "../universal/conversion.ts";
 import type { FamilyId } from "../universal/family-ids.ts";
 import type { TrainingState } from "../universal/training-state.ts";
 import type { TargetParameter } from "./target.ts";
@@ -60,6 +60,29 @@ export type OpenedCheckpoint = {
   /** The family whose built-in table said how ranks cut parameters; undefined where the checkpoint or the user did. */
   readonly family?: FamilyId | undefined;
 };
+
+type OpenedFiles = {
+  readonly format: string;
+  readonly tensorFiles: readonly CheckpointFile[];
+  readonly sideFiles: readonly CheckpointFile[];
+  readonly config: Checkpoint["config"];
+};
+
+/** A checkpoint of parameters that lie in pieces in its files, none of which is kept as it is. */
+export function openedInPieces(
+  { format, tensorFiles, sideFiles, config }: OpenedFiles,
+  parameters: readonly ConversionParameter[],
+  warnings: readonly CheckpointWarning[],
+): OpenedCheckpoint {
+  const tensors = parameters.map(entryOf);
+  return {
+    checkpoint: { format, tensorFiles, sideFiles, tensors, metadata: new Map(), config },
+    warnings,
+    headers: new Map(),
+    digest: undefined,
+    conversion: parameters,
+  };
+}
 
 /** A checkpoint as a writer takes it: its parameters may be made of other tensors. */
 export type WritableCheckpoint = Omit<OpenedCheckpoint, "conversion" | "described"> & {

@@ -7,8 +7,8 @@ import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { FOLDER_LIMITS, PICKLE_LIMITS, RANK_LIMITS } from "../../limits.ts";
 import { type Dtype, elementCount, type Shape, sameShape } from "../../tensor.ts";
 import { type Box, findTilingProblem, wholeBox } from "../../universal/box.ts";
-import { type ConversionParameter, entryOf } from "../../universal/conversion.ts";
-import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "../format.ts";
+import type { ConversionParameter } from "../../universal/conversion.ts";
+import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { unpickle } from "../pickle/pickle.ts";
 import {
   asKind,
@@ -82,20 +82,7 @@ async function openDcp(folder: FolderReader): Promise<OpenedCheckpoint> {
     return range === undefined ? undefined : readCount(folder, range, dtype);
   });
   const { sideFiles, config } = await readSideFiles(folder, tensorFiles);
-  return {
-    checkpoint: {
-      format: dcp.id,
-      tensorFiles,
-      sideFiles,
-      tensors: parameters.map(entryOf),
-      metadata: new Map(),
-      config,
-    },
-    warnings,
-    headers: new Map(),
-    digest: undefined,
-    conversion: parameters,
-  };
+  return openedInPieces({ format: dcp.id, tensorFiles, sideFiles, config }, parameters, warnings);
 }
 
 function dcpError(code: ErrorCode, tensor: string | undefined, found: string, expected: string): MergeyardError {

@@ -7,8 +7,8 @@ import type { CheckpointFile, FolderReader, TensorEntry } from "../../checkpoint
 import { MergeyardError } from "../../error.ts";
 import { type Shape, tensorBytes } from "../../tensor.ts";
 import { findTilingProblem, wholeBox } from "../../universal/box.ts";
-import { type ConversionParameter, entryOf } from "../../universal/conversion.ts";
-import type { OpenedCheckpoint } from "../format.ts";
+import type { ConversionParameter } from "../../universal/conversion.ts";
+import { type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { parseJsonDocument } from "../json-scan.ts";
 import { readHeaders } from "../safetensors/folder.ts";
 import { readSideFiles, topLevelFiles } from "../side-files.ts";
@@ -50,20 +50,7 @@ export async function openShardedSafetensors(folder: FolderReader): Promise<Open
   });
   const parameters = [...parts].map(([name, own]) => joinParts(name, own));
   const { sideFiles, config, warnings } = await readSideFiles(folder, files);
-  return {
-    checkpoint: {
-      format: "dcp",
-      tensorFiles: files,
-      sideFiles,
-      tensors: parameters.map(entryOf),
-      metadata: new Map(),
-      config,
-    },
-    warnings,
-    headers: new Map(),
-    digest: undefined,
-    conversion: parameters,
-  };
+  return openedInPieces({ format: "dcp", tensorFiles: files, sideFiles, config }, parameters, warnings);
 }
 
 /** Shards are numbered from 1 without gaps, and every file of a shard is there. */

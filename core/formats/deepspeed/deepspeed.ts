@@ -6,10 +6,10 @@ import type { CheckpointFile, FolderReader } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
 import { RANK_LIMITS } from "../../limits.ts";
 import type { CheckpointInfo } from "../../universal/checkpoint-info.ts";
-import { type ConversionParameter, entryOf } from "../../universal/conversion.ts";
+import type { ConversionParameter } from "../../universal/conversion.ts";
 import type { JsonObject, TrainingState } from "../../universal/training-state.ts";
 import { createUnionRules } from "../../universal/union.ts";
-import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "../format.ts";
+import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { readSideFiles } from "../side-files.ts";
 import { type ExtractedParameter, extractParameters } from "./extract.ts";
 import { type DeepspeedFiles, findDeepspeedFiles, hasRankFiles } from "./files.ts";
@@ -62,22 +62,9 @@ async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
   const weightsOnly: CheckpointWarning[] =
     stage === undefined ? [{ code: "OptimizerStatesMissing", where: { file: files.prefix } }] : [];
   const ignored = warnOfIgnored(models, optimizer === undefined ? [] : [optimizer]);
-  return {
-    checkpoint: {
-      format: deepspeed.id,
-      tensorFiles,
-      sideFiles: side.sideFiles,
-      tensors: conversion.map(entryOf),
-      metadata: new Map(),
-      config: side.config,
-    },
-    warnings: [...weightsOnly, ...patterns.warnings, ...united.warnings, ...ignored],
-    headers: new Map(),
-    digest: undefined,
-    conversion,
-    training: withPatterns(saved, patterns.added),
-    family: patterns.family,
-  };
+  const warnings = [...weightsOnly, ...patterns.warnings, ...united.warnings, ...ignored];
+  const opened = openedInPieces({ format: deepspeed.id, tensorFiles, ...side }, conversion, warnings);
+  return { ...opened, training: withPatterns(saved, patterns.added), family: patterns.family };
 }
 
 /** Patterns that the checkpoint lacks stay with its state, whoever gave them: writers for other ranks need them. */

@@ -9,10 +9,10 @@ import { RANK_LIMITS } from "../../limits.ts";
 import { elementCount, type Shape, sameShape } from "../../tensor.ts";
 import { gatherWhole } from "../../universal/box.ts";
 import { hasPatterns } from "../../universal/checkpoint-info.ts";
-import { type ConversionParameter, entryOf, type GatheredTensor, STATE_NAMES } from "../../universal/conversion.ts";
+import { type ConversionParameter, type GatheredTensor, STATE_NAMES } from "../../universal/conversion.ts";
 import { compilePattern } from "../../universal/name-pattern.ts";
 import { createUnionRules } from "../../universal/union.ts";
-import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "../format.ts";
+import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { asKind, countsOf, fieldOf, isCount, itemsOf, type PickleValue } from "../pickle/value.ts";
 import { readSideFiles } from "../side-files.ts";
 import { placeTorchTensor } from "../torch/file.ts";
@@ -289,18 +289,5 @@ async function assemble(
 ): Promise<OpenedCheckpoint> {
   const tensorFiles = [...files].sort((a, b) => (a.name < b.name ? -1 : 1));
   const { sideFiles, config } = await readSideFiles(folder, tensorFiles);
-  return {
-    checkpoint: {
-      format: deepspeedUniversal.id,
-      tensorFiles,
-      sideFiles,
-      tensors: parameters.map(entryOf),
-      metadata: new Map(),
-      config,
-    },
-    warnings,
-    headers: new Map(),
-    digest: undefined,
-    conversion: parameters,
-  };
+  return openedInPieces({ format: deepspeedUniversal.id, tensorFiles, sideFiles, config }, parameters, warnings);
 }

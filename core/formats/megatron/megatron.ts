@@ -8,9 +8,9 @@ import { z } from "zod";
 import type { CheckpointFile, FolderReader } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { FOLDER_LIMITS, RANK_LIMITS } from "../../limits.ts";
-import { type ConversionParameter, entryOf } from "../../universal/conversion.ts";
+import type { ConversionParameter } from "../../universal/conversion.ts";
 import { type DcpTensors, readDcp } from "../dcp/dcp.ts";
-import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "../format.ts";
+import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { parseJsonDocument } from "../json-scan.ts";
 import { readSideFiles } from "../side-files.ts";
 import { foldStates, splitLayers, undoFlattening } from "./tensors.ts";
@@ -114,18 +114,10 @@ async function assemble(folder: FolderReader, { prefix, dcp, parameters, ignored
       ? [{ code: "VocabularyPaddingKept" as const, where, expected: "the tokenizer's own size" }]
       : []),
   ];
-  return {
-    checkpoint: {
-      format: megatron.id,
-      tensorFiles: dcp.files,
-      sideFiles: sideFiles.filter(({ name }) => !own.has(name)),
-      tensors: parameters.map(entryOf),
-      metadata: new Map(),
-      config,
-    },
-    warnings: [...dcp.warnings, ...left, ...warnings],
-    headers: new Map(),
-    digest: undefined,
-    conversion: parameters,
-  };
+  const others = sideFiles.filter(({ name }) => !own.has(name));
+  return openedInPieces({ format: megatron.id, tensorFiles: dcp.files, sideFiles: others, config }, parameters, [
+    ...dcp.warnings,
+    ...left,
+    ...warnings,
+  ]);
 }
