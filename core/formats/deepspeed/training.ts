@@ -44,13 +44,16 @@ export function trainingStateOf(
 ): TrainingState | undefined {
   const [model] = models;
   if (model === undefined) return undefined;
-  const buffers = [...new Set(models.flatMap((each) => each.buffers))];
+  // Where no rank names buffers there may be some all the same; an empty list would say that there are none.
+  const names = models.some(({ client }) => "buffer_names" in client)
+    ? { buffer_names: [...new Set(models.flatMap(({ buffers }) => buffers))] }
+    : {};
   return {
     weights: weightsDtype(model),
     ...(topology === undefined ? {} : { topology }),
     groups: optimizer.hyperparameters.map((group) => ({ ...group })),
     optimizer: { ...optimizer.common },
-    client: { ...model.client, buffer_names: buffers },
+    client: { ...model.client, ...names },
   };
 }
 
