@@ -2,7 +2,7 @@
 // groups over all pipeline stages, and counters, hyper-parameters and configuration as plain values.
 import type { Dtype } from "../../tensor.ts";
 import type { ConversionParameter } from "../../universal/conversion.ts";
-import type { TrainingState } from "../../universal/training-state.ts";
+import type { JsonObject, TrainingState } from "../../universal/training-state.ts";
 import type { CheckpointWarning } from "../format.ts";
 import type { ModelState } from "./model.ts";
 import type { OptimizerCommon, OptimizerRank } from "./optimizer.ts";
@@ -45,7 +45,7 @@ export function trainingStateOf(
   const [model] = models;
   if (model === undefined) return undefined;
   // Where no rank names buffers there may be some all the same; an empty list would say that there are none.
-  const names = models.some(({ client }) => "buffer_names" in client)
+  const names: JsonObject = models.some(({ client }) => "buffer_names" in client)
     ? { buffer_names: [...new Set(models.flatMap(({ buffers }) => buffers))] }
     : {};
   return {
