@@ -68,8 +68,13 @@ export function parametersOf(tensors: readonly TensorEntry[]): readonly Conversi
     if (first === undefined) return [];
     const { name, dtype, shape, ranges, packing, gather = gatherWhole(ranges, shape, packing) } = first;
     const aliases = others.map((other) => other.name);
-    return [
-      { name, dtype, shape, gather, pattern: { kind: "unique" }, paddedRows: undefined, aliases, training: undefined },
-    ];
+    return [{ ...plainParameter({ name, dtype, shape, gather }), aliases }];
   });
+}
+
+/** A parameter that no topology cut or padded, without optimizer states. */
+export function plainParameter(
+  tensor: Pick<ConversionParameter, "name" | "dtype" | "shape" | "gather">,
+): ConversionParameter {
+  return { ...tensor, pattern: { kind: "unique" }, paddedRows: undefined, aliases: [], training: undefined };
 }

@@ -7,7 +7,7 @@ import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { FOLDER_LIMITS, PICKLE_LIMITS, RANK_LIMITS } from "../../limits.ts";
 import { type Dtype, elementCount, type Shape, sameShape } from "../../tensor.ts";
 import { type Box, findTilingProblem, wholeBox } from "../../universal/box.ts";
-import type { ConversionParameter } from "../../universal/conversion.ts";
+import { type ConversionParameter, plainParameter } from "../../universal/conversion.ts";
 import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { unpickle } from "../pickle/pickle.ts";
 import {
@@ -241,16 +241,7 @@ async function placeChunks(
     }
   };
   await Promise.all(Array.from({ length: Math.min(READS_IN_FLIGHT, chunks.length) }, work));
-  return {
-    name,
-    dtype,
-    shape,
-    gather: { rule: "join", copies: [boxes] },
-    pattern: { kind: "unique" },
-    paddedRows: undefined,
-    aliases: [],
-    training: undefined,
-  };
+  return plainParameter({ name, dtype, shape, gather: { rule: "join", copies: [boxes] } });
 }
 
 /** The chunk's bytes inside of its file: the slice is a whole torch file, whose offsets count from its start. */

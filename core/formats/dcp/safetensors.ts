@@ -7,7 +7,7 @@ import type { CheckpointFile, FolderReader, TensorEntry } from "../../checkpoint
 import { MergeyardError } from "../../error.ts";
 import { type Shape, tensorBytes } from "../../tensor.ts";
 import { findTilingProblem, wholeBox } from "../../universal/box.ts";
-import type { ConversionParameter } from "../../universal/conversion.ts";
+import { type ConversionParameter, plainParameter } from "../../universal/conversion.ts";
 import { type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { parseJsonDocument } from "../json-scan.ts";
 import { readHeaders } from "../safetensors/folder.ts";
@@ -107,14 +107,5 @@ function joinParts(name: string, parts: readonly Part[]): ConversionParameter {
     const where = { file: first?.entry.ranges[0]?.file, tensor: name };
     throw new MergeyardError("DcpChunksInvalid", { where, ...problem });
   }
-  return {
-    name,
-    dtype,
-    shape,
-    gather: { rule: "join", copies: [boxes] },
-    pattern: { kind: "unique" },
-    paddedRows: undefined,
-    aliases: [],
-    training: undefined,
-  };
+  return plainParameter({ name, dtype, shape, gather: { rule: "join", copies: [boxes] } });
 }
