@@ -1,13 +1,14 @@
-// `npm run bench`: what merging, quantizing and converting cost, as ratios. Merging: CPU-seconds against mergekit on
-// the same files, wall time against plainly reading the inputs and writing the output once. Quantizing:
-// bench/quantize.ts. Converting: bench/convert.ts. Machines are shared and noisy, so runs are interleaved and the least
-// of each figure counts. Nothing here passes or fails.
+// `npm run bench`: what merging, quantizing and converting cost, as ratios. Merging: CPU-seconds of one thread against
+// mergekit's with one torch thread on the same files; wall time of as many threads as we use unasked against plainly
+// reading the inputs and writing the output once. Quantizing: bench/quantize.ts. Converting: bench/convert.ts. Machines
+// are shared and noisy, so runs are interleaved and the least of each figure counts. Nothing here passes or fails.
 import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { z } from "zod";
 import { findMethod } from "../core/methods/registry.ts";
+import { defaultThreads } from "../workers/pool.ts";
 import { benchConvert } from "./bench/convert.ts";
 import { type Cost, least, measure } from "./bench/measure.ts";
 import { makeBenchModels } from "./bench/models.ts";
@@ -87,13 +88,14 @@ function recipeText(method: string): string {
   return JSON.stringify({ merge_method: method, ...base, models, ...parameters }, undefined, 2);
 }
 
-/** One merge, the output removed again. */
-async function runOurs(method: string): Promise<Cost> {
+/** One merge, the output removed again; `threads` are ours to choose where none are given. */
+async function runOurs(method: string, threads?: number): Promise<Cost> {
   const folder = mkdtempSync(join(dir, "run-"));
   try {
     const recipe = join(folder, "recipe.yaml");
     writeFileSync(recipe, recipeText(method));
-    return await measure(`node cli/mergeyard.mjs merge ${recipe} --out ${join(folder, "out")} --threads 2`, root);
+    const flags = threads === undefined ? "" : ` --threads ${threads}`;
+    return await measure(`node cli/mergeyard.mjs merge ${recipe} --out ${join(folder, "out")}${flags}`, root);
   } finally {
     rmSync(folder, { recursive: true });
   }
@@ -131,23 +133,27 @@ async function benchMerging(): Promise<void> {
   makeBenchModels(dir);
   const methods = options.methods.split(",");
   const mergekit = runMergekit(methods);
+  console.log(`CPU-s: user and system time of a whole run with one thread, beside mergekit's with one torch thread.`);
+  console.log(`wall s and peak MiB: with the default of one thread a processor, here ${defaultThreads()}.`);
+  console.log("copy s: plainly reading the inputs and writing the output, one file after the other.");
   console.log("method           CPU-s   mergekit  ratio   wall s  copy s  ratio   peak MiB");
   for (const method of methods) {
     const recipe = RECIPES[method];
     const inputs = [...new Set([...(recipe?.base === true ? ["base"] : []), ...(recipe?.models ?? [])])];
-    const [ours, copies]: [Cost[], Cost[]] = [[], []];
+    const [singles, ours, copies]: [Cost[], Cost[], Cost[]] = [[], [], []];
     for (let round = 0; round < Number(options.rounds); round++) {
+      singles.push(await runOurs(method, 1));
       ours.push(await runOurs(method));
       copies.push(await runCopy(inputs));
     }
-    const [our, copy] = [least(ours), least(copies)];
+    const [single, our, copy] = [least(singles), least(ours), least(copies)];
     const measured = mergekit.get(method);
     const peer = measured ?? recipe?.mergekitS;
     const cells = [
       method.padEnd(15),
-      our.cpuS.toFixed(2).padStart(6),
+      single.cpuS.toFixed(2).padStart(6),
       (peer === undefined ? "-" : `${peer.toFixed(1)}${measured === undefined ? "*" : " "}`).padStart(9),
-      (peer === undefined ? "-" : `1/${(peer / our.cpuS).toFixed(1)}`).padStart(7),
+      (peer === undefined ? "-" : `1/${(peer / single.cpuS).toFixed(1)}`).padStart(7),
       our.wallS.toFixed(2).padStart(7),
       copy.wallS.toFixed(2).padStart(7),
       `${(our.wallS / copy.wallS).toFixed(2)}x`.padStart(7),
