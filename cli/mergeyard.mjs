@@ -2,7 +2,7 @@
 // The `mergeyard` command's first file. Plain JavaScript, because whatever Node is on the machine must be able to read
 // it: under one that is too old it starts the Node that `npm ci` installed, and says so clearly when there is none.
 import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import module from "node:module";
 import { fileURLToPath } from "node:url";
 
@@ -24,9 +24,21 @@ function runUnderPinnedNode() {
   });
 }
 
+/** Whether `npm run build` has made a bundle, which starts twice as fast, and no source was changed since. */
+function isBuilt() {
+  const list = new URL("../dist/sources.json", import.meta.url);
+  const built = statSync(list, { throwIfNoEntry: false })?.mtimeMs;
+  if (built === undefined) return false;
+  const isChanged = (source) => {
+    const file = fileURLToPath(new URL(`../${source}`, import.meta.url));
+    return (statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0) > built;
+  };
+  return !JSON.parse(readFileSync(list, "utf8")).some(isChanged);
+}
+
 if (Number(process.versions.node.split(".")[0]) >= NEEDED_MAJOR) {
   module.enableCompileCache?.(fileURLToPath(new URL("../node_modules/.cache/compile", import.meta.url)));
-  const { runMain } = await import("./main.ts");
+  const { runMain } = await import(isBuilt() ? "../dist/main.mjs" : "./main.ts");
   await runMain();
 } else if (existsSync(PINNED_NODE)) {
   runUnderPinnedNode();

@@ -10,12 +10,11 @@ import { runStep } from "../steps/step.ts";
 import type { OpenStore } from "../stores/store.ts";
 import type { PipelineParts } from "./run-pipeline.ts";
 
-const WORKER = "../workers/main.ts";
 /** Where Node keeps the compiled sources between starts: a worker starts in a third of the processor time. */
-const COMPILE_CACHE = "../node_modules/.cache/compile";
+const COMPILE_CACHE = new URL("../node_modules/.cache/compile", import.meta.url);
 
-/** `signer` signs what is published; nothing is signed without one. */
-export function pipelineParts(openStore: OpenStore, signer?: Signer | undefined): PipelineParts {
+/** `worker` is the worker's program. `signer` signs what is published; nothing is signed without one. */
+export function pipelineParts(openStore: OpenStore, worker: URL, signer?: Signer | undefined): PipelineParts {
   return {
     openStore,
     functions: {
@@ -25,7 +24,7 @@ export function pipelineParts(openStore: OpenStore, signer?: Signer | undefined)
       notify: (payload, deps) => runStep(notifyStep, payload, deps),
       recordFailure: (payload, deps) => runStep(recordFailureStep, payload, deps),
     },
-    worker: [process.execPath, fileURLToPath(new URL(WORKER, import.meta.url))],
-    workerEnvironment: { NODE_COMPILE_CACHE: fileURLToPath(new URL(COMPILE_CACHE, import.meta.url)) },
+    worker: [process.execPath, fileURLToPath(worker)],
+    workerEnvironment: { NODE_COMPILE_CACHE: fileURLToPath(COMPILE_CACHE) },
   };
 }

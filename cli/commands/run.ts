@@ -36,6 +36,8 @@ type Options = {
 /** More workers at once only wait for each other's disk; more threads in one only for its memory. */
 const JOBS_MAX = 8;
 const THREADS_MAX = 4;
+/** What a job of a local run executes. */
+const WORKER = new URL("../../workers/main.ts", import.meta.url);
 
 export function addRun(program: Command, terminal: Terminal): void {
   program
@@ -99,7 +101,7 @@ async function run(pipeline: string, options: Options, terminal: Terminal): Prom
       signal: terminal.signal,
       onEvent,
     },
-    pipelineParts(openStore, signer),
+    pipelineParts(openStore, WORKER, signer),
   ).finally(() => progress.end());
   if (outcome.status !== "done") throw toError(outcome);
   printResult(terminal, options.json, outcome, () => describeOutcome(outcome, report.unitsEnded()));

@@ -29,6 +29,6 @@ const outcome = await runPipeline(
     signal: new AbortController().signal,
     onEvent,
   },
-  pipelineParts(openStore),
+  pipelineParts(openStore, new URL("../../workers/main.ts", import.meta.url)),
 );
 print({ event: "outcome", outcome });
