@@ -13,6 +13,7 @@ import { benchConvert } from "./bench/convert.ts";
 import { type Cost, least, measure } from "./bench/measure.ts";
 import { makeBenchModels } from "./bench/models.ts";
 import { benchQuantize } from "./bench/quantize.ts";
+import { buildCommandLine } from "./build.ts";
 
 /** Recipes as mergekit's bench runs them, and mergekit's CPU-seconds on an idle 2-vCPU EPYC machine where measured. */
 const RECIPES: Readonly<
@@ -167,6 +168,8 @@ async function benchMerging(): Promise<void> {
 }
 
 mkdirSync(dir, { recursive: true });
+// What users start, whatever was changed since it was last built.
+await buildCommandLine(join(root, "dist"));
 const parts = options.parts.split(",");
 if (parts.includes("merge")) await benchMerging();
 if (parts.includes("quantize")) {

@@ -6,7 +6,6 @@ import { checkStep } from "../../steps/check.ts";
 import { notifyStep } from "../../steps/notify.ts";
 import { onScheduleStep } from "../../steps/on-schedule.ts";
 import { onUploadStep } from "../../steps/on-upload.ts";
-import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { planStep } from "../../steps/plan.ts";
 import { publishStep } from "../../steps/publish.ts";
 import { recordFailureStep } from "../../steps/record-failure.ts";
@@ -15,13 +14,12 @@ import { runStep } from "../../steps/step.ts";
 import { recordUnitFailure } from "../../steps/units/failures.ts";
 import { runUnitStep } from "../../steps/units/run-unit.ts";
 import { initYard } from "../../steps/yard.ts";
-import { writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { dict, tensor, torchOf } from "../core/formats/torch-parts.ts";
 import { newStore, putText, testDeps } from "../steps/deps.ts";
 import { createInThreadExecutor } from "../steps/in-thread-executor.ts";
-import { recipe } from "../steps/pipeline.ts";
+import { documentsRecipe, recipe } from "../steps/pipeline.ts";
 import { putModel } from "../steps/small-model.ts";
+import { putTorch } from "../steps/torch-upload.ts";
 import { type Statement, underRole } from "./policies.ts";
 
 type Grants = Readonly<Record<Exclude<YardRole, never>, readonly Statement[]>>;
@@ -67,48 +65,14 @@ export async function runUnderRoles(grants: Grants): Promise<void> {
 
   // Results that only later stages use, computed and then found again; an upload of another format, converted.
   for (const weight of [1, 2]) {
-    await putText(yard, "pipelines/p.yaml", documents(weight));
+    await putText(yard, "pipelines/p.yaml", documentsRecipe(weight));
     assert.equal(await runPipeline(run), "published");
   }
-  await uploadTorch(yard);
+  await putTorch(yard, "incoming/a/1/", "incoming/torch/1/");
   await putText(yard, "pipelines/p.yaml", pipeline(0.5).replace("incoming/a", "incoming/torch"));
   assert.notEqual(await runPipeline(run), "unchanged");
 
   await failUnderRoles(run);
-}
-
-const documents = (weight: number) => `name: half
-merge_method: linear
-parameters: { weight: 0.5 }
-models: [{ model: one }, { model: two }]
----
-name: several
-models: { one: incoming/a, two: incoming/b }
-merge:
-  merge_method: linear
-  models:
-    - { model: half, parameters: { weight: 1 } }
-    - { model: one, parameters: { weight: ${weight} } }
-publish: { model: several, channel: nightly }
-`;
-
-/** The upload `a` as torch.save would have written it. */
-async function uploadTorch(yard: ObjectStore): Promise<void> {
-  const { checkpoint } = await openCheckpoint(yard, "incoming/a/1/");
-  const storages: Record<string, Uint8Array> = {};
-  const entries: [string, Uint8Array][] = [];
-  for (const [index, { name, shape, ranges }] of checkpoint.tensors.entries()) {
-    const [range] = ranges;
-    const into = new Uint8Array(range?.bytes ?? 0);
-    await yard.readInto(`incoming/a/1/${range?.file}`, range?.offset ?? 0, into);
-    storages[index] = into;
-    const stride = shape.map((_, axis) => shape.slice(axis + 1).reduce((product, length) => product * length, 1));
-    entries.push([name, tensor({ key: String(index), count: into.length / 4, size: shape, stride })]);
-  }
-  const bytes = torchOf(dict(...entries), storages);
-  await writeObject(yard, "incoming/torch/1/pytorch_model.bin", bytes, bytes.length);
-  await yard.copy("incoming/a/1/config.json", "incoming/torch/1/config.json");
-  await putText(yard, "incoming/torch/1/_COMPLETE", "");
 }
 
 type Run = { readonly yard: ObjectStore; readonly depsOf: (role: YardRole) => ReturnType<typeof testDeps> };

@@ -15,6 +15,7 @@ import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { convertInto, putGolden } from "./folders.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
 import { makeYard, plan, recipe, runPipeline } from "./pipeline.ts";
+import { putTorch } from "./torch-upload.ts";
 
 const GOLDEN = join(import.meta.dirname, "../golden");
 
@@ -141,30 +142,10 @@ suite("converting other formats", () => {
 });
 
 suite("a pipeline over uploads of other formats", () => {
-  /** The small model `incoming/a` saved by torch instead, as `incoming/c`. */
-  async function putTorch(yard: ObjectStore): Promise<void> {
-    const { checkpoint } = await openCheckpoint(yard, "incoming/a/1/");
-    const storages: Record<string, Uint8Array> = {};
-    const entries: [string, Uint8Array][] = [];
-    for (const [index, { name, shape, ranges }] of checkpoint.tensors.entries()) {
-      const [range] = ranges;
-      const into = new Uint8Array(range?.bytes ?? 0);
-      await yard.readInto(`incoming/a/1/${range?.file}`, range?.offset ?? 0, into);
-      storages[index] = into;
-      const stride = shape.map((_, axis) => shape.slice(axis + 1).reduce((product, length) => product * length, 1));
-      entries.push([name, tensor({ key: String(index), count: into.length / 4, size: shape, stride })]);
-    }
-    const bytes = torchOf(dict(...entries), storages);
-    await writeObject(yard, "incoming/c/1/pytorch_model.bin", bytes, bytes.length);
-    const config = await readAll(yard, "incoming/a/1/config.json", 1e6);
-    await yard.create("incoming/c/1/config.json", config);
-    await yard.create("incoming/c/1/_COMPLETE", new Uint8Array(0));
-  }
-
   async function setUp() {
     const yard = newStore();
     await makeYard(yard);
-    await putTorch(yard);
+    await putTorch(yard, "incoming/a/1/", "incoming/c/1/");
     await putText(yard, "pipelines/torch.yaml", recipe(0.5).replace("one: incoming/a", "one: incoming/c"));
     const openStore = openerOf(yard);
     return { yard, deps: testDeps(openStore, { executeMerge: createInThreadExecutor(openStore, () => {}) }) };

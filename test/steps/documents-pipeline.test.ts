@@ -11,30 +11,15 @@ import { initYard } from "../../steps/yard.ts";
 import { readAll } from "../../stores/objects.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
-import { plan, runPipeline } from "./pipeline.ts";
+import { documentsRecipe, plan, runPipeline } from "./pipeline.ts";
 import { putModel } from "./small-model.ts";
-
-const recipe = (last: number) => `name: half
-merge_method: linear
-parameters: { weight: 0.5 }
-models: [{ model: one }, { model: two }]
----
-name: several
-models: { one: incoming/a, two: incoming/b }
-merge:
-  merge_method: linear
-  models:
-    - { model: half, parameters: { weight: 1 } }
-    - { model: one, parameters: { weight: ${last} } }
-publish: { model: several, channel: nightly }
-`;
 
 async function setUp() {
   const yard = newStore();
   await initYard(yard);
   await putModel(yard, "incoming/a/1/", { seed: 1 });
   await putModel(yard, "incoming/b/1/", { seed: 2 });
-  await putText(yard, "pipelines/small.yaml", recipe(1));
+  await putText(yard, "pipelines/small.yaml", documentsRecipe(1));
   const merged: string[] = [];
   const openStore = openerOf(yard);
   const executeMerge = createInThreadExecutor(openStore, ({ unit, target }) => void merged.push(target.key, unit.file));
@@ -76,7 +61,7 @@ test("an unchanged intermediate result is found again when only the last documen
     intermediate.length > 1 && intermediate.every((key) => key.startsWith(layout.stageOutput(first.plan.run, 2))),
   );
   merged.length = 0;
-  await putText(yard, "pipelines/small.yaml", recipe(2));
+  await putText(yard, "pipelines/small.yaml", documentsRecipe(2));
   const second = await runPipeline(yard, deps);
   assert.notEqual(second.result?.version, first.result?.version);
   assert.ok(merged.length > 0 && merged.every((key) => !key.includes("/stages/")), String(merged));
@@ -84,7 +69,7 @@ test("an unchanged intermediate result is found again when only the last documen
   // Without the run that held them they are made again, to the same version.
   for await (const { key } of yard.list("runs/")) await yard.delete(key);
   merged.length = 0;
-  await putText(yard, "pipelines/small.yaml", recipe(3));
+  await putText(yard, "pipelines/small.yaml", documentsRecipe(3));
   assert.equal((await runPipeline(yard, deps)).result?.outcome, "published");
   assert.ok(merged.some((key) => key.includes("/stages/")));
 });

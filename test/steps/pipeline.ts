@@ -11,6 +11,22 @@ import type { ObjectStore } from "../../stores/store.ts";
 import { putText } from "./deps.ts";
 import { putModel } from "./small-model.ts";
 
+/** Two documents: the first's result is one of the second's models. */
+export const documentsRecipe = (weight: number): string => `name: half
+merge_method: linear
+parameters: { weight: 0.5 }
+models: [{ model: one }, { model: two }]
+---
+name: several
+models: { one: incoming/a, two: incoming/b }
+merge:
+  merge_method: linear
+  models:
+    - { model: half, parameters: { weight: 1 } }
+    - { model: one, parameters: { weight: ${weight} } }
+publish: { model: several, channel: nightly }
+`;
+
 /** A pipeline over the uploads `a` and `b`. */
 export function recipe(weight: number, publish = "publish: { model: ab, channel: nightly }"): string {
   return `name: small
