@@ -1,8 +1,10 @@
 // `npm run quality -- MODELS`: merges real small models by every method, quantizes one to every format, and measures
-// what comes out, as the papers' tables do, beside the numbers that the models' own README states. MODELS is a folder
-// that holds the suites of tools/quality/suites.ts. Nothing passes or fails: verdicts say what these models can show.
+// what comes out, as the papers' tables do. Below each row stands what the models' own README states, and whether that
+// is within the noise of the samples; beside it, how the merge stands to the base. MODELS is a folder that holds the
+// suites of tools/quality/suites.ts. Nothing passes or fails: verdicts say what these models can show.
 //
-//   npm run quality -- MODELS [--full] [--suites vit-tiny,lm-tiny,lm-tiny-formats] [--rows TEXT] [--threads N] [--json]
+//   npm run quality -- MODELS [--full] [--suites vit-tiny,lm-tiny,lm-tiny-formats,moe-tiny] [--rows TEXT]
+//                      [--threads N] [--json]
 //
 // By default a quarter of the samples, in a few minutes on two cores; --full takes all, as the README's tables did.
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -14,17 +16,26 @@ import { main } from "../cli/main.ts";
 import { writeQuantized } from "./quality/formats.ts";
 import { compileLinear } from "./quality/linear.ts";
 import { scoreAll } from "./quality/pool.ts";
+import { writeRouterStatistics } from "./quality/router-statistics.ts";
 import type { Scores, Scoring } from "./quality/score.ts";
 import { type Row, SUITES, type Suite } from "./quality/suites.ts";
-import { type Measured, meanOf, meansOf, renderTable, type Stated } from "./quality/table.ts";
+import { describeRows, type Measured, renderTable, type Stated } from "./quality/table.ts";
 
-const statedSchema = z.record(z.string(), z.record(z.string(), z.number()));
+const tableSchema = z.record(z.string(), z.record(z.string(), z.number()));
+/** A README's table by row, or several by name. */
+const statedSchema = z.union([
+  z.object({ "bits a byte": tableSchema }).transform((tables) => tables["bits a byte"]),
+  tableSchema,
+]);
 
 /** A model and what is said of it beside its row's label. */
 type Made = { readonly model: string; readonly note?: string };
 
+/** Where a suite's models and samples lie, and where more are made. */
+type Places = { readonly folder: string; readonly data: string; readonly scratch: string };
+
 /** The folder of a row's model, made in `scratch` where it is not there. */
-async function make(folder: string, scratch: string, row: Row, index: number): Promise<Made> {
+async function make(suite: Suite, { folder, data, scratch }: Places, row: Row, index: number): Promise<Made> {
   if (row.model === "individual") throw new Error("individual models are not one model");
   if ("folder" in row.model) return { model: join(folder, row.model.folder) };
   const out = join(scratch, String(index));
@@ -32,17 +43,28 @@ async function make(folder: string, scratch: string, row: Row, index: number): P
     const bits = await writeQuantized(join(folder, "base"), out, row.model.format);
     return { model: out, note: `${bits.toFixed(2)} bits` };
   }
+  if ("experts" in row.model) {
+    const file = join(scratch, "statistics.safetensors");
+    const { experts, calibrated } = row.model;
+    if (calibrated && !existsSync(file)) {
+      await writeRouterStatistics(compileLinear(), { model: folder, data, tasks: suite.tasks, file });
+    }
+    await runCommand(folder, ["merge-experts", folder, ...experts, ...(calibrated ? ["--statistics", file] : [])], out);
+    return { model: out };
+  }
   const recipe = join(scratch, `${index}.yaml`);
   writeFileSync(recipe, JSON.stringify(row.model.merge));
-  const quiet = { write: () => true };
-  const terminal = { stdout: quiet, stderr: process.stderr, cwd: folder, env: process.env, now: Date.now };
   const names = foldersOf(row.model.merge).flatMap((name) => ["--model", `${name}=${join(folder, name)}`]);
-  const status = await main(["merge", recipe, "--out", out, ...names, "--json"], {
-    ...terminal,
-    signal: new AbortController().signal,
-  });
-  if (status !== 0) throw new Error(`the merge of "${row.label}" failed`);
+  await runCommand(folder, ["merge", recipe, ...names], out);
   return { model: out };
+}
+
+/** The command line, as any user's. */
+async function runCommand(cwd: string, args: readonly string[], out: string): Promise<void> {
+  const quiet = { write: () => true };
+  const terminal = { stdout: quiet, stderr: process.stderr, cwd, env: process.env, now: Date.now };
+  const status = await main([...args, "--out", out, "--json"], { ...terminal, signal: new AbortController().signal });
+  if (status !== 0) throw new Error(`${args.join(" ")} failed`);
 }
 
 /** Folders that a recipe's references name; `model+adapter` names two. */
@@ -57,15 +79,19 @@ function foldersOf(recipe: Readonly<Record<string, unknown>>): readonly string[]
 type Work = { readonly row: Row; readonly note?: string | undefined; readonly scorings: readonly Scoring[] };
 
 /** What a row asks to be measured: one model on all tasks, or every task's own fine-tune. */
-async function plan(suite: Suite, folder: string, scratch: string, samples: number): Promise<readonly Work[]> {
+async function plan(suite: Suite, places: Places, samples: number): Promise<readonly Work[]> {
   const work: Work[] = [];
   for (const [index, row] of suite.rows.entries()) {
-    const scoring = { kind: suite.kind, suite: folder, samples };
+    const scoring = { kind: suite.kind, data: places.data, samples };
     if (row.model === "individual") {
-      const scorings = suite.tasks.map((task) => ({ ...scoring, model: join(folder, `ft-${task}`), tasks: [task] }));
+      const scorings = suite.tasks.map((task) => ({
+        ...scoring,
+        model: join(places.folder, `ft-${task}`),
+        tasks: [task],
+      }));
       work.push({ row, scorings });
     } else {
-      const { model, note } = await make(folder, scratch, row, index);
+      const { model, note } = await make(suite, places, row, index);
       work.push({ row, note, scorings: [{ ...scoring, model, tasks: suite.tasks }] });
     }
   }
@@ -74,12 +100,13 @@ async function plan(suite: Suite, folder: string, scratch: string, samples: numb
 
 async function measureSuite(
   suite: Suite,
-  folder: string,
+  models: string,
   { samples, threads }: { readonly samples: number; readonly threads: number },
 ): Promise<readonly Measured[]> {
   const scratch = mkdtempSync(join(os.tmpdir(), "mergeyard-quality-"));
   try {
-    const work = await plan(suite, folder, scratch, samples);
+    const places = { folder: join(models, suite.folder), data: join(models, suite.data), scratch };
+    const work = await plan(suite, places, samples);
     const scorings = work.flatMap(({ scorings: own }) => own);
     let done = 0;
     const scores = await scoreAll(compileLinear(), scorings, threads, () => {
@@ -119,16 +146,12 @@ if (models === undefined) {
 }
 const wanted = options.suites.split(",");
 for (const suite of SUITES.filter(({ id }) => wanted.includes(id))) {
-  const folder = resolve(models, suite.folder);
   const samples = options.full ? suite.samples.full : suite.samples.quick;
   const rows = suite.rows.filter(({ label }) => label === suite.base || label.includes(options.rows));
-  const measured = await measureSuite({ ...suite, rows }, folder, { samples, threads: Number(options.threads) });
+  const asked = { ...suite, rows };
+  const measured = await measureSuite(asked, resolve(models), { samples, threads: Number(options.threads) });
+  const stated = readStated(resolve(models, suite.folder));
   if (options.json) {
-    const scored = measured.map(({ row, scores }) => ({
-      label: row.label,
-      scores: meansOf(scores),
-      mean: meanOf(scores),
-    }));
-    console.log(JSON.stringify({ suite: suite.id, samples, rows: scored }));
-  } else console.log(`\n${suite.id}: ${suite.title}\n${renderTable(suite, measured, readStated(folder)).join("\n")}`);
+    console.log(JSON.stringify({ suite: suite.id, samples, rows: describeRows(asked, measured, stated) }));
+  } else console.log(`\n${suite.id}: ${suite.title}\n${renderTable(asked, measured, stated).join("\n")}`);
 }

@@ -4,9 +4,10 @@ import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import test from "node:test";
 import { z } from "zod";
+import { routeRows } from "../../tools/quality/feed-forward.ts";
 import { compileLinear, createLayers } from "../../tools/quality/linear.ts";
 import { createLlama } from "../../tools/quality/llama.ts";
-import { judge } from "../../tools/quality/table.ts";
+import { beyondNoise, judge } from "../../tools/quality/table.ts";
 import { createVit } from "../../tools/quality/vit.ts";
 import { readTensorFile, readWeights } from "../../tools/quality/weights.ts";
 
@@ -15,11 +16,12 @@ const ROOT = path.resolve(import.meta.dirname, "../..");
 const LOGIT_TOLERANCE = 1e-4;
 
 const models = process.env.MERGEYARD_TEST_MODELS;
-const vit = models === undefined ? undefined : path.join(models, "vit-tiny");
-const skip =
-  vit !== undefined && existsSync(vit)
-    ? false
-    : "set MERGEYARD_TEST_MODELS to a folder that holds vit-tiny with its reference.json";
+
+/** Why a test of these models does not run here; false where it does. */
+function skipOf(name: string): string | false {
+  const isThere = models !== undefined && existsSync(path.join(models, name));
+  return isThere ? false : `set MERGEYARD_TEST_MODELS to a folder that holds ${name} with its reference.json`;
+}
 
 const module = compileLinear();
 
@@ -68,8 +70,40 @@ test("the language model's logits are those of PyTorch", async () => {
   }
 });
 
-test("the vision transformer's features are those of PyTorch", { skip }, async () => {
-  const folder = vit ?? "";
+test("the logits of a model with experts are those of PyTorch", { skip: skipOf("moe-tiny") }, async () => {
+  const folder = path.join(models ?? "", "moe-tiny");
+  const cases = z.object({
+    input_bytes: z.array(z.array(z.int())),
+    last_position_logits: z.array(z.array(z.number())),
+  });
+  const { moe } = z.object({ moe: cases }).parse(JSON.parse(readFileSync(path.join(folder, "reference.json"), "utf8")));
+  const llama = createLlama(module, await readWeights(folder));
+  for (const [index, bytes] of moe.input_bytes.entries()) {
+    const last = llama.logits(Uint8Array.from(bytes), 1, bytes.length).subarray(-llama.vocabulary);
+    assert.ok(worstDifference(last, moe.last_position_logits[index] ?? []) < LOGIT_TOLERANCE, `input ${index}`);
+  }
+});
+
+test("a row is sent to its likeliest experts, with shares that add up to one", () => {
+  const sent = routeRows(Float32Array.of(0, Math.log(3), -1, 5, 5, 5), 3, 2);
+  assert.deepEqual(
+    sent.map((rows) => rows.map(({ row, share }) => [row, Number(share.toFixed(6))])),
+    [
+      [
+        [0, 0.25],
+        [1, 0.5],
+      ],
+      [
+        [0, 0.75],
+        [1, 0.5],
+      ],
+      [],
+    ],
+  );
+});
+
+test("the vision transformer's features are those of PyTorch", { skip: skipOf("vit-tiny") }, async () => {
+  const folder = path.join(models ?? "", "vit-tiny");
   const reference = z
     .record(
       z.string(),
@@ -94,4 +128,12 @@ test("a merge is better or worse only beyond the noise of its samples", () => {
   assert.equal(judge("higher", shifted(0.1), base), "better");
   assert.equal(judge("lower", shifted(0.1), base), "worse");
   assert.equal(judge("higher", { a: [3, 0, 4, 3], b: [5, 6, 7, 8] }, base), "tie");
+});
+
+test("a stated number is within the noise or beyond it, by task and for the mean", () => {
+  // Standard errors: 0.56 for each task, 0.40 for their mean.
+  const scores = { a: [1, 2, 3, 4], b: [5, 6, 7, 8] };
+  assert.deepEqual(beyondNoise(scores, { a: 3.5, b: 5.5, mean: 4.5 }), []);
+  assert.deepEqual(beyondNoise(scores, { a: 1.3, b: 6.5 }), ["a"]);
+  assert.deepEqual(beyondNoise(scores, { a: 3.5, b: 7.5, mean: 5.4 }), ["mean"]);
 });

@@ -1,5 +1,6 @@
-// The forward pass of a small llama decoder (Hugging Face names), for measuring merges and quantizations of it.
-import { add, attention, gateSilu, rmsNorm } from "./layers.ts";
+// The forward pass of a small llama or mixtral decoder (Hugging Face names), for measuring what is made of it.
+import { createFeedForwards, loadLinear, type OnRoute } from "./feed-forward.ts";
+import { add, attention, rmsNorm } from "./layers.ts";
 import { createLayers, type Layers, type LinearWeights } from "./linear.ts";
 import { numberOf, type Weights } from "./weights.ts";
 
@@ -13,9 +14,6 @@ type Block = {
   readonly value: LinearWeights;
   readonly output: LinearWeights;
   readonly mlpNorm: Float32Array;
-  readonly gate: LinearWeights;
-  readonly up: LinearWeights;
-  readonly down: LinearWeights;
 };
 
 export type Llama = {
@@ -26,8 +24,8 @@ export type Llama = {
   logits(ids: Uint8Array, sequences: number, length: number): Float32Array;
 };
 
-/** The model of a folder's tensors; all settings are its config's. */
-export function createLlama(module: WebAssembly.Module, weights: Weights): Llama {
+/** The model of a folder's tensors; all settings are its config's. `onRoute` hears what routers of experts say. */
+export function createLlama(module: WebAssembly.Module, weights: Weights, onRoute?: OnRoute): Llama {
   const [width, heads] = [numberOf(weights, "hidden_size"), numberOf(weights, "num_attention_heads")];
   const keyHeads = numberOf(weights, "num_key_value_heads");
   const headWidth = numberOf(weights, "head_dim", width / heads);
@@ -37,18 +35,17 @@ export function createLlama(module: WebAssembly.Module, weights: Weights): Llama
   );
   const embedding = weights.values("model.embed_tokens.weight");
   const lastNorm = weights.values("model.norm.weight");
-  const head = load(layers, weights, "lm_head");
+  const head = loadLinear(layers, weights, "lm_head");
   const rows = BATCH_POSITIONS;
-  const inner = Math.max(...blocks.map(({ gate }) => gate.outs));
+  const feedForwards = createFeedForwards(layers, weights, rows, onRoute);
   const [state, normed] = [layers.allocate(rows * width), layers.allocate(rows * Math.max(width, heads * headWidth))];
   const query = layers.allocate(rows * Math.max(width, heads * headWidth));
   const [key, value] = [layers.allocate(rows * keyHeads * headWidth), layers.allocate(rows * keyHeads * headWidth)];
-  const [gate, up] = [layers.allocate(rows * inner), layers.allocate(rows * inner)];
   const logits = layers.allocate(rows * head.outs);
   const norm = { width, epsilon: numberOf(weights, "rms_norm_eps") };
   const theta = numberOf(weights, "rope_theta");
 
-  const runBlock = (block: Block, sequences: number, length: number): void => {
+  const runBlock = (block: Block, index: number, sequences: number, length: number): void => {
     const n = sequences * length;
     rmsNorm(normed.values, state.values, { ...norm, rows: n }, block.attentionNorm);
     layers.linear(query, normed, block.query, n);
@@ -61,10 +58,7 @@ export function createLlama(module: WebAssembly.Module, weights: Weights): Llama
     layers.linear(query, normed, block.output, n);
     add(state.values, query.values, n * width);
     rmsNorm(normed.values, state.values, { ...norm, rows: n }, block.mlpNorm);
-    layers.linear(gate, normed, block.gate, n);
-    layers.linear(up, normed, block.up, n);
-    gateSilu(gate.values, up.values, n * block.gate.outs);
-    layers.linear(query, gate, block.down, n);
+    feedForwards[index]?.(query, normed, n);
     add(state.values, query.values, n * width);
   };
 
@@ -77,7 +71,7 @@ export function createLlama(module: WebAssembly.Module, weights: Weights): Llama
         const from = (ids[row] ?? 0) * width;
         state.values.set(embedding.subarray(from, from + width), row * width);
       }
-      for (const block of blocks) runBlock(block, sequences, length);
+      for (const [index, block] of blocks.entries()) runBlock(block, index, sequences, length);
       rmsNorm(normed.values, state.values, { ...norm, rows: n }, lastNorm);
       layers.linear(logits, normed, head, n);
       return logits.values.subarray(0, n * head.outs);
@@ -85,13 +79,8 @@ export function createLlama(module: WebAssembly.Module, weights: Weights): Llama
   };
 }
 
-function load(layers: Layers, weights: Weights, name: string): LinearWeights {
-  const [outs = 0, ins = 0] = weights.shape(`${name}.weight`);
-  return layers.load(weights.values(`${name}.weight`), outs, ins);
-}
-
 function loadBlock(layers: Layers, weights: Weights, prefix: string): Block {
-  const linear = (name: string) => load(layers, weights, `${prefix}${name}`);
+  const linear = (name: string) => loadLinear(layers, weights, `${prefix}${name}`);
   return {
     attentionNorm: weights.values(`${prefix}input_layernorm.weight`),
     query: linear("self_attn.q_proj"),
@@ -99,9 +88,6 @@ function loadBlock(layers: Layers, weights: Weights, prefix: string): Block {
     value: linear("self_attn.v_proj"),
     output: linear("self_attn.o_proj"),
     mlpNorm: weights.values(`${prefix}post_attention_layernorm.weight`),
-    gate: linear("mlp.gate_proj"),
-    up: linear("mlp.up_proj"),
-    down: linear("mlp.down_proj"),
   };
 }
 

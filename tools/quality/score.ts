@@ -11,10 +11,10 @@ export type Scoring = {
   readonly kind: "vit" | "llama";
   /** Folder of the weights. */
   readonly model: string;
-  /** Folder that holds `data/`, and `heads/` for a vision transformer. */
-  readonly suite: string;
+  /** Folder of the samples, and for a vision transformer that of the tasks' heads beside it. */
+  readonly data: string;
   readonly tasks: readonly string[];
-  /** Images, or windows of 128 bytes, of each task; the first ones. */
+  /** Images, or windows of 128 bytes, of each task, evenly spread over all. */
   readonly samples: number;
 };
 
@@ -28,20 +28,22 @@ export async function score(module: WebAssembly.Module, scoring: Scoring): Promi
   return scoring.kind === "vit" ? scoreVit(module, scoring) : scoreLlama(module, scoring);
 }
 
-async function scoreVit(module: WebAssembly.Module, { model, suite, tasks, samples }: Scoring): Promise<Scores> {
+async function scoreVit(module: WebAssembly.Module, { model, data: folder, tasks, samples }: Scoring): Promise<Scores> {
   const vit = createVit(module, await readWeights(model));
   const scores: Record<string, readonly number[]> = {};
   for (const task of tasks) {
-    const data = await readTensorFile(join(suite, "data"), `${task}.safetensors`);
-    const head = (await readTensorFile(join(suite, "heads"), `${task}.safetensors`)).get("weight");
+    const data = await readTensorFile(folder, `${task}.safetensors`);
+    const head = (await readTensorFile(join(folder, "../heads"), `${task}.safetensors`)).get("weight");
     const [images, labels] = [data.get("images"), data.get("labels")];
     if (head === undefined || images === undefined || labels === undefined) throw new Error(`${task} is not whole`);
-    const count = Math.min(samples, labels.bytes.length);
-    const features = vit.features(images.bytes, count);
+    const taken = spread(labels.bytes.length, samples);
+    const size = images.bytes.length / labels.bytes.length;
+    const chosen = taken.map((image) => images.bytes.subarray(image * size, (image + 1) * size));
+    const features = vit.features(Buffer.concat(chosen), taken.length);
     const [classes = 0] = head.shape;
     const weight = valuesOf(head);
-    scores[task] = Array.from({ length: count }, (_, image) => {
-      const feature = features.subarray(image * vit.width, (image + 1) * vit.width);
+    scores[task] = taken.map((image, index) => {
+      const feature = features.subarray(index * vit.width, (index + 1) * vit.width);
       return bestClass(feature, weight, classes) === labels.bytes[image] ? 100 : 0;
     });
   }
@@ -58,34 +60,44 @@ function bestClass(feature: Float32Array, weight: Float32Array, classes: number)
   return best;
 }
 
-async function scoreLlama(module: WebAssembly.Module, { model, suite, tasks, samples }: Scoring): Promise<Scores> {
+async function scoreLlama(
+  module: WebAssembly.Module,
+  { model, data: folder, tasks, samples }: Scoring,
+): Promise<Scores> {
   const llama = createLlama(module, await readWeights(model));
   const scores: Record<string, readonly number[]> = {};
   for (const task of tasks) {
-    const text = (await readTensorFile(join(suite, "data"), `${task}.safetensors`)).get("text");
+    const text = (await readTensorFile(folder, `${task}.safetensors`)).get("text");
     if (text === undefined) throw new Error(`${task} has no text`);
-    const windows = Math.min(samples, Math.floor((text.bytes.length - 1) / WINDOW));
+    const windows = spread(Math.floor((text.bytes.length - 1) / WINDOW), samples);
     const own: number[] = [];
-    while (own.length < windows) {
-      const taken = Math.min(llama.sequencesMax(WINDOW), windows - own.length);
-      const bytes = text.bytes.subarray(own.length * WINDOW, (own.length + taken) * WINDOW + 1);
-      own.push(...surprise(llama.logits(bytes, taken, WINDOW), bytes, llama.vocabulary));
+    while (own.length < windows.length) {
+      const taken = windows.slice(own.length, own.length + llama.sequencesMax(WINDOW));
+      const cut = (from: number) =>
+        Buffer.concat(taken.map((window) => text.bytes.subarray(window * WINDOW + from, (window + 1) * WINDOW + from)));
+      own.push(...surprise(llama.logits(cut(0), taken.length, WINDOW), cut(1), llama.vocabulary));
     }
     scores[task] = own;
   }
   return scores;
 }
 
-/** By window, the mean of -log2 p of the byte after each position. */
-function surprise(logits: Float32Array, bytes: Uint8Array, vocabulary: number): readonly number[] {
-  const windows = new Array<number>((bytes.length - 1) / WINDOW).fill(0);
-  for (let row = 0; row < bytes.length - 1; row++) {
+/** At most `count` of the places 0 to `total` - 1, evenly spread. */
+function spread(total: number, count: number): readonly number[] {
+  const taken = Math.min(total, count);
+  return Array.from({ length: taken }, (_, index) => Math.floor((index * total) / taken));
+}
+
+/** By window, the mean of -log2 p of `next`, the byte after each position. */
+function surprise(logits: Float32Array, next: Uint8Array, vocabulary: number): readonly number[] {
+  const windows = new Array<number>(next.length / WINDOW).fill(0);
+  for (let row = 0; row < next.length; row++) {
     const own = logits.subarray(row * vocabulary, (row + 1) * vocabulary);
     let largest = Number.NEGATIVE_INFINITY;
     for (const logit of own) largest = Math.max(largest, logit);
     let total = 0;
     for (const logit of own) total += Math.exp(logit - largest);
-    const bits = (Math.log(total) + largest - (own[bytes[row + 1] ?? 0] ?? 0)) / Math.LN2;
+    const bits = (Math.log(total) + largest - (own[next[row] ?? 0] ?? 0)) / Math.LN2;
     const window = Math.floor(row / WINDOW);
     windows[window] = (windows[window] ?? 0) + bits / WINDOW;
   }

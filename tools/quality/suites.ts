@@ -1,22 +1,31 @@
 // What is measured: two families of small trained models, the merges of each with the strengths that their README's
-// tables give, and one in number formats. A row's label is the table's: measured and stated numbers stand side by side.
+// tables give, one in number formats, and one with experts that are merged among themselves. A row's label is that of
+// the README's table, whose numbers stand below the measured ones.
 import type { Format } from "./formats.ts";
 
 export type Merge = Readonly<Record<string, unknown>>;
 
 export type Row = {
   readonly label: string;
+  /** Label of the README's row, where it has another. */
+  readonly stated?: string;
   /**
-   * A recipe over the suite's folders; a folder as it is; the base in a number format; or, for `individual`, each
-   * task's own fine-tune.
+   * A recipe over the suite's folders; a folder as it is; the base in a number format; options of `merge-experts`, with
+   * router statistics of the calibration text where they say so; or, for `individual`, each task's own fine-tune.
    */
-  readonly model: { readonly merge: Merge } | { readonly folder: string } | { readonly format: Format } | "individual";
+  readonly model:
+    | { readonly merge: Merge }
+    | { readonly folder: string }
+    | { readonly format: Format }
+    | { readonly experts: readonly string[]; readonly calibrated: boolean }
+    | "individual";
 };
 
 export type Suite = {
   readonly id: string;
-  /** Under the folder of all models. */
+  /** Under the folder of all models; `data` holds the tasks' samples. */
   readonly folder: string;
+  readonly data: string;
   readonly kind: "vit" | "llama";
   readonly title: string;
   /** accuracy rises with quality, bits per byte fall. */
@@ -73,6 +82,7 @@ export const SUITES: readonly Suite[] = [
   {
     id: "vit-tiny",
     folder: "vit-tiny",
+    data: "vit-tiny/data",
     kind: "vit",
     title: "one vision transformer for eight tasks, accuracy in percent",
     better: "higher",
@@ -89,8 +99,9 @@ export const SUITES: readonly Suite[] = [
         model: vit.taskArithmetic(weight),
       })),
       ...[1, 1.5, 2, 2.5].map((lambda) => ({ label: `ties k20 ${lambda.toFixed(1)}`, model: vit.ties(0.2, lambda) })),
-      ...[1, 1.5, 2].map((lambda) => ({
+      ...[1, 1.5, 2, 2.5].map((lambda) => ({
         label: `ties_paper k20 ${lambda.toFixed(1)}`,
+        stated: `ties k20 ${lambda.toFixed(1)}`,
         model: vit.tiesPaper(20, lambda),
       })),
       ...[1, 1.4, 1.8].map((lambda) => ({ label: `pcb r0.2 ${lambda.toFixed(1)}`, model: vit.pcb(0.2, lambda) })),
@@ -103,6 +114,7 @@ export const SUITES: readonly Suite[] = [
   {
     id: "lm-tiny",
     folder: "lm-tiny",
+    data: "lm-tiny/data",
     kind: "llama",
     title: "one language model for four kinds of text, bits per byte",
     better: "lower",
@@ -119,8 +131,9 @@ export const SUITES: readonly Suite[] = [
         model: lm.taskArithmetic(weight),
       })),
       ...[0.3, 0.5, 0.7, 1].map((lambda) => ({ label: `ties k20 ${lambda.toFixed(1)}`, model: lm.ties(0.2, lambda) })),
-      ...[0.3, 1].map((lambda) => ({
+      ...[0.3, 0.5, 0.7, 1].map((lambda) => ({
         label: `ties_paper k20 ${lambda.toFixed(1)}`,
+        stated: `ties k20 ${lambda.toFixed(1)}`,
         model: lm.tiesPaper(20, lambda),
       })),
       ...[0.3, 1].map((lambda) => ({ label: `pcb r0.2 ${lambda.toFixed(1)}`, model: lm.pcb(0.2, lambda) })),
@@ -149,6 +162,7 @@ export const SUITES: readonly Suite[] = [
   {
     id: "lm-tiny-formats",
     folder: "lm-tiny",
+    data: "lm-tiny/data",
     kind: "llama",
     title: "the language model in number formats, bits per byte",
     better: "lower",
@@ -163,6 +177,35 @@ export const SUITES: readonly Suite[] = [
       ...["squared", "relative"].map((sensitivity) => ({
         label: `plan of q4_k's size, ${sensitivity}`,
         model: { format: { bits: Q4_K_BITS, candidates: PLAN_CANDIDATES, sensitivity } },
+      })),
+    ],
+  },
+  {
+    id: "moe-tiny",
+    folder: "moe-tiny",
+    data: "lm-tiny/data",
+    kind: "llama",
+    title: "eight experts of a language model merged to fewer, bits per byte",
+    better: "lower",
+    samples: { quick: 64, full: 1000 },
+    digits: 3,
+    base: "moe 8 experts",
+    tasks: LM_TASKS,
+    rows: [
+      { label: "moe 8 experts", model: { folder: "" } },
+      ...[7, 6, 4].map((groups) => ({
+        label: `8 to ${groups}, by use, aligned`,
+        model: { experts: ["--groups", String(groups)], calibrated: true },
+      })),
+      {
+        label: "8 to 4, by use, not aligned",
+        stated: "8 to 4, router groups, by use",
+        model: { experts: ["--groups", "4", "--align", "none"], calibrated: true },
+      },
+      { label: "8 to 4, data-free, aligned", model: { experts: ["--groups", "4", "--data-free"], calibrated: false } },
+      ...["0.5", "0.15"].map((ratio) => ({
+        label: `low rank ${ratio}, a quarter of rows`,
+        model: { experts: ["--rank-ratio", ratio], calibrated: false },
       })),
     ],
   },

@@ -1,5 +1,5 @@
-// The printed table of a suite: scores by task, their mean, the mean that the models' own README states, and what the
-// row says about the merge: better or worse than the base it started from, or a tie within the noise.
+// The printed table of a suite: scores by task and their mean, below them what the models' own README states, and what
+// the row says about the merge: better or worse than the base it started from, or a tie within the noise.
 import type { Scores } from "./score.ts";
 import type { Row, Suite } from "./suites.ts";
 
@@ -8,7 +8,7 @@ export type Measured = { readonly row: Row; readonly note?: string | undefined; 
 /** Tables of the README of the models: label to scores, with the mean under `mean` or `mean4`. */
 export type Stated = Readonly<Record<string, Readonly<Record<string, number>>>>;
 
-/** Means closer than this many standard errors are called a tie. */
+/** Means closer than this many standard errors are called a tie, and are within the noise. */
 const TIE_ERRORS = 2;
 
 /** Accuracy in percent or bits per byte, by task. */
@@ -25,6 +25,12 @@ function mean(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
+/** Squared standard error of the mean of `values`. */
+function errorOf(values: readonly number[]): number {
+  const middle = mean(values);
+  return mean(values.map((value) => (value - middle) ** 2)) / values.length;
+}
+
 /**
  * How `scores` stand to those of `other` on the same samples: the standard error of the mean difference is taken from
  * the differences sample by sample, so what both find hard does not count as noise.
@@ -35,31 +41,57 @@ export function judge(better: Suite["better"], scores: Scores, other: Scores): "
       const gain = score - (other[task]?.[index] ?? 0);
       return better === "higher" ? gain : -gain;
     });
-    const gain = mean(gains);
-    return { gain, variance: mean(gains.map((each) => (each - gain) ** 2)) / gains.length };
+    return { gain: mean(gains), error: errorOf(gains) };
   });
   const gain = mean(tasks.map((task) => task.gain));
-  const error = Math.sqrt(tasks.reduce((sum, { variance }) => sum + variance, 0)) / tasks.length;
-  if (Math.abs(gain) <= TIE_ERRORS * error) return "tie";
+  const noise = Math.sqrt(tasks.reduce((sum, { error }) => sum + error, 0)) / tasks.length;
+  if (Math.abs(gain) <= TIE_ERRORS * noise) return "tie";
   return gain > 0 ? "better" : "worse";
+}
+
+/** The numbers of a README for a row, the mean under `mean`. */
+function statedOf(row: Row, stated: Stated): Readonly<Record<string, number>> | undefined {
+  const own = stated[row.stated ?? row.label];
+  return own === undefined ? undefined : { ...own, mean: own.mean ?? own.mean4 ?? Number.NaN };
+}
+
+/** Tasks, and perhaps `mean`, whose stated number lies further from the measured one than the samples' noise. */
+export function beyondNoise(scores: Scores, stated: Readonly<Record<string, number>>): readonly string[] {
+  const tasks = Object.entries(scores).map(([task, samples]) => ({ task, at: mean(samples), error: errorOf(samples) }));
+  const error = tasks.reduce((sum, own) => sum + own.error, 0) / tasks.length ** 2;
+  return [...tasks, { task: "mean", at: meanOf(scores), error }]
+    .filter(({ task, at, error: own }) => Math.abs(at - (stated[task] ?? at)) > TIE_ERRORS * Math.sqrt(own))
+    .map(({ task }) => task);
+}
+
+/** All numbers and verdicts of the rows, for a program to read. */
+export function describeRows(suite: Suite, measured: readonly Measured[], stated: Stated) {
+  const base = measured.find(({ row }) => row.label === suite.base);
+  return measured.map(({ row, note, scores }) => {
+    const own = statedOf(row, stated);
+    return {
+      label: note === undefined ? row.label : `${row.label} (${note})`,
+      scores: { ...meansOf(scores), mean: meanOf(scores) },
+      stated: own,
+      beyondNoise: own === undefined ? [] : beyondNoise(scores, own),
+      verdict: base === undefined || base.row === row ? "" : judge(suite.better, scores, base.scores),
+    };
+  });
 }
 
 /** Lines of the table. */
 export function renderTable(suite: Suite, measured: readonly Measured[], stated: Stated): readonly string[] {
-  const base = measured.find(({ row }) => row.label === suite.base);
-  const titles = measured.map(({ row, note }) => (note === undefined ? row.label : `${row.label} (${note})`));
-  const widest = Math.max(...titles.map((title) => title.length));
-  const cell = (value: number | undefined): string => (value?.toFixed(suite.digits) ?? "-").padStart(8);
-  const head = [...suite.tasks.map((task) => task.slice(0, 8).padStart(8)), "    mean", "  stated"].join(" ");
-  const lines = measured.map(({ row, scores }, index) => {
-    const [means, own] = [meansOf(scores), stated[row.label]];
-    const verdict = base === undefined || row === base.row ? "" : judge(suite.better, scores, base.scores);
-    const cells = [
-      ...suite.tasks.map((task) => cell(means[task])),
-      cell(meanOf(scores)),
-      cell(own?.mean ?? own?.mean4),
-    ];
-    return `${(titles[index] ?? "").padEnd(widest)} ${cells.join(" ")}  ${verdict}`.trimEnd();
+  const rows = describeRows(suite, measured, stated);
+  const widest = Math.max(...rows.map(({ label }) => label.length));
+  const columns = [...suite.tasks, "mean"];
+  const line = (title: string, cells: readonly string[], last: string): string =>
+    `${title.padEnd(widest)} ${cells.map((cell) => cell.slice(0, 8).padStart(8)).join(" ")}  ${last}`.trimEnd();
+  const numbers = (values: Readonly<Record<string, number>>) =>
+    columns.map((column) => values[column]?.toFixed(suite.digits) ?? "-");
+  const lines = rows.flatMap(({ label, scores, stated: own, beyondNoise: beyond, verdict }) => {
+    const first = line(label, numbers(scores), verdict);
+    if (own === undefined) return [first];
+    return [first, line("  stated", numbers(own), beyond.length === 0 ? "within noise" : `beyond noise: ${beyond}`)];
   });
-  return [`${"".padEnd(widest)} ${head}  against ${suite.base}`, ...lines];
+  return [line("", columns, `against ${suite.base}`), ...lines];
 }
