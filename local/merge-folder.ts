@@ -1,7 +1,7 @@
 // `mergeyard merge`: one merge without a yard. The same planner and the same merge units as a pipeline's run; sources
 // are read where they are, and the output is a folder that appears whole or not at all.
 import { pathToFileURL } from "node:url";
-import { digestBytes } from "../core/artifact/digest.ts";
+import { type Digest, digestBytes } from "../core/artifact/digest.ts";
 import type { ManifestFile } from "../core/artifact/manifest.ts";
 import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../core/artifact/manifest.ts";
 import { collectStatistics, encodeStatistics, STATISTICS_FILE, type Statistics } from "../core/artifact/statistics.ts";
@@ -21,11 +21,13 @@ import { checkReadable } from "../core/universal/conversion.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import type { ExecuteMeasure, ExecuteMerge, MergeProgress, MergeResult, ResolvedSource } from "../engine/request.ts";
 import { runRounds } from "../engine/run-rounds.ts";
+import { digestCheckpoint } from "../steps/checkpoint-digest.ts";
 import { openPlace, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
 import { openImatrices, openUnitImportance } from "../steps/open-imatrix.ts";
 import { readDocuments } from "../steps/read-documents.ts";
 import { readRecipe } from "../steps/read-recipe.ts";
-import { resolveModel } from "../steps/resolve-model.ts";
+import { mapBounded } from "../steps/records.ts";
+import { type ModelPlace, resolveModel } from "../steps/resolve-model.ts";
 import { copyVerified, digestFile } from "../steps/stream.ts";
 import { writeObject } from "../stores/objects.ts";
 import type { ObjectStore, OpenStore } from "../stores/store.ts";
@@ -46,6 +48,8 @@ export type MergeFolderRequest = {
   readonly memoryBytes: number;
   /** Measure how the models agree and disagree, for statistics.json. */
   readonly statistics: boolean;
+  /** Read the inputs once more and state their digests, where they state none themselves. */
+  readonly digestInputs: boolean;
   /** In place of the recipe's own. */
   readonly outputs?: readonly OutputRequest[] | undefined;
 };
@@ -120,14 +124,15 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
     const listings: ManifestFile[] = results.flatMap(({ file, derived }) =>
       outputs.checkpoint ? [file, ...derived] : [...derived],
     );
-    for (const file of plan.sideFiles) listings.push(await putSideFile(file, models, target, deps));
+    const digests = await digestModels(models, request, deps);
+    for (const file of plan.sideFiles) listings.push(await putSideFile(file, { models, digests }, target, deps));
     const statistics = await putStatistics(plan.method.id, results, target, listings, deps);
     const manifest = buildManifest({
       model: name,
       engine: ENGINE_VERSION,
       method: plan.method.id,
       recipe: parsed.text,
-      inputs: models.map(({ source, opened }) => ({ model: source.model, digest: opened.digest ?? null })),
+      inputs: models.map(({ source }, index) => ({ model: source.model, digest: digests[index] ?? null })),
       files: listings,
     });
     const bytes = encodeManifest(manifest);
@@ -165,8 +170,18 @@ type OpenedModel = {
   readonly source: PlanSource;
   readonly opened: StoredCheckpoint;
   readonly documents: ReadonlyMap<string, Uint8Array>;
-  readonly store: ObjectStore;
+  readonly place: ModelPlace;
 };
+
+/** Digests of the models, in order: those that they state and, when asked for, those of their bytes. */
+async function digestModels(
+  models: readonly OpenedModel[],
+  { digestInputs }: MergeFolderRequest,
+  { signal }: MergeFolderDeps,
+): Promise<readonly (Digest | undefined)[]> {
+  if (!digestInputs) return models.map(({ opened }) => opened.digest);
+  return mapBounded(models, ({ place, opened }) => digestCheckpoint(place, opened, signal));
+}
 
 async function loadRecipe({ recipe }: MergeFolderRequest, deps: MergeFolderDeps): Promise<ParsedRecipe> {
   const store = deps.openStore(recipe.store);
@@ -205,7 +220,7 @@ async function openModel(
     fingerprint: opened.fingerprint,
     state: opened.digest === undefined ? "foreign" : "adopted",
   };
-  return { source, opened, documents, store: place.store };
+  return { source, opened, documents, place };
 }
 
 /** Tensor digests that the checkpoint states of itself are checked while it is read. */
@@ -261,19 +276,18 @@ function digestsOf(results: readonly MergeResult[]): Readonly<Record<string, str
 
 async function putSideFile(
   file: SideFile,
-  models: readonly OpenedModel[],
+  { models, digests }: { readonly models: readonly OpenedModel[]; readonly digests: readonly (Digest | undefined)[] },
   target: ObjectStore,
   { signal }: MergeFolderDeps,
 ): Promise<ManifestFile> {
   if (file.from === "text") {
-    const digests = models.map(({ opened }) => opened.digest);
     const text = file.name === MODEL_CARD_FILE ? completeModelCard(file.text, digests) : file.text;
     const bytes = new TextEncoder().encode(text);
     await writeObject(target, file.name, bytes, bytes.length, { signal });
     return { name: file.name, bytes: bytes.length, digest: digestBytes(bytes) };
   }
   const model = models[file.source];
-  const source = { store: model?.store ?? target, key: `${model?.source.prefix}${file.file}`, bytes: file.bytes };
+  const source = { store: model?.place.store ?? target, key: `${model?.source.prefix}${file.file}`, bytes: file.bytes };
   const listing = { name: file.name, bytes: file.bytes, digest: await digestFile(source, signal) };
   await copyVerified(source, { store: target, key: file.name }, listing, signal);
   return listing;

@@ -18,6 +18,7 @@ type Options = {
   readonly threads?: number;
   readonly memory?: number;
   readonly force?: boolean;
+  readonly digestInputs?: boolean;
   readonly report?: string;
   readonly output?: readonly OutputRequest[];
   readonly json?: boolean;
@@ -33,6 +34,7 @@ export function addMerge(program: Command, terminal: Terminal): void {
     .addOption(threadsOption())
     .addOption(memoryOption())
     .option("--force", "replace a former output of Mergeyard")
+    .option("--digest-inputs", "read the inputs once more, and state their digests in the card and the manifest")
     .addOption(outputOption())
     .option("--report <file>", "measure how the models agree, and draw it as an HTML page", parseLocalPath)
     .addOption(jsonOption())
@@ -68,6 +70,7 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
         threads: options.threads ?? defaultThreads(),
         memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
         statistics: options.report !== undefined,
+        digestInputs: options.digestInputs === true,
         outputs: options.output,
       },
       {

@@ -28,7 +28,10 @@ const RESERVED: ReadonlySet<string> = new Set([MANIFEST_FILE, SIGNATURE_FILE]);
 const manifestInputSchema = z.strictObject({
   /** The reference as the recipe spells it. */
   model: z.string(),
-  /** Digest of the universal checkpoint or of the version's manifest; null for a folder read as it was. */
+  /**
+   * Digest of the universal checkpoint or of the version's manifest, or what a yard would call a folder read as it was
+   * (`steps/checkpoint-digest.ts`); null where nobody asked for that.
+   */
   digest: digestSchema.nullable(),
 });
 

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { digestJson } from "../../core/artifact/digest.ts";
 import { layout } from "../../core/artifact/layout.ts";
-import type { PlainFile, TensorFileListing } from "../../core/artifact/listed-file.ts";
+import type { TensorFileListing } from "../../core/artifact/listed-file.ts";
 import { adoptSafetensors, checkpointDigest, encodeUniversal, UNIVERSAL_FILE } from "../../core/artifact/universal.ts";
 import { MergeyardError } from "../../core/error.ts";
 import type { DescribeUnit, PlanSource } from "../../core/plan/schema.ts";
@@ -11,6 +11,7 @@ import { describeConverted } from "../../core/universal/convert-plan.ts";
 import { writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { recordCached } from "../cache.ts";
+import { digestFiles } from "../checkpoint-digest.ts";
 import {
   listDocument,
   openPlace,
@@ -19,8 +20,7 @@ import {
   writtenDocuments,
 } from "../open-checkpoint.ts";
 import { createOnce } from "../records.ts";
-import type { StepDeps } from "../step.ts";
-import { digestFile, putFile } from "../stream.ts";
+import { putFile } from "../stream.ts";
 import { needReceipt, type UnitContext } from "./context.ts";
 import type { UnitWork } from "./run-unit.ts";
 
@@ -37,7 +37,7 @@ export async function describeSource(context: UnitContext, unit: DescribeUnit): 
   const adopted = await readAdopted(context, unit);
   const tensorFiles = adopted.map(({ file }) => file);
   const { conversion } = opened;
-  const copied = await digestSideFiles(store, planned, opened, deps);
+  const copied = await digestFiles({ store, prefix: planned.prefix }, travellingFiles(opened), deps.signal);
   const made = writtenDocuments(opened);
   const sideFiles = [...copied, ...made.map(listDocument)];
   const universal =
@@ -110,18 +110,4 @@ function readAdopted(context: UnitContext, unit: DescribeUnit): Promise<readonly
       return { file, key: outputKey };
     }),
   );
-}
-
-async function digestSideFiles(
-  store: ObjectStore,
-  planned: PlanSource,
-  opened: StoredCheckpoint,
-  deps: StepDeps,
-): Promise<readonly PlainFile[]> {
-  const files: PlainFile[] = [];
-  for (const { name, bytes } of travellingFiles(opened)) {
-    const digest = await digestFile({ store, key: `${planned.prefix}${name}`, bytes }, deps.signal);
-    files.push({ name, bytes, digest });
-  }
-  return files;
 }

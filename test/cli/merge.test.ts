@@ -1,12 +1,24 @@
 // `mergeyard merge` through the command line, in this process, on the example models with the real engine.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import path from "node:path";
 import test, { after } from "node:test";
 import { main } from "../../cli/main.ts";
 import { parseManifest } from "../../core/artifact/manifest.ts";
+import { digestCheckpoint } from "../../steps/checkpoint-digest.ts";
+import { openPlace } from "../../steps/open-checkpoint.ts";
+import { createDirectoryStore } from "../../stores/directory.ts";
 import { createRecorder } from "./recorder.ts";
 
 const EXAMPLES = path.resolve(import.meta.dirname, "../../examples");
@@ -192,6 +204,46 @@ models:
   cpSync(inputs, `${inputs}-copy`, { recursive: true });
   const second = await merge([recipe, "--out", moved ?? ""], `${inputs}-copy`);
   assert.equal(second.result.version, first.result.version);
+});
+
+test("asked for, the digests of inputs are those that a yard knows the same checkpoints by", async () => {
+  const cwd = path.join(scratch, "digested");
+  mkdirSync(cwd);
+  const run = async (...args: readonly string[]) => {
+    const terminal = createRecorder({ cwd });
+    assert.equal(await main([...args], terminal), 0, terminal.err());
+  };
+  const recipe = { merge_method: "linear", models: ["base", "python"].map((model) => ({ model })) };
+  const merging = { ...recipe, parameters: { weight: 1 } };
+  writeFileSync(path.join(cwd, "recipe.yaml"), JSON.stringify(merging));
+  const publish = { model: "both", channel: "latest" };
+  writeFileSync(path.join(cwd, "pipeline.yaml"), JSON.stringify({ name: "both", merge: merging, publish }));
+  await run("init", "yard");
+  const place = (model: string) => path.join(EXAMPLES, "models", model);
+  for (const model of ["base", "python"]) await run("push", place(model), model, "--yard", "yard");
+  await run("run", "pipeline.yaml", "--yard", "yard");
+  await run("pull", "both", "pulled", "--yard", "yard");
+  const names = ["base", "python"].flatMap((model) => ["--model", `${model}=${place(model)}`]);
+  await run("merge", "recipe.yaml", "--out", "merged", "--digest-inputs", ...names);
+  const inputsOf = (folder: string) => parseManifest(readFileSync(path.join(cwd, folder, "manifest.json")))?.inputs;
+  assert.deepEqual(inputsOf("merged"), inputsOf("pulled"));
+  const card = readFileSync(path.join(cwd, "merged/README.md"), "utf8");
+  for (const { digest } of inputsOf("merged") ?? []) assert.ok(card.includes(`| ${digest} |`), card);
+});
+
+test("files of a format that a yard converts are digested too, and must not change meanwhile", async () => {
+  const folder = path.join(scratch, "torch-model");
+  const terminal = createRecorder({ cwd: EXAMPLES });
+  assert.equal(await main(["convert", "models/python", "--to", "torch", "--out", folder], terminal), 0, terminal.err());
+  const place = { store: createDirectoryStore(folder, { durable: false }), prefix: "" };
+  const opened = await openPlace(place);
+  const digest = await digestCheckpoint(place, opened, terminal.signal);
+  cpSync(folder, `${folder}-copy`, { recursive: true });
+  const copy = { ...place, store: createDirectoryStore(`${folder}-copy`, { durable: false }) };
+  assert.equal(await digestCheckpoint(copy, await openPlace(copy), terminal.signal), digest);
+  appendFileSync(path.join(folder, "config.json"), "\n");
+  await assert.rejects(digestCheckpoint(place, opened, terminal.signal), { code: "YardSourceChanged" });
+  assert.notEqual(await digestCheckpoint(place, await openPlace(place), terminal.signal), digest);
 });
 
 test("threads and memory never change a byte", async () => {
