@@ -37,7 +37,7 @@ const WEIGHTS: Readonly<Record<string, number>> = { base: 0.5, ft1: 0.3, ft2: 0.
 const USAGE = `npm run bench -- [--parts merge,quantize,convert] [--dir DIR] [--rounds N]
   merging     [--methods ${Object.keys(RECIPES).join(",")}]
               [--mergekit CHECKOUT --peer BENCH.py --pydantic-site SITE [--python PYTHON]]
-  quantizing  [--schemes a,b] [--ggml CHECKOUT]
+  quantizing  [--schemes a,b] [--ggml CHECKOUT] [--rows-only]
   converting  [--deepspeed CHECKOUT --deepspeed-loader LOADER.py [--python PYTHON]]
 `;
 
@@ -58,6 +58,7 @@ function readOptions() {
         python: { type: "string", default: "/usr/bin/python3" },
         schemes: { type: "string", default: "" },
         ggml: { type: "string" },
+        "rows-only": { type: "boolean", default: false },
         deepspeed: { type: "string" },
         "deepspeed-loader": { type: "string" },
         help: { type: "boolean", default: false },
@@ -174,7 +175,8 @@ const parts = options.parts.split(",");
 if (parts.includes("merge")) await benchMerging();
 if (parts.includes("quantize")) {
   const schemes = options.schemes.split(",").filter((id) => id !== "");
-  await benchQuantize({ dir, rounds: Number(options.rounds), schemes, ggml: options.ggml }, root);
+  const { ggml, "rows-only": rowsOnly } = options;
+  await benchQuantize({ dir, rounds: Number(options.rounds), schemes, ggml, rowsOnly }, root);
 }
 if (parts.includes("convert")) {
   const { deepspeed, "deepspeed-loader": deepspeedLoader, python } = options;

@@ -21,7 +21,8 @@ static const struct {
     {"q8_0", quantize_q8_0},     {"q4_0", quantize_q4_0},     {"q4_1", quantize_q4_1},   {"q5_0", quantize_q5_0},
     {"q5_1", quantize_q5_1},     {"q2_k", quantize_q2_K},     {"q3_k", quantize_q3_K},   {"q4_k", quantize_q4_K},
     {"q5_k", quantize_q5_K},     {"q6_k", quantize_q6_K},     {"iq4_nl", quantize_iq4_nl}, {"iq4_xs", quantize_iq4_xs},
-    {"mxfp4", quantize_mxfp4},   {"tq1_0", quantize_tq1_0},   {"tq2_0", quantize_tq2_0},
+    {"mxfp4", quantize_mxfp4},   {"nvfp4", quantize_nvfp4},   {"q1_0", quantize_q1_0},   {"tq1_0", quantize_tq1_0},
+    {"tq2_0", quantize_tq2_0},
 };
 
 static double cpu_seconds(void) {

@@ -1,11 +1,12 @@
-// What quantizing into compressed-tensors folders costs: GB of BF16 input for each CPU-second of a scheme's windows,
-// the error measured, and of `mergeyard quantize` from folder to folder.
+// What quantizing into folders costs: GB of BF16 input for each CPU-second of a scheme's windows, the error measured, of
+// reading them back, and of `mergeyard quantize` from folder to folder.
+import assert from "node:assert/strict";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { allocatedBytes } from "../../core/ops/memory.ts";
 import { partsQuantizerBytes } from "../../core/plan/memory.ts";
-import { COMPRESSED_SCHEMES, type CompressedScheme } from "../../core/schemes/registry.ts";
-import type { Matrix } from "../../core/schemes/scheme.ts";
+import { PART_SCHEMES } from "../../core/schemes/registry.ts";
+import type { Matrix, PartScheme } from "../../core/schemes/scheme.ts";
 import { createPartsQuantizer } from "../../engine/parts-quantizer.ts";
 import { windowRows } from "../../engine/quantize-parts.ts";
 import { createWasmKernels } from "../../kernels/wasm/host.ts";
@@ -13,7 +14,14 @@ import { type Cost, least, measure, measureRate, most, rate } from "./measure.ts
 import { fillNormal } from "./models.ts";
 
 /** Shown unless others are named. */
-export const PART_SCHEME_IDS: readonly string[] = ["int8_dynamic", "int8_channel", "int4_group128", "fp8_channel"];
+export const PART_SCHEME_IDS: readonly string[] = [
+  ...["int8_dynamic", "int8_channel", "int8_channel_asym", "int4_group128", "int4_group128_asym", "int4_group32"],
+  ...["fp8_channel", "fp8_block", "nvfp4a16", "mxfp4a16", "nf4_block64", "awq4_group128", "gptq4_group128"],
+  "hqq4_group64",
+];
+/** Also folder to folder, and what their windows must reach. */
+const FOLDERS: ReadonlySet<string> = new Set(["int8_dynamic", "int8_channel", "int4_group128", "fp8_channel"]);
+const BOUND = 1;
 
 const COLUMNS = 4096;
 const ROWS = 256;
@@ -21,36 +29,39 @@ const ROWS = 256;
 /** Prints a table; the best of each figure counts, as machines are shared. */
 export async function benchParts(
   ids: readonly string[],
-  { dir, rounds }: { readonly dir: string; readonly rounds: number },
+  { dir, rounds, rowsOnly }: { readonly dir: string; readonly rounds: number; readonly rowsOnly: boolean },
   llama: { readonly folder: string; readonly bytes: number },
   root: string,
 ): Promise<void> {
-  console.log("scheme          kernel  rows   file   peak MiB");
+  console.log("scheme              kernel  +error   read  bound          file  peak MiB");
   for (const id of ids) {
-    const scheme = COMPRESSED_SCHEMES.get(id);
+    const scheme = PART_SCHEMES.get(id);
     if (scheme === undefined) continue;
     const run = createWindowBench(scheme);
-    const windows: number[] = [];
-    const files: Cost[] = [];
+    const [windows, read, files]: [number[], number[], Cost[]] = [[], [], []];
     for (let round = 0; round < rounds; round++) {
       windows.push(run.windows());
-      files.push(await benchFolder(id, llama.folder, dir, root));
+      read.push(run.read());
+      if (FOLDERS.has(id) && !rowsOnly) files.push(await benchFolder(id, llama.folder, dir, root));
     }
-    const file = least(files);
+    const file = files.length === 0 ? undefined : least(files);
+    const verdict = FOLDERS.has(id) ? `${BOUND} ${most(windows) >= BOUND ? "met" : "missed"}` : "";
     console.log(
       [
-        id.padEnd(15),
+        id.padEnd(19),
         run.quantizer.padEnd(6),
-        rate(most(windows)).padStart(6),
-        rate(llama.bytes / file.cpuS / 1e9).padStart(7),
-        (file.peakBytes / 2 ** 20).toFixed(0).padStart(8),
+        rate(most(windows)).padStart(7),
+        rate(most(read)).padStart(6),
+        ` ${verdict.padEnd(10)}`,
+        (file === undefined ? "-" : rate(llama.bytes / file.cpuS / 1e9)).padStart(6),
+        (file === undefined ? "-" : (file.peakBytes / 2 ** 20).toFixed(0)).padStart(9),
       ].join(" "),
     );
   }
 }
 
 /** Windows of rows of stored BF16, as the command cuts them, widening included. */
-function createWindowBench(scheme: CompressedScheme) {
+function createWindowBench(scheme: PartScheme) {
   const matrix: Matrix = { rows: ROWS, columns: COLUMNS, dtype: "BF16" };
   const rows = windowRows(scheme, matrix);
   const elements = rows * COLUMNS;
@@ -62,12 +73,19 @@ function createWindowBench(scheme: CompressedScheme) {
   const parts = scheme.parts(matrix);
   const facts = { largest: 1 };
   const quantizer = createPartsQuantizer({ tensor: "rows", scheme, matrix, parts, facts, rows }, kernels);
+  let made: ReadonlyMap<string, Uint8Array> | undefined;
   return {
     quantizer: kernels.partsQuantizerOf(scheme, matrix),
     windows: () =>
       measureRate(2 * elements, () => {
         kernels.widen("BF16", stored, 0, tile, elements);
-        quantizer.quantize(tile, 0, rows);
+        made = quantizer.quantize(tile, 0, rows);
+      }),
+    /** Of the window that was quantized last. */
+    read: () =>
+      measureRate(2 * elements, () => {
+        assert.ok(made !== undefined, "windows are quantized before");
+        kernels.dequantizeParts(scheme, { matrix, first: 0, count: rows, values: tile.values, parts: made });
       }),
   };
 }
