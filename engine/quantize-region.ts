@@ -5,7 +5,6 @@ import { isFloatDtype } from "../core/ops/cast.ts";
 import type { Block } from "../core/ops/kernels.ts";
 import type { Loss } from "../core/ops/loss.ts";
 import { storedTensor } from "../core/plan/adapter.ts";
-import type { BlockSchemeId } from "../core/schemes/registry.ts";
 import { DTYPE_BITS } from "../core/tensor.ts";
 import type { RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { RegionDeps } from "./merge-region.ts";
@@ -32,8 +31,6 @@ export type QuantizeRegionResult = {
   readonly receipt: RegionReceipt;
   /** By the region's portions, in order. */
   readonly losses: readonly { readonly tensor: number; readonly loss: Loss }[];
-  /** Schemes that plain TypeScript quantized. */
-  readonly scalarSchemes: readonly BlockSchemeId[];
 };
 
 type Write = (bytes: Uint8Array) => Promise<void>;
@@ -45,7 +42,6 @@ export async function quantizeRegion(task: QuantizeRegionTask, deps: RegionDeps)
   if (task.prologue.byteLength > 0) await writer.write(task.prologue);
   const sources = [{ model: "", store: task.source, prefix: "", digests: undefined }];
   const losses: { readonly tensor: number; readonly loss: Loss }[] = [];
-  const scalarSchemes = new Set<BlockSchemeId>();
   for (const run of task.runs) {
     const mark = deps.kernels.mark();
     try {
@@ -53,10 +49,8 @@ export async function quantizeRegion(task: QuantizeRegionTask, deps: RegionDeps)
     } finally {
       deps.kernels.release(mark);
     }
-    const { scheme, importance } = run.tensor;
-    if (deps.kernels.quantizerOf(scheme, importance !== undefined) === "scalar") scalarSchemes.add(scheme);
   }
-  return { receipt: await writer.close(), losses, scalarSchemes: [...scalarSchemes] };
+  return { receipt: await writer.close(), losses };
 }
 
 async function quantizeRun(

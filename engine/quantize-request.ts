@@ -34,8 +34,6 @@ export type QuantizeRequest = {
 export type QuantizeResult = MergeProgress & {
   /** By the request's tensors; the same for any number of threads. */
   readonly losses: readonly Loss[];
-  /** Schemes whose rows went through plain TypeScript, because no SIMD code for them exists. */
-  readonly scalarSchemes: readonly BlockSchemeId[];
   readonly threads: number;
 };
 

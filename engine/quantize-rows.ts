@@ -49,9 +49,7 @@ export function createRowQuantizer(
     quantize(values, first, target, byteOffset, matrix) {
       kernels.quantizeRow(scheme, values, first, columns, target, byteOffset, weights[matrix]);
       kernels.dequantizeRow(scheme, target, byteOffset, back, columns);
-      if (limits !== undefined && runs !== undefined) {
-        limits.read(target.bytes.subarray(byteOffset, byteOffset + bytes), runs.low.values, runs.high.values);
-      }
+      if (runs !== undefined) kernels.limitRow(scheme, target, byteOffset, columns, runs);
       loss = addLoss(loss, kernels.measureLoss(values, first, back, columns, runs));
     },
     takeLoss() {

@@ -38,8 +38,7 @@ export function createQuantizeExecutor(openStore: OpenStore): QuantizeExecutor {
       const results = outcomes.map(resultOf);
       const receipts = results.map(({ receipt }) => receipt);
       await target.finishWrite(ticket, receipts, { signal });
-      const scalarSchemes = [...new Set(results.flatMap((result) => result.scalarSchemes))].sort();
-      return { ...done, losses: addLosses(request.tensors, results), scalarSchemes, threads };
+      return { ...done, losses: addLosses(request.tensors, results), threads };
     } catch (error) {
       failure.abort(error);
       // Worker threads may be in the middle of a region: they go before what they write does.

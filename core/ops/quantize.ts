@@ -10,11 +10,6 @@ export type Limits = { readonly low: Tile; readonly high: Tile; readonly width: 
 
 export type Quantize = {
   /**
-   * Who quantizes to a scheme in this kernel set: SIMD code, or the scheme itself in plain TypeScript. The bytes are
-   * the same; records name it, so that a slow run has its explanation.
-   */
-  quantizerOf(scheme: BlockSchemeId, isWeighted: boolean): "scalar" | "wasm";
-  /**
    * The blocks of one row, the `columns` values of `source` from `first`, to `target` from `byteOffset`. Values are
    * finite; `columns` is a multiple of the scheme's block. `importance` is one value >= 0 a column.
    */
@@ -29,6 +24,8 @@ export type Quantize = {
   ): void;
   /** The values of one row of blocks, to the start of `target`. */
   dequantizeRow(scheme: BlockSchemeId, source: Block, byteOffset: number, target: Tile, columns: number): void;
+  /** Where the codes of one row of blocks end, to the start of `low` and `high`; of a scheme that declares limits. */
+  limitRow(scheme: BlockSchemeId, source: Block, byteOffset: number, columns: number, limits: Limits): void;
   /**
    * What `count` values from `first` lost against those at the start of `back`. Every value and difference is taken in
    * float64; value i adds to partial sum i mod 4, and the result is (s0 + s1) + (s2 + s3). Nothing counts as clipped
@@ -38,7 +35,6 @@ export type Quantize = {
 };
 
 export const scalarQuantize: Quantize = Object.freeze({
-  quantizerOf: () => "scalar",
   quantizeRow(id, source, first, columns, target, byteOffset, importance) {
     const scheme: BlockScheme = BLOCK_SCHEMES[id];
     const blocks = target.bytes.subarray(byteOffset, byteOffset + rowBytes(scheme, columns));
@@ -48,6 +44,11 @@ export const scalarQuantize: Quantize = Object.freeze({
     const scheme: BlockScheme = BLOCK_SCHEMES[id];
     const blocks = source.bytes.subarray(byteOffset, byteOffset + rowBytes(scheme, columns));
     scheme.dequantize(blocks, target.values.subarray(0, columns));
+  },
+  limitRow(id, source, byteOffset, columns, { low, high }) {
+    const scheme: BlockScheme = BLOCK_SCHEMES[id];
+    const blocks = source.bytes.subarray(byteOffset, byteOffset + rowBytes(scheme, columns));
+    scheme.limits?.read(blocks, low.values, high.values);
   },
   measureLoss(values, first, back, count, limits) {
     const [signals, noises] = [new Float64Array(4), new Float64Array(4)];

@@ -60,8 +60,6 @@ export const quantizeStep = defineStep({
     hasTokenizer: z.boolean(),
     ...lossSchema,
     threads: count,
-    /** Schemes for which no SIMD code exists: plain TypeScript, same bytes, slower. */
-    scalarSchemes: z.array(z.string()),
   }),
   /**
    * Throws BitPlanInvalid, QuantizeModelUnsupported, QuantizeTokenizerUnsupported, QuantizeNotFinite, ImatrixInvalid,
@@ -83,7 +81,7 @@ export const quantizeStep = defineStep({
     const { tensors } = model;
     const encoded = encodeFiles(model, input, importance);
     for (const { name } of encoded) await checkFree(target, name, signal);
-    const { losses, threads, scalarSchemes } = await writeFiles(encoded, source, target, deps);
+    const { losses, threads } = await writeFiles(encoded, source, target, deps);
     const schemes = Map.groupBy(tensors, ({ scheme }) => scheme);
     return {
       target: target.uri,
@@ -103,7 +101,6 @@ export const quantizeStep = defineStep({
         })),
       ),
       threads,
-      scalarSchemes,
     };
   },
 });
@@ -149,7 +146,7 @@ async function writeFiles(
   source: ObjectStore,
   target: ObjectStore,
   { signal, progress, executeQuantize, threads, memoryBytes }: QuantizeDeps,
-): Promise<{ readonly losses: readonly Loss[]; readonly threads: number; readonly scalarSchemes: string[] }> {
+): Promise<{ readonly losses: readonly Loss[]; readonly threads: number }> {
   const results: QuantizeResult[] = [];
   try {
     for (const { name, ...file } of files) {
@@ -170,7 +167,6 @@ async function writeFiles(
   return {
     losses: results.flatMap((result) => result.losses),
     threads: Math.max(...results.map((result) => result.threads)),
-    scalarSchemes: [...new Set(results.flatMap((result) => result.scalarSchemes))].sort(),
   };
 }
 

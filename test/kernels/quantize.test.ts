@@ -1,5 +1,6 @@
-// Goal: the WebAssembly quantizers, dequantizers and the measure of loss give the bits of the oracle. Method: rows of
-// many kinds, some of them all edges, of one block, of a few, and of more than any lane holds, at unaligned places.
+// Goal: the WebAssembly quantizers, dequantizers, limits and the measure of loss give the bits of the oracle. Method:
+// rows of many kinds, some of them all edges, of one block, of a few, and of more than any lane holds, at unaligned
+// places.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createScalarKernels, type Kernels } from "../../core/ops/kernels.ts";
@@ -26,6 +27,8 @@ const ROWS: Readonly<Record<string, (u: () => number, i: number) => number>> = {
   "signed zeros": (u) => (u() < 0.5 ? -0 : u() < 0.5 ? 0 : 0.5),
   zeros: () => 0,
   "few levels, all ties": (u) => (Math.floor(5 * u()) - 2) * 0.25,
+  "ties of 4-bit floats": (u, i) => (i % 16 === 3 ? 6 : 0.25 * Math.floor(49 * u() - 24)),
+  "just below a power of two": (u, i) => (i % 16 === 3 ? 2 - 2 ** -23 : u()),
   positive: (u) => u(),
   "far from zero": (u) => -1 - 1e-3 * u(),
   "constant blocks": (_, i) => (i >> 5) * 0.37 - 5,
@@ -63,15 +66,21 @@ function quantize(kernels: Kernels, id: BlockSchemeId, { values, importance }: R
   target.bytes.fill(0xa5);
   kernels.quantizeRow(id, source, 1, columns, target, 2, isWeighted ? weights : undefined);
   kernels.dequantizeRow(id, target, 2, back, columns);
-  const loss = kernels.measureLoss(source, 1, back, columns);
-  const found = { blocks: Buffer.from(target.bytes), values: Buffer.from(tileBytes(back.values, columns)), loss };
+  const { limits } = BLOCK_SCHEMES[id];
+  const width = limits?.width ?? columns;
+  const runs = { low: kernels.allocateTile(columns / width), high: kernels.allocateTile(columns / width), width };
+  if (limits !== undefined) kernels.limitRow(id, target, 2, columns, runs);
+  const loss = kernels.measureLoss(source, 1, back, columns, limits && runs);
+  const [low, high] = [runs.low, runs.high].map((tile) => Buffer.from(tileBytes(tile.values, columns / width)));
+  const blocks = Buffer.from(target.bytes);
+  const found = { blocks, values: Buffer.from(tileBytes(back.values, columns)), low, high, loss };
   kernels.release(mark);
   return found;
 }
 
 for (const isWeighted of [false, true]) {
   const kind = isWeighted ? "with an importance matrix" : "alone";
-  test(`every scheme gives the oracle's bytes, values and loss, ${kind}`, () => {
+  test(`every scheme gives the oracle's bytes, values, limits and loss, ${kind}`, () => {
     for (const id of BLOCK_SCHEME_IDS) {
       const { blockElements } = BLOCK_SCHEMES[id];
       for (const columns of new Set([blockElements, 3 * blockElements, 7 * blockElements, 9 * 256])) {
@@ -84,14 +93,6 @@ for (const isWeighted of [false, true]) {
     }
   });
 }
-
-test("the schemes that models are published in have SIMD code, also with an importance matrix", () => {
-  const ids = ["f16", "bf16", "f32", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "iq4_xs"] as const;
-  for (const id of [...ids, "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"] as const) {
-    for (const isWeighted of [false, true]) assert.equal(both[1].quantizerOf(id, isWeighted), "wasm", id);
-    assert.equal(both[0].quantizerOf(id, false), "scalar", id);
-  }
-});
 
 test("loss is measured in float64, in four partial sums, for any number of values", () => {
   for (const count of [0, 1, 2, 3, 4, 5, 7, 8, 63, 64, 1000]) {

@@ -1,5 +1,5 @@
-// What quantizing into folders costs: GB of BF16 input for each CPU-second of a scheme's windows, the error measured, of
-// reading them back, and of `mergeyard quantize` from folder to folder.
+// What quantizing into folders costs: GB of BF16 input for each CPU-second of a scheme's windows, the error measured,
+// of reading them back, and of `mergeyard quantize` from folder to folder.
 import assert from "node:assert/strict";
 import { rmSync } from "node:fs";
 import { join } from "node:path";

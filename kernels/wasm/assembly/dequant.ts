@@ -1,5 +1,6 @@
 // core/schemes: the values of blocks. Codes become signed bytes, sixteen at a time, and those float32 under a step and
 // an offset; what the oracle subtracts is added negated, which gives the same bits.
+import { mxStep, nvStep } from "./quant-fp4";
 import { ENTRIES } from "./quant-iq4";
 import { loadHalf } from "./quant-lanes";
 
@@ -100,7 +101,7 @@ export function dequantizeQ2_K(source: usize, target: usize, blocks: i32): void 
 }
 
 /** 6-bit scale and minimum of sub-block j from twelve bytes: minimum above scale, in sixteen bits. */
-@inline function sixBits(s: usize, j: i32): i32 {
+@inline export function sixBits(s: usize, j: i32): i32 {
   if (j < 4) return (<i32>load<u8>(s + <usize>j) & 63) | ((<i32>load<u8>(s + <usize>j, 4) & 63) << 8);
   const low = <i32>load<u8>(s + <usize>j, 4);
   const scale = (low & 15) | ((<i32>load<u8>(s + <usize>(j - 4)) >> 6) << 4);
@@ -139,6 +140,13 @@ export function dequantizeQ5_K(source: usize, target: usize, blocks: i32): void 
   dequantizeK45(source, target, blocks, true);
 }
 
+/** Signed scale of sub-block j of the block at `s`. */
+@inline export function scaleQ3(s: usize, j: i32): i32 {
+  const low = (<i32>load<u8>(s + 96 + <usize>(j & 7)) >> (j < 8 ? 0 : 4)) & 15;
+  const high = (<i32>load<u8>(s + 104 + <usize>(j & 3)) >> (2 * (j >> 2))) & 3;
+  return (low | (high << 4)) - 32;
+}
+
 export function dequantizeQ3_K(source: usize, target: usize, blocks: i32): void {
   const none = f32x4.splat(0);
   let t = target;
@@ -146,9 +154,7 @@ export function dequantizeQ3_K(source: usize, target: usize, blocks: i32): void 
   for (let block = 0; block < blocks; block++, s += 110) {
     const d = loadHalf(s + 108);
     for (let j = 0; j < 16; j++, t += 64) {
-      const low = (<i32>load<u8>(s + 96 + <usize>(j & 7)) >> (j < 8 ? 0 : 4)) & 15;
-      const high = (<i32>load<u8>(s + 104 + <usize>(j & 3)) >> (2 * (j >> 2))) & 3;
-      const step = f32x4.splat(d * <f32>((low | (high << 4)) - 32));
+      const step = f32x4.splat(d * <f32>scaleQ3(s, j));
       const half: usize = <usize>(j & 1) << 4;
       const two = pairs(v128.load(s + 32 + (<usize>(j >> 3) << 5) + half), 2 * ((j >> 1) & 3));
       const third = v128.and(i8x16.shr_u(v128.load(s + half), j >> 1), i8x16.splat(1));
@@ -177,19 +183,26 @@ export function dequantizeQ6_K(source: usize, target: usize, blocks: i32): void 
   }
 }
 
-/** 32 values of entries under a scale. */
-@inline function emitEntries(s: usize, t: usize, d: f32): void {
+/** 32 values of a table of sixteen under a step: low nibbles are the first half. */
+@inline function emitEntries(entries: usize, s: usize, t: usize, step: f32): void {
   const none = f32x4.splat(0);
-  const table = v128.load(ENTRIES);
+  const table = v128.load(entries);
   const bytes = v128.load(s);
-  emit16(t, i8x16.swizzle(table, lowNibbles(bytes)), f32x4.splat(d), false, none);
-  emit16(t + 64, i8x16.swizzle(table, highNibbles(bytes)), f32x4.splat(d), false, none);
+  emit16(t, i8x16.swizzle(table, lowNibbles(bytes)), f32x4.splat(step), false, none);
+  emit16(t + 64, i8x16.swizzle(table, highNibbles(bytes)), f32x4.splat(step), false, none);
 }
 
 export function dequantizeIQ4_NL(source: usize, target: usize, blocks: i32): void {
   let t = target;
   let s = source;
-  for (let block = 0; block < blocks; block++, s += 18, t += 128) emitEntries(s + 2, t, loadHalf(s));
+  for (let block = 0; block < blocks; block++, s += 18, t += 128) emitEntries(ENTRIES, s + 2, t, loadHalf(s));
+}
+
+/** Signed scale of sub-block j of the block at `s`. */
+@inline export function scaleXS(s: usize, j: i32): i32 {
+  const low = (load<u32>(s, 4) >> (4 * j)) & 15;
+  const high = (<u32>load<u16>(s, 2) >> (2 * j)) & 3;
+  return <i32>(low | (high << 4)) - 32;
 }
 
 export function dequantizeIQ4_XS(source: usize, target: usize, blocks: i32): void {
@@ -198,9 +211,90 @@ export function dequantizeIQ4_XS(source: usize, target: usize, blocks: i32): voi
   for (let block = 0; block < blocks; block++, s += 136) {
     const d = loadHalf(s);
     for (let j = 0; j < 8; j++, t += 128) {
-      const low = (load<u32>(s, 4) >> (4 * j)) & 15;
-      const high = (<u32>load<u16>(s, 2) >> (2 * j)) & 3;
-      emitEntries(s + 8 + (<usize>j << 4), t, d * <f32>(<i32>(low | (high << 4)) - 32));
+      emitEntries(ENTRIES, s + 8 + (<usize>j << 4), t, d * <f32>scaleXS(s, j));
+    }
+  }
+}
+
+/** Twice the values of E2M1, by code. */
+const DOUBLES: usize = memory.data<i8>([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]);
+
+export function dequantizeMXFP4(source: usize, target: usize, blocks: i32): void {
+  let t = target;
+  let s = source;
+  for (let block = 0; block < blocks; block++, s += 17, t += 128) {
+    emitEntries(DOUBLES, s + 1, t, mxStep(<i32>load<u8>(s)));
+  }
+}
+
+export function dequantizeNVFP4(source: usize, target: usize, blocks: i32): void {
+  const none = f32x4.splat(0);
+  const table = v128.load(DOUBLES);
+  let t = target;
+  let s = source;
+  for (let block = 0; block < blocks; block++, s += 36) {
+    for (let j: usize = 0; j < 4; j++, t += 64) {
+      const bytes = v128.load64_zero(s + 4 + (j << 3));
+      const codes = v128.or(lowNibbles(bytes), v128.shuffle<u64>(bytes, highNibbles(bytes), 1, 2));
+      emit16(t, i8x16.swizzle(table, codes), f32x4.splat(nvStep(<i32>load<u8>(s + j))), false, none);
+    }
+  }
+}
+
+/** Five digits of sixteen fractions of 3^5, less one: each is what a product with three has above eight bits. */
+@inline function emitDigits(fractions: v128, t: usize, width: usize, d: v128): void {
+  let rest = fractions;
+  for (let digit: usize = 0; digit < 5; digit++) {
+    emit16(t + ((width * digit) << 2), nextDigit(rest), d, false, f32x4.splat(0));
+    rest = i8x16.add(i8x16.add(rest, rest), rest);
+  }
+}
+
+@inline function nextDigit(rest: v128): v128 {
+  const beyond = i8x16.add(i8x16.ge_u(rest, i8x16.splat(86)), i8x16.ge_u(rest, i8x16.splat(<i8>171)));
+  return i8x16.sub(i8x16.splat(-1), beyond);
+}
+
+export function dequantizeTQ1_0(source: usize, target: usize, blocks: i32): void {
+  let t = target;
+  let s = source;
+  for (let block = 0; block < blocks; block++, s += 54, t += 1024) {
+    const d = f32x4.splat(loadHalf(s + 52));
+    emitDigits(v128.load(s), t, 32, d);
+    emitDigits(v128.load(s, 16), t + 64, 32, d);
+    emitDigits(v128.load(s, 32), t + 640, 16, d);
+    let rest = v128.load32_zero(s + 48);
+    for (let digit: usize = 0; digit < 4; digit++) {
+      const codes = i16x8.extend_low_i8x16_s(nextDigit(rest));
+      emit4(t + 960 + (digit << 4), i32x4.extend_low_i16x8_s(codes), d, false, d);
+      rest = i8x16.add(i8x16.add(rest, rest), rest);
+    }
+  }
+}
+
+export function dequantizeTQ2_0(source: usize, target: usize, blocks: i32): void {
+  const none = f32x4.splat(0);
+  let t = target;
+  let s = source;
+  for (let block = 0; block < blocks; block++, s += 66) {
+    const d = f32x4.splat(loadHalf(s + 64));
+    for (let j = 0; j < 16; j++, t += 64) {
+      const bytes = v128.load(s + (<usize>(j >> 3) << 5) + (<usize>(j & 1) << 4));
+      emit16(t, i8x16.sub(pairs(bytes, 2 * ((j >> 1) & 3)), i8x16.splat(1)), d, false, none);
+    }
+  }
+}
+
+export function dequantizeQ1_0(source: usize, target: usize, blocks: i32): void {
+  const bits = i32x4(1, 2, 4, 8);
+  let t = target;
+  let s = source;
+  for (let block = 0; block < blocks; block++, s += 18) {
+    const d = f32x4.splat(loadHalf(s));
+    const minus = f32x4.neg(d);
+    for (let i: usize = 0; i < 32; i++, t += 16) {
+      const nibble = i32x4.splat(<i32>load<u8>(s + 2 + (i >> 1)) >> (<i32>(i & 1) << 2));
+      v128.store(t, v128.bitselect(d, minus, i32x4.eq(v128.and(nibble, bits), bits)));
     }
   }
 }

@@ -18,8 +18,11 @@ export { quantizeQ4_0, quantizeQ4_1, quantizeQ5_0, quantizeQ5_1, quantizeQ8_0 } 
 export { weightedQ4_0, weightedQ4_1, weightedQ5_0, weightedQ5_1 } from "./quant-weighted";
 export { quantizeQ2_K, quantizeQ4_K, quantizeQ5_K } from "./quant-k-affine";
 export { quantizeQ3_K, quantizeQ6_K } from "./quant-k-signed";
+export { quantizeMXFP4, quantizeNVFP4 } from "./quant-fp4";
+export { quantizeQ1_0, quantizeTQ1_0, quantizeTQ2_0 } from "./quant-few";
 export { quantizeIQ4_NL, quantizeIQ4_XS } from "./quant-iq4";
 export * from "./dequant";
+export * from "./limits";
 export * from "./loss";
 export * from "./votes";
 export * from "./competition";

@@ -14,7 +14,7 @@ import {
 } from "./quant-lanes";
 
 /** Zero, or within what every step below keeps finite. */
-@inline function isTame(magnitude: f32): bool {
+@inline export function isTame(magnitude: f32): bool {
   return magnitude == 0 || (magnitude >= TAME_MIN && magnitude <= TAME_MAX);
 }
 
