@@ -1,5 +1,6 @@
 // What converting a training checkpoint costs: ZeRO-2 over four data-parallel ranks, 1.1 GB, to a universal checkpoint
-// by the command line, beside DeepSpeed's own converter and beside plainly moving the same bytes.
+// by the command line. CPU-seconds of one thread beside those of DeepSpeed's own converter with one worker; wall time of
+// as many threads as we use unasked beside plainly moving the same bytes.
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -13,7 +14,7 @@ import { describeConverted, planConversion } from "../../core/universal/convert-
 import { convertFile } from "../../steps/convert/file.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { createConvert } from "../../workers/convert-executor.ts";
-import { createPool } from "../../workers/pool.ts";
+import { createPool, defaultThreads } from "../../workers/pool.ts";
 import { type Cost, least, measure } from "./measure.ts";
 import { createNormal } from "./models.ts";
 
@@ -44,7 +45,7 @@ export async function benchConvert(options: ConvertBench, root: string) {
   const files = readdirSync(step).map((name) => join(step, name));
   const gigabytes = files.reduce((sum, file) => sum + statSync(file).size, 0) / 1e9;
   console.log(`a ZeRO-2 checkpoint of 4 ranks in ${source} (${gigabytes.toFixed(2)} GB, made once)`);
-  const [ours, copies, theirs]: [Cost[], Cost[], Cost[]] = [[], [], []];
+  const [singles, ours, copies, theirs]: [Cost[], Cost[], Cost[], Cost[]] = [[], [], [], []];
   const inFolder = async (work: (target: string) => string): Promise<Cost> => {
     const folder = mkdtempSync(join(dir, "run-"));
     try {
@@ -53,21 +54,27 @@ export async function benchConvert(options: ConvertBench, root: string) {
       rmSync(folder, { recursive: true });
     }
   };
+  const command = `node cli/mergeyard.mjs convert ${source} --to universal`;
   for (let round = 0; round < rounds; round++) {
-    ours.push(await inFolder((out) => `node cli/mergeyard.mjs convert ${source} --to universal --out ${out}`));
+    singles.push(await inFolder((out) => `${command} --out ${out} --threads 1`));
+    ours.push(await inFolder((out) => `${command} --out ${out}`));
     copies.push(await inFolder((out) => `{ cat ${files.join(" ")} > /dev/null; cp -r ${step} ${out}; }`));
     if (deepspeed === undefined || deepspeedLoader === undefined) continue;
     const [loader, checkout] = [resolve(deepspeedLoader), resolve(deepspeed)];
     theirs.push(await inFolder((out) => `${python} ${loader} ${checkout} ${step} ${out} 1 1 > /dev/null`));
   }
-  const [our, copy, their] = [least(ours), least(copies), theirs.length === 0 ? undefined : least(theirs)];
+  const [single, our, copy] = [least(singles), least(ours), least(copies)];
+  const their = theirs.length === 0 ? undefined : least(theirs);
   const peer = their?.cpuS ?? DEEPSPEED_CPU_S;
+  console.log("CPU-s: user and system time of a whole run with one thread, beside DeepSpeed's with one worker process.");
+  console.log(`wall s and peak MiB: with the default of one thread a processor, here ${defaultThreads()}.`);
+  console.log("copy s: plainly reading the checkpoint and writing it again, one file after the other.");
   console.log("to         CPU-s  DeepSpeed  ratio   wall s  copy s  ratio   peak MiB");
   const cells = [
     "universal",
-    our.cpuS.toFixed(2).padStart(6),
+    single.cpuS.toFixed(2).padStart(6),
     `${peer.toFixed(1)}${their === undefined ? "*" : " "}`.padStart(10),
-    `1/${(peer / our.cpuS).toFixed(1)}`.padStart(7),
+    `1/${(peer / single.cpuS).toFixed(1)}`.padStart(7),
     our.wallS.toFixed(2).padStart(7),
     copy.wallS.toFixed(2).padStart(7),
     `${(our.wallS / copy.wallS).toFixed(2)}x`.padStart(7),
