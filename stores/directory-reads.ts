@@ -4,11 +4,13 @@
 // mixture of two.
 import { type BigIntStats, closeSync, constants, fstatSync, open, read, readSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { checkKey } from "../core/artifact/key.ts";
 import { MergeyardError } from "../core/error.ts";
 import { locate, type Root } from "./directory-paths.ts";
 import type { TransferOptions } from "./store.ts";
 
 type OpenFile = {
+  readonly path: string;
   readonly fd: number;
   readonly stats: BigIntStats;
   users: number;
@@ -35,7 +37,10 @@ export function createReadCache(root: Root): ReadCache {
   return { root, files: new Map(), timer: undefined };
 }
 
-/** Fills `into` from `offset` of a key's file. Throws StoreObjectMissing, StoreShortRead. */
+/**
+ * Fills `into` from `offset` of a key's file. Throws StoreKeyInvalid, StoreObjectMissing, StoreShortRead, and the
+ * signal's reason.
+ */
 export async function readFileInto(
   cache: ReadCache,
   key: string,
@@ -43,12 +48,15 @@ export async function readFileInto(
   into: Uint8Array,
   { signal, mayBlock }: TransferOptions = {},
 ): Promise<void> {
-  const readSome = mayBlock === true ? readHere : readOnce;
-  const file = takeCached(cache, key) ?? (await openFile(cache, key));
+  signal?.throwIfAborted();
+  // A key in the cache was checked when its file was opened.
+  const file = takeCached(cache, key) ?? (await openFile(cache, checkKey(key)));
   try {
     for (let done = 0; done < into.byteLength; ) {
-      signal?.throwIfAborted();
-      const count = await readSome(file.fd, into, done, offset + done);
+      const count =
+        mayBlock === true
+          ? readHere(file.fd, into, done, offset + done)
+          : await readOnce(file.fd, into, done, offset + done);
       if (count === 0) throw shortRead(cache.root.path, key, offset, done, into.byteLength);
       done += count;
     }
@@ -69,7 +77,7 @@ export function forgetFile(cache: ReadCache, key: string): void {
 function takeCached(cache: ReadCache, key: string): OpenFile | undefined {
   const file = cache.files.get(key);
   if (file === undefined) return undefined;
-  const now = statSync(join(cache.root.path, key), { bigint: true, throwIfNoEntry: false });
+  const now = statSync(file.path, { bigint: true, throwIfNoEntry: false });
   if (now === undefined || !isSameFile(now, file.stats)) {
     forgetFile(cache, key);
     return undefined;
@@ -93,7 +101,7 @@ async function openFile(cache: ReadCache, key: string): Promise<OpenFile> {
     closeSync(fd);
     throw missing(cache.root.path, key);
   }
-  const file: OpenFile = { fd, stats, users: 1, isRetired: false, isRecent: true };
+  const file: OpenFile = { path: join(cache.root.path, key), fd, stats, users: 1, isRetired: false, isRecent: true };
   // Two readers may open the same file at once; the later descriptor stays cached, the earlier closes after use.
   forgetFile(cache, key);
   cache.files.set(key, file);

@@ -65,7 +65,12 @@ export function createDirectoryStore(folder: string, options: DirectoryStoreOpti
     head: (key, o) => guard(key, o?.signal, () => headObject(area, checkKey(key))),
     async readInto(key, offset, into, o) {
       assert.ok(Number.isSafeInteger(offset) && offset >= 0, `offset ${offset}`);
-      await guard(key, o?.signal, () => readFileInto(cache, checkKey(key), offset, into, o));
+      // Called for every few hundred KiB that are read, as `write` below: no layers of promises here.
+      try {
+        await readFileInto(cache, key, offset, into, o);
+      } catch (error) {
+        throw toFileError(error, root.path, key);
+      }
     },
     get: (key, limitBytes, o) => guard(key, o?.signal, () => getObject(area, checkKey(key), limitBytes)),
     list: (prefix, o) => listObjects(area, prefix, o?.signal),
@@ -77,7 +82,14 @@ export function createDirectoryStore(folder: string, options: DirectoryStoreOpti
     async openRegion(ticket, index, o) {
       const writer = await guard(ticket.key, o?.signal, () => openFileRegion(area, ticket, index, o?.mayBlock));
       return {
-        write: (bytes) => guard(ticket.key, o?.signal, () => writer.write(bytes)),
+        async write(bytes) {
+          try {
+            o?.signal?.throwIfAborted();
+            await writer.write(bytes);
+          } catch (error) {
+            throw toFileError(error, root.path, ticket.key);
+          }
+        },
         close: () => guard(ticket.key, undefined, () => writer.close()),
       };
     },

@@ -5,13 +5,7 @@
 import assert from "node:assert/strict";
 import { digestBytes } from "../../core/artifact/digest.ts";
 import type { PlainFile, TensorFileListing } from "../../core/artifact/listed-file.ts";
-import {
-  adoptSafetensors,
-  contentDigest,
-  encodeUniversal,
-  parseUniversal,
-  UNIVERSAL_FILE,
-} from "../../core/artifact/universal.ts";
+import { adoptSafetensors, contentDigest, encodeUniversal, UNIVERSAL_FILE } from "../../core/artifact/universal.ts";
 import type { CheckpointFile } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { describeWarning, type WritableCheckpoint } from "../../core/formats/format.ts";
@@ -94,8 +88,7 @@ async function convertToSafetensors(copying: Copying, to: "safetensors" | "unive
   if (document !== undefined) await createOnce(target, document.name, document.bytes, deps.signal);
   const all = [...files.tensorFiles, ...files.sideFiles];
   if (to !== "universal" || document === undefined) return { files: all, digest: null, contents: null };
-  const contents = contentDigest(parseUniversal(document.bytes));
-  return { files: all, digest: digestBytes(document.bytes), contents };
+  return { files: all, digest: digestBytes(document.bytes), contents: document.contents };
 }
 
 async function convertToTarget(copying: Copying, format: TargetFormat, choice: TargetChoice): Promise<Converted> {
@@ -227,20 +220,22 @@ async function copySideFile(copying: Copying, { name, bytes }: CheckpointFile): 
   return file;
 }
 
-type Document = { readonly name: string; readonly bytes: Uint8Array };
+/** `contents`: the digest of a universal checkpoint's contents. */
+type Document = { readonly name: string; readonly bytes: Uint8Array; readonly contents: string | null };
 
 /** What is universal already keeps its own document: it says more than the files do. */
 async function describeUniversal({ source, opened, deps }: Copying, files: CopiedFiles): Promise<Document> {
   const { conversion, checkpoint } = opened;
   const { tensorFiles, sideFiles } = files;
   if (checkpoint.format === universalFormat.id) {
-    return { name: UNIVERSAL_FILE, bytes: (await readUniversal(source, "", deps.signal)).bytes };
+    const { universal, bytes } = await readUniversal(source, "", deps.signal);
+    return { name: UNIVERSAL_FILE, bytes, contents: contentDigest(universal) };
   }
   const universal =
     conversion === undefined
       ? adoptSafetensors(tensorFiles, sideFiles)
       : describeConverted(opened, conversion, tensorFiles, sideFiles);
-  return { name: UNIVERSAL_FILE, bytes: encodeUniversal(universal) };
+  return { name: UNIVERSAL_FILE, bytes: encodeUniversal(universal), contents: contentDigest(universal) };
 }
 
 /** A folder of several files needs an index, unless it brought one. */
@@ -253,5 +248,5 @@ function describeIndex({ tensorFiles, sideFiles }: CopiedFiles): Document | unde
     new Map(tensors.map(({ name, file }) => [name, file])),
     tensors.reduce((sum, { bytes }) => sum + bytes, 0),
   );
-  return { name: "model.safetensors.index.json", bytes: new TextEncoder().encode(text) };
+  return { name: "model.safetensors.index.json", bytes: new TextEncoder().encode(text), contents: null };
 }

@@ -1,6 +1,6 @@
 // What converting a training checkpoint costs: ZeRO-2 over four data-parallel ranks, 1.1 GB, to a universal checkpoint
-// by the command line. CPU-seconds of one thread beside those of DeepSpeed's own converter with one worker; wall time of
-// as many threads as we use unasked beside plainly moving the same bytes.
+// by the command line. CPU-seconds of one thread beside those of DeepSpeed's own converter with one worker; wall time
+// of as many threads as we use unasked beside plainly moving the same bytes.
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -66,7 +66,7 @@ export async function benchConvert(options: ConvertBench, root: string) {
   const [single, our, copy] = [least(singles), least(ours), least(copies)];
   const their = theirs.length === 0 ? undefined : least(theirs);
   const peer = their?.cpuS ?? DEEPSPEED_CPU_S;
-  console.log("CPU-s: user and system time of a whole run with one thread, beside DeepSpeed's with one worker process.");
+  console.log("CPU-s: user and system time of a whole run with one thread, beside DeepSpeed's with one worker.");
   console.log(`wall s and peak MiB: with the default of one thread a processor, here ${defaultThreads()}.`);
   console.log("copy s: plainly reading the checkpoint and writing it again, one file after the other.");
   console.log("to         CPU-s  DeepSpeed  ratio   wall s  copy s  ratio   peak MiB");
