@@ -42,6 +42,11 @@ export function yardOption(): Option {
   return new Option("--yard <yard>", "the yard: a folder or s3://bucket/prefix").makeOptionMandatory();
 }
 
+/** `--yard YARD` of a command that needs none: models may be names in it. */
+export function lookupOption(): Option {
+  return new Option("--yard <yard>", "where models that are given by name are published");
+}
+
 /** `--key FILE`: what a version must be signed with. */
 export function keyOption(): Option {
   return new Option("--key <file>", "public keys (PEM), one of which must have signed (default: MERGEYARD_PUBLIC_KEY)");

@@ -29,6 +29,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   logs: async () => (await import("./commands/logs.ts")).addLogs,
   report: async () => (await import("./commands/report.ts")).addReport,
   push: async () => (await import("./commands/push.ts")).addPush,
+  publish: async () => (await import("./commands/publish.ts")).addPublish,
   pull: async () => (await import("./commands/pull.ts")).addPull,
   ls: async () => (await import("./commands/ls.ts")).addLs,
   show: async () => (await import("./commands/show.ts")).addShow,

@@ -2,6 +2,7 @@
 import path from "node:path";
 import type { StepDeps } from "../steps/step.ts";
 import { toOutputUri } from "./arguments.ts";
+import { findModelUri } from "./model-uri.ts";
 import { createStepDeps } from "./step-deps.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -25,17 +26,28 @@ export async function openOutput(out: string, terminal: Terminal): Promise<Comma
   return { target: toOutputUri(output.path, terminal.cwd), commit: output.commit, discard: output.discard };
 }
 
-/** Runs `work` with the URI of a folder that takes the place of `out` when it resolves. Throws CliOutputOccupied. */
+/** What `intoFolder` tells its work: where to write, and how the models of the command's arguments are found. */
+export type FolderWork = {
+  readonly target: string;
+  readonly deps: StepDeps;
+  readonly find: (model: string) => Promise<string>;
+};
+
+/**
+ * Runs `work` with the URI of a folder that takes the place of `out` when it resolves; models are looked up in `yard`
+ * too. Throws CliOutputOccupied.
+ */
 export async function intoFolder<T>(
-  { out }: { readonly out: string },
+  { out, yard }: { readonly out: string; readonly yard?: string },
   terminal: Terminal,
-  work: (target: string, deps: StepDeps) => Promise<T>,
+  work: (making: FolderWork) => Promise<T>,
 ): Promise<T> {
   const { createStoreOpener } = await import("../stores/open.ts");
   const output = await openOutput(out, terminal);
   try {
     const openStore = createStoreOpener(terminal.env);
-    const result = await work(output.target, createStepDeps(terminal, openStore));
+    const find = (model: string) => findModelUri(model, yard, openStore, terminal);
+    const result = await work({ target: output.target, deps: createStepDeps(terminal, openStore), find });
     await output.commit();
     return result;
   } catch (error) {

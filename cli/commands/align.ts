@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { Option } from "commander";
 import { permutationSpecSchema } from "../../core/align/permutation-spec.ts";
 import { ARTIFACT_LIMITS } from "../../core/limits.ts";
-import { jsonOption, parseLocalPath, splitUri, toUri } from "../arguments.ts";
+import { jsonOption, lookupOption, parseLocalPath, splitUri, toUri } from "../arguments.ts";
 import { parsePositive, parseSeed } from "../number-arguments.ts";
 import { intoFolder } from "../output.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -12,6 +12,7 @@ import { countOf, formatBytes } from "../text.ts";
 type Options = {
   readonly to: string;
   readonly out: string;
+  readonly yard?: string;
   readonly spec?: string;
   readonly seed: number;
   readonly maxIter: number;
@@ -22,9 +23,10 @@ export function addAlign(program: Command, terminal: Terminal): void {
   program
     .command("align")
     .description("permute a model's units to match another model of its build, so that the two can be averaged")
-    .argument("<model>", "the model to permute: a folder or an s3:// URI")
+    .argument("<model>", "the model to permute: a folder, an s3:// URI, or a name in --yard")
     .requiredOption("--to <model>", "the model that stays as it is")
     .requiredOption("--out <dir>", "the folder to make; it must be empty or absent", parseLocalPath)
+    .addOption(lookupOption())
     .option("--spec <file>", "which axes of which tensors are permuted together, as JSON")
     .addOption(new Option("--seed <n>", "seed of the order of visits").argParser(parseSeed).default(0))
     .addOption(new Option("--max-iter <n>", "rounds at most").argParser(parsePositive).default(100))
@@ -38,8 +40,8 @@ async function align(model: string, options: Options, terminal: Terminal): Promi
     import("../../steps/models/align.ts"),
   ]);
   const spec = options.spec === undefined ? undefined : await readSpec(options.spec, terminal);
-  const result = await intoFolder(options, terminal, (target, deps) => {
-    const places = { model: toUri(model, terminal.cwd), reference: toUri(options.to, terminal.cwd), target };
+  const result = await intoFolder(options, terminal, async ({ target, deps, find }) => {
+    const places = { model: await find(model), reference: await find(options.to), target };
     return runStep(alignStep, { ...places, spec, seed: options.seed, maxIterations: options.maxIter }, deps);
   });
   printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {

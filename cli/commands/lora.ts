@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { Option } from "commander";
 import { COMBINATIONS } from "../../core/adapter/combine.ts";
 import { MergeyardError } from "../../core/error.ts";
-import { jsonOption, parseLocalPath, toUri } from "../arguments.ts";
+import { jsonOption, lookupOption, parseLocalPath, toUri } from "../arguments.ts";
 import { parseNumber, parseNumbers, parsePositive, parseSeed } from "../number-arguments.ts";
 import { intoFolder } from "../output.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -12,6 +12,7 @@ import { countOf, formatBytes } from "../text.ts";
 type ExtractOptions = {
   readonly base: string;
   readonly out: string;
+  readonly yard?: string;
   readonly rank: number;
   readonly svEpsilon: number;
   readonly distributeScale: boolean;
@@ -25,6 +26,7 @@ type ExtractOptions = {
 
 type MergeOptions = {
   readonly out: string;
+  readonly yard?: string;
   readonly combination: string;
   readonly weights?: readonly number[];
   readonly density: number;
@@ -41,9 +43,10 @@ export function addLora(program: Command, terminal: Terminal): void {
   lora
     .command("extract")
     .description("the change from a base to a fine-tuned model as a LoRA adapter, as PEFT saves it")
-    .argument("<model>", "the fine-tuned model: a folder or an s3:// URI")
+    .argument("<model>", "the fine-tuned model: a folder, an s3:// URI, or a name in --yard")
     .requiredOption("--base <model>", "the model that it was tuned from")
     .requiredOption("--out <dir>", "the folder to make; it must be empty or absent", parseLocalPath)
+    .addOption(lookupOption())
     .addOption(new Option("--rank <n>", "the largest rank of a module").argParser(parsePositive).default(128))
     .addOption(
       new Option("--sv-epsilon <x>", "leave singular values at or below this out").argParser(parseNumber).default(0),
@@ -59,8 +62,9 @@ export function addLora(program: Command, terminal: Terminal): void {
   lora
     .command("merge")
     .description("combine adapters of one model into one, as PEFT's add_weighted_adapter does")
-    .argument("<adapters...>", "folders of adapters or s3:// URIs")
+    .argument("<adapters...>", "folders of adapters, s3:// URIs, or names in --yard")
     .requiredOption("--out <dir>", "the folder to make; it must be empty or absent", parseLocalPath)
+    .addOption(lookupOption())
     .addOption(new Option("--combination <type>", "how to combine").choices([...COMBINATIONS.keys()]).default("cat"))
     .addOption(new Option("--weights <list>", "weights of the adapters, such as 1,0.5").argParser(parseNumbers))
     .addOption(new Option("--density <x>", "share of the elements that is kept").argParser(parseNumber).default(1))
@@ -78,12 +82,12 @@ export function addLora(program: Command, terminal: Terminal): void {
 async function extract(model: string, options: ExtractOptions, terminal: Terminal): Promise<void> {
   const { runStep } = await import("../../steps/step.ts");
   const { extractLoraStep } = await import("../../steps/models/extract-lora.ts");
-  const result = await intoFolder(options, terminal, (target, deps) =>
+  const result = await intoFolder(options, terminal, async ({ target, deps, find }) =>
     runStep(
       extractLoraStep,
       {
-        model: toUri(model, terminal.cwd),
-        base: toUri(options.base, terminal.cwd),
+        model: await find(model),
+        base: await find(options.base),
         target,
         baseName: options.base,
         maxRank: options.rank,
@@ -114,11 +118,12 @@ async function merge(adapters: readonly string[], options: MergeOptions, termina
   }
   const { runStep } = await import("../../steps/step.ts");
   const { mergeLoraStep } = await import("../../steps/models/merge-lora.ts");
-  const result = await intoFolder(options, terminal, (target, deps) =>
-    runStep(
+  const result = await intoFolder(options, terminal, async ({ target, deps, find }) => {
+    const sources = await Promise.all(adapters.map(find));
+    return runStep(
       mergeLoraStep,
       {
-        adapters: adapters.map((source, i) => ({ source: toUri(source, terminal.cwd), weight: weights[i] ?? 1 })),
+        adapters: sources.map((source, i) => ({ source, weight: weights[i] ?? 1 })),
         target,
         combination: options.combination,
         density: options.density,
@@ -129,8 +134,8 @@ async function merge(adapters: readonly string[], options: MergeOptions, termina
         strict: options.peftCompat === true,
       },
       deps,
-    ),
-  );
+    );
+  });
   printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
     const counts = `${countOf(result.modules, "module")} of rank up to ${result.rank}, ${formatBytes(result.bytes)}`;
     return `${options.combination} of ${countOf(adapters.length, "adapter")} in ${options.out}: ${counts}`;

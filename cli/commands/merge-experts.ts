@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import { Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
-import { jsonOption, parseLocalPath, splitUri, toUri } from "../arguments.ts";
+import { jsonOption, lookupOption, parseLocalPath, splitUri, toUri } from "../arguments.ts";
 import { parseNumber } from "../number-arguments.ts";
 import { intoFolder } from "../output.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -10,6 +10,7 @@ import { countOf, formatBytes } from "../text.ts";
 
 type Options = {
   readonly out: string;
+  readonly yard?: string;
   readonly groups?: number;
   readonly statistics?: string;
   readonly dataFree?: boolean;
@@ -23,8 +24,9 @@ export function addMergeExperts(program: Command, terminal: Terminal): void {
   program
     .command("merge-experts")
     .description("merge experts of a mixture-of-experts model that route alike, and perhaps compress them")
-    .argument("<model>", "a folder or an s3:// URI")
+    .argument("<model>", "a folder, an s3:// URI, or a name in --yard")
     .requiredOption("--out <dir>", "the folder to make; it must be empty or absent", parseLocalPath)
+    .addOption(lookupOption())
     .addOption(new Option("--groups <n>", "groups of experts a layer, on average").argParser(parseNumber))
     .option("--statistics <file>", "router logits and uses on calibration data, as safetensors")
     .option("--data-free", "go by the routers' weights, and take all uses as equal")
@@ -53,11 +55,11 @@ async function mergeExperts(model: string, options: Options, terminal: Terminal)
     import("../../steps/step.ts"),
     import("../../steps/models/merge-experts.ts"),
   ]);
-  const result = await intoFolder(options, terminal, (target, deps) =>
+  const result = await intoFolder(options, terminal, async ({ target, deps, find }) =>
     runStep(
       mergeExpertsStep,
       {
-        model: toUri(model, terminal.cwd),
+        model: await find(model),
         target,
         groups,
         align,

@@ -58,7 +58,8 @@ export type StatementInput = {
 
 export type StatementParts = {
   readonly manifest: Manifest;
-  readonly run: string;
+  /** Undefined where a folder was published, and not a run's result. */
+  readonly run: string | undefined;
   readonly inputs: readonly StatementInput[];
   /** Digests of the workers' container images; none where workers were no containers. */
   readonly images: readonly Digest[];
@@ -90,7 +91,7 @@ export function encodeStatement({ manifest, run, inputs, images }: StatementPart
           version: { mergeyard: engine },
           builderDependencies: images.map((image) => ({ name: "worker image", digest: digestSet(image) })),
         },
-        metadata: { invocationId: run },
+        ...(run === undefined ? {} : { metadata: { invocationId: run } }),
       },
     },
   };

@@ -52,9 +52,12 @@ async function describeFile(store: ObjectStore, { key, bytes, etag }: ObjectInfo
   return { name: key, bytes, digest: await digestFile(source, signal) };
 }
 
-/** The last part of the path, which does not say where on a machine the folder lies. */
+/** `NAME@DIGEST` in a yard, else the last part of the path, which does not say where on a machine the folder lies. */
 function nameOf({ store, prefix }: Place): string {
-  const parts = `${store.uri.replace(/\?.*$/, "")}/${prefix}`.split("/").filter((part) => part !== "");
+  const path = `${store.uri.replace(/\?.*$/, "")}/${prefix}`;
+  const [, model, digest] = /\/(?:artifacts|checkpoints)\/([^/]+)\/([0-9a-f]{16})\/*$/.exec(path) ?? [];
+  if (model !== undefined) return `${decodeURIComponent(model)}@${digest}`;
+  const parts = path.split("/").filter((part) => part !== "");
   return decodeURIComponent(parts.at(-1) ?? "");
 }
 
