@@ -10,7 +10,7 @@ import {
   specsOf,
 } from "../core/plan/compressed-model.ts";
 import { type Fit, fitMemory } from "../core/plan/memory.ts";
-import type { PartScheme } from "../core/schemes/scheme.ts";
+import { FOLDER_SCHEMES, type FolderScheme } from "../core/schemes/registry.ts";
 import type { Region } from "../stores/store.ts";
 import type { PartsRequest } from "./parts-request.ts";
 import {
@@ -91,10 +91,17 @@ function firstParts(
   return firsts;
 }
 
+/** The scheme that makes a matrix's parts. */
+export function schemeOf({ scheme: id }: CompressedMatrix): FolderScheme {
+  const scheme = FOLDER_SCHEMES.get(id);
+  assert.ok(scheme !== undefined, "plans name known schemes");
+  return scheme;
+}
+
 /** Threads for the request within its memory. Throws EngineMemoryTooSmall when one does not fit. */
-export function fitParts(request: PartsRequest, scheme: PartScheme, threads: number): Fit {
+export function fitParts(request: PartsRequest, threads: number): Fit {
   const { units, shards } = request.model;
-  const kernelBytes = units.reduce((most, unit) => Math.max(most, unitBytes(scheme, unit)), 0);
+  const kernelBytes = units.reduce((most, unit) => Math.max(most, unitBytes(unit)), 0);
   const matrices = units.filter((unit) => unit.kind === "matrix");
   const firsts = firstParts(shards, units);
   const kept = matrices.reduce((most, unit) => Math.max(most, keptBytes(unit.parts, firsts.get(unit))), 0);
@@ -122,9 +129,10 @@ function lateBytes(shard: PlannedShard, units: CompressedModel["units"], threads
 }
 
 /** Kernel memory for one unit. */
-function unitBytes(scheme: PartScheme, unit: CompressedUnit): number {
+function unitBytes(unit: CompressedUnit): number {
   if (unit.kind === "copy") return unit.entry.packing === undefined ? 0 : elementPiecesBytes(unit.entry);
   const { matrix, entry } = unit;
+  const scheme = schemeOf(unit);
   const streamed = rowReaderBytes(entry, matrix.columns, windowRows(scheme, matrix)) + streamBytes(scheme, matrix);
   return Math.max(streamed, measuringBytes(unit));
 }

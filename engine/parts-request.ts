@@ -16,8 +16,6 @@ export type PartsRequest = {
   /** URI of the folder that has the stored tensors' files, and of the one to write to. */
   readonly source: string;
   readonly target: string;
-  /** Id of a scheme that folders hold. */
-  readonly scheme: string;
   readonly model: Pick<CompressedModel, "shards" | "units">;
   /** Of every matrix, for a scheme that takes them; undefined: without. */
   readonly hessians?: Hessians | undefined;

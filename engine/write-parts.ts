@@ -8,11 +8,10 @@ import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype, scalarCast } from "../core/ops/cast.ts";
 import type { CompressedCopy, CompressedMatrix } from "../core/plan/compressed-model.ts";
 import type { PartBytes } from "../core/schemes/part-matrix.ts";
-import { FOLDER_SCHEMES, type FolderScheme } from "../core/schemes/registry.ts";
 import { elementBytes, elementCount } from "../core/tensor.ts";
 import type { RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { RegionDeps } from "./merge-region.ts";
-import type { PlacedPart } from "./parts-regions.ts";
+import { type PlacedPart, schemeOf } from "./parts-regions.ts";
 import type { Hessians, PartsLoss } from "./parts-request.ts";
 import {
   createRowReader,
@@ -37,7 +36,6 @@ export type PartsRegionTask = {
   readonly ticket: WriteTicket;
   readonly source: string;
   readonly target: string;
-  readonly scheme: string;
   /** Bytes that go before the first tensor: the shard's header, in the first region. */
   readonly prologue: Uint8Array;
   readonly tensors: readonly PlacedPart[];
@@ -60,7 +58,6 @@ export type LargestTask = { readonly source: string; readonly tensors: readonly 
 type Work = PartsRegionTask & {
   readonly deps: RegionDeps;
   readonly mayBlock: boolean;
-  readonly form: FolderScheme;
   /** Parts whose turn in the file comes later, by the name of the tensor they become. */
   readonly kept: Map<string, Uint8Array>;
   readonly losses: Map<string, PartsLoss>;
@@ -68,12 +65,10 @@ type Work = PartsRegionTask & {
 
 /** Makes the region's tensors and closes its part of the write. Throws QuantizeNotFinite and what the stores throw. */
 export async function writeParts(task: PartsRegionTask, deps: RegionDeps): Promise<PartsRegionResult> {
-  const form = FOLDER_SCHEMES.get(task.scheme);
-  assert.ok(form !== undefined, "a request names a known scheme");
   const { kernels } = deps;
   const target = deps.openStore(task.target);
   const mayBlock = deps.openStore(task.source).isLocal && target.isLocal;
-  const work: Work = { ...task, deps, mayBlock, form, kept: new Map(task.made), losses: new Map() };
+  const work: Work = { ...task, deps, mayBlock, kept: new Map(task.made), losses: new Map() };
   const writer = await target.openRegion(task.ticket, task.index, { signal: deps.signal, mayBlock });
   if (task.prologue.byteLength > 0) await writer.write(task.prologue);
   let sinceTurn = 0;
@@ -144,8 +139,9 @@ async function* partPieces(work: Work, unit: CompressedMatrix, name: string): As
     yield kept;
     return;
   }
-  const { deps, form: scheme } = work;
+  const { deps } = work;
   const { entry, module, matrix, parts, fused } = unit;
+  const scheme = schemeOf(unit);
   const { kernels } = deps;
   const facts = { largest: work.largest.get(fused[0]?.name ?? ""), hessian: await readHessian(work, entry) };
   const read = readerOf(entry, matrix.columns, windowRows(scheme, matrix), {

@@ -4,8 +4,7 @@ import assert from "node:assert/strict";
 import type { PlannedShard } from "../core/formats/safetensors/shard-plan.ts";
 import type { Fit } from "../core/plan/memory.ts";
 import type { PartBytes } from "../core/schemes/part-matrix.ts";
-import { FOLDER_SCHEMES } from "../core/schemes/registry.ts";
-import { cutParts, fitParts, type PartsRegion } from "../engine/parts-regions.ts";
+import { cutParts, fitParts, type PartsRegion, schemeOf } from "../engine/parts-regions.ts";
 import type { ExecuteParts, PartsLoss, PartsRequest } from "../engine/parts-request.ts";
 import type { MergeProgress } from "../engine/request.ts";
 import type { PartsRegionResult } from "../engine/write-parts.ts";
@@ -32,15 +31,13 @@ export function createPartsExecutor(openStore: OpenStore): PartsExecutor {
   const pool = createPool(openStore);
   const execute: ExecuteParts = async (request, { signal, progress }) => {
     signal.throwIfAborted();
-    const scheme = FOLDER_SCHEMES.get(request.scheme);
-    assert.ok(scheme !== undefined, "a request names a known scheme");
-    const fit = fitParts(request, scheme, request.threads);
+    const fit = fitParts(request, request.threads);
     const failure = new AbortController();
     const both = AbortSignal.any([signal, failure.signal]);
     const counted = createCounter(pool, fit, both, progress);
     const run: Run = { request, openStore, signal, runJobs: counted.runJobs };
     try {
-      const largest = scheme.measures === "nothing" ? new Map() : await measureSets(run);
+      const largest = await measureSets(run);
       const losses = new Map<string, PartsLoss>();
       for (const shard of request.model.shards) {
         for (const loss of await makeShard(run, shard, largest, pool)) losses.set(loss.tensor, loss);
@@ -77,10 +74,11 @@ function createCounter(
   return { runJobs, done: () => before };
 }
 
-/** max|x| of every set of tensors that servers fuse, by the name of its first. */
+/** max|x| of every set of fused tensors whose scheme measures it, by the name of its first. */
 async function measureSets({ request, runJobs }: Run): Promise<ReadonlyMap<string, number>> {
   const matrices = request.model.units.filter((unit) => unit.kind === "matrix");
-  const sets = new Map(matrices.map(({ fused }) => [fused[0]?.name ?? "", fused]));
+  const measured = matrices.filter((unit) => schemeOf(unit).measures === "largest");
+  const sets = new Map(measured.map(({ fused }) => [fused[0]?.name ?? "", fused]));
   const outcomes = await runJobs(
     [...sets.values()].map((tensors) => ({ kind: "largest", task: { source: request.source, tensors } })),
   );
@@ -127,14 +125,14 @@ type PlacedRegion = {
 };
 
 function regionJob(
-  { source, target, scheme, hessians }: PartsRequest,
+  { source, target, hessians }: PartsRequest,
   { header }: PlannedShard,
   ticket: WriteTicket,
   { region, index, made, largest }: PlacedRegion,
 ): RegionJob {
   const prologue = index === 0 ? header : new Uint8Array(0);
   const { tensors } = region;
-  const task = { index, ticket, source, target, scheme, prologue, tensors, made, largest, hessians };
+  const task = { index, ticket, source, target, prologue, tensors, made, largest, hessians };
   return { kind: "parts", task };
 }
 

@@ -34,7 +34,7 @@ export function planCompressedOutput(
   { shards, ...documents }: CompressedOutputParts,
 ): CompressedFolder {
   const tensors = shards.flatMap((shard) => shard.tensors.map((tensor) => ({ ...tensor, ranges: [] })));
-  const model = planCompressedUnits({ tensors, config: outputObject(documents, CONFIG_FILE) }, scheme, []);
+  const model = planCompressedUnits({ tensors, config: outputObject(documents, CONFIG_FILE) }, () => scheme, []);
   const units = new Map(model.units.map((unit) => [unit.entry.name, unit]));
   const derived = shards.map((shard) => {
     const own = shard.tensors.flatMap(({ name }) => units.get(name) ?? []);

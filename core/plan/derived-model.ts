@@ -9,7 +9,7 @@ import { type Derivation, type LowerBits, planDerivation } from "../schemes/doub
 import type { IntegerScheme } from "../schemes/integers.ts";
 import type { Matrix, Part, StoredScheme } from "../schemes/scheme.ts";
 import { compareUtf8 } from "../utf8-order.ts";
-import { listIgnored } from "./compressed-model.ts";
+import { listIgnored } from "./linear-modules.ts";
 import { partsMatrix } from "./memory.ts";
 import { stringifyConfig } from "./output-config.ts";
 
@@ -56,7 +56,10 @@ export function planDerivedModel(checkpoint: Checkpoint, bits: LowerBits, maxSha
   }
   const shards = planUnitShards(units.map(derivedSpecs), maxShardBytes);
   const ignore = listIgnored(checkpoint, ({ packing }) => packing !== undefined);
-  const config = { ...checkpoint.config, quantization_config: describeCompressed(target.form, ignore) };
+  const config = {
+    ...checkpoint.config,
+    quantization_config: describeCompressed([{ form: target.form, modules: [] }], ignore),
+  };
   return { ...shards, units, scheme: target, config: stringifyConfig(config), ignore };
 }
 

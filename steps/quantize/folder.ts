@@ -62,7 +62,7 @@ export const quantizeFolderStep = defineStep({
     const scheme = FOLDER_SCHEMES.get(input.scheme);
     assert.ok(scheme !== undefined, "the schema lets only known schemes through");
     const { checkpoint } = opened;
-    const model = planCompressedModel(checkpoint, scheme, input.ignore, input.shardBytes);
+    const model = planCompressedModel(checkpoint, () => scheme, input.ignore, input.shardBytes);
     assert.ok(
       input.hessian === undefined || scheme.hessian !== "ignored",
       "an edge gives Hessians to schemes that use them",
@@ -72,7 +72,6 @@ export const quantizeFolderStep = defineStep({
       {
         source: source.uri,
         target: target.uri,
-        scheme: scheme.id,
         model: { shards: model.shards, units: model.units },
         hessians,
         threads: deps.threads,

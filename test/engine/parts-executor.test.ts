@@ -58,8 +58,8 @@ async function requestOf(scheme: string, threads: number, out: string, shardByte
   assert.ok(form !== undefined);
   mkdirSync(join(folder, out));
   const target = pathToFileURL(join(folder, out)).href;
-  const model = planCompressedModel(checkpoint, form, [], shardBytes);
-  return { source, target, scheme, model, threads, memoryBytes: 512 * 2 ** 20 };
+  const model = planCompressedModel(checkpoint, () => form, [], shardBytes);
+  return { source, target, model, threads, memoryBytes: 512 * 2 ** 20 };
 }
 
 async function filesIn(out: string): Promise<readonly string[]> {

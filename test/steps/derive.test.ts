@@ -70,7 +70,10 @@ async function putModel(schemeId: string, dtype: Matrix["dtype"] = "F32") {
       return { name: `${module}.${name}`, dtype: own, shape, bytes: bytes.get(name) ?? new Uint8Array() };
     });
   });
-  const quantization_config = describeCompressed(scheme.form, ["lm_head", "model.layers.0.mlp.gate"]);
+  const quantization_config = describeCompressed(
+    [{ form: scheme.form, modules: [] }],
+    ["lm_head", "model.layers.0.mlp.gate"],
+  );
   await putTensors(store, "int8/", [...others, ...parts], { quantization_config });
   const whole = weights.map(({ module, shape, values }) => floats(`${module}.weight`, shape, values));
   await putTensors(store, "float/", [...others, ...whole], {});

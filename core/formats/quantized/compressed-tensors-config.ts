@@ -8,9 +8,38 @@ import type { CompressedForm } from "../../schemes/compressed-form.ts";
 import { unsupportedForm } from "./stored-matrix.ts";
 
 const COMPRESSED_TENSORS = "compressed-tensors" as const;
+/** The format of a folder whose groups have several. */
+const MIXED = "mixed-precision";
 
-/** The value of `quantization_config` for a model whose linear modules all have one form, but for those ignored. */
-export function describeCompressed(form: CompressedForm, ignore: readonly string[]): Record<string, unknown> {
+/** Modules of one form, by path. */
+export type CompressedGroup = { readonly form: CompressedForm; readonly modules: readonly string[] };
+
+/**
+ * The value of `quantization_config`. One group is of all linear modules but those ignored, and needs no names; of
+ * several, each lists its modules.
+ */
+export function describeCompressed(
+  groups: readonly CompressedGroup[],
+  ignore: readonly string[],
+): Record<string, unknown> {
+  const formats = new Set(groups.map(({ form }) => form.format));
+  const [only] = formats;
+  const described = groups.map(({ form, modules }, index) => {
+    const targets = groups.length === 1 ? ["Linear"] : [...modules];
+    return [`group_${index}`, describeGroup(form, targets)] as const;
+  });
+  return {
+    quant_method: COMPRESSED_TENSORS,
+    format: formats.size === 1 ? only : MIXED,
+    quantization_status: "compressed",
+    global_compression_ratio: null,
+    kv_cache_scheme: null,
+    ignore: [...ignore],
+    config_groups: Object.fromEntries(described),
+  };
+}
+
+function describeGroup(form: CompressedForm, targets: readonly string[]): Record<string, unknown> {
   const { format, bits, type, symmetric, strategy, group, block, activations } = form;
   const weights = {
     num_bits: bits,
@@ -25,17 +54,7 @@ export function describeCompressed(form: CompressedForm, ignore: readonly string
     observer_kwargs: {},
   };
   const inputs = activations === "none" ? null : describeActivations(type, activations);
-  return {
-    quant_method: COMPRESSED_TENSORS,
-    format,
-    quantization_status: "compressed",
-    global_compression_ratio: null,
-    kv_cache_scheme: null,
-    ignore: [...ignore],
-    config_groups: {
-      group_0: { targets: ["Linear"], weights, input_activations: inputs, output_activations: null, format },
-    },
-  };
+  return { targets, weights, input_activations: inputs, output_activations: null, format };
 }
 
 /** Servers round the inputs of a layer as they come; no scale of them is stored. */

@@ -2,20 +2,36 @@
 // form it is read to know which modules are quantized, and how.
 // Source: transformers, utils/quantization_config.py (GPTQConfig, AwqConfig, BitsAndBytesConfig, HqqConfig); vLLM,
 // model_executor/layers/quantization (gptq.py, awq.py, bitsandbytes.py, hqq_marlin.py).
+import assert from "node:assert/strict";
 import type { AwqFolder, BitsandbytesFolder, FolderForm, GptqFolder, HqqFolder } from "../../schemes/folder-form.ts";
 import type { ScaleDtype } from "../../schemes/scheme.ts";
-import { describeCompressed } from "./compressed-tensors-config.ts";
+import { type CompressedGroup, describeCompressed } from "./compressed-tensors-config.ts";
+
+/** Modules of one form, by path. */
+export type QuantizedGroup = { readonly form: FolderForm; readonly modules: readonly string[] };
 
 /**
- * The value for a model whose linear modules in layers all have one form, but for those ignored, by path. `dtype` is
- * the one of the weights that stay.
+ * The value for a model whose linear modules in layers have these forms, but for those ignored, by path. Only
+ * compressed-tensors folders hold several. `dtype` is the one of the weights that stay.
  */
 export function describeQuantization(
-  form: FolderForm,
+  groups: readonly QuantizedGroup[],
   ignore: readonly string[],
   dtype: ScaleDtype,
 ): Record<string, unknown> {
-  if (form.container === "compressed-tensors") return describeCompressed(form, ignore);
+  const compressed = groups.filter(isCompressed);
+  if (compressed.length === groups.length) return describeCompressed(compressed, ignore);
+  const [only, ...others] = groups.map(({ form }) => form);
+  assert.ok(only !== undefined && others.length === 0, "folders of other tools have one form");
+  return describeOther(only, ignore, dtype);
+}
+
+function isCompressed(group: QuantizedGroup): group is CompressedGroup {
+  return group.form.container === "compressed-tensors";
+}
+
+function describeOther(form: FolderForm, ignore: readonly string[], dtype: ScaleDtype): Record<string, unknown> {
+  assert.ok(form.container !== "compressed-tensors", "described as a group");
   if (form.container === "gptq") return describeGptq(form, ignore);
   if (form.container === "awq") return describeAwq(form, ignore);
   if (form.container === "hqq") return describeHqq(form, ignore);
