@@ -4,9 +4,9 @@ import path from "node:path";
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import type { z } from "zod";
-import { renderBitPlan } from "../core/bit-plan/document.ts";
+import { renderBitPlan, UNQUANTIZED } from "../core/bit-plan/document.ts";
 import { SENSITIVITIES } from "../core/bit-plan/sensitivity.ts";
-import { isBlockSchemeId } from "../core/schemes/registry.ts";
+import { BLOCK_SCHEMES, COMPRESSED_SCHEMES } from "../core/schemes/registry.ts";
 import type { planBitsStep } from "../steps/quantize/plan-bits.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { parseLocalPath, splitUri, toUri } from "./arguments.ts";
@@ -35,11 +35,27 @@ export function addPlanOptions(command: Command): Command {
     .addOption(new Option("--save-plan <file>", "write the plan, to be edited").argParser(parseLocalPath));
 }
 
+/** Ids that plans of a format may have. */
+const PLANNED: ReadonlyMap<string, ReadonlySet<string>> = new Map([
+  ["gguf", new Set(Object.keys(BLOCK_SCHEMES))],
+  ["compressed-tensors", new Set([...COMPRESSED_SCHEMES.keys(), UNQUANTIZED])],
+]);
+
 function parseSchemes(text: string): readonly string[] {
   const ids = text.split(",");
-  const unknown = ids.find((id) => !isBlockSchemeId(id));
-  if (unknown !== undefined) throw new InvalidArgumentError(`there is no scheme ${unknown}`);
+  const unknown = ids.find((id) => ![...PLANNED.values()].some((known) => known.has(id)));
+  if (unknown !== undefined) throw new InvalidArgumentError(`there is no scheme ${unknown} to plan with`);
   return ids;
+}
+
+/** The format whose plans have a scheme, or GGUF where none has. */
+export function plannedFormat(scheme: string | undefined): string {
+  return [...PLANNED].find(([, known]) => known.has(scheme ?? ""))?.[0] ?? "gguf";
+}
+
+/** True of a format that bits are planned for. */
+export function isPlannedFormat(format: string): boolean {
+  return PLANNED.has(format);
 }
 
 /** The schemes of a plan file by matrix. Throws BitPlanInvalid and what the store throws. */
@@ -49,9 +65,25 @@ export async function readPlanFile(file: string, openStore: OpenStore, terminal:
   return readBitPlan(openStore(store), key, terminal.signal);
 }
 
+/** What is planned: a model, and what else decides its size and errors. */
+export type PlanPlace = {
+  readonly source: string;
+  readonly sourceFile?: string;
+  readonly imatrix?: object;
+  readonly format: string;
+  readonly tokenizer?: boolean;
+  readonly ignore?: readonly string[];
+};
+
+/** The scheme that was named, or that of every matrix: from a plan's file, or planned under the budget. */
+export type ChooseSchemes = (place: Omit<PlanPlace, "format">) => Promise<{
+  readonly scheme: string | Readonly<Record<string, string>>;
+  readonly planned?: PlannedBits;
+}>;
+
 /** Plans bits under the options' budget; writes the plan where it is asked for. */
 export async function planBits(
-  place: { readonly source: string; readonly sourceFile?: string; readonly imatrix?: object },
+  place: PlanPlace,
   options: PlanOptions & { readonly budget: string },
   openStore: OpenStore,
   terminal: Terminal,
@@ -62,7 +94,7 @@ export async function planBits(
     import("../workers/measure-executor.ts"),
   ]);
   const { budget, candidates, sensitivity } = options;
-  const input = {
+  const input: object = {
     ...place,
     budget,
     ...(candidates === undefined ? {} : { candidates }),
@@ -84,13 +116,14 @@ function headline({ bits, budget, sensitivity, isOptimal }: PlannedBits): string
 /** The plan as a table, the costliest matrix first. */
 export function describePlan(planned: PlannedBits): string {
   const widest = Math.max(...planned.tensors.map(({ tensor }) => tensor.length));
+  const wide = Math.max(6, ...planned.tensors.map(({ scheme }) => scheme.length));
   const rows = [...planned.tensors]
     .sort((a, b) => b.bytes - a.bytes)
     .map(({ tensor, scheme, bytes, relativeError, marginalLoss }) => {
       const price = marginalLoss === null ? "-" : (marginalLoss * 2 ** 20).toExponential(1);
       const cells = [formatBytes(bytes).padStart(9), relativeError.toExponential(1).padStart(8), price.padStart(8)];
-      return `${tensor.padEnd(widest)}  ${scheme.padEnd(7)} ${cells.join("  ")}`;
+      return `${tensor.padEnd(widest)}  ${scheme.padEnd(wide)}  ${cells.join("  ")}`;
     });
-  const head = `${"matrix".padEnd(widest)}  ${"scheme".padEnd(7)} ${"bytes".padStart(9)}     error  loss/MiB`;
+  const head = `${"matrix".padEnd(widest)}  ${"scheme".padEnd(wide)}  ${"bytes".padStart(9)}     error  loss/MiB`;
   return `${headline(planned)}\n${head}\n${rows.join("\n")}`;
 }

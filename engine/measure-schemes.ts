@@ -7,8 +7,8 @@ import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
 import type { Kernels, Tile } from "../core/ops/kernels.ts";
 import { BLOCK_SCHEMES, isBlockSchemeId, PART_SCHEMES } from "../core/schemes/registry.ts";
-import { roundTripParts } from "../core/schemes/round-trip.ts";
-import { type Matrix, rowBytes } from "../core/schemes/scheme.ts";
+import { largestOf } from "../core/schemes/rounding.ts";
+import { type Matrix, type PartScheme, partRange, rowBytes } from "../core/schemes/scheme.ts";
 import { DTYPE_BITS, elementCount } from "../core/tensor.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { loadImportance } from "./quantize-rows.ts";
@@ -132,11 +132,26 @@ function measureScheme(scheme: string, sample: Sample, kernels: Kernels): Scheme
   try {
     const parts = PART_SCHEMES.get(scheme);
     if (parts === undefined) return compare(sample, roundTripBlocks(scheme, sample, kernels));
-    const { matrix, values } = sample;
-    return compare(sample, roundTripParts(parts, matrix, values.values.subarray(0, matrix.rows * matrix.columns)));
+    return compare(sample, roundTripParts(parts, sample, kernels));
   } finally {
     kernels.release(mark);
   }
+}
+
+/** All rows in one window: what the sample's largest magnitude is to the scheme, the tensor's is when it is made. */
+function roundTripParts(scheme: PartScheme, { matrix, values }: Sample, kernels: Kernels): Float32Array {
+  const { rows, columns } = matrix;
+  const bytes = scheme.parts(matrix).map((part) => {
+    const block = kernels.allocateBlock(partRange(part, 0, rows).bytes);
+    return [part.name, block.bytes.fill(0)] as const;
+  });
+  const back = kernels.allocateTile(rows * columns);
+  const elements = rows * columns;
+  const window = { matrix, first: 0, count: rows, parts: new Map(bytes) };
+  const largest = largestOf(values.values, 0, elements);
+  kernels.quantizeParts(scheme, { ...window, values: values.values.subarray(0, elements) }, { largest });
+  kernels.dequantizeParts(scheme, { ...window, values: back.values.subarray(0, elements) });
+  return back.values.slice(0, elements);
 }
 
 function roundTripBlocks(scheme: string, { matrix, values, importance }: Sample, kernels: Kernels): Float32Array {

@@ -1,5 +1,6 @@
 // The part of `mergeyard quantize` that makes a folder for servers: it appears whole or not at all.
 import { splitUri, toUri } from "../arguments.ts";
+import { type ChooseSchemes, describePlan } from "../bit-plan.ts";
 import { openOutput } from "../output.ts";
 import { createProgress } from "../progress.ts";
 import { writeQuantizationReport } from "../quantization-report.ts";
@@ -8,8 +9,10 @@ import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
 
 export type FolderOptions = {
-  readonly scheme: string;
+  /** What the folder holds: compressed-tensors, or another tool's. */
+  readonly format: string;
   readonly out: string;
+  readonly imatrix?: string;
   readonly ignore: readonly string[];
   readonly hessian?: string;
   readonly report?: string;
@@ -19,7 +22,12 @@ export type FolderOptions = {
 };
 
 /** Throws what opening the source and the step throw, and CliOutputOccupied. */
-export async function quantizeFolder(source: string, options: FolderOptions, terminal: Terminal): Promise<void> {
+export async function quantizeFolder(
+  source: string,
+  options: FolderOptions,
+  choose: ChooseSchemes,
+  terminal: Terminal,
+): Promise<void> {
   const [{ createStoreOpener }, { runStep }, { quantizeFolderStep }, { locateSource, openSource }] = await Promise.all([
     import("../../stores/open.ts"),
     import("../../steps/step.ts"),
@@ -49,20 +57,24 @@ export async function quantizeFolder(source: string, options: FolderOptions, ter
     progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
   };
   try {
-    const { scheme, ignore } = options;
+    const { ignore } = options;
     const { target } = output;
-    const place = { source: folder, target, ...(file === undefined ? {} : { sourceFile: file }) };
+    const place = { source: folder, ...(file === undefined ? {} : { sourceFile: file }), ignore };
+    const imatrix = options.imatrix === undefined ? {} : { imatrix: splitUri(toUri(options.imatrix, terminal.cwd)) };
+    const { scheme, planned } = await choose({ ...place, ...imatrix });
     const hessian = options.hessian === undefined ? {} : { hessian: splitUri(toUri(options.hessian, terminal.cwd)) };
-    const result = await runStep(quantizeFolderStep, { ...place, scheme, ignore, ...hessian }, deps);
+    const result = await runStep(quantizeFolderStep, { ...place, target, scheme, ...hessian }, deps);
     await output.commit();
     progress.end();
-    const drawn = { output: `compressed-tensors ${scheme}`, tensors: result.losses };
-    await writeQuantizationReport(options.report, drawn, undefined, terminal);
-    printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
+    const drawn = { output: `${options.format} ${result.scheme}`, tensors: result.losses };
+    await writeQuantizationReport(options.report, drawn, planned, terminal);
+    const made = { ...result, target: toUri(options.out, terminal.cwd) };
+    printResult(terminal, options.json, planned === undefined ? made : { ...made, plan: planned }, () => {
       const bits = (8 * result.bytes) / result.elements;
       const counts = `${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}, ${bits.toFixed(2)} bits each`;
       const quantized = `${countOf(result.quantized, "module")} quantized`;
-      return `${scheme} in ${options.out}: ${quantized}; ${counts}; ${describeLoss(result)}`;
+      const line = `${result.scheme} in ${options.out}: ${quantized}; ${counts}; ${describeLoss(result)}`;
+      return planned === undefined ? line : `${describePlan(planned)}\n${line}`;
     });
   } catch (error) {
     await output.discard();

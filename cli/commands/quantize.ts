@@ -6,14 +6,15 @@ import { InvalidArgumentError, Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
 import { FOLDER_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
-import type { OpenStore } from "../../stores/store.ts";
 import { jsonOption, memoryOption, parseCount, splitUri, threadsOption, toOutputUri, toUri } from "../arguments.ts";
 import {
   addPlanOptions,
+  type ChooseSchemes,
   describePlan,
-  type PlannedBits,
+  isPlannedFormat,
   type PlanOptions,
   planBits,
+  plannedFormat,
   readPlanFile,
 } from "../bit-plan.ts";
 import { createProgress } from "../progress.ts";
@@ -23,11 +24,10 @@ import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
 import { type FolderOptions, quantizeFolder } from "./quantize-folder.ts";
 
-type Options = Omit<FolderOptions, "scheme"> &
+type Options = Omit<FolderOptions, "format"> &
   PlanOptions & {
     readonly scheme?: string;
     readonly format?: string;
-    readonly imatrix?: string;
     readonly tokenizer: boolean;
     readonly splitMaxSize?: number;
     readonly splitMaxTensors?: number;
@@ -51,7 +51,7 @@ export function addQuantize(program: Command, terminal: Terminal): void {
     .addOption(new Option("--scheme <id>", "how to quantize").argParser(parseScheme))
     .addOption(new Option("--format <format>", "what to write (default: by the scheme)").choices([...FORMATS.keys()]))
     .requiredOption("--out <place>", "the file or folder to write; it must not be there")
-    .option("--imatrix <file>", "importance matrix of llama-imatrix, to lose less where it matters (gguf)")
+    .option("--imatrix <file>", "importance matrix of llama-imatrix, to lose less where it matters (gguf, --budget)")
     .option("--hessian <file>", "safetensors with the sum of x x^T of every matrix's inputs, by its name (gptq)")
     .option("--no-tokenizer", "leave the tokenizer out (gguf)")
     .addOption(new Option("--split-max-size <size>", SPLIT_SIZE_HELP).argParser(parseSplitSize))
@@ -72,8 +72,9 @@ function ignoreOption(): Option {
 }
 
 /** An option given that only files of GGUF have. */
-function ggufOption({ imatrix, splitMaxSize, splitMaxTensors }: Options): string | undefined {
-  const given = { "--imatrix": imatrix, "--split-max-size": splitMaxSize, "--split-max-tensors": splitMaxTensors };
+function ggufOption({ imatrix, budget, splitMaxSize, splitMaxTensors }: Options): string | undefined {
+  const unused = budget === undefined ? imatrix : undefined;
+  const given = { "--imatrix": unused, "--split-max-size": splitMaxSize, "--split-max-tensors": splitMaxTensors };
   return Object.entries(given).find(([, value]) => value !== undefined)?.[0];
 }
 
@@ -101,10 +102,14 @@ async function dispatch(source: string, options: Options, terminal: Terminal): P
   if ([scheme, budget, bitPlan].filter((way) => way !== undefined).length !== 1) {
     throw new InvalidArgumentError("Give one of --scheme, --budget and --bit-plan.");
   }
+  const { createStoreOpener } = await import("../../stores/open.ts");
+  const openStore = createStoreOpener(terminal.env);
+  const followed = bitPlan === undefined ? undefined : await readPlanFile(bitPlan, openStore, terminal);
   const holding = [...FORMATS].find(([, schemes]) => schemes.has(scheme ?? ""))?.[0];
-  const format = options.format ?? holding ?? "gguf";
-  if (scheme === undefined && format !== "gguf") {
-    const expected = "--format gguf, for --budget and --bit-plan";
+  const [example] = followed === undefined ? (options.candidates ?? []) : Object.values(followed);
+  const format = options.format ?? holding ?? plannedFormat(example);
+  if (scheme === undefined && !isPlannedFormat(format)) {
+    const expected = "--format gguf or compressed-tensors, for --budget and --bit-plan";
     throw new MergeyardError("CliUsage", { where: { field: "--format" }, found: format, expected });
   }
   if (scheme !== undefined && !schemesOf(format).has(scheme)) {
@@ -120,11 +125,17 @@ async function dispatch(source: string, options: Options, terminal: Terminal): P
   if (typeof foreign === "string") {
     throw new MergeyardError("CliUsage", { where: { field: foreign }, found: format, expected: "another format" });
   }
-  if (scheme === undefined || format === "gguf") await quantize(source, options, terminal);
-  else await quantizeFolder(source, { ...options, scheme }, terminal);
+  const choose: ChooseSchemes = async (place) => {
+    const given = scheme ?? followed;
+    if (given !== undefined || budget === undefined) return { scheme: given ?? "" };
+    const planned = await planBits({ ...place, format }, { ...options, budget }, openStore, terminal);
+    return { scheme: Object.fromEntries(planned.tensors.map((each) => [each.tensor, each.scheme])), planned };
+  };
+  if (format === "gguf") await quantize(source, options, choose, terminal);
+  else await quantizeFolder(source, { ...options, format }, choose, terminal);
 }
 
-async function quantize(source: string, options: Options, terminal: Terminal): Promise<void> {
+async function quantize(source: string, options: Options, choose: ChooseSchemes, terminal: Terminal): Promise<void> {
   const [{ createStoreOpener }, { runStep }, { quantizeStep }, { locateSource, openSource }] = await Promise.all([
     import("../../stores/open.ts"),
     import("../../steps/step.ts"),
@@ -158,7 +169,7 @@ async function quantize(source: string, options: Options, terminal: Terminal): P
     const { tokenizer } = options;
     const imatrix = options.imatrix === undefined ? {} : { imatrix: splitUri(toUri(options.imatrix, terminal.cwd)) };
     const from = { source: folder, ...(file === undefined ? {} : { sourceFile: file }), ...imatrix };
-    const { scheme, planned } = await chooseSchemes(from, options, openStore, terminal);
+    const { scheme, planned } = await choose({ ...from, tokenizer });
     const split = { maxBytes: options.splitMaxSize, maxTensors: options.splitMaxTensors };
     const result = await runStep(quantizeStep, { ...from, target, name, scheme, tokenizer, split }, deps);
     progress.end();
@@ -177,17 +188,4 @@ async function quantize(source: string, options: Options, terminal: Terminal): P
     progress.end();
     await executor.close();
   }
-}
-
-/** The mix that was named, or the scheme of every matrix: from a plan's file, or planned under the budget. */
-async function chooseSchemes(
-  from: { readonly source: string; readonly sourceFile?: string; readonly imatrix?: object },
-  { scheme, budget, bitPlan, ...options }: Options,
-  openStore: OpenStore,
-  terminal: Terminal,
-): Promise<{ readonly scheme: string | Readonly<Record<string, string>>; readonly planned?: PlannedBits }> {
-  if (bitPlan !== undefined) return { scheme: await readPlanFile(bitPlan, openStore, terminal) };
-  if (budget === undefined) return { scheme: scheme ?? "" };
-  const planned = await planBits(from, { ...options, budget }, openStore, terminal);
-  return { scheme: Object.fromEntries(planned.tensors.map((each) => [each.tensor, each.scheme])), planned };
 }

@@ -1,6 +1,9 @@
-// The bit plan as a file that a person reads and edits: a scheme for every tensor that is quantized. What it was made
+// The bit plan as a file that a person reads and edits: a scheme for every matrix. What it was made
 // from stands in comments; only the schemes count when it is read again.
 import { z } from "zod";
+
+/** What a plan for a folder calls leaving a matrix as it is. */
+export const UNQUANTIZED = "unquantized";
 
 export const bitPlanSchema = z.strictObject({
   bit_plan: z.literal(1),

@@ -2,9 +2,11 @@
 // weights stream through the parts executor, which also measures the error of every tensor on the way.
 import assert from "node:assert/strict";
 import { z } from "zod";
+import { followFolderPlan } from "../../core/bit-plan/folder.ts";
+import type { Checkpoint } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { fileRole } from "../../core/formats/side-files.ts";
-import { planCompressedModel } from "../../core/plan/compressed-model.ts";
+import { type ChooseScheme, planCompressedModel } from "../../core/plan/compressed-model.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { FOLDER_SCHEMES } from "../../core/schemes/registry.ts";
 import { elementCount } from "../../core/tensor.ts";
@@ -24,7 +26,8 @@ export const quantizeFolderStep = defineStep({
     sourceFile: z.string().optional(),
     /** URI of the folder to write to; it must be empty. */
     target: z.string().min(1),
-    scheme: z.enum([...FOLDER_SCHEMES.keys()]),
+    /** One for all modules; or a bit plan: the scheme of every linear module by the name of its weights. */
+    scheme: z.union([z.enum([...FOLDER_SCHEMES.keys()]), z.record(z.string(), z.string())]),
     /** Modules to leave as they are: paths, or `re:` and an expression. */
     ignore: z.array(z.string()).default([]),
     /** A safetensors file with the Hessian of every matrix's inputs, for a scheme that takes one: folder and file. */
@@ -38,8 +41,9 @@ export const quantizeFolderStep = defineStep({
     tensors: count,
     elements: count,
     bytes: count,
-    /** Matrices that the scheme quantized. */
+    /** Matrices that were quantized, and how many by each scheme. */
     quantized: count,
+    schemes: z.record(z.string(), count),
     /** Those that went through plain TypeScript, because no SIMD code for them exists: same bytes, slower. */
     quantizedScalar: count,
     ignore: z.array(z.string()),
@@ -47,10 +51,10 @@ export const quantizeFolderStep = defineStep({
     ...lossSchema,
   }),
   /**
-   * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, QuantizeNotFinite, QuantizeHessianInvalid (with the name
-   * of the tensor), QuantizedFolderUnsupported (a wrong
-   * expression to ignore), CheckpointNeedsConversion, YardTargetOccupied, EngineMemoryTooSmall, the codes of opening a
-   * checkpoint, and what the stores throw. The file that makes the folder a model, config.json, is written last.
+   * Throws BitPlanInvalid, QuantizeModelUnsupported, QuantizeShapeUnsupported, QuantizeNotFinite,
+   * QuantizeHessianInvalid (with the name of the tensor), QuantizedFolderUnsupported (a wrong expression to ignore),
+   * CheckpointNeedsConversion, YardTargetOccupied, EngineMemoryTooSmall, the codes of opening a checkpoint, and what
+   * the stores throw. The file that makes the folder a model, config.json, is written last.
    */
   async run(input, deps: PartsDeps) {
     const [source, target] = [deps.openStore(input.source), deps.openStore(input.target)];
@@ -59,12 +63,11 @@ export const quantizeFolderStep = defineStep({
     for await (const { key } of target.list("", { signal })) {
       throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
     }
-    const scheme = FOLDER_SCHEMES.get(input.scheme);
-    assert.ok(scheme !== undefined, "the schema lets only known schemes through");
     const { checkpoint } = opened;
-    const model = planCompressedModel(checkpoint, () => scheme, input.ignore, input.shardBytes);
+    const choose = chooserOf(input.scheme, checkpoint, input.ignore);
+    const model = planCompressedModel(checkpoint, choose, input.ignore, input.shardBytes);
     assert.ok(
-      input.hessian === undefined || scheme.hessian !== "ignored",
+      input.hessian === undefined || model.units.every((unit) => unit.kind === "copy" || takesHessian(unit.scheme)),
       "an edge gives Hessians to schemes that use them",
     );
     const hessians = input.hessian && (await openHessians(input.hessian, model.units, deps));
@@ -89,21 +92,45 @@ export const quantizeFolderStep = defineStep({
       const bytes = new TextEncoder().encode(text);
       await writeObject(target, name, bytes, bytes.length, { signal });
     }
+    const matrices = model.units.filter((unit) => unit.kind === "matrix");
+    const schemes = new Map(matrices.map(({ entry, scheme }) => [entry.name, scheme]));
     return {
       target: target.uri,
-      scheme: scheme.id,
+      scheme: typeof input.scheme === "string" ? input.scheme : "bit plan",
       files: model.shards.length + sides.length + texts.length,
       tensors: model.shards.reduce((sum, { tensors }) => sum + tensors.length, 0),
       elements: checkpoint.tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
       bytes: model.shards.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
       quantized: losses.length,
+      schemes: countSchemes(schemes),
       quantizedScalar: losses.filter(({ quantizer }) => quantizer === "scalar").length,
       ignore: [...model.ignore],
       threads,
-      ...summariseLosses(losses.map(({ tensor, loss }) => ({ tensor, scheme: scheme.id, loss }))),
+      ...summariseLosses(losses.map(({ tensor, loss }) => ({ tensor, scheme: schemes.get(tensor) ?? "", loss }))),
     };
   },
 });
+
+/** One scheme for all, or the plan's. */
+function chooserOf(
+  scheme: string | Readonly<Record<string, string>>,
+  checkpoint: Checkpoint,
+  ignored: readonly string[],
+): ChooseScheme {
+  if (typeof scheme !== "string") return followFolderPlan(scheme, checkpoint, ignored);
+  const known = FOLDER_SCHEMES.get(scheme);
+  assert.ok(known !== undefined, "the schema lets only known schemes through");
+  return () => known;
+}
+
+function takesHessian(scheme: string): boolean {
+  return FOLDER_SCHEMES.get(scheme)?.hessian !== "ignored";
+}
+
+function countSchemes(schemes: ReadonlyMap<string, string>): Record<string, number> {
+  const groups = Map.groupBy(schemes.values(), (scheme) => scheme);
+  return Object.fromEntries([...groups].map(([scheme, own]) => [scheme, own.length]));
+}
 
 /** Written anew. */
 const REPLACED: ReadonlySet<string> = new Set(["config", "index", "record"]);

@@ -1,10 +1,14 @@
-// Planning bits: which scheme every matrix of a checkpoint gets in a GGUF file of a given size. What each scheme loses
-// is measured on sampled rows; the choice is the exact optimum of an integer program. Writes nothing.
+// Planning bits: which scheme every matrix of a checkpoint gets in a GGUF file or a compressed-tensors folder of a
+// given size. What each scheme loses is measured on sampled rows; the choice is the exact optimum of an integer
+// program. Writes nothing.
 import assert from "node:assert/strict";
 import { z } from "zod";
-import { parseBudget } from "../../core/bit-plan/budget.ts";
-import { type Choice, type ChoiceGroup, convexHull, priceBetween } from "../../core/bit-plan/choices.ts";
+import { type Budget, parseBudget } from "../../core/bit-plan/budget.ts";
+import { type Choice, type ChoiceGroup, convexHull, priceBetween, undominated } from "../../core/bit-plan/choices.ts";
+import { planFolderBits } from "../../core/bit-plan/folder.ts";
 import { priceAt, traceFrontier } from "../../core/bit-plan/frontier.ts";
+import { planGgufBits } from "../../core/bit-plan/gguf.ts";
+import type { PlannableGroup, PlannableModel } from "../../core/bit-plan/plannable.ts";
 import {
   type SchemeError,
   SENSITIVITIES,
@@ -13,46 +17,41 @@ import {
 } from "../../core/bit-plan/sensitivity.ts";
 import { type Solution, solveBitPlan } from "../../core/bit-plan/solve.ts";
 import { MergeyardError } from "../../core/error.ts";
-import { alignUp, GGUF_ALIGNMENT } from "../../core/formats/gguf/gguf.ts";
-import { checkImportance, type Importance } from "../../core/formats/gguf/imatrix.ts";
-import { type GgufModel, type GgufModelTensor, planGgufModel } from "../../core/formats/gguf/model.ts";
 import { NO_TOKENIZER } from "../../core/formats/gguf/tokenizer.ts";
-import { GGUF_TYPE_OF } from "../../core/formats/gguf/type-codes.ts";
-import { encodeGgufHeader } from "../../core/formats/gguf/write.ts";
-import { MIXES } from "../../core/schemes/mixes.ts";
-import { BLOCK_SCHEME_IDS, BLOCK_SCHEMES, type BlockSchemeId } from "../../core/schemes/registry.ts";
-import { rowBytes } from "../../core/schemes/scheme.ts";
-import { elementCount } from "../../core/tensor.ts";
-import type { MeasureSchemes } from "../../engine/measure-schemes.ts";
-import { openCheckpoint, openCheckpointFile } from "../open-checkpoint.ts";
+import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../../core/formats/gguf/tokenizer-files.ts";
+import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
+import type { MeasuredErrors, MeasureSchemes } from "../../engine/measure-schemes.ts";
+import { openPlace } from "../open-checkpoint.ts";
 import { openImatrix } from "../open-imatrix.ts";
+import { readDocuments } from "../read-documents.ts";
 import { defineStep, type StepDeps } from "../step.ts";
 import { checkReadable } from "./quantize.ts";
 
 export type PlanBitsDeps = StepDeps & { readonly measureSchemes: MeasureSchemes };
 
-/** What a server is likely to run well; ternary and one-bit schemes only when they are named. */
-const CANDIDATES_DEFAULT: readonly BlockSchemeId[] = BLOCK_SCHEME_IDS.filter(
-  (id) => !["f32", "bf16", "tq1_0", "tq2_0", "q1_0"].includes(id),
-);
-
 const count = z.int().nonnegative();
+
+const inputSchema = z.strictObject({
+  source: z.string().min(1),
+  sourceFile: z.string().optional(),
+  format: z.enum(["gguf", "compressed-tensors"]).default("gguf"),
+  /** "4.5bpw" or "4.2GB". */
+  budget: z.string().min(1),
+  /** Ids of the format's schemes; those that servers run well unless said otherwise. */
+  candidates: z.array(z.string()).min(1).optional(),
+  /** What is added up and made least; the default is `importance` where there is a matrix, else `squared`. */
+  sensitivity: z.enum([...SENSITIVITIES.keys()]).optional(),
+  imatrix: z.strictObject({ store: z.string().min(1), key: z.string().min(1) }).optional(),
+  /** False: the GGUF file will have none. */
+  tokenizer: z.boolean().default(true),
+  /** Modules that a folder leaves as they are: paths, or `re:` and an expression. */
+  ignore: z.array(z.string()).default([]),
+  shardBytes: z.int().positive().default(SHARD_BYTES_DEFAULT),
+});
 
 export const planBitsStep = defineStep({
   name: "plan-bits",
-  input: z.strictObject({
-    source: z.string().min(1),
-    sourceFile: z.string().optional(),
-    /** "4.5bpw" or "4.2GB". */
-    budget: z.string().min(1),
-    candidates: z
-      .array(z.enum(BLOCK_SCHEME_IDS))
-      .min(1)
-      .default([...CANDIDATES_DEFAULT]),
-    /** What is added up and made least; the default is `importance` where there is a matrix, else `squared`. */
-    sensitivity: z.enum([...SENSITIVITIES.keys()]).optional(),
-    imatrix: z.strictObject({ store: z.string().min(1), key: z.string().min(1) }).optional(),
-  }),
+  input: inputSchema,
   output: z.strictObject({
     budget: z.string(),
     sensitivity: z.string(),
@@ -70,6 +69,7 @@ export const planBitsStep = defineStep({
         elements: count,
         bytes: count,
         relativeError: z.number(),
+        /** For each byte of its group, where several have one scheme. */
         marginalLoss: z.number().nullable(),
       }),
     ),
@@ -78,32 +78,23 @@ export const planBitsStep = defineStep({
   }),
   /**
    * Throws BitPlanInvalid: a budget that cannot be read or met, a matrix that no candidate fits, a sensitivity without
-   * its importance matrix; and the codes of `quantize`.
+   * its importance matrix; and the codes of `quantize` and `quantize-folder`.
    */
   async run(input, deps: PlanBitsDeps) {
-    const { model, importance } = await openModel(input, deps);
-    const sensitivity = chooseSensitivity(input.sensitivity, importance.size > 0);
-    const matrices = model.tensors.filter(({ place }) => place !== undefined);
-    const candidates = matrices.map((tensor) => fittingSchemes(tensor, input.candidates));
-    const measured = matrices.map((tensor, index) => ({
-      source: tensor.source,
-      candidates: candidates[index] ?? [],
-      importance: importance.get(tensor.name),
-    }));
+    const model = await openModel(input, deps);
+    const sensitivity = chooseSensitivity(input.sensitivity, input.imatrix !== undefined);
+    const measured = model.groups.flatMap(({ matrices, candidates }) =>
+      matrices.map(({ source, importance }) => ({ source, candidates, importance })),
+    );
     const errors = await deps.measureSchemes(
       { source: input.source, tensors: measured },
       { signal: deps.signal, progress: (bytesRead) => deps.progress?.({ bytesRead, bytesWritten: 0 }) },
     );
-    const groups = matrices.map((tensor, index) =>
-      weighChoices(tensor, candidates[index] ?? [], errors[index] ?? [], sensitivity),
-    );
-    const elements = model.tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0);
-    const vectors = model.tensors.filter(({ place }) => place === undefined);
-    const keptBytes = vectors.reduce((sum, tensor) => sum + storedBytes(tensor, "f32"), 0);
+    const groups = weighGroups(model, errors, sensitivity);
+    const { elements, keptBytes } = model;
     const budget = parseBudget(input.budget, elements);
-    const room = budget.bytes - keptBytes - (budget.of === "bits" ? 0 : headerBytes(model));
-    const solution = solveBitPlan(groups, room) ?? refuseBudget(input.budget, groups, elements, keptBytes);
-    const frontier = traceFrontier(groups);
+    const { solution, room } = solveWithin(budget, model, groups) ?? refuseBudget(input.budget, budget, model, groups);
+    const frontier = traceFrontier(groups.map(({ all }) => all));
     return {
       budget: input.budget,
       sensitivity: sensitivity.id,
@@ -112,31 +103,30 @@ export const planBitsStep = defineStep({
       loss: solution.loss,
       isOptimal: solution.isOptimal,
       price: priceAt(frontier, room),
-      tensors: describeChoices(matrices, groups, errors, solution),
+      tensors: groups.flatMap((group, index) => describeGroup(model, group, solution.choices[index])),
       frontier: frontier.map(({ bytes, loss }) => ({ bytes: bytes + keptBytes, loss })),
     };
   },
 });
 
-type Opened = {
-  readonly source: string;
-  readonly sourceFile?: string | undefined;
-  readonly imatrix?: { readonly store: string; readonly key: string } | undefined;
-};
+type Input = z.output<typeof inputSchema>;
 
-/** The model's tensors as GGUF names and orders them; their schemes here are of no account. */
-async function openModel({ source: uri, sourceFile, imatrix }: Opened, deps: StepDeps) {
-  const source = deps.openStore(uri);
-  const opened = await (sourceFile === undefined
-    ? openCheckpoint(source, "", deps.signal)
-    : openCheckpointFile(source, sourceFile, deps.signal));
-  const importance: Importance = imatrix === undefined ? new Map() : (await openImatrix(imatrix, deps)).importance;
-  const mix = MIXES.get("f16");
-  assert.ok(mix !== undefined, "the mixes hold f16");
-  const model = planGgufModel(opened.checkpoint, mix, NO_TOKENIZER, importance.size > 0);
-  if (imatrix !== undefined) checkImportance(model.tensors, importance);
-  for (const { source: entry } of model.tensors) checkReadable(entry);
-  return { model, importance };
+async function openModel(input: Input, deps: StepDeps): Promise<PlannableModel> {
+  const { candidates: wanted, ignore: ignored, shardBytes: maxShardBytes } = input;
+  const { signal } = deps;
+  const store = deps.openStore(input.source);
+  const opened = await openPlace({ store, prefix: "", file: input.sourceFile }, signal);
+  const { checkpoint } = opened;
+  const importance = input.imatrix && (await openImatrix(input.imatrix, deps)).importance;
+  if (input.format === "compressed-tensors") {
+    return planFolderBits(checkpoint, { ignored, importance, wanted, maxShardBytes });
+  }
+  const files = input.tokenizer ? GGUF_TOKENIZER_FILES : [];
+  const documents = await readDocuments({ store, prefix: "" }, checkpoint, files, signal);
+  const tokenizer = describeTokenizerFiles(documents, checkpoint.config) ?? NO_TOKENIZER;
+  const model = planGgufBits(checkpoint, tokenizer, importance, wanted);
+  for (const { source } of model.tensors) checkReadable(source);
+  return model;
 }
 
 function chooseSensitivity(id: string | undefined, hasImportance: boolean): Sensitivity {
@@ -147,69 +137,97 @@ function chooseSensitivity(id: string | undefined, hasImportance: boolean): Sens
   throw new MergeyardError("BitPlanInvalid", { where: { field: "sensitivity" }, found: chosen.id, hint });
 }
 
-function fittingSchemes({ name, shape }: GgufModelTensor, wanted: readonly BlockSchemeId[]): readonly BlockSchemeId[] {
-  const columns = shape.at(-1) ?? 1;
-  const fitting = wanted.filter((id) => columns % BLOCK_SCHEMES[id].blockElements === 0);
-  if (fitting.length > 0) return fitting;
-  const found = `rows of ${columns}, which no candidate's blocks fill`;
-  throw new MergeyardError("BitPlanInvalid", { where: { tensor: name }, found, expected: wanted.join(", ") });
-}
+/** A group with what each of its schemes would lose of each of its matrices, and of all of them together. */
+type WeighedGroup = {
+  readonly matrices: PlannableGroup["matrices"];
+  /** By scheme and matrix. */
+  readonly errors: ReadonlyMap<string, readonly SchemeError[]>;
+  readonly all: ChoiceGroup;
+};
 
-/** With the zeros up to the next tensor. */
-function storedBytes({ shape }: Pick<GgufModelTensor, "shape">, scheme: BlockSchemeId): number {
-  const columns = shape.at(-1) ?? 1;
-  const bytes = (elementCount(shape) / columns) * rowBytes(BLOCK_SCHEMES[scheme], columns);
-  return alignUp(bytes, GGUF_ALIGNMENT);
-}
-
-/** Of the file, whatever the schemes: a type is a number of 4 bytes. Without a tokenizer. */
-function headerBytes({ metadata, tensors }: GgufModel): number {
-  const listed = tensors.map(({ name, shape, scheme }) => ({ name, shape, type: GGUF_TYPE_OF.get(scheme) }));
-  const typed = listed.flatMap(({ type, ...tensor }) => (type === undefined ? [] : [{ ...tensor, type }]));
-  return encodeGgufHeader(metadata, typed).header.length;
-}
-
-function weighChoices(
-  tensor: GgufModelTensor,
-  candidates: readonly BlockSchemeId[],
-  errors: readonly SchemeError[],
+function weighGroups(
+  { groups, bytesOf }: PlannableModel,
+  measured: MeasuredErrors,
   sensitivity: Sensitivity,
-): ChoiceGroup {
-  const { place, name, shape } = tensor;
-  assert.ok(place !== undefined, "only matrices are planned");
-  const choices = candidates.map((scheme, index): Choice => {
-    const error = errors[index];
-    assert.ok(error !== undefined, "every candidate was measured");
-    const loss = sensitivity.loss(error, { ...place, elements: elementCount(shape) });
-    return { scheme, bytes: storedBytes(tensor, scheme), loss };
+): readonly WeighedGroup[] {
+  let next = 0;
+  return groups.map(({ matrices, candidates, kept }) => {
+    const own = measured.slice(next, next + matrices.length);
+    next += matrices.length;
+    const ofScheme = (index: number) => own.flatMap((errors) => errors[index] ?? []);
+    const errors = new Map(candidates.map((scheme, index) => [scheme, ofScheme(index)]));
+    const choices = [...errors].map(([scheme, each]): Choice => {
+      assert.equal(each.length, matrices.length, "every candidate was measured");
+      const loss = each.reduce((sum, error, index) => sum + lossOf(matrices[index], error, sensitivity), 0);
+      return { scheme, bytes: matrices.reduce((sum, matrix) => sum + bytesOf(matrix, scheme), 0), loss };
+    });
+    if (kept !== undefined) {
+      choices.push({ scheme: kept, bytes: matrices.reduce((sum, matrix) => sum + bytesOf(matrix, kept), 0), loss: 0 });
+    }
+    return { matrices, errors, all: { tensors: matrices.map(({ name }) => name), choices } };
   });
-  return { tensors: [name], choices };
 }
 
-function refuseBudget(budget: string, groups: readonly ChoiceGroup[], elements: number, keptBytes: number): never {
-  const least = groups.reduce((sum, { choices }) => sum + Math.min(...choices.map(({ bytes }) => bytes)), keptBytes);
+function lossOf(matrix: PlannableGroup["matrices"][number] | undefined, error: SchemeError, by: Sensitivity): number {
+  assert.ok(matrix !== undefined, "errors are of matrices");
+  return by.loss(error, matrix.place);
+}
+
+/** The best plan whose tensors, or whose files, are within the budget, and the bytes that it had for the groups. */
+function solveWithin(
+  budget: Budget,
+  { keptBytes, overheadBytes }: PlannableModel,
+  groups: readonly WeighedGroup[],
+): { readonly solution: Solution; readonly room: number } | undefined {
+  const choices = groups.map(({ all }) => all);
+  for (let room = budget.bytes - keptBytes; ; ) {
+    const solution = solveBitPlan(choices, room);
+    if (solution === undefined || budget.of === "bits") return solution && { solution, room };
+    // Files name their tensors, and how long that takes hangs on the plan: less room until all of it fits.
+    const fileBytes = solution.bytes + keptBytes + overheadBytes(schemesOf(groups, solution));
+    if (fileBytes <= budget.bytes) return { solution, room };
+    room = solution.bytes - (fileBytes - budget.bytes);
+  }
+}
+
+function schemesOf(groups: readonly WeighedGroup[], { choices }: Solution): ReadonlyMap<string, string> {
+  const pairs = groups.flatMap(({ all }, index) =>
+    all.tensors.map((name) => [name, choices[index]?.scheme ?? ""] as const),
+  );
+  return new Map(pairs);
+}
+
+function refuseBudget(
+  found: string,
+  budget: Budget,
+  { elements, keptBytes, overheadBytes }: PlannableModel,
+  groups: readonly WeighedGroup[],
+): never {
+  const smallest = solveBitPlan(groups.map(smallestOf), Number.MAX_SAFE_INTEGER);
+  assert.ok(smallest !== undefined, "a plan of the smallest choices has its size");
+  const overhead = budget.of === "bits" ? 0 : overheadBytes(schemesOf(groups, smallest));
+  const least = smallest.bytes + keptBytes + overhead;
   const bits = ((8 * least) / elements).toFixed(2);
   const expected = `at least ${bits} bits a weight (${least} bytes) with these candidates`;
-  throw new MergeyardError("BitPlanInvalid", { where: { field: "budget" }, found: budget, expected });
+  const hint = `${keptBytes} bytes are of tensors that stay as they are`;
+  throw new MergeyardError("BitPlanInvalid", { where: { field: "budget" }, found, expected, hint });
 }
 
-function describeChoices(
-  matrices: readonly GgufModelTensor[],
-  groups: readonly ChoiceGroup[],
-  errors: readonly (readonly SchemeError[])[],
-  solution: Solution,
-) {
-  return matrices.map(({ name, shape }, index) => {
-    const chosen = solution.choices[index];
-    assert.ok(chosen !== undefined, "every matrix has a choice");
-    const choices = groups[index]?.choices ?? [];
-    const error = errors[index]?.[choices.indexOf(chosen)];
-    const larger = convexHull(choices).find(({ bytes }) => bytes > chosen.bytes);
+/** Only the smallest choice of a group. */
+function smallestOf({ all }: WeighedGroup): ChoiceGroup {
+  return { tensors: all.tensors, choices: undominated(all.choices).slice(0, 1) };
+}
+
+function describeGroup({ bytesOf }: PlannableModel, { matrices, errors, all }: WeighedGroup, chosen?: Choice) {
+  assert.ok(chosen !== undefined, "every group has a choice");
+  const larger = convexHull(all.choices).find(({ bytes }) => bytes > chosen.bytes);
+  return matrices.map((matrix, index) => {
+    const error = errors.get(chosen.scheme)?.[index];
     return {
-      tensor: name,
+      tensor: matrix.name,
       scheme: chosen.scheme,
-      elements: elementCount(shape),
-      bytes: chosen.bytes,
+      elements: matrix.place.elements,
+      bytes: bytesOf(matrix, chosen.scheme),
       relativeError: error === undefined || error.noise === 0 ? 0 : error.noise / error.signal,
       marginalLoss: larger === undefined ? null : priceBetween(chosen, larger),
     };

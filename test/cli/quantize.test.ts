@@ -1,6 +1,6 @@
 // `mergeyard quantize` at the command line: what it prints, and how it is misused.
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
@@ -22,7 +22,8 @@ const MATRICES = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "s
 const INNER = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
 const NORMS = ["input_layernorm", "post_attention_layernorm"];
 
-function makeModel(folder: string): void {
+/** Every value is 2.0, unless `numberAt` says otherwise: then BF16 of that. */
+function makeModel(folder: string, numberAt: (index: number) => number = () => 2): void {
   const specs = [
     ...["model.embed_tokens", "lm_head"].map((name) => ({ name: `${name}.weight`, shape: [4, 32] })),
     { name: "model.norm.weight", shape: [32] },
@@ -30,8 +31,10 @@ function makeModel(folder: string): void {
     ...NORMS.map((name) => ({ name: `model.layers.0.${name}.weight`, shape: [32] })),
   ].map((spec) => ({ ...spec, dtype: "BF16" as const }));
   const { header, fileBytes } = encodeSafetensorsHeader(specs);
-  // Every value is 2.0.
-  const file = new Uint8Array(fileBytes).map((_, index) => (index % 2 === 1 ? 0x40 : 0));
+  const file = new Uint8Array(fileBytes);
+  const values = Float32Array.from({ length: fileBytes / 2 }, (_, index) => numberAt(index));
+  const halves = new Uint16Array(values.buffer).filter((_, index) => index % 2 === 1);
+  file.set(new Uint8Array(halves.buffer));
   file.set(header);
   writeFileSync(path.join(folder, "model.safetensors"), file);
   writeFileSync(path.join(folder, "config.json"), JSON.stringify(CONFIG));
@@ -126,6 +129,70 @@ test("a scheme of parts makes a folder, under the name of a preset too", async (
   assert.equal(await main(["quantize", ".", ...group], failing), 1);
   assert.equal(JSON.parse(failing.err()).error.code, "QuantizeShapeUnsupported");
   assert.ok(readdirSync(cwd).every((name) => !name.includes("int4")));
+});
+
+test("a budget makes a folder too, and the plan that it saves says which format it is for", async (context) => {
+  const cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-quantize-"));
+  context.after(() => rmSync(cwd, { recursive: true }));
+  makeModel(cwd);
+  const planned = createRecorder({ cwd });
+  const asked = ["--budget", "12bpw", "--candidates", "int4_group32,int8_channel,unquantized", "--report", "r.html"];
+  const saving = ["--out", "planned", "--save-plan", "plan.yaml"];
+  assert.equal(await main(["quantize", ".", ...asked, ...saving], planned), 0, planned.err());
+  assert.match(
+    planned.out(),
+    /bits a weight for a budget of 12bpw: the least loss there is[\s\S]*bit plan in planned: /,
+  );
+  assert.match(readFileSync(path.join(cwd, "r.html"), "utf8"), /Size against loss/);
+  const followed = createRecorder({ cwd });
+  const following = ["--bit-plan", "plan.yaml", "--out", "followed", "--json"];
+  assert.equal(await main(["quantize", ".", ...following], followed), 0, followed.err());
+  const made = (folder: string) => readFileSync(path.join(cwd, folder, "model.safetensors"));
+  assert.deepEqual(made("followed"), made("planned"));
+  const other = createRecorder({ cwd });
+  const wrong = ["--budget", "12bpw", "--format", "gptq", "--out", "x", "--json"];
+  assert.equal(await main(["quantize", ".", ...wrong], other), 2);
+  assert.deepEqual(
+    readdirSync(cwd).filter((name) => /^(x|\.)/.test(name)),
+    [],
+  );
+});
+
+test("Hessians of the inputs change what GPTQ stores, and only schemes that use them take them", async (context) => {
+  const cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-quantize-"));
+  context.after(() => rmSync(cwd, { recursive: true }));
+  makeModel(cwd, (index) => Math.sin(index * 1.7));
+  const specs = [...MATRICES, ...INNER].map((name) => {
+    return { name: `model.layers.0.${name}.weight`, dtype: "F32" as const, shape: [32, 32] };
+  });
+  const { header, fileBytes, tensors } = encodeSafetensorsHeader(specs);
+  const file = new Uint8Array(fileBytes);
+  file.set(header);
+  const inputs = Float32Array.from({ length: 1024 }, (_, at) => (at % 33 === 0 ? 1 + (at % 7) : 0.9));
+  for (const { offset } of tensors) file.set(new Uint8Array(inputs.buffer), header.length + offset);
+  mkdirSync(path.join(cwd, "calibration"));
+  writeFileSync(path.join(cwd, "calibration/h.safetensors"), file);
+  const run = async (out: string, ...more: readonly string[]) => {
+    const terminal = createRecorder({ cwd });
+    const status = await main(["quantize", ".", "--out", out, "--json", ...more], terminal);
+    return { status, terminal };
+  };
+  const plain = await run("plain", "--scheme", "gptq4_channel");
+  assert.equal(plain.status, 0, plain.terminal.err());
+  const solved = await run("solved", "--scheme", "gptq4_channel", "--hessian", "calibration/h.safetensors");
+  assert.equal(solved.status, 0, solved.terminal.err());
+  const made = (folder: string) => readFileSync(path.join(cwd, folder, "model.safetensors"));
+  assert.notDeepEqual(made("solved"), made("plain"));
+  for (const [code, status, ...asked] of [
+    ["CliUsage", 2, "--scheme", "fp8_dynamic", "--hessian", "calibration/h.safetensors"],
+    ["CliUsage", 2, "--budget", "8bpw", "--format", "compressed-tensors", "--hessian", "calibration/h.safetensors"],
+    ["QuantizeHessianInvalid", 1, "--scheme", "gptq4_channel", "--hessian", "model.safetensors"],
+  ] as const) {
+    const refused = await run("refused", ...asked);
+    assert.equal(refused.status, status, asked.join(" "));
+    assert.equal(JSON.parse(refused.terminal.err()).error.code, code);
+    assert.ok(!readdirSync(cwd).includes("refused"));
+  }
 });
 
 test("a scheme that the format does not hold is a usage error", async (context) => {

@@ -16,10 +16,11 @@ import { quantizeStep } from "../../steps/quantize/quantize.ts";
 import { readBitPlan } from "../../steps/quantize/read-bit-plan.ts";
 import { runStep } from "../../steps/step.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
+import { readAll, writeObject } from "../../stores/objects.ts";
 import type { OpenStore } from "../../stores/store.ts";
 import { createMeasure } from "../../workers/measure-executor.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
-import { newStore, putText, testDeps } from "./deps.ts";
+import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 
 const FOLDER = path.resolve(import.meta.dirname, "../../examples/models/base");
 const source = pathToFileURL(FOLDER).href;
@@ -28,7 +29,7 @@ const openStore: OpenStore = (uri) => (uri === target.uri ? target : createDirec
 
 function plan(budget: string, more: Record<string, unknown> = {}) {
   const deps = { ...testDeps(openStore), measureSchemes: createMeasure(openStore) };
-  return runStep(planBitsStep, { source, budget, ...more }, deps);
+  return runStep(planBitsStep, { source, budget, tokenizer: false, ...more }, deps);
 }
 
 function quantize(name: string, scheme: string | Readonly<Record<string, string>>) {
@@ -62,6 +63,26 @@ test("a file made by a plan has the planned schemes and bytes, within the budget
   const first = Math.min(...header.tensors.map(({ offset }) => offset));
   assert.equal(made.bytes - first, planned.bytes);
   assert.equal(made.scheme, "bit plan");
+});
+
+test("a file of a budget of bytes is within it, with its tokenizer", async () => {
+  const store = newStore();
+  const tokens = Object.fromEntries(Array.from({ length: 64 }, (_, index) => [`token ${index}`, index]));
+  for await (const { key } of createDirectoryStore(FOLDER, { durable: false }).list("")) {
+    if (key === "tokenizer.json") continue;
+    const bytes = await readAll(createDirectoryStore(FOLDER, { durable: false }), key, 1e7);
+    await writeObject(store, key, bytes, bytes.length);
+  }
+  const pre_tokenizer = { type: "ByteLevel", add_prefix_space: false, use_regex: true };
+  const tokenizer = { model: { type: "BPE", vocab: tokens, merges: [] }, pre_tokenizer, added_tokens: [] };
+  await putText(store, "tokenizer.json", JSON.stringify(tokenizer));
+  const open = openerOf(store, target);
+  const deps = { ...testDeps(open), measureSchemes: createMeasure(open) };
+  const planned = await runStep(planBitsStep, { source: store.uri, budget: "600kB" }, deps);
+  const scheme = Object.fromEntries(planned.tensors.map((each) => [each.tensor, each.scheme]));
+  const making = { ...testDeps(open), executeQuantize: createQuantizeExecutor(open).execute };
+  const made = await runStep(quantizeStep, { source: store.uri, target: target.uri, name: "600.gguf", scheme }, making);
+  assert.ok(made.hasTokenizer && made.bytes <= 600_000 && made.bytes > 590_000, String(made.bytes));
 });
 
 test("a plan loses less than the uniform scheme of its size", async () => {
