@@ -14,7 +14,7 @@ import { elementBytes, elementCount } from "../core/tensor.ts";
 import type { ReadElements } from "./input-reader.ts";
 import { createInterference, type TensorInterference } from "./interference.ts";
 import { createSink, finishSinks, type Sink, type SinkPlace, type SinkResult } from "./sink.ts";
-import { applyTile, type Buffers, type HandleTile, reduceTile, type TileRun } from "./tile-work.ts";
+import { applyWindow, type Buffers, type HandleWindow, reduceWindow, type TileRun } from "./tile-work.ts";
 
 /** Everything that reading a tensor's inputs needs; one per thread, kernels and store already open. */
 export type InputContext = {
@@ -111,6 +111,7 @@ function startRun(context: TensorContext): Run {
     cut,
     kernels,
     tensor,
+    tileElements: cut.tileElements,
     buffers,
     nonFiniteInputs: tensor.inputs.map(() => 0),
     inputsCounted: false,
@@ -142,13 +143,13 @@ function allocate(kernels: Kernels, tensor: UnitTensor, cut: Cut): Buffers {
 async function runProgram(run: Run, program: TensorProgram): Promise<void> {
   const { reduce, apply } = program;
   for (const pass of reduce) await runReduce(run, pass);
-  await runPass(run, applyTile(run, program), true);
+  await runPass(run, applyWindow(run, program), true);
   if ("finish" in apply) apply.finish?.();
 }
 
 async function runReduce(run: Run, pass: Pass | StoredPass): Promise<void> {
   if (pass.isNeeded?.() === false) return;
-  const handle = reduceTile(run, pass);
+  const handle = reduceWindow(run, pass);
   if (pass.spans === undefined) await runPass(run, handle, false);
   else await runSpans(run, handle, pass.spans);
   run.inputsCounted ||= "tile" in pass && pass.spans === undefined;
@@ -159,7 +160,7 @@ async function runReduce(run: Run, pass: Pass | StoredPass): Promise<void> {
  * Reads window after window, one ahead unless reading may block; hands each to `handle`; in the apply pass writes the
  * results behind it.
  */
-async function runPass(run: Run, handle: HandleTile, isApply: boolean): Promise<void> {
+async function runPass(run: Run, handle: HandleWindow, isApply: boolean): Promise<void> {
   const { context, cut, buffers } = run;
   const total = elementCount(context.tensor.shape);
   const hashers = context.expected.map((digest) =>
@@ -182,10 +183,7 @@ async function runPass(run: Run, handle: HandleTile, isApply: boolean): Promise<
       const slot = window % 2;
       const output = slot === 0 ? 0 : 1;
       digestInputs(run, hashers, slot, count);
-      for (let offset = 0; offset < count; offset += cut.tileElements) {
-        const first = window * cut.windowElements + offset;
-        handle({ slot, output, offset, count: Math.min(cut.tileElements, count - offset), first });
-      }
+      handle({ slot, output, count, first: window * cut.windowElements });
       const bytes = buffers.outputs[output].bytes.subarray(0, elementBytes(context.tensor.dtype, isApply ? count : 0));
       context.progress(inputBytes(context, count), bytes.byteLength);
       if (!isApply) continue;
@@ -205,7 +203,7 @@ async function runPass(run: Run, handle: HandleTile, isApply: boolean): Promise<
 }
 
 /** Reads only some spans of every input, one ahead. */
-async function runSpans(run: Run, handle: HandleTile, spans: readonly ElementSpan[]): Promise<void> {
+async function runSpans(run: Run, handle: HandleWindow, spans: readonly ElementSpan[]): Promise<void> {
   const read = (index: number) => {
     const span = spans[index];
     return span === undefined ? Promise.resolve() : readInputs(run, span.first, span.count, index % 2);
@@ -216,7 +214,7 @@ async function runSpans(run: Run, handle: HandleTile, spans: readonly ElementSpa
       await reading;
       reading = read(index + 1);
       reading.catch(() => {});
-      handle({ slot: index % 2, output: 0, offset: 0, count, first });
+      handle({ slot: index % 2, output: 0, count, first });
       run.context.progress(inputBytes(run.context, count), 0);
     }
   } finally {

@@ -1,5 +1,6 @@
-// What happens to one tile in one pass of a method: from the windows of the inputs, as they are stored, to the method,
-// and in the apply pass on to the output's dtype. Buffers are those of one tensor on one thread.
+// What happens to one window in one pass of a method, tile by tile unless its tiles do not matter: from the inputs, as
+// they are stored, to the method, and in the apply pass on to the output's dtype. Buffers are those of one tensor on
+// one thread.
 import assert from "node:assert/strict";
 import type { CombinePass, Pass, StoredPass, TensorProgram } from "../core/methods/method.ts";
 import { type FloatDtype, isFloatDtype } from "../core/ops/cast.ts";
@@ -23,6 +24,7 @@ export type Buffers = {
 export type TileRun = {
   readonly kernels: Kernels;
   readonly tensor: UnitTensor;
+  readonly tileElements: number;
   readonly buffers: Buffers;
   /** NaN and infinite values by input; false until a pass has looked at all of them. */
   readonly nonFiniteInputs: number[];
@@ -34,25 +36,41 @@ export type TileRun = {
   readonly interference: Interference | undefined;
 };
 
-/** Where a tile is: the inputs' slot, the output's, elements into both, and the tensor's flat element. */
-export type TilePlace = {
+/** Where a window is: the inputs' slot, the output's, its elements, and the tensor's flat element. */
+export type WindowPlace = {
   readonly slot: number;
   readonly output: 0 | 1;
-  readonly offset: number;
   readonly count: number;
   readonly first: number;
 };
 
-export type HandleTile = (place: TilePlace) => void;
+/** A tile of a window, `offset` elements into it. */
+type TilePlace = WindowPlace & { readonly offset: number };
 
-/** The work on a tile of a reduce pass. A pass over all tiles that widens them counts what is not finite on the way. */
-export function reduceTile(run: TileRun, pass: Pass | StoredPass): HandleTile {
+export type HandleWindow = (place: WindowPlace) => void;
+type HandleTile = (place: TilePlace) => void;
+
+/** The work on a window of a reduce pass. One over all tiles that widens them counts what is not finite on the way. */
+export function reduceWindow(run: TileRun, pass: Pass | StoredPass): HandleWindow {
   const counting = !run.inputsCounted && "tile" in pass && pass.spans === undefined;
-  return "tile" in pass ? widenedTile(run, pass, counting) : storedTile(run, pass);
+  return byTiles(run, "tile" in pass ? widenedTile(run, pass, counting) : storedTile(run, pass));
 }
 
-/** The work on a tile of the apply pass, up to the output's bytes. */
-export function applyTile(run: TileRun, program: TensorProgram): HandleTile {
+/** The work on a window of the apply pass, up to the output's bytes. */
+export function applyWindow(run: TileRun, program: TensorProgram): HandleWindow {
+  return combinedWindow(run, program) ?? byTiles(run, applyTile(run, program));
+}
+
+function byTiles({ tileElements }: TileRun, handle: HandleTile): HandleWindow {
+  return (window) => {
+    for (let offset = 0; offset < window.count; offset += tileElements) {
+      const count = Math.min(tileElements, window.count - offset);
+      handle({ ...window, offset, count, first: window.first + offset });
+    }
+  };
+}
+
+function applyTile(run: TileRun, program: TensorProgram): HandleTile {
   const { apply: pass, countKept } = program;
   const { kernels, tensor, buffers } = run;
   const counting = !run.inputsCounted && "tile" in pass;
@@ -148,40 +166,66 @@ function blockOf({ address, values }: Tile): Block {
   return { address, bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength) };
 }
 
+/** The inputs of a combination in their order, and what it makes of them. */
+function readCombination({ tensor }: TileRun, { deltas, combination }: CombinePass) {
+  const { factors, divisor, multiplier } = combination();
+  const base = deltas ? tensor.inputs.findIndex((input) => input.isBase) : -1;
+  const sources = tensor.inputs.map((_, index) => index).filter((index) => index !== base);
+  return {
+    base: base < 0 ? undefined : base,
+    sources,
+    combination: { factors: sources.map((index) => factors[index] ?? 0), divisor, multiplier },
+    // What kernels combine without widening it before.
+    dtype: sources.length <= COMBINE_SOURCES_MAX ? commonDtype(tensor) : undefined,
+  };
+}
+
+/** A combination from stored values to stored values; undefined where somebody must see the values between. */
+function combinedWindow(run: TileRun, { apply }: TensorProgram): HandleWindow | undefined {
+  const { kernels, tensor, buffers } = run;
+  if (!("combination" in apply) || run.interference !== undefined || run.delta !== undefined) return undefined;
+  const { base, sources, combination, dtype } = readCombination(run, apply);
+  if (dtype === undefined || dtype !== tensor.dtype) return undefined;
+  const slots = slotsOf(buffers, sources);
+  const bases = base === undefined ? undefined : pick(buffers.windows[base]);
+  const lookBack = byTiles(run, (place) => widenInputs(run, place, true));
+  return (window) => {
+    const { slot, output, count } = window;
+    const from = pick(slots[slot]);
+    const bad = kernels.combineStored(dtype, bases?.[slot], from, combination, buffers.outputs[output], count);
+    run.nonFiniteOutput += bad;
+    if (bad > 0 && !run.inputsCounted) lookBack(window);
+  };
+}
+
 /** A combination as one fused kernel when all inputs have the same stored dtype, else as its single operations. */
 function combinedTile(run: TileRun, pass: CombinePass): HandleTile {
-  const { kernels, tensor, buffers } = run;
-  const { factors, divisor, multiplier } = pass.combination();
-  const baseIndex = pass.deltas ? tensor.inputs.findIndex((input) => input.isBase) : -1;
-  const sources = tensor.inputs.map((_, index) => index).filter((index) => index !== baseIndex);
-  const combination = { factors: sources.map((index) => factors[index] ?? 0), divisor, multiplier };
+  const { kernels, buffers } = run;
+  const { base, sources, combination, dtype } = readCombination(run, pass);
   const output = buffers.outputTile;
-  const dtype = commonDtype(tensor);
-  if (dtype !== undefined && sources.length <= COMBINE_SOURCES_MAX) {
+  if (dtype !== undefined) {
     const unit = elementBytes(dtype, 1);
     const slots = slotsOf(buffers, sources);
-    const bases = baseIndex < 0 ? undefined : pick(buffers.windows[baseIndex]);
-    return ({ slot, offset, count }) => {
-      const from = pick(slots[slot]);
-      if (bases === undefined) kernels.combine(dtype, from, offset * unit, combination, output, count);
-      else kernels.combineDeltas(dtype, pick(bases[slot]), from, offset * unit, combination, output, count);
-    };
+    const bases = base === undefined ? undefined : pick(buffers.windows[base]);
+    return ({ slot, offset, count }) =>
+      kernels.combine(dtype, bases?.[slot], pick(slots[slot]), offset * unit, combination, output, count);
   }
+  const { divisor, multiplier } = combination;
   return (place) => {
     const { count } = place;
     widenInputs(run, place, false);
     kernels.fill(output, 0, count);
-    const base = baseIndex < 0 ? undefined : pick(buffers.inputTiles[baseIndex]);
+    const origin = base === undefined ? undefined : pick(buffers.inputTiles[base]);
     sources.forEach((source, index) => {
       const tile = pick(buffers.inputTiles[source]);
       const factor = combination.factors[index] ?? 0;
-      if (base === undefined) kernels.addScaled(output, tile, factor, count);
-      else kernels.addScaledDifference(output, tile, base, factor, count);
+      if (origin === undefined) kernels.addScaled(output, tile, factor, count);
+      else kernels.addScaledDifference(output, tile, origin, factor, count);
     });
     if (divisor !== 1) kernels.divide(output, output, divisor, count);
-    if (base === undefined) return;
+    if (origin === undefined) return;
     if (multiplier !== 1) kernels.scale(output, output, multiplier, count);
-    kernels.add(output, base, output, count);
+    kernels.add(output, origin, output, count);
   };
 }
 

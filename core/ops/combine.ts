@@ -29,10 +29,12 @@ export type Combination = {
 export type Combine = {
   /**
    * target[i] = (((0 + s0[i] f0) + s1[i] f1) + ...) / divisor, over values of one dtype at the same byte offset.
-   * Every product, sum and the quotient rounds once to float32.
+   * With a base b, the task-vector form: target[i] = b[i] + (((0 + (s0[i] - b[i]) f0) + ...) / divisor) multiplier.
+   * Every difference, product, sum and quotient rounds once to float32.
    */
   combine(
     dtype: CombineDtype,
+    base: Block | undefined,
     sources: readonly Block[],
     byteOffset: number,
     combination: Combination,
@@ -40,46 +42,46 @@ export type Combine = {
     count: number,
   ): void;
   /**
-   * target[i] = b[i] + (((0 + (s0[i] - b[i]) f0) + ...) / divisor) multiplier: the task-vector form of `combine`.
-   * Every difference, product, sum and quotient rounds once to float32.
+   * The same from the start of every block, narrowed to the sources' dtype as `narrow` does; returns what it returns.
+   * `target` has room for `count` rounded up to 16.
    */
-  combineDeltas(
+  combineStored(
     dtype: CombineDtype,
-    base: Block,
+    base: Block | undefined,
     sources: readonly Block[],
-    byteOffset: number,
     combination: Combination,
-    target: Tile,
+    target: Block,
     count: number,
-  ): void;
+  ): number;
 };
 
 const scalar: Cast & Arithmetic = { ...scalarCast, ...scalarArithmetic };
 
 export const scalarCombine: Combine = Object.freeze({
-  combine(dtype, sources, byteOffset, { factors, divisor }, target, count) {
-    const source = scratchTile(count);
-    scalar.fill(target, 0, count);
-    sources.forEach((block, index) => {
-      scalar.widen(dtype, block, byteOffset, source, count);
-      scalar.addScaled(target, source, factors[index] ?? 0, count);
-    });
-    if (divisor !== 1) scalar.divide(target, target, divisor, count);
-  },
-  combineDeltas(dtype, base, sources, byteOffset, { factors, divisor, multiplier }, target, count) {
-    const origin = scratchTile(count);
-    const source = scratchTile(count);
-    scalar.widen(dtype, base, byteOffset, origin, count);
-    scalar.fill(target, 0, count);
-    sources.forEach((block, index) => {
-      scalar.widen(dtype, block, byteOffset, source, count);
-      scalar.addScaledDifference(target, source, origin, factors[index] ?? 0, count);
-    });
-    if (divisor !== 1) scalar.divide(target, target, divisor, count);
-    if (multiplier !== 1) scalar.scale(target, target, multiplier, count);
-    scalar.add(target, origin, target, count);
+  combine: combineScalar,
+  combineStored(dtype, base, sources, combination, target, count) {
+    const result = scratchTile(count);
+    combineScalar(dtype, base, sources, 0, combination, result, count);
+    return scalar.narrow(dtype, result, target, 0, count);
   },
 } satisfies Combine);
+
+function combineScalar(...args: Parameters<Combine["combine"]>): void {
+  const [dtype, base, sources, byteOffset, { factors, divisor, multiplier }, target, count] = args;
+  const source = scratchTile(count);
+  const origin = scratchTile(count);
+  if (base !== undefined) scalar.widen(dtype, base, byteOffset, origin, count);
+  scalar.fill(target, 0, count);
+  sources.forEach((block, index) => {
+    scalar.widen(dtype, block, byteOffset, source, count);
+    if (base === undefined) scalar.addScaled(target, source, factors[index] ?? 0, count);
+    else scalar.addScaledDifference(target, source, origin, factors[index] ?? 0, count);
+  });
+  if (divisor !== 1) scalar.divide(target, target, divisor, count);
+  if (base === undefined) return;
+  if (multiplier !== 1) scalar.scale(target, target, multiplier, count);
+  scalar.add(target, origin, target, count);
+}
 
 function scratchTile(count: number): Tile {
   return { address: 0, values: new Float32Array(count) };

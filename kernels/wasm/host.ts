@@ -18,7 +18,17 @@ const DATA_BYTES = 65536;
 const PAGE_BYTES = 65536;
 /** Fused kernels work on whole groups of 16 elements: past the end of a source they may read this much. */
 const OVERRUN_BYTES = 64;
-const GROUP_ELEMENTS = 16;
+
+/** `base` is 0 where there is none. */
+type CombineArguments = [
+  dtype: number,
+  base: number,
+  n: number,
+  divisor: number,
+  multiplier: number,
+  target: number,
+  count: number,
+];
 
 type Convert = (source: number, target: number, count: number) => number;
 
@@ -47,17 +57,8 @@ type Exports = {
     ]
   ) => void;
   readonly combineTable: () => number;
-} & {
-  readonly [name in `combine${CombineDtype}`]: (n: number, divisor: number, target: number, count: number) => void;
-} & {
-  readonly [name in `combineDeltas${CombineDtype}`]: (
-    base: number,
-    n: number,
-    divisor: number,
-    multiplier: number,
-    target: number,
-    count: number,
-  ) => void;
+  readonly combine: (...args: CombineArguments) => void;
+  readonly combineStored: (...args: CombineArguments) => number;
 } & { readonly [name in `widen${FloatDtype}` | `narrow${FloatDtype}`]: Convert } & TaskVectorExports &
   ElementExports &
   QuantExports &
@@ -113,9 +114,12 @@ export function createWasmKernels(capacityBytes: number): Kernels {
   };
 }
 
+/** Dtypes as the module numbers them. */
+const DTYPE: Readonly<Record<CombineDtype, number>> = { BF16: 0, F16: 1, F32: 2 };
+
 /**
- * Fused combinations. Counts are rounded up to whole groups: tiles start on 64-byte lines, so the elements written past
- * the end are padding that belongs to the same tile.
+ * Fused combinations. They write whole groups of 16: tiles and blocks start on 64-byte lines, so the elements written
+ * past the end are padding that belongs to the same one.
  */
 function hostCombine(wasm: Exports, buffer: ArrayBuffer): Combine {
   const table = wasm.combineTable();
@@ -129,16 +133,15 @@ function hostCombine(wasm: Exports, buffer: ArrayBuffer): Combine {
     }
     return sources.length;
   };
-  const wholeGroups = (count: number): number => Math.ceil(count / GROUP_ELEMENTS) * GROUP_ELEMENTS;
   return {
-    combine(dtype, sources, byteOffset, { factors, divisor }, target, count) {
+    combine(dtype, base, sources, byteOffset, { factors, divisor, multiplier }, target, count) {
       const n = setTable(sources, byteOffset, factors);
-      wasm[`combine${dtype}`](n, divisor, target.address, wholeGroups(count));
+      const origin = base === undefined ? 0 : base.address + byteOffset;
+      wasm.combine(DTYPE[dtype], origin, n, divisor, multiplier, target.address, count);
     },
-    combineDeltas(dtype, base, sources, byteOffset, { factors, divisor, multiplier }, target, count) {
-      const n = setTable(sources, byteOffset, factors);
-      const origin = base.address + byteOffset;
-      wasm[`combineDeltas${dtype}`](origin, n, divisor, multiplier, target.address, wholeGroups(count));
+    combineStored(dtype, base, sources, { factors, divisor, multiplier }, target, count) {
+      const n = setTable(sources, 0, factors);
+      return wasm.combineStored(DTYPE[dtype], base?.address ?? 0, n, divisor, multiplier, target.address, count);
     },
   };
 }

@@ -9,6 +9,7 @@ import { describe, test } from "node:test";
 import { FLOAT_DTYPES } from "../../core/ops/cast.ts";
 import { COMBINE_DTYPES } from "../../core/ops/combine.ts";
 import type { Kernels } from "../../core/ops/kernels.ts";
+import { elementBytes } from "../../core/tensor.ts";
 import { createWasmKernels } from "../../kernels/wasm/host.ts";
 import { buildKernels } from "../../tools/build-kernels.ts";
 import { fillImage, LENGTHS, onBoth, tileBytes } from "./oracle.ts";
@@ -146,12 +147,17 @@ describe("wasm kernels give the bits of the scalar oracle", () => {
 
   for (const dtype of COMBINE_DTYPES) {
     for (const sourceCount of [1, 2, 3, 7]) {
-      test(`combine and combineDeltas of ${sourceCount} ${dtype} sources equal their single operations`, () => {
+      test(`combinations of ${sourceCount} ${dtype} sources equal their single operations`, () => {
         for (const count of LENGTHS) {
           for (const finite of [true, false]) {
             onBoth((kernels) => combineCase(kernels, dtype, sourceCount, count, finite));
           }
         }
+      });
+    }
+    for (const base of [false, true]) {
+      test(`${dtype} weights combined to stored ones, odd ones among them${base ? ", with a base" : ""}`, () => {
+        for (const odd of [[], [5], [1500, 2600], [2700]]) onBoth((kernels) => weightsCase(kernels, dtype, base, odd));
       });
     }
   }
@@ -181,7 +187,7 @@ function combineCase(
   sourceCount: number,
   count: number,
   finite: boolean,
-): { bytes: Uint8Array } {
+): { bytes: Uint8Array; result: string } {
   const blocks = Array.from({ length: sourceCount + 1 }, (_, index) => {
     const block = kernels.allocateBlock(4 * (LENGTH_MAX + 32));
     fillImage(block.bytes, 20 + index, finite);
@@ -191,9 +197,41 @@ function combineCase(
   assert.ok(base);
   const [plain, deltas] = [kernels.allocateTile(LENGTH_MAX + 16), kernels.allocateTile(LENGTH_MAX + 16)];
   const combination = { factors: sources.map((_, i) => 0.3 - 0.2 * i), divisor: 1.7, multiplier: 0.9 };
-  kernels.combine(dtype, sources, 64, combination, plain, count);
-  kernels.combineDeltas(dtype, base, sources, 64, combination, deltas, count);
-  return { bytes: Buffer.concat([tileBytes(plain.values, count), tileBytes(deltas.values, count)]) };
+  kernels.combine(dtype, undefined, sources, 64, combination, plain, count);
+  kernels.combine(dtype, base, sources, 64, combination, deltas, count);
+  const tiles = [tileBytes(plain.values, count), tileBytes(deltas.values, count)];
+  const stored = [undefined, base].map((origin) => {
+    const target = kernels.allocateBlock(4 * (LENGTH_MAX + 16));
+    const bad = kernels.combineStored(dtype, origin, sources, combination, target, count);
+    return { bad, bytes: target.bytes.subarray(0, elementBytes(dtype, count)) };
+  });
+  const result = stored.map(({ bad }) => bad).join();
+  return { bytes: Buffer.concat([...tiles, ...stored.map(({ bytes }) => bytes)]), result };
+}
+
+/** Weights of several chunks; at `odd` elements a source overflows, and it is NaN before. */
+function weightsCase(
+  kernels: Kernels,
+  dtype: (typeof COMBINE_DTYPES)[number],
+  hasBase: boolean,
+  odd: readonly number[],
+): { bytes: Uint8Array; result: number } {
+  const count = 2701;
+  const tile = kernels.allocateTile(count);
+  const blocks = [41, 42, 43].map((seed) => {
+    fillImage(new Uint8Array(tile.values.buffer, tile.address, 4 * count), seed, true);
+    if (seed === 42) for (const at of odd) tile.values.set([Number.NaN, 3.4e38].slice(0, count - at), at - 1);
+    const block = kernels.allocateBlock(elementBytes(dtype, count) + 64);
+    kernels.narrow(dtype, tile, block, 0, count);
+    return block;
+  });
+  const [first, ...sources] = blocks;
+  const target = kernels.allocateBlock(elementBytes(dtype, count) + 64);
+  const combination = { factors: [0.4, 0.6, 0.1], divisor: 1, multiplier: 0.5 };
+  const [base, all] = hasBase ? [first, sources] : [undefined, blocks];
+  const result = kernels.combineStored(dtype, base, all, combination, target, count);
+  assert.equal(result > 0, odd.length > 0);
+  return { bytes: target.bytes.subarray(0, elementBytes(dtype, count)), result };
 }
 
 test("kernels.wasm is what its sources compile to", () => {

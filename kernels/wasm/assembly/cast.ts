@@ -115,7 +115,7 @@ export function widenF64(source: usize, target: usize, count: i32): i32 {
 }
 
 /** Adds half a unit of the sixteenth bit, ties to even: the upper halves of the lanes are the result unless NaN. */
-@inline function roundToBF16(bits: v128): v128 {
+@inline export function roundToBF16(bits: v128): v128 {
   const odd = v128.and(i32x4.shr_u(bits, 16), integerOne());
   return i32x4.add(i32x4.add(bits, bf16Half()), odd);
 }

@@ -1,7 +1,9 @@
 // core/ops/combine.ts: fused linear combinations. Sources and factors come in a table that the host fills: entry i
-// holds the address of source i (u32) and its factor (f32). The type parameter names the stored dtype: u16 = BF16, i16
-// = F16, f32 = F32. Tails are padded: the host gives whole vectors only and finishes the rest with single operations.
-import { halvesToFloats } from "./cast";
+// holds the address of source i (u32) and its factor (f32). The type parameter names the stored dtype as in stored.ts;
+// exported functions take it as a number: 0 BF16, 1 F16, 2 F32. They work on whole groups of sixteen: what lies past
+// the end is padding.
+import { addMagnitudes, areFinite, CHUNK, narrowAgain, storeGroup, WIDE } from "./narrow-group";
+import { lower, rest, upper } from "./stored";
 
 /** Room for COMBINE_SOURCES_MAX entries of 8 bytes. */
 const TABLE: usize = memory.data(512);
@@ -10,34 +12,61 @@ export function combineTable(): usize {
   return TABLE;
 }
 
-/** Four stored values from `address` as float32. */
-@inline function load4<T>(address: usize): v128 {
-  if (isFloat<T>()) return v128.load(address);
-  if (isSigned<T>()) return halvesToFloats(v128.load_ext<i16>(address));
-  // BF16 is the upper half of float32: one shuffle with zeros.
-  return v128.shuffle<u16>(i16x8.splat(0), v128.load64_zero(address), 0, 8, 1, 9, 2, 10, 3, 11);
-}
-
-@inline function combine<T>(n: i32, divisor: f32, target: usize, count: i32): void {
-  const step: usize = 4 * sizeof<T>();
+/**
+ * Elements from byte `offset` of every source on. `differs`: differences to `b` are combined, and it is added.
+ * `narrows`: results are stored as the sources are, and what is returned says whether they were right to be; else they
+ * are float32.
+ */
+@inline function combineOf<T>(
+  b: usize,
+  n: i32,
+  divisor: f32,
+  multiplier: f32,
+  offset: usize,
+  target: usize,
+  count: i32,
+  differs: bool,
+  narrows: bool,
+): bool {
+  const half: usize = 8 * sizeof<T>();
   const tableEnd = TABLE + (<usize>n << 3);
   const divides = divisor != 1;
   const divisors = f32x4.splat(divisor);
-  let offset: usize = 0;
-  let t = target;
-  const end = target + (<usize>count << 2);
-  for (; t < end; t += 64, offset += step * 4) {
+  const multiplies = differs && multiplier != 1;
+  const multipliers = f32x4.splat(multiplier);
+  const step: usize = narrows ? 2 * half : 64;
+  let magnitudes = f32x4.splat(0);
+  const end = offset + <usize>((count + 15) >> 4) * 2 * half;
+  for (let t = target; offset < end; offset += 2 * half, t += step) {
+    const b0 = differs ? v128.load(b + offset) : f32x4.splat(0);
+    const b1 = differs ? v128.load(b + offset + half) : b0;
+    const base0 = differs ? lower<T>(b0) : b0;
+    const base1 = differs ? upper<T>(rest<T>(b + offset, b0)) : b0;
+    const base2 = differs ? lower<T>(b1) : b0;
+    const base3 = differs ? upper<T>(rest<T>(b + offset + half, b1)) : b0;
     let sum0 = f32x4.splat(0);
     let sum1 = f32x4.splat(0);
     let sum2 = f32x4.splat(0);
     let sum3 = f32x4.splat(0);
     for (let entry = TABLE; entry < tableEnd; entry += 8) {
       const source = <usize>load<u32>(entry) + offset;
-      const factor = v128.load_splat<u32>(entry, 4);
-      sum0 = f32x4.add(sum0, f32x4.mul(load4<T>(source), factor));
-      sum1 = f32x4.add(sum1, f32x4.mul(load4<T>(source + step), factor));
-      sum2 = f32x4.add(sum2, f32x4.mul(load4<T>(source + step * 2), factor));
-      sum3 = f32x4.add(sum3, f32x4.mul(load4<T>(source + step * 3), factor));
+      const factor = v128.load32_splat(entry, 4);
+      const s0 = v128.load(source);
+      const s1 = v128.load(source + half);
+      let d0 = lower<T>(s0);
+      let d1 = upper<T>(rest<T>(source, s0));
+      let d2 = lower<T>(s1);
+      let d3 = upper<T>(rest<T>(source + half, s1));
+      if (differs) {
+        d0 = f32x4.sub(d0, base0);
+        d1 = f32x4.sub(d1, base1);
+        d2 = f32x4.sub(d2, base2);
+        d3 = f32x4.sub(d3, base3);
+      }
+      sum0 = f32x4.add(sum0, f32x4.mul(d0, factor));
+      sum1 = f32x4.add(sum1, f32x4.mul(d1, factor));
+      sum2 = f32x4.add(sum2, f32x4.mul(d2, factor));
+      sum3 = f32x4.add(sum3, f32x4.mul(d3, factor));
     }
     if (divides) {
       sum0 = f32x4.div(sum0, divisors);
@@ -45,68 +74,88 @@ export function combineTable(): usize {
       sum2 = f32x4.div(sum2, divisors);
       sum3 = f32x4.div(sum3, divisors);
     }
-    v128.store(t, sum0);
-    v128.store(t, sum1, 16);
-    v128.store(t, sum2, 32);
-    v128.store(t, sum3, 48);
-  }
-}
-
-@inline function finish(sum: v128, base: v128, divides: bool, divisors: v128, multiplies: bool, factor: v128): v128 {
-  if (divides) sum = f32x4.div(sum, divisors);
-  if (multiplies) sum = f32x4.mul(sum, factor);
-  return f32x4.add(base, sum);
-}
-
-@inline function combineDeltas<T>(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): void {
-  const step: usize = 4 * sizeof<T>();
-  const tableEnd = TABLE + (<usize>n << 3);
-  const divides = divisor != 1;
-  const divisors = f32x4.splat(divisor);
-  const multiplies = multiplier != 1;
-  const multipliers = f32x4.splat(multiplier);
-  let offset: usize = 0;
-  let t = target;
-  const end = target + (<usize>count << 2);
-  for (; t < end; t += 64, offset += step * 4) {
-    const base0 = load4<T>(b + offset);
-    const base1 = load4<T>(b + offset + step);
-    const base2 = load4<T>(b + offset + step * 2);
-    const base3 = load4<T>(b + offset + step * 3);
-    let sum0 = f32x4.splat(0);
-    let sum1 = f32x4.splat(0);
-    let sum2 = f32x4.splat(0);
-    let sum3 = f32x4.splat(0);
-    for (let entry = TABLE; entry < tableEnd; entry += 8) {
-      const source = <usize>load<u32>(entry) + offset;
-      const factor = v128.load_splat<u32>(entry, 4);
-      sum0 = f32x4.add(sum0, f32x4.mul(f32x4.sub(load4<T>(source), base0), factor));
-      sum1 = f32x4.add(sum1, f32x4.mul(f32x4.sub(load4<T>(source + step), base1), factor));
-      sum2 = f32x4.add(sum2, f32x4.mul(f32x4.sub(load4<T>(source + step * 2), base2), factor));
-      sum3 = f32x4.add(sum3, f32x4.mul(f32x4.sub(load4<T>(source + step * 3), base3), factor));
+    if (multiplies) {
+      sum0 = f32x4.mul(sum0, multipliers);
+      sum1 = f32x4.mul(sum1, multipliers);
+      sum2 = f32x4.mul(sum2, multipliers);
+      sum3 = f32x4.mul(sum3, multipliers);
     }
-    v128.store(t, finish(sum0, base0, divides, divisors, multiplies, multipliers));
-    v128.store(t, finish(sum1, base1, divides, divisors, multiplies, multipliers), 16);
-    v128.store(t, finish(sum2, base2, divides, divisors, multiplies, multipliers), 32);
-    v128.store(t, finish(sum3, base3, divides, divisors, multiplies, multipliers), 48);
+    if (differs) {
+      sum0 = f32x4.add(base0, sum0);
+      sum1 = f32x4.add(base1, sum1);
+      sum2 = f32x4.add(base2, sum2);
+      sum3 = f32x4.add(base3, sum3);
+    }
+    if (narrows) {
+      magnitudes = addMagnitudes(magnitudes, sum0, sum1, sum2, sum3);
+      storeGroup<T>(t, sum0, sum1, sum2, sum3);
+    } else {
+      v128.store(t, sum0);
+      v128.store(t, sum1, 16);
+      v128.store(t, sum2, 32);
+      v128.store(t, sum3, 48);
+    }
   }
+  return !narrows || areFinite<T>(magnitudes);
 }
 
-export function combineBF16(n: i32, divisor: f32, target: usize, count: i32): void {
-  combine<u16>(n, divisor, target, count);
+@inline function combineWide<T>(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): void {
+  if (b == 0) combineOf<T>(b, n, divisor, multiplier, 0, target, count, false, false);
+  else combineOf<T>(b, n, divisor, multiplier, 0, target, count, true, false);
 }
-export function combineF16(n: i32, divisor: f32, target: usize, count: i32): void {
-  combine<i16>(n, divisor, target, count);
+
+/** `b` is 0 where there is no base. */
+export function combine(
+  dtype: i32,
+  b: usize,
+  n: i32,
+  divisor: f32,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): void {
+  if (dtype == 0) combineWide<u16>(b, n, divisor, multiplier, target, count);
+  else if (dtype == 1) combineWide<i16>(b, n, divisor, multiplier, target, count);
+  else combineWide<f32>(b, n, divisor, multiplier, target, count);
 }
-export function combineF32(n: i32, divisor: f32, target: usize, count: i32): void {
-  combine<f32>(n, divisor, target, count);
+
+@inline function combineNarrow<T>(
+  b: usize,
+  n: i32,
+  divisor: f32,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+  differs: bool,
+): i32 {
+  let nonFinite = 0;
+  for (let done = 0; done < count; done += CHUNK) {
+    const offset = <usize>done * sizeof<T>();
+    const now = min(CHUNK, count - done);
+    if (combineOf<T>(b, n, divisor, multiplier, offset, target + offset, now, differs, true)) continue;
+    combineOf<T>(b, n, divisor, multiplier, offset, WIDE, now, differs, false);
+    nonFinite += narrowAgain<T>(target + offset, now);
+  }
+  return nonFinite;
 }
-export function combineDeltasBF16(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): void {
-  combineDeltas<u16>(b, n, divisor, multiplier, target, count);
+
+@inline function combineStoredOf<T>(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): i32 {
+  return b == 0
+    ? combineNarrow<T>(b, n, divisor, multiplier, target, count, false)
+    : combineNarrow<T>(b, n, divisor, multiplier, target, count, true);
 }
-export function combineDeltasF16(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): void {
-  combineDeltas<i16>(b, n, divisor, multiplier, target, count);
-}
-export function combineDeltasF32(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): void {
-  combineDeltas<f32>(b, n, divisor, multiplier, target, count);
+
+/** The same, narrowed; returns how many of the `count` values are not finite. */
+export function combineStored(
+  dtype: i32,
+  b: usize,
+  n: i32,
+  divisor: f32,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): i32 {
+  if (dtype == 0) return combineStoredOf<u16>(b, n, divisor, multiplier, target, count);
+  if (dtype == 1) return combineStoredOf<i16>(b, n, divisor, multiplier, target, count);
+  return combineStoredOf<f32>(b, n, divisor, multiplier, target, count);
 }

@@ -1,0 +1,46 @@
+// Results on their way out of a fused kernel, sixteen at a time: narrowed to the stored dtype as core/ops/cast.ts says.
+// Whether all of a chunk were finite costs one sum of magnitudes; a chunk whose sum says no is narrowed again from
+// float32, values counted one by one. The type parameter names the dtype as in stored.ts.
+import { floatsToHalves, narrowBF16, narrowF16, narrowF32, roundToBF16 } from "./cast";
+
+/** Elements whose magnitudes are summed together: few, so that the sum of ordinary weights is far below any limit. */
+export const CHUNK: i32 = 1024;
+/** A chunk in float32, for `narrowAgain`. */
+export const WIDE: usize = memory.data(4096);
+
+@inline export function addMagnitudes(sum: v128, v0: v128, v1: v128, v2: v128, v3: v128): v128 {
+  const first = f32x4.add(f32x4.abs(v0), f32x4.abs(v1));
+  return f32x4.add(f32x4.add(sum, first), f32x4.add(f32x4.abs(v2), f32x4.abs(v3)));
+}
+
+/** True only if every magnitude that was added is finite, and stays so when it is narrowed. */
+@inline export function areFinite<T>(sum: v128): bool {
+  const limit: f32 = isFloat<T>() ? f32.MAX_VALUE : isSigned<T>() ? 65504 : 3.3e38;
+  return i32x4.all_true(f32x4.lt(sum, f32x4.splat(limit)));
+}
+
+/** Stores sixteen values at `target`, one after the other; right for all but NaN. */
+@inline export function storeGroup<T>(target: usize, v0: v128, v1: v128, v2: v128, v3: v128): void {
+  if (isFloat<T>()) {
+    v128.store(target, v0);
+    v128.store(target, v1, 16);
+    v128.store(target, v2, 32);
+    v128.store(target, v3, 48);
+  } else {
+    v128.store(target, halves<T>(v0, v1));
+    v128.store(target, halves<T>(v2, v3), 16);
+  }
+}
+
+@inline function halves<T>(low: v128, high: v128): v128 {
+  if (isSigned<T>()) {
+    return v128.shuffle<u16>(floatsToHalves(low), floatsToHalves(high), 0, 2, 4, 6, 8, 10, 12, 14);
+  }
+  return v128.shuffle<u16>(roundToBF16(low), roundToBF16(high), 1, 3, 5, 7, 9, 11, 13, 15);
+}
+
+/** Narrows the chunk in WIDE; returns how many of its `count` values are not finite. */
+export function narrowAgain<T>(target: usize, count: i32): i32 {
+  if (isFloat<T>()) return narrowF32(WIDE, target, count);
+  return isSigned<T>() ? narrowF16(WIDE, target, count) : narrowBF16(WIDE, target, count);
+}
