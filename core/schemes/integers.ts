@@ -195,7 +195,8 @@ function encodeGroup({ bits }: IntegerForm, rounding: Rounding, range: GroupRang
   }
 }
 
-function writeZeros({ bits, packed }: IntegerForm, window: RowWindow, zeros: Int8Array, groups: number): void {
+/** Stores zero points, [rows, groups]. */
+export function writeZeros({ bits, packed }: CodeForm, window: RowWindow, zeros: Int8Array, groups: number): void {
   const target = partOf(window, "weight_zero_point");
   if (!packed) {
     target.set(new Uint8Array(zeros.buffer));
@@ -208,7 +209,8 @@ function writeZeros({ bits, packed }: IntegerForm, window: RowWindow, zeros: Int
   }
 }
 
-function readZeros({ bits, packed }: IntegerForm, window: RowWindow, groups: number): Int8Array {
+/** Zero points, [rows, groups]; zeros where the window has none. */
+export function readZeros({ bits, packed }: CodeForm, window: RowWindow, groups: number): Int8Array {
   const zeros = new Int8Array(window.count * groups);
   const source = window.parts.get("weight_zero_point");
   if (source === undefined) return zeros;

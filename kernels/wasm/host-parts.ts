@@ -1,19 +1,28 @@
-// The WebAssembly operations on windows of quantized parts: symmetric integers of 4 and 8 bits, and E4M3. What they
-// compute is defined in core/schemes; this turns rows into addresses. Other schemes, and rows whose groups are no
-// multiple of sixteen columns, go through the oracle.
+// The WebAssembly operations on windows of quantized parts: integers of 3, 4, 6 and 8 bits, and E4M3. What they compute
+// is defined in core/schemes; this turns rows into addresses. Other schemes, and rows whose groups are no multiple of
+// sixteen columns, go through the oracle.
 import assert from "node:assert/strict";
 import type { QuantizeParts } from "../../core/ops/quantize-parts.ts";
+import { packedBytes } from "../../core/schemes/bit-stream.ts";
 import type { CompressedForm } from "../../core/schemes/compressed-form.ts";
+import { readZeros, writeShape, writeZeros } from "../../core/schemes/integers.ts";
 import { ROUNDINGS, viewOf } from "../../core/schemes/rounding.ts";
-import { type Matrix, partOf, type RowWindow, type StoredScheme, type TensorFacts } from "../../core/schemes/scheme.ts";
+import {
+  type Matrix,
+  partOf,
+  type RowWindow,
+  type ScaleDtype,
+  type StoredScheme,
+  type TensorFacts,
+} from "../../core/schemes/scheme.ts";
 
-/** The functions of kernels.wasm that this file calls; addresses in bytes, `rounds` is 1 for weights of BF16. */
+/** The functions of kernels.wasm that this file calls; addresses in bytes, dtypes as DTYPES has them. */
 export type PartExports = {
   readonly beginPartsLoss: () => number;
   readonly largestMagnitude: (...args: BlockOf) => number;
-  readonly scaleOfLargest: (largest: number, steps: number, rounds: number) => number;
-  readonly quantizeIntegers4: (...args: QuantizeIntegers) => void;
-  readonly quantizeIntegers8: (...args: [...QuantizeIntegers, offset: number]) => void;
+  readonly scaleOfLargest: (largest: number, steps: number, dtype: number) => number;
+  readonly integerZeros: () => number;
+  readonly integerZerosMax: () => number;
   readonly dequantizeIntegers: (
     ...args: [
       source: number,
@@ -21,15 +30,24 @@ export type PartExports = {
       width: number,
       scales: number,
       isShared: number,
-      rounds: number,
+      dtype: number,
       bits: number,
-      offset: number,
+      isAffine: number,
+      flip: number,
       target: number,
     ]
   ) => void;
-  readonly encodeE4M3: (...args: [...BlockOf, scale: number, target: number, rounds: number]) => void;
+  readonly encodeE4M3: (...args: [...BlockOf, scale: number, target: number, dtype: number]) => void;
   readonly decodeE4M3: (...args: [...BlockOf, scale: number, target: number]) => void;
+} & {
+  readonly [name in `quantize${"Integers" | "Affine"}${IntegerBits}`]: (...args: QuantizeIntegers) => void;
 };
+
+/** Dtypes of weights as the kernels number them. */
+const DTYPES: Readonly<Record<ScaleDtype, number>> = { F32: 0, BF16: 1, F16: 2 };
+
+type IntegerBits = 3 | 4 | 6 | 8;
+const INTEGER_BITS: readonly IntegerBits[] = [3, 4, 6, 8];
 
 /** `count` values in each of `rows` rows, which are `stride` values apart. */
 type BlockOf = [source: number, count: number, rows: number, stride: number];
@@ -41,7 +59,8 @@ type QuantizeIntegers = [
   target: number,
   scales: number,
   shared: number,
-  rounds: number,
+  dtype: number,
+  offset: number,
 ];
 
 /** SIMD code for the matrices of one form. */
@@ -57,10 +76,10 @@ const E4M3_LARGEST = 448;
 /** Operations on windows over an instance and its memory. */
 export function hostParts(wasm: PartExports, buffer: ArrayBuffer): QuantizeParts {
   return {
-    partsQuantizerOf: (scheme, matrix) => (kernelOf(wasm, scheme, matrix) === undefined ? "scalar" : "wasm"),
+    partsQuantizerOf: (scheme, matrix) => (kernelOf(wasm, buffer, scheme, matrix) === undefined ? "scalar" : "wasm"),
     quantizeParts(scheme, window, facts) {
       checkPlace(window, buffer);
-      const kernel = kernelOf(wasm, scheme, window.matrix);
+      const kernel = kernelOf(wasm, buffer, scheme, window.matrix);
       if (kernel === undefined) {
         scheme.quantize(window, facts);
         return undefined;
@@ -72,7 +91,7 @@ export function hostParts(wasm: PartExports, buffer: ArrayBuffer): QuantizeParts
     },
     dequantizeParts(scheme, window) {
       checkPlace(window, buffer);
-      const kernel = kernelOf(wasm, scheme, window.matrix);
+      const kernel = kernelOf(wasm, buffer, scheme, window.matrix);
       if (kernel === undefined || window.parts.has("weight_g_idx")) scheme.dequantize(window);
       else kernel.dequantize(window);
     },
@@ -85,61 +104,80 @@ function checkPlace({ values, parts }: RowWindow, buffer: ArrayBuffer): void {
   for (const bytes of parts.values()) assert.ok(bytes.buffer === buffer, "parts lie in the kernel set's memory");
 }
 
-function kernelOf(wasm: PartExports, { form }: StoredScheme, { columns, dtype }: Matrix): WindowKernel | undefined {
-  if (form?.container !== "compressed-tensors" || dtype === "F16" || !form.symmetric) return undefined;
+function kernelOf(
+  wasm: PartExports,
+  buffer: ArrayBuffer,
+  { form }: StoredScheme,
+  { columns }: Matrix,
+): WindowKernel | undefined {
+  if (form?.container !== "compressed-tensors") return undefined;
   const width = form.group ?? form.block?.[1] ?? columns;
   if (columns % GROUP_ELEMENTS !== 0 || width % GROUP_ELEMENTS !== 0) return undefined;
   if (form.format === "float-quantized") return float8Kernel(wasm, form);
-  const isInteger = form.format === "pack-quantized" || form.format === "int-quantized";
-  return isInteger && (form.bits === 4 || form.bits === 8) ? integerKernel(wasm, form) : undefined;
+  if (form.format !== "pack-quantized" && form.format !== "int-quantized") return undefined;
+  const bits = INTEGER_BITS.find((each) => each === form.bits);
+  if (bits === undefined || (!form.symmetric && columns / width > wasm.integerZerosMax())) return undefined;
+  return integerKernel(wasm, buffer, form, bits);
 }
 
-function integerKernel(wasm: PartExports, { format, bits, strategy, group }: CompressedForm): WindowKernel {
-  const packed = format === "pack-quantized";
-  const name = packed ? "weight_packed" : "weight";
-  const offset = packed ? 2 ** (bits - 1) : 0;
+function integerKernel(
+  wasm: PartExports,
+  buffer: ArrayBuffer,
+  { format, strategy, group, symmetric }: CompressedForm,
+  bits: IntegerBits,
+): WindowKernel {
+  const form = { bits, packed: format === "pack-quantized" };
+  const offset = form.packed ? 2 ** (bits - 1) : 0;
   const isShared = strategy === "tensor";
+  const quantizeRow = symmetric ? wasm[`quantizeIntegers${bits}`] : wasm[`quantizeAffine${bits}`];
   const place = (window: RowWindow) => {
     const { columns, dtype } = window.matrix;
     const width = group ?? columns;
+    const groups = columns / width;
     const scales = partOf(window, "weight_scale");
-    const scaleBytes = isShared ? 0 : (columns / width) * ROUNDINGS[dtype].bytes;
-    const codeBytes = (columns * bits) / 8;
-    const rounds = dtype === "BF16" ? 1 : 0;
-    return { columns, width, scales, scaleBytes, codes: partOf(window, name), codeBytes, rounds };
+    return {
+      columns,
+      width,
+      groups,
+      scales,
+      scaleBytes: isShared ? 0 : groups * ROUNDINGS[dtype].bytes,
+      codes: partOf(window, form.packed ? "weight_packed" : "weight"),
+      codeBytes: form.packed ? packedBytes(columns, bits) : columns,
+      usedBytes: (columns * bits) / 8,
+      dtype: DTYPES[dtype],
+      /** Of one row, for the kernel. */
+      rowZeros: new Int8Array(buffer, wasm.integerZeros(), groups),
+    };
   };
   return {
     quantize(window, { largest = 0 }) {
-      const { columns, width, scales, scaleBytes, codes, codeBytes, rounds } = place(window);
-      const shared = isShared ? wasm.scaleOfLargest(largest, (2 ** bits - 1) / 2, rounds) : 0;
+      const { columns, width, groups, scales, scaleBytes, codes, codeBytes, usedBytes, dtype, rowZeros } =
+        place(window);
+      const shared = isShared ? wasm.scaleOfLargest(largest, (2 ** bits - 1) / 2, dtype) : 0;
       if (isShared) ROUNDINGS[window.matrix.dtype].write(viewOf(scales), 0, shared);
+      const zeros = new Int8Array(symmetric ? 0 : window.count * groups);
       for (let row = 0; row < window.count; row++) {
         const source = window.values.byteOffset + 4 * columns * row;
         const [target, to] = [codes.byteOffset + codeBytes * row, scales.byteOffset + scaleBytes * row];
-        if (bits === 4) wasm.quantizeIntegers4(source, columns, width, target, to, shared, rounds);
-        else wasm.quantizeIntegers8(source, columns, width, target, to, shared, rounds, offset);
+        quantizeRow(source, columns, width, target, to, shared, dtype, offset);
+        if (usedBytes < codeBytes) codes.fill(0, codeBytes * row + usedBytes, codeBytes * (row + 1));
+        if (!symmetric) zeros.set(rowZeros, groups * row);
       }
-      writeShape(window);
+      if (!symmetric) writeZeros(form, window, zeros, groups);
+      if (form.packed) writeShape(window);
     },
     dequantize(window) {
-      const { columns, width, scales, scaleBytes, codes, codeBytes, rounds } = place(window);
+      const { columns, width, groups, scales, scaleBytes, codes, codeBytes, dtype, rowZeros } = place(window);
+      const zeros = symmetric ? undefined : readZeros(form, window, groups);
+      const [isSame, isAffine, flip] = [isShared ? 1 : 0, symmetric ? 0 : 1, form.packed ? 0 : 0x80];
       for (let row = 0; row < window.count; row++) {
         const target = window.values.byteOffset + 4 * columns * row;
         const [source, from] = [codes.byteOffset + codeBytes * row, scales.byteOffset + scaleBytes * row];
-        const isSame = isShared ? 1 : 0;
-        wasm.dequantizeIntegers(source, columns, width, from, isSame, rounds, bits, offset, target);
+        if (zeros !== undefined) rowZeros.set(zeros.subarray(groups * row, groups * (row + 1)));
+        wasm.dequantizeIntegers(source, columns, width, from, isSame, dtype, bits, isAffine, flip, target);
       }
     },
   };
-}
-
-/** The matrix's own shape, which packed words do not tell. */
-function writeShape({ matrix, parts }: RowWindow): void {
-  const shape = parts.get("weight_shape");
-  if (shape === undefined) return;
-  const view = viewOf(shape);
-  view.setBigInt64(0, BigInt(matrix.rows), true);
-  view.setBigInt64(8, BigInt(matrix.columns), true);
 }
 
 function float8Kernel(wasm: PartExports, { strategy, block }: CompressedForm): WindowKernel {
@@ -162,13 +200,12 @@ function float8Kernel(wasm: PartExports, { strategy, block }: CompressedForm): W
     quantize(window, { largest = 0 }) {
       const [codes, scales] = [partOf(window, "weight"), viewOf(partOf(window, "weight_scale"))];
       const { dtype, columns } = window.matrix;
-      const [rounding, rounds] = [ROUNDINGS[dtype], dtype === "BF16" ? 1 : 0];
       visit(window, (first, length, rows, at) => {
         const source = window.values.byteOffset + 4 * first;
         const found = strategy === "tensor" ? largest : wasm.largestMagnitude(source, length, rows, columns);
-        const scale = wasm.scaleOfLargest(found, E4M3_LARGEST, rounds);
-        rounding.write(scales, at, scale);
-        wasm.encodeE4M3(source, length, rows, columns, scale, codes.byteOffset + first, rounds);
+        const scale = wasm.scaleOfLargest(found, E4M3_LARGEST, DTYPES[dtype]);
+        ROUNDINGS[dtype].write(scales, at, scale);
+        wasm.encodeE4M3(source, length, rows, columns, scale, codes.byteOffset + first, DTYPES[dtype]);
       });
     },
     dequantize(window) {

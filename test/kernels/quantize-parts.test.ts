@@ -77,11 +77,14 @@ for (const dtype of ["F32", "BF16", "F16"] as const) {
 
 test("what is measured while quantizing is what measuring afterwards gives", () => {
   const [, kernels] = both;
-  for (const id of ["int8_dynamic", "int8_channel", "int8_tensor", "int4_group128", "fp8_channel", "fp8_block"]) {
+  const integerIds = ["int8_dynamic", "int8_channel", "int8_tensor", "int4_group128", "int3_channel", "int6_group64"];
+  const affineIds = ["int8_channel_asym", "int4_group32_asym"];
+  for (const id of [...integerIds, ...affineIds, "fp8_channel", "fp8_block"]) {
     const scheme = PART_SCHEMES.get(id);
     assert.ok(scheme !== undefined, id);
-    for (const dtype of ["F32", "BF16"] as const) {
-      for (const kind of ["weights", "ties", "huge", "zero rows"]) {
+    for (const dtype of ["F32", "BF16", "F16"] as const) {
+      // Halves have no scale for what is huge.
+      for (const kind of ["weights", "ties", "huge", "zero rows"].slice(0, dtype === "F16" ? 2 : 4)) {
         const mark = kernels.mark();
         const matrix = { rows: ROWS, columns: 256, dtype };
         const values = valuesOf(kind, 256);
@@ -118,9 +121,10 @@ test("the schemes that servers run have SIMD code, and others say that they have
   };
   for (const id of ["int8_dynamic", "int8_channel", "int4_group128", "int4_group32", "fp8_dynamic", "fp8_tensor"]) {
     assert.equal(quantizerOf(id), "wasm", id);
-    assert.equal(quantizerOf(id, { dtype: "F32" }), "wasm", id);
+    for (const dtype of ["F32", "F16"] as const) assert.equal(quantizerOf(id, { dtype }), "wasm", id);
   }
-  for (const id of ["int4_group128_asym", "int3_channel", "fp8_e5m2_channel"])
-    assert.equal(quantizerOf(id), "scalar", id);
+  for (const id of ["int4_group128_asym", "int8_channel_asym", "int3_channel"])
+    assert.equal(quantizerOf(id), "wasm", id);
+  for (const id of ["fp8_e5m2_channel", "hqq4_group64"]) assert.equal(quantizerOf(id), "scalar", id);
   assert.equal(quantizerOf("int8_channel", { columns: 24 }), "scalar");
 });

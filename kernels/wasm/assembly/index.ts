@@ -26,13 +26,6 @@ export * from "./limits";
 export * from "./loss";
 export * from "./votes";
 export * from "./competition";
-export {
-  beginPartsLoss,
-  decodeE4M3,
-  dequantizeIntegers,
-  encodeE4M3,
-  largestMagnitude,
-  quantizeIntegers4,
-  quantizeIntegers8,
-  scaleOfLargest,
-} from "./quant-parts";
+export { beginPartsLoss } from "./part-loss";
+export * from "./quant-integers";
+export { decodeE4M3, encodeE4M3 } from "./quant-float8";
