@@ -4,6 +4,7 @@ import type { Checkpoint } from "../checkpoint.ts";
 import type { SourceRange } from "../universal/box.ts";
 import type { ConversionParameter } from "../universal/conversion.ts";
 import type { TrainingState } from "../universal/training-state.ts";
+import type { CheckpointWarning } from "./format.ts";
 import type { PlannedFile } from "./planned-file.ts";
 
 /** Ranks of the target. `zero` is the stage of ZeRO. */
@@ -30,6 +31,8 @@ export type PlannedFolder = {
   readonly files: readonly PlannedFile[];
   /** The file that makes the folder a checkpoint, written when all others are whole. */
   readonly last: PlannedFile | undefined;
+  /** What the folder leaves out. */
+  readonly warnings?: readonly CheckpointWarning[];
 };
 
 export type TargetFormat = {

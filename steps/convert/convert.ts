@@ -8,7 +8,7 @@ import type { PlainFile, TensorFileListing } from "../../core/artifact/listed-fi
 import { adoptSafetensors, contentDigest, encodeUniversal, UNIVERSAL_FILE } from "../../core/artifact/universal.ts";
 import type { CheckpointFile } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
-import { describeWarning, type WritableCheckpoint } from "../../core/formats/format.ts";
+import { type CheckpointWarning, describeWarning, type WritableCheckpoint } from "../../core/formats/format.ts";
 import { encodeShardIndex } from "../../core/formats/safetensors/shard-index.ts";
 import { fileRole, isAdapter } from "../../core/formats/side-files.ts";
 import type { TargetFormat } from "../../core/formats/target.ts";
@@ -56,7 +56,7 @@ export const convertStep = defineStep({
       to === "universal" || to === "safetensors"
         ? convertToSafetensors(copying, to)
         : convertToTarget(copying, needTarget(to), choice);
-    const { files, digest, contents } = await converting.catch(async (error: unknown) => {
+    const { files, digest, contents, warnings } = await converting.catch(async (error: unknown) => {
       // Files without the document that was to come last could be taken for a checkpoint of another format.
       for await (const { key } of target.list("")) await target.delete(key);
       throw error;
@@ -70,7 +70,7 @@ export const convertStep = defineStep({
       files: files.length,
       tensors: opened.checkpoint.tensors.length,
       bytes: files.reduce((sum, file) => sum + file.bytes, 0),
-      warnings: opened.warnings.map(describeWarning),
+      warnings: [...opened.warnings, ...warnings].map(describeWarning),
     };
   },
 });
@@ -79,6 +79,8 @@ type Converted = {
   readonly files: readonly WrittenFile[];
   readonly digest: string | null;
   readonly contents: string | null;
+  /** What the target leaves out. */
+  readonly warnings: readonly CheckpointWarning[];
 };
 
 async function convertToSafetensors(copying: Copying, to: "safetensors" | "universal"): Promise<Converted> {
@@ -87,12 +89,12 @@ async function convertToSafetensors(copying: Copying, to: "safetensors" | "unive
   const document = to === "universal" ? await describeUniversal(copying, files) : describeIndex(files);
   if (document !== undefined) await createOnce(target, document.name, document.bytes, deps.signal);
   const all = [...files.tensorFiles, ...files.sideFiles];
-  if (to !== "universal" || document === undefined) return { files: all, digest: null, contents: null };
-  return { files: all, digest: digestBytes(document.bytes), contents: document.contents };
+  if (to !== "universal" || document === undefined) return { files: all, digest: null, contents: null, warnings: [] };
+  return { files: all, digest: digestBytes(document.bytes), contents: document.contents, warnings: [] };
 }
 
 async function convertToTarget(copying: Copying, format: TargetFormat, choice: TargetChoice): Promise<Converted> {
-  const { files, finish } = await writeTarget(copying, copying.opened, format, choice);
+  const { files, warnings, finish } = await writeTarget(copying, copying.opened, format, choice);
   const { sideFiles: beside } = copying.opened.checkpoint;
   const sideFiles = await copySideFiles(
     copying,
@@ -100,7 +102,7 @@ async function convertToTarget(copying: Copying, format: TargetFormat, choice: T
   );
   const made = await writeDocuments(copying);
   await finish();
-  return { files: [...files, ...sideFiles, ...made], digest: null, contents: null };
+  return { files: [...files, ...sideFiles, ...made], digest: null, contents: null, warnings };
 }
 
 /** Throws ConvertDtypeRefused where the target keeps master weights. */

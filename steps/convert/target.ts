@@ -1,6 +1,6 @@
 // Converting into a format whose files are planned from parameters: torch, DeepSpeed, distributed checkpoints. Files
 // are written side by side; the one that makes the folder a checkpoint comes when all others are whole.
-import { parametersIn, type WritableCheckpoint } from "../../core/formats/format.ts";
+import { type CheckpointWarning, parametersIn, type WritableCheckpoint } from "../../core/formats/format.ts";
 import type { PlannedFile } from "../../core/formats/planned-file.ts";
 import type { TargetFormat, Topology } from "../../core/formats/target.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
@@ -23,6 +23,13 @@ export type TargetChoice = {
   readonly vocabularyMultiple?: number | undefined;
 };
 
+type WrittenTarget = {
+  readonly files: readonly WrittenFile[];
+  readonly warnings: readonly CheckpointWarning[];
+  /** Writes the file that makes the folder a checkpoint. */
+  finish(): Promise<void>;
+};
+
 /**
  * Writes every file but the last, and returns them with what writes the last: side files may come in between.
  * Throws what the format's plan throws, UniversalReplicasDisagree, YardFileCorrupt, and what the stores throw.
@@ -32,8 +39,12 @@ export async function writeTarget(
   opened: WritableCheckpoint,
   format: TargetFormat,
   { topology = ONE_RANK, vocabularyMultiple }: TargetChoice,
-): Promise<{ readonly files: readonly WrittenFile[]; finish(): Promise<void> }> {
-  const { files, last } = format.plan({
+): Promise<WrittenTarget> {
+  const {
+    files,
+    last,
+    warnings = [],
+  } = format.plan({
     source: opened.checkpoint,
     parameters: parametersIn(opened),
     training: opened.training,
@@ -58,6 +69,7 @@ export async function writeTarget(
   const all = last === undefined ? files : [...files, last];
   return {
     files: all.map(({ name, bytes }) => ({ name, bytes })),
+    warnings,
     finish: async () => {
       if (last !== undefined) await write(last);
     },

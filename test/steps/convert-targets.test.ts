@@ -23,8 +23,12 @@ suite("a training checkpoint", () => {
       for (const to of ["dcp", "deepspeed-universal"] as const) {
         const { target } = await convertInto(universal, to);
         assert.equal((await convertInto(target, "universal")).output.contents, output.contents, to);
-        const { target: direct } = await convertInto(source, to);
-        assert.equal((await convertInto(direct, "universal")).output.contents, output.contents, `${to} directly`);
+        const { target: direct, output: written } = await convertInto(source, to);
+        const again = (await convertInto(direct, "universal")).output;
+        // The model-state files are copied as they are: they lack the buffers of pipeline layers, which is said.
+        const left = written.warnings.find((warning) => warning.startsWith("TensorsIgnored"));
+        if (left === undefined) assert.equal(again.contents, output.contents, `${to} directly`);
+        else assert.deepEqual([to, again.tensors], ["deepspeed-universal", output.tensors - 2]);
       }
     });
   }
@@ -63,10 +67,16 @@ suite("a training checkpoint", () => {
     // A static scaler is what DeepSpeed makes by itself: without it the file holds plain values alone.
     const { loss_scaler: _, ...plain } = optimizer;
     assert.deepEqual(common, plain);
-    // Buffers of pipeline layers lie in files that are not read: they are not there to be named.
-    assert.match(written.warnings.join("\n"), /TensorsIgnored: .*found 2\.inv_freq, 3\.inv_freq/);
+    assert.deepEqual(
+      parameters.filter(({ states }) => states === undefined).map(({ name, pattern }) => [name, pattern.kind]),
+      [
+        ["2.inv_freq", "replicated"],
+        ["3.inv_freq", "replicated"],
+      ],
+    );
+    assert.doesNotMatch(written.warnings.join("\n"), /TensorsIgnored/);
     const ranks = {
-      buffer_names: [],
+      buffer_names: ["2.inv_freq", "3.inv_freq"],
       dp_world_size: 2,
       mp_world_size: 2,
       checkpoint_parallel_dimensions: { pp_degree: 1, tp_degree: 2 },

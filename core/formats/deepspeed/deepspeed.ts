@@ -18,7 +18,7 @@ import { type OptimizerRank, readOptimizerRank } from "./optimizer.ts";
 import { choosePatterns } from "./patterns.ts";
 import { orderParameters, trainingStateOf, warnOfIgnored } from "./training.ts";
 import { type StageSlices, splitStages, uniteStages } from "./union.ts";
-import { buffersOf, frozenOf, weightsOf } from "./weights.ts";
+import { buffersOf, frozenOf, weightsOf, withLayerBuffers } from "./weights.ts";
 
 export const deepspeed = Object.freeze({
   id: "deepspeed",
@@ -33,11 +33,12 @@ export const deepspeed = Object.freeze({
 
 async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
   const files = await findDeepspeedFiles(folder);
-  const models = await readAll(
+  const states = await readAll(
     files.models.flatMap(([first]) => first ?? []),
     (file) => readModelState(folder, file),
   );
-  const topology = readTopology(files, models);
+  const topology = readTopology(files, states);
+  const models = await withLayerBuffers(folder, files.layers, states, topology.tp);
   const { parameters, stage, optimizer } = await readParameters(folder, files, models);
   const tensorFiles = [...files.models, ...files.optimizers].flat().sort((a, b) => (a.name < b.name ? -1 : 1));
   const side = await readSideFiles(folder, tensorFiles);

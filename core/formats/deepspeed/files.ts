@@ -8,7 +8,8 @@ import { RANK_LIMITS } from "../../limits.ts";
 const MODEL = /^mp_rank_(\d+)_model_states\.pt$/;
 const MODEL_ZERO3 = /^zero_pp_rank_(\d+)_mp_rank_(\d+)_model_states\.pt$/;
 const OPTIMIZER = /^(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_?optim_states\.pt$/;
-const LAYER = /^layer_(\d+)-model_(\d+)-model_states\.pt$/;
+/** A pipeline without tensor parallelism leaves the rank out. */
+const LAYER = /^layer_(\d+)(?:-model_(\d+))?-model_states\.pt$/;
 const EXPERT = /^(layer_\d+_expert_\d+_mp_rank_\d+_model_states|expp_rank_\d+_mp_rank_\d+_optim_states)\.pt$/;
 
 /** True for a file of the model's state, of any stage, by its name without folders. */
@@ -26,9 +27,14 @@ export type DeepspeedFiles = {
   readonly models: RankGrid;
   /** Empty when there are no optimizer states. */
   readonly optimizers: RankGrid;
-  /** Tensor-parallel ranks that pipeline layer files name; undefined without such files. */
+  /** Files of pipeline layers. */
+  readonly layers: readonly LayerFile[];
+  /** Tensor-parallel ranks that these name; undefined without such files. */
   readonly layerRanks: number | undefined;
 };
+
+/** The state_dict of one layer of a pipeline, on one tensor-parallel rank. */
+export type LayerFile = { readonly file: CheckpointFile; readonly layer: number; readonly tp: number };
 
 /** True when the files, nested ones included, hold a rank of a training checkpoint. */
 export function hasRankFiles(files: readonly CheckpointFile[]): boolean {
@@ -59,12 +65,13 @@ export async function findDeepspeedFiles(folder: FolderReader): Promise<Deepspee
   if (models.length === 0) {
     throw fileError("DeepspeedRankMissing", prefix, "no model states", "mp_rank_00_model_states.pt or one of stage 3");
   }
-  const layers = matches(LAYER);
+  const layers = matches(LAYER).map(({ file, numbers: [layer = 0, tp = 0] }) => ({ file, layer, tp }));
   return {
     prefix,
     models,
     optimizers: gridOf(optimizers, prefix, "optimizer states"),
-    layerRanks: layers.length === 0 ? undefined : Math.max(...layers.map(({ numbers }) => (numbers[1] ?? 0) + 1)),
+    layers,
+    layerRanks: layers.length === 0 ? undefined : Math.max(...layers.map(({ tp }) => tp + 1)),
   };
 }
 
@@ -79,7 +86,7 @@ export function modelGrid(files: readonly CheckpointFile[], prefix: string): Ran
 function matchFiles(files: readonly CheckpointFile[], prefix: string, pattern: RegExp) {
   return files.flatMap((file) => {
     const match = file.name.startsWith(prefix) ? pattern.exec(file.name.slice(prefix.length)) : null;
-    return match === null ? [] : [{ file, numbers: match.slice(1).map(Number) }];
+    return match === null ? [] : [{ file, numbers: match.slice(1).map((digits = "0") => Number(digits)) }];
   });
 }
 

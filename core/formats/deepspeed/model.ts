@@ -30,6 +30,8 @@ export type ModelState = {
   /** bit16 weights and buffers; undefined with pipeline modules. */
   readonly module: PlacedByName | undefined;
   readonly buffers: readonly string[];
+  /** Buffers that lie in files of pipeline layers, where these were read. */
+  readonly layerBuffers?: PlacedByName;
   readonly frozenShapes: readonly NamedShape[];
   readonly frozen: PlacedByName;
   /** Alias to the name that is stored. */
@@ -94,6 +96,12 @@ export async function readModelState(folder: FolderReader, file: CheckpointFile)
     trainerArguments: namesOf(get("args")),
     roundRobin: fieldOf(fieldOf(get("ds_config"), "zero_optimization"), "round_robin_gradients") === true,
   };
+}
+
+/** The tensors of a file that is one dict of them, by name. Throws Torch, Zip and Pickle codes. */
+export async function readTensors(folder: FolderReader, file: CheckpointFile): Promise<PlacedByName> {
+  const torch = await readRankFile(folder, file);
+  return placeAll(torch, torch.value);
 }
 
 /** Keys of a dict, or fields of a record (argparse.Namespace). */

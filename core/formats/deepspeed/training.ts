@@ -6,6 +6,7 @@ import type { JsonObject, TrainingState } from "../../universal/training-state.t
 import type { CheckpointWarning } from "../format.ts";
 import type { ModelState } from "./model.ts";
 import type { OptimizerCommon, OptimizerRank } from "./optimizer.ts";
+import { lostBuffers } from "./weights.ts";
 
 /**
  * The parameters with their places in the optimizer's groups: by pipeline stage, then as the stage's flat buffers have
@@ -72,6 +73,13 @@ function memberOf(value: unknown, key: string): unknown {
   return typeof value === "object" && value !== null && Object.hasOwn(value, key) ? Reflect.get(value, key) : undefined;
 }
 
+/** Buffers that no file holds under a name that can be known. */
+export function warnOfBuffers(models: readonly ModelState[]): readonly CheckpointWarning[] {
+  const lost = lostBuffers(models);
+  if (lost.length === 0) return [];
+  return [{ code: "TensorsIgnored", where: { file: models[0]?.file }, found: lost.slice(0, 20).join(", ") }];
+}
+
 /** What is left out, by name. */
 export function warnOfIgnored(
   models: readonly ModelState[],
@@ -79,13 +87,8 @@ export function warnOfIgnored(
 ): readonly CheckpointWarning[] {
   const states = new Set(optimizers.flatMap(({ groups }) => groups.flatMap(({ ignored }) => ignored)));
   const [model] = models;
-  // Pipeline modules keep buffers in the files of their layers, which are not read.
-  const inLayers = models.filter(({ module }) => module === undefined).flatMap((each) => each.buffers);
-  const buffers = [...new Set(inLayers)];
   return [
-    ...(buffers.length === 0
-      ? []
-      : [{ code: "TensorsIgnored" as const, where: { file: model?.file }, found: buffers.slice(0, 20).join(", ") }]),
+    ...warnOfBuffers(models),
     ...[...states].sort().map((found): CheckpointWarning => {
       return { code: "OptimizerStateIgnored", where: { file: optimizers[0]?.file }, found };
     }),

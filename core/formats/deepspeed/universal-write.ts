@@ -2,6 +2,7 @@
 // for each parameter with its master weights, moments and step, and the model-state files with their counters. Where
 // the source has model-state files they are copied as they are, like DeepSpeed's converter does.
 // Source: reference checkpoint-formats.md section 4.
+import type { CheckpointFile } from "../../checkpoint.ts";
 import { elementCount } from "../../tensor.ts";
 import { gatherWhole } from "../../universal/box.ts";
 import { parseCheckpointInfo, type SubParams } from "../../universal/checkpoint-info.ts";
@@ -48,7 +49,19 @@ function planDeepspeedUniversal(request: TargetRequest): PlannedFolder {
     planTorchFile(`${folder}/zero/optimizer_state.pt`, optimizerValue(request, groups, step)),
     ...(copied.length > 0 ? copied.map((file) => copyFile(file, folder)) : planModelFiles(request, groups, folder)),
   ];
-  return { files, last: plainPlannedFile("latest_universal", folder) };
+  const warnings = copied.length > 0 ? warnOfLeft(request.parameters, copied) : [];
+  return { files, last: plainPlannedFile("latest_universal", folder), warnings };
+}
+
+/** Buffers that lie in no model-state file, but in files of pipeline layers, which such a folder does not have. */
+function warnOfLeft(parameters: readonly TargetParameter[], copied: readonly CheckpointFile[]) {
+  const names = new Set(copied.map(({ name }) => name));
+  const isCopied = ({ gather }: TargetParameter) =>
+    gather.copies.flat().every(({ ranges }) => ranges.every((range) => !("file" in range) || names.has(range.file)));
+  const left = parameters.filter((parameter) => parameter.training === undefined && !isCopied(parameter));
+  const found = left.map(({ name }) => name).slice(0, 20);
+  const where = { file: copied[0]?.name };
+  return found.length === 0 ? [] : [{ code: "TensorsIgnored" as const, where, found: found.join(", ") }];
 }
 
 function baseName(name: string): string {

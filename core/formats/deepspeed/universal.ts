@@ -19,7 +19,7 @@ import { placeTorchTensor } from "../torch/file.ts";
 import { modelGrid, type RankGrid } from "./files.ts";
 import { fieldError, type ModelState, readModelState, readRankFile } from "./model.ts";
 import { type OptimizerCommon, readOptimizerCommon, readScalarStep } from "./optimizer.ts";
-import { orderParameters, trainingStateOf } from "./training.ts";
+import { orderParameters, trainingStateOf, warnOfBuffers } from "./training.ts";
 import { splitStages, uniteStages } from "./union.ts";
 import { buffersOf, frozenOf } from "./weights.ts";
 
@@ -71,7 +71,7 @@ async function openDeepspeedUniversal(folder: FolderReader): Promise<OpenedCheck
   const buffers = buffersOf(models, ranksOf(models).tp);
   const others = [...frozen.united, ...buffers].filter(({ name }) => !byName.has(name));
   const training = common === undefined ? undefined : trainingStateOf(models, common);
-  const warnings = [...frozen.warnings, ...warnOfStates(folder, prefix)];
+  const warnings = [...frozen.warnings, ...warnOfBuffers(models), ...warnOfStates(folder, prefix)];
   return { ...(await assemble(folder, files, [...ordered, ...others], warnings)), training };
 }
 

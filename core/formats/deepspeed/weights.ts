@@ -7,8 +7,8 @@ import { wholeBox } from "../../universal/box.ts";
 import type { ConversionParameter } from "../../universal/conversion.ts";
 import type { PlacedTorchTensor } from "../torch/tensor.ts";
 import type { ExtractedParameter } from "./extract.ts";
-import type { RankGrid } from "./files.ts";
-import { type ModelState, readModelState } from "./model.ts";
+import type { LayerFile, RankGrid } from "./files.ts";
+import { type ModelState, readModelState, readTensors } from "./model.ts";
 
 function untrained(name: string, { dtype, shape, ranges }: PlacedTorchTensor): ExtractedParameter {
   return { name, shape, states: new Map([["fp32", { dtype, ranges }]]), step: 0, isTrained: false };
@@ -31,15 +31,57 @@ export function weightsOf(model: ModelState): readonly ExtractedParameter[] {
   });
 }
 
+/** `3.rotary_emb.inv_freq`, the buffer `rotary_emb.inv_freq` of pipeline layer 3. */
+const IN_LAYER = /^(\d+)\.(.+)$/;
+
+/**
+ * Models whose pipeline layers have files of their own, with the buffers that lie in these. The rest of such a file is
+ * weights, which the partitions hold too, and of more bits. Throws what reading and placing throw.
+ */
+export async function withLayerBuffers(
+  folder: FolderReader,
+  layers: readonly LayerFile[],
+  models: readonly ModelState[],
+  tp: number,
+): Promise<readonly ModelState[]> {
+  const read: ModelState[] = [];
+  for (const [rank, model] of models.entries()) {
+    const named = (model.module === undefined ? model.buffers : []).flatMap((name) => {
+      const [, layer, local] = IN_LAYER.exec(name) ?? [];
+      return local === undefined ? [] : [{ name, local, layer: Number(layer) }];
+    });
+    const layerBuffers = new Map<string, PlacedTorchTensor>();
+    for (const [layer, members] of Map.groupBy(named, (each) => each.layer)) {
+      const own = layers.find((each) => each.layer === layer && each.tp === rank % tp);
+      const placed = own === undefined ? undefined : await readTensors(folder, own.file);
+      for (const { name, local } of members) {
+        const tensor = placed?.get(local);
+        if (tensor !== undefined) layerBuffers.set(name, tensor);
+      }
+    }
+    read.push(layerBuffers.size === 0 ? model : { ...model, layerBuffers });
+  }
+  return read;
+}
+
+function bufferOf({ module, layerBuffers }: ModelState, name: string): PlacedTorchTensor | undefined {
+  return module?.get(name) ?? layerBuffers?.get(name);
+}
+
+/** Names of buffers that no file holds whose name is known: those of tied modules in a pipeline. */
+export function lostBuffers(models: readonly ModelState[]): readonly string[] {
+  return [...new Set(models.flatMap((model) => model.buffers.filter((name) => bufferOf(model, name) === undefined)))];
+}
+
 /** Buffers of every pipeline stage; tensor-parallel ranks must agree on them. */
 export function buffersOf(models: readonly ModelState[], tp: number): readonly ConversionParameter[] {
   const buffers = new Map<string, ConversionParameter>();
   models.forEach((model, rank) => {
     if (rank % tp !== 0) return;
     for (const name of model.buffers) {
-      const own = model.module?.get(name);
+      const own = bufferOf(model, name);
       if (own === undefined || buffers.has(name)) continue;
-      const copies = models.slice(rank, rank + tp).flatMap((other) => other.module?.get(name) ?? []);
+      const copies = models.slice(rank, rank + tp).flatMap((other) => bufferOf(other, name) ?? []);
       const same = copies.filter(({ shape, dtype }) => sameShape(shape, own.shape) && dtype === own.dtype);
       const { dtype, shape } = own;
       buffers.set(name, {
