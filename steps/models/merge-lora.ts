@@ -201,7 +201,8 @@ async function readFactors(
     const found = `ranks ${a.rows} and ${b.columns}`;
     throw new MergeyardError("PlanAdapterInvalid", { where, found, expected: `rank ${expectedRank}` });
   }
-  const key = (tensor: TensorEntry) => streamKey(input.seed, tensor.name, input.adapters[index]?.source ?? "");
+  // The adapter by its place in the list: where it lies must not decide the mask.
+  const key = (tensor: TensorEntry) => streamKey(input.seed, tensor.name, String(index));
   return { a, b, scale, weight: input.adapters[index]?.weight ?? 1, keys: [key(left), key(right)] };
 }
 

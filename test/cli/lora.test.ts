@@ -150,6 +150,18 @@ describe("lora merge", () => {
     assert.notDeepEqual(await change("d1"), await change("d3"));
   });
 
+  test("random masks do not depend on where the adapters lie", async () => {
+    const made = [];
+    for (const place of ["here", "there"]) {
+      writeAdapter(`${place}/x`, 2, 1);
+      writeAdapter(`${place}/y`, 2, 5);
+      const args = ["--combination", "dare_linear", "--density", "0.5", "--out", `${place}/out`];
+      made.push((await run("lora", "merge", `${place}/x`, `${place}/y`, ...args)).version);
+    }
+    assert.ok(made[0] !== undefined);
+    assert.equal(made[1], made[0]);
+  });
+
   test("clamp bounds both factors by a quantile of their values", async () => {
     writeAdapter("c", 2, 13);
     writeAdapter("e", 2, 15);
