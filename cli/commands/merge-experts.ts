@@ -16,6 +16,7 @@ type Options = {
   readonly dataFree?: boolean;
   readonly align: string;
   readonly rankRatio?: number;
+  readonly shrink?: boolean;
   readonly residualRatio: number;
   readonly json?: boolean;
 };
@@ -35,6 +36,7 @@ export function addMergeExperts(program: Command, terminal: Terminal): void {
         .choices(["group", "layer", "none"])
         .default("group"),
     )
+    .option("--shrink", "leave one expert for each group: a smaller model, whose routers keep one row for each")
     .addOption(new Option("--rank-ratio <x>", "compress: share of parameters in low rank").argParser(parseNumber))
     .addOption(
       new Option("--residual-ratio <x>", "with it: share of rows kept of what is left")
@@ -51,6 +53,9 @@ async function mergeExperts(model: string, options: Options, terminal: Terminal)
     const found = statistics === undefined ? "--groups alone" : "--statistics and --data-free";
     throw new MergeyardError("CliUsage", { found, expected: "--statistics FILE or --data-free" });
   }
+  if (options.shrink === true && groups === undefined) {
+    throw new MergeyardError("CliUsage", { found: "--shrink alone", expected: "--groups N" });
+  }
   const [{ runStep }, { mergeExpertsStep }] = await Promise.all([
     import("../../steps/step.ts"),
     import("../../steps/models/merge-experts.ts"),
@@ -63,6 +68,7 @@ async function mergeExperts(model: string, options: Options, terminal: Terminal)
         target,
         groups,
         align,
+        shrink: options.shrink === true,
         statistics: statistics === undefined ? undefined : splitUri(toUri(statistics, terminal.cwd)),
         compress: rankRatio === undefined ? undefined : { rankRatio, residualRatio },
       },

@@ -13,6 +13,8 @@ export type ExpertLayer = {
   readonly experts: readonly Expert[];
   /** One row for each expert; absent where the model has none of the known name. */
   readonly router: TensorEntry | undefined;
+  /** Keys of config.json one of which has the number of experts. */
+  readonly counts: readonly string[];
 };
 
 type Family = {
@@ -21,6 +23,8 @@ type Family = {
   readonly first: readonly string[];
   readonly last: string;
   readonly router: string;
+  /** Where config.json counts them; models of one form differ. */
+  readonly counts: readonly string[];
 };
 
 const FAMILIES: readonly Family[] = [
@@ -30,6 +34,7 @@ const FAMILIES: readonly Family[] = [
     first: ["w1", "w3"],
     last: "w2",
     router: "gate.weight",
+    counts: ["num_local_experts"],
   },
   // Qwen-MoE, OLMoE, DeepSeek
   {
@@ -37,6 +42,7 @@ const FAMILIES: readonly Family[] = [
     first: ["gate_proj", "up_proj"],
     last: "down_proj",
     router: "gate.weight",
+    counts: ["num_experts", "n_routed_experts"],
   },
   // Switch Transformers
   {
@@ -44,6 +50,7 @@ const FAMILIES: readonly Family[] = [
     first: ["wi"],
     last: "wo",
     router: "router.classifier.weight",
+    counts: ["num_experts"],
   },
 ];
 
@@ -74,7 +81,7 @@ export function findExpertLayers(tensors: readonly TensorEntry[]): readonly Expe
       return { number, first: family.first.map(partOf), last: partOf(family.last) };
     });
     checkShapes(experts);
-    return { prefix, experts, router: byName.get(`${prefix}.${family.router}`) };
+    return { prefix, experts, router: byName.get(`${prefix}.${family.router}`), counts: family.counts };
   });
 }
 

@@ -1,6 +1,7 @@
 // Merging the experts of one mixture-of-experts model (M-SMoE): experts that route alike become one, weighted by use,
 // their units aligned first. Every expert of a group gets the group's weights, and routers stay: the result is a model
-// of the same form. Perhaps compressed further (MC-SMoE). Tensors are made one by one, when they are written.
+// of the same form. Or there is one expert a group, and a smaller model. Perhaps compressed further (MC-SMoE). Tensors
+// are made one by one, when they are written.
 import assert from "node:assert/strict";
 import { z } from "zod";
 import type { TensorEntry } from "../../core/checkpoint.ts";
@@ -8,6 +9,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { compressMatrix } from "../../core/moe/compress.ts";
 import { type Expert, type ExpertLayer, findExpertLayers } from "../../core/moe/experts.ts";
 import { countGroups, type Groups, groupExperts, type LayerStatistics, similarityOf } from "../../core/moe/grouping.ts";
+import { shrinkModel } from "../../core/moe/shrink.ts";
 import { isFloatDtype } from "../../core/ops/cast.ts";
 import { assignRows } from "../../core/ops/linalg/assignment.ts";
 import {
@@ -30,6 +32,7 @@ import {
   readMatrix,
   readTensorBytes,
   roundValues,
+  type WholeTensor,
   writeModel,
 } from "./whole-tensors.ts";
 
@@ -55,6 +58,8 @@ export const mergeExpertsStep = defineStep({
     statistics: z.strictObject({ store: z.string().min(1), key: z.string().min(1) }).optional(),
     /** Units of experts are matched to those of their group's first expert, or of the layer's. */
     align: z.enum(["none", "group", "layer"]).default("group"),
+    /** One expert a group is left, with its core's row of the router; every layer then has `groups`. */
+    shrink: z.boolean().default(false),
     compress: z.strictObject({ rankRatio: ratio, residualRatio: ratio }).optional(),
   }),
   output: z.strictObject({
@@ -73,7 +78,10 @@ export const mergeExpertsStep = defineStep({
     const target = deps.openStore(input.target);
     const layers = findExpertLayers(model.opened.checkpoint.tensors);
     const statistics = await readStatistics(layers, model, input.statistics, deps);
-    const groups = groupLayers(layers, statistics, input.groups);
+    const groups = groupLayers(layers, statistics, input);
+    const { checkpoint } = model.opened;
+    const cores = groups.map((own) => own.cores);
+    const shrunk = input.shrink ? shrinkModel(layers, cores, checkpoint) : undefined;
     const makers = new Map<string, () => Promise<Uint8Array>>();
     for (const [index, layer] of layers.entries()) {
       const own = { usage: statistics[index]?.usage ?? [], groups: groups[index] ?? { labels: [], cores: [] } };
@@ -82,18 +90,20 @@ export const mergeExpertsStep = defineStep({
     }
     const bytes = await writeModel(
       target,
-      model.opened.checkpoint.tensors.map((entry) => ({
-        name: entry.name,
-        dtype: entry.dtype,
-        shape: entry.shape,
-        bytes: makers.get(entry.name) ?? (() => readTensorBytes(model, entry, deps.signal)),
-      })),
+      checkpoint.tensors
+        .filter(({ name }) => shrunk?.dropped.has(name) !== true)
+        .map((entry) => {
+          const rows = shrunk?.rows.get(entry.name);
+          if (rows !== undefined) return takeRows(model, entry, rows, deps.signal);
+          const bytes = makers.get(entry.name) ?? (() => readTensorBytes(model, entry, deps.signal));
+          return { name: entry.name, dtype: entry.dtype, shape: entry.shape, bytes };
+        }),
       deps.signal,
     );
-    await copySideFiles(model, target, deps.signal);
-    const { groups: average, align, compress } = input;
+    await copySideFiles(model, target, deps.signal, shrunk?.config);
+    const { groups: average, align, shrink, compress } = input;
     const measured = input.statistics && (await digestStatistics(input.statistics, deps));
-    const settings = { groups: average, align, compress, statistics: measured };
+    const settings = { groups: average, align, shrink, compress, statistics: measured };
     const making = { step: "merge-experts", settings, inputs: [model] };
     const version = await writeFolderManifest(target, making, deps.signal);
     const described = layers.map(({ prefix }, index) => ({
@@ -116,10 +126,20 @@ async function digestStatistics(
   return digestFile({ store: opened, key, bytes }, signal);
 }
 
+/** A router's tensor with some of its rows. */
+function takeRows(model: ReadableModel, entry: TensorEntry, rows: readonly number[], signal: AbortSignal): WholeTensor {
+  const bytes = async (): Promise<Uint8Array> => {
+    const all = await readTensorBytes(model, entry, signal);
+    const size = all.length / (entry.shape[0] ?? 1);
+    return Buffer.concat(rows.map((row) => all.subarray(row * size, (row + 1) * size)));
+  };
+  return { name: entry.name, dtype: entry.dtype, shape: [rows.length, ...entry.shape.slice(1)], bytes };
+}
+
 function groupLayers(
   layers: readonly ExpertLayer[],
   statistics: readonly LayerStatistics[],
-  average: number | undefined,
+  { groups: average, shrink }: Input,
 ): readonly Groups[] {
   if (average === undefined) {
     return layers.map(({ experts }) => ({ labels: experts.map((_, i) => i), cores: experts.map((_, i) => i) }));
@@ -129,7 +149,11 @@ function groupLayers(
     const [found, expected] = [`${average} groups a layer`, `at most ${most}, as many as experts`];
     throw new MergeyardError("MoeGroupsImpossible", { found, expected });
   }
-  const counts = countGroups(statistics, average);
+  if (shrink && !Number.isInteger(average)) {
+    const found = `${average} groups a layer`;
+    throw new MergeyardError("MoeGroupsImpossible", { found, expected: "a whole number, the same for every layer" });
+  }
+  const counts = shrink ? layers.map(() => average) : countGroups(statistics, average);
   return statistics.map((own, index) => groupExperts(own, counts[index] ?? 1));
 }
 
@@ -194,9 +218,11 @@ async function planLayer(
       if (expert !== reference) moves.set(expert, await matchUnits(reference, expert, model, deps));
     }
   }
-  for (const expert of experts) {
-    const group = members.get(groups.labels[expert.number] ?? 0) ?? [];
-    if (group.length === 1 && !moves.has(expert) && input.compress === undefined) continue;
+  // In a smaller model expert i holds what group i became.
+  for (const expert of input.shrink ? experts.slice(0, groups.cores.length) : experts) {
+    const group = members.get(input.shrink ? expert.number : (groups.labels[expert.number] ?? 0)) ?? [];
+    const isSame = group.length === 1 && group[0] === expert && !moves.has(expert);
+    if (isSame && input.compress === undefined) continue;
     // Experts that no token was sent to are worth the same.
     const isUsed = group.some((own) => (usage[own.number] ?? 0) > 0);
     const parts = group.map((own) => {

@@ -117,10 +117,22 @@ export async function writeModel(
   return bytes + text.length;
 }
 
-/** Copies what travels with a model's weights; an index speaks of files that are written anew. */
-export async function copySideFiles(model: ReadableModel, target: ObjectStore, signal: AbortSignal): Promise<void> {
+/**
+ * Copies what travels with a model's weights, with another `config.json` where one is given; an index speaks of files
+ * that are written anew.
+ */
+export async function copySideFiles(
+  model: ReadableModel,
+  target: ObjectStore,
+  signal: AbortSignal,
+  config?: Readonly<Record<string, unknown>>,
+): Promise<void> {
   for (const { name } of travellingFiles(model.opened)) {
-    if (fileRole(name) === "index") continue;
-    await copyAcross(model.store, `${model.prefix}${name}`, target, name, { signal });
+    const role = fileRole(name);
+    if (role === "index") continue;
+    if (role === "config" && config !== undefined) {
+      const bytes = new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`);
+      await writeObject(target, name, bytes, bytes.length, { signal });
+    } else await copyAcross(model.store, `${model.prefix}${name}`, target, name, { signal });
   }
 }

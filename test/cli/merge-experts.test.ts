@@ -1,7 +1,7 @@
 // Goal: experts that route alike become one, as section 11 of the merge reference says; nothing else changes. Method:
 // small models of each family in files, through the command line.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -24,7 +24,7 @@ function expertNames(expert: number): readonly [string, string, string] {
 }
 
 /** Experts 0 and 2 route alike, and 2 is 0 with its units turned around and a little changed; so are 1 and 3. */
-function writeMixtral(folder: string): void {
+function writeMixtral(folder: string, config: Readonly<Record<string, unknown>> = {}): void {
   const tensors: Record<string, PlainTensor> = { "model.norm.weight": { shape: [WIDTH], values: [1, 2, 3] } };
   for (let expert = 0; expert < EXPERTS; expert++) {
     const twin = expert % 2;
@@ -42,7 +42,9 @@ function writeMixtral(folder: string): void {
   }
   const router = Array.from({ length: EXPERTS }, (_, i) => (i % 2 === 0 ? [1, 0.1 * i, 0] : [0, 1, 0.1 * i]));
   tensors[`${PREFIX}.gate.weight`] = { shape: [EXPERTS, WIDTH], values: router.flat() };
-  writePlainModel(path.join(cwd, folder), "model.safetensors", tensors, { "config.json": { model_type: "mixtral" } });
+  writePlainModel(path.join(cwd, folder), "model.safetensors", tensors, {
+    "config.json": { model_type: "mixtral", ...config },
+  });
 }
 
 function writeStatistics(usage: readonly number[]): void {
@@ -98,6 +100,46 @@ describe("merge-experts", () => {
     assert.ok(Math.abs(cross) < 1e-6, "rank 1");
     await runJson(cwd, ...compressed, "1", "--out", "all");
     assert.deepEqual(await readPlainModel(path.join(cwd, "all")), before);
+  });
+
+  test("shrunk, a layer has one expert a group with its core's row of the router", async () => {
+    writeMixtral("wide", { num_local_experts: EXPERTS, num_experts_per_tok: 2 });
+    writeStatistics([0.2, 0.1, 0.3, 0.4]);
+    const args = ["merge-experts", "wide", "--groups", "2", "--statistics", "statistics.safetensors"];
+    const { layers } = await runJson(cwd, ...args, "--out", "repeated");
+    await runJson(cwd, ...args, "--shrink", "--out", "shrunk");
+    const { labels, cores } = Object(layers)[0];
+    assert.deepEqual(cores, [3, 2]);
+    const [before, repeated, shrunk] = await Promise.all(
+      ["wide", "repeated", "shrunk"].map((name) => readPlainModel(path.join(cwd, name))),
+    );
+    for (let group = 0; group < 2; group++) {
+      const member = labels.indexOf(group);
+      expertNames(group).forEach((name, part) => {
+        assert.deepEqual(shrunk?.[name], repeated?.[expertNames(member)[part] ?? ""], name);
+      });
+    }
+    assert.equal(Object.keys(shrunk ?? {}).length, Object.keys(before ?? {}).length - 6);
+    const row = (expert: number) =>
+      before?.[`${PREFIX}.gate.weight`]?.values.slice(expert * WIDTH, (expert + 1) * WIDTH) ?? [];
+    assert.deepEqual(shrunk?.[`${PREFIX}.gate.weight`], { shape: [2, WIDTH], values: [...row(3), ...row(2)] });
+    const config = JSON.parse(readFileSync(path.join(cwd, "shrunk/config.json"), "utf8"));
+    assert.deepEqual(config, { model_type: "mixtral", num_local_experts: 2, num_experts_per_tok: 2 });
+    assert.deepEqual((await runJson(cwd, "verify", "shrunk")).code, undefined);
+  });
+
+  test("half a group, fewer than a token goes to, and a config without a count cannot be shrunk", async () => {
+    const shrink = (model: string, groups: string) =>
+      runJson(cwd, "merge-experts", model, "--groups", groups, "--data-free", "--shrink", "--out", "n");
+    writeMixtral("two", { num_local_experts: EXPERTS, num_experts_per_tok: 2 });
+    assert.equal((await shrink("two", "2.5")).code, "MoeGroupsImpossible");
+    const few = await shrink("two", "1");
+    assert.deepEqual([few.code, few.expected], ["MoeGroupsImpossible", "at least 2 groups"]);
+    writeMixtral("uncounted");
+    assert.equal((await shrink("uncounted", "2")).code, "MoeModelUnknown");
+    writeMixtral("grouped", { num_local_experts: EXPERTS, n_group: 2 });
+    assert.deepEqual((await shrink("grouped", "2")).found, "n_group: 2");
+    assert.equal((await runJson(cwd, "merge-experts", "two", "--shrink", "--out", "n")).code, "CliUsage");
   });
 
   test("no experts, statistics that do not fit, and more groups than experts are refused", async () => {

@@ -198,6 +198,10 @@ export const SUITES: readonly Suite[] = [
         model: { experts: ["--groups", String(groups)], calibrated: true },
       })),
       {
+        label: "8 to 4, by use, aligned, shrunk",
+        model: { experts: ["--groups", "4", "--shrink"], calibrated: true },
+      },
+      {
         label: "8 to 4, by use, not aligned",
         stated: "8 to 4, router groups, by use",
         model: { experts: ["--groups", "4", "--align", "none"], calibrated: true },
