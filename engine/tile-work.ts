@@ -53,7 +53,10 @@ type HandleTile = (place: TilePlace) => void;
 /** The work on a window of a reduce pass. One over all tiles that widens them counts what is not finite on the way. */
 export function reduceWindow(run: TileRun, pass: Pass | StoredPass): HandleWindow {
   const counting = !run.inputsCounted && "tile" in pass && pass.spans === undefined;
-  return byTiles(run, "tile" in pass ? widenedTile(run, pass, counting) : storedTile(run, pass));
+  if ("tile" in pass) return byTiles(run, widenedTile(run, pass, counting));
+  const handle = storedTile(run, pass);
+  const isWhole = pass.takesWindows === true && commonDtype(run.tensor) !== undefined;
+  return isWhole ? (window) => handle({ ...window, offset: 0 }) : byTiles(run, handle);
 }
 
 /** The work on a window of the apply pass, up to the output's bytes. */
@@ -143,7 +146,7 @@ function slotsOf({ windows }: Buffers, inputs: readonly number[]): readonly (rea
 
 /** Inputs as they are stored, or, where their dtypes differ, widened: a tile of float32 is a block of F32. */
 function storedTile(run: TileRun, pass: StoredPass): HandleTile {
-  const { tensor, buffers } = run;
+  const { tensor, buffers, tileElements } = run;
   const output = buffers.outputTile;
   const dtype = commonDtype(tensor);
   if (dtype === undefined) {
@@ -151,14 +154,15 @@ function storedTile(run: TileRun, pass: StoredPass): HandleTile {
     return (place) => {
       widenInputs(run, place, false);
       const { first: firstElement, count } = place;
-      pass.storedTile({ dtype: "F32", inputs, byteOffset: 0, output, firstElement, count });
+      pass.storedTile({ dtype: "F32", inputs, byteOffset: 0, output, firstElement, count, tileElements });
     };
   }
   const unit = elementBytes(dtype, 1);
   const indexes = tensor.inputs.map((_, index) => index);
   const slots = slotsOf(buffers, indexes);
   return ({ slot, offset, count, first: firstElement }) => {
-    pass.storedTile({ dtype, inputs: pick(slots[slot]), byteOffset: offset * unit, output, firstElement, count });
+    const place = { inputs: pick(slots[slot]), byteOffset: offset * unit, firstElement, count, tileElements };
+    pass.storedTile({ dtype, output, ...place });
   };
 }
 

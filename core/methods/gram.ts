@@ -20,10 +20,11 @@ export function createGramPass(kernels: Kernels, vectors: readonly number[], bas
   const gram = vectors.map(() => vectors.map(() => 0));
   const sums = new Float64Array(n * n);
   const pass: StoredPass = {
-    storedTile({ dtype, inputs, byteOffset, count }) {
+    takesWindows: true,
+    storedTile({ dtype, inputs, byteOffset, count, tileElements }) {
       const sources = vectors.map((index) => inputAt(inputs, index));
       const origin = base === undefined ? undefined : inputAt(inputs, base);
-      kernels.addProducts(sums, { dtype, base: origin, sources, byteOffset }, count);
+      kernels.addProducts(sums, { dtype, base: origin, sources, byteOffset }, count, tileElements);
     },
     finish() {
       gram.forEach((row, i) => {

@@ -100,6 +100,8 @@ export type StoredView = {
   readonly output: Tile;
   readonly firstElement: number;
   readonly count: number;
+  /** Elements of a tile. The span is one, or, for a pass that takes windows, as many as a window has. */
+  readonly tileElements: number;
 };
 
 /** Elements [first, first + count) of a tensor. */
@@ -119,7 +121,11 @@ export type PassOptions = {
 export type Pass = PassOptions & { tile(view: TileView): void };
 
 /** A pass whose inputs come as they are stored. A value that is not finite must make the result not finite. */
-export type StoredPass = PassOptions & { storedTile(view: StoredView): void };
+export type StoredPass = PassOptions & {
+  storedTile(view: StoredView): void;
+  /** Reduce passes: spans may have many tiles, whole ones but the last; what is summed by tile the pass sums so. */
+  readonly takesWindows?: boolean;
+};
 
 /**
  * An apply pass that is a linear combination of the inputs, or of their differences to the base. Said as data, so that

@@ -7,7 +7,7 @@ import type { Reduce } from "../../core/ops/reduce.ts";
 export type ReduceExports = {
   readonly dot: (a: number, b: number, count: number) => number;
   readonly multiplyStored: (
-    ...args: [dtype: number, x: number, y: number, z: number, base: number, count: number]
+    ...args: [dtype: number, x: number, y: number, z: number, base: number, count: number, tileElements: number]
   ) => void;
   readonly storedProducts: () => number;
 };
@@ -22,26 +22,30 @@ export function hostReduce(wasm: ReduceExports, buffer: ArrayBuffer): Reduce {
   const products = new Float64Array(buffer, wasm.storedProducts(), 3);
   return {
     dot: (a, b, count) => wasm.dot(a.address, b.address, count),
-    addProducts(gram, { dtype, base, sources, byteOffset }, count) {
+    addProducts(gram, { dtype, base, sources, byteOffset }, count, tileElements) {
       const n = sources.length;
       const origin = base === undefined ? NONE : base.address + byteOffset;
       const at = (index: number): number => (sources[index]?.address ?? 0) + byteOffset;
-      const add = (i: number, j: number, product: number): void => {
-        gram[i * n + j] = (gram[i * n + j] ?? 0) + (products[product] ?? 0);
+      /** Products of vectors, each added to its entry of the gram matrix; undefined: one that is known already. */
+      const multiply = (
+        i: number,
+        j: number,
+        k: number | undefined,
+        entries: readonly (number | undefined)[],
+      ): void => {
+        for (const [product, entry] of entries.entries()) if (entry !== undefined) products[product] = gram[entry] ?? 0;
+        wasm.multiplyStored(DTYPE[dtype], at(i), at(j), k === undefined ? NONE : at(k), origin, count, tileElements);
+        for (const [product, entry] of entries.entries()) if (entry !== undefined) gram[entry] = products[product] ?? 0;
       };
       for (let i = 0; i < n; i += 2) {
         const j = Math.min(i + 1, n - 1);
         const isPair = j > i;
         // An odd one at the end has been multiplied with itself beside the first pair.
-        if (isPair || n === 1) wasm.multiplyStored(DTYPE[dtype], at(i), at(j), NONE, origin, count);
-        if (isPair || n === 1) add(i, i, 0);
-        if (isPair) add(i, j, 1);
-        if (isPair) add(j, j, 2);
+        if (isPair) multiply(i, j, undefined, [i * n + i, i * n + j, j * n + j]);
+        else if (n === 1) multiply(i, i, undefined, [0]);
         for (let k = i + 2; k < n; k++) {
-          wasm.multiplyStored(DTYPE[dtype], at(i), at(j), at(k), origin, count);
-          add(i, k, 0);
-          add(j, k, 1);
-          if (i === 0 && k === n - 1 && n % 2 === 1) add(k, k, 2);
+          const own = i === 0 && k === n - 1 && n % 2 === 1 ? k * n + k : undefined;
+          multiply(i, j, k, [i * n + k, j * n + k, own]);
         }
       }
     },

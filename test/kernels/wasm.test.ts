@@ -106,7 +106,7 @@ describe("wasm kernels give the bits of the scalar oracle", () => {
   });
 
   for (const dtype of COMBINE_DTYPES) {
-    test(`addProducts of stored ${dtype} vectors, with and without a base, adds dot of every pair`, () => {
+    test(`addProducts of stored ${dtype} vectors, with and without a base, adds dot of every pair by tile`, () => {
       for (const count of LENGTHS) {
         for (const sourceCount of [1, 2, 3, 4, 5]) {
           for (const hasBase of [false, true]) {
@@ -120,7 +120,7 @@ describe("wasm kernels give the bits of the scalar oracle", () => {
               });
               const base = hasBase ? blocks[0] : undefined;
               const gram = new Float64Array(sourceCount ** 2).fill(0.25);
-              kernels.addProducts(gram, { dtype, base, sources: blocks.slice(1), byteOffset: 8 }, count);
+              kernels.addProducts(gram, { dtype, base, sources: blocks.slice(1), byteOffset: 8 }, count, 100);
               return { bytes: new Uint8Array(gram.buffer) };
             });
           }

@@ -79,13 +79,14 @@ export function dot(a: usize, b: usize, count: i32): f64 {
   return <f64>(differs ? one<T>(address) - one<T>(base) : one<T>(address));
 }
 
-/** Ends one product: the tails of its two vectors, and the sum of its lanes to entry `index`. */
+/** Ends one product of a tile: the tails of its two vectors, and the sum of its lanes added to entry `index`. */
 @inline function finishProduct<T>(index: usize, a: usize, b: usize, base: usize, tail: i32, differs: bool): void {
   for (let j = 0; j < tail; j++) {
     const at = <usize>j * sizeof<T>();
     addToLane(j, oneOf<T>(a + at, base + at, differs) * oneOf<T>(b + at, base + at, differs));
   }
-  store<f64>(PRODUCTS + (index << 3), sumLanes());
+  const product = PRODUCTS + (index << 3);
+  store<f64>(product, load<f64>(product) + sumLanes());
 }
 
 /**
@@ -163,17 +164,31 @@ export function dot(a: usize, b: usize, count: i32): f64 {
   finishProduct<T>(2, last + i, last + i, base + i, tail, differs);
 }
 
-@inline function productsIn<T>(x: usize, y: usize, z: usize, base: usize, count: i32): void {
-  if (z == 0) {
-    if (base == 0) productsOf<T>(x, y, z, base, count, false, false);
-    else productsOf<T>(x, y, z, base, count, false, true);
-  } else if (base == 0) productsOf<T>(x, y, z, base, count, true, false);
-  else productsOf<T>(x, y, z, base, count, true, true);
+@inline function productsIn<T>(x: usize, y: usize, z: usize, base: usize, count: i32, tileElements: i32): void {
+  for (let done = 0; done < count; done += tileElements) {
+    const now = min(tileElements, count - done);
+    const at = <usize>done * sizeof<T>();
+    if (z == 0) {
+      if (base == 0) productsOf<T>(x + at, y + at, z, base, now, false, false);
+      else productsOf<T>(x + at, y + at, z, base + at, now, false, true);
+    } else if (base == 0) productsOf<T>(x + at, y + at, z + at, base, now, true, false);
+    else productsOf<T>(x + at, y + at, z + at, base + at, now, true, true);
+  }
 }
 
-/** `z` and `base` are 0 where there is none. The three products are at `storedProducts`. */
-export function multiplyStored(dtype: i32, x: usize, y: usize, z: usize, base: usize, count: i32): void {
-  if (dtype == 0) productsIn<u16>(x, y, z, base, count);
-  else if (dtype == 1) productsIn<i16>(x, y, z, base, count);
-  else productsIn<f32>(x, y, z, base, count);
+/**
+ * `z` and `base` are 0 where there is none. The three products are added, tile by tile, to those at `storedProducts`.
+ */
+export function multiplyStored(
+  dtype: i32,
+  x: usize,
+  y: usize,
+  z: usize,
+  base: usize,
+  count: i32,
+  tileElements: i32,
+): void {
+  if (dtype == 0) productsIn<u16>(x, y, z, base, count, tileElements);
+  else if (dtype == 1) productsIn<i16>(x, y, z, base, count, tileElements);
+  else productsIn<f32>(x, y, z, base, count, tileElements);
 }

@@ -43,7 +43,7 @@ function merge(method: MergeMethod, vectors: readonly (readonly number[])[], spe
   const { reduce, apply } = method.compile(tensorOf(method, vectors.length, count, spec), kernels);
   for (const pass of reduce) {
     if ("tile" in pass) pass.tile(view);
-    else pass.storedTile({ ...view, dtype: "F32", inputs: inputs.map(blockOf), byteOffset: 0 });
+    else pass.storedTile({ ...view, dtype: "F32", inputs: inputs.map(blockOf), byteOffset: 0, tileElements: count });
     pass.finish?.();
   }
   if ("tile" in apply) apply.tile(view);
