@@ -44,6 +44,16 @@ type Settled = {
   readonly isPadded?: boolean;
 };
 
+/** Those that a row of the family's table names, with the parameter beside them where the row asks for one. */
+export function namedByFamily(family: ModelFamily, parameters: readonly RankShapes[]): readonly RankShapes[] {
+  const names = new Set(parameters.map(({ name }) => name));
+  const rows = family.rows.map((row) => ({ row, patterns: row.patterns.map(compilePattern) }));
+  return parameters.filter(({ name }) => {
+    const found = rows.find(({ patterns }) => patterns.some((pattern) => pattern.matches(name)))?.row;
+    return found !== undefined && (found.beside === undefined || names.has(besideName(found, name)));
+  });
+}
+
 const LIST_OF = {
   replicated: "tp_replicated_parameter_patterns",
   averaged: "parameter_to_average_patterns",
@@ -134,9 +144,12 @@ function vocabulary({ vocabularySize }: FamilyFacts): Settled {
 
 /** Shape on the first rank of the parameter that stands beside this one. */
 function besideOf({ row, parameter: { name }, byName }: Task): Shape | undefined {
-  const { beside = "" } = row;
+  return byName.get(besideName(row, name))?.shapes[0];
+}
+
+function besideName({ beside = "" }: FamilyRow, name: string): string {
   const start = name.lastIndexOf(beside.slice(0, beside.indexOf(".") + 1));
-  return byName.get(`${name.slice(0, start)}${beside}`)?.shapes[0];
+  return `${name.slice(0, start)}${beside}`;
 }
 
 function settleGateUp(task: Task): Settled {

@@ -191,6 +191,61 @@ const megatronGpt: ModelFamily = {
   pipelineReplicated: ["tied_modules\\.embed\\."],
 };
 
+/** Of a block of layers, or of a head that predicts further tokens. */
+const CORE_LAYER = "(.*\\.)?layers\\.\\d+\\.((transformer|mtp_model)_layer\\.)?";
+const CORE_EXPERT = `${CORE_LAYER}mlp\\.experts\\.experts\\.\\d+\\.`;
+const CORE_SHARED = `${CORE_LAYER}mlp\\.shared_experts\\.`;
+const CORE_MLP = `${CORE_LAYER}mlp\\.((shared_experts|experts\\.experts\\.\\d+)\\.)?`;
+const CORE_ATTENTION = `${CORE_LAYER}(self|cross)_attention\\.`;
+
+// Source: NVIDIA/Megatron-LM (August 2026), megatron/core: transformer/{attention,mlp,transformer_layer}.py,
+// transformer/multi_latent_attention.py, transformer/moe/{experts,shared_experts,router}.py, and the axes of
+// sharded_state_dict in extensions/transformer_engine.py; norms that Transformer Engine fuses into the linear layer
+// behind them are its layer_norm_weight. Fused query, key and value lie by groups of heads, each group on one rank.
+const megatronCore: ModelFamily = {
+  id: "megatron-core",
+  title: "GPT of Megatron-Core, with layers of Transformer Engine or its own, and its mixtures of experts",
+  modelTypes: [],
+  trainerArguments: [],
+  rows: [
+    {
+      cut: "column",
+      patterns: [
+        `${CORE_ATTENTION}linear_(qkv|q|kv)\\.(weight|bias)$`,
+        `${CORE_ATTENTION}linear_(q_proj|q_up_proj|kv_up_proj)\\.weight$`,
+      ],
+    },
+    { cut: "row", patterns: [`${CORE_ATTENTION}linear_proj\\.weight$`, `${CORE_MLP}linear_fc2\\.weight$`] },
+    { cut: "gate_up", patterns: [`${CORE_LAYER}mlp\\.linear_fc1\\.(weight|bias)$`], beside: "mlp.linear_fc2.weight" },
+    {
+      cut: "gate_up",
+      patterns: [`${CORE_SHARED}linear_fc1\\.(weight|bias)$`],
+      beside: "shared_experts.linear_fc2.weight",
+    },
+    { cut: "gate_up", patterns: [`${CORE_EXPERT}linear_fc1\\.(weight|bias)$`], beside: "experts.0.linear_fc2.weight" },
+    {
+      cut: "replicated",
+      patterns: [
+        `${CORE_ATTENTION}linear_proj\\.bias$`,
+        `${CORE_MLP}linear_fc2\\.bias$`,
+        `${CORE_ATTENTION}linear_[a-z_]+\\.layer_norm_(weight|bias)$`,
+        `${CORE_MLP}linear_fc1\\.layer_norm_(weight|bias)$`,
+        `${CORE_ATTENTION}(q|k|kv)_layernorm\\.(weight|bias)$`,
+        `${CORE_LAYER}(input|pre_cross_attn|pre_mlp)_layernorm\\.(weight|bias)$`,
+        `${CORE_LAYER}mlp\\.router\\.(weight|bias|expert_bias)$`,
+        `${CORE_SHARED}gate_weight$`,
+        "(decoder|encoder)\\.final_(layernorm|norm)\\.(weight|bias)$",
+        "embedding\\.position_embeddings\\.weight$",
+      ],
+    },
+    { cut: "vocabulary", patterns: ["embedding\\.word_embeddings\\.weight$", "output_layer\\.(weight|bias)$"] },
+  ],
+  pipelineReplicated: [],
+};
+
 export const MODEL_FAMILIES: ReadonlyMap<FamilyId, ModelFamily> = new Map(
-  [llama, mixtral, gptNeox, megatronGpt].map((family) => [family.id, Object.freeze(familySchema.parse(family))]),
+  [llama, mixtral, gptNeox, megatronGpt, megatronCore].map((family) => [
+    family.id,
+    Object.freeze(familySchema.parse(family)),
+  ]),
 );

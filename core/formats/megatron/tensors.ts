@@ -10,7 +10,11 @@ import type { DcpTensors } from "../dcp/dcp.ts";
 import { asKind, countsOf, fieldOf } from "../pickle/value.ts";
 
 /** `decoder.layers.mlp.linear_fc1.weight` names all layers of the stack; `decoder.layers.3.mlp...` one. */
-const STACKED = /^(.*\blayers)\.(?!\d)(.+)$/;
+const LAYERS = /^(.*\blayers)\.(?!\d)(.+)$/;
+/** `...mlp.experts.experts.linear_fc1.weight` names all experts of a layer; `...experts.experts.3.linear_fc1` one. */
+const EXPERTS = /^(.*\bexperts\.experts)\.(?!\d)(.+)$/;
+/** Gate and up of a layer that were saved apart (singleton_local_shards). */
+const HALF = /^(.*\.linear_fc1\.(?:weight|bias)\d*)_([wv])$/;
 const STATE = /^(?:chained_\d+\.)?optimizer\.state\.(fp32_param|exp_avg|exp_avg_sq)\.(.+)$/;
 /** What is no weight of the model. */
 const OPTIMIZER = /^(?:chained_\d+\.)?optimizer\./;
@@ -52,21 +56,29 @@ function restoreShape(tensor: ConversionParameter, shape: Shape): ConversionPara
   return { ...tensor, shape, gather: { rule: "join", copies: [boxes] } };
 }
 
-/** One tensor for each layer of a stack, numbered from 0. Throws DcpMetadataInvalid. */
-export function splitLayers(tensors: readonly ConversionParameter[]): readonly ConversionParameter[] {
+/** One tensor for each layer of a stack, and for each expert of a layer, numbered from 0. Throws DcpMetadataInvalid. */
+export function splitStacks(tensors: readonly ConversionParameter[]): readonly ConversionParameter[] {
+  return splitLeading(splitLeading(tensors, LAYERS, "layers"), EXPERTS, "experts");
+}
+
+function splitLeading(
+  tensors: readonly ConversionParameter[],
+  stacked: RegExp,
+  what: string,
+): readonly ConversionParameter[] {
   return tensors.flatMap((tensor) => {
-    const [, stack, rest] = STACKED.exec(tensor.name) ?? [];
-    const [layers, ...shape] = tensor.shape;
-    if (stack === undefined || rest === undefined || layers === undefined) return [tensor];
-    if (layers > RANK_LIMITS.chunks) {
+    const [, stack, rest] = stacked.exec(tensor.name) ?? [];
+    const [length, ...shape] = tensor.shape;
+    if (stack === undefined || rest === undefined || length === undefined) return [tensor];
+    if (length > RANK_LIMITS.chunks) {
       const where = { tensor: tensor.name };
       throw new MergeyardError("DcpMetadataInvalid", {
         where,
-        found: `${layers} layers`,
+        found: `${length} ${what}`,
         expected: `at most ${RANK_LIMITS.chunks}`,
       });
     }
-    const boxes: Box[][] = Array.from({ length: layers }, () => []);
+    const boxes: Box[][] = Array.from({ length }, () => []);
     for (const box of tensor.gather.copies.flat()) {
       const [count = 0, ...size] = box.size;
       const bytes = elementBytes(tensor.dtype, elementCount(size));
@@ -75,9 +87,27 @@ export function splitLayers(tensors: readonly ConversionParameter[]): readonly C
         boxes[first + row]?.push(wholeBox(sliceRanges(box.ranges, row * bytes, bytes), size, offset));
       }
     }
-    return boxes.map((own, layer): ConversionParameter => {
-      return { ...tensor, name: `${stack}.${layer}.${rest}`, shape, gather: { rule: "join", copies: [own] } };
+    return boxes.map((own, at): ConversionParameter => {
+      return { ...tensor, name: `${stack}.${at}.${rest}`, shape, gather: { rule: "join", copies: [own] } };
     });
+  });
+}
+
+/** Gate and up that were saved apart, as the one tensor they are elsewhere: the gate's rows first. */
+export function joinHalves(tensors: readonly ConversionParameter[]): readonly ConversionParameter[] {
+  const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
+  return tensors.flatMap((tensor) => {
+    const [, name, half] = HALF.exec(tensor.name) ?? [];
+    const [gate, up] = [byName.get(`${name}_w`), byName.get(`${name}_v`)];
+    if (name === undefined || gate === undefined || up === undefined) return [tensor];
+    if (gate.dtype !== up.dtype || !sameShape(gate.shape, up.shape)) return [tensor];
+    if (half === "v") return [];
+    const [rows = 0, ...others] = gate.shape;
+    const below = up.gather.copies.flat().map((box): Box => {
+      return { ...box, targetOffset: box.targetOffset.with(0, (box.targetOffset[0] ?? 0) + rows) };
+    });
+    const copies = [[...gate.gather.copies.flat(), ...below]];
+    return [{ ...gate, name, shape: [2 * rows, ...others], gather: { rule: "join" as const, copies } }];
   });
 }
 

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite, test } from "node:test";
-import { splitLayers } from "../../../core/formats/megatron/tensors.ts";
+import { splitStacks } from "../../../core/formats/megatron/tensors.ts";
 import { recogniseFormat } from "../../../core/formats/registry.ts";
 import { gatherWhole } from "../../../core/universal/box.ts";
 import { openCheckpoint, openCheckpointFile } from "../../../steps/open-checkpoint.ts";
@@ -61,6 +61,26 @@ suite("Megatron's torch_dist", () => {
     assert.deepEqual(new Set(described.map(({ training }) => training?.step)), new Set([5]));
   });
 
+  test("says how ranks cut each parameter, experts and norms fused into layers included", async () => {
+    const source = await put();
+    const { conversion = [], family, warnings } = await openCheckpoint(source, "");
+    const patternOf = (name: string) => conversion.find((parameter) => parameter.name === name)?.pattern;
+    const column = { kind: "fragment", dim: 0 };
+    const gateUp = { kind: "fragment", dim: 0, parts: [{ length: 4 }, { length: 4 }] };
+    assert.deepEqual(patternOf("embedding.word_embeddings.weight"), column);
+    assert.deepEqual(patternOf("decoder.layers.1.self_attention.linear_qkv.weight"), column);
+    assert.deepEqual(patternOf("decoder.layers.1.self_attention.linear_proj.weight"), { kind: "fragment", dim: 1 });
+    const norm = "decoder.layers.0.self_attention.linear_qkv.layer_norm_weight";
+    assert.deepEqual(patternOf(norm), { kind: "replicated" });
+    assert.deepEqual(patternOf("decoder.layers.0.mlp.experts.experts.1.linear_fc1.weight"), gateUp);
+    assert.deepEqual(patternOf("decoder.layers.0.mlp.router.weight"), { kind: "replicated" });
+    // Nothing beside it says whether gate and up are joined in it.
+    const alone = "mtp.layers.0.transformer_layer.mlp.experts.experts.0.linear_fc1.weight";
+    assert.deepEqual(patternOf(alone), { kind: "unique" });
+    const told = warnings.find(({ code }) => code === "FamilyPatterns")?.found;
+    assert.deepEqual([family, told], ["megatron-core", "family megatron-core, for 18 of 19 parameters"]);
+  });
+
   test("is opened at its step's folder too, without states, whose step nothing tells", async () => {
     const store = newStore();
     for (const name of readdirSync(join(GOLDEN, STEP))) {
@@ -107,6 +127,6 @@ suite("Megatron's torch_dist", () => {
       aliases: [],
       training: undefined,
     };
-    assert.throws(() => splitLayers([stack]), { code: "DcpMetadataInvalid" });
+    assert.throws(() => splitStacks([stack]), { code: "DcpMetadataInvalid" });
   });
 });

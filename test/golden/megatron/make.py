@@ -60,12 +60,28 @@ def cells(tensor, grid):
         yield index, origin, tensor[slices]
 
 
-# Weights with layers stacked on axis 0, and the grid that layers and tensor-parallel ranks cut them into.
+def taken_apart(key, tensor):
+    """Layers, and experts of each, under names of their own."""
+    for axis in (".layers.", ".experts.experts."):
+        if axis in key and not key.split(axis)[1][0].isdigit():
+            for at, part in enumerate(tensor):
+                yield from taken_apart(key.replace(axis, f"{axis}{at}."), part)
+            return
+    yield key, tensor
+
+
+# Weights with layers stacked on axis 0, experts on axis 1, and the grid that layers, experts and tensor-parallel ranks
+# cut them into. Gate and up of the one expert that stands by itself are apart, as with singleton_local_shards.
 model = {
     "embedding.word_embeddings.weight": ([8, 4], (2, 1)),
+    "decoder.layers.self_attention.linear_qkv.layer_norm_weight": ([2, 4], (2, 1)),
+    "decoder.layers.self_attention.linear_qkv.weight": ([2, 8, 4], (2, 2, 1)),
     "decoder.layers.self_attention.linear_proj.weight": ([2, 4, 4], (2, 1, 2)),
-    "decoder.layers.mlp.linear_fc1.weight": ([2, 6, 4], (2, 2, 1)),
-    "decoder.layers.mlp.linear_fc1.layer_norm_weight": ([2, 4], (2, 1)),
+    "decoder.layers.mlp.router.weight": ([2, 2, 4], (2, 1, 1)),
+    "decoder.layers.mlp.experts.experts.linear_fc1.weight": ([2, 2, 8, 4], (2, 2, 4, 1)),
+    "decoder.layers.mlp.experts.experts.linear_fc2.weight": ([2, 2, 4, 4], (2, 2, 1, 2)),
+    "mtp.layers.0.transformer_layer.mlp.experts.experts.0.linear_fc1.weight_w": ([4, 4], (2, 1)),
+    "mtp.layers.0.transformer_layer.mlp.experts.experts.0.linear_fc1.weight_v": ([4, 4], (2, 1)),
     "decoder.final_layernorm.weight": ([4], (1,)),
 }
 expected = {"fp32": {}, "exp_avg": {}, "exp_avg_sq": {}}
@@ -86,11 +102,11 @@ for key, (shape, grid) in model.items():
                 parts += [((*index, 0), flat[..., :cut]), ((*index, cut), flat[..., cut:])]
             add(stored, torch.float32, [*grid, tensor.numel() // len(list(cells(tensor, grid)))], parts)
             mcore[stored] = {"nd_reformulated_orig_global_shape": torch.Size(shape)}
-        if ".layers." in key:
-            for layer, row in enumerate(tensor):
-                expected[state][key.replace(".layers.", f".layers.{layer}.")] = row.contiguous().clone()
-        else:
-            expected[state][key] = tensor
+        for name, part in taken_apart(key, tensor):
+            expected[state][name] = part.contiguous().clone()
+for own in expected.values():
+    halves = [own.pop(f"mtp.layers.0.transformer_layer.mlp.experts.experts.0.linear_fc1.weight_{half}") for half in "wv"]
+    own["mtp.layers.0.transformer_layer.mlp.experts.experts.0.linear_fc1.weight"] = torch.cat(halves)
 for key in ("decoder.layers.mlp._extra_state/shard_0_2", "decoder.layers.mlp._extra_state/shard_1_2"):
     entries[key] = BytesStorageMetadata()
     put(key, None, io.BytesIO(b""))
