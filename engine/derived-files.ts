@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
 import type { Importance } from "../core/formats/gguf/imatrix.ts";
 import type { DerivedFileListing, UnitLoss } from "../core/plan/receipt.ts";
-import type { DerivedFile, DerivedTensor, MergeUnit } from "../core/plan/schema.ts";
+import type { DerivedFile, DerivedModule, DerivedTensor, MergeUnit } from "../core/plan/schema.ts";
 import type { ObjectStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { DerivedPart, RegionResult } from "./merge-region.ts";
 import type { MergeRegion } from "./regions.ts";
@@ -78,10 +78,16 @@ export function derivedParts(
     const places = placesOf(file).filter(({ tensor: { tensor } }) => tensor >= firstTensor && tensor < endTensor);
     const tensors = places.map(({ tensor, paddingBytes }) => {
       const own = "name" in tensor ? importanceOf(tensor, importance?.[index]) : undefined;
-      return { tensor: { ...tensor, tensor: tensor.tensor - firstTensor }, paddingBytes, importance: own };
+      return { tensor: countFrom(tensor, firstTensor), paddingBytes, importance: own };
     });
     return [{ ticket, prologue: firstTensor === 0 ? headerOf(file) : new Uint8Array(0), tensors }];
   });
+}
+
+/** A tensor whose numbers count in a region that begins at tensor `first`. */
+function countFrom<Tensor extends DerivedTensor | DerivedModule>(tensor: Tensor, first: number): Tensor {
+  const own = { ...tensor, tensor: tensor.tensor - first };
+  return "fused" in own && own.fused !== undefined ? { ...own, fused: own.fused.map((index) => index - first) } : own;
 }
 
 /** Of a stack of experts, each has its own part. */

@@ -11,7 +11,8 @@ import type { MergeUnit, UnitTensor } from "../core/plan/schema.ts";
 import type { OpenStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
 import { copyTensor } from "./copy-tensor.ts";
 import { createInputReader } from "./input-reader.ts";
-import { type InputContext, mergeTensor, type TensorResult } from "./merge-tensor.ts";
+import { largestStored } from "./largest-stored.ts";
+import { type InputContext, mergeTensor, type TensorContext, type TensorResult } from "./merge-tensor.ts";
 import type { MergeRegion } from "./regions.ts";
 import type { ResolvedSource } from "./request.ts";
 import type { SinkPlace } from "./sink.ts";
@@ -43,7 +44,7 @@ export type DerivedPart = {
   readonly ticket: WriteTicket;
   readonly prologue: Uint8Array;
   /** `tensor.tensor` counts in the region's tensors. */
-  readonly tensors: readonly Omit<SinkPlace, "write">[];
+  readonly tensors: readonly Omit<SinkPlace, "write" | "largest">[];
 };
 
 export type RegionResult = {
@@ -79,22 +80,61 @@ export async function mergeRegion(task: RegionTask, deps: RegionDeps): Promise<R
   if (task.prologue.byteLength > 0) await writer.write(task.prologue);
   const parts = await openParts(task, deps);
   const results: TensorResult[] = [];
+  const largestOf = createLargest(task, deps);
   for (const [index, tensor] of task.tensors.entries()) {
-    deps.signal.throwIfAborted();
-    const mark = deps.kernels.mark();
-    try {
-      const sinks = parts.flatMap(({ placeOf }) => placeOf(index) ?? []);
-      const write = (bytes: Uint8Array): Promise<void> => writer.write(bytes);
-      const context = { ...inputContext(task, tensor, deps), statistics: task.statistics, write, sinks };
-      const method = methodOf(tensor);
-      results.push(method === undefined ? await copyTensor(context) : await mergeTensor({ ...context, method }));
-    } finally {
-      deps.kernels.release(mark);
+    const sinks: SinkPlace[] = [];
+    for (const { placeOf } of parts) {
+      const place = placeOf(index);
+      if (place !== undefined) sinks.push({ ...place, largest: await largestOf(place.tensor) });
     }
+    const write = (bytes: Uint8Array): Promise<void> => writer.write(bytes);
+    results.push(await mergeOne(task, tensor, deps, { statistics: task.statistics, write, sinks }));
   }
   const derived: RegionReceipt[] = [];
   for (const part of parts) derived.push(await part.writer.close());
   return { receipt: await writer.close(), derived, tensors: results };
+}
+
+/** One tensor of a region by its method, or copied. */
+async function mergeOne(
+  task: InputTask,
+  tensor: UnitTensor,
+  deps: RegionDeps,
+  output: Pick<TensorContext, "statistics" | "write" | "sinks">,
+): Promise<TensorResult> {
+  deps.signal.throwIfAborted();
+  const mark = deps.kernels.mark();
+  try {
+    const context = { ...inputContext(task, tensor, deps), ...output };
+    const method = methodOf(tensor);
+    return method === undefined ? await copyTensor(context) : await mergeTensor({ ...context, method });
+  } finally {
+    deps.kernels.release(mark);
+  }
+}
+
+/**
+ * max|x| of what fused tensors of the region become, for derived ones whose scheme must know it: they are merged once
+ * more than they are written. A set is measured once.
+ */
+function createLargest(task: RegionTask, deps: RegionDeps) {
+  const measured = new Map<number, number>();
+  const measure = async (index: number): Promise<number> => {
+    const tensor = task.tensors[index];
+    assert.ok(tensor !== undefined, "fused tensors lie in one region");
+    const found = { largest: 0 };
+    const write = async (bytes: Uint8Array) => {
+      found.largest = Math.max(found.largest, largestStored(tensor.dtype, bytes));
+    };
+    const progress = (read: number): void => deps.progress(read, 0);
+    await mergeOne(task, tensor, { ...deps, progress }, { statistics: false, write, sinks: [] });
+    return found.largest;
+  };
+  return async (tensor: SinkPlace["tensor"]): Promise<number | undefined> => {
+    if (!("fused" in tensor) || tensor.fused === undefined) return undefined;
+    for (const index of tensor.fused) if (!measured.has(index)) measured.set(index, await measure(index));
+    return tensor.fused.reduce((most, index) => Math.max(most, measured.get(index) ?? 0), 0);
+  };
 }
 
 /** Opens the region's part of every derived file; `placeOf` is where a tensor of the region goes in it. */
@@ -108,7 +148,7 @@ function openParts({ derived, index, targetStore }: RegionTask, deps: RegionDeps
         await writer.write(bytes);
         deps.progress(0, bytes.byteLength);
       };
-      const places = new Map(tensors.map((place): [number, SinkPlace] => [place.tensor.tensor, { ...place, write }]));
+      const places = new Map(tensors.map((place) => [place.tensor.tensor, { ...place, write }] as const));
       return { writer, placeOf: (tensor: number) => places.get(tensor) };
     }),
   );

@@ -1,12 +1,12 @@
-// A tensor's way into a compressed-tensors file while it is merged: rows become windows of a scheme's parts. The first
-// part, the large one, is written as it comes; the others wait for the last row. Tensors that stay as they are pass as
-// bytes. Made by sink.ts.
+// A tensor's way into a file of parts while it is merged: rows become windows of a scheme's parts. The first part, the
+// large one, is written as it comes where it goes along with the rows; all else waits for the last row. Tensors that
+// stay as they are pass as bytes. Made by sink.ts.
 import assert from "node:assert/strict";
 import { createHasher, digestBytes } from "../core/artifact/digest.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
 import { sinkMatrix } from "../core/plan/memory.ts";
 import type { DerivedModule } from "../core/plan/schema.ts";
-import { allocateParts } from "../core/schemes/part-matrix.ts";
+import { allocateParts, type PartBytes } from "../core/schemes/part-matrix.ts";
 import { partRange } from "../core/schemes/scheme.ts";
 import { type Dtype, elementBytes } from "../core/tensor.ts";
 import { collectRows } from "./collect-rows.ts";
@@ -15,7 +15,7 @@ import type { Sink, SinkPlace } from "./sink.ts";
 
 /** Takes kernel memory for good: whoever calls marks and releases. Throws QuantizeNotFinite from `take`. */
 export function createPartsSink(
-  { tensor, paddingBytes, write }: SinkPlace<DerivedModule>,
+  { tensor, paddingBytes, write, largest }: SinkPlace<DerivedModule>,
   name: string,
   dtype: Dtype,
   kernels: Kernels,
@@ -23,20 +23,23 @@ export function createPartsSink(
   const made = sinkMatrix(tensor);
   assert.ok(made !== undefined && paddingBytes === 0, "parts fill their file, and have a scheme");
   const { scheme, matrix, parts, rowsAtOnce } = made;
-  const [streamed, ...others] = parts;
-  assert.ok(streamed?.along !== undefined, "the first part goes along with the rows");
-  const kept = allocateParts(others);
-  const quantizer = createPartsQuantizer({ tensor: name, scheme, matrix, parts, facts: {}, rows: rowsAtOnce }, kernels);
+  const [streamed] = parts.filter(({ along }, index) => index === 0 && along !== undefined);
+  const kept = allocateParts(made.kept);
+  const facts = { largest };
+  const quantizer = createPartsQuantizer({ tensor: name, scheme, matrix, parts, facts, rows: rowsAtOnce }, kernels);
   const hasher = createHasher();
   let first = 0;
+  let last: PartBytes = new Map();
   const collected = { name, dtype, columns: matrix.columns, rowsAtOnce, kernels };
   const rows = collectRows(collected, async (tile, count) => {
     const own = quantizer.quantize(tile, first, count);
-    for (const part of others) {
+    for (const part of made.kept) {
       kept.get(part.name)?.set(own.get(part.name) ?? [], partRange(part, first, count).offset);
     }
     first += count;
-    const bytes = own.get(streamed.name) ?? new Uint8Array(0);
+    last = own;
+    const bytes = streamed && own.get(streamed.name);
+    if (bytes === undefined) return;
     hasher.update(bytes);
     await write(bytes);
   });
@@ -44,8 +47,13 @@ export function createPartsSink(
     take: rows.take,
     async finish() {
       await rows.flush();
-      for (const bytes of kept.values()) await write(bytes);
-      const digests = [hasher.digest(), ...[...kept.values()].map((bytes) => digestBytes(bytes))];
+      const digests: string[] = [];
+      for (const part of parts) {
+        // What belongs to the tensor as a whole is complete with the last window.
+        const bytes = kept.get(part.name) ?? last.get(part.name) ?? new Uint8Array(0);
+        digests.push(part === streamed ? hasher.digest() : digestBytes(bytes));
+        if (part !== streamed) await write(bytes);
+      }
       return { digests, loss: quantizer.loss() };
     },
   };

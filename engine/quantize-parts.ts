@@ -168,6 +168,8 @@ export async function* streamPart(input: PartsInput, wanted: string): AsyncGener
     const count = Math.min(step, matrix.rows - first);
     const made = quantizer.quantize(await read(first, count), first, count);
     for (const part of parts) {
+      // What belongs to the tensor as a whole grows in its place, and is complete with the last window.
+      if (part.along === undefined && first + count < matrix.rows) continue;
       const bytes = made.get(part.name);
       if (bytes !== undefined) kept.get(part.name)?.set(bytes, partRange(part, first, count).offset);
     }

@@ -24,12 +24,13 @@ export type MergeRegion = Region & {
 export function cutRegions(unit: MergeUnit, threads: number): readonly MergeRegion[] {
   const headerBytes = unit.fileBytes - unit.tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
   const target = Math.max(REGION_BYTES_MIN, Math.ceil(unit.fileBytes / (threads * REGIONS_PER_THREAD)));
+  const spans = findSpans(unit);
   const regions: MergeRegion[] = [];
   let [offset, bytes, firstTensor] = [0, headerBytes, 0];
   for (const [index, tensor] of unit.tensors.entries()) {
     bytes += tensor.bytes;
     const isLast = index === unit.tensors.length - 1;
-    if (bytes < target && !isLast) continue;
+    if ((bytes < target || spans(index)) && !isLast) continue;
     const derived = unit.derived.map((file, at) => spanOf(file, regions.at(-1)?.derived[at], index + 1));
     if (!isLast && derived.some((span) => span.bytes < REGION_BYTES_MIN)) continue;
     regions.push({ offset, bytes, firstTensor, endTensor: index + 1, derived });
@@ -40,6 +41,24 @@ export function cutRegions(unit: MergeUnit, threads: number): readonly MergeRegi
   // What is left for the end may be nothing of some file.
   if (last === undefined || before === undefined || last.derived.every((span) => span.bytes > 0)) return regions;
   return [...regions.slice(0, -2), joinRegions(before, last)];
+}
+
+/** Says whether fused tensors lie on both sides of the end of a tensor: they are measured together. */
+function findSpans({ derived, tensors }: MergeUnit): (index: number) => boolean {
+  const ends = new Map<number, number>();
+  for (const file of derived) {
+    for (const tensor of file.tensors) {
+      if (!("fused" in tensor) || tensor.fused === undefined) continue;
+      const first = Math.min(...tensor.fused);
+      ends.set(first, Math.max(ends.get(first) ?? 0, ...tensor.fused));
+    }
+  }
+  let end = 0;
+  const covered = tensors.map((_, index) => {
+    end = Math.max(end, ends.get(index) ?? 0);
+    return index < end;
+  });
+  return (index) => covered[index] === true;
 }
 
 /** Of a derived file what lies before its tensors from `endTensor` on, and was in no region yet. */

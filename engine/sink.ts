@@ -13,6 +13,8 @@ export type SinkPlace<Tensor = DerivedTensor | DerivedModule> = {
   readonly paddingBytes: number;
   /** One value >= 0 a column; undefined: no importance matrix, or none of this tensor. */
   readonly importance: Float32Array | undefined;
+  /** max|x| of the merged tensor and of those fused with it, where the scheme must know it. */
+  readonly largest: number | undefined;
   /** Appends to the derived file; the bytes may be reused when it resolves. */
   readonly write: (bytes: Uint8Array) => Promise<void>;
 };

@@ -98,19 +98,6 @@ function placeTensor(
   return { ...own, expert, shape: inner, offset: whole.offset + expert * bytes, bytes };
 }
 
-/**
- * Units of tensors that lie one after the other in a merge's files, so that a GGUF file can hold them as one: the
- * experts of a layer, in their order. Undefined of a model without experts.
- */
-export function stackTensors<Tensor extends { readonly name: string }>(
-  tensors: readonly Tensor[],
-): readonly (readonly Tensor[])[] | undefined {
-  const expertOf = ({ name }: Tensor) => stackOf(name)?.expert ?? 0;
-  if (tensors.every(({ name }) => stackOf(name) === undefined)) return undefined;
-  const stacks = Map.groupBy(tensors, ({ name }) => stackOf(name)?.stack ?? name);
-  return [...stacks.values()].map((stack) => stack.toSorted((a, b) => expertOf(a) - expertOf(b)));
-}
-
 /** A tensor of the file and what of it a tensor of the merge makes: all, or one of its experts. */
 type Made = GgufModelTensor & { readonly tensor: number; readonly expert: number | undefined };
 

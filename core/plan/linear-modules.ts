@@ -64,13 +64,13 @@ export function listLinear(
   if (stacked !== undefined) {
     throw unsupported({ tensor: stacked.name }, "experts in one tensor", "a tensor for each expert");
   }
-  const sets = Map.groupBy(chosen, fusedKey);
+  const sets = Map.groupBy(chosen, ({ name }) => fusedKey(name));
   return chosen.map((entry) => ({
     entry,
     module: moduleOf(entry),
     matrix: matrixOf(entry),
-    fused: sets.get(fusedKey(entry)) ?? [entry],
-    together: EXPERTS.exec(entry.name)?.[1] ?? fusedKey(entry),
+    fused: sets.get(fusedKey(entry.name)) ?? [entry],
+    together: EXPERTS.exec(entry.name)?.[1] ?? fusedKey(entry.name),
   }));
 }
 
@@ -127,9 +127,9 @@ function matrixOf(entry: TensorEntry): Matrix {
   return { rows, columns, dtype };
 }
 
-/** The same text for tensors of one fused set. */
-function fusedKey(entry: TensorEntry): string {
-  const module = moduleOf(entry);
+/** The same text for weights, by name, that servers fuse. */
+export function fusedKey(name: string): string {
+  const module = moduleOf({ name });
   const dot = module.lastIndexOf(".");
   const last = module.slice(dot + 1);
   const set = FUSED.find((names) => names.includes(last));

@@ -9,9 +9,9 @@ import { TILE_ELEMENTS } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { compressedScheme } from "../schemes/compressed-scheme.ts";
 import { folderScheme } from "../schemes/folder-scheme.ts";
-import { BLOCK_SCHEMES, type BlockSchemeId, COMPRESSED_SCHEMES } from "../schemes/registry.ts";
+import { BLOCK_SCHEMES, type BlockSchemeId, FOLDER_SCHEMES } from "../schemes/registry.ts";
 import { type Matrix, type Part, type PartScheme, partRange, rowBytes, type StoredScheme } from "../schemes/scheme.ts";
-import { type Dtype, elementBytes, elementCount } from "../tensor.ts";
+import { type Dtype, elementBytes, elementCount, tensorBytes } from "../tensor.ts";
 import {
   type DerivedFile,
   type DerivedModule,
@@ -135,17 +135,19 @@ export function sinkRows({ shape, permutedHeads }: Pick<DerivedTensor, "shape" |
 }
 
 /** The matrix of a module that is quantized into parts, and the rows that its sink collects; undefined for a copy. */
-export function sinkMatrix({ scheme: id, scales, shape, parts }: DerivedModule) {
+export function sinkMatrix({ scheme: id, scales, shape }: DerivedModule) {
   if (id === undefined || scales === undefined) return undefined;
-  const scheme = COMPRESSED_SCHEMES.get(id);
+  const scheme = FOLDER_SCHEMES.get(id);
   assert.ok(scheme !== undefined, "plans name known schemes");
   const [rows = 0, columns = 0] = shape;
   const matrix: Matrix = { rows, columns, dtype: scales };
   const together = scheme.rowsTogether(columns);
   const rowsAtOnce = Math.min(rows, together * Math.max(1, Math.floor(SINK_ELEMENTS / (together * columns))));
-  // All but the first wait for the end of the matrix.
-  const keptBytes = parts.slice(1).reduce((sum, { bytes }) => sum + bytes, 0);
-  return { scheme, matrix, parts: scheme.parts(matrix), rowsAtOnce, keptBytes };
+  const made = scheme.parts(matrix);
+  // The first is written as it comes; what goes along with the rows beside it waits for the end of the matrix.
+  const kept = made.slice(1).filter(({ along }) => along !== undefined);
+  const keptBytes = kept.reduce((sum, { dtype, shape: own }) => sum + tensorBytes(dtype, own), 0);
+  return { scheme, matrix, parts: made, kept, rowsAtOnce, keptBytes };
 }
 
 /** Memory of the sink of a module: values, what quantizes them, and the parts that are kept. */

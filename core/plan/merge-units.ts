@@ -51,7 +51,7 @@ export function makeMergeUnits(
       stage: options.stage,
       index,
       peakBytes: boundMemory(placed, made, options),
-      bytesRead: placed.reduce((sum, tensor) => sum + bytesRead(tensor, options), 0),
+      bytesRead: [...placed, ...measuredFirst(placed, made)].reduce((sum, own) => sum + bytesRead(own, options), 0),
       bytesWritten: made.reduce((sum, { fileBytes }) => sum + fileBytes, shard.fileBytes),
       file: shard.file,
       fileBytes: shard.fileBytes,
@@ -67,6 +67,12 @@ export function makeMergeUnits(
 
 function methodOf({ method: id }: UnitTensor, { method }: UnitOptions): CutMethod & { readonly reducePasses: number } {
   return [method, passthrough].find((known) => known.id === id) ?? COPY;
+}
+
+/** Tensors that are merged once more than they are written, for derived ones that must know their largest magnitude. */
+function measuredFirst(tensors: readonly UnitTensor[], derived: readonly DerivedFile[]): readonly UnitTensor[] {
+  const fused = derived.flatMap((file) => file.tensors.flatMap((own) => ("fused" in own ? (own.fused ?? []) : [])));
+  return [...new Set(fused)].flatMap((index) => tensors[index] ?? []);
 }
 
 /** Every pass reads every input whole, from its first byte to its last; of gathered rows, all there are. */

@@ -11,8 +11,7 @@ import { checkParameters, createResolver, findIdleFilters } from "../recipe/para
 import type { RecipeSlice } from "../recipe/slices.ts";
 import { readTokenizerJson } from "../tokenizer/tokenizer-json.ts";
 import { MEMORY_BYTES_DEFAULT, SHARD_BYTES_DEFAULT } from "./defaults.ts";
-import { planDerived } from "./derived-outputs.ts";
-import { stackTensors } from "./gguf-outputs.ts";
+import { groupTensors, planDerived } from "./derived-outputs.ts";
 import type { MergeOptions, MergeTask } from "./merge-task.ts";
 import { makeMergeUnits } from "./merge-units.ts";
 import { describeModels, type ViewsByName } from "./model-view.ts";
@@ -73,8 +72,8 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
   statistics.checkUsed();
   for (const warning of findIdleFilters(recipe, namesOf(outputs.tensors))) notes.add(warning);
   const maxShardBytes = options.shardBytes ?? SHARD_BYTES_DEFAULT;
-  const stacks = options.outputs?.gguf.length ? stackTensors(tensors) : undefined;
-  const { shards, index } = stacks ? planUnitShards(stacks, maxShardBytes) : planShards(tensors, maxShardBytes);
+  const groups = groupTensors(tensors, options.outputs);
+  const { shards, index } = groups ? planUnitShards(groups, maxShardBytes) : planShards(tensors, maxShardBytes);
   const wantsIndex = options.outputs?.checkpoint !== false;
   const output = { tensors, stacks: outputs.stacks, index: wantsIndex ? index : undefined, vocabulary };
   const ownFiles = planSideFiles({

@@ -235,13 +235,15 @@ const derivedTensorSchema = z.strictObject({
   bytes: count,
 });
 
-/** Tensor number `tensor` of its unit in a compressed-tensors file: its parts one after the other, or a copy of it. */
+/** Tensor number `tensor` of its unit in a file of parts: its own one after the other, or a copy of it. */
 const derivedModuleSchema = z.strictObject({
   tensor: count,
   shape,
   /** What makes the parts, and the dtype that scales take; undefined: the only part is a copy. */
   scheme: z.string().optional(),
   scales: scaleDtype.optional(),
+  /** Tensors of the unit, itself included, whose largest magnitude the scheme must know before its first row. */
+  fused: z.array(count).min(1).optional(),
   /** Places of all parts together, from the file's first byte. */
   offset: count,
   bytes: count,

@@ -1,8 +1,9 @@
 // What a pipeline's `outputs:` ask for: the merged checkpoint itself, and files of quantized formats that are made in
 // the same pass over the weights.
 import { MergeyardError } from "../error.ts";
+import { FOLDER_ALIGNS } from "../schemes/folder-form.ts";
 import { MIXES, type Mix } from "../schemes/mixes.ts";
-import { COMPRESSED_SCHEMES, type CompressedScheme, SCHEME_ALIASES } from "../schemes/registry.ts";
+import { FOLDER_SCHEMES, type FolderScheme, SCHEME_ALIASES } from "../schemes/registry.ts";
 import { nearestName } from "./nearest.ts";
 import type { RecipeOrigin } from "./origin.ts";
 import type { Pipeline } from "./schema.ts";
@@ -16,9 +17,9 @@ export type GgufOutput = {
   readonly imatrix: string | undefined;
 };
 
-/** A folder of parts. */
-export type CompressedOutput = {
-  readonly scheme: CompressedScheme;
+/** A folder of parts: compressed-tensors, or another tool's. */
+export type FolderOutput = {
+  readonly scheme: FolderScheme;
   /** Where its files lie in the version's folder: "", or a folder's name and "/". */
   readonly folder: string;
 };
@@ -31,7 +32,7 @@ export type Outputs = {
    * The version's own folder is the merged checkpoint's, else the first of these; each other one has a folder in it,
    * named by its scheme, since each has a config.json.
    */
-  readonly compressed: readonly CompressedOutput[];
+  readonly folders: readonly FolderOutput[];
 };
 
 /** One output, as recipes and the command line spell it. */
@@ -43,13 +44,17 @@ type Refuse = (code: "RecipeNotSupported" | "RecipeFieldInvalid", expected: stri
 const FORMATS: Readonly<Record<string, readonly string[]>> = Object.freeze({
   safetensors: [],
   gguf: [...MIXES.keys()],
-  "compressed-tensors": [...COMPRESSED_SCHEMES.keys()],
+  ...Object.fromEntries(
+    [...Map.groupBy(FOLDER_SCHEMES.values(), ({ form }) => form.container)]
+      .filter(([container]) => FOLDER_ALIGNS[container])
+      .map(([container, schemes]) => [container, schemes.map(({ id }) => id)]),
+  ),
 });
 
 /** Throws RecipeNotSupported: a format or scheme that cannot be written in the same pass; RecipeFieldInvalid: twice. */
 export function readOutputs(requests: readonly OutputRequest[], origin: Pick<RecipeOrigin, "file">): Outputs {
   const gguf: GgufOutput[] = [];
-  const schemes: CompressedScheme[] = [];
+  const schemes: FolderScheme[] = [];
   const seen = new Set<string>();
   for (const [index, { format, scheme: named, tokenizer, imatrix }] of requests.entries()) {
     const scheme = named == null ? undefined : (SCHEME_ALIASES.get(named.toLowerCase()) ?? named);
@@ -61,16 +66,16 @@ export function readOutputs(requests: readonly OutputRequest[], origin: Pick<Rec
     if (seen.has(spelling)) throw refuse("RecipeFieldInvalid", "every output once");
     seen.add(spelling);
     const mix = format === "gguf" ? MIXES.get(scheme ?? "") : undefined;
-    const parts = format === "compressed-tensors" ? COMPRESSED_SCHEMES.get(scheme ?? "") : undefined;
+    const parts = format === "gguf" ? undefined : FOLDER_SCHEMES.get(scheme ?? "");
     if (mix !== undefined) gguf.push({ mix, tokenizer: tokenizer !== false, imatrix: imatrix ?? undefined });
     if (mix === undefined && imatrix != null) throw refuse("RecipeNotSupported", "an imatrix for gguf alone");
-    if (parts !== undefined) schemes.push(checkFused(parts, refuse));
+    if (parts !== undefined) schemes.push(parts);
   }
   const checkpoint = seen.size > gguf.length + schemes.length;
-  const compressed = schemes.map((scheme, index): CompressedOutput => {
+  const folders = schemes.map((scheme, index): FolderOutput => {
     return { scheme, folder: index === 0 && !checkpoint ? "" : `${scheme.id}/` };
   });
-  return { checkpoint, gguf, compressed };
+  return { checkpoint, gguf, folders };
 }
 
 const AFTERWARDS = "run `mergeyard quantize` on what the pipeline publishes";
@@ -85,11 +90,4 @@ function checkScheme(format: string, scheme: string | undefined, refuse: Refuse)
   const nearest = nearestName(scheme, schemes);
   const hint = nearest === undefined ? undefined : `did you mean \`${nearest}\`?`;
   throw refuse("RecipeNotSupported", schemes.join(", "), hint);
-}
-
-/** What a scheme needs must be known when the first rows of a tensor come. */
-function checkFused(scheme: CompressedScheme, refuse: Refuse): CompressedScheme {
-  if (scheme.needs !== "tensor" && scheme.measures === "nothing" && scheme.hessian !== "required") return scheme;
-  const fused = [...COMPRESSED_SCHEMES.values()].filter(({ needs }) => needs !== "tensor").map(({ id }) => id);
-  throw refuse("RecipeNotSupported", `a scheme that measures no whole tensor first: ${fused.join(", ")}`, AFTERWARDS);
 }

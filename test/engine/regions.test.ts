@@ -79,3 +79,25 @@ test("regions cover every file of a unit exactly, none but the last smaller than
     }
   }
 });
+
+test("tensors that are measured together lie in one region, whatever lies between them", () => {
+  const sizes = Array.from({ length: 24 }, () => 9);
+  const unit = unitOf(sizes, 1, []);
+  const fused = [
+    [2, 3, 9],
+    [10, 11],
+    [23, 20],
+  ];
+  const tensors = unit.tensors.map(({ shape, offset, bytes }, tensor) => {
+    const parts = [{ name: `p${tensor}`, dtype: "I8" as const, shape: [bytes], offset: 64 + offset, bytes }];
+    const set = fused.find((own) => own.includes(tensor));
+    const place = { tensor, shape, offset: 64 + offset, bytes, parts };
+    return set === undefined ? place : { ...place, fused: set };
+  });
+  const file = { output: "", file: "p", fileBytes: 64 + unit.fileBytes - 100, header: "" };
+  const regions = cutRegions({ ...unit, derived: [{ ...file, format: "safetensors", tensors }] }, 8);
+  assert.ok(regions.length > 6);
+  const regionOf = (tensor: number) => regions.findIndex(({ endTensor }) => tensor < endTensor);
+  for (const set of fused) assert.equal(new Set(set.map(regionOf)).size, 1, set.join());
+  assert.equal(regions.at(-1)?.endTensor, 24);
+});

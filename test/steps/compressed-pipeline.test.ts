@@ -15,6 +15,7 @@ import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { bytesRead, filesOf, makeYard, recipe, run } from "./outputs-yard.ts";
 import { runUnits } from "./pipeline.ts";
+import type { Change } from "./small-llama.ts";
 
 const KEEP = "allow_unlisted: drop";
 const compressed = (scheme: string) => `{ format: compressed-tensors, scheme: ${scheme} }`;
@@ -79,6 +80,63 @@ test("a folder of parts has the bytes of quantizing the merged checkpoint, and i
     assert.equal(verified.files, end.manifest.files.length);
     const { checkpoint } = await openCheckpoint(folder, "");
     assert.ok(checkpoint.tensors.some(({ packing }) => packing?.parts !== undefined));
+  }
+});
+
+/** A version of one output, and what quantizing the merged checkpoint into that scheme gives. */
+async function compare(output: string, scheme: string, change: Change = {}) {
+  const plain = await makeYard(change);
+  const merged = await run(plain.yard, plain.deps, recipe("[{ format: safetensors }]", KEEP));
+  const source = await folderOf(plain.yard, merged.prefix, filesOf(merged, ""));
+  const target = newStore();
+  const input = { source: source.uri, target: target.uri, scheme };
+  await runStep(quantizeFolderStep, input, testDeps(openerOf(source, target)));
+  const { yard, deps } = await makeYard(change);
+  const end = await run(yard, deps, recipe(`[${output}]`, KEEP));
+  const shards = filesOf(end, ".safetensors");
+  assert.ok(shards.length > 2, "the model is in several files");
+  const made = await tensorsOf(
+    yard,
+    shards.map((name) => `${end.prefix}${name}`),
+  );
+  assert.deepEqual(new Map([...made].sort()), new Map([...(await tensorsOf(target, ["model.safetensors"]))].sort()));
+  assert.equal(await textOf(yard, `${end.prefix}config.json`), await textOf(target, "config.json"));
+  const read = { own: await bytesRead(yard, end), plain: await bytesRead(plain.yard, merged) };
+  return { source, end, yard, read };
+}
+
+test("a scheme that measures whole tensors gets what fused ones share, from merging them once more", async () => {
+  for (const scheme of ["fp8_tensor", "int8_tensor", "nvfp4a16"]) {
+    const { source, read } = await compare(compressed(scheme), scheme);
+    const { checkpoint } = await openCheckpoint(source, "");
+    const linear = checkpoint.tensors.filter(({ name }) => /layers.*_proj\.weight$/.test(name));
+    const bytes = linear.flatMap(({ ranges }) => ranges).reduce((sum, range) => sum + range.bytes, 0);
+    assert.equal(read.own - read.plain, 2 * 2 * bytes, "the modules of two models in F32, once more");
+  }
+});
+
+/** Rows that every scheme's groups fill. */
+const WIDE: Change = {
+  config: { intermediate_size: 384 },
+  shapes: Object.fromEntries(
+    [0, 1].flatMap((layer) =>
+      Object.entries({ gate: [384, 256], up: [384, 256], down: [256, 384] }).map(([name, shape]) => {
+        return [`model.layers.${layer}.mlp.${name}_proj.weight`, shape];
+      }),
+    ),
+  ),
+};
+
+test("folders of GPTQ and AWQ are made in the pass that merges, with the inputs read once", async () => {
+  for (const [format, scheme] of [
+    ["gptq", "gptq4_channel"],
+    ["awq", "awq4_group128"],
+  ] as const) {
+    const { read, end, yard } = await compare(`{ format: ${format}, scheme: ${scheme} }`, scheme, WIDE);
+    assert.equal(read.own, read.plain, scheme);
+    const folder = await folderOf(yard, end.prefix, filesOf(end, ""));
+    const { checkpoint } = await openCheckpoint(folder, "");
+    assert.ok(checkpoint.tensors.some(({ packing }) => packing?.parts?.container === format));
   }
 });
 
@@ -170,8 +228,9 @@ test("without the merged checkpoint the version's own folder is the first of its
 test("what no folder can hold in the same pass stops the run before anything is published", async () => {
   const [fp8, int8] = [compressed("fp8_dynamic"), compressed("int8_dynamic")];
   for (const [text, code, expected, change] of [
-    [recipe(`[${compressed("fp8_tensor")}]`), "RecipeNotSupported", /measures no whole tensor first/],
-    [recipe(`[${compressed("nvfp4a16")}]`), "RecipeNotSupported", /measures no whole tensor first/],
+    [recipe("[{ format: gptq, scheme: fp8_tensor }]"), "RecipeNotSupported", /gptq4_group128/],
+    [recipe("[{ format: hqq, scheme: hqq4_group64 }]"), "RecipeNotSupported", /safetensors or gguf/],
+    [recipe("[{ format: gptq, scheme: gptq4_group128 }]", KEEP), "QuantizeShapeUnsupported", /a multiple of 128/],
     [recipe(`[${fp8}, ${fp8}]`), "RecipeFieldInvalid", /every output once/],
     [recipe("[{ format: compressed-tensors }]"), "RecipeNotSupported", /with a scheme/],
     [recipe(`[${compressed("fp8_dynamik")}]`), "RecipeNotSupported", /fp8_dynamic/],

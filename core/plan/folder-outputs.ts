@@ -1,22 +1,24 @@
-// Compressed-tensors folders made in the pass that merges: one safetensors file of parts for each merge unit, an index
-// and a config.json of their own. Everything but the parts' bytes is known from headers.
+// Folders of parts made in the pass that merges: one safetensors file for each merge unit, an index and a config.json
+// of their own. Everything but the parts' bytes is known from headers.
+import assert from "node:assert/strict";
 import { MergeyardError } from "../error.ts";
 import { encodeSafetensorsHeader } from "../formats/safetensors/safetensors.ts";
 import { encodeShardIndex } from "../formats/safetensors/shard-index.ts";
 import { HF_METADATA, type PlannedShard } from "../formats/safetensors/shard-plan.ts";
 import { type FileRole, fileRole } from "../formats/side-files.ts";
-import type { CompressedOutput } from "../recipe/outputs.ts";
+import type { FolderOutput } from "../recipe/outputs.ts";
+import type { FolderScheme } from "../schemes/registry.ts";
 import { DTYPE_BITS } from "../tensor.ts";
-import { type CompressedUnit, planCompressedUnits, specsOf } from "./compressed-model.ts";
+import { type CompressedMatrix, type CompressedUnit, planCompressedUnits, specsOf } from "./compressed-model.ts";
 import { type OutputDocuments, outputObject } from "./output-documents.ts";
 import type { DerivedFile, DerivedModule, SideFile } from "./schema.ts";
 
-export type CompressedOutputParts = OutputDocuments & { readonly shards: readonly PlannedShard[] };
+export type FolderOutputParts = OutputDocuments & { readonly shards: readonly PlannedShard[] };
 
-type CompressedFile = Extract<DerivedFile, { format: "safetensors" }>;
+type PartsFile = Extract<DerivedFile, { format: "safetensors" }>;
 
 /** The files of a folder: those of the units, one each, and the small ones that are its own. */
-export type CompressedFolder = { readonly derived: readonly CompressedFile[]; readonly sideFiles: readonly SideFile[] };
+export type PartsFolder = { readonly derived: readonly PartsFile[]; readonly sideFiles: readonly SideFile[] };
 
 const CONFIG_FILE = "config.json";
 const INDEX_FILE = "model.safetensors.index.json";
@@ -29,16 +31,16 @@ const NOT_COPIED: readonly FileRole[] = ["config", "index", "card"];
  * that a server loads, tokenizer included.
  * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, PlanDocumentInvalid.
  */
-export function planCompressedOutput(
-  { scheme, folder }: CompressedOutput,
-  { shards, ...documents }: CompressedOutputParts,
-): CompressedFolder {
+export function planFolderOutput(
+  { scheme, folder }: FolderOutput,
+  { shards, ...documents }: FolderOutputParts,
+): PartsFolder {
   const tensors = shards.flatMap((shard) => shard.tensors.map((tensor) => ({ ...tensor, ranges: [] })));
   const model = planCompressedUnits({ tensors, config: outputObject(documents, CONFIG_FILE) }, () => scheme, []);
   const units = new Map(model.units.map((unit) => [unit.entry.name, unit]));
   const derived = shards.map((shard) => {
     const own = shard.tensors.flatMap(({ name }) => units.get(name) ?? []);
-    return planFile(shard.file, own, scheme.id);
+    return planFile(shard.file, own, scheme);
   });
   const sideFiles: SideFile[] = [{ from: "text", name: CONFIG_FILE, text: model.config }];
   if (shards.length > 1) sideFiles.push({ from: "text", name: INDEX_FILE, text: indexOf(derived) });
@@ -49,7 +51,7 @@ export function planCompressedOutput(
   };
 }
 
-function planFile(file: string, units: readonly CompressedUnit[], scheme: string): CompressedFile {
+function planFile(file: string, units: readonly CompressedUnit[], scheme: FolderScheme): PartsFile {
   const specs = units.map(specsOf);
   const { header, tensors: placed, fileBytes } = encodeSafetensorsHeader(specs.flat(), HF_METADATA, "given");
   let next = 0;
@@ -62,10 +64,21 @@ function planFile(file: string, units: readonly CompressedUnit[], scheme: string
     next += count;
     const bytes = parts.reduce((sum, part) => sum + part.bytes, 0);
     const place = { tensor, shape: [...unit.entry.shape], offset: parts[0]?.offset ?? fileBytes, bytes, parts };
-    return unit.kind === "copy" ? place : { ...place, scheme, scales: unit.matrix.dtype };
+    if (unit.kind === "copy") return place;
+    const made = { ...place, scheme: scheme.id, scales: unit.matrix.dtype };
+    return scheme.measures === "nothing" ? made : { ...made, fused: fusedIn(unit, units) };
   });
-  const output = `compressed-tensors ${scheme}`;
+  const output = `${scheme.form.container} ${scheme.id}`;
   return { format: "safetensors", output, file, fileBytes, header: Buffer.from(header).toString("base64"), tensors };
+}
+
+/** The tensors of the file that share what is measured of a matrix: whoever cut the files put them together. */
+function fusedIn({ fused }: CompressedMatrix, units: readonly CompressedUnit[]): number[] {
+  return fused.map(({ name }) => {
+    const index = units.findIndex(({ entry }) => entry.name === name);
+    assert.ok(index >= 0, "what is fused lies in one file");
+    return index;
+  });
 }
 
 /** Parts go into the file as they are made, and readers map them where they lie. */
@@ -80,7 +93,7 @@ function checkPlace({ entry }: CompressedUnit, part: PlannedShard["tensors"][num
   });
 }
 
-function indexOf(files: readonly CompressedFile[]): string {
+function indexOf(files: readonly PartsFile[]): string {
   const parts = files.flatMap(({ file, tensors }) =>
     tensors.flatMap((each) => each.parts.map((part) => ({ file, part }))),
   );
