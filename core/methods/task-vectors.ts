@@ -6,7 +6,8 @@ import assert from "node:assert/strict";
 import { z } from "zod";
 import { countBits } from "../ops/deltas.ts";
 import type { Block, Kernels } from "../ops/kernels.ts";
-import { MASKED_SOURCES_MAX } from "../ops/masked.ts";
+import { type BandedSource, MASKED_SOURCES_MAX } from "../ops/masked.ts";
+import { KEY_MAX, type KeyBand } from "../ops/select.ts";
 import {
   type Locality,
   type MergeInput,
@@ -19,7 +20,7 @@ import {
 } from "./method.ts";
 import { createMaskStore, type MaskStore, maskStoreBytes } from "./sparsify/mask-store.ts";
 import { divisorOf, RESCALES, type Rescale, type Round, rescaleOf, rescaling } from "./sparsify/rescale.ts";
-import type { DeltaPass, DeltaTile, Sparsifier } from "./sparsify/sparsifier.ts";
+import type { DeltaPass, DeltaTile, Sparsification, Sparsifier } from "./sparsify/sparsifier.ts";
 import { compileWorking, roundingTo, workingBytes } from "./working-steps.ts";
 
 /** A member's place in the table. */
@@ -190,6 +191,8 @@ function combinePass(task: TaskVectorTask): TensorProgram["apply"] {
 /** Masks and rescaling factors of the sparse models, and the passes over their differences that both need. */
 export type Sparsified = {
   readonly masks: MaskStore;
+  /** Where kept elements are told by the keys of a tile, and none is rescaled. */
+  readonly bandIn: Sparsification["bandIn"];
   /** By sparse model; known after the passes. */
   readonly scales: readonly number[];
   readonly reduce: readonly DeltaPass[];
@@ -198,15 +201,21 @@ export type Sparsified = {
 function sparsify(row: TaskVectorRow, task: TaskVectorTask, kernels: Kernels, round: Round): Sparsified {
   const sparsification =
     row.sparsifier === undefined || task.sparse.inputs.length === 0
-      ? { reduce: [], startMarking: () => () => {} }
+      ? KEEPS_ALL
       : row.sparsifier.compile(task.sparse, kernels);
   const keeps = task.rescale === "l1";
-  const masks = createMaskStore(kernels, task.sparse, localityOf(row), keeps, sparsification.startMarking);
+  const masks = createMaskStore(kernels, task.sparse, localityOf(row), keeps, sparsification.mark);
   const { scales, passes } = rescaling(task, masks, kernels, round);
-  return { masks, scales, reduce: [...sparsification.reduce, ...passes] };
+  const bandIn = task.rescale === "none" ? sparsification.bandIn : undefined;
+  return { masks, bandIn, scales, reduce: [...sparsification.reduce, ...passes] };
 }
 
-function compileMasked(task: TaskVectorTask, { masks, scales, reduce }: Sparsified, kernels: Kernels): TensorProgram {
+/** No model is sparse. */
+const KEEPS_ALL: Sparsification = { reduce: [], mark: () => {}, bandIn: () => undefined };
+const ALL_KEYS: KeyBand = { low: 0, high: KEY_MAX };
+
+function compileMasked(task: TaskVectorTask, sparsified: Sparsified, kernels: Kernels): TensorProgram {
+  const { masks, scales, reduce } = sparsified;
   const combination = {
     elects: task.elects,
     normalizes: task.normalizes,
@@ -221,17 +230,41 @@ function compileMasked(task: TaskVectorTask, { masks, scales, reduce }: Sparsifi
     apply: {
       storedTile(view) {
         const { dtype, inputs, byteOffset, output, count } = view;
-        masks.mark(deltaTile(task, view));
+        const base = blockAt(inputs, task.base);
+        const tile = deltaTile(task, view);
+        masks.enter(tile);
+        const banded = bandedSources(task, sparsified, view, tile);
+        if (banded !== undefined) {
+          kernels.combineBanded(dtype, base, banded, byteOffset, combination, output, count);
+          return;
+        }
         const sources = task.vectors.map(({ input, weight, sparse }) => ({
           block: blockAt(inputs, input),
           ...masks.marksOf(sparse),
           scale: sparse === undefined ? 1 : (scales[sparse] ?? 1),
           weight,
         }));
-        kernels.combineMasked(dtype, blockAt(inputs, task.base), sources, byteOffset, combination, output, count);
+        kernels.combineMasked(dtype, base, sources, byteOffset, combination, output, count);
       },
     },
   };
+}
+
+/** Undefined where the kept elements of some model are not told by a band. */
+function bandedSources(
+  { vectors }: TaskVectorTask,
+  { bandIn }: Sparsified,
+  { inputs }: StoredView,
+  tile: DeltaTile,
+): readonly BandedSource[] | undefined {
+  if (bandIn === undefined) return undefined;
+  const sources: BandedSource[] = [];
+  for (const { input, weight, sparse } of vectors) {
+    const band = sparse === undefined ? ALL_KEYS : bandIn(sparse, tile);
+    if (band === undefined) return undefined;
+    sources.push({ block: blockAt(inputs, input), low: band.low, high: band.high, weight });
+  }
+  return sources;
 }
 
 /** The sparse models' differences in a tile of stored values. */

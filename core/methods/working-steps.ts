@@ -44,7 +44,7 @@ export function compileWorking(
     })),
     apply: {
       tile(view) {
-        masks.mark(differences.tile(view));
+        masks.enter(differences.tile(view));
         const values = task.vectors.map(({ input, weight, sparse }) => {
           const { bits, bitOffset } = masks.marksOf(sparse);
           const scale = sparse === undefined ? 1 : (scales[sparse] ?? 1);

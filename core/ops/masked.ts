@@ -1,10 +1,12 @@
-// Task vectors under masks: summed for rescaling, added, or elected and added. Masks are bits; a masked element is
-// multiplied by 0, not replaced, so NaN and infinity stay visible. Source of the steps: merge reference, section 4.6.
+// Task vectors under masks: summed for rescaling, added, or elected and added. Masks are bits, or bands of magnitudes.
+// A masked element is multiplied by 0, not replaced, so NaN and infinity stay visible. Source of the steps: merge
+// reference, section 4.6.
 
 import { scalarCast } from "./cast.ts";
 import type { CombineDtype } from "./combine.ts";
 import { bitAt, type Deltas, readDeltas } from "./deltas.ts";
 import type { Block, Tile } from "./memory.ts";
+import { type KeyBand, keysOf } from "./select.ts";
 
 /** Models that one masked combination may have. */
 export const MASKED_SOURCES_MAX = 64;
@@ -16,6 +18,13 @@ export type MaskedSource = {
   readonly bitOffset: number;
   /** Multiplies the kept difference, then the weight does; both rounded to float32. */
   readonly scale: number;
+  readonly weight: number;
+};
+
+/** A model's part: elements are kept whose magnitude has a key in the band. */
+export type BandedSource = KeyBand & {
+  readonly block: Block;
+  /** Multiplies the kept difference, rounded to float32. */
   readonly weight: number;
 };
 
@@ -51,6 +60,16 @@ export type Masked = {
     target: Tile,
     count: number,
   ): void;
+  /** combineMasked with V_j = fl(D_j (kept ? weight_j : 0)): the same where every scale is 1. */
+  combineBanded(
+    dtype: CombineDtype,
+    base: Block,
+    sources: readonly BandedSource[],
+    byteOffset: number,
+    combination: MaskedCombination,
+    target: Tile,
+    count: number,
+  ): void;
 };
 
 const { fround } = Math;
@@ -64,23 +83,50 @@ export const scalarMasked: Masked = Object.freeze({
     };
   },
   combineMasked(dtype, base, sources, byteOffset, combination, target, count) {
-    const origin = { address: 0, values: new Float32Array(count) };
-    scalarCast.widen(dtype, base, byteOffset, origin, count);
-    const weighted = sources.map(({ block, bits, bitOffset, scale, weight }) =>
-      readDeltas({ dtype, base, source: block, byteOffset }, count).map((delta, i) =>
+    const weighted = sources.map(({ block, bits, bitOffset, scale, weight }) => ({
+      weight: fround(weight),
+      values: readDeltas({ dtype, base, source: block, byteOffset }, count).map((delta, i) =>
         fround(fround(delta * (bitAt(bits, bitOffset + i) ? fround(scale) : 0)) * fround(weight)),
       ),
-    );
-    const weights = sources.map(({ weight }) => fround(weight));
-    for (let i = 0; i < count; i++) {
-      const values = weighted.map((value) => value[i] ?? 0);
-      let sum = combination.elects ? electSum(values, weights, combination.normalizes) : addUp(values);
-      if (!combination.elects && combination.divisor !== 1) sum = fround(sum / fround(combination.divisor));
-      if (combination.multiplier !== 1) sum = fround(sum * fround(combination.multiplier));
-      target.values[i] = (origin.values[i] ?? 0) + sum;
-    }
+    }));
+    addWeighted(widened(dtype, base, byteOffset, count), weighted, combination, target);
+  },
+  combineBanded(dtype, base, sources, byteOffset, combination, target, count) {
+    const weighted = sources.map(({ block, low, high, weight }) => {
+      const deltas = { dtype, base, source: block, byteOffset };
+      const keys = keysOf(deltas, count);
+      const isKept = (i: number) => low <= (keys[i] ?? 0) && (keys[i] ?? 0) <= high;
+      const values = readDeltas(deltas, count).map((delta, i) => fround(delta * (isKept(i) ? fround(weight) : 0)));
+      return { weight: fround(weight), values };
+    });
+    addWeighted(widened(dtype, base, byteOffset, count), weighted, combination, target);
   },
 } satisfies Masked);
+
+type Weighted = { readonly weight: number; readonly values: Float32Array };
+
+function widened(dtype: CombineDtype, block: Block, byteOffset: number, count: number): Float32Array {
+  const tile = { address: 0, values: new Float32Array(count) };
+  scalarCast.widen(dtype, block, byteOffset, tile, count);
+  return tile.values;
+}
+
+/** base + the combination of weighted differences. */
+function addWeighted(
+  base: Float32Array,
+  weighted: readonly Weighted[],
+  { elects, normalizes, divisor, multiplier }: MaskedCombination,
+  target: Tile,
+): void {
+  const weights = weighted.map(({ weight }) => weight);
+  base.forEach((origin, i) => {
+    const values = weighted.map((own) => own.values[i] ?? 0);
+    let sum = elects ? electSum(values, weights, normalizes) : addUp(values);
+    if (!elects && divisor !== 1) sum = fround(sum / fround(divisor));
+    if (multiplier !== 1) sum = fround(sum * fround(multiplier));
+    target.values[i] = origin + sum;
+  });
+}
 
 function addUp(values: readonly number[]): number {
   return values.reduce((sum, value) => fround(sum + value), 0);

@@ -10,6 +10,9 @@ export const KEY_MAX = 0x7fc00000;
 /** Two keys, low < high or equal, that an order statistic is expected to lie between. */
 export type Bracket = { readonly low: number; readonly high: number };
 
+/** Keys from low to high, both included: none where low is above high. */
+export type KeyBand = { readonly low: number; readonly high: number };
+
 export type BracketCounts = {
   /** Keys above `high`, from `high` up, and from `low` up. */
   readonly above: number;
@@ -31,8 +34,8 @@ export type Select = {
   countKeys(deltas: Deltas, origin: number, shift: number, bins: Block, binCount: number, count: number): void;
   /** Keys equal to `key`. */
   countEqual(deltas: Deltas, key: number, count: number): number;
-  /** Bit bitOffset + i = low <= key <= high; zeros up to a whole group of bits. */
-  markKeys(deltas: Deltas, low: number, high: number, bits: Block, bitOffset: number, count: number): void;
+  /** Bit bitOffset + i says whether the band holds key i; zeros up to a whole group of bits. */
+  markKeys(deltas: Deltas, band: KeyBand, bits: Block, bitOffset: number, count: number): void;
 };
 
 export const scalarSelect: Select = Object.freeze({
@@ -59,7 +62,7 @@ export const scalarSelect: Select = Object.freeze({
     }
   },
   countEqual: (deltas, key, count) => keysOf(deltas, count).filter((other) => other === key).length,
-  markKeys(deltas, low, high, bits, bitOffset, count) {
+  markKeys(deltas, { low, high }, bits, bitOffset, count) {
     keysOf(deltas, count).forEach((key, i) => {
       setBit(bits, bitOffset + i, low <= key && key <= high);
     });
@@ -67,7 +70,8 @@ export const scalarSelect: Select = Object.freeze({
   },
 } satisfies Select);
 
-function keysOf(deltas: Deltas, count: number): Uint32Array {
+/** Keys of `count` differences. */
+export function keysOf(deltas: Deltas, count: number): Uint32Array {
   const bits = new Uint32Array(readDeltas(deltas, count).buffer);
   return bits.map((word) => Math.min(word & 0x7fffffff, KEY_MAX));
 }

@@ -4,13 +4,18 @@ import assert from "node:assert/strict";
 import type { CombineDtype } from "../../core/ops/combine.ts";
 import { BIT_GROUP, type Deltas } from "../../core/ops/deltas.ts";
 import { type Mask, thresholdOf } from "../../core/ops/mask.ts";
-import { MASKED_SOURCES_MAX, type Masked } from "../../core/ops/masked.ts";
-import type { Block } from "../../core/ops/memory.ts";
+import { MASKED_SOURCES_MAX, type Masked, type MaskedCombination } from "../../core/ops/masked.ts";
+import type { Block, Tile } from "../../core/ops/memory.ts";
 import type { RankedMask } from "../../core/ops/ranked-mask.ts";
-import type { Select } from "../../core/ops/select.ts";
+import { KEY_MAX, type Select } from "../../core/ops/select.ts";
 
 /** Leading parameters of the operations on differences: dtype, source, base, count. */
 type DeltasIn = readonly [dtype: number, source: number, base: number];
+
+/** Combines the `n` sources of the table: divided by one number, or where signs are elected, where it is not 0. */
+type CombineTable = (
+  ...args: [dtype: number, base: number, n: number, divides: number, multiplier: number, target: number, count: number]
+) => void;
 
 /** The functions of kernels.wasm that this file calls; addresses in bytes. */
 export type TaskVectorExports = {
@@ -25,28 +30,11 @@ export type TaskVectorExports = {
   readonly sumMagnitudes: (...args: [...DeltasIn, bits: number, count: number]) => void;
   readonly maskedSums: () => number;
   readonly maskedTable: () => number;
-  readonly combineMasked: (
-    ...args: [
-      dtype: number,
-      base: number,
-      n: number,
-      divisor: number,
-      multiplier: number,
-      target: number,
-      count: number,
-    ]
-  ) => void;
-  readonly electMasked: (
-    ...args: [
-      dtype: number,
-      base: number,
-      n: number,
-      divides: number,
-      multiplier: number,
-      target: number,
-      count: number,
-    ]
-  ) => void;
+  readonly combineMasked: CombineTable;
+  readonly combineBanded: CombineTable;
+  readonly electMasked: CombineTable;
+  readonly electBanded: CombineTable;
+  readonly electLargest: CombineTable;
   readonly drawMask: (
     ...args: [key0: number, key1: number, first: number, high: number, low: number, bits: number, count: number]
   ) => void;
@@ -99,7 +87,7 @@ function hostSelect(wasm: TaskVectorExports, buffer: ArrayBuffer): Select {
     countKeys: (deltas, origin, shift, bins, binCount, count) =>
       wasm.countKeys(...deltasIn(deltas), count, origin, shift, bins.address, binCount),
     countEqual: (deltas, key, count) => wasm.countEqual(...deltasIn(deltas), count, key),
-    markKeys: (deltas, low, high, bits, bitOffset, count) =>
+    markKeys: (deltas, { low, high }, bits, bitOffset, count) =>
       wasm.markKeys(...deltasIn(deltas), count, low, high, bitsIn(bits, bitOffset)),
   };
 }
@@ -123,14 +111,37 @@ function hostMasked(wasm: TaskVectorExports, buffer: ArrayBuffer): Masked {
         lanes[4 * index + 2] = scale;
         lanes[4 * index + 3] = weight;
       });
-      const { elects, normalizes, divisor, multiplier } = combination;
-      const origin = base.address + byteOffset;
-      const groups = Math.ceil(count / GROUP_ELEMENTS) * GROUP_ELEMENTS;
-      const n = sources.length;
-      if (elects) wasm.electMasked(DTYPE[dtype], origin, n, normalizes ? 1 : 0, multiplier, target.address, groups);
-      else wasm.combineMasked(DTYPE[dtype], origin, n, divisor, multiplier, target.address, groups);
+      const kernels = { elect: wasm.electMasked, combine: wasm.combineMasked };
+      run(kernels, DTYPE[dtype], base.address + byteOffset, sources.length, combination, target, count);
+    },
+    combineBanded(dtype, base, sources, byteOffset, combination, target, count) {
+      assert.ok(sources.length <= MASKED_SOURCES_MAX);
+      sources.forEach(({ block, low, high, weight }, index) => {
+        addresses[4 * index] = block.address + byteOffset;
+        addresses[4 * index + 1] = low;
+        addresses[4 * index + 2] = high;
+        lanes[4 * index + 3] = weight;
+      });
+      const isOpen = sources.every(({ high }) => high === KEY_MAX);
+      const kernels = { elect: isOpen ? wasm.electLargest : wasm.electBanded, combine: wasm.combineBanded };
+      run(kernels, DTYPE[dtype], base.address + byteOffset, sources.length, combination, target, count);
     },
   };
+}
+
+/** Combines the sources of the table, by election or without. */
+function run(
+  { elect, combine }: { readonly elect: CombineTable; readonly combine: CombineTable },
+  dtype: number,
+  base: number,
+  n: number,
+  { elects, normalizes, divisor, multiplier }: MaskedCombination,
+  target: Tile,
+  count: number,
+): void {
+  const groups = Math.ceil(count / GROUP_ELEMENTS) * GROUP_ELEMENTS;
+  if (elects) elect(dtype, base, n, normalizes ? 1 : 0, multiplier, target.address, groups);
+  else combine(dtype, base, n, divisor, multiplier, target.address, groups);
 }
 
 function hostMask(wasm: TaskVectorExports): Mask & RankedMask {

@@ -9,6 +9,7 @@ import type { Block } from "../../core/ops/memory.ts";
 import { rankedScratchBytes, writeThresholds } from "../../core/ops/ranked-mask.ts";
 import { KEY_MAX } from "../../core/ops/select.ts";
 import { streamKey, uniformAt } from "../../core/random.ts";
+import { createWasmKernels } from "../../kernels/wasm/host.ts";
 import { fillImage, LENGTHS, onBoth, tileBytes } from "./oracle.ts";
 
 const LENGTH_MAX = 1000;
@@ -94,7 +95,7 @@ describe("wasm operations on task vectors give the bits of the scalar oracle", (
       const keys = sortedKeys(kernels, deltas, count);
       const [low, high] = [keys[Math.floor(count / 4)] ?? 0, keys[Math.floor(count / 2)] ?? 0];
       const bits = filled(kernels, LENGTH_MAX / 8 + 64);
-      kernels.markKeys(deltas, low, high, bits, 32, count);
+      kernels.markKeys(deltas, { low, high }, bits, 32, count);
       const result = [low, high, 0, KEY_MAX, 12345].map((key) => kernels.countEqual(deltas, key, count));
       return { bytes: bits.bytes, result };
     });
@@ -109,10 +110,34 @@ describe("wasm operations on task vectors give the bits of the scalar oracle", (
   });
 
   for (const sourceCount of [0, 1, 2, 3, 7]) {
-    test(`combineMasked of ${sourceCount} sources, with and without election`, () => {
+    test(`combineMasked and combineBanded of ${sourceCount} sources, with and without election`, () => {
       eachDeltas((kernels, deltas, count) => combineCase(kernels, deltas, sourceCount, count));
     });
   }
+
+  test("combineBanded gives the bits of combineMasked under marks of the same keys", () => {
+    const kernels = createWasmKernels(2 ** 20);
+    const combination = { elects: true, normalizes: true, divisor: 1, multiplier: 1 };
+    for (const dtype of COMBINE_DTYPES) {
+      const mark = kernels.mark();
+      const [first, second] = [deltasOf(kernels, dtype, "any"), deltasOf(kernels, dtype, "close")];
+      const [target, other] = [kernels.allocateTile(LENGTH_MAX), kernels.allocateTile(LENGTH_MAX)];
+      const deltas = [first, { ...second, base: first.base }];
+      const band = { low: 0x3e800000, high: 0x42000000 };
+      const sources = deltas.map((own, index) => {
+        const bits = kernels.allocateBlock(LENGTH_MAX / 8 + 64);
+        kernels.markKeys(own, band, bits, 0, 999);
+        return { block: own.source, ...band, bits, bitOffset: 0, scale: 1, weight: 0.7 - index };
+      });
+      for (const elects of [true, false]) {
+        const own = { ...combination, elects };
+        kernels.combineMasked(dtype, first.base, sources, first.byteOffset, own, target, 999);
+        kernels.combineBanded(dtype, first.base, sources, first.byteOffset, own, other, 999);
+        assert.deepEqual(tileBytes(other.values, 999), tileBytes(target.values, 999));
+      }
+      kernels.release(mark);
+    }
+  });
 
   test("drawMask draws the numbers of core/random.ts, ties of the first byte included", () => {
     const key = streamKey(5, "tensor", "model");
@@ -193,6 +218,9 @@ function rankedCase(
   return { bytes: bits.bytes };
 }
 
+/** Ends of bands: of half the magnitudes or so, of all, of none. */
+const LOWS = [0x3e800000, 0, KEY_MAX + 1];
+
 function combineCase(kernels: Kernels, deltas: Deltas, sourceCount: number, count: number) {
   const { dtype, base, byteOffset } = deltas;
   const sources = Array.from({ length: sourceCount }, (_, index) => {
@@ -212,7 +240,13 @@ function combineCase(kernels: Kernels, deltas: Deltas, sourceCount: number, coun
   const bytes = combinations.map((combination) => {
     const target = kernels.allocateTile(LENGTH_MAX + 16);
     kernels.combineMasked(dtype, base, sources, byteOffset, combination, target, count);
-    return tileBytes(target.values, count);
+    const masked = tileBytes(target.values, count);
+    const banded = [KEY_MAX, 0x3f000000].map((high) => {
+      const bands = sources.map(({ block, weight }, index) => ({ block, weight, low: LOWS[index % 3] ?? 0, high }));
+      kernels.combineBanded(dtype, base, bands, byteOffset, combination, target, count);
+      return tileBytes(target.values, count);
+    });
+    return Buffer.concat([masked, ...banded]);
   });
   return { bytes: Buffer.concat(bytes) };
 }

@@ -3,13 +3,13 @@
 // reference section 2.5: the lower index counts as larger where the largest are kept, as smaller where a band is.
 import assert from "node:assert/strict";
 import { z } from "zod";
-import { setBit, wordsOf } from "../../ops/deltas.ts";
-import type { Block, Kernels } from "../../ops/kernels.ts";
-import { KEY_MAX } from "../../ops/select.ts";
+import { type Deltas, setBit, wordsOf } from "../../ops/deltas.ts";
+import { type Block, type Kernels, TILE_ELEMENTS } from "../../ops/kernels.ts";
+import { KEY_MAX, type KeyBand } from "../../ops/select.ts";
 import { elementCount } from "../../tensor.ts";
 import { type MergeInput, type MergeTensor, numberParameter, type Refusal } from "../method.ts";
 import { type Cut, createCutSearch, SELECTABLE_ELEMENTS_MAX, searchBytes } from "./order-statistic.ts";
-import type { MarkTile, Sparsification, Sparsifier } from "./sparsifier.ts";
+import type { DeltaTile, MarkTile, Sparsification, Sparsifier } from "./sparsifier.ts";
 
 /**
  * The k = floor(density N) elements of largest magnitude; of equal ones at the cut those with the lowest index.
@@ -118,7 +118,7 @@ function ranksOf({ first, end }: KeptSpan, total: number): readonly number[] {
 type EqualClass = Cut & { readonly from: number; readonly to: number };
 
 /** Kept are the keys between low and high; where a bound is the key of a class, the class decides. */
-type Band = { readonly classes: readonly EqualClass[]; readonly low: number; readonly high: number };
+type Band = KeyBand & { readonly classes: readonly EqualClass[] };
 
 const NOTHING: Band = Object.freeze({ classes: [], low: 1, high: 0 });
 
@@ -132,7 +132,9 @@ function largestBand(cut: Cut, count: number): Band {
  * of rank `count`, `scratch` has room for a tile of keys.
  */
 export function markLargest(kernels: Kernels, cut: Cut, count: number, scratch: Block): MarkTile {
-  return markBand(kernels, largestBand(cut, count), scratch);
+  const band = largestBand(cut, count);
+  return (source, tile, bits, bitOffset) =>
+    markBand(kernels, band, scratch, tile.deltas(source), tile, bits, bitOffset);
 }
 
 /** The classes at the two ends; one, when both ends have the same key. */
@@ -154,50 +156,62 @@ function markBands(
   search: ReturnType<typeof createCutSearch>,
   bandOf: (source: number) => Band,
 ): Sparsification {
+  let known: readonly Band[] | undefined;
+  const bandAt = (source: number): Band => {
+    known ??= tensor.inputs.map((_, index) => bandOf(index));
+    return known[source] ?? NOTHING;
+  };
   return {
     reduce: search.passes,
-    startMarking(): MarkTile {
-      if (elementCount(tensor.shape) === 0) return () => {};
-      const marks = tensor.inputs.map((_, source) => markBand(kernels, bandOf(source), search.scratch(source)));
-      return (source, tile, bits, bitOffset) => marks[source]?.(source, tile, bits, bitOffset);
+    mark(source, tile, bits, bitOffset) {
+      markBand(kernels, bandAt(source), search.scratch(source), tile.deltas(source), tile, bits, bitOffset);
+    },
+    bandIn(source, tile) {
+      const { band, splits } = bandInTile(bandAt(source), tile);
+      return splits.length === 0 ? band : undefined;
     },
   };
 }
 
-/** Marks one model's band, counting equal elements only as long as their number matters. */
-function markBand(kernels: Kernels, { classes, low, high }: Band, scratch: Block): MarkTile {
-  const seen = classes.map(() => 0);
-  return (source, tile, bits, bitOffset) => {
-    const deltas = tile.deltas(source);
-    const verdicts = classes.map((own, index) => {
-      const { from, to, equal, key } = own;
-      const before = seen[index] ?? 0;
-      if (before >= to) return "none";
-      if (before >= from && to >= equal) return "all";
-      const after = before + kernels.countEqual(deltas, key, tile.count);
-      seen[index] = after;
-      if (before >= from && after <= to) return "all";
-      return after <= from ? "none" : { skip: from - before, end: to - before };
-    });
-    const isOpen = (key: number) => classes.some((own, index) => own.key === key && verdicts[index] !== "all");
-    kernels.markKeys(deltas, isOpen(low) ? low + 1 : low, isOpen(high) ? high - 1 : high, bits, bitOffset, tile.count);
-    classes.forEach(({ key }, index) => {
-      const verdict = verdicts[index];
-      if (typeof verdict !== "object") return;
-      kernels.writeKeys(deltas, scratch, 0, tile.count);
-      markEqual(wordsOf(scratch).subarray(0, tile.count), key, verdict, bits, bitOffset);
-    });
-  };
+/** Of the keys that are equal to one in a tile, those whose ordinal is in [skip, end). */
+type Split = { readonly key: number; readonly skip: number; readonly end: number };
+
+/** What a band keeps of a tile: the keys of another, and parts of classes that begin or end within the tile. */
+function bandInTile(
+  { classes, low, high }: Band,
+  { firstElement }: DeltaTile,
+): { readonly band: KeyBand; readonly splits: readonly Split[] } {
+  const index = firstElement / TILE_ELEMENTS;
+  const left = classes.flatMap(({ key, from, to, equalBefore }): readonly Split[] => {
+    const [before, after] = [equalBefore[index] ?? 0, equalBefore[index + 1] ?? 0];
+    const [skip, end] = [Math.max(0, from - before), Math.min(after, to) - before];
+    return skip === 0 && end === after - before ? [] : [{ key, skip, end }];
+  });
+  const isOpen = (key: number) => left.some((own) => own.key === key);
+  const band = { low: isOpen(low) ? low + 1 : low, high: isOpen(high) ? high - 1 : high };
+  return { band, splits: left.filter(({ skip, end }) => skip < end) };
 }
 
-/** Sets the bits of the equal elements whose ordinal in the tile is in [skip, end). */
-function markEqual(
-  keys: Uint32Array,
-  key: number,
-  { skip, end }: { skip: number; end: number },
+/** Marks what a band keeps of a tile. */
+function markBand(
+  kernels: Kernels,
+  own: Band,
+  scratch: Block,
+  deltas: Deltas,
+  tile: DeltaTile,
   bits: Block,
   bitOffset: number,
 ): void {
+  const { band, splits } = bandInTile(own, tile);
+  kernels.markKeys(deltas, band, bits, bitOffset, tile.count);
+  for (const split of splits) {
+    kernels.writeKeys(deltas, scratch, 0, tile.count);
+    markEqual(wordsOf(scratch).subarray(0, tile.count), split, bits, bitOffset);
+  }
+}
+
+/** Sets the bits of a split's elements. */
+function markEqual(keys: Uint32Array, { key, skip, end }: Split, bits: Block, bitOffset: number): void {
   let ordinal = 0;
   keys.forEach((other, i) => {
     if (other !== key) return;

@@ -1,5 +1,5 @@
-// The mask bits of a tensor's sparse models: those of one tile, made anew in every pass that needs them, or those of
-// the whole tensor, made once and kept for the next pass where that fits into a bound on memory.
+// The mask bits of a tensor's sparse models, made when they are asked for: those of one tile, anew in every pass that
+// needs them, or those of the whole tensor, once, and kept for the next pass where that fits into a bound on memory.
 import assert from "node:assert/strict";
 import { BIT_GROUP } from "../../ops/deltas.ts";
 import type { Block, Kernels } from "../../ops/kernels.ts";
@@ -16,9 +16,9 @@ const SLACK_BYTES = 8;
 type Marks = { readonly bits: Block; readonly bitOffset: number };
 
 export type MaskStore = {
-  /** Makes the marks of a tile; every pass that marks does so for all tiles in order. */
-  mark(tile: DeltaTile): void;
-  /** Marks of a sparse model in the tile marked last; undefined: a model whose elements are all kept. */
+  /** Every pass enters tiles in order. */
+  enter(tile: DeltaTile): void;
+  /** Marks of a sparse model in the tile entered last; undefined: a model whose elements are all kept. */
   marksOf(source: number | undefined): Marks;
 };
 
@@ -29,7 +29,7 @@ function sizesOf({ shape, inputs }: ScratchTensor, locality: Locality, keeps: bo
   const tileBytes = (BIT_GROUP / 8) * Math.ceil(tile / BIT_GROUP);
   const whole = tileBytes * Math.ceil(total / tile);
   const isKept = keeps && inputs.length * whole <= KEPT_BYTES_MAX;
-  return { tileBytes: tileBytes + SLACK_BYTES, ownBytes: (isKept ? whole : tileBytes) + SLACK_BYTES, isKept };
+  return { tile, tileBytes: tileBytes + SLACK_BYTES, ownBytes: (isKept ? whole : tileBytes) + SLACK_BYTES, isKept };
 }
 
 /** Kernel memory of a store: one tile of ones, and each sparse model's bits. */
@@ -44,30 +44,31 @@ export function createMaskStore(
   sparse: ScratchTensor,
   locality: Locality,
   keeps: boolean,
-  startMarking: () => MarkTile,
+  mark: MarkTile,
 ): MaskStore {
-  const { tileBytes, ownBytes, isKept } = sizesOf(sparse, locality, keeps);
+  const { tile: tileElements, tileBytes, ownBytes, isKept } = sizesOf(sparse, locality, keeps);
   const ones = kernels.allocateBlock(tileBytes);
   ones.bytes.fill(0xff);
   const blocks = sparse.inputs.map(() => kernels.allocateBlock(ownBytes));
-  let marking: MarkTile | undefined;
-  let [bitOffset, nextOffset, passes] = [0, 0, 0];
+  /** By model: the elements up to here have marks. */
+  const markedEnds = blocks.map(() => 0);
+  let entered: DeltaTile | undefined;
+  let bitOffset = 0;
   return {
-    mark(tile) {
-      if (tile.firstElement === 0) {
-        passes++;
-        nextOffset = 0;
-        marking = isKept && passes > 1 ? undefined : startMarking();
-      }
-      bitOffset = nextOffset;
-      if (isKept) nextOffset += BIT_GROUP * Math.ceil(tile.count / BIT_GROUP);
-      if (marking === undefined) return;
-      for (const [source, bits] of blocks.entries()) marking(source, tile, bits, bitOffset);
+    enter(tile) {
+      entered = tile;
+      if (isKept) bitOffset = BIT_GROUP * Math.ceil(tileElements / BIT_GROUP) * (tile.firstElement / tileElements);
+      else markedEnds.fill(tile.firstElement);
     },
     marksOf(source) {
       if (source === undefined) return { bits: ones, bitOffset: 0 };
       const bits = blocks[source];
-      assert.ok(bits !== undefined, "a sparse model");
+      assert.ok(bits !== undefined && entered !== undefined, "a sparse model in a tile");
+      const { firstElement, count } = entered;
+      if ((markedEnds[source] ?? 0) <= firstElement) {
+        mark(source, entered, bits, bitOffset);
+        markedEnds[source] = firstElement + count;
+      }
       return { bits, bitOffset };
     },
   };

@@ -11,7 +11,13 @@ import type { ElementSpan } from "../method.ts";
 import type { DeltaPass, DeltaTile } from "./sparsifier.ts";
 
 /** The key of one rank, how many keys are larger, and how many are equal to it, itself included. */
-export type Cut = { readonly key: number; readonly above: number; readonly equal: number };
+type Found = { readonly key: number; readonly above: number; readonly equal: number };
+
+/**
+ * What is found, and how many of the equal keys come before each tile of TILE_ELEMENTS and before the end; that says
+ * nothing where the passes come in other tiles.
+ */
+export type Cut = Found & { readonly equalBefore: Uint32Array };
 
 /** Spans of a sample and elements of each, spread evenly; a tensor of no more elements is its own sample. */
 const SAMPLE_SPANS = 64;
@@ -52,9 +58,19 @@ function listKeys(total: number, lists: number): number {
   return Math.max(FINE_BINS, Math.min(Math.ceil(total * LIST_SHARE), Math.floor(LIST_KEYS_MAX / lists)));
 }
 
+/** Words of one rank's counts by tile: three of a bracket, and the sums that a cut has, which are one more. */
+function tallyWords(total: number): number {
+  return 4 * tilesOf(total) + 1;
+}
+
+function tilesOf(total: number): number {
+  return Math.ceil(total / TILE_ELEMENTS);
+}
+
 /** Kernel memory of a search over `sources` models with at most `ranks` ranks each. */
 export function searchBytes(total: number, sources: number, ranks: number): number {
-  return sources * allocatedBytes(4 * blockKeys(total, sources, ranks));
+  const tallies = allocatedBytes(4 * ranks * tallyWords(total));
+  return sources * (allocatedBytes(4 * blockKeys(total, sources, ranks)) + tallies);
 }
 
 /** 1 is the largest magnitude; a function where it is known only when the first pass is over. */
@@ -68,21 +84,30 @@ type Search = {
   readonly list: Block;
   readonly bins: Block;
   bracket: Bracket | undefined;
-  counts: { above: number; fromHigh: number; fromLow: number; listed: number };
+  readonly counts: { above: number; fromHigh: number; fromLow: number; listed: number };
+  /** By tile: keys equal to the bracket's upper end, inside it, equal to its lower end. */
+  readonly tally: Uint32Array;
+  readonly equalBefore: Uint32Array;
   /** Of the histograms: the coarse bin that holds the rank, and the keys above it. */
   coarse: { bin: number; above: number };
+  /** By the histograms. */
+  found: Found | undefined;
   cut: Cut | undefined;
 };
 
 /**
  * Finds, for every model, the magnitudes of given ranks among `total` elements. Cost: one pass as a rule, none besides
- * the sample for tensors of at most 262144 elements, three when the sample misleads.
+ * the sample for tensors of at most 262144 elements, four when the sample misleads.
  */
 export function createCutSearch(kernels: Kernels, total: number, ranks: readonly (readonly Rank[])[]): CutSearch {
   const most = ranks.reduce((count, own) => Math.max(count, own.length), 1);
   const blocks = ranks.map(() => kernels.allocateBlock(4 * blockKeys(total, ranks.length, most)));
+  const tallies = ranks.map(() => kernels.allocateBlock(4 * most * tallyWords(total)));
   const searches = ranks.flatMap((own, source) =>
-    own.map((rank, index) => createSearch(blocks[source], { total, lists: ranks.length * most, source, rank, index })),
+    own.map((rank, index) => {
+      const at = { total, lists: ranks.length * most, source, rank, index };
+      return createSearch(pickBlock(blocks)(source), pickBlock(tallies)(source), at);
+    }),
   );
   if (total === 0 || searches.length === 0) return { passes: [], cut: () => EMPTY, scratch: pickBlock(blocks) };
   return {
@@ -91,6 +116,7 @@ export function createCutSearch(kernels: Kernels, total: number, ranks: readonly
       bracketPass(kernels, searches),
       coarsePass(kernels, searches, blocks),
       finePass(kernels, searches),
+      equalPass(kernels, searches),
     ],
     cut(source, index) {
       const { cut } = searches.filter((search) => search.source === source)[index] ?? {};
@@ -101,7 +127,7 @@ export function createCutSearch(kernels: Kernels, total: number, ranks: readonly
   };
 }
 
-const EMPTY: Cut = { key: 0, above: 0, equal: 0 };
+const EMPTY: Cut = { key: 0, above: 0, equal: 0, equalBefore: new Uint32Array(1) };
 
 function pickBlock(blocks: readonly Block[]): (source: number) => Block {
   return (source) => {
@@ -112,10 +138,12 @@ function pickBlock(blocks: readonly Block[]): (source: number) => Block {
 }
 
 function createSearch(
-  block: Block | undefined,
+  block: Block,
+  tallies: Block,
   at: { total: number; lists: number; source: number; rank: Rank; index: number },
 ): Search {
-  assert.ok(block !== undefined, "a sparse model has a block");
+  const [words, tiles] = [tallyWords(at.total), tilesOf(at.total)];
+  const tally = wordsOf(part(tallies, at.index * words, words));
   const keys = at.total <= SAMPLE_ELEMENTS ? 0 : listKeys(at.total, at.lists);
   const bins = at.total <= SAMPLE_ELEMENTS ? 0 : FINE_BINS;
   return {
@@ -125,7 +153,10 @@ function createSearch(
     bins: part(block, bins === 0 ? 0 : COARSE_BINS + at.index * bins, bins),
     bracket: undefined,
     counts: { above: 0, fromHigh: 0, fromLow: 0, listed: 0 },
+    tally: tally.subarray(0, 3 * tiles),
+    equalBefore: tally.subarray(3 * tiles),
     coarse: { bin: 0, above: 0 },
+    found: undefined,
     cut: undefined,
   };
 }
@@ -149,11 +180,31 @@ function samplePass(kernels: Kernels, total: number, searches: readonly Search[]
     finish() {
       for (const search of searches) {
         const keys = wordsOf(pickBlock(blocks)(search.source)).subarray(0, sampled);
-        if (isWhole) search.cut = cutAmong(keys, search.rank());
+        if (isWhole) search.cut = cutOfAll(keys, search);
         else search.bracket = bracketOf(keys, search, total);
       }
     },
   };
+}
+
+/** The cut among all keys of the tensor. */
+function cutOfAll(keys: Uint32Array, search: Search): Cut {
+  const found = cutAmong(keys, search.rank());
+  const { key } = found;
+  return cutOf(search, found, (tile) => {
+    const start = tile * TILE_ELEMENTS;
+    return countBetween(keys, key - 1, key + 1, start, Math.min(keys.length, start + TILE_ELEMENTS));
+  });
+}
+
+/** Adds up how many equal keys each tile has; asked for tiles in order. */
+function cutOf({ equalBefore }: Search, found: Found, equalIn: (tile: number) => number): Cut {
+  let before = 0;
+  for (let tile = 0; tile < equalBefore.length; tile++) {
+    equalBefore[tile] = before;
+    if (tile + 1 < equalBefore.length) before += equalIn(tile);
+  }
+  return { ...found, equalBefore };
 }
 
 function sampleSpans(total: number): readonly ElementSpan[] {
@@ -211,33 +262,50 @@ function bracketPass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
 }
 
 function countTile(kernels: Kernels, search: Search, tile: DeltaTile): void {
-  const { bracket, counts, list } = search;
+  const { bracket, counts, list, tally } = search;
   if (bracket === undefined) return;
   if (4 * (counts.listed + tile.count + 1) > list.bytes.length) {
     search.bracket = undefined;
     return;
   }
   const found = kernels.countBracket(tile.deltas(search.source), bracket, list, counts.listed, tile.count);
+  const inside = found.listed - counts.listed;
   counts.above += found.above;
   counts.fromHigh += found.fromHigh;
   counts.fromLow += found.fromLow;
   counts.listed = found.listed;
+  const at = 3 * Math.floor(tile.firstElement / TILE_ELEMENTS);
+  tally[at] = found.fromHigh - found.above;
+  tally[at + 1] = inside;
+  tally[at + 2] = found.fromLow - found.fromHigh - inside;
 }
 
 /** The cut, when it lies in the bracket after all. */
-function cutInBracket({ rank: rankOf, bracket, counts, list }: Search): Cut | undefined {
+function cutInBracket(search: Search): Cut | undefined {
+  const { rank: rankOf, bracket, counts, list, tally } = search;
   const rank = rankOf();
   if (bracket === undefined || rank <= counts.above || rank > counts.fromLow) return undefined;
   if (rank <= counts.fromHigh) {
-    return { key: bracket.high, above: counts.above, equal: counts.fromHigh - counts.above };
+    const found = { key: bracket.high, above: counts.above, equal: counts.fromHigh - counts.above };
+    return cutOf(search, found, (tile) => tally[3 * tile] ?? 0);
   }
   const belowHigh = rank - counts.fromHigh;
   if (belowHigh > counts.listed) {
     const above = counts.fromHigh + counts.listed;
-    return { key: bracket.low, above, equal: counts.fromLow - above };
+    return cutOf(
+      search,
+      { key: bracket.low, above, equal: counts.fromLow - above },
+      (tile) => tally[3 * tile + 2] ?? 0,
+    );
   }
-  const inside = cutAmong(wordsOf(list).subarray(0, counts.listed), belowHigh);
-  return { ...inside, above: counts.fromHigh + inside.above };
+  const keys = wordsOf(list).subarray(0, counts.listed);
+  const inside = cutAmong(keys, belowHigh);
+  let end = 0;
+  return cutOf(search, { ...inside, above: counts.fromHigh + inside.above }, (tile) => {
+    const start = end;
+    end += tally[3 * tile + 1] ?? 0;
+    return countBetween(keys, inside.key - 1, inside.key + 1, start, end);
+  });
 }
 
 function coarsePass(kernels: Kernels, searches: readonly Search[], blocks: readonly Block[]): DeltaPass {
@@ -272,7 +340,27 @@ function finePass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
     finish() {
       for (const search of missing()) {
         const { bin, above, count } = findBin(wordsOf(search.bins), search.rank() - search.coarse.above);
-        search.cut = { key: search.coarse.bin * FINE_BINS + bin, above: search.coarse.above + above, equal: count };
+        search.found = { key: search.coarse.bin * FINE_BINS + bin, above: search.coarse.above + above, equal: count };
+      }
+    },
+  };
+}
+
+/** Counts the equal keys by tile of what the histograms have found. */
+function equalPass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
+  const missing = () => searches.filter(({ cut }) => cut === undefined);
+  return {
+    isNeeded: () => missing().length > 0,
+    tile(tile) {
+      for (const { source, found, tally } of missing()) {
+        const equal = kernels.countEqual(tile.deltas(source), found?.key ?? 0, tile.count);
+        tally[Math.floor(tile.firstElement / TILE_ELEMENTS)] = equal;
+      }
+    },
+    finish() {
+      for (const search of missing()) {
+        const { found, tally } = search;
+        if (found !== undefined) search.cut = cutOf(search, found, (tile) => tally[tile] ?? 0);
       }
     },
   };
@@ -294,7 +382,7 @@ const upperBins = new Uint32Array(COARSE_BINS);
 const lowerBins = new Uint32Array(FINE_BINS);
 
 /** The cut of a rank among keys, by the same two histograms. */
-function cutAmong(keys: Uint32Array, rank: number): Cut {
+function cutAmong(keys: Uint32Array, rank: number): Found {
   upperBins.fill(0);
   lowerBins.fill(0);
   // Indexes, not iterators: this runs over a quarter of a million keys for every large tensor and model.

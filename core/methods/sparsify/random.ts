@@ -35,7 +35,7 @@ export const bernoulli: Sparsifier = Object.freeze({
       const stream = streams[source];
       if (stream !== undefined) kernels.drawMask(stream.key, firstElement, stream.density, bits, bitOffset, count);
     };
-    return { reduce: [], startMarking: () => mark };
+    return { reduce: [], mark };
   },
 } satisfies Sparsifier);
 
@@ -91,7 +91,7 @@ export const rankedBernoulli: Sparsifier = Object.freeze({
       const lines = { outer: count / (length * inner), length, inner };
       kernels.drawRankedMask(stream.key, firstElement, stream.thresholds, keys, lines, bits, bitOffset, scratch);
     };
-    return { reduce: [], startMarking: () => mark };
+    return { reduce: [], mark };
   },
 } satisfies Sparsifier);
 

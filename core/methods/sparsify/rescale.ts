@@ -49,7 +49,7 @@ export function rescaling(
   const sums = sparse.inputs.map(() => ({ all: 0, kept: 0 }));
   const pass: DeltaPass = {
     tile(tile) {
-      masks.mark(tile);
+      masks.enter(tile);
       sums.forEach((sum, source) => {
         const { bits, bitOffset } = masks.marksOf(source);
         const { all, kept } = kernels.sumMagnitudes(tile.deltas(source), bits, bitOffset, tile.count);

@@ -4,6 +4,7 @@
 import type { z } from "zod";
 import type { Deltas } from "../../ops/deltas.ts";
 import type { Block, Kernels } from "../../ops/kernels.ts";
+import type { KeyBand } from "../../ops/select.ts";
 import type { ElementSpan, Locality, MergeInput, MergeTensor, Refusal, ScratchTensor } from "../method.ts";
 
 /** One tile of every sparse model, in the order of the tensor's inputs. */
@@ -22,16 +23,15 @@ export type DeltaPass = {
   readonly spans?: readonly ElementSpan[] | undefined;
 };
 
-/**
- * Marks the kept elements of one model in one tile: bit bitOffset + i of `bits`. Within a pass it is called for tiles
- * in order, and in each tile for the models in order.
- */
+/** Marks the kept elements of one model in one tile: bit bitOffset + i of `bits`. */
 export type MarkTile = (source: number, tile: DeltaTile, bits: Block, bitOffset: number) => void;
 
-/** What `compile` returns: passes that gather what marking needs, and marking, begun anew for every pass that marks. */
+/** What `compile` returns: passes that gather what marking needs, and marking, which may begin when they are over. */
 export type Sparsification = {
   readonly reduce: readonly DeltaPass[];
-  startMarking(): MarkTile;
+  readonly mark: MarkTile;
+  /** Where magnitudes alone decide: the keys that a model keeps in a tile, unless equal ones are kept in part. */
+  bandIn?(source: number, tile: DeltaTile): KeyBand | undefined;
 };
 
 export type Sparsifier = {

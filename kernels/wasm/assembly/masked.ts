@@ -1,7 +1,7 @@
 // core/ops/masked.ts: task vectors under masks, summed, combined and elected, sixteen elements at a time. Sources come
-// in a table that the host fills, 16 bytes each: address (u32), address of the mask bits (u32), scale (f32), weight
-// (f32).
-import { floatOne, sign } from "./constants";
+// in a table that the host fills, 16 bytes each: address (u32); address of the mask bits (u32) and scale (f32), or least
+// and largest key (i32); weight (f32).
+import { floatOne, magnitude, sign } from "./constants";
 import { lower, one, rest, upper } from "./stored";
 
 /** Room for MASKED_SOURCES_MAX entries. */
@@ -153,9 +153,22 @@ export function sumMagnitudes(dtype: i32, source: usize, base: usize, bits: usiz
   else sumMagnitudesOf<f32>(source, base, bits, count);
 }
 
-/** ((delta * (scale where marked, else 0)) * weight): two roundings. */
-@inline function weigh(delta: v128, marks: v128, quarter: usize, scale: v128, weight: v128): v128 {
-  return f32x4.mul(f32x4.mul(delta, v128.and(laneMask(marks, quarter), scale)), weight);
+/**
+ * A source's differences times what they count for. `How` names what keeps them: u16 mask bits, times the scale; u32 a
+ * least key, u64 a least and a largest one. A NaN stays NaN, kept or not, so that its key need not be that of all NaN.
+ */
+@inline function weigh<How>(delta: v128, quarter: usize, first: v128, second: v128, weight: v128): v128 {
+  if (sizeof<How>() == 2) return f32x4.mul(f32x4.mul(delta, v128.and(laneMask(first, quarter), second)), weight);
+  const key = v128.and(delta, magnitude());
+  let dropped = i32x4.lt_s(key, first);
+  if (sizeof<How>() == 8) dropped = v128.or(dropped, i32x4.gt_s(key, second));
+  return f32x4.mul(delta, v128.andnot(weight, dropped));
+}
+
+/** Of an entry: the mask bits of a group, or its least key. */
+@inline function loadFirst<How>(entry: usize, bitOffset: usize): v128 {
+  if (sizeof<How>() == 2) return v128.load16_splat(<usize>load<u32>(entry, 4) + bitOffset);
+  return v128.load32_splat(entry, 4);
 }
 
 @inline function finish(sum: v128, base: v128, divides: bool, divisor: v128, multiplies: bool, factor: v128): v128 {
@@ -164,7 +177,7 @@ export function sumMagnitudes(dtype: i32, source: usize, base: usize, bits: usiz
   return f32x4.add(base, sum);
 }
 
-@inline function combineOf<T>(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): void {
+@inline function combineOf<T, How>(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): void {
   const half: usize = 8 * sizeof<T>();
   const tableEnd = TABLE + (<usize>n << 4);
   const divides = divisor != 1;
@@ -187,8 +200,8 @@ export function sumMagnitudes(dtype: i32, source: usize, base: usize, bits: usiz
     let sum3 = f32x4.splat(0);
     for (let entry = TABLE; entry < tableEnd; entry += 16) {
       const source = <usize>load<u32>(entry) + offset;
-      const marks = v128.load16_splat(<usize>load<u32>(entry, 4) + bitOffset);
-      const scale = v128.load32_splat(entry, 8);
+      const first = loadFirst<How>(entry, bitOffset);
+      const second = v128.load32_splat(entry, 8);
       const weight = v128.load32_splat(entry, 12);
       const s0 = v128.load(source);
       const s1 = v128.load(source + half);
@@ -196,16 +209,30 @@ export function sumMagnitudes(dtype: i32, source: usize, base: usize, bits: usiz
       const d1 = f32x4.sub(upper<T>(rest<T>(source, s0)), base1);
       const d2 = f32x4.sub(lower<T>(s1), base2);
       const d3 = f32x4.sub(upper<T>(rest<T>(source + half, s1)), base3);
-      sum0 = f32x4.add(sum0, weigh(d0, marks, 0, scale, weight));
-      sum1 = f32x4.add(sum1, weigh(d1, marks, 1, scale, weight));
-      sum2 = f32x4.add(sum2, weigh(d2, marks, 2, scale, weight));
-      sum3 = f32x4.add(sum3, weigh(d3, marks, 3, scale, weight));
+      sum0 = f32x4.add(sum0, weigh<How>(d0, 0, first, second, weight));
+      sum1 = f32x4.add(sum1, weigh<How>(d1, 1, first, second, weight));
+      sum2 = f32x4.add(sum2, weigh<How>(d2, 2, first, second, weight));
+      sum3 = f32x4.add(sum3, weigh<How>(d3, 3, first, second, weight));
     }
     v128.store(t, finish(sum0, base0, divides, divisors, multiplies, multipliers));
     v128.store(t, finish(sum1, base1, divides, divisors, multiplies, multipliers), 16);
     v128.store(t, finish(sum2, base2, divides, divisors, multiplies, multipliers), 32);
     v128.store(t, finish(sum3, base3, divides, divisors, multiplies, multipliers), 48);
   }
+}
+
+@inline function combineBy<How>(
+  dtype: i32,
+  base: usize,
+  n: i32,
+  divisor: f32,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): void {
+  if (dtype == 0) combineOf<u16, How>(base, n, divisor, multiplier, target, count);
+  else if (dtype == 1) combineOf<i16, How>(base, n, divisor, multiplier, target, count);
+  else combineOf<f32, How>(base, n, divisor, multiplier, target, count);
 }
 
 /** Without election; the divisor is one number. */
@@ -218,9 +245,20 @@ export function combineMasked(
   target: usize,
   count: i32,
 ): void {
-  if (dtype == 0) combineOf<u16>(base, n, divisor, multiplier, target, count);
-  else if (dtype == 1) combineOf<i16>(base, n, divisor, multiplier, target, count);
-  else combineOf<f32>(base, n, divisor, multiplier, target, count);
+  combineBy<u16>(dtype, base, n, divisor, multiplier, target, count);
+}
+
+/** Without election, kept by keys. */
+export function combineBanded(
+  dtype: i32,
+  base: usize,
+  n: i32,
+  divisor: f32,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): void {
+  combineBy<u64>(dtype, base, n, divisor, multiplier, target, count);
 }
 
 /** Sign bits of the minority: set where the sum is neither positive nor zero. */
@@ -245,13 +283,10 @@ export function combineMasked(
     sum = f32x4.add(sum, f32x4.mul(value, chosen));
     if (divides) weights = f32x4.add(weights, f32x4.mul(v128.load32_splat(entry, 12), chosen));
   }
-  if (!divides) return sum;
-  // 1 where the weights that count cancel, or none counts.
-  const none = v128.and(f32x4.eq(weights, f32x4.splat(0)), floatOne());
-  return f32x4.div(sum, v128.or(weights, none));
+  return divides ? divideElected(sum, weights) : sum;
 }
 
-@inline function electOf<T>(b: usize, n: i32, divides: bool, multiplier: f32, target: usize, count: i32): void {
+@inline function electOf<T, How>(b: usize, n: i32, divides: bool, multiplier: f32, target: usize, count: i32): void {
   const half: usize = 8 * sizeof<T>();
   const tableEnd = TABLE + (<usize>n << 4);
   const multiplies = multiplier != 1;
@@ -273,15 +308,15 @@ export function combineMasked(
     let stored = GROUP;
     for (let entry = TABLE; entry < tableEnd; entry += 16, stored += 64) {
       const source = <usize>load<u32>(entry) + offset;
-      const marks = v128.load16_splat(<usize>load<u32>(entry, 4) + bitOffset);
-      const scale = v128.load32_splat(entry, 8);
+      const first = loadFirst<How>(entry, bitOffset);
+      const second = v128.load32_splat(entry, 8);
       const weight = v128.load32_splat(entry, 12);
       const s0 = v128.load(source);
       const s1 = v128.load(source + half);
-      const v0 = weigh(f32x4.sub(lower<T>(s0), base0), marks, 0, scale, weight);
-      const v1 = weigh(f32x4.sub(upper<T>(rest<T>(source, s0)), base1), marks, 1, scale, weight);
-      const v2 = weigh(f32x4.sub(lower<T>(s1), base2), marks, 2, scale, weight);
-      const v3 = weigh(f32x4.sub(upper<T>(rest<T>(source + half, s1)), base3), marks, 3, scale, weight);
+      const v0 = weigh<How>(f32x4.sub(lower<T>(s0), base0), 0, first, second, weight);
+      const v1 = weigh<How>(f32x4.sub(upper<T>(rest<T>(source, s0)), base1), 1, first, second, weight);
+      const v2 = weigh<How>(f32x4.sub(lower<T>(s1), base2), 2, first, second, weight);
+      const v3 = weigh<How>(f32x4.sub(upper<T>(rest<T>(source + half, s1)), base3), 3, first, second, weight);
       v128.store(stored, v0);
       v128.store(stored, v1, 16);
       v128.store(stored, v2, 32);
@@ -302,6 +337,74 @@ export function combineMasked(
   }
 }
 
+/** The elected sum of two values, divided by its weights where asked. */
+@inline function electPair(v: v128, w: v128, weightV: v128, weightW: v128, divides: bool): v128 {
+  const flip = flips(f32x4.add(v, w));
+  const chosenV = vote(v, flip);
+  const chosenW = vote(w, flip);
+  // From 0 on, as sums of any number are: two negative zeros are 0 then.
+  const sum = f32x4.add(f32x4.add(f32x4.splat(0), f32x4.mul(v, chosenV)), f32x4.mul(w, chosenW));
+  if (!divides) return sum;
+  return divideElected(sum, f32x4.add(f32x4.mul(weightV, chosenV), f32x4.mul(weightW, chosenW)));
+}
+
+/** electOf for two sources, the usual number, whose values need not go through memory. */
+@inline function electPairOf<T, How>(b: usize, divides: bool, multiplier: f32, target: usize, count: i32): void {
+  const step: usize = 8 * sizeof<T>();
+  const v = <usize>load<u32>(TABLE);
+  const w = <usize>load<u32>(TABLE, 16);
+  const multiplies = multiplier != 1;
+  const multipliers = f32x4.splat(multiplier);
+  const weightV = v128.load32_splat(TABLE, 12);
+  const weightW = v128.load32_splat(TABLE, 28);
+  let offset: usize = 0;
+  let bitOffset: usize = 0;
+  const end = target + (<usize>count << 2);
+  for (let t = target; t < end; t += 32, offset += step, bitOffset++) {
+    const b0 = v128.load(b + offset);
+    const v0 = v128.load(v + offset);
+    const w0 = v128.load(w + offset);
+    const b1 = rest<T>(b + offset, b0);
+    const v1 = rest<T>(v + offset, v0);
+    const w1 = rest<T>(w + offset, w0);
+    const firstV = loadFirst<How>(TABLE, bitOffset);
+    const firstW = loadFirst<How>(TABLE + 16, bitOffset);
+    const secondV = v128.load32_splat(TABLE, 8);
+    const secondW = v128.load32_splat(TABLE, 24);
+    const base0 = lower<T>(b0);
+    const base1 = upper<T>(b1);
+    const valueV0 = weigh<How>(f32x4.sub(lower<T>(v0), base0), 0, firstV, secondV, weightV);
+    const valueW0 = weigh<How>(f32x4.sub(lower<T>(w0), base0), 0, firstW, secondW, weightW);
+    const valueV1 = weigh<How>(f32x4.sub(upper<T>(v1), base1), 1, firstV, secondV, weightV);
+    const valueW1 = weigh<How>(f32x4.sub(upper<T>(w1), base1), 1, firstW, secondW, weightW);
+    const sum0 = electPair(valueV0, valueW0, weightV, weightW, divides);
+    const sum1 = electPair(valueV1, valueW1, weightV, weightW, divides);
+    v128.store(t, finish(sum0, base0, false, sum0, multiplies, multipliers));
+    v128.store(t, finish(sum1, base1, false, sum1, multiplies, multipliers), 16);
+  }
+}
+
+/** 1 divides where the weights that count cancel, or none counts. */
+@inline function divideElected(sum: v128, weights: v128): v128 {
+  const none = v128.and(f32x4.eq(weights, f32x4.splat(0)), floatOne());
+  return f32x4.div(sum, v128.or(weights, none));
+}
+
+@inline function electBy<How>(
+  dtype: i32,
+  base: usize,
+  n: i32,
+  divides: bool,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): void {
+  if (dtype == 0 && n == 2) electPairOf<u16, How>(base, divides, multiplier, target, count);
+  else if (dtype == 0) electOf<u16, How>(base, n, divides, multiplier, target, count);
+  else if (dtype == 1) electOf<i16, How>(base, n, divides, multiplier, target, count);
+  else electOf<f32, How>(base, n, divides, multiplier, target, count);
+}
+
 /** With election; `divides` by the sum of the chosen weights of each element. */
 export function electMasked(
   dtype: i32,
@@ -312,7 +415,31 @@ export function electMasked(
   target: usize,
   count: i32,
 ): void {
-  if (dtype == 0) electOf<u16>(base, n, divides, multiplier, target, count);
-  else if (dtype == 1) electOf<i16>(base, n, divides, multiplier, target, count);
-  else electOf<f32>(base, n, divides, multiplier, target, count);
+  electBy<u16>(dtype, base, n, divides, multiplier, target, count);
+}
+
+/** With election, kept by keys. */
+export function electBanded(
+  dtype: i32,
+  base: usize,
+  n: i32,
+  divides: bool,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): void {
+  electBy<u64>(dtype, base, n, divides, multiplier, target, count);
+}
+
+/** With election, kept by keys of which the largest are kept. */
+export function electLargest(
+  dtype: i32,
+  base: usize,
+  n: i32,
+  divides: bool,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): void {
+  electBy<u32>(dtype, base, n, divides, multiplier, target, count);
 }
