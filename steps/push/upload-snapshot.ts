@@ -32,15 +32,14 @@ export function fingerprintSnapshot({ files }: Pick<Snapshot, "files">): string 
 }
 
 /**
- * The files of the folder. Where `latest` names a step, those of other steps are left out; a trainer's `checkpoint-N`
- * folders always are; so are hidden files and folders, but for `.metadata`. Throws CheckpointEmpty,
+ * The files of the folder. Where a pointer file names a step, those of other steps are left out; a trainer's
+ * `checkpoint-N` folders always are; so are hidden files and folders, but for `.metadata`. Throws CheckpointEmpty,
  * CheckpointTooManyFiles, and what the store throws.
  */
 export async function takeSnapshot(source: ObjectStore, signal: AbortSignal): Promise<Snapshot> {
   const infos = await listVisible(source, "", signal);
   const steps = findStepFolders(infos.map(({ key }) => key));
-  const pointed = await readPointer(source, infos, "latest", signal);
-  const step = steps.find(({ folder }) => folder === pointed);
+  const step = await findPointed(source, infos, steps, signal);
   const isOther = (folder: string) => {
     const other = steps.find((each) => each.folder === folder);
     return other !== undefined && other !== step && (other.lastFile !== undefined || step !== undefined);
@@ -57,9 +56,25 @@ export async function takeSnapshot(source: ObjectStore, signal: AbortSignal): Pr
   return { source, label: toLabel(label), step: step?.step ?? parseStepFolder(own)?.step ?? null, files };
 }
 
+/** The step that a pointer file beside the folders names. */
+async function findPointed(
+  source: ObjectStore,
+  infos: readonly ObjectInfo[],
+  steps: readonly StepFolder[],
+  signal: AbortSignal,
+): Promise<StepFolder | undefined> {
+  const files = new Set(steps.flatMap(({ pointer }) => pointer?.file ?? []));
+  for (const file of files) {
+    const text = await readPointer(source, infos, file, signal);
+    const pointed = steps.find((step) => step.pointer?.file === file && step.pointer.textOf(step) === text);
+    if (pointed !== undefined) return pointed;
+  }
+  return undefined;
+}
+
 /**
- * The files of one step's folder. A step of a kind with a pointer keeps its folder and gets a pointer of its own, since
- * the one that is there moves on.
+ * The files of one step's folder. Where a pointer file names steps, it keeps its folder and gets a pointer of its own,
+ * since the one that is there moves on.
  */
 export async function takeStepSnapshot(
   source: ObjectStore,
@@ -68,12 +83,14 @@ export async function takeStepSnapshot(
 ): Promise<Snapshot> {
   const infos = await listVisible(source, `${folder}/`, signal);
   const label = toLabel(folder);
-  if (pointer === undefined) {
+  const isPointed =
+    pointer?.isAlways === true || (pointer && (await source.head(pointer.file, { signal }))) !== undefined;
+  if (pointer === undefined || !isPointed) {
     const files = infos.map((info) => toFile(info, info.key.slice(folder.length + 1)));
     return { source, label, step, files };
   }
-  const text = new TextEncoder().encode(folder);
-  const named = { name: pointer, bytes: text.length, etag: digestBytes(text), modifiedMs: 0, content: { text } };
+  const text = new TextEncoder().encode(pointer.textOf({ folder, step }));
+  const named = { name: pointer.file, bytes: text.length, etag: digestBytes(text), modifiedMs: 0, content: { text } };
   const patterns = await source.head("universal_checkpoint_info.json", { signal });
   const beside = patterns === undefined ? [] : [patterns];
   return { source, label, step, files: [...[...infos, ...beside].map((info) => toFile(info, info.key)), named] };

@@ -65,7 +65,7 @@ async function look(source: ObjectStore, seen: Map<string, Seen>, deps: StepDeps
   const ready: StepFolder[] = [];
   for (const step of steps) {
     const inside = infos.filter(({ key }) => key.startsWith(`${step.folder}/`));
-    const pointed = step.pointer && (await readPointer(source, infos, step.pointer, deps.signal));
+    const pointed = step.pointer && (await readPointer(source, infos, step.pointer.file, deps.signal));
     const names = inside.map(({ key }) => key.slice(step.folder.length + 1));
     const fingerprint = fingerprintInfos(inside);
     const before = seen.get(step.folder);

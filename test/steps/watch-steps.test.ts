@@ -13,6 +13,7 @@ import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, type TestDeps, testDeps } from "./deps.ts";
 import { putModel } from "./small-model.ts";
 
+const MEGATRON = path.resolve(import.meta.dirname, "../golden/megatron");
 const DEEPSPEED = path.resolve(import.meta.dirname, "../golden/deepspeed/z1_tp2_pp2_dp2_bf16_tied");
 
 type Watching = {
@@ -116,6 +117,29 @@ test("a DeepSpeed step is pushed when latest names it, with a latest of its own"
   assert.equal(checkpoint.format, "deepspeed");
 });
 
+test("Megatron's steps are pushed when its tracker names them, each with a tracker of its own", async () => {
+  const [yard, job] = [await newYard(), newStore()];
+  const put = async (folder: string) => {
+    for (const file of readdirSync(path.join(MEGATRON, "iter_0000005"))) {
+      const bytes = readFileSync(path.join(MEGATRON, "iter_0000005", file));
+      await writeObject(job, `${folder}/${file}`, bytes, bytes.length);
+    }
+  };
+  await put("iter_0000005");
+  await putText(job, "latest_checkpointed_iteration.txt", "5\n");
+  await put("iter_0000010");
+  const watching = watch(yard, job);
+  await watching.until(() => watching.pushed.length === 1 && waits(watching, "iter_0000010"));
+  await putText(job, "latest_checkpointed_iteration.txt", "10");
+  await watching.until(() => watching.pushed.length === 2);
+  await watching.stop();
+  for (const [index, step] of [5, 10].entries()) {
+    const { described, conversion = described } = await openCheckpoint(yard, watching.pushed[index]?.prefix ?? "");
+    const trained = (conversion ?? []).flatMap(({ training }) => training?.step ?? []);
+    assert.deepEqual(new Set(trained), new Set([step]));
+  }
+});
+
 test("a step is finished by its trainer's mark, and steps are ordered by number", () => {
   const steps = findStepFolders([
     "checkpoint-90/a",
@@ -137,4 +161,9 @@ test("a step is finished by its trainer's mark, and steps are ordered by number"
     assert.notEqual(whyUnfinished(deepspeed, [], pointed), undefined);
   }
   assert.notEqual(whyUnfinished(trainer, ["model.safetensors"], undefined), undefined);
+  // Others than Megatron name folders so too, and write no tracker.
+  const [iteration] = findStepFolders(["iter_0000012/a"]);
+  assert.ok(iteration !== undefined);
+  for (const pointed of [undefined, "12", "13"]) assert.equal(whyUnfinished(iteration, [], pointed), undefined);
+  for (const pointed of ["11", "release"]) assert.notEqual(whyUnfinished(iteration, [], pointed), undefined);
 });
