@@ -9,7 +9,7 @@ import { after, before, describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import type { MergeMethod } from "../../core/methods/method.ts";
-import { findMethod } from "../../core/methods/registry.ts";
+import { findMethod, METHOD_IDS } from "../../core/methods/registry.ts";
 import { type ModelState, totalModel } from "../../core/methods/whole-model.ts";
 import type { MergeUnit } from "../../core/plan/schema.ts";
 import { elementCount, tensorBytes } from "../../core/tensor.ts";
@@ -129,6 +129,39 @@ async function stateOf(request: Omit<MergeRequest, "target">): Promise<ModelStat
   }
   return state;
 }
+
+/** What methods ask for beside their models' parameters. */
+const NEEDED: Readonly<Record<string, Readonly<Record<string, number>>>> = {
+  nearswap: { t: 0.1 },
+  slerp: { t: 0.3 },
+};
+/** Small enough for windows of one element, and larger than a tile. */
+const SMALL = [[517], [2, 30, 7], [37, 233]] as const;
+
+describe("the same bytes of one tensor with any window", () => {
+  for (const id of METHOD_IDS) {
+    test(id, async () => {
+      const { base, inputCount, locality } = method(id);
+      // A whole tensor is one tile whatever the window.
+      const windows = locality === "tensor" ? [1, 2 ** 16] : [1, 256, 8192, 2 ** 16];
+      for (const shape of SMALL) {
+        const digests = new Set<string>();
+        const whole = caseOf(id, shape, "t");
+        const first = base === "required" || base === "member" ? 0 : 1;
+        const models = whole.models.slice(first, first + inputCount.max).map((model, index) => {
+          // Not all methods take the negative weight.
+          const values = { ...PARAMETERS[index % 2], weight: 0.7 - 0.2 * index, coefficient: 0.4 };
+          return { ...model, parameters: ownParameters(id, values) };
+        });
+        const own = { ...whole, models, hasBase: first === 0, parameters: NEEDED[id] ?? {} };
+        for (const windowElements of windows) {
+          digests.add((await runTensor(own, { windowElements })).result.digest);
+        }
+        assert.equal(digests.size, 1, `[${shape}]`);
+      }
+    });
+  }
+});
 
 describe("the same bytes", () => {
   for (const id of METHODS) {

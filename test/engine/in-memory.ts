@@ -18,7 +18,8 @@ export type ModelPart = {
 export type TensorCase = {
   readonly method: MergeMethod;
   readonly shape: readonly number[];
-  /** The first is the base. */
+  /** The first is the base, unless there is none. */
+  readonly hasBase?: boolean;
   readonly models: readonly ModelPart[];
   readonly parameters?: Record<string, number | boolean | string>;
   readonly dtype?: FloatDtype;
@@ -37,7 +38,7 @@ export type TensorRun = {
 
 /** The tensor as a plan has it. */
 export function unitTensorOf(entry: TensorCase): UnitTensor {
-  const { method, shape, models, dtype = "F32", name = "tensor", seed = 0, working } = entry;
+  const { method, shape, models, dtype = "F32", name = "tensor", seed = 0, working, hasBase = true } = entry;
   return {
     name,
     dtype,
@@ -54,8 +55,8 @@ export function unitTensorOf(entry: TensorCase): UnitTensor {
       dtype: model.dtype ?? "F32",
       shape: [...shape],
       ranges: [],
-      isBase: source === 0,
-      parameters: source === 0 ? {} : parse(method.modelParameters, model.parameters ?? {}),
+      isBase: hasBase && source === 0,
+      parameters: hasBase && source === 0 ? {} : parse(method.modelParameters, model.parameters ?? {}),
     })),
   };
 }

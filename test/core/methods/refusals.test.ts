@@ -91,6 +91,65 @@ describe("refused before any weight is read", () => {
   });
 });
 
+describe("recipes of spherical methods", () => {
+  const checkpoint = makeCheckpoint({ matrix: [4, 8] });
+  const names = ["a", "b", "c", "d"];
+  const checkpoints = Object.fromEntries(names.map((name) => [name, checkpoint]));
+  const recipe = (method: string, models: string, more = "") =>
+    planText(`merge_method: ${method}\nmodels: [${models}]\n${more}`, checkpoints);
+  const weighted = (...models: readonly (readonly [string, number])[]) =>
+    models.map(([model, weight]) => `{model: ${model}, parameters: {weight: ${weight}}}`).join(", ");
+  const refused = (run: () => unknown, code: string, found: string, field?: string) =>
+    assert.throws(run, (error: unknown) => {
+      const { where, ...rest } = Object(error);
+      assert.deepEqual([rest.code, rest.found, where.field], [code, found, field]);
+      return true;
+    });
+
+  test("nuslerp takes two models, and a base that is neither of them", () => {
+    const pair = weighted(["a", 1], ["b", 1]);
+    assert.equal(tensorOf(recipe("nuslerp", pair), "matrix").inputs.length, 2);
+    assert.equal(tensorOf(recipe("nuslerp", pair, "base_model: c\n"), "matrix").inputs.length, 3);
+    const three = weighted(["a", 1], ["b", 1], ["c", 1]);
+    refused(() => recipe("nuslerp", three), "PlanMethodRefused", "3 models", "models");
+    refused(() => recipe("nuslerp", pair, "base_model: a\n"), "PlanMethodRefused", "2 models", "models");
+    refused(() => recipe("nuslerp", three, "base_model: d\n"), "PlanInputCount", "4 models", "models");
+    const absent = () => recipe("nuslerp", "{model: a}, {model: b}");
+    refused(absent, "RecipeParameterMissing", "nothing", "models[0]");
+  });
+
+  test("multislerp needs weights that do not sum to 0, unless they are not normalised", () => {
+    const opposite = weighted(["a", 1], ["b", -1]);
+    refused(
+      () => recipe("multislerp", opposite),
+      "PlanMethodRefused",
+      "weights that sum to 0",
+      "models.parameters.weight",
+    );
+    assert.equal(
+      tensorOf(recipe("multislerp", opposite, "parameters: {normalize_weights: false}\n"), "matrix").method,
+      "multislerp",
+    );
+    refused(
+      () => recipe("multislerp", weighted(["a", 1], ["b", 1]), "parameters: {eps: 0}\n"),
+      "RecipeParameterInvalid",
+      "0",
+      "parameters.eps",
+    );
+  });
+
+  test("karcher takes whole iterations and a tolerance above 0", () => {
+    const pair = "{model: a}, {model: b}";
+    refused(
+      () => recipe("karcher", pair, "parameters: {max_iter: 1.5}\n"),
+      "RecipeParameterInvalid",
+      "1.5",
+      "parameters.max_iter",
+    );
+    refused(() => recipe("karcher", pair, "parameters: {tol: 0}\n"), "RecipeParameterInvalid", "0", "parameters.tol");
+  });
+});
+
 test("more models than one masked combination takes are refused; dense ones are not", () => {
   const checkpoint = makeCheckpoint({ norm: [8] });
   const names = Array.from({ length: MASKED_SOURCES_MAX + 1 }, (_, index) => `ft${index}`);
