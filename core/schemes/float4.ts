@@ -43,6 +43,12 @@ function forEachGroup({ matrix, count }: RowWindow, width: number, visit: (first
   for (let at = 0; at * width < count * matrix.columns; at++) visit(at * width, at);
 }
 
+/** 448 * 6 / max|x|; 1 where that is no number. */
+export function globalScale(largest: number): number {
+  const scale = f(448 * 6 * f(1 / largest));
+  return Number.isFinite(scale) ? scale : 1;
+}
+
 /**
  * G = 448 * 6 (1 / max|x|) over the tensor and its fused neighbours; s = E4M3(G max|group| / 6); code = E2M1(x / (s /
  * G)), clamped; x ~ code s / G. In float32, whatever dtype the weights have.
@@ -69,8 +75,7 @@ export const nvfp4a16 = Object.freeze({
   ],
   quantize(window, { largest = 0 }) {
     const [codes, scales] = [partOf(window, "weight_packed"), partOf(window, "weight_scale")];
-    const global = f(448 * 6 * f(1 / largest));
-    const known = Number.isFinite(global) ? global : 1;
+    const known = globalScale(largest);
     viewOf(partOf(window, "weight_global_scale")).setFloat32(0, known, true);
     forEachGroup(window, 16, (first, at) => {
       const wanted = f(known * f(largestOf(window.values, first, 16) / 6));

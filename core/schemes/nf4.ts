@@ -56,8 +56,7 @@ export function nf4(id: string, block: number): PartScheme {
     quantize(window) {
       const [codes, scales] = [partOf(window, "weight"), viewOf(partOf(window, "weight.absmax"))];
       const { values } = window;
-      TABLE.forEach((value, code) => void viewOf(partOf(window, "weight.quant_map")).setFloat32(4 * code, value, true));
-      partOf(window, "weight.quant_state.bitsandbytes__nf4").set(describeState(window.matrix, block));
+      writeTable(window, block);
       codes.fill(0);
       forEachBlock(window, block, (first, count, at) => {
         const absmax = largestOf(values, first, count);
@@ -81,6 +80,13 @@ export function nf4(id: string, block: number): PartScheme {
     },
     limits: undefined,
   } satisfies PartScheme);
+}
+
+/** The table, and what the loader reads of the module. */
+export function writeTable(window: RowWindow, block: number): void {
+  const target = viewOf(partOf(window, "weight.quant_map"));
+  TABLE.forEach((value, code) => void target.setFloat32(4 * code, value, true));
+  partOf(window, "weight.quant_state.bitsandbytes__nf4").set(describeState(window.matrix, block));
 }
 
 /** The weights, by either table of bitsandbytes: what is read is the one that the module stores. */

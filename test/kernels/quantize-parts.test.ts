@@ -79,7 +79,7 @@ test("what is measured while quantizing is what measuring afterwards gives", () 
   const [, kernels] = both;
   const integerIds = ["int8_dynamic", "int8_channel", "int8_tensor", "int4_group128", "int3_channel", "int6_group64"];
   const affineIds = ["int8_channel_asym", "int4_group32_asym"];
-  for (const id of [...integerIds, ...affineIds, "fp8_channel", "fp8_block"]) {
+  for (const id of [...integerIds, ...affineIds, "fp8_channel", "fp8_block", "mxfp4a16", "nvfp4a16"]) {
     const scheme = PART_SCHEMES.get(id);
     assert.ok(scheme !== undefined, id);
     for (const dtype of ["F32", "BF16", "F16"] as const) {

@@ -28,4 +28,6 @@ export * from "./votes";
 export * from "./competition";
 export { beginPartsLoss } from "./part-loss";
 export * from "./quant-integers";
+export * from "./quant-float4";
+export * from "./quant-nf4";
 export { decodeE4M3, encodeE4M3 } from "./quant-float8";

@@ -141,7 +141,7 @@ export function encodeE4M3(
 }
 
 /** Four values of codes in the lanes. */
-@inline function valuesOf(codes: v128, scale: v128): v128 {
+@inline export function valuesOf(codes: v128, scale: v128): v128 {
   const size = i32x4.shl(v128.and(codes, i32x4.splat(0x7f)), 20);
   // Exponent and mantissa of E4M3 as those of float32, 120 exponents too low; exact below the normal numbers too.
   const value = f32x4.mul(size, f32x4.splat(1.329227995784916e36));
