@@ -93,7 +93,7 @@ function adapterLines(adapter: Adapter | undefined): readonly string[] {
 
 function describeAsData(
   source: string,
-  { checkpoint, warnings, fingerprint, digest, conversion, training, family }: StoredCheckpoint,
+  { checkpoint, warnings, fingerprint, digest, conversion, described, training, family }: StoredCheckpoint,
 ) {
   const { format, tensorFiles, sideFiles, tensors, metadata, config } = checkpoint;
   return {
@@ -118,7 +118,7 @@ function describeAsData(
       bytes: bytesOf({ name, dtype, shape, ranges, packing }),
       digest: tensorDigest ?? null,
     })),
-    training: describeTraining(conversion),
+    training: describeTraining(conversion ?? described),
     trainer: training ?? null,
     family: family ?? null,
     problems: warnings,
@@ -126,9 +126,9 @@ function describeAsData(
 }
 
 /** How ranks hold each parameter, its optimizer states and what is tied to it; null where the format has no such. */
-function describeTraining(conversion: readonly ConversionParameter[] | undefined) {
-  if (conversion === undefined) return null;
-  return conversion.map(({ name, pattern, paddedRows, aliases, training }) => ({
+function describeTraining(parameters: readonly ConversionParameter[] | undefined) {
+  if (parameters === undefined) return null;
+  return parameters.map(({ name, pattern, paddedRows, aliases, training }) => ({
     name,
     pattern,
     paddedRows: paddedRows ?? null,
@@ -142,19 +142,21 @@ function describeTraining(conversion: readonly ConversionParameter[] | undefined
 function trainerLines(training: StoredCheckpoint["training"]): readonly string[] {
   if (training === undefined) return [];
   const { topology, weights, groups } = training;
-  const ranks = topology === undefined ? "" : `tp ${topology.tp}, pp ${topology.pp}, dp ${topology.dp}; `;
+  const { tp, pp, dp, zero } = topology ?? {};
+  const stage = zero === undefined ? "" : `, ZeRO ${zero}`;
+  const ranks = topology === undefined ? "" : `tp ${tp}, pp ${pp}, dp ${dp}${stage}; `;
   return [`  saved by      ${ranks}${weights} weights, ${countOf(groups.length, "optimizer group")}`];
 }
 
-function trainingLines(conversion: readonly ConversionParameter[] = []): readonly string[] {
-  const trained = conversion.filter(({ training }) => training !== undefined);
+function trainingLines(parameters: readonly ConversionParameter[] = []): readonly string[] {
+  const trained = parameters.filter(({ training }) => training !== undefined);
   const steps = [...new Set(trained.map(({ training }) => training?.step))];
   const states = [...new Set(trained.flatMap(({ training }) => Object.keys(training?.states ?? {})))];
-  const patterns = [...Map.groupBy(conversion, ({ pattern }) => pattern.kind)].map(
-    ([kind, members]) => `${kind} ${members.length}`,
-  );
-  const tied = conversion.flatMap(({ name, aliases }) => aliases.map((alias) => `${alias} = ${name}`));
-  const padded = conversion.flatMap(({ name, shape, paddedRows }) =>
+  const patterns = [...Map.groupBy(parameters, ({ pattern }) => pattern.kind)]
+    .map(([kind, members]) => `${kind} ${members.length}`)
+    .sort();
+  const tied = parameters.flatMap(({ name, aliases }) => aliases.map((alias) => `${alias} = ${name}`));
+  const padded = parameters.flatMap(({ name, shape, paddedRows }) =>
     paddedRows === undefined ? [] : [`${name} from ${paddedRows} to ${shape[0]} rows`],
   );
   return [
@@ -167,7 +169,13 @@ function trainingLines(conversion: readonly ConversionParameter[] = []): readonl
 
 function describeAsText(
   source: string,
-  { checkpoint, conversion, training, adapter }: StoredCheckpoint & { readonly adapter: Adapter | undefined },
+  {
+    checkpoint,
+    conversion,
+    described,
+    training,
+    adapter,
+  }: StoredCheckpoint & { readonly adapter: Adapter | undefined },
   problems: readonly string[],
   all: boolean,
 ): string {
@@ -184,7 +192,7 @@ function describeAsText(
     `  tensors       ${formatCount(tensors.length)}, ${formatCount(sumOf(tensors, elementsOf))} elements`,
     ...adapterLines(adapter),
     ...trainerLines(training),
-    ...trainingLines(conversion),
+    ...trainingLines(conversion ?? described),
     `  beside them   ${names === "" ? "no other files" : names}`,
     `  problems      ${problems.length === 0 ? "none" : problems.length}`,
     ...problems.map((problem) => `    ${problem}`),

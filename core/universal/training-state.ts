@@ -14,8 +14,8 @@ const ranks = z.int().positive();
 export const trainingStateSchema = z.strictObject({
   /** Dtype of the weights that the ranks compute with; the master weights are F32. */
   weights: z.enum(DTYPES),
-  /** Ranks that saved it, where the source tells. */
-  topology: z.strictObject({ tp: ranks, pp: ranks, dp: ranks }).optional(),
+  /** Ranks that saved it, and the stage of ZeRO by which they shared it, where the source tells. */
+  topology: z.strictObject({ tp: ranks, pp: ranks, dp: ranks, zero: z.literal([1, 2, 3]).optional() }).optional(),
   /** Hyper-parameters of each optimizer group, in order. */
   groups: z.array(jsonObject),
   /** Of the optimizer as a whole: its loss scaler, for one. */

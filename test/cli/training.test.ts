@@ -24,10 +24,11 @@ test("inspect explains a training checkpoint: format, step, patterns, padding", 
     step: 3,
     states: ["exp_avg", "exp_avg_sq"],
   });
-  assert.equal(shown.bytes, 4 * shown.elements);
+  assert.deepEqual([shown.dtypes.F32.elements, shown.dtypes.BF16.elements], [4752, 8]);
+  assert.equal(shown.bytes, 4 * 4752 + 2 * 8);
   const text = createRecorder({ cwd: GOLDEN });
   assert.equal(await main(["inspect", TRAINED], text), 0);
-  assert.match(text.out(), /saved by +tp 2, pp 2, dp 2; BF16 weights, 2 optimizer groups/);
+  assert.match(text.out(), /saved by +tp 2, pp 2, dp 2, ZeRO 1; BF16 weights, 2 optimizer groups/);
   assert.match(text.out(), /training +step 3; fp32, exp_avg, exp_avg_sq/);
   assert.match(text.out(), /from 64 to 50 rows/);
 });
@@ -53,7 +54,7 @@ test("convert makes a universal checkpoint of it, and nothing of one that is dam
     const terminal = createRecorder({ cwd: GOLDEN });
     const out = path.join(folder, "out");
     assert.equal(await main(["convert", TRAINED, "--to", "universal", "--out", out, "--json"], terminal), 0);
-    assert.equal(JSON.parse(terminal.out()).tensors, 16);
+    assert.equal(JSON.parse(terminal.out()).tensors, 18);
     assert.deepEqual(readdirSync(out).sort(), [
       "exp_avg.safetensors",
       "exp_avg_sq.safetensors",

@@ -85,7 +85,7 @@ suite("buffers of a pipeline", () => {
       ["1.rope.inv_freq", [3], "replicated", undefined],
       ["2.rope.inv_freq", [3], "replicated", undefined],
     ]);
-    assert.deepEqual(training?.topology, { tp: 1, pp: 2, dp: 1 });
+    assert.deepEqual(training?.topology, { tp: 1, pp: 2, dp: 1, zero: 1 });
     const lost = warnings.filter(({ code }) => code === "TensorsIgnored").map(({ found }) => found);
     assert.deepEqual(lost, ["tied_modules.embed.position_ids"]);
   });

@@ -58,5 +58,5 @@ test("optimizer states and objects that have no place are warned of, plain value
     ["OptimizerStateIgnored max_exp_avg_sq", "TrainerStateIgnored random_state"],
   );
   assert.deepEqual([training?.client, training?.groups], [{ iteration: 7 }, [{ lr: 0.5 }]]);
-  assert.deepEqual(training?.topology, { tp: 1, pp: 1, dp: 1 });
+  assert.deepEqual(training?.topology, { tp: 1, pp: 1, dp: 1, zero: 2 });
 });

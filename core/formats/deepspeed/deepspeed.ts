@@ -58,7 +58,7 @@ async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
   const buffers = buffersOf(models, topology.tp).filter(({ name }) => !known.has(name));
   const ordered = orderParameters(united.trained, models, optimizer?.groupOf ?? []);
   const conversion = addAliases([...ordered, ...united.frozen, ...buffers], models);
-  const ranks = { ...topology, dp: files.optimizers[0]?.length ?? 1 };
+  const ranks = { ...topology, dp: files.optimizers[0]?.length ?? 1, ...(stage === undefined ? {} : { zero: stage }) };
   const saved = optimizer === undefined ? undefined : trainingStateOf(models, optimizer, ranks);
   const weightsOnly: CheckpointWarning[] =
     stage === undefined ? [{ code: "OptimizerStatesMissing", where: { file: files.prefix } }] : [];
