@@ -64,8 +64,8 @@ export type Checkpoint = {
   readonly metadata: ReadonlyMap<string, string>;
   /** Parsed `config.json`, when the folder has one; else what a format with metadata of its own says in its place. */
   readonly config: Readonly<Record<string, unknown>> | undefined;
-  /** Text files that travel with the weights, made from such metadata: no file of the folder holds them. */
-  readonly documents?: ReadonlyMap<string, string> | undefined;
+  /** Small files that travel with the weights, made from such metadata: no file of the folder holds them. */
+  readonly documents?: ReadonlyMap<string, Uint8Array> | undefined;
 };
 
 /** Reads exactly `bytes` bytes from `offset`; throws a typed error when the file is shorter. How parsers see a file. */

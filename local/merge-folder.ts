@@ -13,7 +13,7 @@ import { warnOfLosses } from "../core/plan/loss-warnings.ts";
 import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
 import type { MergePlan } from "../core/plan/plan-merge.ts";
 import { type DocumentPlan, planRecipe } from "../core/plan/plan-recipe.ts";
-import type { PlanSource, SideFile } from "../core/plan/schema.ts";
+import { type PlanSource, type SideFile, writtenBytes } from "../core/plan/schema.ts";
 import { listSources, normaliseRecipe } from "../core/recipe/normalise.ts";
 import { type OutputRequest, readOutputs } from "../core/recipe/outputs.ts";
 import type { ParsedRecipe } from "../core/recipe/parse.ts";
@@ -282,7 +282,7 @@ async function putSideFile(
 ): Promise<ManifestFile> {
   if (file.from === "text") {
     const text = file.name === MODEL_CARD_FILE ? completeModelCard(file.text, digests) : file.text;
-    const bytes = new TextEncoder().encode(text);
+    const bytes = writtenBytes({ ...file, text });
     await writeObject(target, file.name, bytes, bytes.length, { signal });
     return { name: file.name, bytes: bytes.length, digest: digestBytes(bytes) };
   }

@@ -79,12 +79,12 @@ export function travellingFiles({ checkpoint, conversion }: WritableCheckpoint):
   return checkpoint.sideFiles.filter(({ name }) => fileRole(name) !== "index");
 }
 
-/** Text files that travel with a checkpoint and lie nowhere: what its format says in other words. */
+/** Small files that travel with a checkpoint and lie nowhere: what its format says in other words. */
 export function writtenDocuments({ checkpoint }: Pick<OpenedCheckpoint, "checkpoint">): readonly WrittenDocument[] {
   const taken = new Set(checkpoint.sideFiles.map(({ name }) => name));
   return [...(checkpoint.documents ?? [])]
     .filter(([name]) => !taken.has(name))
-    .map(([name, text]) => ({ name, bytes: new TextEncoder().encode(text) }));
+    .map(([name, bytes]) => ({ name, bytes }));
 }
 
 export type WrittenDocument = { readonly name: string; readonly bytes: Uint8Array };

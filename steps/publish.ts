@@ -10,7 +10,7 @@ import type { Manifest, ManifestFile, ManifestInput } from "../core/artifact/man
 import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../core/artifact/manifest.ts";
 import { collectStatistics, encodeStatistics, STATISTICS_FILE } from "../core/artifact/statistics.ts";
 import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
-import type { SideFile } from "../core/plan/schema.ts";
+import { type SideFile, writtenBytes } from "../core/plan/schema.ts";
 import { type CachedFile, recordCached } from "./cache.ts";
 import { moveChannel } from "./channel.ts";
 import { createOnce, encodeRecord, mapBounded } from "./records.ts";
@@ -146,7 +146,7 @@ async function describeSideFile(
   if (file.from === "text") {
     const digests = inputs.map(({ digest }) => digest ?? undefined);
     const text = file.name === MODEL_CARD_FILE ? completeModelCard(file.text, digests) : file.text;
-    const bytes = new TextEncoder().encode(text);
+    const bytes = writtenBytes({ ...file, text });
     const listing: PlainFile = { name: file.name, bytes: bytes.length, digest: digestBytes(bytes) };
     return { listing, put: (key) => createOnce(yard, key, bytes, deps.signal) };
   }

@@ -24,8 +24,8 @@ export async function readDocuments(
     }
     documents.set(name, await readAll(store, `${prefix}${name}`, TOKENIZER_LIMITS.bytes, { signal }));
   }
-  for (const [name, text] of checkpoint.documents ?? []) {
-    if (names.includes(name) && !documents.has(name)) documents.set(name, new TextEncoder().encode(text));
+  for (const [name, bytes] of checkpoint.documents ?? []) {
+    if (names.includes(name) && !documents.has(name)) documents.set(name, bytes);
   }
   return documents;
 }

@@ -22,7 +22,7 @@ export function weightsIn(opened: OpenedCheckpoint, dtype: FloatDtype): Writable
     checkpoint: {
       ...checkpoint,
       sideFiles: sideFiles.filter(({ name }) => fileRole(name) !== "config"),
-      documents: new Map([...documents, ["config.json", configInDtype(config, dtype)]]),
+      documents: new Map([...documents, ["config.json", new TextEncoder().encode(configInDtype(config, dtype))]]),
     },
     conversion,
   };

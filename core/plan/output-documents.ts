@@ -2,7 +2,7 @@
 import { MergeyardError } from "../error.ts";
 import { parseJsonDocument } from "../formats/json-scan.ts";
 import type { MergeModel } from "./merge-task.ts";
-import type { SideFile } from "./schema.ts";
+import { type SideFile, writtenBytes } from "./schema.ts";
 
 export type OutputDocuments = {
   readonly sideFiles: readonly SideFile[];
@@ -14,7 +14,7 @@ export type OutputDocuments = {
 export function outputDocument({ sideFiles, models }: OutputDocuments, name: string): Uint8Array | undefined {
   const file = sideFiles.find((each) => each.name === name);
   if (file === undefined) return undefined;
-  if (file.from === "text") return new TextEncoder().encode(file.text);
+  if (file.from === "text") return writtenBytes(file);
   return models[file.source]?.documents?.get(file.file);
 }
 

@@ -16,6 +16,7 @@ import {
   type StoredTensor,
   type TensorPlace,
   type UnitInput,
+  writtenBytes,
 } from "./schema.ts";
 
 /**
@@ -179,7 +180,7 @@ function describeResult(
 
 function documentBytes(file: SideFile | undefined, known: readonly PlannedModel[]): Uint8Array | undefined {
   if (file === undefined) return undefined;
-  if (file.from === "text") return new TextEncoder().encode(file.text);
+  if (file.from === "text") return writtenBytes(file);
   return pick(known, file.source).model.documents?.get(file.file);
 }
 
@@ -190,7 +191,7 @@ function describeCheckpoint(units: readonly MergeUnit[], sideFiles: readonly Sid
     tensorFiles: units.map(({ file, fileBytes }) => ({ name: file, bytes: fileBytes })),
     sideFiles: sideFiles.map((file) => ({
       name: file.name,
-      bytes: file.from === "text" ? new TextEncoder().encode(file.text).length : file.bytes,
+      bytes: file.from === "text" ? writtenBytes(file).length : file.bytes,
     })),
     tensors: units.flatMap(entriesOf),
     metadata: new Map(),

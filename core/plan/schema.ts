@@ -327,7 +327,13 @@ const stageSchema = z.strictObject({
 
 /** Small files of the artifact, settled at plan time (config.json, tokenizer, index, model card). */
 const sideFileSchema = z.discriminatedUnion("from", [
-  z.strictObject({ from: z.literal("text"), name: z.string(), text: z.string() }),
+  /** `encoding`: what the text stands for, where it is not itself UTF-8. */
+  z.strictObject({
+    from: z.literal("text"),
+    name: z.string(),
+    text: z.string(),
+    encoding: z.literal("base64").optional(),
+  }),
   z.strictObject({ from: z.literal("source"), name: z.string(), source: count, file: z.string(), bytes: count }),
 ]);
 
@@ -370,6 +376,11 @@ export type PlanSource = z.infer<typeof sourceSchema>;
 export type SideFile = z.infer<typeof sideFileSchema>;
 export type PlanHeader = z.infer<typeof planHeaderSchema>;
 export type Plan = { readonly header: PlanHeader; readonly units: readonly Unit[] };
+
+/** What a file of the plan's own holds. */
+export function writtenBytes({ text, encoding }: Extract<SideFile, { from: "text" }>): Uint8Array {
+  return encoding === undefined ? new TextEncoder().encode(text) : new Uint8Array(Buffer.from(text, encoding));
+}
 
 /** A stored tensor of some source that is read for an input. */
 export type TensorPlace = Omit<StoredTensor, "lora">;

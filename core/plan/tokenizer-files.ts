@@ -39,7 +39,7 @@ export function tokenizerFiles(
     .map(({ name, bytes }): SideFile => ({ from: "source", name, source, file: name, bytes }));
   const made = [...(model.checkpoint.documents ?? [])]
     .filter(([name]) => fileRole(name) === "tokenizer" && files.every((file) => file.name !== name))
-    .map(([name, content]) => text(name, content));
+    .map(([name, content]) => describeFile(name, content));
   const own = [...files, ...made];
   const rebuilt = vocabulary?.merged.unchanged === false ? vocabulary : undefined;
   const hasConfig = rebuilt !== undefined || own.some(({ name }) => name === TOKENIZER_CONFIG_FILE);
@@ -58,6 +58,15 @@ export function tokenizerFiles(
     return rebuilt === undefined;
   });
   return [...written, ...kept];
+}
+
+function describeFile(name: string, content: Uint8Array): SideFile {
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(content);
+    return { from: "text", name, text };
+  } catch {
+    return { from: "text", name, text: Buffer.from(content).toString("base64"), encoding: "base64" };
+  }
 }
 
 function writeVocabulary(model: MergeModel, { tokenizer, merged }: VocabularyPlan): readonly SideFile[] {

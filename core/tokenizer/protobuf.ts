@@ -1,5 +1,5 @@
 // The wire form of protocol buffers, as much as a tokenizer.model needs: fields of a message one after the other, every
-// length checked against what is there. Messages inside are read by the same function from their bytes.
+// length checked against what is there. Messages inside are read, and written, by the same functions.
 // Source: protobuf.dev, "Encoding".
 
 /** A field: a whole number, four or eight bytes, or the bytes of a text or message. */
@@ -46,4 +46,33 @@ export function* readFields(message: Uint8Array, refuse: Refuse): Generator<Prot
     yield { number, value, bytes: message.subarray(at, at + length), offset };
     at += length;
   }
+}
+
+/** A message of these fields, in their order; a field without a value is left out. */
+export function encodeFields(fields: readonly (Uint8Array | undefined)[]): Uint8Array {
+  return new Uint8Array(Buffer.concat(fields.filter((field) => field !== undefined)));
+}
+
+/** A whole number; those below 0 in two's complement of 64 bits. */
+export function encodeNumber(number: number, value: number): Uint8Array {
+  return Uint8Array.of(...varintOf(8 * number), ...varintOf(value));
+}
+
+/** A text or a message. */
+export function encodeBytes(number: number, value: Uint8Array | string): Uint8Array {
+  const bytes = typeof value === "string" ? new TextEncoder().encode(value) : value;
+  return encodeFields([Uint8Array.of(...varintOf(8 * number + 2), ...varintOf(bytes.length)), bytes]);
+}
+
+export function encodeFloat(number: number, value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  new DataView(bytes.buffer).setFloat32(0, value, true);
+  return Uint8Array.of(...varintOf(8 * number + 5), ...bytes);
+}
+
+function varintOf(value: number): readonly number[] {
+  const bytes: number[] = [];
+  let rest = BigInt.asUintN(64, BigInt(value));
+  for (; rest >= 128n; rest >>= 7n) bytes.push(Number(rest & 127n) | 128);
+  return [...bytes, Number(rest)];
 }

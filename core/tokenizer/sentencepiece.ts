@@ -1,9 +1,9 @@
 // A tokenizer.model: the pieces of a SentencePiece model with their scores and kinds, and what it says of its
-// algorithm.
+// algorithm; read, and written from what other files tell of it.
 // Source: sentencepiece, src/sentencepiece_model.proto (ModelProto).
 import { MergeyardError } from "../error.ts";
 import { TOKENIZER_LIMITS } from "../limits.ts";
-import { type ProtoField, readFields } from "./protobuf.ts";
+import { encodeBytes, encodeFields, encodeFloat, encodeNumber, type ProtoField, readFields } from "./protobuf.ts";
 
 /** Kinds of pieces, by their number in the file. */
 const KINDS = ["normal", "unknown", "control", "user-defined", "unused", "byte"] as const;
@@ -81,4 +81,38 @@ function fail({ offset }: ProtoField, found: string): never {
 function refuse(offset: number, found: string): MergeyardError {
   const expected = "a SentencePiece model";
   return new MergeyardError("QuantizeTokenizerUnsupported", { where: { file: FILE, offset }, found, expected });
+}
+
+/** What a model says of itself besides its pieces; ids of special pieces, where there are any. */
+export type SentencePieceSpec = Pick<SentencePieceModel, "pieces" | "algorithm" | "addsPrefix"> & {
+  readonly special: { readonly unk: number; readonly bos?: number | undefined; readonly eos?: number | undefined };
+};
+
+/**
+ * The file of a model that takes texts as they are: no normalization but a space before the text where it says so, and
+ * spaces written as U+2581. Readers look special pieces up by name.
+ */
+export function encodeSentencePiece({ pieces, algorithm, addsPrefix, special }: SentencePieceSpec): Uint8Array {
+  const listed = pieces.map(({ text, score, kind }) => {
+    // Normal is what a piece is that says nothing.
+    const type = kind === "normal" ? undefined : encodeNumber(3, KINDS.indexOf(kind) + 1);
+    return encodeBytes(1, encodeFields([encodeBytes(1, text), encodeFloat(2, score), type]));
+  });
+  const named = Object.entries({ unk: special.unk, bos: special.bos, eos: special.eos, pad: undefined });
+  const trainer = [
+    encodeNumber(3, ALGORITHMS.indexOf(algorithm) + 1),
+    encodeNumber(4, pieces.length),
+    encodeNumber(35, pieces.some(({ kind }) => kind === "byte") ? 1 : 0),
+    ...named.map(([, id], at) => encodeNumber(40 + at, id ?? -1)),
+    ...named.map(([, id], at) => {
+      const piece = id === undefined ? undefined : pieces[id];
+      return piece && encodeBytes(45 + at, piece.text);
+    }),
+  ];
+  const normalizer = [encodeBytes(1, "identity"), encodeNumber(3, addsPrefix ? 1 : 0), encodeNumber(4, 0)];
+  return encodeFields([
+    ...listed,
+    encodeBytes(2, encodeFields(trainer)),
+    encodeBytes(3, encodeFields([...normalizer, encodeNumber(5, 1)])),
+  ]);
 }

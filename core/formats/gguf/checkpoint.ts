@@ -67,10 +67,11 @@ async function openSet(folder: FolderReader, files: readonly CheckpointFile[]): 
   const config = { ...described.config, ...(scaling === undefined ? {} : { rope_scaling: scaling }) };
   const tensors = [...places.values()].flatMap((tensor) => entriesOf(tensor, described));
   const side = await readSideFiles(folder, files);
-  const hasTokenizer = side.sideFiles.some((file) => file.name === "tokenizer.json");
+  const hasTokenizer = side.sideFiles.some(({ name }) => name === "tokenizer.json" || name === "tokenizer.model");
   const tokenizer = hasTokenizer ? undefined : rebuildTokenizer(metadata);
-  const documents = new Map([
-    ...(side.config === undefined ? [["config.json", `${JSON.stringify(config, null, 2)}\n`] as const] : []),
+  const text = new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`);
+  const documents = new Map<string, Uint8Array>([
+    ...(side.config === undefined ? [["config.json", text] as const] : []),
     ...(tokenizer?.documents ?? []),
   ]);
   return {

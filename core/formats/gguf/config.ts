@@ -94,6 +94,7 @@ const SPECIAL = [
   ["bos_token_id", "tokenizer.ggml.bos_token_id"],
   ["eos_token_id", "tokenizer.ggml.eos_token_id"],
   ["pad_token_id", "tokenizer.ggml.padding_token_id"],
+  ["unk_token_id", "tokenizer.ggml.unknown_token_id"],
 ] as const;
 
 function specialTokens(metadata: GgufMetadata): Readonly<Record<string, number>> {

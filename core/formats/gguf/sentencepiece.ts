@@ -8,7 +8,7 @@ import { type PieceKind, parseSentencePiece } from "../../tokenizer/sentencepiec
 import type { GgufMetadata, GgufValue } from "./type-codes.ts";
 
 /** Values of `tokenizer.ggml.token_type`. */
-const TYPES: Readonly<Record<PieceKind, number>> = {
+export const PIECE_TYPES = Object.freeze({
   normal: 1,
   unknown: 2,
   control: 3,
@@ -16,12 +16,12 @@ const TYPES: Readonly<Record<PieceKind, number>> = {
   "user-defined": 1,
   unused: 5,
   byte: 6,
-};
-const USER_DEFINED = 4;
+} satisfies Record<PieceKind, number>);
+export const USER_DEFINED = 4;
 
 /** Scores of ids without a piece, and of tokens that were added. */
 const PAD_SCORE = -10000;
-const ADDED_SCORE = -1000;
+export const ADDED_SCORE = -1000;
 
 export type SentencePieceSource = {
   /** tokenizer.model. */
@@ -55,8 +55,8 @@ export function describeSentencePiece(source: SentencePieceSource): GgufMetadata
   }
   const tokens = Array.from({ length: rows }, (_, at) => {
     const piece = pieces[at];
-    if (piece === undefined) return { text: `[PAD${at}]`, score: PAD_SCORE, type: TYPES.unused };
-    return { text: piece.text, score: piece.score, type: TYPES[piece.kind] };
+    if (piece === undefined) return { text: `[PAD${at}]`, score: PAD_SCORE, type: PIECE_TYPES.unused };
+    return { text: piece.text, score: piece.score, type: PIECE_TYPES[piece.kind] };
   });
   // Ids beyond the model's rows are passed over, as the converter does: no row could be read for them.
   const put = (at: number, text: string, type: number): void => {
@@ -67,7 +67,11 @@ export function describeSentencePiece(source: SentencePieceSource): GgufMetadata
   const decoder = parse(decoderSchema, settings?.added_tokens_decoder, "tokenizer_config.json");
   for (const [at, { content, special }] of Object.entries(decoder ?? {})) {
     const isControl = special || looksSpecial(content);
-    put(Number(at), isControl ? content : content.replaceAll("\u2581", " "), isControl ? TYPES.control : USER_DEFINED);
+    put(
+      Number(at),
+      isControl ? content : content.replaceAll("\u2581", " "),
+      isControl ? PIECE_TYPES.control : USER_DEFINED,
+    );
   }
   const metadata = new Map<string, GgufValue>();
   metadata.set("tokenizer.ggml.model", { kind: "string", value: "llama" });

@@ -1,12 +1,13 @@
-// The tokenizer of a GGUF file as tokenizer.json and tokenizer_config.json: the way back of tokenizer.ts. Only
-// byte-level BPE with a named splitting can go back; for every other the caller says what is lost.
+// The tokenizer of a GGUF file as the files that models have: tokenizer.json for byte-level BPE with a named splitting,
+// the way back of tokenizer.ts, or a SentencePiece model. For every other the caller says what is lost.
 import { textOf } from "./config.ts";
 import { GGUF_SPLITS, TOKEN_TYPES } from "./tokenizer.ts";
+import { rebuildSentencePiece } from "./tokenizer-model.ts";
 import type { GgufMetadata, GgufValue } from "./type-codes.ts";
 
-/** `documents`: text by file name. `lost`: the tokenizer that cannot be written. */
+/** `documents`: files by name. `lost`: the tokenizer that cannot be written. */
 export type RebuiltTokenizer = {
-  readonly documents: readonly (readonly [string, string])[];
+  readonly documents: readonly (readonly [string, Uint8Array])[];
   readonly lost: string | undefined;
 };
 
@@ -19,6 +20,10 @@ export function rebuildTokenizer(metadata: GgufMetadata): RebuiltTokenizer {
   const tokens = textsOf(metadata, "tokenizer.ggml.tokens");
   const merges = textsOf(metadata, "tokenizer.ggml.merges");
   const lost = { documents: [], lost: `${model}, ${pre}` };
+  if (model === SENTENCE_PIECE) {
+    const documents = tokens && rebuildModel(metadata, tokens);
+    return documents === undefined ? lost : { documents, lost: undefined };
+  }
   if (model !== BYTE_LEVEL || splitting === undefined || tokens === undefined || merges === undefined) return lost;
   const types = numbersOf(metadata, "tokenizer.ggml.token_type");
   const pairs = merges.map((merge) => merge.split(" "));
@@ -58,8 +63,8 @@ export function rebuildTokenizer(metadata: GgufMetadata): RebuiltTokenizer {
   };
   return {
     documents: [
-      ["tokenizer.json", `${JSON.stringify(document, null, 2)}\n`],
-      ["tokenizer_config.json", `${JSON.stringify(settingsOf(metadata, tokens), null, 2)}\n`],
+      ["tokenizer.json", encodeJson(document)],
+      [SETTINGS, encodeJson({ ...settingsOf(metadata, tokens), tokenizer_class: "PreTrainedTokenizerFast" })],
     ],
     lost: undefined,
   };
@@ -67,7 +72,41 @@ export function rebuildTokenizer(metadata: GgufMetadata): RebuiltTokenizer {
 
 const NONE = "no_vocab";
 const BYTE_LEVEL = "gpt2";
+const SENTENCE_PIECE = "llama";
+const SETTINGS = "tokenizer_config.json";
 const LEVEL = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true };
+
+function encodeJson(value: object): Uint8Array {
+  return new TextEncoder().encode(`${JSON.stringify(value, null, 2)}\n`);
+}
+
+/** tokenizer.model and its settings; undefined for tokens that make none. */
+function rebuildModel(metadata: GgufMetadata, texts: readonly string[]): RebuiltTokenizer["documents"] | undefined {
+  const scores = numbersOf(metadata, "tokenizer.ggml.scores");
+  const types = numbersOf(metadata, "tokenizer.ggml.token_type");
+  if (scores?.length !== texts.length || types?.length !== texts.length) return undefined;
+  const tokens = texts.map((text, id) => ({ text, score: scores[id] ?? 0, type: types[id] ?? 0 }));
+  const prefix = metadata.get("tokenizer.ggml.add_space_prefix");
+  const idOf = (key: string) => specialToken(metadata, key, texts)?.id;
+  const rebuilt = rebuildSentencePiece({
+    tokens,
+    addsPrefix: prefix?.kind !== "bool" || prefix.value,
+    unk: idOf("unknown_token_id"),
+    bos: idOf("bos_token_id"),
+    eos: idOf("eos_token_id"),
+  });
+  if (rebuilt === undefined) return undefined;
+  const settings = {
+    ...settingsOf(metadata, texts),
+    ...(prefix?.kind === "bool" ? { add_prefix_space: prefix.value } : {}),
+    added_tokens_decoder: rebuilt.added,
+    tokenizer_class: "LlamaTokenizer",
+  };
+  return [
+    ["tokenizer.model", rebuilt.model],
+    [SETTINGS, encodeJson(settings)],
+  ];
+}
 
 /** How a named pre-tokenizer is spelled out. */
 function splittingOf(name: string) {
@@ -115,19 +154,22 @@ function settingsOf(metadata: GgufMetadata, tokens: readonly string[]): Record<s
   const named = [
     ["bos_token", "bos_token_id"],
     ["eos_token", "eos_token_id"],
+    ["unk_token", "unknown_token_id"],
     ["pad_token", "padding_token_id"],
   ] as const;
   const special = named.flatMap(([name, key]) => {
     const token = specialToken(metadata, key, tokens);
     return token === undefined ? [] : [[name, token.content] as const];
   });
-  const adds = metadata.get("tokenizer.ggml.add_bos_token");
+  const adds = ["add_bos_token", "add_eos_token"].flatMap((name) => {
+    const entry = metadata.get(`tokenizer.ggml.${name}`);
+    return entry?.kind === "bool" ? [[name, entry.value] as const] : [];
+  });
   const template = textOf(metadata, "tokenizer.chat_template");
   return {
-    ...(adds?.kind === "bool" ? { add_bos_token: adds.value } : {}),
+    ...Object.fromEntries(adds),
     ...Object.fromEntries(special),
     ...(template === undefined ? {} : { chat_template: template }),
-    tokenizer_class: "PreTrainedTokenizerFast",
   };
 }
 

@@ -36,7 +36,8 @@ export async function openQuantized(opened: OpenedCheckpoint, read: ReadTensor):
   const changed: Checkpoint = { ...checkpoint, tensors, config };
   // What has a digest of its own keeps its files; a folder is converted to what it stands for.
   if (digest !== undefined) return { ...opened, checkpoint: changed };
-  const documents = new Map([[CONFIG_FILE, `${JSON.stringify(config, null, 2)}\n`]]);
+  const text = new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`);
+  const documents = new Map([[CONFIG_FILE, text]]);
   const sideFiles = checkpoint.sideFiles.filter(({ name }) => name !== CONFIG_FILE);
   return { ...opened, checkpoint: { ...changed, sideFiles, documents }, conversion: parametersOf(tensors) };
 }

@@ -86,7 +86,7 @@ suite("a GGUF file as a checkpoint", () => {
       vocab_size: 8,
       tie_word_embeddings: true,
     });
-    assert.deepEqual(JSON.parse(checkpoint.documents?.get("config.json") ?? ""), checkpoint.config);
+    assert.deepEqual(JSON.parse(new TextDecoder().decode(checkpoint.documents?.get("config.json"))), checkpoint.config);
     assert.deepEqual(warnings, []);
   });
 
@@ -218,7 +218,7 @@ test("a byte-level tokenizer comes back with its tokens, merges, splitting, sett
     const before = describeTokenizer({ tokenizerJson, tokenizerConfig, config });
     const { documents, lost } = rebuildTokenizer(before);
     assert.equal(lost, undefined);
-    const [json = "", settings = ""] = documents.map(([, content]) => content);
+    const [json = "", settings = ""] = documents.map(([, content]) => new TextDecoder().decode(content));
     const again = describeTokenizer({
       tokenizerJson: new TextEncoder().encode(json),
       tokenizerConfig: JSON.parse(settings),

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { MergeyardError } from "../../../core/error.ts";
 import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../../../core/formats/gguf/tokenizer-files.ts";
+import { rebuildTokenizer } from "../../../core/formats/gguf/tokenizer-json.ts";
 import type { GgufMetadata } from "../../../core/formats/gguf/type-codes.ts";
 import { parseSentencePiece } from "../../../core/tokenizer/sentencepiece.ts";
 
@@ -123,3 +124,53 @@ function tryParse(bytes: Uint8Array): void {
     assert.ok(error instanceof MergeyardError && error.code === "QuantizeTokenizerUnsupported", String(error));
   }
 }
+
+/** What a file with this metadata gives back, and what a file of that says. */
+function rebuildAgain(metadata: GgufMetadata, config: Readonly<Record<string, unknown>>) {
+  const { documents, lost } = rebuildTokenizer(metadata);
+  assert.equal(lost, undefined);
+  const files = new Map(documents);
+  assert.deepEqual([...files.keys()], ["tokenizer.model", "tokenizer_config.json"]);
+  return { files, again: describeTokenizerFiles(files, config) };
+}
+
+test("metadata becomes a model and settings that say the same again, and pieces that a reader finds", () => {
+  const config = readJson("config.json");
+  const ids = { bos_token_id: 1, eos_token_id: 301, pad_token_id: 303, unk_token_id: 0 };
+  const metadata = describeTokenizerFiles(FILES, config);
+  assert.ok(metadata !== undefined);
+  const { files, again } = rebuildAgain(metadata, { ...config, ...ids });
+  assert.deepEqual(plain(again), plain(metadata));
+  const [own, rebuilt] = [read("tokenizer.model"), files.get("tokenizer.model") ?? new Uint8Array()].map(
+    parseSentencePiece,
+  );
+  // A user-defined piece of the model itself is a normal token in GGUF, so comes back as one.
+  const expected = own?.pieces.map((piece) => (piece.kind === "user-defined" ? { ...piece, kind: "normal" } : piece));
+  assert.deepEqual(rebuilt?.pieces, expected);
+  assert.deepEqual([rebuilt?.algorithm, rebuilt?.addsPrefix], ["bpe", false]);
+  const alone = describeTokenizerFiles(new Map([["tokenizer.model", read("tokenizer.model")]]), { bos_token_id: 1 });
+  assert.ok(alone !== undefined);
+  assert.deepEqual(plain(rebuildAgain(alone, { bos_token_id: 1 }).again), plain(alone));
+});
+
+test("metadata that makes no model is said to be lost", () => {
+  const metadata = describeTokenizerFiles(FILES, readJson("config.json"));
+  assert.ok(metadata !== undefined);
+  const list = (element: "f32" | "i32", values: readonly number[]): GgufMetadata => {
+    const key = element === "f32" ? "scores" : "token_type";
+    const items = values.map((value) => ({ kind: element, value }) as const);
+    return new Map([...metadata, [`tokenizer.ggml.${key}`, { kind: "array", element, values: items }]]);
+  };
+  const { types } = readJson("expected.json");
+  const without = new Map([...metadata].filter(([key]) => !key.endsWith(".scores")));
+  for (const broken of [
+    without,
+    list("f32", [1, 2]),
+    list(
+      "i32",
+      types.map(() => 9),
+    ),
+  ]) {
+    assert.deepEqual(rebuildTokenizer(broken), { documents: [], lost: "llama, default" });
+  }
+});
