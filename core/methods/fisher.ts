@@ -1,6 +1,7 @@
+import assert from "node:assert/strict";
 import { z } from "zod";
 import { MergeyardError } from "../error.ts";
-import type { Tile } from "../ops/kernels.ts";
+import { TILE_ELEMENTS, type Tile } from "../ops/kernels.ts";
 import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
 import { splitStatistics } from "./statistics.ts";
 import { type Round, stateList } from "./whole-model.ts";
@@ -50,14 +51,23 @@ export const fisher = Object.freeze({
       };
     }
     const least = numberParameter(tensor.parameters, "minimal_fisher_weight");
+    const [sums, totals] = [new Float64Array(TILE_ELEMENTS), new Float64Array(TILE_ELEMENTS)];
     return {
       reduce: [],
       apply: {
         tile({ inputs, output, count }) {
-          const weights = models.flatMap((index) => inputs[index] ?? []);
-          const information = statistics.flatMap((index) => inputs[index] ?? []);
-          refuseNegative(tensor, statistics, information, count);
-          averageBy({ weights, information, factors, least }, output, count);
+          sums.fill(0);
+          totals.fill(0);
+          models.forEach((place, index) => {
+            const [weights, information] = [inputs[place], inputs[statistics[index] ?? -1]];
+            assert.ok(weights !== undefined && information !== undefined, "a diagonal for every model");
+            const smallest = addShares(
+              { weights, information, factor: factors[index] ?? 0, least, sums, totals },
+              count,
+            );
+            if (smallest < 0) throw negative(tensor, statistics[index] ?? -1, smallest);
+          });
+          for (let i = 0; i < count; i++) output.values[i] = (sums[i] ?? 0) / (totals[i] ?? 0);
         },
       },
     };
@@ -65,42 +75,35 @@ export const fisher = Object.freeze({
 } satisfies MergeMethod);
 
 /** A mean of squares is 0 or more: anything else is no Fisher information, and could make the divisor 0. */
-function refuseNegative(
-  { name, inputs }: MergeTensor,
-  statistics: readonly number[],
-  information: readonly Tile[],
-  count: number,
-): void {
-  information.forEach(({ values }, index) => {
-    for (let i = 0; i < count; i++) {
-      if (!((values[i] ?? 0) < 0)) continue;
-      throw new MergeyardError("EngineMethodDegenerate", {
-        where: { model: inputs[statistics[index] ?? -1]?.model, tensor: name },
-        found: `${values[i]} in statistics`,
-        expected: "diagonal Fisher information, 0 or more everywhere",
-        hint: "measure the mean of squared gradients",
-      });
-    }
+function negative({ name, inputs }: MergeTensor, statistic: number, found: number): MergeyardError {
+  return new MergeyardError("EngineMethodDegenerate", {
+    where: { model: inputs[statistic]?.model, tensor: name },
+    found: `${found} in statistics`,
+    expected: "diagonal Fisher information, 0 or more everywhere",
+    hint: "measure the mean of squared gradients",
   });
 }
 
-type Average = {
-  readonly weights: readonly Tile[];
-  readonly information: readonly Tile[];
-  readonly factors: readonly number[];
+type Shares = {
+  readonly weights: Tile;
+  readonly information: Tile;
+  readonly factor: number;
   readonly least: number;
+  readonly sums: Float64Array;
+  readonly totals: Float64Array;
 };
 
-function averageBy({ weights, information, factors, least }: Average, output: Tile, count: number): void {
+/** Adds one model's shares and weighted weights; the smallest of its information, or 0. */
+function addShares({ weights, information, factor, least, sums, totals }: Shares, count: number): number {
+  let smallest = 0;
   for (let i = 0; i < count; i++) {
-    let [sum, total] = [0, 0];
-    for (let model = 0; model < weights.length; model++) {
-      const share = (factors[model] ?? 0) * ((information[model]?.values[i] ?? 0) + least);
-      sum += share * (weights[model]?.values[i] ?? 0);
-      total += share;
-    }
-    output.values[i] = sum / total;
+    const own = information.values[i] ?? 0;
+    if (own < smallest) smallest = own;
+    const share = factor * (own + least);
+    sums[i] = (sums[i] ?? 0) + share * (weights.values[i] ?? 0);
+    totals[i] = (totals[i] ?? 0) + share;
   }
+  return smallest;
 }
 
 /** c_i up to a factor that they have in common, which cancels out. */

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { MergeyardError } from "../error.ts";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import { factorCholesky, solveCholesky } from "../ops/linalg/cholesky.ts";
-import { addCombination, allocateMatrix, doublesBytes, type Matrix, rowOf } from "../ops/linalg/matrix.ts";
+import { addProduct, allocateMatrix, doublesBytes, type Matrix, rowOf } from "../ops/linalg/matrix.ts";
 import { type MergeMethod, type MergeTensor, numberParameter, type TileView } from "./method.ts";
 import { splitStatistics } from "./statistics.ts";
 
@@ -31,7 +31,7 @@ export const regmean = Object.freeze({
   scratchBytes(tensor) {
     const [rows = 0, columns = 0] = tensor.shape;
     if (splitStatistics(tensor).statistics.length === 0) return 0;
-    return 2 * doublesBytes(columns * columns) + doublesBytes(rows * columns) + doublesBytes(columns);
+    return 2 * doublesBytes(columns * columns) + 2 * doublesBytes(rows * columns);
   },
   seeded: false,
   embeddingMismatch: "error",
@@ -73,7 +73,7 @@ function solveTensor(tensor: MergeTensor, { inputs, output, count }: TileView, k
     const own = allocateMatrix(allocate, columns, columns);
     const sum = allocateMatrix(allocate, columns, columns);
     const target = allocateMatrix(allocate, rows, columns);
-    const row = allocate(columns);
+    const doubles = allocateMatrix(allocate, rows, columns);
     sum.values.fill(0);
     target.values.fill(0);
     models.forEach((place, index) => {
@@ -81,10 +81,8 @@ function solveTensor(tensor: MergeTensor, { inputs, output, count }: TileView, k
       assert.ok(weights !== undefined && gram !== undefined, "a Gram matrix for every model");
       readGram(tensor, own, gram, tensor.inputs[statistics[index] ?? -1]?.model);
       for (let i = 0; i < sum.values.length; i++) sum.values[i] = (sum.values[i] ?? 0) + (own.values[i] ?? 0);
-      for (let i = 0; i < rows; i++) {
-        row.set(weights.values.subarray(i * columns, (i + 1) * columns));
-        addCombination(rowOf(target, i), row, own);
-      }
+      for (let i = 0; i < count; i++) doubles.values[i] = weights.values[i] ?? 0;
+      addProduct(target, doubles, own);
     });
     factorSum(tensor, sum);
     for (let i = 0; i < rows; i++) solveCholesky(sum, rowOf(target, i));
