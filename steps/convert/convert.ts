@@ -3,7 +3,7 @@
 // the tensors are gathered by ranged reads. Into every other format target.ts leads.
 
 import assert from "node:assert/strict";
-import { digestBytes } from "../../core/artifact/digest.ts";
+import { digestBytes, digestJson } from "../../core/artifact/digest.ts";
 import type { PlainFile, TensorFileListing } from "../../core/artifact/listed-file.ts";
 import { adoptSafetensors, contentDigest, encodeUniversal, UNIVERSAL_FILE } from "../../core/artifact/universal.ts";
 import type { CheckpointFile } from "../../core/checkpoint.ts";
@@ -47,9 +47,8 @@ export const convertStep = defineStep({
       throw new MergeyardError("ConvertAdapterRefused", { where: { store: source.uri }, expected: "a model" });
     }
     const opened = dtype === undefined ? stored : weightsIn(stored, dtype);
-    for await (const { key } of target.list("", { signal: deps.signal })) {
-      throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
-    }
+    const conversion = { source: source.uri, of: stored.fingerprint, sourceFile, to, patterns, dtype, choice };
+    const mark = await beginTarget(target, conversion, deps.signal);
     deps.begun?.(opened.checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0));
     const copying: Copying = { source, target, opened, deps, done: { bytesRead: 0, bytesWritten: 0 } };
     const converting =
@@ -61,6 +60,7 @@ export const convertStep = defineStep({
       for await (const { key } of target.list("")) await target.delete(key);
       throw error;
     });
+    if (mark !== undefined) await target.delete(mark);
     return {
       source: source.uri,
       target: target.uri,
@@ -74,6 +74,32 @@ export const convertStep = defineStep({
     };
   },
 });
+
+/** In a target that is no folder of this machine, from the first file to the last. */
+const MARK = ".mergeyard-convert";
+
+/**
+ * The key of the mark that the target is being filled by this conversion; undefined in a local folder, which gets its
+ * name when it is whole. What the same conversion left when it was killed is taken away. Throws YardTargetOccupied.
+ */
+async function beginTarget(
+  target: ObjectStore,
+  conversion: Readonly<Record<string, unknown>>,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  const text = new TextEncoder().encode(digestJson(conversion));
+  const found = await target.get(MARK, text.length, { signal });
+  const isOwn = found !== undefined && Buffer.compare(found.bytes, text) === 0;
+  for await (const { key } of target.list("", { signal })) {
+    if (!isOwn) {
+      throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
+    }
+    if (key !== MARK) await target.delete(key, { signal });
+  }
+  if (target.isLocal) return undefined;
+  await createOnce(target, MARK, text, signal);
+  return MARK;
+}
 
 type Converted = {
   readonly files: readonly WrittenFile[];

@@ -1,5 +1,5 @@
-// A process of its own that pushes, pulls, or fetches one file, and is killed at the n-th operation on the store that
-// it writes to; started by transfer-killed.test.ts. Prints its result when it was not.
+// A process of its own that pushes, pulls, converts, or fetches one file, and is killed at the n-th operation on the
+// store that it writes to; started by transfer-killed.test.ts. Prints its result when it was not.
 import fs from "node:fs";
 import { fetchFile } from "../../steps/pull/fetch-file.ts";
 import { pullStep } from "../../steps/pull/pull.ts";
@@ -37,9 +37,22 @@ async function fetchLarge(): Promise<{ readonly known: number; readonly fetched:
   return { known, fetched };
 }
 
+/** Loaded for this task alone: the others start sooner. */
+async function convert() {
+  const [{ convertStep }, { createConvert }, { createPool }] = await Promise.all([
+    import("../../steps/convert/convert.ts"),
+    import("../../workers/convert-executor.ts"),
+    import("../../workers/pool.ts"),
+  ]);
+  const executeConvert = createConvert(deps.openStore, createPool(deps.openStore));
+  const convertDeps = { ...deps, executeConvert, threads: 1, memoryBytes: 2 ** 29 };
+  return runStep(convertStep, { source: yard, target: folder, to: "universal" }, convertDeps);
+}
+
 const tasks = {
   push: () => runStep(pushStep, { yard, source: folder, model: "chat" }, deps),
   pull: () => runStep(pullStep, { yard, model: "ab:nightly", target: folder }, deps),
+  convert,
   fetch: fetchLarge,
 } as const;
-console.log(JSON.stringify(await tasks[task === "push" || task === "pull" ? task : "fetch"]()));
+console.log(JSON.stringify(await tasks[task === "push" || task === "pull" || task === "convert" ? task : "fetch"]()));

@@ -45,7 +45,7 @@ function newFolder(): string {
 }
 
 /** The result; undefined when it was killed. */
-async function run(task: "push" | "pull" | "fetch", yard: string, place: string, at: number) {
+async function run(task: "push" | "pull" | "convert" | "fetch", yard: string, place: string, at: number) {
   const { NODE_TEST_CONTEXT: _, ...env } = environment;
   const child = spawn(process.execPath, [CHILD, task, yard, place, String(at)], {
     env: { ...env, NODE_COMPILE_CACHE: join(folder, "compile") },
@@ -108,22 +108,61 @@ test("a push into a folder that is killed goes on, sends only what is missing, a
   await pushKilled(newYard, [3, 14, 30, 40, 44, 49]);
 });
 
+const places3: ObjectStore[] = [];
+after(async () => {
+  for (const place of places3) for await (const { key } of place.list("")) await place.delete(key);
+});
+
+/** A place of its own on the S3 server; it is emptied in the end. */
+function newPlace(): ObjectStore {
+  const place = openStore(`s3://${bucket}/${randomUUID()}`, environment);
+  places3.push(place);
+  return place;
+}
+
 test("a push into S3 that is killed goes on by the parts that are there", { skip: s3 }, async () => {
-  const yards: ObjectStore[] = [];
   const newYard = async () => {
-    const yard = openStore(`s3://${bucket}/${randomUUID()}`, environment);
-    yards.push(yard);
+    const yard = newPlace();
     await initYard(yard);
     return yard;
   };
-  await pushKilled(newYard, [22, 40, 44, 47]);
-  for (const yard of yards) for await (const { key } of yard.list("")) await yard.delete(key);
+  await pushKilled(newYard, [3, 14, 22, 40, 44, 47]);
+});
+
+test("a conversion into S3 that is killed is begun anew over what it left, with equal digests", {
+  skip: s3,
+}, async () => {
+  const source = pathToFileURL(join(import.meta.dirname, "../golden/deepspeed/z1_tp2_pp2_dp2_bf16_tied")).href;
+  const whole = await run("convert", source, newPlace().uri, 0);
+  let kills = 0;
+  for (const at of [2, 5, 9, 13, 17, 21]) {
+    const target = newPlace();
+    const first = await run("convert", source, target.uri, at);
+    if (first === undefined) kills += 1;
+    const last = first ?? (await run("convert", source, target.uri, 0));
+    assert.deepEqual([last.digest, last.contents], [whole.digest, whole.contents], `killed at ${at}`);
+    const names: string[] = [];
+    for await (const { key } of target.list("")) names.push(key);
+    const files = ["exp_avg.safetensors", "exp_avg_sq.safetensors", "model.safetensors", "universal.json"];
+    assert.deepEqual(names.sort(), files, `killed at ${at}`);
+    assert.equal(digestBytes(await readAll(target, "universal.json", 1e6)), whole.digest);
+  }
+  assert.ok(kills >= 5, `${kills} kills`);
 });
 
 test("a pull that is killed goes on, and the folder is never taken for whole", async () => {
-  const yard = openStore(newFolder(), {});
+  await pullKilled(openStore(newFolder(), {}));
+});
+
+test("a pull from a yard on S3 that is killed goes on, and the folder is never taken for whole", {
+  skip: s3,
+}, async () => {
+  await pullKilled(newPlace());
+});
+
+async function pullKilled(yard: ObjectStore): Promise<void> {
   await makeYard(yard);
-  const open = (uri: string) => openStore(uri, {});
+  const open = (uri: string) => openStore(uri, environment);
   await runPipeline(yard, testDeps(open, { executeMerge: createInThreadExecutor(open) }));
   let kills = 0;
   for (const at of [4, 10, 20, 27]) {
@@ -141,7 +180,7 @@ test("a pull that is killed goes on, and the folder is never taken for whole", a
     assert.equal(await target.head(".mergeyard-pull.json"), undefined);
   }
   assert.ok(kills >= 3, `${kills} kills`);
-});
+}
 
 /** Bytes of the file on its way whose regions are whole; the record that says where it is must be the only one. */
 async function fetchedBytes(target: ObjectStore): Promise<number> {
@@ -155,15 +194,20 @@ async function fetchedBytes(target: ObjectStore): Promise<number> {
   return found.reduce((sum, { index }) => sum + (ticket.regions[index]?.bytes ?? 0), 0);
 }
 
-async function putLarge() {
-  const source = openStore(newFolder(), {});
+async function putLarge(source = openStore(newFolder(), {})) {
   const content = patterned(LARGE_BYTES);
   await writeObject(source, "large", content, content.length);
   return { source, content };
 }
 
-test("a file that is fetched when the pull is killed goes on within the file", async () => {
-  const { source, content } = await putLarge();
+test("a file that is fetched when the pull is killed goes on within the file", () => fetchKilled());
+
+test("a file on S3 that is fetched when the pull is killed goes on within the file", { skip: s3 }, () =>
+  fetchKilled(newPlace()),
+);
+
+async function fetchKilled(place?: ObjectStore): Promise<void> {
+  const { source, content } = await putLarge(place);
   const kept: number[] = [];
   for (const at of [4, 11, 15, 18]) {
     const target = openStore(`${newFolder()}?durable=false`, {});
@@ -176,7 +220,7 @@ test("a file that is fetched when the pull is killed goes on within the file", a
     assert.equal(await fetchedBytes(target), 0);
   }
   assert.ok(new Set(kept).size > 2 && Math.max(...kept) >= 16 * 2 ** 20, `${kept} bytes were there`);
-});
+}
 
 test("a part of a file that was damaged meanwhile is fetched again", async () => {
   const { source, content } = await putLarge();
