@@ -58,6 +58,12 @@ export function fieldError(issues: readonly Issue[], document: unknown, origin: 
   return new MergeyardError("RecipeFieldInvalid", { where, found, expected: expectation(issue) });
 }
 
+/** What a schema would have taken in place of a value, in words. */
+export function describeExpected(issues: readonly Issue[]): string | undefined {
+  const [first] = flattenIssues(issues);
+  return first && wants(first);
+}
+
 function expectation(issue: Issue): string {
   switch (issue.code) {
     case "invalid_type":
@@ -65,9 +71,9 @@ function expectation(issue: Issue): string {
     case "invalid_value":
       return issue.values.map(String).join(", ");
     case "too_small":
-      return `at least ${issue.minimum} (${issue.origin})`;
+      return `${issue.inclusive === false ? "more than" : "at least"} ${issue.minimum} (${issue.origin})`;
     case "too_big":
-      return `at most ${issue.maximum} (${issue.origin})`;
+      return `${issue.inclusive === false ? "less than" : "at most"} ${issue.maximum} (${issue.origin})`;
     case "invalid_format":
       return issue.pattern ?? issue.format;
     default:

@@ -4,6 +4,7 @@
 import { z } from "zod";
 import { MergeyardError } from "../error.ts";
 import type { MergeMethod, ParameterValues } from "../methods/method.ts";
+import { describeExpected } from "./issues.ts";
 import { nearestName } from "./nearest.ts";
 import type { Recipe } from "./normalise.ts";
 import { describeValue, fieldPlace } from "./origin.ts";
@@ -200,7 +201,7 @@ function checkValue(schema: z.core.$ZodType, value: SettingScalar | undefined): 
     const result = z.core.safeParse(schema, candidate);
     const { data } = result;
     if (result.success && isScalar(data)) return { ok: true, value: data };
-    expected ||= result.error?.issues[0]?.message ?? "a number, true or false";
+    expected ||= describeExpected(result.error?.issues ?? []) ?? "a number, true or false";
   }
   return { ok: false, expected };
 }

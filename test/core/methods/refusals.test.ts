@@ -91,7 +91,7 @@ describe("refused before any weight is read", () => {
   });
 });
 
-describe("recipes of spherical methods", () => {
+describe("recipes of spherical methods and their parameters", () => {
   const checkpoint = makeCheckpoint({ matrix: [4, 8] });
   const names = ["a", "b", "c", "d"];
   const checkpoints = Object.fromEntries(names.map((name) => [name, checkpoint]));
@@ -99,10 +99,11 @@ describe("recipes of spherical methods", () => {
     planText(`merge_method: ${method}\nmodels: [${models}]\n${more}`, checkpoints);
   const weighted = (...models: readonly (readonly [string, number])[]) =>
     models.map(([model, weight]) => `{model: ${model}, parameters: {weight: ${weight}}}`).join(", ");
-  const refused = (run: () => unknown, code: string, found: string, field?: string) =>
+  const refused = (run: () => unknown, code: string, found: string, field?: string, expected?: string) =>
     assert.throws(run, (error: unknown) => {
       const { where, ...rest } = Object(error);
       assert.deepEqual([rest.code, rest.found, where.field], [code, found, field]);
+      if (expected !== undefined) assert.equal(rest.expected, expected);
       return true;
     });
 
@@ -145,8 +146,17 @@ describe("recipes of spherical methods", () => {
       "RecipeParameterInvalid",
       "1.5",
       "parameters.max_iter",
+      "a whole number",
     );
-    refused(() => recipe("karcher", pair, "parameters: {tol: 0}\n"), "RecipeParameterInvalid", "0", "parameters.tol");
+    refused(
+      () => recipe("karcher", pair, "parameters: {tol: 0}\n"),
+      "RecipeParameterInvalid",
+      "0",
+      "parameters.tol",
+      "more than 0 (number)",
+    );
+    const text = "{model: a, parameters: {weight: yes}}, {model: b, parameters: {weight: 1}}";
+    refused(() => recipe("linear", text), "RecipeParameterInvalid", '"yes"', "models[0].parameters.weight", "a number");
   });
 });
 
