@@ -162,36 +162,46 @@ function writeClasses(keys: usize): usize {
   return <usize>first + 1;
 }
 
-@inline function countOne(i: usize): void {
-  const counter = counters + (<usize>load<u16>(classes + (i << 1)) << 1);
+/** Counts one class; returns how often it was counted before. */
+@inline function countOne(own: u64, from: usize): u64 {
+  const counter = from + ((<usize>own & 0xffff) << 1);
   const before = load<u16>(counter);
-  store<u16>(ordinals + (i << 1), before);
   store<u16>(counter, before + 1);
+  return <u64>before;
 }
 
 /** Counts classes; each element's ordinal is how many of its class come before it. */
 function countClasses(): void {
-  let i: usize = 0;
-  for (; i < (lineLength & ~3); i += 4) {
-    countOne(i);
-    countOne(i + 1);
-    countOne(i + 2);
-    countOne(i + 3);
+  const from = counters;
+  const end = classes + (lineLength << 1);
+  const wordsEnd = classes + ((lineLength & ~3) << 1);
+  let c = classes;
+  let o = ordinals;
+  // Four at a time, whose ordinals are stored together: stores are what takes the time here.
+  for (; c < wordsEnd; c += 8, o += 8) {
+    const four = load<u64>(c);
+    const a = countOne(four, from);
+    const b = countOne(four >> 16, from);
+    const d = countOne(four >> 32, from);
+    const e = countOne(four >> 48, from);
+    store<u64>(o, a | (b << 16) | (d << 32) | (e << 48));
   }
-  for (; i < lineLength; i++) countOne(i);
+  for (; c < end; c += 2, o += 2) store<u16>(o, <u16>countOne(<u64>load<u16>(c), from));
 }
 
 /** Counters become the first rank of each class with keys; its bounds are the least and the largest byte of its ranks. */
 function boundClasses(firstClass: usize): void {
   let rank = boundClass(0, 0);
-  for (let own = firstClass; own <= lastClass; ) {
-    // Most classes are empty; what lies past the last one is zero.
-    if (load<u64>(counters + (own << 1)) == 0) {
-      own += 4;
-      continue;
+  const zero = i16x8.splat(0);
+  // Most classes are empty; what lies past the last one is zero.
+  for (let group = firstClass; group <= lastClass; group += 16) {
+    const own = counters + (group << 1);
+    const empty = i8x16.narrow_i16x8_s(i16x8.eq(v128.load(own), zero), i16x8.eq(v128.load(own, 16), zero));
+    let filled = <u32>i8x16.bitmask(empty) ^ 0xffff;
+    while (filled != 0) {
+      rank = boundClass(group + <usize>ctz(filled), rank);
+      filled &= filled - 1;
     }
-    if (load<u16>(counters + (own << 1)) != 0) rank = boundClass(own, rank);
-    own++;
   }
 }
 
@@ -204,18 +214,20 @@ function boundClasses(firstClass: usize): void {
   return first + size;
 }
 
-@inline function gatherBound(i: usize, at: usize): void {
-  store<u16>(BOUNDS + (at << 1), load<u16>(classBounds + (<usize>load<u16>(classes + (i << 1)) << 1)));
+@inline function gatherBound(classAt: usize, target: usize, from: usize): void {
+  store<u16>(target, load<u16>(from + (<usize>load<u16>(classAt) << 1)));
 }
 
 function compareChunk(keys: usize, random: usize, marks: usize, start: usize, size: usize): void {
   const lower = i16x8.splat(0xff);
   // All bounds of a chunk before any vector of them: a load right after the stores it covers would wait for them.
-  for (let at: usize = 0; at < size; at += 4) {
-    gatherBound(start + at, at);
-    gatherBound(start + at + 1, at + 1);
-    gatherBound(start + at + 2, at + 2);
-    gatherBound(start + at + 3, at + 3);
+  const from = classBounds;
+  const chunk = classes + (start << 1);
+  for (let at: usize = 0; at < size << 1; at += 8) {
+    gatherBound(chunk + at, BOUNDS + at, from);
+    gatherBound(chunk + at + 2, BOUNDS + at + 2, from);
+    gatherBound(chunk + at + 4, BOUNDS + at + 4, from);
+    gatherBound(chunk + at + 6, BOUNDS + at + 6, from);
   }
   for (let at: usize = 0; at < size; at += 16) {
     const b0 = v128.load(BOUNDS + (at << 1));
