@@ -341,12 +341,14 @@ async function fillConverted(
   assert.ok(isFloatDtype(dtype) && isFloatDtype(as), "only floats are planned to be converted");
   const [first, total] = [offset / elementBytes(as, 1), into.length / elementBytes(as, 1)];
   const count = Math.min(total, CONVERTED_ELEMENTS);
-  const [stored, values] = [new Uint8Array(elementBytes(dtype, count)), new Float32Array(count)];
+  const values = new Float32Array(count);
+  // What is float32 already is read where it is needed.
+  const stored = dtype === "F32" ? new Uint8Array(values.buffer) : new Uint8Array(elementBytes(dtype, count));
   const narrowed = new Uint8Array(elementBytes(as, count));
   for (let done = 0; done < total; done += count) {
     const now = Math.min(count, total - done);
     await fillTensor(source, tensor, first + done, stored.subarray(0, elementBytes(dtype, now)), signal);
-    scalarCast.widen(dtype, { address: 0, bytes: stored }, 0, { address: 0, values }, now);
+    if (dtype !== "F32") scalarCast.widen(dtype, { address: 0, bytes: stored }, 0, { address: 0, values }, now);
     scalarCast.narrow(as, { address: 0, values }, { address: 0, bytes: narrowed }, 0, now);
     into.set(narrowed.subarray(0, elementBytes(as, now)), elementBytes(as, done));
   }
