@@ -12,7 +12,7 @@ import { planGgufModel } from "../../core/formats/gguf/model.ts";
 import { NO_TOKENIZER } from "../../core/formats/gguf/tokenizer.ts";
 import { GGUF_TYPE_OF } from "../../core/formats/gguf/type-codes.ts";
 import { encodeGgufHeader } from "../../core/formats/gguf/write.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsHeader, readSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { planGgufOutputs } from "../../core/plan/gguf-outputs.ts";
 import { createNotes } from "../../core/plan/notes.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
@@ -21,6 +21,7 @@ import type { Dtype, Shape } from "../../core/tensor.ts";
 import { convertStep } from "../../steps/convert/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { openGguf } from "../../steps/open-gguf.ts";
+import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
 import { planBitsStep } from "../../steps/quantize/plan-bits.ts";
 import { quantizeStep } from "../../steps/quantize/quantize.ts";
 import { runStep } from "../../steps/step.ts";
@@ -299,7 +300,8 @@ test("a merge of models with experts makes the file in its own pass, of one shar
     const values = Float32Array.from({ length: 3 * HIDDEN }, (_, at) => 1 + ((at * 7) % 13) ** 2);
     const matrix = imatrixOf({ "blk.0.ffn_gate_exps.weight": values });
     await writeObject(yard, "imatrix", matrix, matrix.length);
-    const outputs = `[{ format: safetensors }, { format: gguf, scheme: q4_0, tokenizer: false${more} }]`;
+    const both = "{ format: safetensors }, { format: compressed-tensors, scheme: nvfp4a16 }";
+    const outputs = `[${both}, { format: gguf, scheme: q4_0, tokenizer: false${more} }]`;
     const openStore = openerOf(yard);
     const deps = testDeps(openStore, { executeMerge: createInThreadExecutor(openStore) });
     const end = await run(yard, deps, recipe(outputs, "allow_unlisted: drop"), shardBytes);
@@ -322,8 +324,35 @@ test("a merge of models with experts makes the file in its own pass, of one shar
     );
     assert.deepEqual(new Map([...found].sort()), new Map([...expected].sort()));
     assert.ok([...found.keys()].some((name) => name.startsWith("blk.1.ffn_down_exps.weight")));
+
+    // So has the folder, whose scheme measures two experts' parts together that the file has in two stacks.
+    const folder = newStore();
+    const input = { source: version.uri, target: folder.uri, scheme: "nvfp4a16" };
+    await runStep(quantizeFolderStep, input, testDeps(openerOf(version, folder)));
+    const parts = names.filter((name) => name.startsWith("nvfp4a16/") && name.endsWith(".safetensors"));
+    assert.deepEqual(
+      await partsOf(
+        yard,
+        parts.map((name) => `${end.prefix}${name}`),
+      ),
+      await partsOf(folder, ["model.safetensors"]),
+    );
   }
 });
+
+/** Bytes of every tensor of safetensors files, by name. */
+async function partsOf(store: ObjectStore, keys: readonly string[]): Promise<Map<string, Buffer>> {
+  const found: [string, Buffer][] = [];
+  for (const key of keys) {
+    const file = await readAll(store, key, 1e8);
+    const read = async (offset: number, bytes: number) => file.subarray(offset, offset + bytes);
+    for (const { name, ranges } of (await readSafetensorsHeader(read, { name: key, bytes: file.length })).tensors) {
+      const [{ offset, bytes } = { offset: 0, bytes: 0 }] = ranges;
+      found.push([name, Buffer.from(file.subarray(offset, offset + bytes))]);
+    }
+  }
+  return new Map(found.sort(([a], [b]) => (a < b ? -1 : 1)));
+}
 
 /** Bytes of every tensor of some files, by name, type and shape. */
 async function blocksOf(store: ObjectStore, keys: readonly string[]): Promise<Map<string, Buffer>> {
