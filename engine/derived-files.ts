@@ -80,7 +80,8 @@ export function derivedParts(
       const own = "name" in tensor ? importanceOf(tensor, importance?.[index]) : undefined;
       return { tensor: countFrom(tensor, firstTensor), paddingBytes, importance: own };
     });
-    return [{ ticket, prologue: firstTensor === 0 ? headerOf(file) : new Uint8Array(0), tensors }];
+    const hessians = file.format === "safetensors" ? file.hessians : undefined;
+    return [{ ticket, prologue: firstTensor === 0 ? headerOf(file) : new Uint8Array(0), tensors, hessians }];
   });
 }
 

@@ -13,6 +13,7 @@ import { copyTensor } from "./copy-tensor.ts";
 import { createInputReader } from "./input-reader.ts";
 import { largestStored } from "./largest-stored.ts";
 import { type InputContext, mergeTensor, type TensorContext, type TensorResult } from "./merge-tensor.ts";
+import { type HessianPlace, readHessian } from "./read-hessian.ts";
 import type { MergeRegion } from "./regions.ts";
 import type { ResolvedSource } from "./request.ts";
 import type { SinkPlace } from "./sink.ts";
@@ -44,7 +45,9 @@ export type DerivedPart = {
   readonly ticket: WriteTicket;
   readonly prologue: Uint8Array;
   /** `tensor.tensor` counts in the region's tensors. */
-  readonly tensors: readonly Omit<SinkPlace, "write" | "largest">[];
+  readonly tensors: readonly Omit<SinkPlace, "write" | "largest" | "hessian">[];
+  /** The folder that has the file of the tensors' Hessians. */
+  readonly hessians: HessianPlace | undefined;
 };
 
 export type RegionResult = {
@@ -83,9 +86,11 @@ export async function mergeRegion(task: RegionTask, deps: RegionDeps): Promise<R
   const largestOf = createLargest(task, deps);
   for (const [index, tensor] of task.tensors.entries()) {
     const sinks: SinkPlace[] = [];
-    for (const { placeOf } of parts) {
+    for (const { placeOf, hessians } of parts) {
       const place = placeOf(index);
-      if (place !== undefined) sinks.push({ ...place, largest: await largestOf(place.tensor) });
+      if (place === undefined) continue;
+      const hessian = await hessianOf(hessians, place.tensor, tensor, deps);
+      sinks.push({ ...place, largest: await largestOf(place.tensor), hessian });
     }
     const write = (bytes: Uint8Array): Promise<void> => writer.write(bytes);
     results.push(await mergeOne(task, tensor, deps, { statistics: task.statistics, write, sinks }));
@@ -93,6 +98,17 @@ export async function mergeRegion(task: RegionTask, deps: RegionDeps): Promise<R
   const derived: RegionReceipt[] = [];
   for (const part of parts) derived.push(await part.writer.close());
   return { receipt: await writer.close(), derived, tensors: results };
+}
+
+/** The Hessian of a derived tensor's inputs, where it has one. */
+async function hessianOf(
+  place: HessianPlace | undefined,
+  derived: SinkPlace["tensor"],
+  { name }: UnitTensor,
+  deps: RegionDeps,
+): Promise<Float32Array | undefined> {
+  const entry = "hessian" in derived ? derived.hessian : undefined;
+  return place === undefined || entry === undefined ? undefined : readHessian(place, { name, ...entry }, deps);
 }
 
 /** One tensor of a region by its method, or copied. */
@@ -141,7 +157,7 @@ function createLargest(task: RegionTask, deps: RegionDeps) {
 function openParts({ derived, index, targetStore }: RegionTask, deps: RegionDeps) {
   const target = deps.openStore(targetStore);
   return Promise.all(
-    derived.map(async ({ ticket, prologue, tensors }) => {
+    derived.map(async ({ ticket, prologue, tensors, hessians }) => {
       const writer = await target.openRegion(ticket, index, { signal: deps.signal });
       if (prologue.byteLength > 0) await writer.write(prologue);
       const write = async (bytes: Uint8Array): Promise<void> => {
@@ -149,7 +165,7 @@ function openParts({ derived, index, targetStore }: RegionTask, deps: RegionDeps
         deps.progress(0, bytes.byteLength);
       };
       const places = new Map(tensors.map((place) => [place.tensor.tensor, { ...place, write }] as const));
-      return { writer, placeOf: (tensor: number) => places.get(tensor) };
+      return { writer, placeOf: (tensor: number) => places.get(tensor), hessians };
     }),
   );
 }

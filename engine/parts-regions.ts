@@ -9,7 +9,7 @@ import {
   type CompressedUnit,
   specsOf,
 } from "../core/plan/compressed-model.ts";
-import { type Fit, fitMemory } from "../core/plan/memory.ts";
+import { type Fit, fitMemory, hessianBytes } from "../core/plan/memory.ts";
 import { FOLDER_SCHEMES, type FolderScheme } from "../core/schemes/registry.ts";
 import type { Region } from "../stores/store.ts";
 import type { PartsRequest } from "./parts-request.ts";
@@ -109,7 +109,7 @@ export function fitParts(request: PartsRequest, threads: number): Fit {
   // They lie here and in the thread that gets them.
   const memoryBytes = request.memoryBytes - 2 * late;
   const hessian =
-    request.hessians === undefined ? 0 : matrices.reduce((most, unit) => Math.max(most, hessianBytes(unit)), 0);
+    request.hessians === undefined ? 0 : matrices.reduce((most, unit) => Math.max(most, hessianBytes(unit.matrix)), 0);
   const fit = fitMemory(() => kernelBytes + kept + hessian, threads, memoryBytes);
   if (fit.peakBytes <= memoryBytes) return { ...fit, threadBytes: kernelBytes };
   throw new MergeyardError("EngineMemoryTooSmall", {
@@ -135,11 +135,6 @@ function unitBytes(unit: CompressedUnit): number {
   const scheme = schemeOf(unit);
   const streamed = rowReaderBytes(entry, matrix.columns, windowRows(scheme, matrix)) + streamBytes(scheme, matrix);
   return Math.max(streamed, measuringBytes(unit));
-}
-
-/** A Hessian as it is stored and in float32, and its factor and inverse in float64 while they are made. */
-function hessianBytes({ matrix: { columns } }: CompressedMatrix): number {
-  return (4 + 4 + 3 * 8) * columns ** 2;
 }
 
 function measuringBytes({ fused }: CompressedMatrix): number {

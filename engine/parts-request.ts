@@ -3,12 +3,11 @@
 import type { TensorEntry } from "../core/checkpoint.ts";
 import type { Loss } from "../core/ops/loss.ts";
 import type { CompressedModel } from "../core/plan/compressed-model.ts";
+import type { HessianPlace } from "./read-hessian.ts";
 import type { MergeProgress } from "./request.ts";
 
-/** Hessians by the name of their matrix, and the folder that has their file: a store's URI and a prefix in it. */
-export type Hessians = {
-  readonly store: string;
-  readonly prefix: string;
+/** Hessians by the name of their matrix, and the folder that has their file. */
+export type Hessians = HessianPlace & {
   readonly entries: Readonly<Record<string, TensorEntry>>;
 };
 

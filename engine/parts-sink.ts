@@ -15,7 +15,7 @@ import type { Sink, SinkPlace } from "./sink.ts";
 
 /** Takes kernel memory for good: whoever calls marks and releases. Throws QuantizeNotFinite from `take`. */
 export function createPartsSink(
-  { tensor, paddingBytes, write, largest }: SinkPlace<DerivedModule>,
+  { tensor, paddingBytes, write, largest, hessian }: SinkPlace<DerivedModule>,
   name: string,
   dtype: Dtype,
   kernels: Kernels,
@@ -25,7 +25,7 @@ export function createPartsSink(
   const { scheme, matrix, parts, rowsAtOnce } = made;
   const [streamed] = parts.filter(({ along }, index) => index === 0 && along !== undefined);
   const kept = allocateParts(made.kept);
-  const facts = { largest };
+  const facts = { largest, hessian };
   const quantizer = createPartsQuantizer({ tensor: name, scheme, matrix, parts, facts, rows: rowsAtOnce }, kernels);
   const hasher = createHasher();
   let first = 0;

@@ -15,6 +15,8 @@ export type SinkPlace<Tensor = DerivedTensor | DerivedModule> = {
   readonly importance: Float32Array | undefined;
   /** max|x| of the merged tensor and of those fused with it, where the scheme must know it. */
   readonly largest: number | undefined;
+  /** Sum of x x^T over the inputs of the matrix, where there is one. */
+  readonly hessian: Float32Array | undefined;
   /** Appends to the derived file; the bytes may be reused when it resolves. */
   readonly write: (bytes: Uint8Array) => Promise<void>;
 };

@@ -4,11 +4,8 @@
 import assert from "node:assert/strict";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { TensorEntry } from "../core/checkpoint.ts";
-import { MergeyardError } from "../core/error.ts";
-import { isFloatDtype, scalarCast } from "../core/ops/cast.ts";
 import type { CompressedCopy, CompressedMatrix } from "../core/plan/compressed-model.ts";
 import type { PartBytes } from "../core/schemes/part-matrix.ts";
-import { elementBytes, elementCount } from "../core/tensor.ts";
 import type { RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { RegionDeps } from "./merge-region.ts";
 import { type PlacedPart, schemeOf } from "./parts-regions.ts";
@@ -23,7 +20,7 @@ import {
   streamPart,
   windowRows,
 } from "./quantize-parts.ts";
-import { createEntryReader } from "./stored-reader.ts";
+import { readHessian } from "./read-hessian.ts";
 
 /** Bytes of a copied tensor in memory at a time; as many as a core's cache holds where the thread itself reads them. */
 const COPY_BYTES = 8 * 2 ** 20;
@@ -143,7 +140,7 @@ async function* partPieces(work: Work, unit: CompressedMatrix, name: string): As
   const { entry, module, matrix, parts, fused } = unit;
   const scheme = schemeOf(unit);
   const { kernels } = deps;
-  const facts = { largest: work.largest.get(fused[0]?.name ?? ""), hessian: await readHessian(work, entry) };
+  const facts = { largest: work.largest.get(fused[0]?.name ?? ""), hessian: await hessianOf(work, entry) };
   const read = readerOf(entry, matrix.columns, windowRows(scheme, matrix), {
     ...deps,
     source: work.source,
@@ -158,23 +155,10 @@ async function* partPieces(work: Work, unit: CompressedMatrix, name: string): As
   for (const [part, bytes] of result.parts) work.kept.set(`${module}.${part}`, bytes);
 }
 
-/** The matrix's Hessian in float32; undefined where there are none. */
-async function readHessian({ hessians, deps }: Work, { name }: TensorEntry): Promise<Float32Array | undefined> {
+/** The matrix's Hessian; undefined where there are none. */
+async function hessianOf({ hessians, deps }: Work, { name }: TensorEntry): Promise<Float32Array | undefined> {
   const entry = hessians?.entries[name];
-  if (hessians === undefined || entry === undefined) return undefined;
-  const { signal } = deps;
-  const count = elementCount(entry.shape);
-  const bytes = new Uint8Array(elementBytes(entry.dtype, count));
-  const { store, prefix } = hessians;
-  await createEntryReader(entry, { store: deps.openStore(store), prefix }, signal)(0, count, bytes);
-  const values = new Float32Array(count);
-  assert.ok(isFloatDtype(entry.dtype), "the step lets only floats through");
-  if (scalarCast.widen(entry.dtype, { address: 0, bytes }, 0, { address: 0, values }, count) > 0) {
-    const where = { store, tensor: name };
-    const found = "NaN or infinity";
-    throw new MergeyardError("QuantizeHessianInvalid", { where, found, expected: "finite numbers" });
-  }
-  return values;
+  return hessians === undefined || entry === undefined ? undefined : readHessian(hessians, entry, deps);
 }
 
 function readerOf(entry: TensorEntry, columns: number, rows: number, deps: SourceDeps & RegionDeps): ReadRows {

@@ -23,6 +23,7 @@ import type { ExecuteMeasure, ExecuteMerge, MergeProgress, MergeResult, Resolved
 import { runRounds } from "../engine/run-rounds.ts";
 import { digestCheckpoint } from "../steps/checkpoint-digest.ts";
 import { openPlace, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
+import { checkUnitHessians, openHessianFiles } from "../steps/open-hessians.ts";
 import { openImatrices, openUnitImportance } from "../steps/open-imatrix.ts";
 import { readDocuments } from "../steps/read-documents.ts";
 import { readRecipe } from "../steps/read-recipe.ts";
@@ -93,6 +94,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
   const recipe = normaliseRecipe(parsed);
   const outputs = readOutputs(request.outputs ?? parsed.pipeline.outputs, parsed.origin);
   const imatrices = await openImatrices(outputs, [request.recipe.store, request.currentFolder], deps);
+  const hessians = await openHessianFiles(outputs, [request.recipe.store, request.currentFolder], deps);
   const names = documentNames(recipe, outputs);
   const models = await Promise.all(listSources(recipe).map((model) => openModel(model, names, parsed, request, deps)));
   const name = parsed.pipeline.publish?.model ?? parsed.pipeline.name;
@@ -107,7 +109,14 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
       text: parsed.text,
       models: models.map(({ source, opened, documents }) => ({ source, documents, ...opened })),
     },
-    { threads: request.threads, memoryBytes: request.memoryBytes, statistics: request.statistics, outputs, imatrices },
+    {
+      threads: request.threads,
+      memoryBytes: request.memoryBytes,
+      statistics: request.statistics,
+      outputs,
+      imatrices,
+      hessians,
+    },
   );
   const warnings = [...models.flatMap(({ opened }) => opened.warnings.map(describeWarning)), ...said];
   const output = await beginOutputFolder(request.target, { force: request.force });
@@ -259,6 +268,7 @@ async function runDocuments(
     for (const unit of plan.units) {
       const place = { store: target.uri, key: `${prefix}${unit.file}`, derivedPrefix: "" };
       const importance = await openUnitImportance(unit, deps);
+      await checkUnitHessians(unit, deps);
       const request = { unit, sources, state, importance, target: place, threads, memoryBytes };
       own.push(await executeMerge(request, { signal, progress: show }));
       before += unit.bytesRead + unit.bytesWritten;

@@ -14,12 +14,12 @@ import type { StepDeps } from "./step.ts";
 export type OpenedImatrix = { readonly importance: Importance; readonly digest: string };
 
 /** A file and the folder that has it. */
-export type ImatrixPlace = { readonly store: string; readonly key: string };
+export type FilePlace = { readonly store: string; readonly key: string };
 
 type Deps = Pick<StepDeps, "openStore" | "signal">;
 
 /** Throws CheckpointFileMissing, ImatrixInvalid, the Gguf codes, and what the store throws. */
-export async function openImatrix({ store: uri, key }: ImatrixPlace, deps: Deps): Promise<OpenedImatrix> {
+export async function openImatrix({ store: uri, key }: FilePlace, deps: Deps): Promise<OpenedImatrix> {
   const [store, { signal }] = [deps.openStore(uri), deps];
   const size = (await store.head(key, { signal }))?.bytes;
   if (size === undefined) throw new MergeyardError("CheckpointFileMissing", { where: { store: uri, file: key } });
@@ -51,7 +51,11 @@ export async function openImatrices(
   return opened;
 }
 
-async function findFile(path: string, folders: readonly string[], deps: Deps): Promise<ImatrixPlace> {
+/**
+ * A file that an output names: a URI, an absolute path, or a path that is tried in the folders.
+ * Throws CheckpointFileMissing.
+ */
+export async function findFile(path: string, folders: readonly string[], deps: Deps): Promise<FilePlace> {
   const isInside = !/^\/|:\/\/|(^|\/)\.{1,2}\//.test(path);
   const places = isInside
     ? folders.map((store) => ({ store, key: path }))
@@ -64,7 +68,7 @@ async function findFile(path: string, folders: readonly string[], deps: Deps): P
 }
 
 /** A URI, an absolute path or one that leads out of the folder. */
-function split(folder: string, path: string): ImatrixPlace {
+function split(folder: string, path: string): FilePlace {
   const uri = path.includes("://") ? path : resolveUri(folder, path);
   const slash = uri.lastIndexOf("/");
   return { store: uri.slice(0, slash), key: decodeURIComponent(uri.slice(slash + 1)) };
@@ -94,7 +98,7 @@ function imatrixOf(file: DerivedFile) {
   return file.format === "gguf" ? file.imatrix : undefined;
 }
 
-async function openPlanned(planned: ImatrixPlace & { readonly digest: string }, deps: Deps): Promise<Importance> {
+async function openPlanned(planned: FilePlace & { readonly digest: string }, deps: Deps): Promise<Importance> {
   const { importance, digest } = await openImatrix(planned, deps);
   if (digest === planned.digest) return importance;
   const where = { store: planned.store, file: planned.key };

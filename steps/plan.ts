@@ -20,6 +20,7 @@ import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { findCachedCheckpoint } from "./cache.ts";
 import { openCheckpoint, openPlace, type StoredCheckpoint } from "./open-checkpoint.ts";
+import { openHessianFiles } from "./open-hessians.ts";
 import { openImatrices } from "./open-imatrix.ts";
 import { readPlan, writePlan } from "./plan-file.ts";
 import { readDocuments } from "./read-documents.ts";
@@ -91,6 +92,7 @@ export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: Ste
   };
   const outputs = readOutputs(parsed.pipeline.outputs, parsed.origin);
   const imatrices = await openImatrices(outputs, [...scope.folders, yard.uri], deps);
+  const hessians = await openHessianFiles(outputs, [...scope.folders, yard.uri], deps);
   const names = documentNames(recipe, outputs);
   const models: PipelineModel[] = [];
   for (const model of listSources(recipe)) {
@@ -105,7 +107,7 @@ export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: Ste
     memoryBytes: input.memoryBytes ?? (fleet && engineBytes(fleet.cpu.memoryMiB)),
     memoryBytesMax: input.memoryBytes ?? (fleet && engineBytes(fleet.cpu.memoryMiBMax)),
   };
-  return planPipeline({ parsed, recipe, models }, { shardBytes, imatrices, ...sizes });
+  return planPipeline({ parsed, recipe, models }, { shardBytes, imatrices, hessians, ...sizes });
 }
 
 /**

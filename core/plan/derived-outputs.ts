@@ -3,7 +3,7 @@
 import { stackOf } from "../formats/gguf/names.ts";
 import type { Outputs } from "../recipe/outputs.ts";
 import { compareUtf8 } from "../utf8-order.ts";
-import { planFolderOutput } from "./folder-outputs.ts";
+import { type FolderOutputParts, planFolderOutput } from "./folder-outputs.ts";
 import { type GgufOutputParts, planGgufOutputs } from "./gguf-outputs.ts";
 import { fusedKey } from "./linear-modules.ts";
 import type { DerivedFile, SideFile } from "./schema.ts";
@@ -41,7 +41,10 @@ export function groupTensors<Tensor extends { readonly name: string }>(
 }
 
 /** Throws what planning GGUF files and folders of parts throws. */
-export function planDerived(parts: Omit<GgufOutputParts, "outputs">, outputs: Outputs | undefined): DerivedOutputs {
+export function planDerived(
+  parts: Omit<GgufOutputParts, "outputs"> & FolderOutputParts,
+  outputs: Outputs | undefined,
+): DerivedOutputs {
   const gguf = planGgufOutputs({ ...parts, outputs: outputs?.gguf ?? [] });
   const folders = (outputs?.folders ?? []).map((output) => planFolderOutput(output, parts));
   const own = new Set(folders.flatMap(({ sideFiles }) => sideFiles.map(({ name }) => name)));

@@ -1,6 +1,7 @@
 // Folders of parts made in the pass that merges: one safetensors file for each merge unit, an index and a config.json
 // of their own. Everything but the parts' bytes is known from headers.
 import assert from "node:assert/strict";
+import type { TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { encodeSafetensorsHeader } from "../formats/safetensors/safetensors.ts";
 import { encodeShardIndex } from "../formats/safetensors/shard-index.ts";
@@ -10,10 +11,15 @@ import type { FolderOutput } from "../recipe/outputs.ts";
 import type { FolderScheme } from "../schemes/registry.ts";
 import { DTYPE_BITS } from "../tensor.ts";
 import { type CompressedMatrix, type CompressedUnit, planCompressedUnits, specsOf } from "./compressed-model.ts";
+import { findHessian, type HessianFile } from "./hessians.ts";
 import { type OutputDocuments, outputObject } from "./output-documents.ts";
 import type { DerivedFile, DerivedModule, SideFile } from "./schema.ts";
 
-export type FolderOutputParts = OutputDocuments & { readonly shards: readonly PlannedShard[] };
+export type FolderOutputParts = OutputDocuments & {
+  readonly shards: readonly PlannedShard[];
+  /** By the names that outputs have for them. */
+  readonly hessians: ReadonlyMap<string, HessianFile>;
+};
 
 type PartsFile = Extract<DerivedFile, { format: "safetensors" }>;
 
@@ -32,15 +38,17 @@ const NOT_COPIED: readonly FileRole[] = ["config", "index", "card"];
  * Throws QuantizeModelUnsupported, QuantizeShapeUnsupported, PlanDocumentInvalid.
  */
 export function planFolderOutput(
-  { scheme, folder }: FolderOutput,
-  { shards, ...documents }: FolderOutputParts,
+  { scheme, folder, hessian: named }: FolderOutput,
+  { shards, hessians, ...documents }: FolderOutputParts,
 ): PartsFolder {
   const tensors = shards.flatMap((shard) => shard.tensors.map((tensor) => ({ ...tensor, ranges: [] })));
   const model = planCompressedUnits({ tensors, config: outputObject(documents, CONFIG_FILE) }, () => scheme, []);
+  const hessian = named === undefined ? undefined : hessians.get(named);
+  assert.equal(hessian === undefined, named === undefined, "whoever plans has opened the files of Hessians");
   const units = new Map(model.units.map((unit) => [unit.entry.name, unit]));
   const derived = shards.map((shard) => {
     const own = shard.tensors.flatMap(({ name }) => units.get(name) ?? []);
-    return planFile(shard.file, own, scheme);
+    return planFile(shard.file, own, scheme, hessian);
   });
   const sideFiles: SideFile[] = [{ from: "text", name: CONFIG_FILE, text: model.config }];
   if (shards.length > 1) sideFiles.push({ from: "text", name: INDEX_FILE, text: indexOf(derived) });
@@ -51,7 +59,12 @@ export function planFolderOutput(
   };
 }
 
-function planFile(file: string, units: readonly CompressedUnit[], scheme: FolderScheme): PartsFile {
+function planFile(
+  file: string,
+  units: readonly CompressedUnit[],
+  scheme: FolderScheme,
+  hessian: HessianFile | undefined,
+): PartsFile {
   const specs = units.map(specsOf);
   const { header, tensors: placed, fileBytes } = encodeSafetensorsHeader(specs.flat(), HF_METADATA, "given");
   let next = 0;
@@ -65,11 +78,19 @@ function planFile(file: string, units: readonly CompressedUnit[], scheme: Folder
     const bytes = parts.reduce((sum, part) => sum + part.bytes, 0);
     const place = { tensor, shape: [...unit.entry.shape], offset: parts[0]?.offset ?? fileBytes, bytes, parts };
     if (unit.kind === "copy") return place;
-    const made = { ...place, scheme: scheme.id, scales: unit.matrix.dtype };
+    const solved = hessian === undefined ? {} : { hessian: placeOf(findHessian(hessian, unit)) };
+    const made = { ...place, scheme: scheme.id, scales: unit.matrix.dtype, ...solved };
     return scheme.measures === "nothing" ? made : { ...made, fused: fusedIn(unit, units) };
   });
   const output = `${scheme.form.container} ${scheme.id}`;
-  return { format: "safetensors", output, file, fileBytes, header: Buffer.from(header).toString("base64"), tensors };
+  const made = { output, file, fileBytes, header: Buffer.from(header).toString("base64"), tensors };
+  if (hessian === undefined) return { format: "safetensors", ...made };
+  const { entries: _, ...hessians } = hessian;
+  return { format: "safetensors", ...made, hessians };
+}
+
+function placeOf({ dtype, shape, ranges }: TensorEntry): NonNullable<DerivedModule["hessian"]> {
+  return { dtype, shape: [...shape], ranges: ranges.map((range) => ({ ...range })) };
 }
 
 /** The tensors of the file that share what is measured of a matrix: whoever cut the files put them together. */

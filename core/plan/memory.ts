@@ -150,12 +150,18 @@ export function sinkMatrix({ scheme: id, scales, shape }: DerivedModule) {
   return { scheme, matrix, parts: made, kept, rowsAtOnce, keptBytes };
 }
 
+/** A Hessian as it is stored and in float32, and its factor and inverse in float64 while they are made. */
+export function hessianBytes({ columns }: Pick<Matrix, "columns">): number {
+  return (4 + 4 + 3 * 8) * columns ** 2;
+}
+
 /** Memory of the sink of a module: values, what quantizes them, and the parts that are kept. */
 function moduleBytes(module: DerivedModule): number {
   const own = sinkMatrix(module);
   if (own === undefined) return 0;
   const values = allocatedBytes(4 * own.rowsAtOnce * own.matrix.columns);
-  return values + own.keptBytes + partsQuantizerBytes(own.scheme, own.matrix, own.rowsAtOnce);
+  const hessian = module.hessian === undefined ? 0 : hessianBytes(own.matrix);
+  return values + hessian + own.keptBytes + partsQuantizerBytes(own.scheme, own.matrix, own.rowsAtOnce);
 }
 
 /** Kernel memory of quantizing rows of blocks: a row read back, its limits, and its importance. */

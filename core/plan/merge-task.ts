@@ -5,6 +5,7 @@ import type { Importance } from "../formats/gguf/imatrix.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import type { Outputs } from "../recipe/outputs.ts";
+import type { HessianFile } from "./hessians.ts";
 import type { PlanSource } from "./schema.ts";
 import type { ReadTokenizer } from "./vocabulary.ts";
 
@@ -52,6 +53,8 @@ export type MergeOptions = {
   readonly outputs?: Outputs | undefined;
   /** Importance matrices by the names that outputs have for them. */
   readonly imatrices?: ReadonlyMap<string, PlannedImatrix> | undefined;
+  /** Files of Hessians by the names that outputs have for them. */
+  readonly hessians?: ReadonlyMap<string, HessianFile> | undefined;
   /** Index in the plan of the first stage of the merge: its own, or the first that prepares it. */
   readonly stage?: number | undefined;
   /** How tokenizer.json is read; the form of the tokenizers library unless said otherwise. */

@@ -88,7 +88,8 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
     ...output,
     notes,
   });
-  const outputParts = { name, shards, sideFiles: ownFiles, models, imatrices: options.imatrices ?? new Map(), notes };
+  const { imatrices = new Map(), hessians = new Map() } = options;
+  const outputParts = { name, shards, sideFiles: ownFiles, models, imatrices, hessians, notes };
   const { derived, sideFiles } = planDerived(outputParts, options.outputs);
   const first = options.stage ?? 0;
   const whole = planRounds(tensors, method, recipe, (input) => input.model ?? models[input.source]?.source.model ?? "");

@@ -111,6 +111,7 @@ function nameRun(parsed: ParsedRecipe, sources: readonly PlanSource[], options: 
     recipe: parsed.document,
     shardBytes: options.shardBytes ?? SHARD_BYTES_DEFAULT,
     sources: sources.map(({ model, format, fingerprint }) => ({ model, format, fingerprint })),
+    hessians: options.hessians?.size ? [...options.hessians.values()].map(({ fingerprint }) => fingerprint) : undefined,
     imatrices: options.imatrices?.size ? [...options.imatrices.values()].map(({ digest }) => digest) : undefined,
   });
   return shortDigest(digest);

@@ -244,6 +244,8 @@ const derivedModuleSchema = z.strictObject({
   scales: scaleDtype.optional(),
   /** Tensors of the unit, itself included, whose largest magnitude the scheme must know before its first row. */
   fused: z.array(count).min(1).optional(),
+  /** Where the Hessian of its inputs lies in the file of them. */
+  hessian: z.strictObject({ dtype, shape, ranges: z.array(byteRangeSchema) }).optional(),
   /** Places of all parts together, from the file's first byte. */
   offset: count,
   bytes: count,
@@ -268,7 +270,15 @@ const derivedFileSchema = z.discriminatedUnion("format", [
     /** What tensors are quantized with, by their names in the file. */
     imatrix: z.strictObject({ store: z.string(), key: z.string(), digest }).optional(),
   }),
-  z.strictObject({ ...derivedFileBase, format: z.literal("safetensors"), tensors: z.array(derivedModuleSchema) }),
+  z.strictObject({
+    ...derivedFileBase,
+    format: z.literal("safetensors"),
+    tensors: z.array(derivedModuleSchema),
+    /** The file that has the tensors' Hessians. */
+    hessians: z
+      .strictObject({ store: z.string(), prefix: z.string(), file: z.string(), fingerprint: digest })
+      .optional(),
+  }),
 ]);
 
 /** Merge tensors into one safetensors file of the output. */

@@ -20,6 +20,8 @@ export type GgufOutput = {
 /** A folder of parts: compressed-tensors, or another tool's. */
 export type FolderOutput = {
   readonly scheme: FolderScheme;
+  /** Name of the file with the Hessians of the modules' inputs: a path or a URI. */
+  readonly hessian: string | undefined;
   /** Where its files lie in the version's folder: "", or a folder's name and "/". */
   readonly folder: string;
 };
@@ -54,9 +56,9 @@ const FORMATS: Readonly<Record<string, readonly string[]>> = Object.freeze({
 /** Throws RecipeNotSupported: a format or scheme that cannot be written in the same pass; RecipeFieldInvalid: twice. */
 export function readOutputs(requests: readonly OutputRequest[], origin: Pick<RecipeOrigin, "file">): Outputs {
   const gguf: GgufOutput[] = [];
-  const schemes: FolderScheme[] = [];
+  const schemes: Pick<FolderOutput, "scheme" | "hessian">[] = [];
   const seen = new Set<string>();
-  for (const [index, { format, scheme: named, tokenizer, imatrix }] of requests.entries()) {
+  for (const [index, { format, scheme: named, tokenizer, imatrix, hessian }] of requests.entries()) {
     const scheme = named == null ? undefined : (SCHEME_ALIASES.get(named.toLowerCase()) ?? named);
     const spelling = scheme === undefined ? format : `${format} with scheme ${scheme}`;
     const where = { file: origin.file, field: `outputs[${index}]` };
@@ -69,11 +71,14 @@ export function readOutputs(requests: readonly OutputRequest[], origin: Pick<Rec
     const parts = format === "gguf" ? undefined : FOLDER_SCHEMES.get(scheme ?? "");
     if (mix !== undefined) gguf.push({ mix, tokenizer: tokenizer !== false, imatrix: imatrix ?? undefined });
     if (mix === undefined && imatrix != null) throw refuse("RecipeNotSupported", "an imatrix for gguf alone");
-    if (parts !== undefined) schemes.push(parts);
+    if (hessian != null && (parts?.hessian ?? "ignored") === "ignored") {
+      throw refuse("RecipeNotSupported", "a hessian for a scheme that takes one, such as those of gptq");
+    }
+    if (parts !== undefined) schemes.push({ scheme: parts, hessian: hessian ?? undefined });
   }
   const checkpoint = seen.size > gguf.length + schemes.length;
-  const folders = schemes.map((scheme, index): FolderOutput => {
-    return { scheme, folder: index === 0 && !checkpoint ? "" : `${scheme.id}/` };
+  const folders = schemes.map((own, index): FolderOutput => {
+    return { ...own, folder: index === 0 && !checkpoint ? "" : `${own.scheme.id}/` };
   });
   return { checkpoint, gguf, folders };
 }

@@ -175,6 +175,7 @@ const outputSchema = closed({
   scheme: text.nullish(),
   tokenizer: z.boolean().nullish(),
   imatrix: text.nullish(),
+  hessian: text.nullish(),
 });
 
 /** A pipeline file. Source: the design's section "A pipeline". */

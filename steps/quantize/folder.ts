@@ -6,15 +6,17 @@ import { followFolderPlan } from "../../core/bit-plan/folder.ts";
 import type { Checkpoint } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { fileRole } from "../../core/formats/side-files.ts";
-import { type ChooseScheme, planCompressedModel } from "../../core/plan/compressed-model.ts";
+import { type ChooseScheme, type CompressedUnit, planCompressedModel } from "../../core/plan/compressed-model.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
+import { findHessian, type HessianFile } from "../../core/plan/hessians.ts";
 import { FOLDER_SCHEMES } from "../../core/schemes/registry.ts";
 import { elementCount } from "../../core/tensor.ts";
+import type { Hessians } from "../../engine/parts-request.ts";
 import { copyAcross, writeObject } from "../../stores/objects.ts";
 import { openPlace, travellingFiles, writtenDocuments } from "../open-checkpoint.ts";
+import { openHessianFile } from "../open-hessians.ts";
 import { defineStep, type PartsDeps } from "../step.ts";
 import { lossSchema, summariseLosses } from "./losses.ts";
-import { openHessians } from "./open-hessians.ts";
 
 const count = z.int().nonnegative();
 
@@ -70,7 +72,7 @@ export const quantizeFolderStep = defineStep({
       input.hessian === undefined || model.units.every((unit) => unit.kind === "copy" || takesHessian(unit.scheme)),
       "an edge gives Hessians to schemes that use them",
     );
-    const hessians = input.hessian && (await openHessians(input.hessian, model.units, deps));
+    const hessians = input.hessian && hessiansOf(await openHessianFile(input.hessian, deps), model.units);
     const { losses, threads } = await deps.executeParts(
       {
         source: source.uri,
@@ -121,6 +123,13 @@ function chooserOf(
   const known = FOLDER_SCHEMES.get(scheme);
   assert.ok(known !== undefined, "the schema lets only known schemes through");
   return () => known;
+}
+
+/** The Hessian of every matrix. Throws QuantizeHessianInvalid. */
+function hessiansOf(file: HessianFile, units: readonly CompressedUnit[]): Hessians {
+  const matrices = units.filter((unit) => unit.kind === "matrix");
+  const entries = matrices.map((unit) => [unit.entry.name, findHessian(file, unit)] as const);
+  return { store: file.store, prefix: file.prefix, entries: Object.fromEntries(entries) };
 }
 
 function takesHessian(scheme: string): boolean {

@@ -42,6 +42,7 @@ export function mergeKey(
             header: digestBytes(header),
             tensors,
             imatrix: file.format === "gguf" ? file.imatrix?.digest : undefined,
+            hessians: file.format === "safetensors" ? file.hessians?.fingerprint : undefined,
           })),
     // All that other tensors of the model do to these.
     state: describeState(state),

@@ -10,6 +10,7 @@ import { encodeConverted } from "../../core/universal/convert-plan.ts";
 import { ENGINE_VERSION } from "../../core/version.ts";
 import { findCachedFile } from "../cache.ts";
 import { convertFile } from "../convert/file.ts";
+import { checkUnitHessians } from "../open-hessians.ts";
 import { openUnitImportance } from "../open-imatrix.ts";
 import { encodeRecord } from "../records.ts";
 import { unitInputSchema, unitOutputSchema } from "../schemas.ts";
@@ -196,6 +197,7 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
   const { threads, memoryBytes, signal } = deps;
   const resolved = narrowSources(context, unit.tensors, sources);
   const importance = await openUnitImportance(unit, deps);
+  await checkUnitHessians(unit, deps);
   const request = { unit, sources: resolved, state, importance, target, threads, memoryBytes };
   const options = { signal, ...(deps.progress === undefined ? {} : { progress: deps.progress }) };
   const result = await deps.executeMerge(request, options);

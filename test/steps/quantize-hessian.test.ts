@@ -6,13 +6,17 @@ import { MergeyardError } from "../../core/error.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { convertStep } from "../../steps/convert/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import { planStep } from "../../steps/plan.ts";
 import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
 import { runStep } from "../../steps/step.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { initYard } from "../../steps/yard.ts";
+import { readAll, writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { gaussians } from "../core/schemes/gaussians.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
+import { recipe, run } from "./outputs-yard.ts";
+import { runUnits } from "./pipeline.ts";
 
 const [ROWS, COLUMNS] = [64, 128];
 const MATRICES = ["q_proj", "k_proj"].map((name) => `model.layers.0.self_attn.${name}.weight`);
@@ -116,4 +120,64 @@ test("a matrix without its Hessian, with one of another form or without an inver
       return true;
     });
   }
+});
+
+const HESSIAN_FILE = "calibration/h.safetensors";
+
+/** A yard with the model twice, which merge to itself, and its Hessians. */
+async function putYard(hessians: ReadonlyMap<string, Float32Array>) {
+  const yard = newStore();
+  await initYard(yard);
+  for (const upload of ["a", "b"]) {
+    await putTensors(yard, `incoming/${upload}/1/model.safetensors`, WEIGHTS);
+    await putText(yard, `incoming/${upload}/1/config.json`, JSON.stringify({ model_type: "llama", vocab_size: 6 }));
+  }
+  await putTensors(yard, HESSIAN_FILE, hessians);
+  const openStore = openerOf(yard);
+  return { yard, deps: testDeps(openStore, { executeMerge: createInThreadExecutor(openStore) }) };
+}
+
+const OUTPUT = `{ format: gptq, scheme: gptq3_group128, hessian: ${HESSIAN_FILE} }`;
+
+test("an output of a merge takes them too, and has the bytes of quantizing what is published", async () => {
+  const { yard, deps } = await putYard(HESSIANS);
+  const end = await run(yard, deps, recipe(`[{ format: safetensors }, ${OUTPUT}]`));
+  const [merged, target] = [newStore(), newStore()];
+  for (const name of ["model.safetensors", "config.json"]) {
+    await merged.create(name, await readAll(yard, `${end.prefix}${name}`, 1e7));
+  }
+  for (const hessian of [{ hessian: { store: yard.uri, key: HESSIAN_FILE } }, {}]) {
+    const input = { source: merged.uri, target: target.uri, scheme: "gptq3_group128", ...hessian };
+    await runStep(quantizeFolderStep, input, testDeps(openerOf(yard, merged, target)));
+    const own = await readAll(target, "model.safetensors", 1e7);
+    const made = await readAll(yard, `${end.prefix}gptq3_group128/model.safetensors`, 1e7);
+    assert.equal(Buffer.from(own).equals(Buffer.from(made)), "hessian" in hessian);
+    for await (const { key } of target.list("")) await target.delete(key);
+  }
+});
+
+test("Hessians that a merge cannot use stop it before anything is published", async () => {
+  const refuses = async (hessians: ReadonlyMap<string, Float32Array>, output: string, code: string) => {
+    const { yard, deps } = await putYard(hessians);
+    await assert.rejects(run(yard, deps, recipe(`[${output}]`)), (error) => {
+      assert.ok(error instanceof MergeyardError, String(error));
+      assert.equal(error.code, code);
+      return true;
+    });
+    for await (const { key } of yard.list("artifacts/")) assert.fail(`${key} is published`);
+  };
+  const [first = "", second = ""] = MATRICES;
+  const own = HESSIANS.get(first) ?? new Float32Array();
+  await refuses(new Map([[first, own]]), OUTPUT, "QuantizeHessianInvalid");
+  await refuses(new Map([...HESSIANS, [second, own.map(() => Number.NaN)]]), OUTPUT, "QuantizeHessianInvalid");
+  await refuses(HESSIANS, OUTPUT.replace("h.safetensors", "none.safetensors"), "CheckpointFileMissing");
+  const awq = `{ format: awq, scheme: awq4_group128, hessian: ${HESSIAN_FILE} }`;
+  await refuses(HESSIANS, awq, "RecipeNotSupported");
+  const { yard, deps } = await putYard(HESSIANS);
+  await putText(yard, "pipelines/small.yaml", recipe(`[${OUTPUT}]`));
+  const pipeline = { store: yard.uri, key: "pipelines/small.yaml" };
+  const planned = await runStep(planStep, { yard: yard.uri, pipeline }, deps);
+  await yard.delete(HESSIAN_FILE);
+  await putTensors(yard, HESSIAN_FILE, new Map([...HESSIANS, [second, own]]));
+  await assert.rejects(runUnits(planned, deps), { code: "QuantizeHessianInvalid" });
 });
