@@ -32,19 +32,19 @@ export function drawMask(
     const left = <usize>(count - done < CHUNK ? count - done : CHUNK);
     const target = bits + <usize>(done >> 3);
     // In three steps, so that the rare second look never waits for, or holds up, the generator.
-    for (let at: usize = 0; at < left; at += 64) fillBytes((first + <u64>at) >> 4, BYTES + at);
+    for (let at: usize = 0; at < left; at += 128) fillBytes((first + <u64>at) >> 4, BYTES + at);
     for (let at: usize = 0; at < left; at += 16) {
       const bytes = v128.load(BYTES + at);
       store<u16>(target + (at >> 3), <u16>below(bytes, highs));
       store<u16>(EQUALS + (at >> 3), <u16>i8x16.bitmask(i8x16.eq(bytes, highs)));
     }
     if (low != 0) {
-      for (let at: usize = 0; at < left; at += 16) {
-        let equal = <u32>load<u16>(EQUALS + (at >> 3));
+      for (let at: usize = 0; at < left; at += 64) {
+        let equal = load<u64>(EQUALS + (at >> 3));
         while (equal != 0) {
-          const lane = ctz(equal);
+          const index = at + <usize>ctz(equal);
           equal &= equal - 1;
-          if (secondWord(key0, key1, first + <u64>at + <u64>lane) < low) setMark(target, at + <usize>lane);
+          if (index < left && secondWord(key0, key1, first + <u64>index) < low) setMark(target, index);
         }
       }
     }

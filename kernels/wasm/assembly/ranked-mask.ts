@@ -76,11 +76,11 @@ export function drawRankedMask(
   elementStep = <u64>inner;
   const count = <usize>outer * length * <usize>inner;
   const random = layOut(scratch, length);
-  const marks = random + ((count + 127) & ~63) + SLACK;
+  const marks = random + ((count + 191) & ~63) + SLACK;
   const skipped = <usize>(<u64>first & 63);
   setKey(low0, high0);
   const block = ((<u64>first) >> 6) << 2;
-  for (let at: usize = 0; at < skipped + count; at += 64) fillBytes(block + <u64>(at >> 4), random + at);
+  for (let at: usize = 0; at < skipped + count; at += 128) fillBytes(block + <u64>(at >> 4), random + at);
   for (let line: usize = 0; line < <usize>outer * <usize>inner; line++) {
     const start = (line / <usize>inner) * length * <usize>inner + (line % <usize>inner);
     firstElement = <u64>first + <u64>start;
