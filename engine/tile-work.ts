@@ -61,7 +61,7 @@ export function reduceWindow(run: TileRun, pass: Pass | StoredPass): HandleWindo
 
 /** The work on a window of the apply pass, up to the output's bytes. */
 export function applyWindow(run: TileRun, program: TensorProgram): HandleWindow {
-  return combinedWindow(run, program) ?? byTiles(run, applyTile(run, program));
+  return storedWindow(run, program) ?? byTiles(run, applyTile(run, program));
 }
 
 function byTiles({ tileElements }: TileRun, handle: HandleTile): HandleWindow {
@@ -184,22 +184,42 @@ function readCombination({ tensor }: TileRun, { deltas, combination }: CombinePa
   };
 }
 
-/** A combination from stored values to stored values; undefined where somebody must see the values between. */
-function combinedWindow(run: TileRun, { apply }: TensorProgram): HandleWindow | undefined {
-  const { kernels, tensor, buffers } = run;
-  if (!("combination" in apply) || run.interference !== undefined || run.delta !== undefined) return undefined;
-  const { base, sources, combination, dtype } = readCombination(run, apply);
+/** Results of a window from stored values to stored ones of the same dtype; returns how many are not finite. */
+type StoreWindow = (dtype: CombineDtype, window: WindowPlace, output: Block) => number;
+
+/** An apply pass from stored values to stored values; undefined where somebody must see the values between. */
+function storedWindow(run: TileRun, { apply }: TensorProgram): HandleWindow | undefined {
+  const { tensor, buffers } = run;
+  const dtype = commonDtype(tensor);
   if (dtype === undefined || dtype !== tensor.dtype) return undefined;
-  const slots = slotsOf(buffers, sources);
-  const bases = base === undefined ? undefined : pick(buffers.windows[base]);
+  if (run.interference !== undefined || run.delta !== undefined) return undefined;
+  const store =
+    "combination" in apply ? combinedWindow(run, apply) : "tile" in apply ? undefined : ownWindow(run, apply);
+  if (store === undefined) return undefined;
   const lookBack = byTiles(run, (place) => widenInputs(run, place, true));
   return (window) => {
-    const { slot, output, count } = window;
-    const from = pick(slots[slot]);
-    const bad = kernels.combineStored(dtype, bases?.[slot], from, combination, buffers.outputs[output], count);
+    const bad = store(dtype, window, buffers.outputs[window.output]);
     run.nonFiniteOutput += bad;
     if (bad > 0 && !run.inputsCounted) lookBack(window);
   };
+}
+
+function combinedWindow(run: TileRun, pass: CombinePass): StoreWindow | undefined {
+  const { kernels, buffers } = run;
+  const { base, sources, combination } = readCombination(run, pass);
+  if (sources.length > COMBINE_SOURCES_MAX) return undefined;
+  const slots = slotsOf(buffers, sources);
+  const bases = base === undefined ? undefined : pick(buffers.windows[base]);
+  return (dtype, { slot, count }, output) =>
+    kernels.combineStored(dtype, bases?.[slot], pick(slots[slot]), combination, output, count);
+}
+
+function ownWindow({ tensor, buffers, tileElements }: TileRun, pass: StoredPass): StoreWindow | undefined {
+  const indexes = tensor.inputs.map((_, index) => index);
+  const slots = slotsOf(buffers, indexes);
+  if (pass.storedWindow === undefined) return undefined;
+  return (dtype, { slot, count, first: firstElement }, output) =>
+    pass.storedWindow?.({ dtype, inputs: pick(slots[slot]), output, firstElement, count, tileElements }) ?? 0;
 }
 
 /** A combination as one fused kernel when all inputs have the same stored dtype, else as its single operations. */

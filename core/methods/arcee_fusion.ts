@@ -133,7 +133,7 @@ function createImportance({ shape, working }: MergeTensor, kernels: Kernels, spl
       const { firstElement, count } = view;
       const { a, b } = pair(view);
       kernels.writeScores(scores, b, a, { factors, length }, firstElement, count);
-      return { firstElement, count, deltas: () => deltas };
+      return { firstElement, count, tileElements: count, deltas: () => deltas };
     },
     threshold: thresholdOf,
     apply(view, threshold) {
@@ -180,7 +180,7 @@ function workingScores(
         const factor = divergences[Math.floor((firstElement + i) / length)] ?? 0;
         scores.values[i] = steps.encode(steps.importance(b.values[i] ?? 0, a.values[i] ?? 0, factor));
       }
-      return { firstElement, count, deltas: () => deltas };
+      return { firstElement, count, tileElements: count, deltas: () => deltas };
     },
     threshold(search) {
       const [low, median, high] = quartilesOf(search);

@@ -104,6 +104,9 @@ export type StoredView = {
   readonly tileElements: number;
 };
 
+/** A window of an apply pass that writes it as it is stored, in the inputs' dtype. */
+export type StoredWindow = Omit<StoredView, "byteOffset" | "output"> & { readonly output: Block };
+
 /** Elements [first, first + count) of a tensor. */
 export type ElementSpan = { readonly first: number; readonly count: number };
 
@@ -125,6 +128,8 @@ export type StoredPass = PassOptions & {
   storedTile(view: StoredView): void;
   /** Reduce passes: spans may have many tiles, whole ones but the last; what is summed by tile the pass sums so. */
   readonly takesWindows?: boolean;
+  /** Apply passes: the same for a window, narrowed; returns how many results are not finite. */
+  storedWindow?(view: StoredWindow): number;
 };
 
 /**

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { z } from "zod";
 import { countBits } from "../ops/deltas.ts";
 import type { Block, Kernels } from "../ops/kernels.ts";
-import { type BandedSource, MASKED_SOURCES_MAX } from "../ops/masked.ts";
+import { type BandedSource, MASKED_SOURCES_MAX, type MaskedSource } from "../ops/masked.ts";
 import { KEY_MAX, type KeyBand } from "../ops/select.ts";
 import {
   type Locality,
@@ -16,6 +16,7 @@ import {
   numberParameter,
   type ScratchTensor,
   type StoredView,
+  type StoredWindow,
   type TensorProgram,
 } from "./method.ts";
 import { createMaskStore, type MaskStore, maskStoreBytes } from "./sparsify/mask-store.ts";
@@ -191,6 +192,8 @@ function combinePass(task: TaskVectorTask): TensorProgram["apply"] {
 /** Masks and rescaling factors of the sparse models, and the passes over their differences that both need. */
 export type Sparsified = {
   readonly masks: MaskStore;
+  /** Masks are made, and hold, for windows. */
+  readonly takesWindows: boolean;
   /** Where kept elements are told by the keys of a tile, and none is rescaled. */
   readonly bandIn: Sparsification["bandIn"];
   /** By sparse model; known after the passes. */
@@ -205,9 +208,10 @@ function sparsify(row: TaskVectorRow, task: TaskVectorTask, kernels: Kernels, ro
       : row.sparsifier.compile(task.sparse, kernels);
   const keeps = task.rescale === "l1";
   const masks = createMaskStore(kernels, task.sparse, localityOf(row), keeps, sparsification.mark);
-  const { scales, passes } = rescaling(task, masks, kernels, round);
+  const takesWindows = masks.holdsWindows && sparsification.marksWindows === true;
+  const { scales, passes } = rescaling(task, masks, takesWindows, kernels, round);
   const bandIn = task.rescale === "none" ? sparsification.bandIn : undefined;
-  return { masks, bandIn, scales, reduce: [...sparsification.reduce, ...passes] };
+  return { masks, takesWindows, bandIn, scales, reduce: [...sparsification.reduce, ...passes] };
 }
 
 /** No model is sparse. */
@@ -215,12 +219,20 @@ const KEEPS_ALL: Sparsification = { reduce: [], mark: () => {}, bandIn: () => un
 const ALL_KEYS: KeyBand = { low: 0, high: KEY_MAX };
 
 function compileMasked(task: TaskVectorTask, sparsified: Sparsified, kernels: Kernels): TensorProgram {
-  const { masks, scales, reduce } = sparsified;
+  const { masks, takesWindows, reduce } = sparsified;
   const combination = {
     elects: task.elects,
     normalizes: task.normalizes,
     divisor: divisorOf(task, Math.fround),
     multiplier: task.multiplier,
+  };
+  // The marks of a model whose elements are all kept are those of a tile.
+  const canStore = takesWindows && !task.elects && task.vectors.every(({ sparse }) => sparse !== undefined);
+  const storedWindow = (view: StoredWindow): number => {
+    const { dtype, inputs, output, count } = view;
+    masks.enter(deltaTile(task, { ...view, byteOffset: 0 }));
+    const sources = maskedSources(task, sparsified, inputs);
+    return kernels.combineMaskedStored(dtype, blockAt(inputs, task.base), sources, combination, output, count);
   };
   return {
     reduce: reduce.map(({ tile, ...options }) => ({
@@ -238,16 +250,26 @@ function compileMasked(task: TaskVectorTask, sparsified: Sparsified, kernels: Ke
           kernels.combineBanded(dtype, base, banded, byteOffset, combination, output, count);
           return;
         }
-        const sources = task.vectors.map(({ input, weight, sparse }) => ({
-          block: blockAt(inputs, input),
-          ...masks.marksOf(sparse),
-          scale: sparse === undefined ? 1 : (scales[sparse] ?? 1),
-          weight,
-        }));
+        const sources = maskedSources(task, sparsified, inputs);
         kernels.combineMasked(dtype, base, sources, byteOffset, combination, output, count);
       },
+      ...(canStore ? { storedWindow } : {}),
     },
   };
+}
+
+/** All sources under the marks of the tile entered last. */
+function maskedSources(
+  { vectors }: TaskVectorTask,
+  { masks, scales }: Sparsified,
+  inputs: readonly Block[],
+): readonly MaskedSource[] {
+  return vectors.map(({ input, weight, sparse }) => ({
+    block: blockAt(inputs, input),
+    ...masks.marksOf(sparse),
+    scale: sparse === undefined ? 1 : (scales[sparse] ?? 1),
+    weight,
+  }));
 }
 
 /** Undefined where the kept elements of some model are not told by a band. */
@@ -268,12 +290,13 @@ function bandedSources(
 }
 
 /** The sparse models' differences in a tile of stored values. */
-function deltaTile({ sparseInputs, base }: TaskVectorTask, view: StoredView): DeltaTile {
-  const { dtype, inputs, byteOffset, firstElement, count } = view;
+function deltaTile({ sparseInputs, base }: TaskVectorTask, view: Omit<StoredView, "output">): DeltaTile {
+  const { dtype, inputs, byteOffset, firstElement, count, tileElements } = view;
   const from = blockAt(inputs, base);
   return {
     firstElement,
     count,
+    tileElements,
     deltas: (source) => ({ dtype, base: from, source: blockAt(inputs, sparseInputs[source] ?? -1), byteOffset }),
   };
 }

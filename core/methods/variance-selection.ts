@@ -103,6 +103,6 @@ function createVariances(tensor: MergeTensor, kernels: Kernels): (view: TileView
       kernels.addMoments(moments, model, base, index + 1, count);
     });
     kernels.writeVariance(variance, moments, others.length, count);
-    return { firstElement, count, deltas: () => stored };
+    return { firstElement, count, tileElements: count, deltas: () => stored };
   };
 }

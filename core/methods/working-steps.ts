@@ -82,6 +82,7 @@ function createDifferences(task: TaskVectorTask, round: Round, kernels: Kernels,
     tile: (view: TileView): DeltaTile => ({
       firstElement: view.firstElement,
       count: view.count,
+      tileElements: view.count,
       deltas(source) {
         fill(view, task.sparseInputs[source] ?? -1);
         return stored;

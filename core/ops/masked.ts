@@ -39,13 +39,23 @@ export type MaskedCombination = {
   readonly multiplier: number;
 };
 
+export type MagnitudeSums = { all: number; kept: number };
+
 export type Masked = {
   /**
-   * Sums of |difference| over all elements and over the marked ones. Of each run of 32 elements, those with the same
-   * index mod 4 are added in float32 as the tree ((0+1)+(2+3))+((4+5)+(6+7)), missing and unmarked ones as 0; tree sums
-   * go to four float64 sums in order, which are added (0+1)+(2+3). Error below 2e-7 of the sum.
+   * Adds |difference| of all elements, and of the marked ones, to `sums`, tile by tile. In a tile, of each run of 32
+   * elements, those with the same index mod 4 are added in float32 as the tree ((0+1)+(2+3))+((4+5)+(6+7)), missing and
+   * unmarked ones as 0; tree sums go to four float64 sums in order, which are added (0+1)+(2+3). Error below 2e-7 of
+   * the sum.
    */
-  sumMagnitudes(deltas: Deltas, bits: Block, bitOffset: number, count: number): { all: number; kept: number };
+  addMagnitudes(
+    sums: MagnitudeSums,
+    deltas: Deltas,
+    bits: Block,
+    bitOffset: number,
+    count: number,
+    tileElements: number,
+  ): void;
   /**
    * target[i] = b[i] + (sum_j V_j[i] k_j[i] / divisor) multiplier with V_j = fl(fl(D_j (mark_j ? scale_j : 0))
    * weight_j), D_j = fl(s_j[i] - b[i]), and k_j = 1, or with election 1 where sign(V_j) is the majority's (0 and NaN
@@ -60,6 +70,18 @@ export type Masked = {
     target: Tile,
     count: number,
   ): void;
+  /**
+   * combineMasked without election from the start of every block, narrowed to the sources' dtype as `narrow` does;
+   * returns what it returns. `target` has room for `count` rounded up to 16.
+   */
+  combineMaskedStored(
+    dtype: CombineDtype,
+    base: Block,
+    sources: readonly MaskedSource[],
+    combination: Pick<MaskedCombination, "divisor" | "multiplier">,
+    target: Block,
+    count: number,
+  ): number;
   /** combineMasked with V_j = fl(D_j (kept ? weight_j : 0)): the same where every scale is 1. */
   combineBanded(
     dtype: CombineDtype,
@@ -75,21 +97,19 @@ export type Masked = {
 const { fround } = Math;
 
 export const scalarMasked: Masked = Object.freeze({
-  sumMagnitudes(deltas, bits, bitOffset, count) {
+  addMagnitudes(sums, deltas, bits, bitOffset, count, tileElements) {
     const magnitudes = readDeltas(deltas, count).map(Math.abs);
-    return {
-      all: sumRuns(magnitudes),
-      kept: sumRuns(magnitudes.map((value, i) => (bitAt(bits, bitOffset + i) ? value : 0))),
-    };
+    const kept = magnitudes.map((value, i) => (bitAt(bits, bitOffset + i) ? value : 0));
+    for (let done = 0; done < count; done += tileElements) {
+      sums.all += sumRuns(magnitudes.subarray(done, done + tileElements));
+      sums.kept += sumRuns(kept.subarray(done, done + tileElements));
+    }
   },
-  combineMasked(dtype, base, sources, byteOffset, combination, target, count) {
-    const weighted = sources.map(({ block, bits, bitOffset, scale, weight }) => ({
-      weight: fround(weight),
-      values: readDeltas({ dtype, base, source: block, byteOffset }, count).map((delta, i) =>
-        fround(fround(delta * (bitAt(bits, bitOffset + i) ? fround(scale) : 0)) * fround(weight)),
-      ),
-    }));
-    addWeighted(widened(dtype, base, byteOffset, count), weighted, combination, target);
+  combineMasked: combineScalar,
+  combineMaskedStored(dtype, base, sources, combination, target, count) {
+    const result = { address: 0, values: new Float32Array(count) };
+    combineScalar(dtype, base, sources, 0, { elects: false, normalizes: false, ...combination }, result, count);
+    return scalarCast.narrow(dtype, result, target, 0, count);
   },
   combineBanded(dtype, base, sources, byteOffset, combination, target, count) {
     const weighted = sources.map(({ block, low, high, weight }) => {
@@ -102,6 +122,17 @@ export const scalarMasked: Masked = Object.freeze({
     addWeighted(widened(dtype, base, byteOffset, count), weighted, combination, target);
   },
 } satisfies Masked);
+
+function combineScalar(...args: Parameters<Masked["combineMasked"]>): void {
+  const [dtype, base, sources, byteOffset, combination, target, count] = args;
+  const weighted = sources.map(({ block, bits, bitOffset, scale, weight }) => ({
+    weight: fround(weight),
+    values: readDeltas({ dtype, base, source: block, byteOffset }, count).map((delta, i) =>
+      fround(fround(delta * (bitAt(bits, bitOffset + i) ? fround(scale) : 0)) * fround(weight)),
+    ),
+  }));
+  addWeighted(widened(dtype, base, byteOffset, count), weighted, combination, target);
+}
 
 type Weighted = { readonly weight: number; readonly values: Float32Array };
 

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import type { CombineDtype } from "../../core/ops/combine.ts";
 import { BIT_GROUP, type Deltas } from "../../core/ops/deltas.ts";
 import { type Mask, thresholdOf } from "../../core/ops/mask.ts";
-import { MASKED_SOURCES_MAX, type Masked, type MaskedCombination } from "../../core/ops/masked.ts";
+import { MASKED_SOURCES_MAX, type Masked, type MaskedCombination, type MaskedSource } from "../../core/ops/masked.ts";
 import type { Block, Tile } from "../../core/ops/memory.ts";
 import type { RankedMask } from "../../core/ops/ranked-mask.ts";
 import { KEY_MAX, type Select } from "../../core/ops/select.ts";
@@ -27,10 +27,11 @@ export type TaskVectorExports = {
   ) => void;
   readonly countEqual: (...args: [...DeltasIn, count: number, key: number]) => number;
   readonly markKeys: (...args: [...DeltasIn, count: number, low: number, high: number, bits: number]) => void;
-  readonly sumMagnitudes: (...args: [...DeltasIn, bits: number, count: number]) => void;
+  readonly addMagnitudes: (...args: [...DeltasIn, bits: number, count: number, tileElements: number]) => void;
   readonly maskedSums: () => number;
   readonly maskedTable: () => number;
   readonly combineMasked: CombineTable;
+  readonly combineMaskedStored: (...args: Parameters<CombineTable>) => number;
   readonly combineBanded: CombineTable;
   readonly electMasked: CombineTable;
   readonly electBanded: CombineTable;
@@ -97,20 +98,29 @@ function hostMasked(wasm: TaskVectorExports, buffer: ArrayBuffer): Masked {
   const table = wasm.maskedTable();
   const addresses = new Uint32Array(buffer, table, 4 * MASKED_SOURCES_MAX);
   const lanes = new Float32Array(buffer, table, 4 * MASKED_SOURCES_MAX);
+  const setMasked = (sources: readonly MaskedSource[], byteOffset: number): void => {
+    assert.ok(sources.length <= MASKED_SOURCES_MAX);
+    sources.forEach(({ block, bits, bitOffset, scale, weight }, index) => {
+      addresses[4 * index] = block.address + byteOffset;
+      addresses[4 * index + 1] = bitsIn(bits, bitOffset);
+      lanes[4 * index + 2] = scale;
+      lanes[4 * index + 3] = weight;
+    });
+  };
   return {
-    sumMagnitudes(deltas, bits, bitOffset, count) {
-      wasm.sumMagnitudes(...deltasIn(deltas), bitsIn(bits, bitOffset), count);
-      const [all = 0, kept = 0] = sums;
-      return { all, kept };
+    addMagnitudes(own, deltas, bits, bitOffset, count, tileElements) {
+      assert.ok(tileElements % BIT_GROUP === 0 || count <= tileElements, `tiles of ${tileElements} elements`);
+      sums.set([own.all, own.kept]);
+      wasm.addMagnitudes(...deltasIn(deltas), bitsIn(bits, bitOffset), count, tileElements);
+      [own.all = 0, own.kept = 0] = sums;
+    },
+    combineMaskedStored(dtype, base, sources, { divisor, multiplier }, target, count) {
+      setMasked(sources, 0);
+      const n = sources.length;
+      return wasm.combineMaskedStored(DTYPE[dtype], base.address, n, divisor, multiplier, target.address, count);
     },
     combineMasked(dtype, base, sources, byteOffset, combination, target, count) {
-      assert.ok(sources.length <= MASKED_SOURCES_MAX);
-      sources.forEach(({ block, bits, bitOffset, scale, weight }, index) => {
-        addresses[4 * index] = block.address + byteOffset;
-        addresses[4 * index + 1] = bitsIn(bits, bitOffset);
-        lanes[4 * index + 2] = scale;
-        lanes[4 * index + 3] = weight;
-      });
+      setMasked(sources, byteOffset);
       const kernels = { elect: wasm.electMasked, combine: wasm.combineMasked };
       run(kernels, DTYPE[dtype], base.address + byteOffset, sources.length, combination, target, count);
     },

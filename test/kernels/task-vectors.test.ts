@@ -101,11 +101,13 @@ describe("wasm operations on task vectors give the bits of the scalar oracle", (
     });
   });
 
-  test("sumMagnitudes adds runs of 32 as trees, all and marked", () => {
+  test("addMagnitudes adds runs of 32 as trees, all and marked, tile by tile", () => {
     eachDeltas((kernels, deltas, count) => {
       const bits = kernels.allocateBlock(LENGTH_MAX / 8 + 64);
       fillImage(bits.bytes, 77, false);
-      return { bytes: new Uint8Array(0), result: kernels.sumMagnitudes(deltas, bits, 16, count) };
+      const sums = { all: 0.25, kept: 0.5 };
+      kernels.addMagnitudes(sums, deltas, bits, 16, count, 96);
+      return { bytes: new Uint8Array(0), result: sums };
     });
   });
 

@@ -16,6 +16,8 @@ const SLACK_BYTES = 8;
 type Marks = { readonly bits: Block; readonly bitOffset: number };
 
 export type MaskStore = {
+  /** There is room for the marks of a window, those of a tile right behind those of the one before. */
+  readonly holdsWindows: boolean;
   /** Every pass enters tiles in order. */
   enter(tile: DeltaTile): void;
   /** Marks of a sparse model in the tile entered last; undefined: a model whose elements are all kept. */
@@ -55,6 +57,7 @@ export function createMaskStore(
   let entered: DeltaTile | undefined;
   let bitOffset = 0;
   return {
+    holdsWindows: isKept && tileElements % BIT_GROUP === 0,
     enter(tile) {
       entered = tile;
       if (isKept) bitOffset = BIT_GROUP * Math.ceil(tileElements / BIT_GROUP) * (tile.firstElement / tileElements);

@@ -35,7 +35,7 @@ export const bernoulli: Sparsifier = Object.freeze({
       const stream = streams[source];
       if (stream !== undefined) kernels.drawMask(stream.key, firstElement, stream.density, bits, bitOffset, count);
     };
-    return { reduce: [], mark };
+    return { reduce: [], mark, marksWindows: true };
   },
 } satisfies Sparsifier);
 

@@ -38,6 +38,7 @@ export function divisorOf({ vectors, normalizes, elects }: TaskVectorTask, round
 export function rescaling(
   { rescale, sparse, vectors }: TaskVectorTask,
   masks: MaskStore,
+  takesWindows: boolean,
   kernels: Kernels,
   round: Round,
 ): { scales: readonly number[]; passes: readonly DeltaPass[] } {
@@ -48,13 +49,12 @@ export function rescaling(
   const scales = sparse.inputs.map(() => 1);
   const sums = sparse.inputs.map(() => ({ all: 0, kept: 0 }));
   const pass: DeltaPass = {
+    takesWindows,
     tile(tile) {
       masks.enter(tile);
       sums.forEach((sum, source) => {
         const { bits, bitOffset } = masks.marksOf(source);
-        const { all, kept } = kernels.sumMagnitudes(tile.deltas(source), bits, bitOffset, tile.count);
-        sum.all += all;
-        sum.kept += kept;
+        kernels.addMagnitudes(sum, tile.deltas(source), bits, bitOffset, tile.count, tile.tileElements);
       });
     },
     finish() {

@@ -7,12 +7,14 @@ import type { Block, Kernels } from "../../ops/kernels.ts";
 import type { KeyBand } from "../../ops/select.ts";
 import type { ElementSpan, Locality, MergeInput, MergeTensor, Refusal, ScratchTensor } from "../method.ts";
 
-/** One tile of every sparse model, in the order of the tensor's inputs. */
+/** One tile of every sparse model, in the order of the tensor's inputs; where said so, a window of many. */
 export type DeltaTile = {
   /** Differences of sparse model `source`; valid until those of another model are asked for. */
   deltas(source: number): Deltas;
   readonly firstElement: number;
   readonly count: number;
+  /** Elements of a tile. */
+  readonly tileElements: number;
 };
 
 /** A reduce pass over the differences; as a method's pass otherwise. */
@@ -20,6 +22,7 @@ export type DeltaPass = {
   tile(tile: DeltaTile): void;
   finish?(): void;
   isNeeded?(): boolean;
+  readonly takesWindows?: boolean;
   readonly spans?: readonly ElementSpan[] | undefined;
 };
 
@@ -30,6 +33,8 @@ export type MarkTile = (source: number, tile: DeltaTile, bits: Block, bitOffset:
 export type Sparsification = {
   readonly reduce: readonly DeltaPass[];
   readonly mark: MarkTile;
+  /** True: `mark` takes windows as well as tiles. */
+  readonly marksWindows?: boolean;
   /** Where magnitudes alone decide: the keys that a model keeps in a tile, unless equal ones are kept in part. */
   bandIn?(source: number, tile: DeltaTile): KeyBand | undefined;
 };

@@ -2,13 +2,14 @@
 // in a table that the host fills, 16 bytes each: address (u32); address of the mask bits (u32) and scale (f32), or least
 // and largest key (i32); weight (f32).
 import { floatOne, magnitude, sign } from "./constants";
+import { addMagnitudes as addGroup, areFinite, CHUNK, narrowAgain, storeGroup, WIDE } from "./narrow-group";
 import { lower, one, rest, upper } from "./stored";
 
 /** Room for MASKED_SOURCES_MAX entries. */
 const TABLE: usize = memory.data(1024);
 /** Weighted differences of one group of sixteen, 64 bytes a source. */
 const GROUP: usize = memory.data(4096);
-/** Results of sumMagnitudes: two float64. */
+/** What addMagnitudes adds to: two float64. */
 const SUMS: usize = memory.data(16);
 /** The last, incomplete run of 32 magnitudes, and its mask. */
 const TAIL: usize = memory.data(128);
@@ -63,7 +64,7 @@ const LANES: usize = memory.data<u32>([
   return f32x4.add(first, f32x4.add(f32x4.add(m4, m5), f32x4.add(m6, m7)));
 }
 
-@inline function sumMagnitudesOf<T>(source: usize, base: usize, bits: usize, count: i32): void {
+@inline function addTile<T>(source: usize, base: usize, bits: usize, count: i32): void {
   const half: usize = 8 * sizeof<T>();
   let all01 = f64x2.splat(0);
   let all23 = f64x2.splat(0);
@@ -115,8 +116,8 @@ const LANES: usize = memory.data<u32>([
     kept01 = f64x2.add(kept01, f64x2.promote_low_f32x4(kept));
     kept23 = f64x2.add(kept23, promoteHigh(kept));
   }
-  store<f64>(SUMS, sumLanes(all01, all23));
-  store<f64>(SUMS, sumLanes(kept01, kept23), 8);
+  store<f64>(SUMS, load<f64>(SUMS) + sumLanes(all01, all23));
+  store<f64>(SUMS, load<f64>(SUMS, 8) + sumLanes(kept01, kept23), 8);
 }
 
 @inline function sumLanes(lanes01: v128, lanes23: v128): f64 {
@@ -146,11 +147,25 @@ function tailTree<T>(source: usize, base: usize, count: i32, marks: u32): v128 {
   );
 }
 
+@inline function addTiles<T>(source: usize, base: usize, bits: usize, count: i32, tileElements: i32): void {
+  for (let done = 0; done < count; done += tileElements) {
+    const at = <usize>done * sizeof<T>();
+    addTile<T>(source + at, base + at, bits + <usize>(done >> 3), min(tileElements, count - done));
+  }
+}
+
 /** The two sums are at `maskedSums`. */
-export function sumMagnitudes(dtype: i32, source: usize, base: usize, bits: usize, count: i32): void {
-  if (dtype == 0) sumMagnitudesOf<u16>(source, base, bits, count);
-  else if (dtype == 1) sumMagnitudesOf<i16>(source, base, bits, count);
-  else sumMagnitudesOf<f32>(source, base, bits, count);
+export function addMagnitudes(
+  dtype: i32,
+  source: usize,
+  base: usize,
+  bits: usize,
+  count: i32,
+  tileElements: i32,
+): void {
+  if (dtype == 0) addTiles<u16>(source, base, bits, count, tileElements);
+  else if (dtype == 1) addTiles<i16>(source, base, bits, count, tileElements);
+  else addTiles<f32>(source, base, bits, count, tileElements);
 }
 
 /**
@@ -177,17 +192,31 @@ export function sumMagnitudes(dtype: i32, source: usize, base: usize, bits: usiz
   return f32x4.add(base, sum);
 }
 
-@inline function combineOf<T, How>(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): void {
+/**
+ * Elements from byte `offset` of every source on. `narrows`: results are stored as the sources are, and what is returned
+ * says whether they were right to be; else they are float32.
+ */
+@inline function combineOf<T, How>(
+  b: usize,
+  n: i32,
+  divisor: f32,
+  multiplier: f32,
+  offset: usize,
+  target: usize,
+  count: i32,
+  narrows: bool,
+): bool {
   const half: usize = 8 * sizeof<T>();
   const tableEnd = TABLE + (<usize>n << 4);
   const divides = divisor != 1;
   const divisors = f32x4.splat(divisor);
   const multiplies = multiplier != 1;
   const multipliers = f32x4.splat(multiplier);
-  let offset: usize = 0;
-  let bitOffset: usize = 0;
-  const end = target + (<usize>count << 2);
-  for (let t = target; t < end; t += 64, offset += 2 * half, bitOffset += 2) {
+  const step: usize = narrows ? 2 * half : 64;
+  let bitOffset = offset / half;
+  let magnitudes = f32x4.splat(0);
+  const end = offset + <usize>((count + 15) >> 4) * 2 * half;
+  for (let t = target; offset < end; t += step, offset += 2 * half, bitOffset += 2) {
     const b0 = v128.load(b + offset);
     const b1 = v128.load(b + offset + half);
     const base0 = lower<T>(b0);
@@ -214,11 +243,21 @@ export function sumMagnitudes(dtype: i32, source: usize, base: usize, bits: usiz
       sum2 = f32x4.add(sum2, weigh<How>(d2, 2, first, second, weight));
       sum3 = f32x4.add(sum3, weigh<How>(d3, 3, first, second, weight));
     }
-    v128.store(t, finish(sum0, base0, divides, divisors, multiplies, multipliers));
-    v128.store(t, finish(sum1, base1, divides, divisors, multiplies, multipliers), 16);
-    v128.store(t, finish(sum2, base2, divides, divisors, multiplies, multipliers), 32);
-    v128.store(t, finish(sum3, base3, divides, divisors, multiplies, multipliers), 48);
+    sum0 = finish(sum0, base0, divides, divisors, multiplies, multipliers);
+    sum1 = finish(sum1, base1, divides, divisors, multiplies, multipliers);
+    sum2 = finish(sum2, base2, divides, divisors, multiplies, multipliers);
+    sum3 = finish(sum3, base3, divides, divisors, multiplies, multipliers);
+    if (narrows) {
+      magnitudes = addGroup(magnitudes, sum0, sum1, sum2, sum3);
+      storeGroup<T>(t, sum0, sum1, sum2, sum3);
+    } else {
+      v128.store(t, sum0);
+      v128.store(t, sum1, 16);
+      v128.store(t, sum2, 32);
+      v128.store(t, sum3, 48);
+    }
   }
+  return !narrows || areFinite<T>(magnitudes);
 }
 
 @inline function combineBy<How>(
@@ -230,9 +269,9 @@ export function sumMagnitudes(dtype: i32, source: usize, base: usize, bits: usiz
   target: usize,
   count: i32,
 ): void {
-  if (dtype == 0) combineOf<u16, How>(base, n, divisor, multiplier, target, count);
-  else if (dtype == 1) combineOf<i16, How>(base, n, divisor, multiplier, target, count);
-  else combineOf<f32, How>(base, n, divisor, multiplier, target, count);
+  if (dtype == 0) combineOf<u16, How>(base, n, divisor, multiplier, 0, target, count, false);
+  else if (dtype == 1) combineOf<i16, How>(base, n, divisor, multiplier, 0, target, count, false);
+  else combineOf<f32, How>(base, n, divisor, multiplier, 0, target, count, false);
 }
 
 /** Without election; the divisor is one number. */
@@ -246,6 +285,33 @@ export function combineMasked(
   count: i32,
 ): void {
   combineBy<u16>(dtype, base, n, divisor, multiplier, target, count);
+}
+
+@inline function combineStoredOf<T>(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): i32 {
+  let nonFinite = 0;
+  for (let done = 0; done < count; done += CHUNK) {
+    const offset = <usize>done * sizeof<T>();
+    const now = min(CHUNK, count - done);
+    if (combineOf<T, u16>(b, n, divisor, multiplier, offset, target + offset, now, true)) continue;
+    combineOf<T, u16>(b, n, divisor, multiplier, offset, WIDE, now, false);
+    nonFinite += narrowAgain<T>(target + offset, now);
+  }
+  return nonFinite;
+}
+
+/** combineMasked, narrowed; returns how many of the `count` values are not finite. */
+export function combineMaskedStored(
+  dtype: i32,
+  base: usize,
+  n: i32,
+  divisor: f32,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): i32 {
+  if (dtype == 0) return combineStoredOf<u16>(base, n, divisor, multiplier, target, count);
+  if (dtype == 1) return combineStoredOf<i16>(base, n, divisor, multiplier, target, count);
+  return combineStoredOf<f32>(base, n, divisor, multiplier, target, count);
 }
 
 /** Without election, kept by keys. */

@@ -28,7 +28,12 @@ function collect(keeps: boolean, columns = COLUMNS) {
   for (let pass = 0; pass < 2; pass++) {
     for (let firstElement = 0; firstElement < ROWS * columns; firstElement += step) {
       const count = Math.min(step, ROWS * columns - firstElement);
-      const tile: DeltaTile = { firstElement, count, deltas: () => assert.fail("marking here reads nothing") };
+      const tile: DeltaTile = {
+        firstElement,
+        count,
+        tileElements: step,
+        deltas: () => assert.fail("marking here reads nothing"),
+      };
       store.enter(tile);
       for (const source of [0, 1, undefined, 0]) {
         const { bits, bitOffset } = store.marksOf(source);
