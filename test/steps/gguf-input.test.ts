@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { layout } from "../../core/artifact/layout.ts";
 import { BLOCK_SCHEMES } from "../../core/schemes/registry.ts";
 import { rowBytes } from "../../core/schemes/scheme.ts";
+import { encodeSentencePiece } from "../../core/tokenizer/sentencepiece.ts";
 import { convertStep } from "../../steps/convert/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
@@ -126,15 +127,39 @@ test("a pipeline merges a GGUF upload as the same values in a safetensors upload
 });
 
 test("a GGUF file is quantized again as its values are, tokenizer and all", async () => {
-  const [source, first, second, third] = [newStore(), newStore(), newStore(), newStore()];
-  await putLlama(source, { config: { bos_token_id: 0, eos_token_id: 1 } });
-  await putText(source, "tokenizer.json", JSON.stringify(TOKENIZER));
-  const run = (from: ObjectStore, to: ObjectStore, scheme: string) =>
-    runStep(quantizeStep, { source: from.uri, target: to.uri, name: "m.gguf", scheme }, quantizeDeps(from, to));
-  await run(source, first, "q8_0");
-  await run(first, second, "q8_0");
-  assert.deepEqual(await readAll(second, "m.gguf", 1e8), await readAll(first, "m.gguf", 1e8));
-  assert.equal((await run(first, third, "q4_0")).hasTokenizer, true);
+  for (const [name, tokenizer] of [
+    ["tokenizer.json", new TextEncoder().encode(JSON.stringify(TOKENIZER))],
+    ["tokenizer.model", PIECES],
+  ] as const) {
+    const [source, first, second, third] = [newStore(), newStore(), newStore(), newStore()];
+    await putLlama(source, { config: { bos_token_id: 0, eos_token_id: 1 } });
+    await source.create(name, tokenizer);
+    const run = (from: ObjectStore, to: ObjectStore, scheme: string) =>
+      runStep(quantizeStep, { source: from.uri, target: to.uri, name: "m.gguf", scheme }, quantizeDeps(from, to));
+    await run(source, first, "q8_0");
+    await run(first, second, "q8_0");
+    assert.deepEqual(await readAll(second, "m.gguf", 1e8), await readAll(first, "m.gguf", 1e8), name);
+    assert.equal((await run(first, third, "q4_0")).hasTokenizer, true);
+  }
+});
+
+test("a merge of a GGUF file has its SentencePiece tokenizer, whose bytes are no text", async () => {
+  const [source, upload, back, yard] = [newStore(), newStore(), newStore(), newStore()];
+  await putLlama(source);
+  await source.create("tokenizer.model", PIECES);
+  const deps = quantizeDeps(source, upload);
+  await runStep(quantizeStep, { source: source.uri, target: upload.uri, name: "m.gguf", scheme: "q8_0" }, deps);
+  const convert = { source: upload.uri, target: back.uri, to: "safetensors" as const };
+  await runStep(convertStep, convert, testDeps(openerOf(upload, back)));
+  await initYard(yard);
+  await yard.create("incoming/a/1/m.gguf", await readAll(upload, "m.gguf", 1e8));
+  await putLlama(yard, {}, "incoming/b/1/");
+  await putText(yard, "pipelines/small.yaml", RECIPE);
+  const openStore = openerOf(yard);
+  const { result } = await runPipeline(yard, testDeps(openStore, { executeMerge: createInThreadExecutor(openStore) }));
+  const made = await readAll(yard, `${layout.version("ab", result?.version ?? "")}tokenizer.model`, 1e6);
+  assert.deepEqual(made, await readAll(back, "tokenizer.model", 1e6));
+  assert.throws(() => new TextDecoder("utf-8", { fatal: true }).decode(made));
 });
 
 test("a GGUF file is quantized into a folder as its values are", async () => {
@@ -151,6 +176,19 @@ test("a GGUF file is quantized into a folder as its values are", async () => {
     made.push(await readAll(target, "model.safetensors", 1e8));
   }
   assert.deepEqual(made[0], made[1]);
+});
+
+const PIECES = encodeSentencePiece({
+  pieces: [
+    { text: "<s>", score: 0, kind: "control" },
+    { text: "</s>", score: 0, kind: "control" },
+    { text: "<unk>", score: 0, kind: "unknown" },
+    { text: "a", score: -1, kind: "normal" },
+    { text: "\u2581a", score: -2.5, kind: "normal" },
+  ],
+  algorithm: "bpe",
+  addsPrefix: true,
+  special: { unk: 2, bos: 0, eos: 1 },
 });
 
 const TOKENIZER = {
