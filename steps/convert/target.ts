@@ -1,5 +1,6 @@
 // Converting into a format whose files are planned from parameters: torch, DeepSpeed, distributed checkpoints. Files
-// are written side by side; the one that makes the folder a checkpoint comes when all others are whole.
+// are written side by side across a network; the one that makes the folder a checkpoint comes when all others are
+// whole.
 import { type CheckpointWarning, parametersIn, type WritableCheckpoint } from "../../core/formats/format.ts";
 import type { PlannedFile } from "../../core/formats/planned-file.ts";
 import type { TargetFormat, Topology } from "../../core/formats/target.ts";
@@ -10,7 +11,7 @@ import { mapBounded } from "../records.ts";
 import type { StepDeps } from "../step.ts";
 import { writePlanned } from "./write-planned.ts";
 
-/** Files written at one time; each holds a few windows. */
+/** Files written at one time where a network answers late; each holds a few windows. */
 const FILES_IN_FLIGHT = 4;
 const ONE_RANK: Topology = { tp: 1, pp: 1, dp: 1, zero: 1 };
 
@@ -64,7 +65,9 @@ export async function writeTarget(
       deps.progress?.({ bytesRead: bytesWritten, bytesWritten });
     });
   };
-  await mapBounded(files, write, FILES_IN_FLIGHT);
+  // On one machine one after the other: ranks' pieces of a tensor then come in order, and none is read again for its
+  // digest.
+  await mapBounded(files, write, source.isLocal && target.isLocal ? 1 : FILES_IN_FLIGHT);
   await checked.finish({ signal: deps.signal });
   const all = last === undefined ? files : [...files, last];
   return {
