@@ -3,7 +3,6 @@
 import { floatsToHalves } from "./cast";
 import {
   maxOfLanes,
-  minOfLanes,
   putHalf,
   signedExtreme,
   TAME_MAX,
@@ -48,14 +47,47 @@ export function quantizeQ8_0(source: usize, target: usize, blocks: i32): i32 {
   return 0;
 }
 
-/** trunc((x - origin) inverse + offset), at most `most`: 16 codes from `s`. */
-@inline function codes16(s: usize, origin: v128, inverse: v128, offset: v128, most: v128): v128 {
+/** Codes of four values: trunc((x - origin) inverse + offset), at most `most`; signed ones have no origin. */
+@inline function code4(isAffine: bool, s: usize, origin: v128, inverse: v128, offset: v128, most: v128): v128 {
+  const x = isAffine ? f32x4.sub(v128.load(s), origin) : v128.load(s);
+  return f32x4.pmin(f32x4.trunc(f32x4.add(f32x4.mul(x, inverse), offset)), most);
+}
+
+@inline function codes16(isAffine: bool, s: usize, origin: v128, inverse: v128, offset: v128, most: v128): v128 {
   return toBytes(
-    toInts(f32x4.pmin(f32x4.trunc(f32x4.add(f32x4.mul(f32x4.sub(v128.load(s), origin), inverse), offset)), most)),
-    toInts(f32x4.pmin(f32x4.trunc(f32x4.add(f32x4.mul(f32x4.sub(v128.load(s, 16), origin), inverse), offset)), most)),
-    toInts(f32x4.pmin(f32x4.trunc(f32x4.add(f32x4.mul(f32x4.sub(v128.load(s, 32), origin), inverse), offset)), most)),
-    toInts(f32x4.pmin(f32x4.trunc(f32x4.add(f32x4.mul(f32x4.sub(v128.load(s, 48), origin), inverse), offset)), most)),
+    toInts(code4(isAffine, s, origin, inverse, offset, most)),
+    toInts(code4(isAffine, s + 16, origin, inverse, offset, most)),
+    toInts(code4(isAffine, s + 32, origin, inverse, offset, most)),
+    toInts(code4(isAffine, s + 48, origin, inverse, offset, most)),
   );
+}
+
+/** Both codes of four bytes as one number, before it becomes an integer. */
+@inline function pair4(isAffine: bool, s: usize, origin: v128, inverse: v128, offset: v128, most: v128): v128 {
+  const high = f32x4.mul(code4(isAffine, s + 64, origin, inverse, offset, most), f32x4.splat(16));
+  return toInts(f32x4.add(code4(isAffine, s, origin, inverse, offset, most), high));
+}
+
+/** The 32 codes of a block, behind its scale. */
+@inline function packBlock(
+  isAffine: bool,
+  bits: i32,
+  s: usize,
+  t: usize,
+  origin: v128,
+  inverse: v128,
+  offset: v128,
+  most: v128,
+): void {
+  if (bits == 5) {
+    const a = codes16(isAffine, s, origin, inverse, offset, most);
+    pack32(t, 5, a, codes16(isAffine, s + 64, origin, inverse, offset, most));
+    return;
+  }
+  const a = pair4(isAffine, s, origin, inverse, offset, most);
+  const b = pair4(isAffine, s + 16, origin, inverse, offset, most);
+  const c = pair4(isAffine, s + 32, origin, inverse, offset, most);
+  v128.store(t, toBytes(a, b, c, pair4(isAffine, s + 48, origin, inverse, offset, most)));
 }
 
 /** Codes of a block, sixteen in each vector, behind its scale: fifth bits in one word, then nibbles. */
@@ -69,10 +101,19 @@ export function quantizeQ8_0(source: usize, target: usize, blocks: i32): i32 {
   v128.store(t, v128.or(a, i8x16.shl(b, 4)));
 }
 
-/** Greatest and least lanes of a block, zero included: [high, low] of block `k` to LANES. */
-@inline function storeLanes(s: usize, k: usize): void {
-  let high = f32x4.splat(0);
-  let low = f32x4.splat(0);
+/** Room for the lanes of four blocks, and for what becomes of them. */
+const LANES: usize = memory.data(128, 16);
+const HIGHS: usize = memory.data(16, 16);
+const LOWS: usize = memory.data(16, 16);
+const SCALES: usize = memory.data(16, 16);
+const HALVES: usize = memory.data(16, 16);
+const MINIMUM_HALVES: usize = memory.data(16, 16);
+const INVERSES: usize = memory.data(16, 16);
+
+/** Greatest and least lanes of block `k` to LANES; zero counts where `withZero`. */
+@inline function storeLanes(s: usize, k: usize, withZero: bool): void {
+  let high = withZero ? f32x4.splat(0) : v128.load(s);
+  let low = high;
   for (let i: usize = 0; i < 128; i += 16) {
     const x = v128.load(s + i);
     high = f32x4.pmax(high, x);
@@ -82,15 +123,9 @@ export function quantizeQ8_0(source: usize, target: usize, blocks: i32): i32 {
   v128.store(LANES + (k << 4), low, 64);
 }
 
-/** Room for the lanes of four blocks, and for what becomes of them. */
-const LANES: usize = memory.data(128, 16);
-const SCALES: usize = memory.data(16, 16);
-const HALVES: usize = memory.data(16, 16);
-const INVERSES: usize = memory.data(16, 16);
-
-/** Signed extremes of four blocks, a block in each lane; 1 when one of them is not tame. */
-@inline function fourExtremes(source: usize, stride: usize): i32 {
-  for (let k: usize = 0; k < 4; k++) storeLanes(source + k * stride, k);
+/** Greatest and least values of four blocks, a block in each lane, to HIGHS and LOWS. */
+@inline function fourRanges(source: usize, stride: usize, withZero: bool): void {
+  for (let k: usize = 0; k < 4; k++) storeLanes(source + k * stride, k, withZero);
   toLanes(LANES, 16, LANES, 4);
   toLanes(LANES + 64, 16, LANES + 64, 4);
   const high = f32x4.pmax(
@@ -101,14 +136,34 @@ const INVERSES: usize = memory.data(16, 16);
     f32x4.pmin(v128.load(LANES, 64), v128.load(LANES, 80)),
     f32x4.pmin(v128.load(LANES, 96), v128.load(LANES, 112)),
   );
-  const opposite = f32x4.neg(low);
-  const magnitude = f32x4.pmax(high, opposite);
-  const isZero = f32x4.eq(magnitude, f32x4.splat(0));
+  v128.store(HIGHS, high);
+  v128.store(LOWS, low);
+}
+
+/** Every lane is zero, or within what every step below keeps finite. */
+@inline function areTame(magnitude: v128): bool {
   const isTame = v128.and(
     f32x4.ge(magnitude, f32x4.splat(TAME_MIN)),
     f32x4.le(magnitude, f32x4.splat(TAME_MAX)),
   );
-  if (!i32x4.all_true(v128.or(isZero, isTame))) return 1;
+  return i32x4.all_true(v128.or(f32x4.eq(magnitude, f32x4.splat(0)), isTame));
+}
+
+/** Inverse scales and halves of four scales, to INVERSES and HALVES. */
+@inline function storeScales(d: v128): void {
+  v128.store(INVERSES, v128.andnot(f32x4.div(f32x4.splat(1), d), f32x4.eq(d, f32x4.splat(0))));
+  v128.store(HALVES, floatsToHalves(d));
+}
+
+/** Signed extremes of four blocks, a block in each lane, to SCALES; 1 when one of them is not tame. */
+@inline function fourExtremes(source: usize, stride: usize): i32 {
+  fourRanges(source, stride, true);
+  const high = v128.load(HIGHS);
+  const low = v128.load(LOWS);
+  const opposite = f32x4.neg(low);
+  const magnitude = f32x4.pmax(high, opposite);
+  const isZero = f32x4.eq(magnitude, f32x4.splat(0));
+  if (!areTame(magnitude)) return 1;
   v128.store(SCALES, v128.andnot(v128.bitselect(high, low, f32x4.gt(high, opposite)), isZero));
   const ties = v128.andnot(f32x4.eq(high, opposite), isZero);
   if (v128.any_true(ties)) {
@@ -129,40 +184,15 @@ const INVERSES: usize = memory.data(16, 16);
     const together: usize = blocks - block < 4 ? 1 : 4;
     const s = source + (<usize>block << 7);
     if (fourExtremes(s, together == 4 ? 128 : 0)) return 1;
-    const d = f32x4.div(v128.load(SCALES), f32x4.splat(-half));
-    v128.store(INVERSES, v128.andnot(f32x4.div(f32x4.splat(1), d), f32x4.eq(d, f32x4.splat(0))));
-    v128.store(HALVES, floatsToHalves(d));
+    storeScales(f32x4.div(v128.load(SCALES), f32x4.splat(-half)));
     for (let k: usize = 0; k < together; k++, t += bytes) {
       store<u16>(t, load<u16>(HALVES + (k << 2)));
       const inverse = v128.load_splat<u32>(INVERSES + (k << 2));
-      if (bits == 4) packSigned4(s + (k << 7), t + 2, inverse, offset, most);
-      else packSigned5(s + (k << 7), t + 2, inverse, offset, most);
+      packBlock(false, bits, s + (k << 7), t + 2, inverse, inverse, offset, most);
     }
     block += <i32>together;
   }
   return 0;
-}
-
-@inline function signedCode(s: usize, inverse: v128, offset: v128, most: v128): v128 {
-  return f32x4.pmin(f32x4.trunc(f32x4.add(f32x4.mul(v128.load(s), inverse), offset)), most);
-}
-
-/** Both codes of a byte as one number, before it becomes an integer. */
-@inline function codePair(s: usize, inverse: v128, offset: v128, most: v128): v128 {
-  const high = f32x4.mul(signedCode(s + 64, inverse, offset, most), f32x4.splat(16));
-  return toInts(f32x4.add(signedCode(s, inverse, offset, most), high));
-}
-
-@inline function packSigned4(s: usize, t: usize, inverse: v128, offset: v128, most: v128): void {
-  const a = codePair(s, inverse, offset, most);
-  const b = codePair(s + 16, inverse, offset, most);
-  const c = codePair(s + 32, inverse, offset, most);
-  v128.store(t, toBytes(a, b, c, codePair(s + 48, inverse, offset, most)));
-}
-
-@inline function packSigned5(s: usize, t: usize, inverse: v128, offset: v128, most: v128): void {
-  const origin = f32x4.splat(0);
-  pack32(t, 5, codes16(s, origin, inverse, offset, most), codes16(s + 64, origin, inverse, offset, most));
 }
 
 /** The first zero of a block: which of the two zeros is its minimum. */
@@ -171,33 +201,41 @@ function firstZero(source: usize): f32 {
   return load<f32>(source);
 }
 
+/** Ranges of four blocks; 1 when one of them is not tame. */
+@inline function fourMinima(source: usize, stride: usize): i32 {
+  fourRanges(source, stride, false);
+  const high = v128.load(HIGHS);
+  const low = v128.load(LOWS);
+  const magnitude = f32x4.pmax(f32x4.abs(low), f32x4.abs(high));
+  if (!areTame(f32x4.sub(high, low)) || v128.any_true(f32x4.gt(magnitude, f32x4.splat(TAME_MAX)))) return 1;
+  if (v128.any_true(f32x4.eq(low, f32x4.splat(0)))) {
+    for (let k: usize = 0; k < 4; k++) {
+      if (load<f32>(LOWS + (k << 2)) == 0) store<f32>(LOWS + (k << 2), firstZero(source + k * stride));
+    }
+  }
+  return 0;
+}
+
 @inline function quantizeAffine(source: usize, target: usize, blocks: i32, bits: i32): i32 {
   const nmax: f32 = <f32>((1 << bits) - 1);
   const bytes: usize = bits == 5 ? 24 : 20;
   const offset = f32x4.splat(0.5);
   const most = f32x4.splat(nmax);
   let t = target;
-  let s = source;
-  for (let block = 0; block < blocks; block++, s += 128, t += bytes) {
-    let low = v128.load(s);
-    let high = low;
-    for (let i: usize = 16; i < 128; i += 16) {
-      const x = v128.load(s + i);
-      low = f32x4.pmin(low, x);
-      high = f32x4.pmax(high, x);
+  for (let block = 0; block < blocks; ) {
+    const together: usize = blocks - block < 4 ? 1 : 4;
+    const s = source + (<usize>block << 7);
+    if (fourMinima(s, together == 4 ? 128 : 0)) return 1;
+    storeScales(f32x4.div(f32x4.sub(v128.load(HIGHS), v128.load(LOWS)), f32x4.splat(nmax)));
+    v128.store(MINIMUM_HALVES, floatsToHalves(v128.load(LOWS)));
+    for (let k: usize = 0; k < together; k++, t += bytes) {
+      store<u16>(t, load<u16>(HALVES + (k << 2)));
+      store<u16>(t, load<u16>(MINIMUM_HALVES + (k << 2)), 2);
+      const origin = v128.load_splat<u32>(LOWS + (k << 2));
+      const inverse = v128.load_splat<u32>(INVERSES + (k << 2));
+      packBlock(true, bits, s + (k << 7), t + 4, origin, inverse, offset, most);
     }
-    let least = minOfLanes(low);
-    const largest = maxOfLanes(high);
-    if (!isTame(largest - least) || max(abs(least), abs(largest)) > TAME_MAX) return 1;
-    if (least == 0) least = firstZero(s);
-    const d = (largest - least) / nmax;
-    const inverse = f32x4.splat(d == 0 ? 0 : 1 / d);
-    putHalf(t, d);
-    putHalf(t + 2, least);
-    const origin = f32x4.splat(least);
-    const a = codes16(s, origin, inverse, offset, most);
-    const b = codes16(s + 64, origin, inverse, offset, most);
-    pack32(t + 4, bits, a, b);
+    block += <i32>together;
   }
   return 0;
 }
