@@ -2,9 +2,10 @@
 // Needs no calibration data.
 // Source: HQQ, https://mobiusml.github.io/hqq_blog; quantization reference section 7.
 import type { Dtype } from "../tensor.ts";
+import { nearestWithin } from "./bits.ts";
 import type { HqqFolder } from "./folder-form.ts";
 import { setLimits } from "./limits.ts";
-import { ROUNDINGS, roundEven, viewOf } from "./rounding.ts";
+import { ROUNDINGS, viewOf } from "./rounding.ts";
 import { type Matrix, type Part, type PartScheme, partOf, type RowWindow, type StoredScheme } from "./scheme.ts";
 
 const f = Math.fround;
@@ -50,34 +51,44 @@ export function solveHqq({ width, values }: HqqGroups, bits: HqqBits): HqqCodes 
     best = error;
     beta *= KAPPA;
   }
-  const codes = Uint8Array.from(values, (value, i) => codeOf(grid, value, Math.floor(i / width)));
+  const codes = new Uint8Array(values.length);
+  for (let group = 0; group < count; group++) {
+    const [inverse, zero] = [inverses[group] ?? 1, zeros[group] ?? 0];
+    for (let i = group * width; i < (group + 1) * width; i++) codes[i] = codeOf(values[i] ?? 0, inverse, zero, most);
+  }
   return { codes, scales: inverses.map((inverse) => f(1 / inverse)), zeros };
 }
 
 type Grid = HqqGroups & { readonly inverses: Float32Array; readonly zeros: Float32Array; readonly most: number };
 
-function codeOf({ inverses, zeros, most }: Grid, value: number, group: number): number {
-  const place = f(f(value * (inverses[group] ?? 1)) + (zeros[group] ?? 0));
-  return Math.min(Math.max(roundEven(place), 0), most);
+function codeOf(value: number, inverse: number, zero: number, most: number): number {
+  return nearestWithin(f(f(value * inverse) + zero), 0, most);
 }
 
 /** Moves every zero point to the mean that its shrunken errors ask for; returns the mean error before. */
 function fitZeros(grid: Grid, beta: number): number {
-  const { width, values, inverses, zeros } = grid;
+  const { width, values, inverses, zeros, most } = grid;
+  const least = leastKept(beta);
   let total = 0;
   for (let group = 0; group < inverses.length; group++) {
     const [inverse, zero] = [inverses[group] ?? 1, zeros[group] ?? 0];
     let sum = 0;
     for (let i = group * width; i < (group + 1) * width; i++) {
       const value = values[i] ?? 0;
-      const code = codeOf(grid, value, group);
+      const code = codeOf(value, inverse, zero, most);
       const lost = f(value - f(f(code - zero) / inverse));
       total += Math.abs(lost);
-      sum += code - f(f(value - shrink(lost, beta)) * inverse);
+      const kept = Math.abs(lost) < least ? value : f(value - shrink(lost, beta));
+      sum += code - f(kept * inverse);
     }
     zeros[group] = f(sum / width);
   }
   return total / values.length;
+}
+
+/** Errors below shrink to nothing, |t|^(2 - p) < 1 / beta: almost all do, and need no power. */
+function leastKept(beta: number): number {
+  return beta ** (1 / (NORM - 2)) * (1 - 2 ** -20);
 }
 
 /** sign(t) max(0, |t| - |t|^(p - 1) / beta); zero at zero. */
@@ -94,36 +105,44 @@ export function hqqPackedRows(rows: number, bits: HqqBits): number {
   return Math.ceil(rows / PACKING[bits]);
 }
 
+/** Where codes stand in their tensor: rows of `width`, from row `first` of `rows`. */
+type HqqPlace = { readonly first: number; readonly rows: number; readonly width: number; readonly bits: HqqBits };
+
 /**
  * Packs codes of [rows, width]: byte (word, for 3 bits) [r, c] holds rows r, r + R, r + 2 R and so on, R the packed
- * rows, the first one highest. `first` is the row that `codes` begins with, of `rows` in all; `target` starts as zeros.
+ * rows, the first one highest. `target` starts as zeros.
  */
-export function packHqq(
-  codes: Uint8Array,
-  { first, rows, width, bits }: { first: number; rows: number; width: number; bits: HqqBits },
-  target: Uint8Array,
-): void {
-  const [packedRows, each, view] = [hqqPackedRows(rows, bits), PACKING[bits], viewOf(target)];
-  for (let i = 0; i < codes.length; i++) {
-    const [row, column] = [first + Math.floor(i / width), i % width];
-    const shift = bits * (each - 1 - Math.floor(row / packedRows));
-    const at = (row % packedRows) * width + column;
-    if (bits === 3) view.setInt32(4 * at, view.getInt32(4 * at, true) | ((codes[i] ?? 0) << shift), true);
-    else target[at] = (target[at] ?? 0) | ((codes[i] ?? 0) << shift);
-  }
+export function packHqq(codes: Uint8Array, place: HqqPlace, target: Uint8Array): void {
+  const [view, { width, bits }] = [viewOf(target), place];
+  forEachRow(codes, place, (from, to, shift) => {
+    for (let i = 0; i < width; i++) {
+      const code = (codes[from + i] ?? 0) << shift;
+      if (bits === 3) view.setInt32(4 * (to + i), view.getInt32(4 * (to + i), true) | code, true);
+      else target[to + i] = (target[to + i] ?? 0) | code;
+    }
+  });
 }
 
-function unpackHqq(
-  source: Uint8Array,
-  { first, rows, width, bits }: { first: number; rows: number; width: number; bits: HqqBits },
+function unpackHqq(source: Uint8Array, place: HqqPlace, codes: Uint8Array): void {
+  const [view, { width, bits }] = [viewOf(source), place];
+  const mask = 2 ** bits - 1;
+  forEachRow(codes, place, (from, to, shift) => {
+    for (let i = 0; i < width; i++) {
+      codes[from + i] = ((bits === 3 ? view.getInt32(4 * (to + i), true) : (source[to + i] ?? 0)) >> shift) & mask;
+    }
+  });
+}
+
+/** Rows of codes: the first one, the first packed value, and how far up it stands there. */
+function forEachRow(
   codes: Uint8Array,
+  { first, rows, width, bits }: HqqPlace,
+  visit: (from: number, to: number, shift: number) => void,
 ): void {
-  const [packedRows, each, view] = [hqqPackedRows(rows, bits), PACKING[bits], viewOf(source)];
-  for (let i = 0; i < codes.length; i++) {
-    const [row, column] = [first + Math.floor(i / width), i % width];
-    const shift = bits * (each - 1 - Math.floor(row / packedRows));
-    const at = (row % packedRows) * width + column;
-    codes[i] = ((bits === 3 ? view.getInt32(4 * at, true) : (source[at] ?? 0)) >> shift) & (2 ** bits - 1);
+  const packedRows = hqqPackedRows(rows, bits);
+  for (let from = 0; from < codes.length; from += width) {
+    const row = first + from / width;
+    visit(from, (row % packedRows) * width, bits * (PACKING[bits] - 1 - Math.floor(row / packedRows)));
   }
 }
 
@@ -200,9 +219,9 @@ function dequantizeWindow({ bits, group, stored }: HqqFolder, window: RowWindow)
   unpackHqq(partOf(window, "W_q"), placeOf(window, bits, group), codes);
   const [scales, zeros] = [viewOf(partOf(window, "scale")), viewOf(partOf(window, "zero"))];
   const { read } = ROUNDINGS[stored];
-  for (let i = 0; i < codes.length; i++) {
-    const at = Math.floor(i / group);
-    window.values[i] = f(f((codes[i] ?? 0) - read(zeros, at)) * read(scales, at));
+  for (let first = 0; first < codes.length; first += group) {
+    const [zero, scale] = [read(zeros, first / group), read(scales, first / group)];
+    for (let i = first; i < first + group; i++) window.values[i] = f(f((codes[i] ?? 0) - zero) * scale);
   }
 }
 
