@@ -72,10 +72,11 @@ export function awq(id: string, group: number): PartScheme {
       const scales = viewOf(partOf(window, "scales"));
       unpackAwq(partOf(window, "qweight"), placeOf(window), codes);
       unpackAwq(partOf(window, "qzeros"), placeOf(window), zeros);
-      for (let i = 0; i < count * matrix.columns; i++) {
-        const [row, at] = [Math.floor(i / matrix.columns), Math.floor((i % matrix.columns) / group)];
-        const scale = scales.getFloat16(2 * (at * matrix.rows + first + row), true);
-        values[i] = f(((codes.values[i] ?? 0) - (zeros.values[row * groups + at] ?? 0)) * scale);
+      for (let at = 0; at < count * groups; at++) {
+        const row = Math.floor(at / groups);
+        const scale = scales.getFloat16(2 * ((at % groups) * matrix.rows + first + row), true);
+        const zero = zeros.values[at] ?? 0;
+        for (let i = at * group; i < (at + 1) * group; i++) values[i] = ((codes.values[i] ?? 0) - zero) * scale;
       }
     },
     limits: {

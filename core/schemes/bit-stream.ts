@@ -54,8 +54,8 @@ export function packColumn(
 ): void {
   const stream = new Uint8Array(packedBytes(count, bits));
   packBits(codes, count, bits, stream);
-  for (let word = 0; 4 * word < stream.length; word++) {
-    words.set(stream.subarray(4 * word, 4 * word + 4), 4 * (word * stride + column));
+  for (let i = 0, at = 4 * column; i < stream.length; i += 4, at += 4 * stride) {
+    for (let byte = 0; byte < 4; byte++) words[at + byte] = stream[i + byte] ?? 0;
   }
 }
 
@@ -67,9 +67,8 @@ export function unpackColumn(
   codes: Uint8Array,
 ): void {
   const stream = new Uint8Array(packedBytes(count, bits));
-  for (let word = 0; 4 * word < stream.length; word++) {
-    const at = 4 * (word * stride + column);
-    stream.set(words.subarray(at, at + 4), 4 * word);
+  for (let i = 0, at = 4 * column; i < stream.length; i += 4, at += 4 * stride) {
+    for (let byte = 0; byte < 4; byte++) stream[i + byte] = words[at + byte] ?? 0;
   }
   unpackBits(stream, count, bits, codes);
 }

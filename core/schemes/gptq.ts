@@ -50,12 +50,32 @@ function groupOf(form: GptqForm, factor: HessianFactor | undefined, place: numbe
   return Math.floor(column / form.group);
 }
 
+/** Rounds one row to the nearest; `row` becomes the values that its codes stand for. */
+function roundRow(form: GptqForm, row: Float32Array, { codes, scales, zeros }: GptqRow): void {
+  const width = form.group === "row" ? row.length : form.group;
+  const most = 2 ** form.bits - 1;
+  for (let at = 0; at < scales.length; at++) {
+    const { scale, zero } = findRange(form, row, at * width, width);
+    scales[at] = scale;
+    zeros[at] = zero;
+    for (let i = at * width; i < (at + 1) * width; i++) {
+      const code = Math.min(Math.max(roundEven(f((row[i] ?? 0) / scale)) + zero, 0), most);
+      codes[i] = code;
+      row[i] = scale * (code - zero);
+    }
+  }
+}
+
 /** Rounds one row; `row` becomes the values that its codes stand for. `factor` undefined: to the nearest. */
 export function gptqRow(form: GptqForm, row: Float32Array, factor: HessianFactor | undefined, target: GptqRow): void {
+  if (factor === undefined) {
+    roundRow(form, row, target);
+    return;
+  }
   const { codes, scales, zeros } = target;
   const { bits, group } = form;
   const width = group === "row" ? row.length : group;
-  const isFixed = factor === undefined || form.staticGroups || group === "row";
+  const isFixed = form.staticGroups || group === "row";
   const setRange = (at: number, values: ArrayLike<number>): void => {
     const { scale, zero } = findRange(form, values, at * width, width);
     scales[at] = scale;
@@ -68,14 +88,8 @@ export function gptqRow(form: GptqForm, row: Float32Array, factor: HessianFactor
     return f(scale * (code - zero));
   };
   if (isFixed) {
-    const seen = group === "row" ? row : row.map((value, column) => (factor?.dead[column] === 1 ? 0 : value));
+    const seen = group === "row" ? row : row.map((value, column) => (factor.dead[column] === 1 ? 0 : value));
     for (let at = 0; at < scales.length; at++) setRange(at, seen);
-  }
-  if (factor === undefined) {
-    for (let column = 0; column < row.length; column++) {
-      row[column] = quantize(row[column] ?? 0, groupOf(form, factor, column), column);
-    }
-    return;
   }
   const passed = new Float64Array(row.length);
   solveRow(factor, row, (work, place) => {
@@ -209,12 +223,14 @@ function dequantizeWindow(bits: number, version: 1 | 2, window: RowWindow): void
   if (wrong !== undefined) {
     throw new MergeyardError("QuantizedFolderInvalid", { found: `g_idx ${wrong}`, expected: `groups below ${groups}` });
   }
+  const rowScales = new Float32Array(groups);
   for (let row = 0; row < count; row++) {
+    for (let at = 0; at < groups; at++) rowScales[at] = scales.getFloat16(2 * (at * rows + first + row), true);
+    const [begin, zero] = [row * columns, row * groups];
     for (let column = 0; column < columns; column++) {
       const group = order[column] ?? 0;
-      const scale = scales.getFloat16(2 * (group * rows + first + row), true);
-      const code = (codes.values[row * columns + column] ?? 0) - (zeros.values[row * groups + group] ?? 0);
-      values[row * columns + column] = f(code * scale);
+      const code = (codes.values[begin + column] ?? 0) - (zeros.values[zero + group] ?? 0);
+      values[begin + column] = code * (rowScales[group] ?? 0);
     }
   }
 }
