@@ -205,9 +205,9 @@ function storedWindow(run: TileRun, { apply }: TensorProgram): HandleWindow | un
 }
 
 function combinedWindow(run: TileRun, pass: CombinePass): StoreWindow | undefined {
-  const { kernels, buffers } = run;
+  const { kernels, tensor, buffers } = run;
+  if (tensor.inputs.length > COMBINE_SOURCES_MAX) return undefined;
   const { base, sources, combination } = readCombination(run, pass);
-  if (sources.length > COMBINE_SOURCES_MAX) return undefined;
   const slots = slotsOf(buffers, sources);
   const bases = base === undefined ? undefined : pick(buffers.windows[base]);
   return (dtype, { slot, count }, output) =>
@@ -215,9 +215,9 @@ function combinedWindow(run: TileRun, pass: CombinePass): StoreWindow | undefine
 }
 
 function ownWindow({ tensor, buffers, tileElements }: TileRun, pass: StoredPass): StoreWindow | undefined {
+  if (pass.storedWindow === undefined) return undefined;
   const indexes = tensor.inputs.map((_, index) => index);
   const slots = slotsOf(buffers, indexes);
-  if (pass.storedWindow === undefined) return undefined;
   return (dtype, { slot, count, first: firstElement }, output) =>
     pass.storedWindow?.({ dtype, inputs: pick(slots[slot]), output, firstElement, count, tileElements }) ?? 0;
 }
