@@ -91,7 +91,10 @@ export function renderTable(suite: Suite, measured: readonly Measured[], stated:
   const lines = rows.flatMap(({ label, scores, stated: own, beyondNoise: beyond, verdict }) => {
     const first = line(label, numbers(scores), verdict);
     if (own === undefined) return [first];
-    return [first, line("  stated", numbers(own), beyond.length === 0 ? "within noise" : `beyond noise: ${beyond}`)];
+    return [
+      first,
+      line("  stated", numbers(own), beyond.length === 0 ? "within noise" : `beyond noise: ${beyond.join(", ")}`),
+    ];
   });
   return [line("", columns, `against ${suite.base}`), ...lines];
 }
