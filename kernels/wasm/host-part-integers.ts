@@ -26,9 +26,10 @@ export type IntegerExports = {
       target: number,
     ]
   ) => void;
-} & {
-  readonly [name in `quantize${"Integers" | "Affine"}${IntegerBits}`]: (
+  readonly quantizeIntegers: (
     ...args: [
+      bits: number,
+      isAffine: number,
       source: number,
       count: number,
       width: number,
@@ -55,7 +56,7 @@ export function integerKernel(
   const form = { bits, packed: format === "pack-quantized" };
   const offset = form.packed ? 2 ** (bits - 1) : 0;
   const isShared = strategy === "tensor";
-  const quantizeRow = symmetric ? wasm[`quantizeIntegers${bits}`] : wasm[`quantizeAffine${bits}`];
+  const isAffine = symmetric ? 0 : 1;
   const place = (window: RowWindow) => {
     const { columns, dtype } = window.matrix;
     const width = group ?? columns;
@@ -86,7 +87,7 @@ export function integerKernel(
       for (let row = 0; row < window.count; row++) {
         const source = window.values.byteOffset + 4 * columns * row;
         const [target, to] = [codes.byteOffset + codeBytes * row, scales.byteOffset + scaleBytes * row];
-        quantizeRow(source, columns, width, target, to, shared, dtype, offset);
+        wasm.quantizeIntegers(bits, isAffine, source, columns, width, target, to, shared, dtype, offset);
         if (usedBytes < codeBytes) codes.fill(0, codeBytes * row + usedBytes, codeBytes * (row + 1));
         if (!symmetric) zeros.set(rowZeros, groups * row);
       }
@@ -96,7 +97,7 @@ export function integerKernel(
     dequantize(window) {
       const { columns, width, groups, scales, scaleBytes, codes, codeBytes, dtype, rowZeros } = place(window);
       const zeros = symmetric ? undefined : readZeros(form, window, groups);
-      const [isSame, isAffine, flip] = [isShared ? 1 : 0, symmetric ? 0 : 1, form.packed ? 0 : 0x80];
+      const [isSame, flip] = [isShared ? 1 : 0, form.packed ? 0 : 0x80];
       for (let row = 0; row < window.count; row++) {
         const target = window.values.byteOffset + 4 * columns * row;
         const [source, from] = [codes.byteOffset + codeBytes * row, scales.byteOffset + scaleBytes * row];

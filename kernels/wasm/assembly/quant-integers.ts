@@ -1,10 +1,21 @@
-// core/schemes/integers.ts: codes of 3, 4, 6 and 8 bits under scales, and zero points, that are stored beside them; what
-// they lost is measured on the way. Counts and widths are multiples of sixteen.
+// core/schemes/integers.ts: codes of 3, 4, 6 and 8 bits under scales, and zero points, that are stored beside them;
+// what they lost is measured on the way. Counts and widths are multiples of sixteen.
 import { addLoss, largestOf, square, sumOf } from "./part-loss";
-import { BF16, epsilonOf, F16, F32, loadScale, roundOne, roundTo, scaleBytes, scaleOf, storeScale } from "./part-rounding";
+import {
+  BF16,
+  epsilonOf,
+  F16,
+  F32,
+  loadScale,
+  roundOne,
+  roundTo,
+  scaleBytes,
+  scaleOf,
+  storeScale,
+} from "./part-rounding";
 import { maxOfLanes, minOfLanes, toInts } from "./quant-lanes";
 
-/** Zero points of a row's groups, less nothing: from -2^(bits - 1) on. */
+/** Zero points of a row's groups, as signed bytes. */
 const ZEROS_MAX: i32 = 4096;
 const ZEROS: usize = memory.data(4096, 16);
 
@@ -218,8 +229,13 @@ export function scaleOfLargest(largest: f32, steps: f32, dtype: i32): f32 {
   else quantizeRow(F32, bits, isAffine, source, count, width, target, scales, shared, offset);
 }
 
-/** One row; `shared` is the scale of all groups, or 0 where each has its own, which is then stored. Codes get `offset` added. */
-export function quantizeIntegers3(
+/**
+ * One row; `shared` is the scale of all groups, or 0 where each has its own, which is then stored. Codes get `offset`
+ * added. With `isAffine`, zero points are left at integerZeros.
+ */
+export function quantizeIntegers(
+  bits: i32,
+  isAffine: i32,
   source: usize,
   count: i32,
   width: i32,
@@ -229,99 +245,17 @@ export function quantizeIntegers3(
   dtype: i32,
   offset: i32,
 ): void {
-  quantizeAs(3, false, source, count, width, target, scales, shared, dtype, offset);
-}
-
-export function quantizeIntegers4(
-  source: usize,
-  count: i32,
-  width: i32,
-  target: usize,
-  scales: usize,
-  shared: f32,
-  dtype: i32,
-  offset: i32,
-): void {
-  quantizeAs(4, false, source, count, width, target, scales, shared, dtype, offset);
-}
-
-export function quantizeIntegers6(
-  source: usize,
-  count: i32,
-  width: i32,
-  target: usize,
-  scales: usize,
-  shared: f32,
-  dtype: i32,
-  offset: i32,
-): void {
-  quantizeAs(6, false, source, count, width, target, scales, shared, dtype, offset);
-}
-
-export function quantizeIntegers8(
-  source: usize,
-  count: i32,
-  width: i32,
-  target: usize,
-  scales: usize,
-  shared: f32,
-  dtype: i32,
-  offset: i32,
-): void {
-  quantizeAs(8, false, source, count, width, target, scales, shared, dtype, offset);
-}
-
-/** The same with zero points, which integerZeros has afterwards. */
-export function quantizeAffine3(
-  source: usize,
-  count: i32,
-  width: i32,
-  target: usize,
-  scales: usize,
-  shared: f32,
-  dtype: i32,
-  offset: i32,
-): void {
-  quantizeAs(3, true, source, count, width, target, scales, shared, dtype, offset);
-}
-
-export function quantizeAffine4(
-  source: usize,
-  count: i32,
-  width: i32,
-  target: usize,
-  scales: usize,
-  shared: f32,
-  dtype: i32,
-  offset: i32,
-): void {
-  quantizeAs(4, true, source, count, width, target, scales, shared, dtype, offset);
-}
-
-export function quantizeAffine6(
-  source: usize,
-  count: i32,
-  width: i32,
-  target: usize,
-  scales: usize,
-  shared: f32,
-  dtype: i32,
-  offset: i32,
-): void {
-  quantizeAs(6, true, source, count, width, target, scales, shared, dtype, offset);
-}
-
-export function quantizeAffine8(
-  source: usize,
-  count: i32,
-  width: i32,
-  target: usize,
-  scales: usize,
-  shared: f32,
-  dtype: i32,
-  offset: i32,
-): void {
-  quantizeAs(8, true, source, count, width, target, scales, shared, dtype, offset);
+  if (isAffine) {
+    if (bits == 8) quantizeAs(8, true, source, count, width, target, scales, shared, dtype, offset);
+    else if (bits == 6) quantizeAs(6, true, source, count, width, target, scales, shared, dtype, offset);
+    else if (bits == 4) quantizeAs(4, true, source, count, width, target, scales, shared, dtype, offset);
+    else quantizeAs(3, true, source, count, width, target, scales, shared, dtype, offset);
+  } else {
+    if (bits == 8) quantizeAs(8, false, source, count, width, target, scales, shared, dtype, offset);
+    else if (bits == 6) quantizeAs(6, false, source, count, width, target, scales, shared, dtype, offset);
+    else if (bits == 4) quantizeAs(4, false, source, count, width, target, scales, shared, dtype, offset);
+    else quantizeAs(3, false, source, count, width, target, scales, shared, dtype, offset);
+  }
 }
 
 @inline function emit4(t: usize, codes: v128, scale: v128): void {
