@@ -1,7 +1,7 @@
 // What the engine is asked to do for one merge unit and what it answers. Plain data both ways, so that the unit can be
 // split over worker threads.
 import type { Importance } from "../core/formats/gguf/imatrix.ts";
-import type { ModelState, PartTotals } from "../core/methods/whole-model.ts";
+import type { ModelState, PartTotals } from "../core/methods/frames/whole-model.ts";
 import type { DerivedFileListing, TensorFile, UnitLoss, UnitStatistics } from "../core/plan/receipt.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
 

@@ -1,5 +1,5 @@
 // The kinds of work that threads do on a region of an output file, and the one place that tells them apart.
-import type { PartTotals } from "../core/methods/whole-model.ts";
+import type { PartTotals } from "../core/methods/frames/whole-model.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
 import type { ConvertRegionResult, ConvertRegionTask } from "../engine/convert-region.ts";
 import type { MeasureTask } from "../engine/measure-tensors.ts";

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { splitBase } from "./base-tiles.ts";
+import { splitBase } from "./frames/base-tiles.ts";
 import { type MergeMethod, numberParameter } from "./method.ts";
 
 /**

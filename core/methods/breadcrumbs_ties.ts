@@ -1,5 +1,5 @@
+import { taskVectorMethod } from "./frames/task-vectors.ts";
 import { outliers } from "./sparsify/magnitude.ts";
-import { taskVectorMethod } from "./task-vectors.ts";
 
 /**
  * Model Breadcrumbs with TIES: a band of magnitudes, without the smallest and without the share gamma of

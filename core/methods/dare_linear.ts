@@ -1,5 +1,5 @@
+import { taskVectorMethod } from "./frames/task-vectors.ts";
 import { bernoulli } from "./sparsify/random.ts";
-import { taskVectorMethod } from "./task-vectors.ts";
 
 /**
  * DARE (linear): every element of a task vector is dropped with probability 1 - density, the rest is

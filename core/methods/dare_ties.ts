@@ -1,5 +1,5 @@
+import { taskVectorMethod } from "./frames/task-vectors.ts";
 import { bernoulli } from "./sparsify/random.ts";
-import { taskVectorMethod } from "./task-vectors.ts";
 
 /**
  * DARE TIES: every element is dropped with probability 1 - density, the rest is rescaled, then signs are elected.

@@ -1,5 +1,5 @@
+import { taskVectorMethod } from "./frames/task-vectors.ts";
 import { rankedBernoulli } from "./sparsify/random.ts";
-import { taskVectorMethod } from "./task-vectors.ts";
 
 /**
  * DELLA (linear): elements are dropped at random, small magnitudes of a row more often than large ones, the

@@ -2,11 +2,11 @@ import { z } from "zod";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { elementCount } from "../tensor.ts";
-import { type BaseSplit, splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
+import { type BaseSplit, splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
+import { countModels } from "./frames/model-cuts.ts";
+import { chosenTask, refuseChoice, TASK_PARAMETER } from "./frames/task-choice.ts";
+import { type Round, stateList } from "./frames/whole-model.ts";
 import type { MergeMethod, MergeTensor, ScratchTensor, TileView } from "./method.ts";
-import { countModels } from "./model-cuts.ts";
-import { chosenTask, refuseChoice, TASK_PARAMETER } from "./task-choice.ts";
-import { type Round, stateList } from "./whole-model.ts";
 
 const EMITS = ["model", "unified", "mask"] as const;
 

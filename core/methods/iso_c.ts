@@ -1,8 +1,8 @@
 import { z } from "zod";
 import { outerProducts, outerProductsBytes } from "../ops/linalg/orthogonal.ts";
 import { svd, svdBytes } from "../ops/linalg/svd.ts";
+import { compileTaskMatrices, TASK_MATRIX_MODEL_PARAMETERS, taskMatrixBytes } from "./frames/task-matrices.ts";
 import type { MergeMethod } from "./method.ts";
-import { compileTaskMatrices, TASK_MATRIX_MODEL_PARAMETERS, taskMatrixBytes } from "./task-matrices.ts";
 
 /**
  * Isotropic merging in the common subspace: R = W0 + scale s U V^T, with U S V^T = sum_i D_i and s the mean of S, zeros

@@ -2,13 +2,13 @@ import { z } from "zod";
 import { addScaledDoubles, allocateMatrix, doublesBytes, firstRows, type Matrix, rowOf } from "../ops/linalg/matrix.ts";
 import { orthogonalPart, orthogonalPartBytes, outerProducts, outerProductsBytes } from "../ops/linalg/orthogonal.ts";
 import { svd, svdBytes } from "../ops/linalg/svd.ts";
-import { type MergeMethod, numberParameter } from "./method.ts";
 import {
   compileTaskMatrices,
   TASK_MATRIX_MODEL_PARAMETERS,
   type TaskMatrices,
   taskMatrixBytes,
-} from "./task-matrices.ts";
+} from "./frames/task-matrices.ts";
+import { type MergeMethod, numberParameter } from "./method.ts";
 
 /**
  * Isotropic merging in the common and task-specific subspaces: R = W0 + scale s U V^T. U and V stack the first

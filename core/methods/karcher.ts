@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { combinedProduct, createGramPass, type Gram, normsOf, scaleGram } from "./gram.ts";
+import { combinedProduct, createGramPass, type Gram, normsOf, scaleGram } from "./frames/gram.ts";
 import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
 
 /**

@@ -5,12 +5,12 @@ import { allocateMatrix, doublesBytes, type Matrix, rowOf } from "../ops/linalg/
 import { outerProducts, outerProductsBytes } from "../ops/linalg/orthogonal.ts";
 import { type Svd, svdBytes } from "../ops/linalg/svd.ts";
 import { allocatedBytes } from "../ops/memory.ts";
-import { blockOf } from "./base-tiles.ts";
+import { blockOf } from "./frames/base-tiles.ts";
+import { type CountList, countModels, magnitudeOf, searchRounds } from "./frames/model-cuts.ts";
+import { compileTaskMatrices, type TaskMatrices, taskMatrixBytes, taskMatrixPass } from "./frames/task-matrices.ts";
+import { alignTasks } from "./frames/task-space.ts";
+import { type ModelExtent, type ModelState, type Round, type RoundTensor, stateList } from "./frames/whole-model.ts";
 import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
-import { type CountList, countModels, magnitudeOf, searchRounds } from "./model-cuts.ts";
-import { compileTaskMatrices, type TaskMatrices, taskMatrixBytes, taskMatrixPass } from "./task-matrices.ts";
-import { alignTasks } from "./task-space.ts";
-import { type ModelExtent, type ModelState, type Round, type RoundTensor, stateList } from "./whole-model.ts";
 
 /**
  * KnOTS with TIES: the D_i side by side have one decomposition U S V^T, which gives every task coordinates

@@ -1,13 +1,13 @@
 // What a merge method is: a frozen object of declared properties and one pure function, `compile`. The planner and the
 // engine read the properties; neither ever asks which method it is. Adding one: a file here named by its id, a line in
-// registry.ts, a golden file.
+// registry.ts, a golden file. What several methods are built on is in frames/ and sparsify/.
 import assert from "node:assert/strict";
 import type { z } from "zod";
 import type { FloatDtype } from "../ops/cast.ts";
 import type { Combination, CombineDtype } from "../ops/combine.ts";
 import { type Block, type Kernels, TILE_ELEMENTS, type Tile } from "../ops/kernels.ts";
 import { elementCount, type Shape } from "../tensor.ts";
-import type { ModelState, WholeModel } from "./whole-model.ts";
+import type { ModelState, WholeModel } from "./frames/whole-model.ts";
 
 /** Values of one parameter set, after gradients, filters and defaults are resolved for one tensor. */
 export type ParameterValues = Readonly<Record<string, number | boolean | string | undefined>>;

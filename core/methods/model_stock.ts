@@ -1,9 +1,9 @@
 import { z } from "zod";
 import type { Kernels } from "../ops/kernels.ts";
-import { tileElementsMax } from "./base-tiles.ts";
-import { createGramPass, type Gram, normsOf, product } from "./gram.ts";
+import { tileElementsMax } from "./frames/base-tiles.ts";
+import { createGramPass, type Gram, normsOf, product } from "./frames/gram.ts";
+import { rowLength, subTile } from "./frames/rows.ts";
 import type { MergeMethod, MergeTensor, TensorProgram } from "./method.ts";
-import { rowLength, subTile } from "./rows.ts";
 
 /** A product of two norms below this counts as this. Source: merge reference section 4.12 step 2. */
 const NORMS_FLOOR = 1e-6;

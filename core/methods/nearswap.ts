@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { loneProgram, splitBase, splitTiles } from "./base-tiles.ts";
+import { loneProgram, splitBase, splitTiles } from "./frames/base-tiles.ts";
 import { type MergeMethod, numberParameter } from "./method.ts";
 
 /**

@@ -1,9 +1,9 @@
 import { z } from "zod";
 import type { Kernels, Tile } from "../ops/kernels.ts";
-import { tileElementsMax } from "./base-tiles.ts";
-import { createGramPass, product } from "./gram.ts";
+import { tileElementsMax } from "./frames/base-tiles.ts";
+import { createGramPass, product } from "./frames/gram.ts";
+import { rowLength, subTile } from "./frames/rows.ts";
 import { type MergeMethod, type MergeTensor, numberParameter, type TensorProgram } from "./method.ts";
-import { rowLength, subTile } from "./rows.ts";
 
 /** Least length a vector is divided by. Source: merge reference section 4.3 step 5. */
 const NORM_FLOOR = 1e-7;

@@ -2,10 +2,10 @@ import { z } from "zod";
 import type { Deltas } from "../ops/deltas.ts";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
-import { type BaseSplit, blockOf, countNonzero, splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
+import { type BaseSplit, blockOf, countNonzero, splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
+import { countModels, magnitudeOf, refuseUncountable, searchDeltas, searchRounds } from "./frames/model-cuts.ts";
+import { type ModelExtent, stateList } from "./frames/whole-model.ts";
 import { type MergeMethod, type MergeTensor, numberParameter, type ScratchTensor, type TileView } from "./method.ts";
-import { countModels, magnitudeOf, refuseUncountable, searchDeltas, searchRounds } from "./model-cuts.ts";
-import { type ModelExtent, stateList } from "./whole-model.ts";
 
 /** The forms of the authors' code, and the share of a model's magnitudes that each clamps at both ends. */
 const CLAMP_RATIOS = { release: 0.0001, vision: 0.01 } as const;

@@ -1,6 +1,6 @@
 import { z } from "zod";
+import { compileOverlap, OVERLAP_PARAMETERS, overlapBytes } from "./frames/overlap.ts";
 import type { MergeMethod } from "./method.ts";
-import { compileOverlap, OVERLAP_PARAMETERS, overlapBytes } from "./overlap.ts";
 
 /**
  * RAM: an element that one model alone changed takes its change, one that several changed the mean of their changes:

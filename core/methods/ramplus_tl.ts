@@ -1,6 +1,6 @@
 import { z } from "zod";
+import { compileOverlap, OVERLAP_PARAMETERS, overlapBytes } from "./frames/overlap.ts";
 import { type MergeMethod, numberParameter } from "./method.ts";
-import { compileOverlap, OVERLAP_PARAMETERS, overlapBytes } from "./overlap.ts";
 
 /**
  * RAM+ per tensor: as RAM, and a model's unique changes are multiplied by L_i = 1 + r clamp(rho_i, 0, alpha) with

@@ -4,8 +4,8 @@ import { MergeyardError } from "../error.ts";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import { factorCholesky, solveCholesky } from "../ops/linalg/cholesky.ts";
 import { addProduct, allocateMatrix, doublesBytes, type Matrix, rowOf } from "../ops/linalg/matrix.ts";
+import { splitStatistics } from "./frames/statistics.ts";
 import { type MergeMethod, type MergeTensor, numberParameter, type TileView } from "./method.ts";
-import { splitStatistics } from "./statistics.ts";
 
 /** Entries of a Gram matrix that mirror each other may differ by this share of what they can be at most. */
 const ASYMMETRY_MAX = 1e-3;

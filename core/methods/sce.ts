@@ -4,10 +4,10 @@ import type { MarkedBits } from "../ops/consensus.ts";
 import { countBits } from "../ops/deltas.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { elementCount } from "../tensor.ts";
-import { splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
+import { splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
+import { selectByVariance, selectionBytes, selects } from "./frames/variance-selection.ts";
 import { type MergeMethod, numberParameter, type Pass, type TileView } from "./method.ts";
 import { SELECTABLE_ELEMENTS_MAX } from "./sparsify/order-statistic.ts";
-import { selectByVariance, selectionBytes, selects } from "./variance-selection.ts";
 
 /** Sums of mean squares below this give every model the same weight. Source: merge reference section 4.11 step 4. */
 const ENERGY_FLOOR = 1e-6;

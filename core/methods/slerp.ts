@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { Combination } from "../ops/combine.ts";
-import { createGramPass, type Gram, normsOf, product } from "./gram.ts";
+import { createGramPass, type Gram, normsOf, product } from "./frames/gram.ts";
 import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
 
 /** A norm at or below this leaves the vector unscaled. Source: merge reference section 4.2 step 3. */

@@ -1,8 +1,8 @@
 import { z } from "zod";
 import { allocatedBytes } from "../ops/memory.ts";
-import { splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
+import { splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
+import { chosenTask, refuseChoice, TASK_PARAMETER } from "./frames/task-choice.ts";
 import { type MergeMethod, numberParameter } from "./method.ts";
-import { chosenTask, refuseChoice, TASK_PARAMETER } from "./task-choice.ts";
 
 const EMITS = ["model", "mask"] as const;
 

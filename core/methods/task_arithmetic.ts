@@ -1,4 +1,4 @@
-import { taskVectorMethod } from "./task-vectors.ts";
+import { taskVectorMethod } from "./frames/task-vectors.ts";
 
 /**
  * Task arithmetic: R = W0 + lambda * sum_i w_i (W_i - W0), the sum divided by sum_i w_i when `normalize`.

@@ -1,5 +1,5 @@
+import { taskVectorMethod } from "./frames/task-vectors.ts";
 import { magnitude } from "./sparsify/magnitude.ts";
-import { taskVectorMethod } from "./task-vectors.ts";
 
 /**
  * TIES: the k largest magnitudes of each task vector, then election of signs and a weighted mean

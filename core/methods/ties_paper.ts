@@ -1,10 +1,10 @@
 import { z } from "zod";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
-import { type BaseSplit, countNonzero, splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
+import { type BaseSplit, countNonzero, splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
+import { countModels, magnitudeOf, refuseUncountable, searchDeltas } from "./frames/model-cuts.ts";
+import { type Round, stateList } from "./frames/whole-model.ts";
 import { type MergeMethod, type MergeTensor, numberParameter, type ScratchTensor, type TileView } from "./method.ts";
-import { countModels, magnitudeOf, refuseUncountable, searchDeltas } from "./model-cuts.ts";
-import { type Round, stateList } from "./whole-model.ts";
 
 const ELECTIONS = ["mass", "normfrac", "normmass"] as const;
 const MERGES = ["dis-mean", "dis-sum", "dis-max"] as const;

@@ -2,14 +2,14 @@ import { z } from "zod";
 import { allocateMatrix, doublesBytes, firstRows, type Matrix, rowOf } from "../ops/linalg/matrix.ts";
 import { orthogonalPart, orthogonalPartBytes, outerProducts, outerProductsBytes } from "../ops/linalg/orthogonal.ts";
 import { svd, svdBytes } from "../ops/linalg/svd.ts";
-import type { MergeMethod } from "./method.ts";
 import {
   compileTaskMatrices,
   meanOf,
   TASK_MATRIX_MODEL_PARAMETERS,
   type TaskMatrices,
   taskMatrixBytes,
-} from "./task-matrices.ts";
+} from "./frames/task-matrices.ts";
+import type { MergeMethod } from "./method.ts";
 
 /**
  * Task singular vectors, merged: R = W0 + alpha U S V^T. U, S, V stack the first k = floor(min(rows, columns) / n)

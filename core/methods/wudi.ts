@@ -10,13 +10,13 @@ import {
   multiplyTransposed,
   rowOf,
 } from "../ops/linalg/matrix.ts";
-import { type MergeMethod, numberParameter } from "./method.ts";
 import {
   compileTaskMatrices,
   TASK_MATRIX_MODEL_PARAMETERS,
   type TaskMatrices,
   taskMatrixBytes,
-} from "./task-matrices.ts";
+} from "./frames/task-matrices.ts";
+import { type MergeMethod, numberParameter } from "./method.ts";
 
 /** Adam's constants. Source: torch.optim.Adam's defaults. */
 const ADAM = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };

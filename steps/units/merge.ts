@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { digestBytes, digestJson } from "../../core/artifact/digest.ts";
 import { MergeyardError } from "../../core/error.ts";
+import type { ModelState } from "../../core/methods/frames/whole-model.ts";
 import { findMethod } from "../../core/methods/registry.ts";
-import type { ModelState } from "../../core/methods/whole-model.ts";
 import type {
   LoraFactor,
   MergeUnit,

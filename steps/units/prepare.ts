@@ -6,7 +6,6 @@ import { layout } from "../../core/artifact/layout.ts";
 import { decodeTotals, encodeTotals, listTotals } from "../../core/artifact/totals-file.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { STORE_LIMITS } from "../../core/limits.ts";
-import { findMethod } from "../../core/methods/registry.ts";
 import {
   joinTotals,
   type ModelExtent,
@@ -14,7 +13,8 @@ import {
   type PartTotals,
   totalModel,
   type WholeModel,
-} from "../../core/methods/whole-model.ts";
+} from "../../core/methods/frames/whole-model.ts";
+import { findMethod } from "../../core/methods/registry.ts";
 import { type MergeUnit, modelsOf, type PrepareUnit, type UnitTensor } from "../../core/plan/schema.ts";
 import { ENGINE_VERSION } from "../../core/version.ts";
 import { measuredTensors, roundOf } from "../../engine/measure-tensors.ts";

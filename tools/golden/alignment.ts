@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { alignTasks } from "../../core/methods/task-space.ts";
+import { alignTasks } from "../../core/methods/frames/task-space.ts";
 import { onHeap, rowOf } from "../../core/ops/linalg/matrix.ts";
 import { alignStep } from "../../steps/models/align.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";

@@ -1,8 +1,8 @@
 // What makes up for dropped elements, and what divides the sum: the scalars of the task-vector family, each rounded to
 // the precision that the caller computes in. Source: merge reference, section 4.6 steps 3 and 5, section 4.8.
 import type { Kernels } from "../../ops/kernels.ts";
+import type { TaskVectorTask } from "../frames/task-vectors.ts";
 import type { ParameterValues } from "../method.ts";
-import type { TaskVectorTask } from "../task-vectors.ts";
 import type { MaskStore } from "./mask-store.ts";
 import type { DeltaPass } from "./sparsifier.ts";
 

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { arcee_fusion } from "../../../core/methods/arcee_fusion.ts";
-import { fusionSteps } from "../../../core/methods/fusion-working.ts";
+import { fusionSteps } from "../../../core/methods/frames/fusion-working.ts";
 import { rowDivergence } from "../../../core/ops/divergence.ts";
 import { createScalarKernels } from "../../../core/ops/kernels.ts";
 import { kernelBytes } from "../../../core/plan/memory.ts";

@@ -1,6 +1,6 @@
 // Rows of a tile: methods that treat every row of the last axis as a vector of its own.
-import type { Tile } from "../ops/kernels.ts";
-import type { Shape } from "../tensor.ts";
+import type { Tile } from "../../ops/kernels.ts";
+import type { Shape } from "../../tensor.ts";
 
 /** Elements of a row; a tensor of one axis is one row. */
 export function rowLength(shape: Shape): number {

@@ -1,8 +1,8 @@
 // The base among a tensor's inputs and the models beside it, for methods that treat the two differently.
 import assert from "node:assert/strict";
-import type { Deltas } from "../ops/deltas.ts";
-import type { Block, Kernels, Tile } from "../ops/kernels.ts";
-import { elementCount } from "../tensor.ts";
+import type { Deltas } from "../../ops/deltas.ts";
+import type { Block, Kernels, Tile } from "../../ops/kernels.ts";
+import { elementCount } from "../../tensor.ts";
 import {
   type Locality,
   type MergeTensor,
@@ -10,7 +10,7 @@ import {
   type TensorProgram,
   type TileView,
   tileElementsOf,
-} from "./method.ts";
+} from "../method.ts";
 
 /** Indexes among the inputs: of the base, and of the others in order. */
 export type BaseSplit = { readonly base: number; readonly others: readonly number[] };

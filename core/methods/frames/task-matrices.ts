@@ -3,10 +3,9 @@
 // Source: fusion_bench at 54c9e8c9 (iso_c, iso_cts, tsv_m, wudi), merge reference section 13.
 import assert from "node:assert/strict";
 import { z } from "zod";
-import type { Kernels } from "../ops/kernels.ts";
-import { type Allocate, allocateMatrix, doublesBytes, type Matrix } from "../ops/linalg/matrix.ts";
-import { elementCount, type Shape } from "../tensor.ts";
-import { type BaseSplit, splitBase, splitTiles } from "./base-tiles.ts";
+import type { Kernels } from "../../ops/kernels.ts";
+import { type Allocate, allocateMatrix, doublesBytes, type Matrix } from "../../ops/linalg/matrix.ts";
+import { elementCount, type Shape } from "../../tensor.ts";
 import {
   type MergeTensor,
   numberParameter,
@@ -14,7 +13,8 @@ import {
   type ScratchTensor,
   type TensorProgram,
   type TileView,
-} from "./method.ts";
+} from "../method.ts";
+import { type BaseSplit, splitBase, splitTiles } from "./base-tiles.ts";
 
 /** Parameters that each model may have: its task vector is multiplied by `weight` first. */
 export const TASK_MATRIX_MODEL_PARAMETERS = z.strictObject({ weight: z.number().default(1) });

@@ -1,11 +1,11 @@
 // The frame of RAM's two forms: changes of one model alone are taken, times a factor of that model, and changes that
 // several models made to the same element are averaged. Source: mergekit `ram`, merge reference section 4.16.
 import { z } from "zod";
-import type { Kernels, Tile } from "../ops/kernels.ts";
-import { allocatedBytes } from "../ops/memory.ts";
-import type { LargeTally } from "../ops/overlap.ts";
+import type { Kernels, Tile } from "../../ops/kernels.ts";
+import { allocatedBytes } from "../../ops/memory.ts";
+import type { LargeTally } from "../../ops/overlap.ts";
+import { type MergeTensor, numberParameter, type Pass, type ScratchTensor, type TensorProgram } from "../method.ts";
 import { splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
-import { type MergeTensor, numberParameter, type Pass, type ScratchTensor, type TensorProgram } from "./method.ts";
 
 /** A change counts when its magnitude is above `epsilon`. */
 export const OVERLAP_PARAMETERS = { epsilon: z.number().default(1e-5) };

@@ -1,15 +1,15 @@
 // Which elements models differ in most: those of largest variance over the models, exactly as many as asked for. Tiles
 // of variances are made anew in every pass; the cut is found as that of magnitudes is, variances being their own.
-import type { MarkedBits } from "../ops/consensus.ts";
-import { BIT_GROUP, type Deltas } from "../ops/deltas.ts";
-import type { Kernels } from "../ops/kernels.ts";
-import { allocatedBytes } from "../ops/memory.ts";
-import { elementCount } from "../tensor.ts";
+import type { MarkedBits } from "../../ops/consensus.ts";
+import { BIT_GROUP, type Deltas } from "../../ops/deltas.ts";
+import type { Kernels } from "../../ops/kernels.ts";
+import { allocatedBytes } from "../../ops/memory.ts";
+import { elementCount } from "../../tensor.ts";
+import type { MergeTensor, Pass, ScratchTensor, TileView } from "../method.ts";
+import { markLargest } from "../sparsify/magnitude.ts";
+import { createCutSearch, searchBytes } from "../sparsify/order-statistic.ts";
+import type { DeltaTile } from "../sparsify/sparsifier.ts";
 import { blockOf, splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
-import type { MergeTensor, Pass, ScratchTensor, TileView } from "./method.ts";
-import { markLargest } from "./sparsify/magnitude.ts";
-import { createCutSearch, searchBytes } from "./sparsify/order-statistic.ts";
-import type { DeltaTile } from "./sparsify/sparsifier.ts";
 
 export type VarianceSelection = {
   readonly reduce: readonly Pass[];

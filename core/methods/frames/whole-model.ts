@@ -3,8 +3,8 @@
 // and the merge know as the model's state. Planner, engine and steps run rounds without knowing what they measure.
 // Why it is so: docs/adr/0005-prepare-stage.md.
 import assert from "node:assert/strict";
-import type { Kernels } from "../ops/kernels.ts";
-import type { MergeTensor, ParameterValues, Pass, Refusal, ScratchTensor, StoredPass } from "./method.ts";
+import type { Kernels } from "../../ops/kernels.ts";
+import type { MergeTensor, ParameterValues, Pass, Refusal, ScratchTensor, StoredPass } from "../method.ts";
 
 /** What rounds have decided: lists of numbers by name. */
 export type ModelState = Readonly<Record<string, readonly number[]>>;

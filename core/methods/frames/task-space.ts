@@ -1,8 +1,8 @@
 // A shared basis for task matrices: side by side they have one singular value decomposition, whose left vectors all
 // tasks share.
 // Source: KnOTS, arXiv:2410.19735; fusion_bench `subspace_alignment`, merge reference section 13.
-import { type Allocate, firstRows, type Matrix } from "../ops/linalg/matrix.ts";
-import { type Svd, svd } from "../ops/linalg/svd.ts";
+import { type Allocate, firstRows, type Matrix } from "../../ops/linalg/matrix.ts";
+import { type Svd, svd } from "../../ops/linalg/svd.ts";
 
 /**
  * The decomposition of [D_1 ... D_n], without singular values at or below `eps`: with V_i the part of the right vectors

@@ -2,13 +2,13 @@
 // the lower 16 within the bin that holds the rank. What is counted is the caller's matter: lists of values whose
 // magnitudes are ranked, such as every model's differences to the base.
 import assert from "node:assert/strict";
-import { type Deltas, wordsOf } from "../ops/deltas.ts";
-import type { Block, Kernels } from "../ops/kernels.ts";
-import { allocatedBytes } from "../ops/memory.ts";
-import { elementCount } from "../tensor.ts";
+import { type Deltas, wordsOf } from "../../ops/deltas.ts";
+import type { Block, Kernels } from "../../ops/kernels.ts";
+import { allocatedBytes } from "../../ops/memory.ts";
+import { elementCount } from "../../tensor.ts";
+import type { MergeTensor, Refusal, ScratchTensor, StoredPass } from "../method.ts";
+import { COARSE_BINS, FINE_BINS, findBin, SELECTABLE_ELEMENTS_MAX } from "../sparsify/order-statistic.ts";
 import { splitBase } from "./base-tiles.ts";
-import type { MergeTensor, Refusal, ScratchTensor, StoredPass } from "./method.ts";
-import { COARSE_BINS, FINE_BINS, findBin, SELECTABLE_ELEMENTS_MAX } from "./sparsify/order-statistic.ts";
 import {
   type Measurement,
   type ModelExtent,

@@ -2,14 +2,14 @@
 // step is done in float32 and rounded to the working dtype, sums once at their end. Only `mergekit_compat: strict` asks
 // for it; it is element by element and slow. Source: merge reference, section 2.1.
 import assert from "node:assert/strict";
-import { bfloat16ToFloat32, float32ToBfloat16 } from "../ops/cast.ts";
-import { bitAt, type Deltas } from "../ops/deltas.ts";
-import type { Block, Kernels, Tile } from "../ops/kernels.ts";
-import { allocatedBytes } from "../ops/memory.ts";
-import { elementCount, type Shape } from "../tensor.ts";
-import { type HalfDtype, type Locality, type TensorProgram, type TileView, tileElementsOf } from "./method.ts";
-import { divisorOf, type Round } from "./sparsify/rescale.ts";
-import type { DeltaTile } from "./sparsify/sparsifier.ts";
+import { bfloat16ToFloat32, float32ToBfloat16 } from "../../ops/cast.ts";
+import { bitAt, type Deltas } from "../../ops/deltas.ts";
+import type { Block, Kernels, Tile } from "../../ops/kernels.ts";
+import { allocatedBytes } from "../../ops/memory.ts";
+import { elementCount, type Shape } from "../../tensor.ts";
+import { type HalfDtype, type Locality, type TensorProgram, type TileView, tileElementsOf } from "../method.ts";
+import { divisorOf, type Round } from "../sparsify/rescale.ts";
+import type { DeltaTile } from "../sparsify/sparsifier.ts";
 import type { Sparsified, TaskVectorTask } from "./task-vectors.ts";
 
 /** float32 rounding, then nearest-even rounding to the dtype. */

@@ -4,10 +4,10 @@
 // Source: mergekit `GeneralizedTaskArithmeticMerge`, merge reference section 4.6.
 import assert from "node:assert/strict";
 import { z } from "zod";
-import { countBits } from "../ops/deltas.ts";
-import type { Block, Kernels } from "../ops/kernels.ts";
-import { type BandedSource, MASKED_SOURCES_MAX, type MaskedSource } from "../ops/masked.ts";
-import { KEY_MAX, type KeyBand } from "../ops/select.ts";
+import { countBits } from "../../ops/deltas.ts";
+import type { Block, Kernels } from "../../ops/kernels.ts";
+import { type BandedSource, MASKED_SOURCES_MAX, type MaskedSource } from "../../ops/masked.ts";
+import { KEY_MAX, type KeyBand } from "../../ops/select.ts";
 import {
   type Locality,
   type MergeInput,
@@ -18,10 +18,10 @@ import {
   type StoredView,
   type StoredWindow,
   type TensorProgram,
-} from "./method.ts";
-import { createMaskStore, type MaskStore, maskStoreBytes } from "./sparsify/mask-store.ts";
-import { divisorOf, RESCALES, type Rescale, type Round, rescaleOf, rescaling } from "./sparsify/rescale.ts";
-import type { DeltaPass, DeltaTile, Sparsification, Sparsifier } from "./sparsify/sparsifier.ts";
+} from "../method.ts";
+import { createMaskStore, type MaskStore, maskStoreBytes } from "../sparsify/mask-store.ts";
+import { divisorOf, RESCALES, type Rescale, type Round, rescaleOf, rescaling } from "../sparsify/rescale.ts";
+import type { DeltaPass, DeltaTile, Sparsification, Sparsifier } from "../sparsify/sparsifier.ts";
 import { compileWorking, roundingTo, workingBytes } from "./working-steps.ts";
 
 /** A member's place in the table. */

@@ -2,8 +2,8 @@
 // is a linear combination of their inputs, so lengths and angles follow from the products, and the result is applied as
 // one combination.
 import assert from "node:assert/strict";
-import type { Block, Kernels } from "../ops/kernels.ts";
-import type { StoredPass } from "./method.ts";
+import type { Block, Kernels } from "../../ops/kernels.ts";
+import type { StoredPass } from "../method.ts";
 
 /** Symmetric matrix of the dot products of n vectors, row by row, in float64. */
 export type Gram = readonly (readonly number[])[];
