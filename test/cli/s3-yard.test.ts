@@ -8,6 +8,7 @@ import path from "node:path";
 import { after, test } from "node:test";
 import { main } from "../../cli/main.ts";
 import { openStore } from "../../stores/open.ts";
+import { plainNumbers, writePlainModel } from "./model-files.ts";
 import { createRecorder } from "./recorder.ts";
 
 const endpoint = process.env.MERGEYARD_TEST_S3_ENDPOINT;
@@ -81,6 +82,21 @@ test("a version on S3 is pulled, derived from, promoted, rolled back and collect
   assert.equal(await main(["quantize", path.join(MODELS, "base"), ...scheme], terminal), 0, terminal.err());
   await call("push", "int8", "small");
   await call("derive", "small", "--bits", "6", "--out", "int6");
+});
+
+test("models of a yard on S3 are aligned, their experts merged, and the results published", { skip }, async () => {
+  await call("align", path.join(MODELS, "python"), "--to", "on-s3:nightly", "--out", "aligned");
+  const { version } = await call("publish", "aligned", "aligned");
+  assert.equal((await call("show", "aligned")).version, version);
+  const experts = [0, 1].flatMap((expert) => ["w1", "w2", "w3"].map((part) => `experts.${expert}.${part}`));
+  const tensors = ["gate", ...experts].map((name, seed) => [
+    `model.layers.0.block_sparse_moe.${name}.weight`,
+    { shape: [2, 2], values: plainNumbers(4, seed) },
+  ]);
+  const config = { "config.json": { model_type: "mixtral" } };
+  writePlainModel(path.join(scratch, "mixtral"), "model.safetensors", Object.fromEntries(tensors), config);
+  await call("push", "mixtral", "mixtral");
+  await call("merge-experts", "mixtral", "--groups", "1", "--data-free", "--out", "one-expert");
 });
 
 test("no command that takes a yard was left out", { skip }, async () => {
