@@ -63,7 +63,7 @@ async function openMegatron(folder: FolderReader): Promise<OpenedCheckpoint> {
   return { ...opened, family: patterned.family, warnings: [...opened.warnings, ...patterned.warnings] };
 }
 
-type Patterned = Required<Pick<OpenedCheckpoint, "family" | "warnings">> & {
+type Patterned = Pick<OpenedCheckpoint, "family" | "warnings"> & {
   readonly parameters: readonly ConversionParameter[];
 };
 
