@@ -2,7 +2,7 @@
 // holds the address of source i (u32) and its factor (f32). The type parameter names the stored dtype as in stored.ts;
 // exported functions take it as a number: 0 BF16, 1 F16, 2 F32. They work on whole groups of sixteen: what lies past
 // the end is padding.
-import { addMagnitudes, areFinite, CHUNK, narrowAgain, storeGroup, WIDE } from "./narrow-group";
+import { addMagnitudes, areFinite, CHUNK, finish, narrowAgain, storeGroup, WIDE } from "./narrow-group";
 import { lower, rest, upper } from "./stored";
 
 /** Room for COMBINE_SOURCES_MAX entries of 8 bytes. */
@@ -68,33 +68,14 @@ export function combineTable(): usize {
       sum2 = f32x4.add(sum2, f32x4.mul(d2, factor));
       sum3 = f32x4.add(sum3, f32x4.mul(d3, factor));
     }
-    if (divides) {
-      sum0 = f32x4.div(sum0, divisors);
-      sum1 = f32x4.div(sum1, divisors);
-      sum2 = f32x4.div(sum2, divisors);
-      sum3 = f32x4.div(sum3, divisors);
-    }
-    if (multiplies) {
-      sum0 = f32x4.mul(sum0, multipliers);
-      sum1 = f32x4.mul(sum1, multipliers);
-      sum2 = f32x4.mul(sum2, multipliers);
-      sum3 = f32x4.mul(sum3, multipliers);
-    }
-    if (differs) {
-      sum0 = f32x4.add(base0, sum0);
-      sum1 = f32x4.add(base1, sum1);
-      sum2 = f32x4.add(base2, sum2);
-      sum3 = f32x4.add(base3, sum3);
-    }
+    sum0 = finish(sum0, base0, differs, divides, divisors, multiplies, multipliers);
+    sum1 = finish(sum1, base1, differs, divides, divisors, multiplies, multipliers);
+    sum2 = finish(sum2, base2, differs, divides, divisors, multiplies, multipliers);
+    sum3 = finish(sum3, base3, differs, divides, divisors, multiplies, multipliers);
     if (narrows) {
       magnitudes = addMagnitudes(magnitudes, sum0, sum1, sum2, sum3);
       storeGroup<T>(t, sum0, sum1, sum2, sum3);
-    } else {
-      v128.store(t, sum0);
-      v128.store(t, sum1, 16);
-      v128.store(t, sum2, 32);
-      v128.store(t, sum3, 48);
-    }
+    } else storeGroup<f32>(t, sum0, sum1, sum2, sum3);
   }
   return !narrows || areFinite<T>(magnitudes);
 }

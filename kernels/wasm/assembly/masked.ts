@@ -2,7 +2,7 @@
 // in a table that the host fills, 16 bytes each: address (u32); address of the mask bits (u32) and scale (f32), or least
 // and largest key (i32); weight (f32).
 import { floatOne, magnitude, sign } from "./constants";
-import { addMagnitudes as addGroup, areFinite, CHUNK, narrowAgain, storeGroup, WIDE } from "./narrow-group";
+import { addMagnitudes as addGroup, areFinite, CHUNK, finish, narrowAgain, storeGroup, WIDE } from "./narrow-group";
 import { lower, one, rest, upper } from "./stored";
 
 /** Room for MASKED_SOURCES_MAX entries. */
@@ -186,12 +186,6 @@ export function addMagnitudes(
   return v128.load32_splat(entry, 4);
 }
 
-@inline function finish(sum: v128, base: v128, divides: bool, divisor: v128, multiplies: bool, factor: v128): v128 {
-  if (divides) sum = f32x4.div(sum, divisor);
-  if (multiplies) sum = f32x4.mul(sum, factor);
-  return f32x4.add(base, sum);
-}
-
 /**
  * Elements from byte `offset` of every source on. `narrows`: results are stored as the sources are, and what is returned
  * says whether they were right to be; else they are float32.
@@ -243,19 +237,14 @@ export function addMagnitudes(
       sum2 = f32x4.add(sum2, weigh<How>(d2, 2, first, second, weight));
       sum3 = f32x4.add(sum3, weigh<How>(d3, 3, first, second, weight));
     }
-    sum0 = finish(sum0, base0, divides, divisors, multiplies, multipliers);
-    sum1 = finish(sum1, base1, divides, divisors, multiplies, multipliers);
-    sum2 = finish(sum2, base2, divides, divisors, multiplies, multipliers);
-    sum3 = finish(sum3, base3, divides, divisors, multiplies, multipliers);
+    sum0 = finish(sum0, base0, true, divides, divisors, multiplies, multipliers);
+    sum1 = finish(sum1, base1, true, divides, divisors, multiplies, multipliers);
+    sum2 = finish(sum2, base2, true, divides, divisors, multiplies, multipliers);
+    sum3 = finish(sum3, base3, true, divides, divisors, multiplies, multipliers);
     if (narrows) {
       magnitudes = addGroup(magnitudes, sum0, sum1, sum2, sum3);
       storeGroup<T>(t, sum0, sum1, sum2, sum3);
-    } else {
-      v128.store(t, sum0);
-      v128.store(t, sum1, 16);
-      v128.store(t, sum2, 32);
-      v128.store(t, sum3, 48);
-    }
+    } else storeGroup<f32>(t, sum0, sum1, sum2, sum3);
   }
   return !narrows || areFinite<T>(magnitudes);
 }
@@ -383,10 +372,7 @@ export function combineBanded(
       const v1 = weigh<How>(f32x4.sub(upper<T>(rest<T>(source, s0)), base1), 1, first, second, weight);
       const v2 = weigh<How>(f32x4.sub(lower<T>(s1), base2), 2, first, second, weight);
       const v3 = weigh<How>(f32x4.sub(upper<T>(rest<T>(source + half, s1)), base3), 3, first, second, weight);
-      v128.store(stored, v0);
-      v128.store(stored, v1, 16);
-      v128.store(stored, v2, 32);
-      v128.store(stored, v3, 48);
+      storeGroup<f32>(stored, v0, v1, v2, v3);
       sum0 = f32x4.add(sum0, v0);
       sum1 = f32x4.add(sum1, v1);
       sum2 = f32x4.add(sum2, v2);
@@ -396,10 +382,10 @@ export function combineBanded(
     sum1 = elect(16, sum1, tableEnd, divides);
     sum2 = elect(32, sum2, tableEnd, divides);
     sum3 = elect(48, sum3, tableEnd, divides);
-    v128.store(t, finish(sum0, base0, false, sum0, multiplies, multipliers));
-    v128.store(t, finish(sum1, base1, false, sum1, multiplies, multipliers), 16);
-    v128.store(t, finish(sum2, base2, false, sum2, multiplies, multipliers), 32);
-    v128.store(t, finish(sum3, base3, false, sum3, multiplies, multipliers), 48);
+    v128.store(t, finish(sum0, base0, true, false, sum0, multiplies, multipliers));
+    v128.store(t, finish(sum1, base1, true, false, sum1, multiplies, multipliers), 16);
+    v128.store(t, finish(sum2, base2, true, false, sum2, multiplies, multipliers), 32);
+    v128.store(t, finish(sum3, base3, true, false, sum3, multiplies, multipliers), 48);
   }
 }
 
@@ -445,8 +431,8 @@ export function combineBanded(
     const valueW1 = weigh<How>(f32x4.sub(upper<T>(w1), base1), 1, firstW, secondW, weightW);
     const sum0 = electPair(valueV0, valueW0, weightV, weightW, divides);
     const sum1 = electPair(valueV1, valueW1, weightV, weightW, divides);
-    v128.store(t, finish(sum0, base0, false, sum0, multiplies, multipliers));
-    v128.store(t, finish(sum1, base1, false, sum1, multiplies, multipliers), 16);
+    v128.store(t, finish(sum0, base0, true, false, sum0, multiplies, multipliers));
+    v128.store(t, finish(sum1, base1, true, false, sum1, multiplies, multipliers), 16);
   }
 }
 

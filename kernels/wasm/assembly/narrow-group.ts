@@ -8,6 +8,21 @@ export const CHUNK: i32 = 1024;
 /** A chunk in float32, for `narrowAgain`. */
 export const WIDE: usize = memory.data(4096);
 
+/** What a sum of weighted values becomes; `adds`: it is one of differences to `base`. */
+@inline export function finish(
+  sum: v128,
+  base: v128,
+  adds: bool,
+  divides: bool,
+  divisor: v128,
+  multiplies: bool,
+  factor: v128,
+): v128 {
+  if (divides) sum = f32x4.div(sum, divisor);
+  if (multiplies) sum = f32x4.mul(sum, factor);
+  return adds ? f32x4.add(base, sum) : sum;
+}
+
 @inline export function addMagnitudes(sum: v128, v0: v128, v1: v128, v2: v128, v3: v128): v128 {
   const first = f32x4.add(f32x4.abs(v0), f32x4.abs(v1));
   return f32x4.add(f32x4.add(sum, first), f32x4.add(f32x4.abs(v2), f32x4.abs(v3)));

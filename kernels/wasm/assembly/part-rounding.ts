@@ -1,6 +1,6 @@
 // core/schemes/rounding.ts: results rounded to the dtype of the weights, and scales stored in it.
-import { floatsToHalves, halvesToFloats } from "./cast";
-import { bf16Half, integerOne, magnitude } from "./constants";
+import { floatsToHalves, halvesToFloats, roundToBF16 } from "./cast";
+import { integerOne, magnitude } from "./constants";
 
 /** What results round to, as the host numbers it. */
 export const F32: i32 = 0;
@@ -9,8 +9,7 @@ export const F16: i32 = 2;
 
 /** Nearest BF16, as float32. */
 @inline function toBF16(value: v128): v128 {
-  const odd = v128.and(i32x4.shr_u(value, 16), integerOne());
-  return v128.and(i32x4.add(i32x4.add(value, bf16Half()), odd), i32x4.splat(<i32>0xffff0000));
+  return v128.and(roundToBF16(value), i32x4.splat(<i32>0xffff0000));
 }
 
 /** Nearest F16, as float32. */

@@ -1,6 +1,7 @@
 // core/schemes/float8.ts: E4M3 codes under scales that are stored beside them, and what they lost, measured on the way.
 // Counts are multiples of sixteen.
-import { bf16Half, integerOne } from "./constants";
+import { roundToBF16 } from "./cast";
+import { integerOne } from "./constants";
 import { addLoss, largestOf, square, sumOf } from "./part-loss";
 import { BF16, F16, F32, roundTo } from "./part-rounding";
 import { toBytes } from "./quant-lanes";
@@ -19,7 +20,10 @@ import { toBytes } from "./quant-lanes";
   return v128.or(i32x4.min_s(code, i32x4.splat(0x7e)), sign);
 }
 
-/** The values of four codes that are no NaN. */
+/**
+ * The values of four codes that are no NaN: exponent and mantissa of E4M3 as those of float32, 120 exponents too low;
+ * exact below the normal numbers too.
+ */
 @inline export function numbersOfCodes(codes: v128): v128 {
   const size = i32x4.shl(v128.and(codes, i32x4.splat(0x7f)), 20);
   return v128.or(f32x4.mul(size, f32x4.splat(1.329227995784916e36)), i32x4.shl(i32x4.shr_u(codes, 7), 31));
@@ -27,13 +31,7 @@ import { toBytes } from "./quant-lanes";
 
 /** Eight quotients, nearest BF16, as its bits. */
 @inline function halvesOf(a: v128, b: v128): v128 {
-  const oddA = v128.and(i32x4.shr_u(a, 16), integerOne());
-  const oddB = v128.and(i32x4.shr_u(b, 16), integerOne());
-  return v128.shuffle<i16>(
-    i32x4.add(i32x4.add(a, bf16Half()), oddA),
-    i32x4.add(i32x4.add(b, bf16Half()), oddB),
-    1, 3, 5, 7, 9, 11, 13, 15,
-  );
+  return v128.shuffle<i16>(roundToBF16(a), roundToBF16(b), 1, 3, 5, 7, 9, 11, 13, 15);
 }
 
 /** Magnitudes of eight BF16 that are normal numbers of E4M3, with three bits of mantissa, less four bits; at most 448. */
@@ -142,12 +140,8 @@ export function encodeE4M3(
 
 /** Four values of codes in the lanes. */
 @inline export function valuesOf(codes: v128, scale: v128): v128 {
-  const size = i32x4.shl(v128.and(codes, i32x4.splat(0x7f)), 20);
-  // Exponent and mantissa of E4M3 as those of float32, 120 exponents too low; exact below the normal numbers too.
-  const value = f32x4.mul(size, f32x4.splat(1.329227995784916e36));
-  const isNan = i32x4.eq(size, i32x4.splat(0x7f00000));
-  const signed = v128.or(value, i32x4.shl(i32x4.shr_u(codes, 7), 31));
-  return f32x4.mul(v128.bitselect(f32x4.splat(NaN), signed, isNan), scale);
+  const isNan = i32x4.eq(v128.and(codes, i32x4.splat(0x7f)), i32x4.splat(0x7f));
+  return f32x4.mul(v128.bitselect(f32x4.splat(NaN), numbersOfCodes(codes), isNan), scale);
 }
 
 /** The same of codes that are no NaN, extended with their sign. */
