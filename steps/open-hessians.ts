@@ -4,8 +4,8 @@ import { MergeyardError } from "../core/error.ts";
 import type { HessianFile } from "../core/plan/hessians.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
 import type { Outputs } from "../core/recipe/outputs.ts";
+import { type FilePlace, findNamedFile } from "./named-file.ts";
 import { openCheckpointFile } from "./open-checkpoint.ts";
-import { type FilePlace, findFile } from "./open-imatrix.ts";
 import type { StepDeps } from "./step.ts";
 
 type Deps = Pick<StepDeps, "openStore" | "signal">;
@@ -27,7 +27,7 @@ export async function openHessianFiles(
   const opened = new Map<string, HessianFile>();
   for (const { hessian } of outputs) {
     if (hessian === undefined || opened.has(hessian)) continue;
-    opened.set(hessian, await openHessianFile(await findFile(hessian, folders, deps), deps));
+    opened.set(hessian, await openHessianFile(await findNamedFile(hessian, folders, deps), deps));
   }
   return opened;
 }

@@ -8,13 +8,10 @@ import type { PlannedImatrix } from "../core/plan/merge-task.ts";
 import type { DerivedFile, MergeUnit } from "../core/plan/schema.ts";
 import type { Outputs } from "../core/recipe/outputs.ts";
 import { readAll } from "../stores/objects.ts";
-import { resolveUri } from "./resolve-model.ts";
+import { type FilePlace, findNamedFile } from "./named-file.ts";
 import type { StepDeps } from "./step.ts";
 
 export type OpenedImatrix = { readonly importance: Importance; readonly digest: string };
-
-/** A file and the folder that has it. */
-export type FilePlace = { readonly store: string; readonly key: string };
 
 type Deps = Pick<StepDeps, "openStore" | "signal">;
 
@@ -45,33 +42,10 @@ export async function openImatrices(
   const opened = new Map<string, PlannedImatrix>();
   for (const { imatrix } of gguf) {
     if (imatrix === undefined || opened.has(imatrix)) continue;
-    const place = await findFile(imatrix, folders, deps);
+    const place = await findNamedFile(imatrix, folders, deps);
     opened.set(imatrix, { ...place, ...(await openImatrix(place, deps)) });
   }
   return opened;
-}
-
-/**
- * A file that an output names: a URI, an absolute path, or a path that is tried in the folders.
- * Throws CheckpointFileMissing.
- */
-export async function findFile(path: string, folders: readonly string[], deps: Deps): Promise<FilePlace> {
-  const isInside = !/^\/|:\/\/|(^|\/)\.{1,2}\//.test(path);
-  const places = isInside
-    ? folders.map((store) => ({ store, key: path }))
-    : folders.map((folder) => split(folder, path));
-  for (const { store, key } of places) {
-    if ((await deps.openStore(store).head(key, { signal: deps.signal })) !== undefined) return { store, key };
-  }
-  const expected = places.map(({ store, key }) => `${store}/${key}`).join(" or ");
-  throw new MergeyardError("CheckpointFileMissing", { where: { file: path }, expected });
-}
-
-/** A URI, an absolute path or one that leads out of the folder. */
-function split(folder: string, path: string): FilePlace {
-  const uri = path.includes("://") ? path : resolveUri(folder, path);
-  const slash = uri.lastIndexOf("/");
-  return { store: uri.slice(0, slash), key: decodeURIComponent(uri.slice(slash + 1)) };
 }
 
 /**
