@@ -138,13 +138,13 @@ function createLargest(task: RegionTask, deps: RegionDeps) {
   const measure = async (index: number): Promise<number> => {
     const tensor = task.tensors[index];
     assert.ok(tensor !== undefined, "fused tensors lie in one region");
-    const found = { largest: 0 };
+    let largest = 0;
     const write = async (bytes: Uint8Array) => {
-      found.largest = Math.max(found.largest, largestStored(tensor.dtype, bytes));
+      largest = Math.max(largest, largestStored(tensor.dtype, bytes));
     };
     const progress = (read: number): void => deps.progress(read, 0);
     await mergeOne(task, tensor, { ...deps, progress }, { statistics: false, write, sinks: [] });
-    return found.largest;
+    return largest;
   };
   return async (tensor: SinkPlace["tensor"]): Promise<number | undefined> => {
     if (!("fused" in tensor) || tensor.fused === undefined) return undefined;

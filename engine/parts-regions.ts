@@ -10,7 +10,7 @@ import {
   specsOf,
 } from "../core/plan/compressed-model.ts";
 import { type Fit, fitMemory, hessianBytes } from "../core/plan/memory.ts";
-import { FOLDER_SCHEMES, type FolderScheme } from "../core/schemes/registry.ts";
+import { knownFolderScheme } from "../core/schemes/registry.ts";
 import type { Region } from "../stores/store.ts";
 import type { PartsRequest } from "./parts-request.ts";
 import {
@@ -91,13 +91,6 @@ function firstParts(
   return firsts;
 }
 
-/** The scheme that makes a matrix's parts. */
-export function schemeOf({ scheme: id }: CompressedMatrix): FolderScheme {
-  const scheme = FOLDER_SCHEMES.get(id);
-  assert.ok(scheme !== undefined, "plans name known schemes");
-  return scheme;
-}
-
 /** Threads for the request within its memory. Throws EngineMemoryTooSmall when one does not fit. */
 export function fitParts(request: PartsRequest, threads: number): Fit {
   const { units, shards } = request.model;
@@ -132,7 +125,7 @@ function lateBytes(shard: PlannedShard, units: CompressedModel["units"], threads
 function unitBytes(unit: CompressedUnit): number {
   if (unit.kind === "copy") return unit.entry.packing === undefined ? 0 : elementPiecesBytes(unit.entry);
   const { matrix, entry } = unit;
-  const scheme = schemeOf(unit);
+  const scheme = knownFolderScheme(unit.scheme);
   const streamed = rowReaderBytes(entry, matrix.columns, windowRows(scheme, matrix)) + streamBytes(scheme, matrix);
   return Math.max(streamed, measuringBytes(unit));
 }

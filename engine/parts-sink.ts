@@ -23,7 +23,7 @@ export function createPartsSink(
   const made = sinkMatrix(tensor);
   assert.ok(made !== undefined && paddingBytes === 0, "parts fill their file, and have a scheme");
   const { scheme, matrix, parts, rowsAtOnce } = made;
-  const [streamed] = parts.filter(({ along }, index) => index === 0 && along !== undefined);
+  const streamed = parts[0]?.along === undefined ? undefined : parts[0];
   const kept = allocateParts(made.kept);
   const facts = { largest, hessian };
   const quantizer = createPartsQuantizer({ tensor: name, scheme, matrix, parts, facts, rows: rowsAtOnce }, kernels);

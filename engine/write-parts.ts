@@ -6,9 +6,10 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import type { TensorEntry } from "../core/checkpoint.ts";
 import type { CompressedCopy, CompressedMatrix } from "../core/plan/compressed-model.ts";
 import type { PartBytes } from "../core/schemes/part-matrix.ts";
+import { knownFolderScheme } from "../core/schemes/registry.ts";
 import type { RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { RegionDeps } from "./merge-region.ts";
-import { type PlacedPart, schemeOf } from "./parts-regions.ts";
+import type { PlacedPart } from "./parts-regions.ts";
 import type { Hessians, PartsLoss } from "./parts-request.ts";
 import {
   createRowReader,
@@ -138,7 +139,7 @@ async function* partPieces(work: Work, unit: CompressedMatrix, name: string): As
   }
   const { deps } = work;
   const { entry, module, matrix, parts, fused } = unit;
-  const scheme = schemeOf(unit);
+  const scheme = knownFolderScheme(unit.scheme);
   const { kernels } = deps;
   const facts = { largest: work.largest.get(fused[0]?.name ?? ""), hessian: await hessianOf(work, entry) };
   const read = readerOf(entry, matrix.columns, windowRows(scheme, matrix), {

@@ -4,7 +4,8 @@ import assert from "node:assert/strict";
 import type { PlannedShard } from "../core/formats/safetensors/shard-plan.ts";
 import type { Fit } from "../core/plan/memory.ts";
 import type { PartBytes } from "../core/schemes/part-matrix.ts";
-import { cutParts, fitParts, type PartsRegion, schemeOf } from "../engine/parts-regions.ts";
+import { knownFolderScheme } from "../core/schemes/registry.ts";
+import { cutParts, fitParts, type PartsRegion } from "../engine/parts-regions.ts";
 import type { ExecuteParts, PartsLoss, PartsRequest } from "../engine/parts-request.ts";
 import type { MergeProgress } from "../engine/request.ts";
 import type { PartsRegionResult } from "../engine/write-parts.ts";
@@ -77,7 +78,7 @@ function createCounter(
 /** max|x| of every set of fused tensors whose scheme measures it, by the name of its first. */
 async function measureSets({ request, runJobs }: Run): Promise<ReadonlyMap<string, number>> {
   const matrices = request.model.units.filter((unit) => unit.kind === "matrix");
-  const measured = matrices.filter((unit) => schemeOf(unit).measures === "largest");
+  const measured = matrices.filter((unit) => knownFolderScheme(unit.scheme).measures === "largest");
   const sets = new Map(measured.map(({ fused }) => [fused[0]?.name ?? "", fused]));
   const outcomes = await runJobs(
     [...sets.values()].map((tensors) => ({ kind: "largest", task: { source: request.source, tensors } })),

@@ -3,17 +3,17 @@
 import assert from "node:assert/strict";
 import type { Checkpoint } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
-import { checkImportance, type Importance } from "../formats/gguf/imatrix.ts";
-import { planGgufModel } from "../formats/gguf/model.ts";
+import type { Importance } from "../formats/gguf/imatrix.ts";
 import { stackOf } from "../formats/gguf/names.ts";
 import { NO_TOKENIZER } from "../formats/gguf/tokenizer.ts";
 import { type ChooseScheme, planCompressedModel } from "../plan/compressed-model.ts";
 import { findMisfit, type LinearModule, listLinear } from "../plan/linear-modules.ts";
-import { MIXES, type TensorKind } from "../schemes/mixes.ts";
+import type { TensorKind } from "../schemes/mixes.ts";
 import { COMPRESSED_SCHEMES, type CompressedScheme } from "../schemes/registry.ts";
 import { partBytes } from "../schemes/round-trip.ts";
 import { elementCount, tensorBytes } from "../tensor.ts";
 import { UNQUANTIZED } from "./document.ts";
+import { planGguf } from "./gguf.ts";
 import type { PlannableMatrix, PlannableModel } from "./plannable.ts";
 import type { SensitivityPlace } from "./sensitivity.ts";
 
@@ -165,10 +165,7 @@ function importanceOf(
   modules: readonly LinearModule[],
   importance: Importance,
 ): ReadonlyMap<string, Float32Array> {
-  const mix = MIXES.get("f16");
-  assert.ok(mix !== undefined, "the mixes hold f16");
-  const { tensors } = planGgufModel(checkpoint, mix, NO_TOKENIZER, true);
-  checkImportance(tensors, importance);
+  const { tensors } = planGguf(checkpoint, NO_TOKENIZER, importance);
   const names = new Map(tensors.map(({ source, name }) => [source.name, name]));
   const own = modules.flatMap(({ entry, matrix: { columns } }) => {
     const stack = stackOf(entry.name);

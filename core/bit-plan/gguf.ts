@@ -49,8 +49,11 @@ export function planGgufBits(
   };
 }
 
-/** Schemes are of no account here. */
-function planGguf(
+/**
+ * The model as GGUF names and orders its tensors, all of which an importance matrix knows; their schemes are of no
+ * account. Throws ImatrixInvalid, and what planning a GGUF model throws.
+ */
+export function planGguf(
   checkpoint: Pick<Checkpoint, "tensors" | "config">,
   tokenizer: GgufMetadata,
   importance: Importance | undefined,

@@ -9,7 +9,7 @@ import { TILE_ELEMENTS } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { compressedScheme } from "../schemes/compressed-scheme.ts";
 import { folderScheme } from "../schemes/folder-scheme.ts";
-import { BLOCK_SCHEMES, type BlockSchemeId, FOLDER_SCHEMES } from "../schemes/registry.ts";
+import { BLOCK_SCHEMES, type BlockSchemeId, knownFolderScheme } from "../schemes/registry.ts";
 import { type Matrix, type Part, type PartScheme, partRange, rowBytes, type StoredScheme } from "../schemes/scheme.ts";
 import { type Dtype, elementBytes, elementCount, tensorBytes } from "../tensor.ts";
 import {
@@ -137,8 +137,7 @@ export function sinkRows({ shape, permutedHeads }: Pick<DerivedTensor, "shape" |
 /** The matrix of a module that is quantized into parts, and the rows that its sink collects; undefined for a copy. */
 export function sinkMatrix({ scheme: id, scales, shape }: DerivedModule) {
   if (id === undefined || scales === undefined) return undefined;
-  const scheme = FOLDER_SCHEMES.get(id);
-  assert.ok(scheme !== undefined, "plans name known schemes");
+  const scheme = knownFolderScheme(id);
   const [rows = 0, columns = 0] = shape;
   const matrix: Matrix = { rows, columns, dtype: scales };
   const together = scheme.rowsTogether(columns);

@@ -1,5 +1,6 @@
 // Every quantization scheme by its id. Tables in the documents and command-line help are made from it.
 
+import assert from "node:assert/strict";
 import { awq } from "./awq.ts";
 import { q4_0, q4_1, q5_0, q5_1 } from "./blocks-of-32.ts";
 import type { CompressedForm } from "./compressed-form.ts";
@@ -157,6 +158,13 @@ function hasFolder(scheme: PartScheme): scheme is FolderScheme {
 export const FOLDER_SCHEMES: ReadonlyMap<string, FolderScheme> = new Map(
   PARTS.filter(hasFolder).map((scheme) => [scheme.id, scheme]),
 );
+
+/** The scheme of an id that a plan or a checked input has. */
+export function knownFolderScheme(id: string): FolderScheme {
+  const scheme = FOLDER_SCHEMES.get(id);
+  assert.ok(scheme !== undefined, `${id} is a scheme that folders hold`);
+  return scheme;
+}
 
 /** Names of presets of llm-compressor, in lower case, and the schemes they mean. */
 export const SCHEME_ALIASES: ReadonlyMap<string, string> = new Map([

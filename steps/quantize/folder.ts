@@ -9,7 +9,7 @@ import { fileRole } from "../../core/formats/side-files.ts";
 import { type ChooseScheme, type CompressedUnit, planCompressedModel } from "../../core/plan/compressed-model.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { findHessian, type HessianFile } from "../../core/plan/hessians.ts";
-import { FOLDER_SCHEMES } from "../../core/schemes/registry.ts";
+import { FOLDER_SCHEMES, knownFolderScheme } from "../../core/schemes/registry.ts";
 import { elementCount } from "../../core/tensor.ts";
 import type { Hessians } from "../../engine/parts-request.ts";
 import { copyAcross, writeObject } from "../../stores/objects.ts";
@@ -120,8 +120,7 @@ function chooserOf(
   ignored: readonly string[],
 ): ChooseScheme {
   if (typeof scheme !== "string") return followFolderPlan(scheme, checkpoint, ignored);
-  const known = FOLDER_SCHEMES.get(scheme);
-  assert.ok(known !== undefined, "the schema lets only known schemes through");
+  const known = knownFolderScheme(scheme);
   return () => known;
 }
 
@@ -133,7 +132,7 @@ function hessiansOf(file: HessianFile, units: readonly CompressedUnit[]): Hessia
 }
 
 function takesHessian(scheme: string): boolean {
-  return FOLDER_SCHEMES.get(scheme)?.hessian !== "ignored";
+  return knownFolderScheme(scheme).hessian !== "ignored";
 }
 
 function countSchemes(schemes: ReadonlyMap<string, string>): Record<string, number> {

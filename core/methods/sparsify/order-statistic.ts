@@ -308,19 +308,23 @@ function cutInBracket(search: Search): Cut | undefined {
   });
 }
 
+/** Those that the passes before did not end. */
+function uncut(searches: readonly Search[]): readonly Search[] {
+  return searches.filter(({ cut }) => cut === undefined);
+}
+
 function coarsePass(kernels: Kernels, searches: readonly Search[], blocks: readonly Block[]): DeltaPass {
-  const missing = () => searches.filter(({ cut }) => cut === undefined);
   return {
-    isNeeded: () => missing().length > 0,
+    isNeeded: () => uncut(searches).length > 0,
     tile(tile) {
-      for (const source of new Set(missing().map((search) => search.source))) {
+      for (const source of new Set(uncut(searches).map((search) => search.source))) {
         const bins = part(pickBlock(blocks)(source), 0, COARSE_BINS);
         if (tile.firstElement === 0) bins.bytes.fill(0);
         kernels.countKeys(tile.deltas(source), 0, 16, bins, COARSE_BINS, tile.count);
       }
     },
     finish() {
-      for (const search of missing()) {
+      for (const search of uncut(searches)) {
         search.coarse = findBin(wordsOf(part(pickBlock(blocks)(search.source), 0, COARSE_BINS)), search.rank());
       }
     },
@@ -328,17 +332,16 @@ function coarsePass(kernels: Kernels, searches: readonly Search[], blocks: reado
 }
 
 function finePass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
-  const missing = () => searches.filter(({ cut }) => cut === undefined);
   return {
-    isNeeded: () => missing().length > 0,
+    isNeeded: () => uncut(searches).length > 0,
     tile(tile) {
-      for (const { source, coarse, bins } of missing()) {
+      for (const { source, coarse, bins } of uncut(searches)) {
         if (tile.firstElement === 0) bins.bytes.fill(0);
         kernels.countKeys(tile.deltas(source), coarse.bin * FINE_BINS, 0, bins, FINE_BINS, tile.count);
       }
     },
     finish() {
-      for (const search of missing()) {
+      for (const search of uncut(searches)) {
         const { bin, above, count } = findBin(wordsOf(search.bins), search.rank() - search.coarse.above);
         search.found = { key: search.coarse.bin * FINE_BINS + bin, above: search.coarse.above + above, equal: count };
       }
@@ -348,17 +351,16 @@ function finePass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
 
 /** Counts the equal keys by tile of what the histograms have found. */
 function equalPass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
-  const missing = () => searches.filter(({ cut }) => cut === undefined);
   return {
-    isNeeded: () => missing().length > 0,
+    isNeeded: () => uncut(searches).length > 0,
     tile(tile) {
-      for (const { source, found, tally } of missing()) {
+      for (const { source, found, tally } of uncut(searches)) {
         const equal = kernels.countEqual(tile.deltas(source), found?.key ?? 0, tile.count);
         tally[Math.floor(tile.firstElement / TILE_ELEMENTS)] = equal;
       }
     },
     finish() {
-      for (const search of missing()) {
+      for (const search of uncut(searches)) {
         const { found, tally } = search;
         if (found !== undefined) search.cut = cutOf(search, found, (tile) => tally[tile] ?? 0);
       }
