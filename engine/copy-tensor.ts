@@ -8,7 +8,7 @@ import { isFloatDtype } from "../core/ops/cast.ts";
 import { type Block, TILE_ELEMENTS } from "../core/ops/kernels.ts";
 import { storedBytes } from "../core/plan/memory.ts";
 import { elementBytes, elementCount } from "../core/tensor.ts";
-import type { TensorContext, TensorResult } from "./merge-tensor.ts";
+import { checkDigest, type TensorContext, type TensorResult } from "./merge-tensor.ts";
 import { createSink, finishSinks } from "./sink.ts";
 
 /** Copies the only input's bytes. Throws EngineNonFinite, EngineInputChanged and what the store throws. */
@@ -38,16 +38,15 @@ export async function copyTensor(context: Omit<TensorContext, "method">): Promis
     }
     const digest = hasher.digest();
     const where = { model: view.inputs[0]?.model, tensor: tensor.inputs[0]?.tensor };
-    const expected = context.expected[0];
-    if (expected !== undefined && expected !== digest) {
-      throw new MergeyardError("EngineInputChanged", { where, found: digest, expected });
-    }
+    const isWhole = context.digested[0] !== undefined;
+    if (isWhole) checkDigest(context, 0, digest);
     if (nonFinite > 0 && view.rules.nonFinite === "error") {
       const found = `${nonFinite} values`;
       throw new MergeyardError("EngineNonFinite", { where, found, expected: "finite numbers only" });
     }
     const made = await finishSinks(sinks);
-    return { digest, nonFiniteInputs: [nonFinite], nonFiniteOutput: nonFinite, sinks: made };
+    const inputDigests = isWhole ? [digest] : [];
+    return { digest, inputDigests, nonFiniteInputs: [nonFinite], nonFiniteOutput: nonFinite, sinks: made };
   } finally {
     kernels.release(mark);
   }

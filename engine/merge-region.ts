@@ -28,6 +28,7 @@ export type InputTask = {
 };
 
 export type RegionTask = InputTask & {
+  readonly digestInputs: boolean;
   readonly index: number;
   readonly region: MergeRegion;
   readonly ticket: WriteTicket;
@@ -93,7 +94,8 @@ export async function mergeRegion(task: RegionTask, deps: RegionDeps): Promise<R
       sinks.push({ ...place, largest: await largestOf(place.tensor), hessian });
     }
     const write = (bytes: Uint8Array): Promise<void> => writer.write(bytes);
-    results.push(await mergeOne(task, tensor, deps, { statistics: task.statistics, write, sinks }));
+    const { statistics, digestInputs } = task;
+    results.push(await mergeOne(task, tensor, deps, { statistics, digestInputs, write, sinks }));
   }
   const derived: RegionReceipt[] = [];
   for (const part of parts) derived.push(await part.writer.close());
@@ -116,12 +118,12 @@ async function mergeOne(
   task: InputTask,
   tensor: UnitTensor,
   deps: RegionDeps,
-  output: Pick<TensorContext, "statistics" | "write" | "sinks">,
+  output: Pick<TensorContext, "statistics" | "write" | "sinks"> & { readonly digestInputs: boolean },
 ): Promise<TensorResult> {
   deps.signal.throwIfAborted();
   const mark = deps.kernels.mark();
   try {
-    const context = { ...inputContext(task, tensor, deps), ...output };
+    const context = { ...inputContext(task, tensor, deps, output.digestInputs), ...output };
     const method = methodOf(tensor);
     return method === undefined ? await copyTensor(context) : await mergeTensor({ ...context, method });
   } finally {
@@ -143,7 +145,17 @@ function createLargest(task: RegionTask, deps: RegionDeps) {
       largest = Math.max(largest, largestStored(tensor.dtype, bytes));
     };
     const progress = (read: number): void => deps.progress(read, 0);
-    await mergeOne(task, tensor, { ...deps, progress }, { statistics: false, write, sinks: [] });
+    await mergeOne(
+      task,
+      tensor,
+      { ...deps, progress },
+      {
+        statistics: false,
+        digestInputs: false,
+        write,
+        sinks: [],
+      },
+    );
     return largest;
   };
   return async (tensor: SinkPlace["tensor"]): Promise<number | undefined> => {
@@ -170,8 +182,16 @@ function openParts({ derived, index, targetStore }: RegionTask, deps: RegionDeps
   );
 }
 
-/** How a tensor's inputs are read; readers that compute take kernel memory until the caller releases it. */
-export function inputContext(task: InputTask, tensor: UnitTensor, deps: RegionDeps): Omit<InputContext, "method"> {
+/**
+ * How a tensor's inputs are read; readers that compute take kernel memory until the caller releases it. Digested is
+ * what has a digest to compare, or with `digestAll` whatever can be.
+ */
+export function inputContext(
+  task: InputTask,
+  tensor: UnitTensor,
+  deps: RegionDeps,
+  digestAll = false,
+): Omit<InputContext, "method"> {
   const sources = tensor.inputs.map((input) => sourceOf(task.sources, input.source));
   const mayBlock = areLocal(task.sources, deps);
   const readerDeps = { ...deps, sources: task.sources, mayBlock };
@@ -183,9 +203,10 @@ export function inputContext(task: InputTask, tensor: UnitTensor, deps: RegionDe
     readers: tensor.inputs.map((input) => createInputReader(input, readerDeps)),
     // What is cut or gathered is not read from end to end, what is packed comes out as other bytes than the stored
     // ones: neither can be digested here; adapters' readers do it themselves.
-    expected: tensor.inputs.map(({ cut, rows, lora, packing, tensor: name }, index) => {
+    digested: tensor.inputs.map(({ cut, rows, lora, packing, tensor: name }, index) => {
       const isWhole = cut === undefined && rows === undefined && lora === undefined && packing === undefined;
-      return isWhole ? sources[index]?.digests?.[name] : undefined;
+      const expected = sources[index]?.digests?.[name];
+      return isWhole && (digestAll || expected !== undefined) ? { expected } : undefined;
     }),
     windowElements: task.windowElements,
     mayBlock,

@@ -3,7 +3,7 @@
 // whatever the tensor's size.
 import assert from "node:assert/strict";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { createHasher, type Hasher } from "../core/artifact/digest.ts";
+import { createHasher, type Digest, type Hasher } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { Round, Totals } from "../core/methods/frames/whole-model.ts";
 import type { ElementSpan, MergeMethod, MergeTensor, Pass, StoredPass, TensorProgram } from "../core/methods/method.ts";
@@ -23,13 +23,16 @@ export type InputContext = {
   readonly tensor: UnitTensor;
   readonly view: MergeTensor;
   readonly readers: readonly ReadElements[];
-  /** Expected digests of the inputs, where they are known and the input is read whole. */
-  readonly expected: readonly (string | undefined)[];
+  /** Inputs that are digested as they are read, from end to end, and what is stated of them. */
+  readonly digested: readonly (StatedDigest | undefined)[];
   readonly windowElements: number;
   /** Readers read within the call: nothing is read ahead, and other work of the thread gets a turn at every window. */
   readonly mayBlock: boolean;
   readonly progress: (read: number, written: number) => void;
 };
+
+/** The digest that an input must have; undefined where nobody says. */
+export type StatedDigest = { readonly expected: Digest | undefined };
 
 /** Everything `mergeTensor` needs besides the tensor. */
 export type TensorContext = InputContext & {
@@ -42,6 +45,8 @@ export type TensorContext = InputContext & {
 
 export type TensorResult = {
   readonly digest: string;
+  /** By input, of those that are digested. */
+  readonly inputDigests: readonly (Digest | undefined)[];
   /** NaN and infinite values by input, in input order, and in the output. */
   readonly nonFiniteInputs: readonly number[];
   readonly nonFiniteOutput: number;
@@ -86,7 +91,8 @@ export async function mergeTensor(context: TensorContext): Promise<TensorResult>
     const measured = interference?.result();
     refuseNonFinite(context, { nonFiniteInputs, nonFiniteOutput });
     const made = await finishSinks(sinks);
-    return { digest, nonFiniteInputs, nonFiniteOutput, interference: measured, sinks: made, delta };
+    const inputDigests = run.inputDigests ?? [];
+    return { digest, inputDigests, nonFiniteInputs, nonFiniteOutput, interference: measured, sinks: made, delta };
   } finally {
     kernels.release(mark);
   }
@@ -97,8 +103,8 @@ type Run = TileRun & {
   readonly cut: Cut;
   readonly output: Hasher;
   readonly sinks: readonly Sink[];
-  /** True once a pass has read the inputs whole and compared their digests. */
-  inputsDigested: boolean;
+  /** Once a pass has read the inputs whole and compared their digests. */
+  inputDigests: readonly (Digest | undefined)[] | undefined;
 };
 
 function startRun(context: TensorContext): Run {
@@ -117,7 +123,7 @@ function startRun(context: TensorContext): Run {
     inputsCounted: false,
     nonFiniteOutput: 0,
     interference: context.statistics ? createInterference(kernels, modelsOf(tensor.inputs), tile) : undefined,
-    inputsDigested: false,
+    inputDigests: undefined,
     delta: context.sinks.length > 0 && tensor.inputs.some(({ isBase }) => isBase) ? 0 : undefined,
     output: createHasher(),
     sinks: context.sinks.map((place) => createSink(place, tensor.name, tensor.dtype, kernels)),
@@ -163,9 +169,8 @@ async function runReduce(run: Run, pass: Pass | StoredPass): Promise<void> {
 async function runPass(run: Run, handle: HandleWindow, isApply: boolean): Promise<void> {
   const { context, cut, buffers } = run;
   const total = elementCount(context.tensor.shape);
-  const hashers = context.expected.map((digest) =>
-    !run.inputsDigested && digest !== undefined ? createHasher() : undefined,
-  );
+  const hashers =
+    run.inputDigests === undefined ? context.digested.map((stated) => stated && createHasher()) : undefined;
   const countOf = (window: number) => Math.min(cut.windowElements, total - window * cut.windowElements);
   const read = (window: number) => readInputs(run, window * cut.windowElements, countOf(window), window % 2);
   const windows = Math.ceil(total / cut.windowElements);
@@ -182,7 +187,7 @@ async function runPass(run: Run, handle: HandleWindow, isApply: boolean): Promis
       const count = countOf(window);
       const slot = window % 2;
       const output = slot === 0 ? 0 : 1;
-      digestInputs(run, hashers, slot, count);
+      if (hashers !== undefined) digestInputs(run, hashers, slot, count);
       handle({ slot, output, count, first: window * cut.windowElements });
       const bytes = buffers.outputs[output].bytes.subarray(0, elementBytes(context.tensor.dtype, isApply ? count : 0));
       context.progress(inputBytes(context, count), bytes.byteLength);
@@ -198,8 +203,9 @@ async function runPass(run: Run, handle: HandleWindow, isApply: boolean): Promis
     // Nothing may still be filling or draining the buffers when their memory is given back.
     await Promise.allSettled([reading, writing]);
   }
-  checkDigests(context, hashers);
-  run.inputsDigested = true;
+  if (hashers === undefined) return;
+  run.inputDigests = hashers.map((hasher) => hasher?.digest());
+  run.inputDigests.forEach((digest, index) => void checkDigest(context, index, digest));
 }
 
 /** Reads only some spans of every input, one ahead. */
@@ -246,13 +252,16 @@ function digestInputs(run: Run, hashers: readonly (Hasher | undefined)[], slot: 
   });
 }
 
-function checkDigests({ tensor, view, expected }: InputContext, hashers: readonly (Hasher | undefined)[]): void {
-  hashers.forEach((hasher, index) => {
-    const digest = hasher?.digest();
-    if (digest === undefined || digest === expected[index]) return;
-    const where = { model: view.inputs[index]?.model, tensor: tensor.inputs[index]?.tensor };
-    throw new MergeyardError("EngineInputChanged", { where, found: digest, expected: expected[index] });
-  });
+/** Throws EngineInputChanged when an input is not what is stated of it. */
+export function checkDigest(
+  { tensor, view, digested }: Omit<InputContext, "method">,
+  index: number,
+  found: Digest | undefined,
+): void {
+  const expected = digested[index]?.expected;
+  if (found === undefined || expected === undefined || found === expected) return;
+  const where = { model: view.inputs[index]?.model, tensor: tensor.inputs[index]?.tensor };
+  throw new MergeyardError("EngineInputChanged", { where, found, expected });
 }
 
 function refuseNonFinite(

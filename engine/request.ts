@@ -1,5 +1,7 @@
 // What the engine is asked to do for one merge unit and what it answers. Plain data both ways, so that the unit can be
 // split over worker threads.
+import type { Digest } from "../core/artifact/digest.ts";
+import type { ByteRange } from "../core/checkpoint.ts";
 import type { Importance } from "../core/formats/gguf/imatrix.ts";
 import type { ModelState, PartTotals } from "../core/methods/frames/whole-model.ts";
 import type { DerivedFileListing, TensorFile, UnitLoss, UnitStatistics } from "../core/plan/receipt.ts";
@@ -26,6 +28,8 @@ export type UnitRequest = {
 };
 
 export type MergeRequest = UnitRequest & {
+  /** Say the digests of inputs that are read from end to end. */
+  readonly digestInputs?: boolean | undefined;
   /** By the unit's derived files, the importance matrix that they are quantized with; undefined where none has one. */
   readonly importance?: readonly (Importance | undefined)[] | undefined;
   /** `derivedPrefix` is where derived files go, under their own names. */
@@ -34,6 +38,9 @@ export type MergeRequest = UnitRequest & {
 
 /** Measures the unit's tensors for one round of their method. */
 export type MeasureRequest = UnitRequest & { readonly round: number };
+
+/** Digest of a range of a source's bytes that a merge has read; `source` is the plan's index. */
+export type ReadRange = { readonly source: number; readonly range: ByteRange; readonly digest: Digest };
 
 export type MergeResult = {
   readonly file: TensorFile;
@@ -44,6 +51,8 @@ export type MergeResult = {
   readonly nonFinite: { readonly inputs: Record<string, number>; readonly output: number };
   /** When the unit asks for them: of every tensor that is merged, in file order. */
   readonly statistics: readonly UnitStatistics[] | null;
+  /** Only when asked for; a tensor that is read for several outputs stands here several times. */
+  readonly inputDigests?: readonly ReadRange[];
   readonly bytesRead: number;
   readonly bytesWritten: number;
   readonly kernels: string;
@@ -64,3 +73,17 @@ export type ExecuteMerge = (request: MergeRequest, options: ExecuteOptions) => P
 
 /** Measures a merge unit's tensors; writes nothing. */
 export type ExecuteMeasure = (request: MeasureRequest, options: ExecuteOptions) => Promise<MeasureResult>;
+
+/** Bytes of an object, whose key is the whole one in the store of that URI. */
+export type StoredRange = {
+  readonly store: string;
+  readonly key: string;
+  readonly offset: number;
+  readonly bytes: number;
+};
+
+/** Digests of ranges, in order; every range is read once. Memory: a few pieces a thread. */
+export type DigestRanges = (
+  ranges: readonly StoredRange[],
+  options: ExecuteOptions & { readonly threads: number },
+) => Promise<readonly Digest[]>;

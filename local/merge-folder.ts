@@ -19,9 +19,16 @@ import { type OutputRequest, readOutputs } from "../core/recipe/outputs.ts";
 import type { ParsedRecipe } from "../core/recipe/parse.ts";
 import { checkReadable } from "../core/universal/conversion.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
-import type { ExecuteMeasure, ExecuteMerge, MergeProgress, MergeResult, ResolvedSource } from "../engine/request.ts";
+import type {
+  DigestRanges,
+  ExecuteMeasure,
+  ExecuteMerge,
+  MergeProgress,
+  MergeResult,
+  ResolvedSource,
+} from "../engine/request.ts";
 import { runRounds } from "../engine/run-rounds.ts";
-import { digestCheckpoint } from "../steps/checkpoint-digest.ts";
+import { planDigest } from "../steps/checkpoint-digest.ts";
 import { openPlace, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
 import { checkUnitHessians, openHessianFiles } from "../steps/open-hessians.ts";
 import { openImatrices, openUnitImportance } from "../steps/open-imatrix.ts";
@@ -49,7 +56,7 @@ export type MergeFolderRequest = {
   readonly memoryBytes: number;
   /** Measure how the models agree and disagree, for statistics.json. */
   readonly statistics: boolean;
-  /** Read the inputs once more and state their digests, where they state none themselves. */
+  /** State the digests of inputs that state none themselves: taken while they are merged, the rest read besides. */
   readonly digestInputs: boolean;
   /** In place of the recipe's own. */
   readonly outputs?: readonly OutputRequest[] | undefined;
@@ -59,11 +66,14 @@ export type MergeFolderDeps = {
   readonly openStore: OpenStore;
   readonly executeMerge: ExecuteMerge;
   readonly executeMeasure: ExecuteMeasure;
+  readonly digestRanges: DigestRanges;
   readonly signal: AbortSignal;
   /** Once, when everything that headers can tell is settled and no byte of weights has been read. */
   readonly planned: (plan: { readonly totalBytes: number; readonly warnings: readonly string[] }) => void;
   /** Bytes read and written so far, of `totalBytes`. */
   readonly progress: (doneBytes: number) => void;
+  /** When the output is merged and bytes of inputs are still to be digested; `progress` starts anew. */
+  readonly digesting: (totalBytes: number) => void;
 };
 
 export type MergeFolderResult = {
@@ -133,7 +143,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
     const listings: ManifestFile[] = results.flatMap(({ file, derived }) =>
       outputs.checkpoint ? [file, ...derived] : [...derived],
     );
-    const digests = await digestModels(models, request, deps);
+    const digests = await digestModels(models, results, request, deps);
     for (const file of plan.sideFiles) listings.push(await putSideFile(file, { models, digests }, target, deps));
     const statistics = await putStatistics(plan.method.id, results, target, listings, deps);
     const manifest = buildManifest({
@@ -182,14 +192,29 @@ type OpenedModel = {
   readonly place: ModelPlace;
 };
 
-/** Digests of the models, in order: those that they state and, when asked for, those of their bytes. */
+/**
+ * Digests of the models, in order: those that they state and, when asked for, those of their bytes: what merging has
+ * not digested is read by all threads.
+ */
 async function digestModels(
   models: readonly OpenedModel[],
-  { digestInputs }: MergeFolderRequest,
-  { signal }: MergeFolderDeps,
+  results: readonly MergeResult[],
+  { digestInputs, threads }: MergeFolderRequest,
+  { digestRanges, digesting, progress, signal }: MergeFolderDeps,
 ): Promise<readonly (Digest | undefined)[]> {
   if (!digestInputs) return models.map(({ opened }) => opened.digest);
-  return mapBounded(models, ({ place, opened }) => digestCheckpoint(place, opened, signal));
+  const read = results.flatMap(({ inputDigests }) => inputDigests ?? []);
+  const plans = await mapBounded(models, ({ place, opened }, index) => {
+    const known = read.filter(({ source }) => source === index);
+    return planDigest(place, opened, known, signal);
+  });
+  const ranges = plans.flatMap((plan) => plan.ranges);
+  if (ranges.length > 0) digesting(ranges.reduce((sum, { bytes }) => sum + bytes, 0));
+  const found = [
+    ...(await digestRanges(ranges, { threads, signal, progress: ({ bytesRead }) => progress(bytesRead) })),
+  ];
+  const own = plans.map((plan) => found.splice(0, plan.ranges.length));
+  return mapBounded(plans, (plan, index) => plan.digest(own[index] ?? []));
 }
 
 async function loadRecipe({ recipe }: MergeFolderRequest, deps: MergeFolderDeps): Promise<ParsedRecipe> {
@@ -246,7 +271,7 @@ async function runDocuments(
   documents: readonly DocumentPlan[],
   models: readonly ResolvedSource[],
   target: { readonly uri: string; readonly scratch: string; readonly checkpoint: boolean },
-  { threads, memoryBytes }: MergeFolderRequest,
+  { threads, memoryBytes, digestInputs }: MergeFolderRequest,
   deps: MergeFolderDeps,
 ): Promise<readonly MergeResult[]> {
   const { executeMerge, executeMeasure, signal, progress } = deps;
@@ -269,7 +294,7 @@ async function runDocuments(
       const place = { store: target.uri, key: `${prefix}${unit.file}`, derivedPrefix: "" };
       const importance = await openUnitImportance(unit, deps);
       await checkUnitHessians(unit, deps);
-      const request = { unit, sources, state, importance, target: place, threads, memoryBytes };
+      const request = { unit, sources, state, importance, target: place, threads, memoryBytes, digestInputs };
       own.push(await executeMerge(request, { signal, progress: show }));
       before += unit.bytesRead + unit.bytesWritten;
       progress(before);

@@ -3,44 +3,130 @@
 import { type Digest, digestJson } from "../core/artifact/digest.ts";
 import type { PlainFile } from "../core/artifact/listed-file.ts";
 import { adoptSafetensors, checkpointDigest } from "../core/artifact/universal.ts";
-import type { CheckpointFile } from "../core/checkpoint.ts";
+import type { ByteRange, CheckpointFile } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
+import { readSafetensorsHeader } from "../core/formats/safetensors/safetensors.ts";
+import type { TensorFile } from "../core/plan/receipt.ts";
 import { sortByName } from "../core/utf8-order.ts";
+import type { StoredRange } from "../engine/request.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { openPlace, type StoredCheckpoint, travellingFiles } from "./open-checkpoint.ts";
 import { digestFile } from "./stream.ts";
-import { adoptFile } from "./units/adopt.ts";
+import { listTensorFile, placeOf } from "./units/adopt.ts";
 
 /** A checkpoint's folder, or the one file of it that is meant. */
 type Place = { readonly store: ObjectStore; readonly prefix: string; readonly file?: string | undefined };
 
+/** What must still be read for a checkpoint's digest, and the digest once the ranges have theirs, in order. */
+export type DigestPlan = {
+  readonly ranges: readonly StoredRange[];
+  /** Throws YardSourceChanged when the files are not those that were opened, and what the store throws. */
+  digest(found: readonly Digest[]): Promise<Digest>;
+};
+
+/** Digest of a range that has been read already. */
+export type KnownRange = { readonly range: ByteRange; readonly digest: Digest };
+
 /**
  * The digest that the checkpoint states, or what a yard would call it: that of its universal checkpoint. Of a format
- * that a yard converts: the digest of the list of its files with theirs, in name order.
- * Throws YardSourceChanged when the files are not those that were opened, and what the store throws.
- * Cost: every file is read once, unless a digest is stated.
+ * that a yard converts: the digest of the list of its files with theirs, in name order. `known` are tensors of it that
+ * need not be read again. Throws Safetensors codes, and what the store throws. Cost: headers are read.
  */
-export async function digestCheckpoint(place: Place, opened: StoredCheckpoint, signal: AbortSignal): Promise<Digest> {
-  if (opened.digest !== undefined) return opened.digest;
+export async function planDigest(
+  place: Place,
+  opened: StoredCheckpoint,
+  known: readonly KnownRange[],
+  signal: AbortSignal,
+): Promise<DigestPlan> {
+  const stated = opened.digest;
+  if (stated !== undefined) return { ranges: [], digest: async () => stated };
   const { tensorFiles } = opened.checkpoint;
-  const sideFiles = await digestFiles(place, travellingFiles(opened), signal);
-  const isAdopted = opened.conversion === undefined;
-  const digest = isAdopted
-    ? checkpointDigest(adoptSafetensors(await adoptFiles(place, tensorFiles, signal), sideFiles))
-    : digestJson(sortByName([...(await digestFiles(place, tensorFiles, signal)), ...sideFiles]));
-  const { fingerprint } = await openPlace(place, signal); // what was merged is what was digested
-  if (fingerprint === opened.fingerprint) return digest;
-  const where = { store: place.store.uri, file: place.prefix };
-  throw new MergeyardError("YardSourceChanged", { where, found: fingerprint, expected: opened.fingerprint });
+  const sideFiles = travellingFiles(opened).map((file) => listPlain(place, file));
+  if (opened.conversion !== undefined) {
+    const files = [...tensorFiles.map((file) => listPlain(place, file)), ...sideFiles];
+    return joinPlans(place, opened, files, [], signal);
+  }
+  const done = new Map(known.map(({ range, digest }) => [rangeKey(range), digest]));
+  const tensors = [];
+  for (const file of tensorFiles) tensors.push(await listTensors(place, file, done, signal));
+  return joinPlans(place, opened, sideFiles, tensors, signal);
 }
 
-async function adoptFiles({ store, prefix }: Place, files: readonly CheckpointFile[], signal: AbortSignal) {
-  const adopted = [];
-  for (const { name, bytes } of files) {
-    const info = await store.head(`${prefix}${name}`, { signal });
-    adopted.push(await adoptFile({ store, key: `${prefix}${name}`, bytes, etag: info?.etag ?? "" }, name, signal));
-  }
-  return adopted;
+/** A file to be listed: ranges whose digests are missing, and the listing that they make. */
+type FilePlan<Listing> = {
+  readonly ranges: readonly StoredRange[];
+  list(found: readonly Digest[]): Listing;
+};
+
+function joinPlans(
+  place: Place,
+  opened: StoredCheckpoint,
+  plain: readonly FilePlan<PlainFile>[],
+  tensors: readonly FilePlan<TensorFile>[],
+  signal: AbortSignal,
+): DigestPlan {
+  const ranges = [...tensors, ...plain].flatMap((file) => file.ranges);
+  return {
+    ranges,
+    async digest(found) {
+      let at = 0;
+      const take = <Listing>({ ranges, list }: FilePlan<Listing>): Listing => {
+        at += ranges.length;
+        return list(found.slice(at - ranges.length, at));
+      };
+      const tensorFiles = tensors.map(take);
+      const plainFiles = plain.map(take);
+      await checkUnchanged(place, opened, signal); // what was merged is what was digested
+      return opened.conversion === undefined
+        ? checkpointDigest(adoptSafetensors(tensorFiles, plainFiles))
+        : digestJson(sortByName(plainFiles));
+    },
+  };
+}
+
+function listPlain({ store, prefix }: Place, { name, bytes }: CheckpointFile): FilePlan<PlainFile> {
+  return {
+    ranges: [{ store: store.uri, key: `${prefix}${name}`, offset: 0, bytes }],
+    list: ([digest = ""]) => ({ name, bytes, digest }),
+  };
+}
+
+async function listTensors(
+  { store, prefix }: Place,
+  { name, bytes }: CheckpointFile,
+  known: ReadonlyMap<string, Digest>,
+  signal: AbortSignal,
+): Promise<FilePlan<TensorFile>> {
+  const key = `${prefix}${name}`;
+  const read = async (offset: number, length: number): Promise<Uint8Array> => {
+    const into = new Uint8Array(length);
+    await store.readInto(key, offset, into, { signal });
+    return into;
+  };
+  const header = await readSafetensorsHeader(read, { name, bytes });
+  const places = header.tensors.map((tensor) => ({ file: name, ...placeOf(tensor) }));
+  const isMissing = (place: ByteRange): boolean => !known.has(rangeKey(place));
+  return {
+    ranges: places
+      .filter(isMissing)
+      .map((place) => ({ store: store.uri, key, offset: place.offset, bytes: place.bytes })),
+    list(found) {
+      let next = 0;
+      const digests = places.map((place) => known.get(rangeKey(place)) ?? found[next++] ?? "");
+      return listTensorFile(name, bytes, header, digests);
+    },
+  };
+}
+
+function rangeKey({ file, offset, bytes }: ByteRange): string {
+  return `${offset} ${bytes} ${file}`;
+}
+
+async function checkUnchanged(place: Place, opened: StoredCheckpoint, signal: AbortSignal): Promise<void> {
+  const { fingerprint } = await openPlace(place, signal);
+  if (fingerprint === opened.fingerprint) return;
+  const where = { store: place.store.uri, file: place.prefix };
+  throw new MergeyardError("YardSourceChanged", { where, found: fingerprint, expected: opened.fingerprint });
 }
 
 /** Files of a checkpoint, each read once and digested. */

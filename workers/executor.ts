@@ -13,9 +13,17 @@ import { fitUnit } from "../engine/memory.ts";
 import { type RegionResult, type RegionTask, tensorsOf } from "../engine/merge-region.ts";
 import type { TensorResult } from "../engine/merge-tensor.ts";
 import { cutRegions, type MergeRegion } from "../engine/regions.ts";
-import type { ExecuteMeasure, ExecuteMerge, MergeRequest, MergeResult } from "../engine/request.ts";
+import type {
+  DigestRanges,
+  ExecuteMeasure,
+  ExecuteMerge,
+  MergeRequest,
+  MergeResult,
+  ReadRange,
+} from "../engine/request.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { createConvert } from "./convert-executor.ts";
+import { createDigest } from "./digest-executor.ts";
 import { createMeasure } from "./measure.ts";
 import { createPool } from "./pool.ts";
 import type { RegionOutcome } from "./region-job.ts";
@@ -24,6 +32,7 @@ export type MergeExecutor = {
   readonly execute: ExecuteMerge;
   readonly measure: ExecuteMeasure;
   readonly convert: ExecuteConvert;
+  readonly digest: DigestRanges;
   /** Ends the threads. The executor may not be used again. */
   close(): Promise<void>;
 };
@@ -62,7 +71,13 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
       throw error;
     }
   };
-  return { execute, measure: createMeasure(pool), convert: createConvert(openStore, pool), close: pool.close };
+  return {
+    execute,
+    measure: createMeasure(pool),
+    convert: createConvert(openStore, pool),
+    digest: createDigest(pool),
+    close: pool.close,
+  };
 }
 
 /** The output file's header, its tensors in the order of the plan; its length is part of it. */
@@ -92,6 +107,7 @@ function regionTask(
     targetStore: target.store,
     windowElements,
     statistics: unit.statistics,
+    digestInputs: request.digestInputs === true,
   };
 }
 
@@ -104,7 +120,7 @@ function summarise(
   request: MergeRequest,
   header: Uint8Array,
   results: readonly RegionResult[],
-): Pick<MergeResult, "file" | "nonFinite" | "statistics"> {
+): Pick<MergeResult, "file" | "nonFinite" | "statistics" | "inputDigests"> {
   const { unit, sources } = request;
   const tensorResults = results.flatMap((result) => result.tensors);
   const inputs: Record<string, number> = {};
@@ -122,7 +138,20 @@ function summarise(
     ),
     nonFinite: { inputs, output: tensorResults.reduce((sum, result) => sum + result.nonFiniteOutput, 0) },
     statistics: unit.statistics ? listStatistics(request, tensorResults) : null,
+    ...(request.digestInputs === true ? { inputDigests: listInputDigests(unit, tensorResults) } : {}),
   };
+}
+
+/** Inputs that lie in one piece, as they do in a safetensors file. */
+function listInputDigests(unit: MergeUnit, results: readonly TensorResult[]): readonly ReadRange[] {
+  return results.flatMap(({ inputDigests }, index) =>
+    inputDigests.flatMap((digest, position) => {
+      const input = unit.tensors[index]?.inputs[position];
+      const [range, second] = input?.ranges ?? [];
+      if (digest === undefined || input === undefined || range === undefined || second !== undefined) return [];
+      return { source: input.source, range, digest };
+    }),
+  );
 }
 
 /** What the engine measured of every tensor that was merged, with the models' names. */

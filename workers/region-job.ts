@@ -1,10 +1,12 @@
 // The kinds of work that threads do on a region of an output file, and the one place that tells them apart.
+import type { Digest } from "../core/artifact/digest.ts";
 import type { PartTotals } from "../core/methods/frames/whole-model.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
 import type { ConvertRegionResult, ConvertRegionTask } from "../engine/convert-region.ts";
 import type { MeasureTask } from "../engine/measure-tensors.ts";
 import type { RegionDeps, RegionResult, RegionTask } from "../engine/merge-region.ts";
 import type { QuantizeRegionResult, QuantizeRegionTask } from "../engine/quantize-region.ts";
+import type { StoredRange } from "../engine/request.ts";
 import type { LargestTask, PartsRegionResult, PartsRegionTask } from "../engine/write-parts.ts";
 
 export type RegionJob =
@@ -12,6 +14,7 @@ export type RegionJob =
   | { readonly kind: "measure"; readonly task: MeasureTask }
   | { readonly kind: "quantize"; readonly task: QuantizeRegionTask }
   | { readonly kind: "convert"; readonly task: ConvertRegionTask }
+  | { readonly kind: "digest"; readonly ranges: readonly StoredRange[] }
   | { readonly kind: "parts"; readonly task: PartsRegionTask }
   | { readonly kind: "largest"; readonly task: LargestTask };
 
@@ -21,6 +24,7 @@ export type RegionOutcome =
   | { readonly kind: "measure"; readonly result: PartTotals }
   | { readonly kind: "quantize"; readonly result: QuantizeRegionResult }
   | { readonly kind: "convert"; readonly result: ConvertRegionResult }
+  | { readonly kind: "digest"; readonly result: readonly Digest[] }
   | { readonly kind: "parts"; readonly result: PartsRegionResult }
   | { readonly kind: "largest"; readonly result: number };
 
@@ -46,6 +50,10 @@ export async function runRegionJob(job: RegionJob, { kernels, ...deps }: ThreadD
   if (job.kind === "convert") {
     const { convertRegion } = await import("../engine/convert-region.ts");
     return { kind: job.kind, result: await convertRegion(job.task, deps) };
+  }
+  if (job.kind === "digest") {
+    const { digestRanges } = await import("../engine/digest-ranges.ts");
+    return { kind: job.kind, result: await digestRanges(job.ranges, deps) };
   }
   const computing = { ...deps, kernels: await kernels() };
   if (job.kind === "merge") {

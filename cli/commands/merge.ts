@@ -18,7 +18,7 @@ type Options = {
   readonly threads?: number;
   readonly memory?: number;
   readonly force?: boolean;
-  readonly digestInputs?: boolean;
+  readonly digestInputs: boolean;
   readonly report?: string;
   readonly output?: readonly OutputRequest[];
   readonly json?: boolean;
@@ -34,7 +34,7 @@ export function addMerge(program: Command, terminal: Terminal): void {
     .addOption(threadsOption())
     .addOption(memoryOption())
     .option("--force", "replace a former output of Mergeyard")
-    .option("--digest-inputs", "read the inputs once more, and state their digests in the card and the manifest")
+    .option("--no-digest-inputs", "leave out the digests of the inputs in the card and the manifest: faster")
     .addOption(outputOption())
     .option("--report <file>", "measure how the models agree, and draw it as an HTML page", parseLocalPath)
     .addOption(jsonOption())
@@ -70,19 +70,21 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
         threads: options.threads ?? defaultThreads(),
         memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
         statistics: options.report !== undefined,
-        digestInputs: options.digestInputs === true,
+        digestInputs: options.digestInputs,
         outputs: options.output,
       },
       {
         openStore,
         executeMerge: executor.execute,
         executeMeasure: executor.measure,
+        digestRanges: executor.digest,
         signal: terminal.signal,
         planned: ({ totalBytes, warnings }) => {
           for (const warning of warnings) progress.note(`warning: ${warning}`);
           progress.begin("merge", totalBytes);
         },
         progress: (doneBytes) => progress.update(doneBytes),
+        digesting: (totalBytes) => progress.begin("digest inputs", totalBytes),
       },
     );
     progress.end();

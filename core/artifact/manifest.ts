@@ -30,7 +30,7 @@ const manifestInputSchema = z.strictObject({
   model: z.string(),
   /**
    * Digest of the universal checkpoint or of the version's manifest, or what a yard would call a folder read as it was
-   * (`steps/checkpoint-digest.ts`); null where nobody asked for that.
+   * (`steps/checkpoint-digest.ts`); null where that was left out.
    */
   digest: digestSchema.nullable(),
 });

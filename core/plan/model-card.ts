@@ -59,8 +59,8 @@ function digestMark(index: number): string {
 }
 
 /**
- * The card with the digests in place: `digests[i]` is that of the plan's source i, undefined for a foreign one, which
- * has none: its fingerprint would say when its files were written, and the same merge would have two versions.
+ * The card with the digests in place: `digests[i]` is that of the plan's source i, undefined where none was taken. A
+ * fingerprint would not do: it says when files were written, and the same merge would have two versions.
  */
 export function completeModelCard(card: string, digests: readonly (string | undefined)[]): string {
   return digests.reduce<string>(

@@ -69,10 +69,16 @@ export async function* adoptPieces(
   if (headerDigest !== header.headerDigest) throw changed(source, "the header changed while the file was read");
   const after = await store.head(key, { signal });
   if (after?.etag !== source.etag) throw changed(source, describeInfo(after));
-  adopted(listFile(name, bytes, header, digests));
+  adopted(listTensorFile(name, bytes, header, digests));
 }
 
-function listFile(name: string, bytes: number, header: SafetensorsHeader, digests: readonly Digest[]): TensorFile {
+/** The listing of a safetensors file from its header and the digests of its tensors, in the header's order. */
+export function listTensorFile(
+  name: string,
+  bytes: number,
+  header: SafetensorsHeader,
+  digests: readonly Digest[],
+): TensorFile {
   const { headerDigest } = header;
   const tensors = header.tensors.map((tensor, index) => ({
     name: tensor.name,
@@ -85,7 +91,7 @@ function listFile(name: string, bytes: number, header: SafetensorsHeader, digest
 }
 
 /** In a safetensors file a tensor is one range. */
-function placeOf({ ranges: [range] }: TensorEntry): { readonly offset: number; readonly bytes: number } {
+export function placeOf({ ranges: [range] }: TensorEntry): { readonly offset: number; readonly bytes: number } {
   return { offset: range?.offset ?? 0, bytes: range?.bytes ?? 0 };
 }
 

@@ -16,9 +16,11 @@ import path from "node:path";
 import test, { after } from "node:test";
 import { main } from "../../cli/main.ts";
 import { parseManifest } from "../../core/artifact/manifest.ts";
-import { digestCheckpoint } from "../../steps/checkpoint-digest.ts";
+import { planDigest } from "../../steps/checkpoint-digest.ts";
 import { openPlace } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
+import { createStoreOpener } from "../../stores/open.ts";
+import { createMergeExecutor } from "../../workers/executor.ts";
 import { createRecorder } from "./recorder.ts";
 
 const EXAMPLES = path.resolve(import.meta.dirname, "../../examples");
@@ -199,14 +201,14 @@ models:
   const card = readFileSync(path.join(foreign ?? "", "README.md"), "utf8");
   assert.doesNotMatch(card, /<!--/);
   assert.match(card, new RegExp(`\\| average \\| sha256:${String(merged.result.version)}[0-9a-f]+ \\|`));
-  assert.match(card, /\| python \| not digested \|/);
+  assert.match(card, /\| python \| sha256:[0-9a-f]{64} \|/);
 
   cpSync(inputs, `${inputs}-copy`, { recursive: true });
   const second = await merge([recipe, "--out", moved ?? ""], `${inputs}-copy`);
   assert.equal(second.result.version, first.result.version);
 });
 
-test("asked for, the digests of inputs are those that a yard knows the same checkpoints by", async () => {
+test("the digests of inputs are those that a yard knows the same checkpoints by", async () => {
   const cwd = path.join(scratch, "digested");
   mkdirSync(cwd);
   const run = async (...args: readonly string[]) => {
@@ -224,11 +226,47 @@ test("asked for, the digests of inputs are those that a yard knows the same chec
   await run("run", "pipeline.yaml", "--yard", "yard");
   await run("pull", "both", "pulled", "--yard", "yard");
   const names = ["base", "python"].flatMap((model) => ["--model", `${model}=${place(model)}`]);
-  await run("merge", "recipe.yaml", "--out", "merged", "--digest-inputs", ...names);
+  await run("merge", "recipe.yaml", "--out", "merged", ...names);
   const inputsOf = (folder: string) => parseManifest(readFileSync(path.join(cwd, folder, "manifest.json")))?.inputs;
   assert.deepEqual(inputsOf("merged"), inputsOf("pulled"));
   const card = readFileSync(path.join(cwd, "merged/README.md"), "utf8");
   for (const { digest } of inputsOf("merged") ?? []) assert.ok(card.includes(`| ${digest} |`), card);
+});
+
+test("digests of inputs do not depend on what a merge reads of them, and may be left out", async () => {
+  const recipes = {
+    all: "merge_method: linear\nmodels: [{ model: base }, { model: python }]\nparameters: { weight: 1 }\n",
+    twice:
+      "merge_method: ties\nbase_model: base\nmodels: [{ model: python }]\nparameters: { weight: 1, density: 0.5 }\n",
+    stored: "merge_method: karcher\nmodels: [{ model: base }, { model: python }]\n",
+    copied: "merge_method: passthrough\nslices: [{ sources: [{ model: python, layer_range: [0, 1] }] }]\n",
+    repeated: `merge_method: passthrough
+slices:
+  - { sources: [{ model: python, layer_range: [0, 2] }] }
+  - { sources: [{ model: python, layer_range: [1, 2] }] }
+`,
+  };
+  const names = ["base", "python"].flatMap((model) => ["--model", `${model}=${path.join(EXAMPLES, "models", model)}`]);
+  const digests = new Set<string | null | undefined>();
+  for (const [name, text] of Object.entries(recipes)) {
+    const out = path.join(scratch, `digests-${name}`);
+    const threads = name === "all" ? "1" : "2";
+    const { status, error } = await merge([recipeFile(name, text), "--out", out, "--threads", threads, ...names]);
+    assert.equal(status, 0, JSON.stringify(error));
+    const inputs = parseManifest(readFileSync(path.join(out, "manifest.json")))?.inputs;
+    digests.add(inputs?.find(({ model }) => model === "python")?.digest);
+  }
+  assert.equal(digests.size, 1);
+  assert.match(String([...digests]), /^sha256:/);
+
+  const out = path.join(scratch, "digests-none");
+  await merge([recipeFile("none", recipes.all), "--out", out, "--no-digest-inputs", ...names]);
+  const inputs = parseManifest(readFileSync(path.join(out, "manifest.json")))?.inputs;
+  assert.deepEqual(
+    inputs?.map(({ digest }) => digest),
+    [null, null],
+  );
+  assert.match(readFileSync(path.join(out, "README.md"), "utf8"), /\| python \| not digested \|/);
 });
 
 test("files of a format that a yard converts are digested too, and must not change meanwhile", async () => {
@@ -236,14 +274,21 @@ test("files of a format that a yard converts are digested too, and must not chan
   const terminal = createRecorder({ cwd: EXAMPLES });
   assert.equal(await main(["convert", "models/python", "--to", "torch", "--out", folder], terminal), 0, terminal.err());
   const place = { store: createDirectoryStore(folder, { durable: false }), prefix: "" };
+  const executor = createMergeExecutor(createStoreOpener({}));
+  const { signal } = terminal;
+  const digestOf = async (from: typeof place, opened: Awaited<ReturnType<typeof openPlace>>) => {
+    const { ranges, digest } = await planDigest(from, opened, [], signal);
+    return digest(await executor.digest(ranges, { threads: 2, signal }));
+  };
   const opened = await openPlace(place);
-  const digest = await digestCheckpoint(place, opened, terminal.signal);
+  const digest = await digestOf(place, opened);
   cpSync(folder, `${folder}-copy`, { recursive: true });
   const copy = { ...place, store: createDirectoryStore(`${folder}-copy`, { durable: false }) };
-  assert.equal(await digestCheckpoint(copy, await openPlace(copy), terminal.signal), digest);
+  assert.equal(await digestOf(copy, await openPlace(copy)), digest);
   appendFileSync(path.join(folder, "config.json"), "\n");
-  await assert.rejects(digestCheckpoint(place, opened, terminal.signal), { code: "YardSourceChanged" });
-  assert.notEqual(await digestCheckpoint(place, await openPlace(place), terminal.signal), digest);
+  await assert.rejects(digestOf(place, opened), { code: "YardSourceChanged" });
+  assert.notEqual(await digestOf(place, await openPlace(place)), digest);
+  await executor.close();
 });
 
 test("threads and memory never change a byte", async () => {

@@ -104,7 +104,7 @@ export async function runTensor(
           target.bytes.set(bytes.subarray(first * unit, (first + length) * unit));
         },
     ),
-    expected: models.map(() => undefined),
+    digested: models.map(() => undefined),
     windowElements: options.windowElements ?? 2 ** 16,
     mayBlock: false,
     progress: (bytes: number) => {

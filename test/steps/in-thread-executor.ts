@@ -72,6 +72,7 @@ export function createInThreadExecutor(
           targetStore: target.store,
           windowElements,
           statistics: false,
+          digestInputs: false,
         };
         results.push(await mergeRegion(task, { kernels, openStore, signal, progress }));
       }

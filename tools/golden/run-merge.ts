@@ -138,6 +138,7 @@ async function runUnit(
     targetStore: "memory://golden",
     windowElements: WINDOW_ELEMENTS,
     statistics: false,
+    digestInputs: false,
   };
   const { receipt } = await mergeRegion(task, deps);
   await store.finishWrite(ticket, [receipt]);
