@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { layout } from "../../core/artifact/layout.ts";
 import { MergeyardError } from "../../core/error.ts";
-import type { ModelState } from "../../core/methods/frames/whole-model.ts";
+import type { ModelState } from "../../core/methods/method.ts";
 import { type Receipt, receiptSchema } from "../../core/plan/receipt.ts";
 import type { PlanSource } from "../../core/plan/schema.ts";
 import type { ResolvedSource } from "../../engine/request.ts";

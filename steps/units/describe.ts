@@ -22,7 +22,7 @@ import {
 import { createOnce } from "../records.ts";
 import { putFile } from "../stream.ts";
 import { needReceipt, type UnitContext } from "./context.ts";
-import type { UnitWork } from "./run-unit.ts";
+import { PLAIN_WORK, type UnitWork } from "./unit-work.ts";
 
 /**
  * Runs a describe unit. Interrupted anywhere, it leaves files that nothing names; run again, it finds or repeats them.
@@ -72,19 +72,13 @@ export async function describeSource(context: UnitContext, unit: DescribeUnit): 
   await createOnce(yard, `${prefix}${UNIVERSAL_FILE}`, document, deps.signal);
   await recordCached(yard, planned.fingerprint, { cache: 1, output: "checkpoint", prefix, digest }, deps.signal);
   return {
+    ...PLAIN_WORK,
     key: digestJson({ operation: "describe", checkpoint: digest }),
-    cached: false,
     outputKey: `${prefix}${UNIVERSAL_FILE}`,
     file: null,
-    derived: [],
-    losses: [],
     checkpoint: { prefix, digest },
-    statistics: null,
-    nonFinite: { inputs: {}, output: 0 },
     bytesRead: bytesCopied + sideFiles.reduce((sum, file) => sum + file.bytes, 0),
     bytesWritten: bytesCopied + document.length,
-    kernels: "none",
-    threads: 1,
   };
 }
 

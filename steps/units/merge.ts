@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { digestBytes, digestJson } from "../../core/artifact/digest.ts";
 import { MergeyardError } from "../../core/error.ts";
-import type { ModelState } from "../../core/methods/frames/whole-model.ts";
+import type { ModelState } from "../../core/methods/method.ts";
 import { findMethod } from "../../core/methods/registry.ts";
 import type {
   LoraFactor,

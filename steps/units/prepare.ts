@@ -6,15 +6,9 @@ import { layout } from "../../core/artifact/layout.ts";
 import { decodeTotals, encodeTotals, listTotals } from "../../core/artifact/totals-file.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { STORE_LIMITS } from "../../core/limits.ts";
-import {
-  joinTotals,
-  type ModelExtent,
-  type ModelState,
-  type PartTotals,
-  totalModel,
-  type WholeModel,
-} from "../../core/methods/frames/whole-model.ts";
+import type { ModelExtent, ModelState, WholeModel } from "../../core/methods/method.ts";
 import { findMethod } from "../../core/methods/registry.ts";
+import { joinTotals, type PartTotals, totalModel } from "../../core/methods/totals.ts";
 import { type MergeUnit, modelsOf, type PrepareUnit, type UnitTensor } from "../../core/plan/schema.ts";
 import { ENGINE_VERSION } from "../../core/version.ts";
 import { measuredTensors, roundOf } from "../../engine/measure-tensors.ts";
@@ -23,8 +17,8 @@ import { findCachedFile } from "../cache.ts";
 import type { UnitDeps } from "../step.ts";
 import { needReceipt, type UnitContext } from "./context.ts";
 import { describeState, describeTensor } from "./merge.ts";
-import type { UnitWork } from "./run-unit.ts";
 import { locateSources, narrowSources } from "./sources.ts";
+import { PLAIN_WORK, type UnitWork } from "./unit-work.ts";
 
 /** Totals files that are read side by side while a round is decided. */
 const TOTALS_IN_FLIGHT = 8;
@@ -45,12 +39,10 @@ export async function prepareUnit(context: UnitContext<UnitDeps>, unit: PrepareU
     state: describeState(state),
     tensors: tensors.map((tensor) => describeMeasured(describeTensor(tensor, sources), tensor)),
   });
-  const nothing = { checkpoint: null, statistics: null, derived: [], losses: [] };
-  const common = { key, ...nothing, nonFinite: { inputs: {}, output: 0 } };
   const cached = await findCachedFile(yard, key, deps.signal);
   if (cached !== undefined) {
     const found = { outputKey: cached.file, file: cached.listing };
-    return { ...common, ...found, cached: true, bytesRead: 0, bytesWritten: 0, kernels: "none", threads: 0 };
+    return { ...PLAIN_WORK, ...found, key, cached: true, bytesRead: 0, bytesWritten: 0, threads: 0 };
   }
   const { threads, memoryBytes, signal, progress } = deps;
   const resolved = narrowSources(context, tensors, sources);
@@ -63,7 +55,7 @@ export async function prepareUnit(context: UnitContext<UnitDeps>, unit: PrepareU
   const outputKey = `${layout.stageOutput(run, unit.stage)}${name}`;
   await writeObject(yard, outputKey, bytes, bytes.length, { signal });
   const file = listTotals(name, specs, tensors.length, bytes);
-  return { ...common, ...rest, outputKey, file, cached: false, bytesWritten: bytes.length };
+  return { ...PLAIN_WORK, ...rest, key, outputKey, file, bytesWritten: bytes.length };
 }
 
 /** Only what a round may depend on: other parameters do not make an unchanged model be measured again. */

@@ -21,15 +21,7 @@ import { describeSource } from "./describe.ts";
 import { mergeKey } from "./merge.ts";
 import { decideRounds, prepareUnit } from "./prepare.ts";
 import { locateSources, narrowSources } from "./sources.ts";
-
-/** What an operation says of its unit; the rest of the receipt is the same for all. */
-export type UnitWork = Omit<
-  Receipt,
-  "receipt" | "run" | "stage" | "index" | "op" | "cpuMs" | "wallMs" | "startedMs" | "image"
->;
-
-/** Of operations that make no files beside their own. */
-const NOTHING_DERIVED = { derived: [], losses: [] };
+import { PLAIN_WORK, type UnitWork } from "./unit-work.ts";
 
 /** The step: opens the run and runs one unit of it. A worker that runs many units opens the run once instead. */
 export const runUnitStep = defineStep({
@@ -119,18 +111,12 @@ async function runAdopt(context: UnitContext<UnitDeps>, unit: AdoptUnit): Promis
   }
   const file = await adoptFile(source, unit.file, deps.signal, deps.progress);
   return {
+    ...PLAIN_WORK,
     key: digestJson({ engine: ENGINE_VERSION, operation: "adopt", fingerprint: planned.fingerprint, file: unit.file }),
-    cached: false,
     outputKey: null,
     file,
-    ...NOTHING_DERIVED,
-    checkpoint: null,
-    statistics: null,
-    nonFinite: { inputs: {}, output: 0 },
     bytesRead: file.bytes,
     bytesWritten: 0,
-    kernels: "none",
-    threads: 1,
   };
 }
 
@@ -144,17 +130,12 @@ async function runConvert(context: UnitContext<UnitDeps>, unit: ConvertUnit): Pr
   const encoded = { ...encodeConverted(unit.tensors), file: unit.file };
   const made = await convertFile(source, encoded, { store: yard.uri, key: outputKey }, deps);
   return {
+    ...PLAIN_WORK,
     key: digestJson({ engine: ENGINE_VERSION, operation: "convert", fingerprint, tensors: unit.tensors }),
-    cached: false,
     outputKey,
     file: made.listing,
-    ...NOTHING_DERIVED,
-    checkpoint: null,
-    statistics: null,
-    nonFinite: { inputs: {}, output: 0 },
     bytesRead: made.bytesRead,
     bytesWritten: encoded.fileBytes,
-    kernels: "none",
     threads: made.threads,
   };
 }
