@@ -3,9 +3,7 @@
 import type { CompressedForm } from "./schemes/compressed-form.ts";
 import type { OtherFolder } from "./schemes/folder-form.ts";
 import type { BlockSchemeId } from "./schemes/registry.ts";
-import type { ScaleDtype } from "./schemes/scheme.ts";
-import type { Dtype, Shape } from "./tensor.ts";
-import type { Gather } from "./universal/box.ts";
+import type { Dtype, ScaleDtype, Shape } from "./tensor.ts";
 import type { CheckpointInfo } from "./universal/checkpoint-info.ts";
 
 /** `bytes` bytes of `file` (a path relative to the checkpoint's folder) from `offset`. */
@@ -31,6 +29,29 @@ export type Packing = {
   readonly parts?: PartsPacking | undefined;
   /** Rows of each of these heads, [2, n], are stored as [n, 2]. Absent: rows are stored in their order. */
   readonly interleavedHeads?: number | undefined;
+};
+
+/**
+ * Elements [sourceOffset, sourceOffset + size) of a row-major array of shape `sourceShape`, whose bytes are `ranges`
+ * one after the other, are elements [targetOffset, targetOffset + size) of the tensor.
+ */
+export type Box<R = ByteRange> = {
+  readonly ranges: readonly R[];
+  readonly sourceShape: Shape;
+  readonly sourceOffset: Shape;
+  readonly size: Shape;
+  readonly targetOffset: Shape;
+};
+
+/**
+ * join: the boxes of the only copy tile the tensor. equal: every copy tiles it, with the same bytes, or the checkpoint
+ * is refused. mean: every copy tiles it, and the mean counts: float32 additions in order from +0, then one division.
+ */
+export type Gather<R = ByteRange> = {
+  readonly rule: "join" | "equal" | "mean";
+  readonly copies: readonly (readonly Box<R>[])[];
+  /** Present when the only box is the whole tensor and its ranges hold packed values. */
+  readonly packing?: Packing | undefined;
 };
 
 /** One tensor of a checkpoint: row-major, its bytes the concatenation of `ranges` (one range in safetensors). */

@@ -32,6 +32,9 @@ export const DTYPE_BITS = {
 
 export type Dtype = keyof typeof DTYPE_BITS;
 
+/** Dtypes that weights have before they are quantized, and that scales take from them. */
+export type ScaleDtype = "F32" | "BF16" | "F16";
+
 /** All dtypes in the safetensors order: a later one is written first. */
 export const DTYPES: readonly Dtype[] = Object.freeze(Object.keys(DTYPE_BITS).filter(isDtype));
 

@@ -8,8 +8,9 @@ import { isFloatDtype } from "../core/ops/cast.ts";
 import { type Block, TILE_ELEMENTS } from "../core/ops/kernels.ts";
 import { storedBytes } from "../core/plan/memory.ts";
 import { elementBytes, elementCount } from "../core/tensor.ts";
+import { createSink } from "./create-sink.ts";
 import { checkDigest, type TensorContext, type TensorResult } from "./merge-tensor.ts";
-import { createSink, finishSinks } from "./sink.ts";
+import { finishSinks } from "./sink.ts";
 
 /** Copies the only input's bytes. Throws EngineNonFinite, EngineInputChanged and what the store throws. */
 export async function copyTensor(context: Omit<TensorContext, "method">): Promise<TensorResult> {

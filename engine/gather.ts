@@ -2,19 +2,11 @@
 // is staged anywhere: windows of the output are filled by ranged reads and given away, whatever the size of the
 // tensors.
 import assert from "node:assert/strict";
-import type { Packing } from "../core/checkpoint.ts";
+import type { Box, Gather, Packing } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype, scalarCast } from "../core/ops/cast.ts";
 import { type Dtype, elementBytes, elementCount, type Shape } from "../core/tensor.ts";
-import {
-  type Box,
-  type Gather,
-  measureRuns,
-  runAt,
-  type SourceRange,
-  sliceRanges,
-  type TensorRange,
-} from "../core/universal/box.ts";
+import { measureRuns, runAt, type SourceRange, sliceRanges, type TensorRange } from "../core/universal/box.ts";
 import type { ObjectStore } from "../stores/store.ts";
 
 export type GatherTensor = {

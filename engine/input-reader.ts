@@ -1,15 +1,17 @@
 // One input of one tensor: its elements as they come to the method, read straight into kernel memory one window ahead
 // of the arithmetic. What is stored comes from stored-reader.ts, adapters are merged in lora-reader.ts, and
 // row-reader.ts puts rows into another order; here they are put together, and embeddings are cut.
-import type { Block } from "../core/ops/kernels.ts";
 import type { StoredTensor, UnitInput } from "../core/plan/schema.ts";
 import { DTYPE_BITS } from "../core/tensor.ts";
 import { createLoraReader } from "./lora-reader.ts";
 import { createRowReader } from "./row-reader.ts";
-import { createStoredReader, type ReaderDeps, type StoredReader, subBlock } from "./stored-reader.ts";
-
-/** Reads `count` elements of what takes part of an input, from flat element `first`, to the start of `target`. */
-export type ReadElements = (first: number, count: number, target: Block) => Promise<void>;
+import {
+  createStoredReader,
+  type ReadElements,
+  type ReaderDeps,
+  type StoredReader,
+  subBlock,
+} from "./stored-reader.ts";
 
 /** Throws EngineInputChanged, and what the store throws; a short read is an error there, never zeros. */
 export function createInputReader(input: UnitInput, deps: ReaderDeps): ReadElements {

@@ -2,8 +2,7 @@
 // Runs in a worker thread; everything that crosses the thread's border is plain data.
 import assert from "node:assert/strict";
 import { MergeyardError } from "../core/error.ts";
-import type { ModelState } from "../core/methods/frames/whole-model.ts";
-import type { MergeMethod, MergeTensor } from "../core/methods/method.ts";
+import type { MergeMethod, MergeTensor, ModelState } from "../core/methods/method.ts";
 import { findMethod } from "../core/methods/registry.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
 import { valueDtype } from "../core/plan/memory.ts";

@@ -5,15 +5,24 @@ import assert from "node:assert/strict";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { createHasher, type Digest, type Hasher } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
-import type { Round, Totals } from "../core/methods/frames/whole-model.ts";
-import type { ElementSpan, MergeMethod, MergeTensor, Pass, StoredPass, TensorProgram } from "../core/methods/method.ts";
+import type {
+  ElementSpan,
+  MergeMethod,
+  MergeTensor,
+  Pass,
+  Round,
+  StoredPass,
+  TensorProgram,
+  Totals,
+} from "../core/methods/method.ts";
 import type { Block, Kernels } from "../core/ops/kernels.ts";
 import { type Cut, cutTensor, inputElements, storedBytes } from "../core/plan/memory.ts";
 import { modelsOf, type UnitTensor } from "../core/plan/schema.ts";
 import { elementBytes, elementCount } from "../core/tensor.ts";
-import type { ReadElements } from "./input-reader.ts";
+import { createSink } from "./create-sink.ts";
 import { createInterference, type TensorInterference } from "./interference.ts";
-import { createSink, finishSinks, type Sink, type SinkPlace, type SinkResult } from "./sink.ts";
+import { finishSinks, type Sink, type SinkPlace, type SinkResult } from "./sink.ts";
+import type { ReadElements } from "./stored-reader.ts";
 import { applyWindow, type Buffers, type HandleWindow, reduceWindow, type TileRun } from "./tile-work.ts";
 
 /** Everything that reading a tensor's inputs needs; one per thread, kernels and store already open. */

@@ -1,6 +1,6 @@
 // A tensor's way into a file of parts while it is merged: rows become windows of a scheme's parts. The first part, the
 // large one, is written as it comes where it goes along with the rows; all else waits for the last row. Tensors that
-// stay as they are pass as bytes. Made by sink.ts.
+// stay as they are pass as bytes. Made by create-sink.ts.
 import assert from "node:assert/strict";
 import { createHasher, digestBytes } from "../core/artifact/digest.ts";
 import type { Kernels } from "../core/ops/kernels.ts";

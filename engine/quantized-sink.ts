@@ -1,6 +1,6 @@
 // A tensor's way into a GGUF file while it is merged: its windows, as the merged file gets them, are collected into
 // rows, quantized and written. So a quantized output has the bytes that quantizing the merged file would give, and no
-// input is read twice. Made by sink.ts.
+// input is read twice. Made by create-sink.ts.
 import { createHasher } from "../core/artifact/digest.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
 import { addLoss, NO_LOSS } from "../core/ops/loss.ts";

@@ -3,7 +3,8 @@
 import type { Digest } from "../core/artifact/digest.ts";
 import type { ByteRange } from "../core/checkpoint.ts";
 import type { Importance } from "../core/formats/gguf/imatrix.ts";
-import type { ModelState, PartTotals } from "../core/methods/frames/whole-model.ts";
+import type { ModelState } from "../core/methods/method.ts";
+import type { PartTotals } from "../core/methods/totals.ts";
 import type { DerivedFileListing, TensorFile, UnitLoss, UnitStatistics } from "../core/plan/receipt.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
 

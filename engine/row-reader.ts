@@ -7,7 +7,7 @@ import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
 import { GATHER_SPAN_BYTES, GATHER_SPANS } from "../core/plan/memory.ts";
 import { ROWS_MEAN, ROWS_PADDING, ROWS_ZERO, type RowGather } from "../core/plan/schema.ts";
 import { DTYPE_BITS, type Dtype } from "../core/tensor.ts";
-import type { ReadElements } from "./input-reader.ts";
+import type { ReadElements } from "./stored-reader.ts";
 import { type StoredReader, subBlock } from "./stored-reader.ts";
 
 /** Bytes between two wanted rows that are rather read than skipped: about what a request costs on a disk. */

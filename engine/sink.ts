@@ -1,11 +1,8 @@
 // The way of a merged tensor into the derived files of its unit: one sink for each file that has it. What they do with
-// the values is quantized-sink.ts's and parts-sink.ts's; merge-region.ts opens the files.
-import type { Block, Kernels } from "../core/ops/kernels.ts";
+// the values is quantized-sink.ts's and parts-sink.ts's; create-sink.ts chooses; merge-region.ts opens the files.
+import type { Block } from "../core/ops/kernels.ts";
 import type { Loss } from "../core/ops/loss.ts";
 import type { DerivedModule, DerivedTensor } from "../core/plan/schema.ts";
-import type { Dtype } from "../core/tensor.ts";
-import { createCopySink, createPartsSink } from "./parts-sink.ts";
-import { createQuantizedSink } from "./quantized-sink.ts";
 
 /** Where a derived tensor goes. `paddingBytes` zeros follow it, up to the next tensor or the end of the file. */
 export type SinkPlace<Tensor = DerivedTensor | DerivedModule> = {
@@ -34,13 +31,6 @@ export type Sink = {
   /** After the last element. */
   finish(): Promise<SinkResult>;
 };
-
-/** Takes kernel memory for good: whoever calls marks and releases. Throws QuantizeNotFinite from `take`. */
-export function createSink({ tensor, ...to }: SinkPlace, name: string, dtype: Dtype, kernels: Kernels): Sink {
-  if (!("parts" in tensor)) return createQuantizedSink({ tensor, ...to }, name, dtype, kernels);
-  const place = { tensor, ...to };
-  return tensor.scheme === undefined ? createCopySink(place, dtype) : createPartsSink(place, name, dtype, kernels);
-}
 
 /** The end of every sink, one after the other: each writes. */
 export async function finishSinks(sinks: readonly Sink[]): Promise<readonly SinkResult[]> {

@@ -8,11 +8,11 @@ import type { ObjectStore, OpenStore } from "../stores/store.ts";
 import { createPackedReader, type ReadBytes, type Unpack } from "./packed-reader.ts";
 import type { ResolvedSource } from "./request.ts";
 
-/** Reads elements [first, first + count) in the tensor's dtype to the start of `target`. */
-export type StoredReader = {
-  readonly dtype: Dtype;
-  read(first: number, count: number, target: Block): Promise<void>;
-};
+/** Reads elements [first, first + count) to the start of `target`. */
+export type ReadElements = (first: number, count: number, target: Block) => Promise<void>;
+
+/** A tensor's elements in its dtype. */
+export type StoredReader = { readonly dtype: Dtype; readonly read: ReadElements };
 
 /** What readers need of their surroundings. */
 export type ReaderDeps = {

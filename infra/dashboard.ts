@@ -14,11 +14,10 @@ import {
   PeriodOverride,
 } from "aws-cdk-lib/aws-cloudwatch";
 import type { LogGroup } from "aws-cdk-lib/aws-logs";
-import type { Metrics } from "./metrics.ts";
-import type { ObservabilityProps } from "./observability-stack.ts";
+import type { Metrics, Watched } from "./metrics.ts";
 import { listTriggers, type Trigger } from "./triggers.ts";
 
-type DashboardProps = ObservabilityProps & {
+type DashboardProps = Watched & {
   readonly metrics: Metrics;
   readonly alarms: Alarm[];
   readonly jobLog: LogGroup;

@@ -2,8 +2,13 @@
 import type { Stack } from "aws-cdk-lib";
 import { type Metric, Unit } from "aws-cdk-lib/aws-cloudwatch";
 import { FilterPattern, type ILogGroup, MetricFilter } from "aws-cdk-lib/aws-logs";
-import type { ObservabilityProps } from "./observability-stack.ts";
+import type { Compute } from "./compute-stack.ts";
+import type { Environment } from "./config.ts";
+import type { Flow } from "./flow-stack.ts";
 import type { Trigger } from "./triggers.ts";
+
+/** A deployment, as those see it who watch it. */
+export type Watched = { readonly environment: Environment; readonly compute: Compute; readonly flow: Flow };
 
 export type Trouble = {
   readonly id: string;
@@ -29,11 +34,7 @@ export const QUEUE_BLOCKED = "Batch Job Queue Blocked";
 const MESSAGE_AGE_S = 3600;
 
 /** `jobLog` has what Batch says of jobs and queues. */
-export function createMetrics(
-  stack: Stack,
-  { environment, compute, flow }: ObservabilityProps,
-  jobLog: ILogGroup,
-): Metrics {
+export function createMetrics(stack: Stack, { environment, compute, flow }: Watched, jobLog: ILogGroup): Metrics {
   const { name } = environment;
   const count = (id: string, logGroup: ILogGroup, pattern: string, value = "1", unit?: Unit): Metric =>
     new MetricFilter(stack, id, {

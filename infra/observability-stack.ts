@@ -11,18 +11,11 @@ import { CfnResourcePolicy, LogGroup } from "aws-cdk-lib/aws-logs";
 import { Topic } from "aws-cdk-lib/aws-sns";
 import { EmailSubscription } from "aws-cdk-lib/aws-sns-subscriptions";
 import type { Construct } from "constructs";
-import type { Compute } from "./compute-stack.ts";
 import type { Environment } from "./config.ts";
 import { createDashboard } from "./dashboard.ts";
-import type { Flow } from "./flow-stack.ts";
-import { createMetrics, type Metrics, QUEUE_BLOCKED } from "./metrics.ts";
+import { createMetrics, type Metrics, QUEUE_BLOCKED, type Watched } from "./metrics.ts";
 
-export type ObservabilityProps = StackProps & {
-  readonly environment: Environment;
-  readonly keyArn: string;
-  readonly compute: Compute;
-  readonly flow: Flow;
-};
+type ObservabilityProps = StackProps & Watched & { readonly keyArn: string };
 
 export class ObservabilityStack extends Stack {
   readonly topic: Topic;

@@ -7,14 +7,20 @@ import { SqsEventSource } from "aws-cdk-lib/aws-lambda-event-sources";
 import { ContextAttribute, Schedule, ScheduleExpression, ScheduleTargetInput } from "aws-cdk-lib/aws-scheduler";
 import { SqsSendMessage } from "aws-cdk-lib/aws-scheduler-targets";
 import { Queue, QueueEncryption, RedrivePermission } from "aws-cdk-lib/aws-sqs";
-import type { FlowProps } from "./flow-stack.ts";
+import type { Environment } from "./config.ts";
 import { StepFunction } from "./step-function.ts";
-import { allow, type YardRole } from "./yard-access.ts";
+import { allow, type YardPlace, type YardRole } from "./yard-access.ts";
 
 export type Trigger = { readonly step: StepFunction; readonly queue: Queue; readonly deadLetters: Queue };
 export type Triggers = { readonly [name in "uploads" | "clock"]: Trigger | undefined };
 
-type TriggerProps = FlowProps & { readonly stateMachineArn: string };
+type TriggerProps = {
+  readonly environment: Environment;
+  readonly place: YardPlace;
+  readonly yardUri: string;
+  readonly bucketName: string;
+  readonly stateMachineArn: string;
+};
 
 const FUNCTION_TIMEOUT = Duration.minutes(5);
 /** Headers of an upload, one after the other. */

@@ -1,7 +1,7 @@
 // Files of Hessians that lie in stores: the one that a command names, and those that a pipeline's outputs name. Only
 // their headers are read here.
 import { MergeyardError } from "../core/error.ts";
-import type { HessianFile } from "../core/plan/hessians.ts";
+import type { HessianFile } from "../core/plan/merge-task.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
 import type { Outputs } from "../core/recipe/outputs.ts";
 import { type FilePlace, findNamedFile } from "./named-file.ts";

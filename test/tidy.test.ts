@@ -9,7 +9,7 @@ import { z } from "zod";
 import { ERROR_CODES } from "../core/error.ts";
 import { METHOD_IDS } from "../core/methods/registry.ts";
 import { renderErrorsDocument } from "../tools/errors-doc.ts";
-import { judgeImport } from "./tidy/imports.ts";
+import { findLoops, judgeImport } from "./tidy/imports.ts";
 import { exportsOf, functionsOf, importsOf, lineOf, ROOT, readSource, readText, trackedPaths } from "./tidy/source.ts";
 import { BANNED_NAMES, BANNED_WORDS, WORKPLACE } from "./tidy/words.ts";
 
@@ -47,6 +47,20 @@ test("imports name their file with .ts and nothing imports what does not exist",
     }
   }
   assertNone(violations);
+});
+
+test("no file imports itself by way of others", () => {
+  const imported = new Map(
+    sources.map((file) => [
+      file.path,
+      importsOf(file)
+        .filter(({ specifier }) => specifier.startsWith("."))
+        .map(({ specifier }) => path.posix.join(path.posix.dirname(file.path), specifier)),
+    ]),
+  );
+  assertNone(
+    findLoops(imported).map((loop) => `${loop.join(" -> ")}: move what two of them share to the one that imports none`),
+  );
 });
 
 test("files, functions and lines are short", () => {

@@ -1,7 +1,8 @@
 // The file of a prepare unit: what one round measured of the unit's tensors, a safetensors file of float64 vectors. A
 // total that is a sum has one row for each tensor, in the unit's order. Written and read by steps/units/prepare.ts.
 import { encodeSafetensorsHeader, type PlacedTensor } from "../formats/safetensors/safetensors.ts";
-import { type PartTotals, type TotalSpecs, vectorOf } from "../methods/frames/whole-model.ts";
+import type { TotalSpecs } from "../methods/method.ts";
+import { type PartTotals, vectorOf } from "../methods/totals.ts";
 import type { TensorFile } from "../plan/receipt.ts";
 import { digestBytes, digestTensorFile } from "./digest.ts";
 

@@ -4,10 +4,10 @@ import type { Digest } from "../artifact/digest.ts";
 import type { TensorFileListing } from "../artifact/listed-file.ts";
 import type { Checkpoint, CheckpointFile, FolderReader, ReadRange } from "../checkpoint.ts";
 import { describePlace, type ErrorPlace } from "../error.ts";
+import type { TargetParameter } from "../universal/conversion.ts";
 import { type ConversionParameter, entryOf, parametersOf } from "../universal/conversion.ts";
 import type { FamilyId } from "../universal/family-ids.ts";
 import type { TrainingState } from "../universal/training-state.ts";
-import type { TargetParameter } from "./target.ts";
 
 /** Things that are odd but do not make a checkpoint wrong. */
 const WARNING_CODES = {

@@ -1,17 +1,13 @@
 // What a format to convert into is: a frozen object that plans the files of a folder from the parameters of any source,
 // before a byte of weights is read. Adding one: its file and a line in targets.ts.
 import type { Checkpoint } from "../checkpoint.ts";
-import type { SourceRange } from "../universal/box.ts";
-import type { ConversionParameter } from "../universal/conversion.ts";
+import type { TargetParameter } from "../universal/conversion.ts";
 import type { TrainingState } from "../universal/training-state.ts";
 import type { CheckpointWarning } from "./format.ts";
 import type { PlannedFile } from "./planned-file.ts";
 
 /** Ranks of the target. `zero` is the stage of ZeRO. */
 export type Topology = { readonly tp: number; readonly pp: number; readonly dp: number; readonly zero: 1 | 2 | 3 };
-
-/** A parameter as it is to be written. */
-export type TargetParameter = ConversionParameter<SourceRange>;
 
 export type TargetRequest = {
   /** The source: its files, for those that the target takes over as they are. */

@@ -4,9 +4,9 @@ import { type FloatDtype, isFloatDtype } from "../ops/cast.ts";
 import { configInDtype } from "../plan/output-config.ts";
 import { elementBytes, elementCount } from "../tensor.ts";
 import { gatherWhole } from "../universal/box.ts";
+import type { TargetParameter } from "../universal/conversion.ts";
 import { type OpenedCheckpoint, parametersIn, type WritableCheckpoint } from "./format.ts";
 import { fileRole } from "./side-files.ts";
-import type { TargetParameter } from "./target.ts";
 
 /**
  * The checkpoint without optimizer states, its floats in `dtype`: to nearest, ties to even, F64 by way of F32. Other

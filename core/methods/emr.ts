@@ -5,8 +5,8 @@ import { elementCount } from "../tensor.ts";
 import { type BaseSplit, splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
 import { countModels } from "./frames/model-cuts.ts";
 import { chosenTask, refuseChoice, TASK_PARAMETER } from "./frames/task-choice.ts";
-import { type Round, stateList } from "./frames/whole-model.ts";
-import type { MergeMethod, MergeTensor, ScratchTensor, TileView } from "./method.ts";
+import type { MergeMethod, MergeTensor, Round, ScratchTensor, TileView } from "./method.ts";
+import { stateList } from "./totals.ts";
 
 const EMITS = ["model", "unified", "mask"] as const;
 

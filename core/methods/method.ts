@@ -7,7 +7,6 @@ import type { FloatDtype } from "../ops/cast.ts";
 import type { Combination, CombineDtype } from "../ops/combine.ts";
 import { type Block, type Kernels, TILE_ELEMENTS, type Tile } from "../ops/kernels.ts";
 import { elementCount, type Shape } from "../tensor.ts";
-import type { ModelState, WholeModel } from "./frames/whole-model.ts";
 
 /** Values of one parameter set, after gradients, filters and defaults are resolved for one tensor. */
 export type ParameterValues = Readonly<Record<string, number | boolean | string | undefined>>;
@@ -163,6 +162,63 @@ export type Refusal = {
   found: string;
   expected: string;
   hint?: string;
+};
+
+/** What rounds have decided: lists of numbers by name. */
+export type ModelState = Readonly<Record<string, readonly number[]>>;
+
+/**
+ * How totals of tensors become those of the model, so that no cut of the work changes a bit:
+ * count: whole numbers, added in any order; largest: the maximum, in any order; sum: float64, kept tensor by tensor and
+ * added in the order of the tensors' names.
+ */
+type TotalKind = "count" | "largest" | "sum";
+
+/** The totals of a round, by name: vectors of a length that is known beforehand. */
+export type TotalSpecs = Readonly<Record<string, { readonly kind: TotalKind; readonly length: number }>>;
+
+/** Values of every total, of one tensor or of the model. */
+export type Totals = Readonly<Record<string, Float64Array>>;
+
+/** The model as decisions see it. */
+export type ModelExtent = Pick<MergeTensor, "inputs" | "parameters"> & {
+  /** Elements of all tensors that the method merges. */
+  readonly elements: number;
+  readonly tensors: number;
+};
+
+/** What rounds may depend on: parameters that are the same for all tensors, and the models. */
+export type RoundTensor = {
+  readonly parameters: ParameterValues;
+  readonly inputs: readonly Pick<MergeTensor["inputs"][number], "isBase" | "parameters" | "statistic">[];
+};
+
+/** One tensor's part in a round: a pass over its inputs, and what that gathered. */
+export type Measurement = { readonly pass: Pass | StoredPass; totals(): Totals };
+
+export type Round = {
+  totals(tensor: RoundTensor): TotalSpecs;
+  /** Bytes that `measure` allocates, each block rounded up to 64. */
+  scratchBytes(tensor: ScratchTensor): number;
+  /** `tensor.state` holds what the rounds before have decided. */
+  measure(tensor: MergeTensor, kernels: Kernels): Measurement;
+  /** What is added to the state. */
+  decide(totals: Totals, model: ModelExtent, state: ModelState): ModelState;
+};
+
+/**
+ * What a method asks of the whole model before it merges one tensor: rounds. In a round every tensor is measured once,
+ * what was measured is added up over all tensors, and a pure function decides from the totals what later rounds and the
+ * merge know as the model's state. Planner, engine and steps run rounds without knowing what they measure.
+ * Why it is so: docs/adr/0005-prepare-stage.md.
+ */
+export type WholeModel = {
+  /** Parameters that rounds or decisions use: they must be the same for all tensors. */
+  readonly shared: readonly string[];
+  /** In order; how many there are may depend on shared parameters. */
+  rounds(tensor: RoundTensor): readonly Round[];
+  /** Plan-time truth that takes the number of the model's elements. */
+  refuse?(model: ModelExtent): Refusal | undefined;
 };
 
 /** Statistics that a method takes: one tensor of every model beside the model's own. */

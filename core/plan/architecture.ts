@@ -34,6 +34,9 @@ export type Architecture = {
   readonly maybeTied: boolean;
 };
 
+/** Models of a recipe, by the names that it has for them. */
+export type ModelsByName = ReadonlyMap<string, Architecture>;
+
 /** Config keys of the number of layers, in the order they are tried. Source: configs of transformers' model classes. */
 export const LAYER_COUNT_KEYS = ["num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth"] as const;
 

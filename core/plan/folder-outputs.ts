@@ -11,7 +11,8 @@ import type { FolderOutput } from "../recipe/outputs.ts";
 import type { FolderScheme } from "../schemes/registry.ts";
 import { DTYPE_BITS } from "../tensor.ts";
 import { type CompressedMatrix, type CompressedUnit, planCompressedUnits, specsOf } from "./compressed-model.ts";
-import { findHessian, type HessianFile } from "./hessians.ts";
+import { findHessian } from "./hessians.ts";
+import type { HessianFile } from "./merge-task.ts";
 import { type OutputDocuments, outputObject } from "./output-documents.ts";
 import type { DerivedFile, DerivedModule, SideFile } from "./schema.ts";
 

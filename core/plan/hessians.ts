@@ -5,17 +5,7 @@ import { MergeyardError } from "../error.ts";
 import { isFloatDtype } from "../ops/cast.ts";
 import { sameShape } from "../tensor.ts";
 import type { CompressedMatrix } from "./compressed-model.ts";
-
-export type HessianFile = {
-  /** The folder that has it: a store's URI and a prefix in it. */
-  readonly store: string;
-  readonly prefix: string;
-  readonly file: string;
-  /** Of the file's name, size and ETag. */
-  readonly fingerprint: string;
-  /** By the names of the matrices. */
-  readonly entries: ReadonlyMap<string, TensorEntry>;
-};
+import type { HessianFile } from "./merge-task.ts";
 
 /** The Hessian of a matrix. Throws QuantizeHessianInvalid: none, or one of another form. */
 export function findHessian(

@@ -6,7 +6,8 @@ import { MergeyardError } from "../error.ts";
 import { matchesModule } from "../formats/quantized/compressed-tensors-config.ts";
 import { FOLDER_ROWS } from "../schemes/folder-form.ts";
 import type { FolderScheme } from "../schemes/registry.ts";
-import type { Matrix, ScaleDtype } from "../schemes/scheme.ts";
+import type { Matrix } from "../schemes/scheme.ts";
+import type { ScaleDtype } from "../tensor.ts";
 import { compareUtf8 } from "../utf8-order.ts";
 import { configSections, parseLayerName, tensorRole } from "./architecture.ts";
 

@@ -1,13 +1,12 @@
 // What planning a merge starts from: the recipe, the models it names as their headers tell them, and how the output is
 // cut. Everything under core/plan reads it; plan-merge.ts makes the plan of it.
-import type { Checkpoint } from "../checkpoint.ts";
+import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
 import type { Importance } from "../formats/gguf/imatrix.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import type { Outputs } from "../recipe/outputs.ts";
-import type { HessianFile } from "./hessians.ts";
+import type { ReadTokenizer } from "../tokenizer/tokenizer.ts";
 import type { PlanSource } from "./schema.ts";
-import type { ReadTokenizer } from "./vocabulary.ts";
 
 /** What is merged: the recipe, its text and the output's name for the model card, and the models it names. */
 export type MergeTask = {
@@ -35,6 +34,18 @@ export type PlannedImatrix = {
   readonly key: string;
   readonly digest: string;
   readonly importance: Importance;
+};
+
+/** A file of Hessians (hessians.ts), known by its header. */
+export type HessianFile = {
+  /** The folder that has it: a store's URI and a prefix in it. */
+  readonly store: string;
+  readonly prefix: string;
+  readonly file: string;
+  /** Of the file's name, size and ETag. */
+  readonly fingerprint: string;
+  /** By the names of the matrices. */
+  readonly entries: ReadonlyMap<string, TensorEntry>;
 };
 
 /** How the output is cut, what is made beside it and what a worker may use; nothing here changes a merged weight. */

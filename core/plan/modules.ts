@@ -6,8 +6,7 @@ import { MergeyardError } from "../error.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import type { RecipeModule } from "../recipe/slices.ts";
-import { type Architecture, narrowArchitecture, tensorRole } from "./architecture.ts";
-import type { ModelsByName } from "./output-tensors.ts";
+import { type Architecture, type ModelsByName, narrowArchitecture, tensorRole } from "./architecture.ts";
 
 /** A module, and of every model the part that belongs to it. */
 export type ModuleScope = { readonly module: RecipeModule; readonly models: ModelsByName };

@@ -8,7 +8,14 @@ import { PLAN_LIMITS } from "../limits.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import type { RecipeModule, RecipeSlice, RecipeSource } from "../recipe/slices.ts";
-import { type Architecture, compareNames, parseLayerName, tensorRole, tensorSide } from "./architecture.ts";
+import {
+  type Architecture,
+  compareNames,
+  type ModelsByName,
+  parseLayerName,
+  tensorRole,
+  tensorSide,
+} from "./architecture.ts";
 import { scopeModules } from "./modules.ts";
 import type { Notes } from "./notes.ts";
 
@@ -47,8 +54,6 @@ export type Outputs = {
   readonly tensors: readonly OutputTensor[];
   readonly stacks: readonly StackedLayers[];
 };
-
-export type ModelsByName = ReadonlyMap<string, Architecture>;
 
 /**
  * Every output tensor.

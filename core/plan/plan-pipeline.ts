@@ -2,12 +2,11 @@
 // calls it has read the headers, and writes what comes back.
 import { digestJson } from "../artifact/digest.ts";
 import { shortDigest } from "../artifact/layout.ts";
-import type { ByteRange, CheckpointFile } from "../checkpoint.ts";
+import type { ByteRange, CheckpointFile, Gather } from "../checkpoint.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { readOutputs } from "../recipe/outputs.ts";
 import type { ParsedRecipe } from "../recipe/parse.ts";
-import type { Gather } from "../universal/box.ts";
 import { gatherBytes } from "../universal/box.ts";
 import type { ConvertedFile } from "../universal/convert-plan.ts";
 import { ENGINE_VERSION } from "../version.ts";

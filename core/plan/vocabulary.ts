@@ -3,20 +3,17 @@
 // gather-rows.ts, which files are written in tokenizer-files.ts.
 // Source: mergekit's tokenizer merge, reference section 6.
 import assert from "node:assert/strict";
-import { type ErrorPlace, MergeyardError } from "../error.ts";
+import { MergeyardError } from "../error.ts";
 import { TOKENIZER_LIMITS } from "../limits.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import type { TokenizerRecipe, TokenRule } from "../recipe/tokenizer.ts";
 import { type MergedVocabulary, mergeVocabularies, type TokenizerUse } from "../tokenizer/merge-vocabularies.ts";
-import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import type { ReadTokenizer, Tokenizer } from "../tokenizer/tokenizer.ts";
 import { type Architecture, tensorRole } from "./architecture.ts";
 import { documentPlace, TOKENIZER_FILE } from "./documents.ts";
 import type { ViewsByName } from "./model-view.ts";
 import type { Notes } from "./notes.ts";
-
-/** Reads a tokenizer file; `where` is its place in errors. */
-export type ReadTokenizer = (bytes: Uint8Array, where: ErrorPlace) => Tokenizer;
 
 /** The output's vocabulary and how the models' relate to it. */
 export type VocabularyPlan = {

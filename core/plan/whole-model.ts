@@ -3,8 +3,7 @@
 // merge unit that has something to measure. From planned tensors alone.
 import { layOutTotals } from "../artifact/totals-file.ts";
 import { MergeyardError } from "../error.ts";
-import type { ModelExtent, Round } from "../methods/frames/whole-model.ts";
-import type { MergeMethod } from "../methods/method.ts";
+import type { MergeMethod, ModelExtent, Round } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { describeValue, fieldPlace } from "../recipe/origin.ts";
 import { elementCount } from "../tensor.ts";

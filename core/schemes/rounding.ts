@@ -1,8 +1,8 @@
 // Arithmetic in the dtype that a model's weights have. The tools that define these schemes compute scales and quotients
 // as torch does: in float32, each result rounded to the weights' dtype. Called by the schemes that store parts.
 import { bfloat16ToFloat32, float32ToBfloat16 } from "../ops/cast.ts";
+import type { ScaleDtype } from "../tensor.ts";
 import { nearest } from "./bits.ts";
-import type { ScaleDtype } from "./scheme.ts";
 
 export type Rounding = {
   readonly bytes: number;

@@ -3,7 +3,7 @@
 // Writers of containers and the planner read the properties; none asks which scheme it is. Adding one: its object in a
 // file here, a line in registry.ts, a golden case.
 import assert from "node:assert/strict";
-import { DTYPE_BITS, type Dtype, type Shape } from "../tensor.ts";
+import { DTYPE_BITS, type Dtype, type ScaleDtype, type Shape } from "../tensor.ts";
 import type { FolderForm } from "./folder-form.ts";
 
 /** What must be seen at once to quantize: one block, a whole row (one output channel), or the whole tensor. */
@@ -53,9 +53,6 @@ export function rowBytes(scheme: Pick<BlockScheme, "blockElements" | "blockBytes
   assert.ok(count % scheme.blockElements === 0, "a row holds whole blocks");
   return (count / scheme.blockElements) * scheme.blockBytes;
 }
-
-/** Dtypes that weights have before they are quantized, and that scales take from them. */
-export type ScaleDtype = "F32" | "BF16" | "F16";
 
 /** A matrix of weights, [rows, columns]: output channels by inputs. */
 export type Matrix = { readonly rows: number; readonly columns: number; readonly dtype: ScaleDtype };

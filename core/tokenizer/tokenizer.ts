@@ -1,5 +1,6 @@
 // What a merge knows of a tokenizer, whatever file it was read from: which text each row of an embedding stands for.
 // Read by tokenizer-json.ts; the planner needs no more to give models of different vocabularies one vocabulary.
+import type { ErrorPlace } from "../error.ts";
 
 /** How text is cut around an added token, as `tokenizer.json` says it. */
 export type TokenFlags = {
@@ -39,6 +40,9 @@ export type Tokenizer = {
   /** The text of tokenizer.json with another vocabulary and other merges in place of its own. */
   readonly write: (vocabulary: Vocabulary, merges: readonly TokenPair[]) => string;
 };
+
+/** Reads a tokenizer file; `where` is its place in errors. */
+export type ReadTokenizer = (bytes: Uint8Array, where: ErrorPlace) => Tokenizer;
 
 /** Flags of a token that a recipe adds. Source: the defaults of the tokenizers library's AddedToken. */
 export const PLAIN_FLAGS: TokenFlags = Object.freeze({

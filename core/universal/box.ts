@@ -2,7 +2,7 @@
 // contents of a box of some rank's array, whose elements are the concatenation of byte ranges. Pure geometry: Union and
 // the readers of distributed checkpoints make boxes, the converter follows them.
 import assert from "node:assert/strict";
-import type { ByteRange, Packing } from "../checkpoint.ts";
+import type { Box, ByteRange, Gather, Packing } from "../checkpoint.ts";
 import { type Dtype, elementBytes, elementCount, type Shape } from "../tensor.ts";
 
 /** Bytes that are zero: padding. */
@@ -18,29 +18,6 @@ export type TensorRange = {
 };
 /** What a target tensor is made of: writers cut and pad the tensors that readers gather. */
 export type SourceRange = ByteRange | ZeroRange | LiteralRange | TensorRange;
-
-/**
- * Elements [sourceOffset, sourceOffset + size) of a row-major array of shape `sourceShape`, whose bytes are `ranges`
- * one after the other, are elements [targetOffset, targetOffset + size) of the tensor.
- */
-export type Box<R = ByteRange> = {
-  readonly ranges: readonly R[];
-  readonly sourceShape: Shape;
-  readonly sourceOffset: Shape;
-  readonly size: Shape;
-  readonly targetOffset: Shape;
-};
-
-/**
- * join: the boxes of the only copy tile the tensor. equal: every copy tiles it, with the same bytes, or the checkpoint
- * is refused. mean: every copy tiles it, and the mean counts: float32 additions in order from +0, then one division.
- */
-export type Gather<R = ByteRange> = {
-  readonly rule: "join" | "equal" | "mean";
-  readonly copies: readonly (readonly Box<R>[])[];
-  /** Present when the only box is the whole tensor and its ranges hold packed values. */
-  readonly packing?: Packing | undefined;
-};
 
 /** Where a box lies, whatever its bytes are. */
 type BoxPlace = Omit<Box, "ranges">;

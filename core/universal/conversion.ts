@@ -1,10 +1,10 @@
 // What a foreign checkpoint becomes: every logical parameter once, with where its bytes are gathered from and how a
 // target topology may cut it again. Readers of training checkpoints make it from headers; the converter follows it.
 import type { UniversalParameter } from "../artifact/universal.ts";
-import type { ByteRange, Checkpoint, TensorEntry } from "../checkpoint.ts";
+import type { ByteRange, Checkpoint, Gather, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { type Dtype, elementBytes, type Shape } from "../tensor.ts";
-import { flattenBoxes, type Gather, gatherWhole } from "./box.ts";
+import { flattenBoxes, gatherWhole, type SourceRange } from "./box.ts";
 
 /** A tensor of the parameter's shape. */
 export type GatheredTensor = { readonly dtype: Dtype; readonly gather: Gather };
@@ -23,6 +23,9 @@ export type ConversionParameter<R = ByteRange> = Pick<GatheredTensor, "dtype"> &
   readonly aliases: readonly string[];
   readonly training: TrainedParameter | undefined;
 };
+
+/** A parameter as it is to be written. */
+export type TargetParameter = ConversionParameter<SourceRange>;
 
 export type TrainedParameter = {
   readonly step: number;

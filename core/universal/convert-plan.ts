@@ -3,15 +3,15 @@
 // document.
 import type { PlainFile, TensorFileListing } from "../artifact/listed-file.ts";
 import { checkUniversal, UNIVERSAL_FILE, type Universal } from "../artifact/universal.ts";
-import type { ByteRange, Checkpoint } from "../checkpoint.ts";
+import type { ByteRange, Checkpoint, Gather } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import type { OpenedCheckpoint } from "../formats/format.ts";
 import { type EncodedHeader, encodeSafetensorsHeader } from "../formats/safetensors/safetensors.ts";
 import { HF_METADATA, planShards } from "../formats/safetensors/shard-plan.ts";
-import type { TargetParameter } from "../formats/target.ts";
 import type { Dtype, Shape } from "../tensor.ts";
 import { compareUtf8, sortByName } from "../utf8-order.ts";
-import type { Gather, SourceRange } from "./box.ts";
+import type { SourceRange } from "./box.ts";
+import type { TargetParameter } from "./conversion.ts";
 import { type ConversionParameter, STATE_NAMES, type TrainedParameter } from "./conversion.ts";
 
 /** A file to write: `gathers` by its tensors, in file order. */

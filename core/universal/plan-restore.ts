@@ -2,11 +2,11 @@
 // parameters, and beside them its run of every optimizer state. Small tensors come first, so that what a trainer asks
 // for at once is there at once.
 import type { Universal, UniversalParameter } from "../artifact/universal.ts";
-import type { ByteRange } from "../checkpoint.ts";
+import type { Box, ByteRange, Gather } from "../checkpoint.ts";
 import type { EncodedHeader } from "../formats/safetensors/safetensors.ts";
 import { planShards } from "../formats/safetensors/shard-plan.ts";
 import { type Dtype, elementBytes, elementCount, type Shape, tensorBytes } from "../tensor.ts";
-import { type Box, flattenBoxes, type Gather, gatherWhole, sliceRanges } from "./box.ts";
+import { flattenBoxes, gatherWhole, sliceRanges } from "./box.ts";
 import { createStageRule, type Parallelism, placeOfRank, type SliceBox, sliceParameter, stateRun } from "./reshard.ts";
 
 /** Ranges that a rank's run of a state may be read by; more rows than any vocabulary. */

@@ -4,10 +4,10 @@
 // Source: reference checkpoint-formats.md sections 4.2, 4.3; Universal Checkpointing, arXiv:2406.18820, section 3.
 import assert from "node:assert/strict";
 import type { UniversalParameter } from "../artifact/universal.ts";
-import type { ByteRange } from "../checkpoint.ts";
+import type { Box, ByteRange, Gather } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { elementCount, type Shape, sameShape } from "../tensor.ts";
-import { type Box, type Gather, wholeBox } from "./box.ts";
+import { wholeBox } from "./box.ts";
 import type { CheckpointInfo, SubParams } from "./checkpoint-info.ts";
 import { compilePattern, type NamePattern } from "./name-pattern.ts";
 

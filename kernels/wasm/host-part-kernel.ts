@@ -1,6 +1,7 @@
 // What SIMD code for windows of parts is, as host-parts.ts chooses it among host-part-integers.ts and
 // host-part-floats.ts.
-import type { RowWindow, ScaleDtype, TensorFacts } from "../../core/schemes/scheme.ts";
+import type { RowWindow, TensorFacts } from "../../core/schemes/scheme.ts";
+import type { ScaleDtype } from "../../core/tensor.ts";
 
 /** SIMD code for the matrices of one form. */
 export type WindowKernel = {

@@ -1,7 +1,8 @@
 // Following gathers: windows, scattered runs, replicas and averages, on tensors larger and smaller than a window.
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
-import { type Gather, wholeBox } from "../../core/universal/box.ts";
+import type { Gather } from "../../core/checkpoint.ts";
+import { wholeBox } from "../../core/universal/box.ts";
 import { GATHER_PEAK_BYTES, type GatherTensor, gatherPieces } from "../../engine/gather.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
 import { writeObject } from "../../stores/objects.ts";

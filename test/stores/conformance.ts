@@ -9,7 +9,7 @@ import { writeObject } from "../../stores/objects.ts";
 import type { ObjectInfo, ObjectStore, Region } from "../../stores/store.ts";
 import { checkAgainstModel } from "./model.ts";
 import { patterned } from "./patterned.ts";
-import { checkRecovery } from "./recovery-checks.ts";
+import { type Check, checkRecovery } from "./recovery-checks.ts";
 
 export type OpenedStore = { readonly store: ObjectStore; readonly remove: () => Promise<void> };
 
@@ -62,8 +62,6 @@ function declareChecks(subject: Subject): void {
   checkKeys(check);
   check("behaves like a map under any sequence of operations", (store) => checkAgainstModel(store, subject.modelRuns));
 }
-
-export type Check = (sentence: string, body: (store: ObjectStore) => Promise<void>) => void;
 
 /** Asserts the code of a rejection. */
 export async function rejectsWith(promise: Promise<unknown>, code: ErrorCode): Promise<MergeyardError> {

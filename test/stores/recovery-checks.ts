@@ -1,9 +1,10 @@
 // What every object store must do for a writer that was killed in the middle of a large object; a part of the
 // conformance suite.
 import assert from "node:assert/strict";
-import type { Region } from "../../stores/store.ts";
-import type { Check } from "./conformance.ts";
+import type { ObjectStore, Region } from "../../stores/store.ts";
 import { patterned } from "./patterned.ts";
+
+export type Check = (sentence: string, body: (store: ObjectStore) => Promise<void>) => void;
 
 const MIB = 1024 * 1024;
 

@@ -96,3 +96,21 @@ export function judgeImport(file: string, specifier: string): string | undefined
 function list(names: readonly string[]): string {
   return names.length === 0 ? "nothing" : names.join(", ");
 }
+
+/** Loops of a graph of files, each from a file back to itself: at least one of every set that has any. */
+export function findLoops(imported: ReadonlyMap<string, readonly string[]>): readonly (readonly string[])[] {
+  const loops: (readonly string[])[] = [];
+  const done = new Set<string>();
+  const way: string[] = [];
+  const visit = (file: string): void => {
+    const at = way.indexOf(file);
+    if (at >= 0) loops.push([...way.slice(at), file]);
+    if (at >= 0 || done.has(file)) return;
+    way.push(file);
+    for (const next of imported.get(file) ?? []) visit(next);
+    way.pop();
+    done.add(file);
+  };
+  for (const file of imported.keys()) visit(file);
+  return loops;
+}

@@ -5,9 +5,8 @@ import { z } from "zod";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { failed, type GoldenCase, type GoldenSet, PASSED, type Verdict } from "./case.ts";
-import { gather } from "./deepspeed.ts";
 import { judge, type Reasons } from "./refusal.ts";
-import { readTensor } from "./tensors.ts";
+import { gatherTensor, readTensor } from "./tensors.ts";
 
 const dcpCase = z.object({
   folder: z.string(),
@@ -56,7 +55,7 @@ async function load(folder: string, entry: DcpCase): Promise<Verdict> {
         `${expected.name} is ${parameter?.dtype} [${parameter?.shape}], not ${expected.dtype} [${expected.shape}]`,
       );
     }
-    const bytes = await gather(store, parameter.name, parameter.shape, parameter);
+    const bytes = await gatherTensor(store, parameter.name, parameter.shape, parameter);
     if (Buffer.compare(bytes, (await readTensor(expectedStore, expected)).bytes) !== 0)
       return failed(`${expected.name}: bytes differ`);
   }

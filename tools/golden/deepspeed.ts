@@ -4,14 +4,13 @@
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import type { ConversionParameter } from "../../core/universal/conversion.ts";
-import { type GatherTensor, gatherPieces } from "../../engine/gather.ts";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { failed, type GoldenCase, type GoldenSet, PASSED, type Verdict } from "./case.ts";
 import { judge, type Reasons } from "./refusal.ts";
 import { runReshard } from "./reshard.ts";
-import { readTensor } from "./tensors.ts";
+import { gatherTensor, readTensor } from "./tensors.ts";
 
 const reshard = z.object({
   target: z.object({ tp: z.int(), dp: z.int(), zero: z.union([z.string(), z.int()]) }),
@@ -79,7 +78,7 @@ export const deepspeedSet: GoldenSet = {
 async function consolidateAll(folder: string): Promise<Verdict> {
   const store = createDirectoryStore(folder, { durable: false });
   const { conversion = [] } = await openCheckpoint(store, "");
-  for (const parameter of conversion) await gather(store, parameter.name, parameter.shape, parameter);
+  for (const parameter of conversion) await gatherTensor(store, parameter.name, parameter.shape, parameter);
   return PASSED;
 }
 
@@ -114,28 +113,10 @@ async function compareState(
     if (tensor.dtype !== expected.dtype || parameter.shape.join() !== expected.shape.join()) {
       return failed(`${expected.name} is ${tensor.dtype} [${parameter.shape}], not [${expected.shape}]`);
     }
-    const bytes = await gather(store, parameter.name, parameter.shape, tensor);
+    const bytes = await gatherTensor(store, parameter.name, parameter.shape, tensor);
     if (Buffer.compare(bytes, (await readTensor(expectedStore, expected)).bytes) !== 0) {
       return failed(`${expected.name}: bytes differ`);
     }
   }
   return PASSED;
-}
-
-/** The bytes of a small tensor, by the converter's own stream. */
-export async function gather(
-  store: ObjectStore,
-  name: string,
-  shape: readonly number[],
-  tensor: Pick<GatherTensor, "dtype" | "gather">,
-): Promise<Uint8Array> {
-  const pieces: Uint8Array[] = [];
-  const { dtype, gather: how } = tensor;
-  const stream = gatherPieces(
-    { store, prefix: "" },
-    [{ name, shape, dtype, gather: how }],
-    new AbortController().signal,
-  );
-  for await (const piece of stream) pieces.push(piece.slice());
-  return Buffer.concat(pieces);
 }

@@ -10,8 +10,7 @@ import type { RankTensor } from "../../core/universal/partition.ts";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { failed, PASSED, type Verdict } from "./case.ts";
-import { gather } from "./deepspeed.ts";
-import { readTensor } from "./tensors.ts";
+import { gatherTensor, readTensor } from "./tensors.ts";
 
 type Reshard = {
   readonly target: { readonly tp: number; readonly dp: number; readonly zero: string | number };
@@ -54,7 +53,7 @@ export async function runReshard(folder: string, source: string, { target, file 
     if (own.shape.join() !== expected.shape.join()) {
       return failed(`${expected.name} is [${own.shape}], not [${expected.shape}]`);
     }
-    const bytes = await gather(store, expected.name, own.shape, own);
+    const bytes = await gatherTensor(store, expected.name, own.shape, own);
     if (Buffer.compare(bytes, (await readTensor(expectedStore, expected)).bytes) !== 0) {
       return failed(`${expected.name}: bytes differ`);
     }

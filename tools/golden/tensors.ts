@@ -3,6 +3,7 @@ import type { TensorEntry } from "../../core/checkpoint.ts";
 import { isFloatDtype } from "../../core/ops/cast.ts";
 import { createScalarKernels } from "../../core/ops/kernels.ts";
 import { elementCount, sameShape } from "../../core/tensor.ts";
+import { type GatherTensor, gatherPieces } from "../../engine/gather.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 
 export type Tensor = { readonly dtype: string; readonly shape: readonly number[]; readonly bytes: Uint8Array };
@@ -27,6 +28,21 @@ export async function readTensor(store: ObjectStore, entry: TensorEntry): Promis
     }),
   );
   return { dtype: entry.dtype, shape: entry.shape, bytes: Buffer.concat(pieces) };
+}
+
+/** The bytes of a small tensor, by the converter's own stream. */
+export async function gatherTensor(
+  store: ObjectStore,
+  name: string,
+  shape: readonly number[],
+  tensor: Pick<GatherTensor, "dtype" | "gather">,
+): Promise<Uint8Array> {
+  const pieces: Uint8Array[] = [];
+  const { dtype, gather } = tensor;
+  const { signal } = new AbortController();
+  const stream = gatherPieces({ store, prefix: "" }, [{ name, shape, dtype, gather }], signal);
+  for await (const piece of stream) pieces.push(piece.slice());
+  return Buffer.concat(pieces);
 }
 
 /** float32 values of a tensor of any float dtype. */

@@ -2,11 +2,11 @@
 // and `.metadata`, a pickle that says which chunk of which tensor lies where. Chunks become boxes of the whole tensor.
 // The variant of Hugging Face (safetensors.ts) has safetensors files with offsets instead.
 // Source: reference checkpoint-formats.md section 6.1.
-import type { ByteRange, CheckpointFile, FolderReader } from "../../checkpoint.ts";
+import type { Box, ByteRange, CheckpointFile, FolderReader } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { FOLDER_LIMITS, PICKLE_LIMITS, RANK_LIMITS } from "../../limits.ts";
 import { type Dtype, elementCount, type Shape, sameShape } from "../../tensor.ts";
-import { type Box, findTilingProblem, wholeBox } from "../../universal/box.ts";
+import { findTilingProblem, wholeBox } from "../../universal/box.ts";
 import { type ConversionParameter, plainParameter } from "../../universal/conversion.ts";
 import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { unpickle } from "../pickle/pickle.ts";

@@ -4,6 +4,7 @@
 // Source: reference checkpoint-formats.md section 6.1.
 import type { Shape } from "../../tensor.ts";
 import { gatherWhole } from "../../universal/box.ts";
+import type { TargetParameter } from "../../universal/conversion.ts";
 import { STATE_NAMES } from "../../universal/conversion.ts";
 import { compareUtf8 } from "../../utf8-order.ts";
 import {
@@ -19,7 +20,7 @@ import {
 } from "../pickle/write.ts";
 import { type PlannedArchive, type PlannedFile, plainPlannedFile, type TargetTensor } from "../planned-file.ts";
 import { groupUnits } from "../safetensors/shard-plan.ts";
-import type { PlannedFolder, TargetFormat, TargetParameter, TargetRequest } from "../target.ts";
+import type { PlannedFolder, TargetFormat, TargetRequest } from "../target.ts";
 import { planTorchArchive, pyTensor } from "../torch/write.ts";
 
 export const dcpTarget = Object.freeze({

@@ -17,7 +17,8 @@ import {
   itemsOf,
   type PickleValue,
 } from "../pickle/value.ts";
-import { placeTorchTensor, readTorchFile, type TorchFile } from "../torch/file.ts";
+import { placeTorchTensor, readTorchFile } from "../torch/file.ts";
+import type { TorchFile } from "../torch/storage.ts";
 import type { PlacedTorchTensor } from "../torch/tensor.ts";
 
 export type NamedShape = { readonly name: string; readonly shape: Shape };

@@ -7,7 +7,8 @@ import { type Dtype, elementCount } from "../../tensor.ts";
 import type { Json, JsonObject } from "../../universal/training-state.ts";
 import { jsonObjectOf, jsonOf } from "../pickle/json.ts";
 import { asKind, countsOf, fieldOf, isCount, itemsOf, type PickleTensor, type PickleValue } from "../pickle/value.ts";
-import { placeTorchTensor, type TorchFile } from "../torch/file.ts";
+import { placeTorchTensor } from "../torch/file.ts";
+import type { TorchFile } from "../torch/storage.ts";
 import { readCount } from "../torch/tensor.ts";
 import { fieldError, readRankFile } from "./model.ts";
 

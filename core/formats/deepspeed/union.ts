@@ -2,10 +2,9 @@
 // and stages give their parameters to one whole. A parameter that several stages hold counts once: the first where the
 // checkpoint says so, else all copies must agree.
 import assert from "node:assert/strict";
-import type { ByteRange } from "../../checkpoint.ts";
+import type { ByteRange, Gather } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
 import { sameShape } from "../../tensor.ts";
-import type { Gather } from "../../universal/box.ts";
 import { type ConversionParameter, type GatheredTensor, STATE_NAMES } from "../../universal/conversion.ts";
 import type { UnionRules, UnitedTensor } from "../../universal/union.ts";
 import type { CheckpointWarning } from "../format.ts";

@@ -6,12 +6,13 @@ import type { CheckpointFile } from "../../checkpoint.ts";
 import { elementCount } from "../../tensor.ts";
 import { gatherWhole } from "../../universal/box.ts";
 import { parseCheckpointInfo, type SubParams } from "../../universal/checkpoint-info.ts";
+import type { TargetParameter } from "../../universal/conversion.ts";
 import { STATE_NAMES } from "../../universal/conversion.ts";
 import { compilePattern } from "../../universal/name-pattern.ts";
 import { scalarTensor } from "../dcp/write.ts";
 import { type Picklable, pyDict, pyList, pyRecord, pyTuple } from "../pickle/write.ts";
 import { type PlannedFile, plainPlannedFile, type TargetTensor } from "../planned-file.ts";
-import type { PlannedFolder, TargetFormat, TargetParameter, TargetRequest } from "../target.ts";
+import type { PlannedFolder, TargetFormat, TargetRequest } from "../target.ts";
 import { planTorchFile, pyTensor, type TorchValue } from "../torch/write.ts";
 import { isModelStateFile } from "./files.ts";
 import {

@@ -3,11 +3,12 @@
 // Source: reference checkpoint-formats.md sections 3.2, 3.3, 4.
 import { MergeyardError } from "../../error.ts";
 import type { Shape } from "../../tensor.ts";
+import type { TargetParameter } from "../../universal/conversion.ts";
 import type { RankTensor } from "../../universal/partition.ts";
 import type { Json, JsonObject, TrainingState } from "../../universal/training-state.ts";
 import { picklableOf } from "../pickle/json.ts";
 import { type Picklable, pyDict, pyList, pyRecord, pySize, pyTuple } from "../pickle/write.ts";
-import type { TargetParameter, Topology } from "../target.ts";
+import type { Topology } from "../target.ts";
 import { pyTensor, type TorchValue } from "../torch/write.ts";
 
 /** The version that the keys written here follow, where the source states none. */

@@ -1,10 +1,12 @@
 // What the tensors of Megatron-LM's torch_dist mean: flattened ones get their shape back, stacked layers are taken
 // apart, states of the optimizer join their parameters. Called by the reader of such checkpoints.
 // Source: reference checkpoint-formats.md section 6.2.
+
+import type { Box } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
 import { RANK_LIMITS } from "../../limits.ts";
 import { elementBytes, elementCount, type Shape, sameShape } from "../../tensor.ts";
-import { type Box, findTilingProblem, sliceRanges, wholeBox } from "../../universal/box.ts";
+import { findTilingProblem, sliceRanges, wholeBox } from "../../universal/box.ts";
 import { type ConversionParameter, type GatheredTensor, STATE_NAMES } from "../../universal/conversion.ts";
 import type { DcpTensors } from "../dcp/dcp.ts";
 import { asKind, countsOf, fieldOf } from "../pickle/value.ts";

@@ -8,7 +8,7 @@ import type { Checkpoint, TensorEntry } from "../../checkpoint.ts";
 import type { OtherFolder } from "../../schemes/folder-form.ts";
 import { folderScheme } from "../../schemes/folder-scheme.ts";
 import { HQQ_PACKINGS } from "../../schemes/hqq.ts";
-import type { ScaleDtype } from "../../schemes/scheme.ts";
+import type { ScaleDtype } from "../../tensor.ts";
 import { parseJsonDocument } from "../json-scan.ts";
 import {
   checkPart,

@@ -4,7 +4,7 @@
 // model_executor/layers/quantization (gptq.py, awq.py, bitsandbytes.py, hqq_marlin.py).
 import assert from "node:assert/strict";
 import type { AwqFolder, BitsandbytesFolder, FolderForm, GptqFolder, HqqFolder } from "../../schemes/folder-form.ts";
-import type { ScaleDtype } from "../../schemes/scheme.ts";
+import type { ScaleDtype } from "../../tensor.ts";
 import { type CompressedGroup, describeCompressed } from "./compressed-tensors-config.ts";
 
 /** Modules of one form, by path. */

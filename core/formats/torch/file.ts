@@ -7,17 +7,11 @@ import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { PICKLE_LIMITS } from "../../limits.ts";
 import { recogniseForeign } from "../foreign-content.ts";
 import { unpickle } from "../pickle/pickle.ts";
-import type { PickleStorage, PickleTensor, PickleValue } from "../pickle/value.ts";
+import type { PickleStorage, PickleTensor } from "../pickle/value.ts";
 import { isLegacyStart, readLegacyTorch } from "./legacy.ts";
-import { createStorageClaims } from "./storage.ts";
+import { createStorageClaims, type TorchFile } from "./storage.ts";
 import { type PlacedTorchTensor, placeTensor } from "./tensor.ts";
 import { readZip, ZIP_START, type ZipEntry } from "./zip.ts";
-
-/** `value` as the pickle gave it; `storages` by key. */
-export type TorchFile = {
-  readonly value: PickleValue;
-  readonly storages: ReadonlyMap<string, ByteRange>;
-};
 
 /** Enough to tell what a file is: a tar says so at byte 257. */
 const START_BYTES = 512;

@@ -1,8 +1,15 @@
-// Persistent ids of torch files: each names a storage by key, class and count. One key has one class and one count in a
-// file; where its bytes lie is the business of file.ts.
+// What both forms of torch files come to, and their persistent ids: each names a storage by key, class and count. One
+// key has one class and one count in a file; where its bytes lie is the business of file.ts and legacy.ts.
+import type { ByteRange } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { asKind, describeValue, isCount, itemsOf, type PickleStorage, type PickleValue } from "../pickle/value.ts";
 import { TORCH_DTYPES, TORCH_STORAGES } from "./dtype.ts";
+
+/** A file of torch.save as data: `value` as the pickle gave it; `storages` by key. */
+export type TorchFile = {
+  readonly value: PickleValue;
+  readonly storages: ReadonlyMap<string, ByteRange>;
+};
 
 /** Storages that the ids of a pickle named, by key, and the reader of such ids. */
 export type StorageClaims = {

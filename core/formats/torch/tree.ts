@@ -4,7 +4,8 @@ import type { CheckpointFile, TensorEntry } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { SAFETENSORS_LIMITS } from "../../limits.ts";
 import { asKind, isObject, type PickleTensor, type PickleValue } from "../pickle/value.ts";
-import { placeTorchTensor, type TorchFile } from "./file.ts";
+import { placeTorchTensor } from "./file.ts";
+import type { TorchFile } from "./storage.ts";
 
 export type NamedTensor = { readonly path: readonly string[]; readonly tensor: PickleTensor };
 

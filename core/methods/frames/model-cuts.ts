@@ -6,20 +6,22 @@ import { type Deltas, wordsOf } from "../../ops/deltas.ts";
 import type { Block, Kernels } from "../../ops/kernels.ts";
 import { allocatedBytes } from "../../ops/memory.ts";
 import { elementCount } from "../../tensor.ts";
-import type { MergeTensor, Refusal, ScratchTensor, StoredPass } from "../method.ts";
+import type {
+  Measurement,
+  MergeTensor,
+  ModelExtent,
+  ModelState,
+  Refusal,
+  Round,
+  RoundTensor,
+  ScratchTensor,
+  StoredPass,
+  TotalSpecs,
+  Totals,
+} from "../method.ts";
 import { COARSE_BINS, FINE_BINS, findBin, SELECTABLE_ELEMENTS_MAX } from "../sparsify/order-statistic.ts";
+import { stateList, vectorOf } from "../totals.ts";
 import { splitBase } from "./base-tiles.ts";
-import {
-  type Measurement,
-  type ModelExtent,
-  type ModelState,
-  type Round,
-  type RoundTensor,
-  stateList,
-  type TotalSpecs,
-  type Totals,
-  vectorOf,
-} from "./whole-model.ts";
 
 /** Called in a tile for every list, with the values whose magnitudes count. */
 export type CountList = (list: number, deltas: Deltas, count: number) => void;

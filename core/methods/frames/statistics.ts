@@ -1,5 +1,5 @@
 // Statistics among a tensor's inputs: of each model one, after the models, or none.
-import type { RoundTensor } from "./whole-model.ts";
+import type { RoundTensor } from "../method.ts";
 
 /** Indexes among the inputs: of the models' weights in order, and of their statistics in the same order. */
 export type StatisticsSplit = { readonly models: readonly number[]; readonly statistics: readonly number[] };

@@ -20,8 +20,9 @@ import {
   type TensorProgram,
 } from "../method.ts";
 import { createMaskStore, type MaskStore, maskStoreBytes } from "../sparsify/mask-store.ts";
-import { divisorOf, RESCALES, type Rescale, type Round, rescaleOf, rescaling } from "../sparsify/rescale.ts";
-import type { DeltaPass, DeltaTile, Sparsification, Sparsifier } from "../sparsify/sparsifier.ts";
+import { divisorOf, type Round, rescaleOf, rescaling } from "../sparsify/rescale.ts";
+import type { DeltaTile, Sparsification, Sparsifier } from "../sparsify/sparsifier.ts";
+import { RESCALES, type Sparsified, type TaskVectorTask } from "./task-vector.ts";
 import { compileWorking, roundingTo, workingBytes } from "./working-steps.ts";
 
 /** A member's place in the table. */
@@ -29,37 +30,12 @@ export type TaskVectorRow = {
   readonly id: string;
   readonly title: string;
   readonly source: string;
-  /** Undefined: differences stay dense; there is no density and nothing to rescale. */
+  /** Undefined: differences stay dense, and density is ignored. */
   readonly sparsifier: Sparsifier | undefined;
   /** Only values of the majority's sign count. */
   readonly elects: boolean;
   readonly normalize: boolean;
   readonly rescale: boolean;
-};
-
-/** One model's part in a tensor. */
-type TaskVector = {
-  /** Among the tensor's inputs. */
-  readonly input: number;
-  readonly weight: number;
-  readonly density: number;
-  /** Index among the sparse models; undefined: all elements are kept. */
-  readonly sparse: number | undefined;
-};
-
-/** A tensor of the family, read once. */
-export type TaskVectorTask = {
-  readonly tensor: MergeTensor;
-  /** The base's index among the tensor's inputs. */
-  readonly base: number;
-  readonly vectors: readonly TaskVector[];
-  /** The tensor with the sparse models as its only inputs, as sparsifiers see it; and where those are in the tensor. */
-  readonly sparse: MergeTensor;
-  readonly sparseInputs: readonly number[];
-  readonly elects: boolean;
-  readonly rescale: Rescale;
-  readonly normalizes: boolean;
-  readonly multiplier: number;
 };
 
 /**
@@ -83,14 +59,15 @@ export function taskVectorMethod(row: TaskVectorRow): MergeMethod {
     embeddingMismatch: "base",
     parameters: z.strictObject({
       normalize: z.boolean().default(row.normalize),
-      ...(sparsifier && { rescale: z.union([z.boolean(), z.enum(RESCALES)]).default(row.rescale) }),
+      rescale: z.union([z.boolean(), z.enum(RESCALES)]).default(row.rescale),
       lambda: z.number().default(1),
       int8_mask: z.boolean().default(false),
       ...sparsifier?.parameters,
     }),
     modelParameters: z.strictObject({
       weight: z.number(),
-      ...(sparsifier && { density: z.number().default(1), ...sparsifier.modelParameters }),
+      density: z.number().default(1),
+      ...sparsifier?.modelParameters,
     }),
     refuse(tensor) {
       for (const input of tensor.inputs) {
@@ -132,7 +109,7 @@ function readTask(row: TaskVectorRow, tensor: MergeTensor): TaskVectorTask {
     return {
       input: index,
       weight: numberParameter(input.parameters, "weight"),
-      density: row.sparsifier === undefined ? 1 : numberParameter(input.parameters, "density"),
+      density: numberParameter(input.parameters, "density"),
       sparse: place < 0 ? undefined : place,
     };
   });
@@ -187,18 +164,6 @@ function combinePass(task: TaskVectorTask): TensorProgram["apply"] {
   const divisor = divisorOf(task, Math.fround);
   return { deltas: true, combination: () => ({ factors, divisor, multiplier: task.multiplier }) };
 }
-
-/** Masks and rescaling factors of the sparse models, and the passes over their differences that both need. */
-export type Sparsified = {
-  readonly masks: MaskStore;
-  /** Masks are made, and hold, for windows. */
-  readonly takesWindows: boolean;
-  /** Where kept elements are told by the keys of a tile, and none is rescaled. */
-  readonly bandIn: Sparsification["bandIn"];
-  /** By sparse model; known after the passes. */
-  readonly scales: readonly number[];
-  readonly reduce: readonly DeltaPass[];
-};
 
 function sparsify(row: TaskVectorRow, task: TaskVectorTask, kernels: Kernels, round: Round): Sparsified {
   const sparsification =

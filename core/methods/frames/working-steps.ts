@@ -10,7 +10,7 @@ import { elementCount, type Shape } from "../../tensor.ts";
 import { type HalfDtype, type Locality, type TensorProgram, type TileView, tileElementsOf } from "../method.ts";
 import { divisorOf, type Round } from "../sparsify/rescale.ts";
 import type { DeltaTile } from "../sparsify/sparsifier.ts";
-import type { Sparsified, TaskVectorTask } from "./task-vectors.ts";
+import type { Sparsified, TaskVectorTask } from "./task-vector.ts";
 
 /** float32 rounding, then nearest-even rounding to the dtype. */
 export function roundingTo(dtype: HalfDtype): Round {

@@ -1,7 +1,8 @@
 // What makes up for dropped elements, and what divides the sum: the scalars of the task-vector family, each rounded to
 // the precision that the caller computes in. Source: merge reference, section 4.6 steps 3 and 5, section 4.8.
 import type { Kernels } from "../../ops/kernels.ts";
-import type { TaskVectorTask } from "../frames/task-vectors.ts";
+import type { TaskVectorTask } from "../frames/task-vector.ts";
+import { RESCALES, type Rescale } from "../frames/task-vector.ts";
 import type { ParameterValues } from "../method.ts";
 import type { MaskStore } from "./mask-store.ts";
 import type { DeltaPass } from "./sparsifier.ts";
@@ -10,10 +11,6 @@ import type { DeltaPass } from "./sparsifier.ts";
 const DIVISOR_FLOOR = 1e-8;
 /** A sum of magnitudes below this leaves the difference unscaled. */
 const SUM_FLOOR = 1e-7;
-
-/** Recipes may also write true for `l1` and false for `none`. */
-export const RESCALES = ["l1", "inverse_density", "none"] as const;
-export type Rescale = (typeof RESCALES)[number];
 
 /** To the precision of the arithmetic. */
 export type Round = (value: number) => number;

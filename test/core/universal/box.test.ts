@@ -2,14 +2,8 @@
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import fc from "fast-check";
-import {
-  type Box,
-  findTilingProblem,
-  flattenBoxes,
-  measureRuns,
-  sliceRanges,
-  wholeBox,
-} from "../../../core/universal/box.ts";
+import type { Box } from "../../../core/checkpoint.ts";
+import { findTilingProblem, flattenBoxes, measureRuns, sliceRanges, wholeBox } from "../../../core/universal/box.ts";
 
 const range = (offset: number, bytes: number, file = "f") => ({ file, offset, bytes });
 
