@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
 import type { Importance } from "../core/formats/gguf/imatrix.ts";
-import type { DerivedFileListing, UnitLoss } from "../core/plan/receipt.ts";
+import { sinkMatrix } from "../core/plan/memory.ts";
+import type { BlockFile, DerivedFileListing, TensorFile, UnitLoss } from "../core/plan/receipt.ts";
 import type { DerivedFile, DerivedModule, DerivedTensor, MergeUnit } from "../core/plan/schema.ts";
 import type { ObjectStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { DerivedPart, RegionResult } from "./merge-region.ts";
@@ -81,8 +82,37 @@ export function derivedParts(
       return { tensor: countFrom(tensor, firstTensor), paddingBytes, importance: own };
     });
     const hessians = file.format === "safetensors" ? file.hessians : undefined;
-    return [{ ticket, prologue: firstTensor === 0 ? headerOf(file) : new Uint8Array(0), tensors, hessians }];
+    const { before, after } = knownBytes(file);
+    const prologue = firstTensor === 0 ? before : new Uint8Array(0);
+    const epilogue = endTensor === unit.tensors.length ? after : new Uint8Array(0);
+    return [{ ticket, prologue, epilogue, tensors, hessians }];
   });
+}
+
+/** Bytes of the file that no weight decides: its header and the parts before the tensors, and those after them. */
+function knownBytes(file: DerivedFile): { readonly before: Uint8Array; readonly after: Uint8Array } {
+  const known = knownParts(file);
+  const first = file.tensors[0]?.offset ?? file.fileBytes;
+  const join = (parts: typeof known) => parts.map(({ bytes }) => bytes);
+  return {
+    before: Buffer.concat([headerOf(file), ...join(known.filter(({ place }) => place.offset < first))]),
+    after: Buffer.concat(join(known.filter(({ place }) => place.offset >= first))),
+  };
+}
+
+type PlacedPart = DerivedModule["parts"][number];
+
+/** Parts that schemes know beforehand, in the file's order. */
+function knownParts(file: DerivedFile): readonly { readonly place: PlacedPart; readonly bytes: Uint8Array }[] {
+  if (file.format === "gguf") return [];
+  const known = file.tensors.flatMap((tensor) => {
+    const parts = sinkMatrix(tensor)?.parts ?? [];
+    return tensor.parts.flatMap((place, index) => {
+      const bytes = parts[index]?.known;
+      return bytes === undefined ? [] : [{ place, bytes }];
+    });
+  });
+  return known.sort((a, b) => a.place.offset - b.place.offset);
 }
 
 /** A tensor whose numbers count in a region that begins at tensor `first`. */
@@ -116,32 +146,44 @@ export function describeDerived(
       return { ...place, sink };
     });
     const headerDigest = digestBytes(headerOf(file));
-    const digests = written.flatMap(({ sink }) => sink.digests);
-    const digest = digestTensorFile(headerDigest, digests);
+    const listing = listTensors(
+      file,
+      written.map(({ sink }) => sink.digests),
+    );
+    const tensorDigests = ("blocks" in listing ? listing.blocks : listing.tensors).map(({ digest }) => digest);
+    const digest = digestTensorFile(headerDigest, tensorDigests);
     const listed = { name: file.file, bytes: file.fileBytes, digest, headerDigest };
     const losses = written.flatMap(({ tensor: { tensor, scheme }, sink }): UnitLoss[] => {
       const source = unit.tensors[tensor]?.name ?? "";
       if (sink.loss === undefined || scheme === undefined) return [];
       return [{ output: file.output, tensor: source, scheme, ...sink.loss, delta: tensors[tensor]?.delta ?? null }];
     });
-    return { file: { ...listed, ...listTensors(file, digests) }, losses };
+    return { file: { ...listed, ...listing }, losses };
   });
   return { derived: made.map(({ file }) => file), losses: made.flatMap(({ losses }) => losses) };
 }
 
-/** Everything that a file lists, with the digests in the same order. */
-function listTensors(file: DerivedFile, digests: readonly string[]) {
-  const digestOf = (index: number) => digests[index] ?? "";
+/** Everything that a file lists, in its order; digests by tensor, of what was made of it. */
+function listTensors(
+  file: DerivedFile,
+  digests: readonly (readonly string[])[],
+): Pick<BlockFile, "blocks"> | Pick<TensorFile, "tensors"> {
   if (file.format === "gguf") {
     const blocks = file.tensors.map(({ name: own, expert, scheme, shape, offset }, index) => {
       const end = file.tensors[index + 1]?.offset ?? file.fileBytes;
       const name = expert === undefined ? own : `${own}[${expert}]`;
-      return { name, scheme, shape: [...shape], offset, bytes: end - offset, digest: digestOf(index) };
+      return { name, scheme, shape: [...shape], offset, bytes: end - offset, digest: digests[index]?.[0] ?? "" };
     });
     return { blocks };
   }
-  const parts = file.tensors.flatMap((tensor) => tensor.parts);
-  return { tensors: parts.map((part, index) => ({ ...part, shape: [...part.shape], digest: digestOf(index) })) };
+  const known = new Map(knownParts(file).map(({ place, bytes }) => [place.name, digestBytes(bytes)]));
+  const parts = file.tensors.flatMap((tensor, index) => {
+    const made = [...(digests[index] ?? [])];
+    return tensor.parts.map((part) => {
+      return { ...part, shape: [...part.shape], digest: known.get(part.name) ?? made.shift() ?? "" };
+    });
+  });
+  return { tensors: parts.sort((a, b) => a.offset - b.offset) };
 }
 
 function headerOf({ header }: DerivedFile): Uint8Array {
@@ -152,6 +194,6 @@ function placesOf(file: DerivedFile): readonly Pick<SinkPlace, "tensor" | "paddi
   const { tensors, fileBytes } = file;
   return tensors.map((tensor, index) => {
     const next = tensors[index + 1]?.offset ?? fileBytes;
-    return { tensor, paddingBytes: next - tensor.offset - tensor.bytes };
+    return { tensor, paddingBytes: "parts" in tensor ? 0 : next - tensor.offset - tensor.bytes };
   });
 }

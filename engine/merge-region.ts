@@ -43,7 +43,9 @@ export type RegionTask = InputTask & {
 /** The part of a derived file that holds the region's tensors. */
 export type DerivedPart = {
   readonly ticket: WriteTicket;
+  /** Bytes that go before the first tensor and behind the last one, in the first region and the last. */
   readonly prologue: Uint8Array;
+  readonly epilogue: Uint8Array;
   /** `tensor.tensor` counts in the region's tensors. */
   readonly tensors: readonly Omit<SinkPlace, "write" | "largest" | "hessian">[];
   /** The folder that has the file of the tensors' Hessians. */
@@ -97,7 +99,10 @@ export async function mergeRegion(task: RegionTask, deps: RegionDeps): Promise<R
     results.push(await mergeOne(task, tensor, deps, { statistics, digestInputs, write, sinks }));
   }
   const derived: RegionReceipt[] = [];
-  for (const part of parts) derived.push(await part.writer.close());
+  for (const { writer, epilogue } of parts) {
+    if (epilogue.byteLength > 0) await writer.write(epilogue);
+    derived.push(await writer.close());
+  }
   return { receipt: await writer.close(), derived, tensors: results };
 }
 
@@ -168,7 +173,7 @@ function createLargest(task: RegionTask, deps: RegionDeps) {
 function openParts({ derived, index, targetStore }: RegionTask, deps: RegionDeps) {
   const target = deps.openStore(targetStore);
   return Promise.all(
-    derived.map(async ({ ticket, prologue, tensors, hessians }) => {
+    derived.map(async ({ ticket, prologue, epilogue, tensors, hessians }) => {
       const writer = await target.openRegion(ticket, index, { signal: deps.signal });
       if (prologue.byteLength > 0) await writer.write(prologue);
       const write = async (bytes: Uint8Array): Promise<void> => {
@@ -176,7 +181,7 @@ function openParts({ derived, index, targetStore }: RegionTask, deps: RegionDeps
         deps.progress(0, bytes.byteLength);
       };
       const places = new Map(tensors.map((place) => [place.tensor.tensor, { ...place, write }] as const));
-      return { writer, placeOf: (tensor: number) => places.get(tensor), hessians };
+      return { writer, placeOf: (tensor: number) => places.get(tensor), hessians, epilogue };
     }),
   );
 }

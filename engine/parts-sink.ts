@@ -1,6 +1,7 @@
 // A tensor's way into a file of parts while it is merged: rows become windows of a scheme's parts. The first part, the
-// large one, is written as it comes where it goes along with the rows; all else waits for the last row. Tensors that
-// stay as they are pass as bytes. Made by create-sink.ts.
+// large one, is written as it comes where it goes along with the rows; all else waits for the last row, but what the
+// shape alone says: that is written with the header (derived-files.ts). Tensors that stay as they are pass as bytes.
+// Made by create-sink.ts.
 import assert from "node:assert/strict";
 import { createHasher, digestBytes } from "../core/artifact/digest.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
@@ -49,6 +50,7 @@ export function createPartsSink(
       await rows.flush();
       const digests: string[] = [];
       for (const part of parts) {
+        if (part.known !== undefined) continue;
         // What belongs to the tensor as a whole is complete with the last window.
         const bytes = kept.get(part.name) ?? last.get(part.name) ?? new Uint8Array(0);
         digests.push(part === streamed ? hasher.digest() : digestBytes(bytes));

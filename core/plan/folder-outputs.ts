@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import type { TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
-import { encodeSafetensorsHeader } from "../formats/safetensors/safetensors.ts";
+import { compareSpecs, encodeSafetensorsHeader, type TensorSpec } from "../formats/safetensors/safetensors.ts";
 import { encodeShardIndex } from "../formats/safetensors/shard-index.ts";
 import { HF_METADATA, type PlannedShard } from "../formats/safetensors/shard-plan.ts";
 import { type FileRole, fileRole } from "../formats/side-files.ts";
@@ -66,28 +66,54 @@ function planFile(
   scheme: FolderScheme,
   hessian: HessianFile | undefined,
 ): PartsFile {
-  const specs = units.map(specsOf);
-  const { header, tensors: placed, fileBytes } = encodeSafetensorsHeader(specs.flat(), HF_METADATA, "given");
-  let next = 0;
+  const known = new Set(units.flatMap(listKnown));
+  const {
+    header,
+    tensors: placed,
+    fileBytes,
+  } = encodeSafetensorsHeader(orderParts(units, known), HF_METADATA, "given");
+  const places = new Map(placed.map((part) => [part.name, part]));
   const tensors = units.map((unit, tensor): DerivedModule => {
-    const count = specs[tensor]?.length ?? 0;
-    const parts = placed.slice(next, next + count).map((part) => {
+    const parts = specsOf(unit).map(({ name }) => {
+      const part = places.get(name);
+      assert.ok(part !== undefined, "every part has a place");
       checkPlace(unit, part);
       return { ...part, shape: [...part.shape], offset: header.length + part.offset };
     });
-    next += count;
-    const bytes = parts.reduce((sum, part) => sum + part.bytes, 0);
-    const place = { tensor, shape: [...unit.entry.shape], offset: parts[0]?.offset ?? fileBytes, bytes, parts };
+    const made = parts.filter(({ name }) => !known.has(name));
+    const bytes = made.reduce((sum, part) => sum + part.bytes, 0);
+    const place = { tensor, shape: [...unit.entry.shape], offset: made[0]?.offset ?? fileBytes, bytes, parts };
     if (unit.kind === "copy") return place;
     const solved = hessian === undefined ? {} : { hessian: placeOf(findHessian(hessian, unit)) };
-    const made = { ...place, scheme: scheme.id, scales: unit.matrix.dtype, ...solved };
-    return scheme.measures === "nothing" ? made : { ...made, fused: fusedIn(unit, units) };
+    const module = { ...place, scheme: scheme.id, scales: unit.matrix.dtype, ...solved };
+    return scheme.measures === "nothing" ? module : { ...module, fused: fusedIn(unit, units) };
   });
   const output = `${scheme.form.container} ${scheme.id}`;
   const made = { output, file, fileBytes, header: Buffer.from(header).toString("base64"), tensors };
   if (hessian === undefined) return { format: "safetensors", ...made };
   const { entries: _, ...hessians } = hessian;
   return { format: "safetensors", ...made, hessians };
+}
+
+/** Names of the parts that headers alone say. */
+function listKnown(unit: CompressedUnit): readonly string[] {
+  if (unit.kind === "copy") return [];
+  return unit.parts.filter(({ known }) => known !== undefined).map(({ name }) => `${unit.module}.${name}`);
+}
+
+/**
+ * Parts that are made stand one unit after the other. Those that are known would put them at odd places, since some are
+ * texts of any length: they begin the file, or end it where their elements are bytes.
+ */
+function orderParts(units: readonly CompressedUnit[], known: ReadonlySet<string>): readonly TensorSpec[] {
+  const specs = units.flatMap(specsOf);
+  const described = specs.filter(({ name }) => known.has(name)).sort(compareSpecs);
+  const isByte = ({ dtype }: TensorSpec) => DTYPE_BITS[dtype] <= 8;
+  return [
+    ...described.filter((spec) => !isByte(spec)),
+    ...specs.filter(({ name }) => !known.has(name)),
+    ...described.filter(isByte),
+  ];
 }
 
 function placeOf({ dtype, shape, ranges }: TensorEntry): NonNullable<DerivedModule["hessian"]> {

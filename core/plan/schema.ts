@@ -235,7 +235,10 @@ const derivedTensorSchema = z.strictObject({
   bytes: count,
 });
 
-/** Tensor number `tensor` of its unit in a file of parts: its own one after the other, or a copy of it. */
+/**
+ * Tensor number `tensor` of its unit in a file of parts: its own one after the other, or a copy of it. Parts that the
+ * scheme knows from the shape alone stand before all that are made, or after them.
+ */
 const derivedModuleSchema = z.strictObject({
   tensor: count,
   shape,
@@ -246,7 +249,7 @@ const derivedModuleSchema = z.strictObject({
   fused: z.array(count).min(1).optional(),
   /** Where the Hessian of its inputs lies in the file of them. */
   hessian: z.strictObject({ dtype, shape, ranges: z.array(byteRangeSchema) }).optional(),
-  /** Places of all parts together, from the file's first byte. */
+  /** Of the parts that are made, together, from the file's first byte. */
   offset: count,
   bytes: count,
   parts: z.array(z.strictObject({ name: z.string(), dtype, shape, offset: count, bytes: count })).min(1),

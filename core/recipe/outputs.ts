@@ -1,7 +1,6 @@
 // What a pipeline's `outputs:` ask for: the merged checkpoint itself, and files of quantized formats that are made in
 // the same pass over the weights.
 import { MergeyardError } from "../error.ts";
-import { FOLDER_ALIGNS } from "../schemes/folder-form.ts";
 import { MIXES, type Mix } from "../schemes/mixes.ts";
 import { FOLDER_SCHEMES, type FolderScheme, SCHEME_ALIASES } from "../schemes/registry.ts";
 import { nearestName } from "./nearest.ts";
@@ -47,9 +46,9 @@ const FORMATS: Readonly<Record<string, readonly string[]>> = Object.freeze({
   safetensors: [],
   gguf: [...MIXES.keys()],
   ...Object.fromEntries(
-    [...Map.groupBy(FOLDER_SCHEMES.values(), ({ form }) => form.container)]
-      .filter(([container]) => FOLDER_ALIGNS[container])
-      .map(([container, schemes]) => [container, schemes.map(({ id }) => id)]),
+    [...Map.groupBy(FOLDER_SCHEMES.values(), ({ form }) => form.container)].map(([container, schemes]) => {
+      return [container, schemes.map(({ id }) => id)];
+    }),
   ),
 });
 

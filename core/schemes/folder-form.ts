@@ -45,15 +45,3 @@ export const FOLDER_ROWS: Readonly<Record<FolderForm["container"], number>> = {
   bitsandbytes: 1,
   hqq: 4,
 };
-
-/**
- * Whether parts of one module after the other's all begin at a multiple of their element: not where a module describes
- * itself by texts of any length.
- */
-export const FOLDER_ALIGNS: Readonly<Record<FolderForm["container"], boolean>> = {
-  "compressed-tensors": true,
-  gptq: true,
-  awq: true,
-  bitsandbytes: false,
-  hqq: false,
-};

@@ -1,7 +1,7 @@
 // HQQ: integers under a scale and a real zero point for a group, the zero point fitted so that outliers weigh less.
 // Needs no calibration data.
 // Source: HQQ, https://mobiusml.github.io/hqq_blog; quantization reference section 7.
-import type { Dtype } from "../tensor.ts";
+import type { Dtype, Shape } from "../tensor.ts";
 import { nearestWithin } from "./bits.ts";
 import type { HqqFolder } from "./folder-form.ts";
 import { setLimits } from "./limits.ts";
@@ -165,17 +165,14 @@ export function hqq(id: string, bits: HqqBits, group: number): PartScheme {
     form,
     columnUnit: group,
     rowsTogether: (columns) => Math.max(1, Math.floor(TOGETHER_ELEMENTS / columns)),
-    parts: (matrix) => [
-      ...listParts(form, matrix),
-      ...describeModule(form, matrix).map(({ name, dtype, shape }) => ({ name, dtype, shape, along: undefined })),
-    ],
+    parts: (matrix) => [...listParts(form, matrix), ...describeModule(form, matrix)],
     quantize(window) {
       const { codes, scales, zeros } = solveHqq({ width: group, values: window.values }, bits);
       packHqq(codes, placeOf(window, bits, group), partOf(window, "W_q"));
       const [scaleView, zeroView] = [viewOf(partOf(window, "scale")), viewOf(partOf(window, "zero"))];
       scales.forEach((scale, at) => void scaleView.setFloat32(4 * at, scale, true));
       zeros.forEach((zero, at) => void zeroView.setFloat32(4 * at, zero, true));
-      for (const { name, bytes } of describeModule(form, window.matrix)) partOf(window, name).set(bytes);
+      for (const { name, known } of describeModule(form, window.matrix)) partOf(window, name).set(known);
     },
     dequantize: (window) => dequantizeWindow(form, window),
     limits: {
@@ -229,27 +226,19 @@ function dequantizeWindow({ bits, group, stored }: HqqFolder, window: RowWindow)
 export const HQQ_PACKINGS = { 8: "8bit_u8", 4: "4bit_u8", 3: "3bit_32", 2: "2bit_u8" } as const;
 const TORCH_NAMES = { F32: "torch.float32", BF16: "torch.bfloat16", F16: "torch.float16" } as const;
 
-type Described = {
-  readonly name: string;
-  readonly dtype: Dtype;
-  readonly shape: readonly number[];
-  readonly bytes: Uint8Array;
-};
+type Described = Part & { readonly known: Uint8Array };
 
 /** What a module says of itself: hqq stores every field as a tensor, texts as their characters. */
 function describeModule({ bits, group }: HqqFolder, { rows, columns, dtype }: Matrix): readonly Described[] {
-  const number = (name: string, value: number): Described => {
-    return { name, dtype: "I32", shape: [], bytes: new Uint8Array(Int32Array.of(value).buffer) };
+  const field = (name: string, dtype: Dtype, shape: Shape, known: Uint8Array): Described => {
+    return { name, dtype, shape, along: undefined, known };
   };
-  const flag = (name: string, value: boolean): Described => {
-    return { name, dtype: "U8", shape: [], bytes: Uint8Array.of(value ? 1 : 0) };
-  };
-  const text = (name: string, value: string): Described => {
-    return { name, dtype: "U8", shape: [value.length], bytes: new TextEncoder().encode(value) };
-  };
+  const number = (name: string, value: number) => field(name, "I32", [], new Uint8Array(Int32Array.of(value).buffer));
+  const flag = (name: string, value: boolean) => field(name, "U8", [], Uint8Array.of(value ? 1 : 0));
+  const text = (name: string, value: string) => field(name, "U8", [value.length], new TextEncoder().encode(value));
   const shape = new Uint8Array(BigInt64Array.of(BigInt(rows), BigInt(columns)).buffer);
   return [
-    { name: "shape", dtype: "I64", shape: [2], bytes: shape },
+    field("shape", "I64", [2], shape),
     number("nbits", bits),
     number("group_size", group),
     number("axis", 1),

@@ -52,7 +52,7 @@ export function nf4(id: string, block: number): PartScheme {
     form: { container: "bitsandbytes", block },
     columnUnit: 1,
     rowsTogether: (columns) => rowsOfBlocks(block, columns),
-    parts: (matrix) => [...listParts(matrix, block, "F32"), statePart(matrix, block)],
+    parts: (matrix) => [...listParts(matrix, block, "F32"), ...describeModule(matrix, block)],
     quantize(window) {
       const [codes, scales] = [partOf(window, "weight"), viewOf(partOf(window, "weight.absmax"))];
       const { values } = window;
@@ -84,9 +84,7 @@ export function nf4(id: string, block: number): PartScheme {
 
 /** The table, and what the loader reads of the module. */
 export function writeTable(window: RowWindow, block: number): void {
-  const target = viewOf(partOf(window, "weight.quant_map"));
-  TABLE.forEach((value, code) => void target.setFloat32(4 * code, value, true));
-  partOf(window, "weight.quant_state.bitsandbytes__nf4").set(describeState(window.matrix, block));
+  for (const { name, known } of describeModule(window.matrix, block)) partOf(window, name).set(known);
 }
 
 /** The weights, by either table of bitsandbytes: what is read is the one that the module stores. */
@@ -98,7 +96,7 @@ export function storedBitsandbytes({ block, nested }: BitsandbytesFolder): Store
     columnUnit: 1,
     rowsTogether: (columns) => rowsOfBlocks(block, columns),
     parts(matrix) {
-      const own = listParts(matrix, block, nested === undefined ? "F32" : "U8");
+      const own = [...listParts(matrix, block, nested === undefined ? "F32" : "U8"), TABLE_PART];
       if (nested === undefined) return own;
       const scales = Math.ceil((matrix.rows * matrix.columns) / block);
       return [
@@ -108,7 +106,7 @@ export function storedBitsandbytes({ block, nested }: BitsandbytesFolder): Store
       ];
     },
     dequantize(window) {
-      const [codes, table] = [partOf(window, "weight"), viewOf(partOf(window, "weight.quant_map"))];
+      const [codes, table] = [partOf(window, "weight"), viewOf(partOf(window, TABLE_PART.name))];
       const scaleOf = readScales(window, block, nested);
       forEachBlock(window, block, (first, count, at) => {
         const absmax = scaleOf(at);
@@ -143,13 +141,22 @@ function listParts(matrix: Matrix, block: number, scales: "F32" | "U8"): readonl
   return [
     { name: "weight", dtype: "U8", shape: [Math.ceil(count / 2), 1], along: along(2) },
     { name: "weight.absmax", dtype: scales, shape: [Math.ceil(count / block)], along: along(block) },
-    { name: "weight.quant_map", dtype: "F32", shape: [16], along: undefined },
   ];
 }
 
-function statePart(matrix: Matrix, block: number): Part {
-  const { length } = describeState(matrix, block);
-  return { name: "weight.quant_state.bitsandbytes__nf4", dtype: "U8", shape: [length], along: undefined };
+const TABLE_PART = { name: "weight.quant_map", dtype: "F32", shape: [TABLE.length], along: undefined } as const;
+
+/** The table, and the JSON that the loader reads. */
+function describeModule(matrix: Matrix, block: number): readonly (Part & { readonly known: Uint8Array })[] {
+  const table = new Uint8Array(4 * TABLE.length);
+  const view = viewOf(table);
+  TABLE.forEach((value, code) => void view.setFloat32(4 * code, value, true));
+  const state = describeState(matrix, block);
+  const name = "weight.quant_state.bitsandbytes__nf4";
+  return [
+    { ...TABLE_PART, known: table },
+    { name, dtype: "U8", shape: [state.length], along: undefined, known: state },
+  ];
 }
 
 /** The fewest rows that hold whole blocks. */

@@ -68,6 +68,8 @@ export type Part = {
    * Undefined: the part belongs to the tensor as a whole (a single scale, the shape, a transposed layout).
    */
   readonly along: { readonly slices: number; readonly rows: number } | undefined;
+  /** Its bytes, where the matrix's shape and dtype alone say them. */
+  readonly known?: Uint8Array | undefined;
 };
 
 /**

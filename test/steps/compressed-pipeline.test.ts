@@ -127,16 +127,21 @@ const WIDE: Change = {
   ),
 };
 
-test("folders of GPTQ and AWQ are made in the pass that merges, with the inputs read once", async () => {
+test("folders of other tools are made in the pass that merges, with the inputs read once", async () => {
   for (const [format, scheme] of [
     ["gptq", "gptq4_channel"],
     ["awq", "awq4_group128"],
+    ["bitsandbytes", "nf4_block64"],
+    ["hqq", "hqq4_group64"],
+    ["hqq", "hqq3_group64"],
   ] as const) {
     const { read, end, yard } = await compare(`{ format: ${format}, scheme: ${scheme} }`, scheme, WIDE);
     assert.equal(read.own, read.plain, scheme);
     const folder = await folderOf(yard, end.prefix, filesOf(end, ""));
     const { checkpoint } = await openCheckpoint(folder, "");
     assert.ok(checkpoint.tensors.some(({ packing }) => packing?.parts?.container === format));
+    const verified = await runStep(verifyStep, { folder: folder.uri }, testDeps(openerOf(folder)));
+    assert.equal(verified.files, end.manifest.files.length);
   }
 });
 
@@ -229,7 +234,8 @@ test("what no folder can hold in the same pass stops the run before anything is 
   const [fp8, int8] = [compressed("fp8_dynamic"), compressed("int8_dynamic")];
   for (const [text, code, expected, change] of [
     [recipe("[{ format: gptq, scheme: fp8_tensor }]"), "RecipeNotSupported", /gptq4_group128/],
-    [recipe("[{ format: hqq, scheme: hqq4_group64 }]"), "RecipeNotSupported", /safetensors or gguf/],
+    [recipe("[{ format: exl2, scheme: exl2 }]"), "RecipeNotSupported", /safetensors or gguf/],
+    [recipe("[{ format: hqq, scheme: hqq4_group128 }]"), "RecipeNotSupported", /hqq4_group64/],
     [recipe("[{ format: gptq, scheme: gptq4_group128 }]", KEEP), "QuantizeShapeUnsupported", /a multiple of 128/],
     [recipe(`[${fp8}, ${fp8}]`), "RecipeFieldInvalid", /every output once/],
     [recipe("[{ format: compressed-tensors }]"), "RecipeNotSupported", /with a scheme/],

@@ -67,6 +67,20 @@ suite("schemes of parts", () => {
     }
   });
 
+  test("parts that are known beforehand have the bytes that quantizing gives", () => {
+    const matrix: Matrix = { rows: 128, columns: 256, dtype: "BF16" };
+    const values = noise(matrix);
+    const known = SCHEMES.flatMap((scheme) => {
+      const made = quantizeMatrix(scheme, matrix, values, factsOf(values));
+      return scheme.parts(matrix).flatMap((part) => (part.known === undefined ? [] : [{ part, made }]));
+    });
+    assert.ok(known.some(({ part }) => part.name === "compute_dtype"));
+    for (const { part, made } of known) {
+      assert.equal(part.along, undefined, part.name);
+      assert.deepEqual(made.get(part.name), part.known, part.name);
+    }
+  });
+
   test("windows in any order give the bytes of the whole", () => {
     for (const scheme of SCHEMES) {
       const matrix: Matrix = { rows: 130, columns: 256, dtype: "F16" };
