@@ -2,7 +2,6 @@ import { taskVectorMethod } from "./frames/task-vectors.ts";
 
 /**
  * Task arithmetic: R = W0 + lambda * sum_i w_i (W_i - W0), the sum divided by sum_i w_i when `normalize`.
- * `density` and `rescale` are accepted and have no effect, as in the reference.
  * Source: Ilharco et al., arXiv:2212.04089; mergekit `task_arithmetic`, merge reference section 4.6.
  */
 export const task_arithmetic = taskVectorMethod({

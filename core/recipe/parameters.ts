@@ -17,12 +17,13 @@ export type ParameterSchemas = Pick<MergeMethod, "id" | "base" | "parameters" | 
 
 /**
  * Checks what needs no tensor: the names, and that no gradient is given to a parameter that is true or false. A name
- * that only another method of mergekit knows is a warning, as is any name under `mergekit_compat: strict`; a global
- * parameter given to a model is a warning. Throws RecipeParameterUnknown, RecipeParameterInvalid. Returns warnings.
+ * that only another method of mergekit knows is a warning, as is any name under `mergekit_compat: strict`; so are a
+ * global parameter given to a model, a parameter given to a base that is set apart, and a base that nothing sets apart
+ * and that joins the models unasked. Throws RecipeParameterUnknown, RecipeParameterInvalid. Returns warnings.
  */
 export function checkParameters(recipe: Recipe, method: ParameterSchemas): readonly string[] {
   const warnings = new Set<string>();
-  for (const { level, ofModel } of allLevels(recipe)) {
+  for (const { level, ofModel, ofBase } of allLevels(recipe)) {
     for (const [name, setting] of Object.entries(level.settings)) {
       const where = fieldPlace(recipe.origin, [...level.field, name]);
       const schema = fieldSchema(method.modelParameters, name) ?? fieldSchema(method.parameters, name);
@@ -32,8 +33,16 @@ export function checkParameters(recipe: Recipe, method: ParameterSchemas): reado
         throw new MergeyardError("RecipeParameterInvalid", { where, found: "a gradient", expected: "true or false" });
       } else if (ofModel && fieldSchema(method.modelParameters, name) === undefined) {
         warnings.add(`${where.field}: ${name} is a parameter of the whole merge; given to a model it has no effect`);
+      } else if (ofBase && method.base !== "none") {
+        warnings.add(`${where.field}: ${method.id} gives its base no ${name}; it has no effect`);
       }
     }
+  }
+  const unlisted = recipe.slices.flatMap((slice) => slice.sources).find((source) => source.unlisted);
+  if (method.base === "none" && unlisted !== undefined) {
+    const { field, line } = fieldPlace(recipe.origin, unlisted.field);
+    const place = `${field}${line === undefined ? "" : ` (line ${line})`}`;
+    warnings.add(`${place}: ${method.id} sets no base apart; ${unlisted.model} is merged like the other models`);
   }
   return [...warnings];
 }
@@ -53,10 +62,10 @@ function unknownParameter(recipe: Recipe, method: ParameterSchemas, name: string
 
 type Place = ReturnType<typeof fieldPlace>;
 
-function allLevels(recipe: Recipe): readonly { level: SettingsLevel; ofModel: boolean }[] {
+function allLevels(recipe: Recipe): readonly { level: SettingsLevel; ofModel: boolean; ofBase: boolean }[] {
   const levels = recipe.slices.flatMap((slice) => [
-    ...slice.sources.map(({ level }) => ({ level, ofModel: true })),
-    ...slice.levels.map((level) => ({ level, ofModel: false })),
+    ...slice.sources.map(({ model, level }) => ({ level, ofModel: true, ofBase: model === slice.base })),
+    ...slice.levels.map((level) => ({ level, ofModel: false, ofBase: false })),
   ]);
   const byField = new Map(levels.map((entry) => [entry.level.field.join("\0"), entry]));
   return [...byField.values()];

@@ -21,6 +21,8 @@ export type RecipeSource = {
   /** The model's own settings: they win over every other level. */
   readonly level: SettingsLevel;
   readonly field: FieldPath;
+  /** The base, which `models` does not list. */
+  readonly unlisted?: true;
 };
 
 export type RecipeSlice = {
@@ -110,7 +112,7 @@ function readModels(
     return { model: model.model, ...statisticsOf(statistics), layers: undefined, level, field: place };
   });
   const own = ["base_model"];
-  const appended = { layers: undefined, level: { settings: {}, field: own }, field: own };
+  const appended = { layers: undefined, level: { settings: {}, field: own }, field: own, unlisted: true as const };
   const isListed = base === undefined || sources.some(({ model }) => model === base);
   return {
     sources: isListed ? sources : [...sources, { model: base, ...appended }],

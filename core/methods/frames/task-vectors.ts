@@ -30,7 +30,7 @@ export type TaskVectorRow = {
   readonly id: string;
   readonly title: string;
   readonly source: string;
-  /** Undefined: differences stay dense, and density is ignored. */
+  /** Undefined: differences stay dense; there is no density and nothing to rescale. */
   readonly sparsifier: Sparsifier | undefined;
   /** Only values of the majority's sign count. */
   readonly elects: boolean;
@@ -59,15 +59,14 @@ export function taskVectorMethod(row: TaskVectorRow): MergeMethod {
     embeddingMismatch: "base",
     parameters: z.strictObject({
       normalize: z.boolean().default(row.normalize),
-      rescale: z.union([z.boolean(), z.enum(RESCALES)]).default(row.rescale),
+      ...(sparsifier && { rescale: z.union([z.boolean(), z.enum(RESCALES)]).default(row.rescale) }),
       lambda: z.number().default(1),
       int8_mask: z.boolean().default(false),
       ...sparsifier?.parameters,
     }),
     modelParameters: z.strictObject({
       weight: z.number(),
-      density: z.number().default(1),
-      ...sparsifier?.modelParameters,
+      ...(sparsifier && { density: z.number().default(1), ...sparsifier.modelParameters }),
     }),
     refuse(tensor) {
       for (const input of tensor.inputs) {
@@ -109,7 +108,7 @@ function readTask(row: TaskVectorRow, tensor: MergeTensor): TaskVectorTask {
     return {
       input: index,
       weight: numberParameter(input.parameters, "weight"),
-      density: numberParameter(input.parameters, "density"),
+      density: row.sparsifier === undefined ? 1 : numberParameter(input.parameters, "density"),
       sparse: place < 0 ? undefined : place,
     };
   });

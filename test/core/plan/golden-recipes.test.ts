@@ -1,13 +1,9 @@
-// Recipes that mergekit ran: they must be planned to the same tensors and the same config. Methods that are not
-// registered are stood in for, since planning needs their declared properties alone.
+// Recipes that mergekit ran: they must be planned to the same tensors and the same config.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 import { z } from "zod";
 import type { Checkpoint } from "../../../core/checkpoint.ts";
-import type { MergeMethod } from "../../../core/methods/method.ts";
-import { findMethod } from "../../../core/methods/registry.ts";
-import { task_arithmetic } from "../../../core/methods/task_arithmetic.ts";
 import { isFloatDtype } from "../../../core/ops/cast.ts";
 import { configOf, makeCheckpoint, planText, tensorOf, tensorsOf } from "./checkpoints.ts";
 
@@ -55,10 +51,7 @@ function makeModel(dtype: "F32" | "BF16"): Checkpoint {
   });
 }
 
-const family = (id: string): MergeMethod => ({ ...task_arithmetic, id, reducePasses: 2 });
-const STAND_INS: Readonly<Record<string, MergeMethod>> = { ties: family("ties"), dare_linear: family("dare_linear") };
-const plan = (recipe: string) =>
-  planText(textOf(recipe), models, { findMethod: (id) => STAND_INS[id] ?? findMethod(id) });
+const plan = (recipe: string) => planText(textOf(recipe), models);
 
 for (const { id, recipe, tensors, expected_config: expected } of recipes) {
   test(`${id} is planned to the reference's tensors and config`, () => {

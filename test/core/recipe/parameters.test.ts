@@ -186,6 +186,20 @@ test("a parameter of the whole merge given to a model is a warning", () => {
   assert.equal(checkParameters(recipeOf("    parameters: {weight: 1, normalize: false}"), METHOD).length, 1);
 });
 
+test("what a recipe says of a base in vain is a warning", () => {
+  const base = ["    parameters: {weight: 1}", "  - {model: base, parameters: {weight: 0.5}}"];
+  const check = (lines: readonly string[], kind: typeof METHOD.base) =>
+    checkParameters(recipeOf(...lines), { ...METHOD, base: kind });
+  assert.deepEqual(check(base, "required"), [
+    "models[1].parameters.weight: sample gives its base no weight; it has no effect",
+  ]);
+  assert.deepEqual(check(base, "none"), []);
+  assert.deepEqual(check(base.slice(0, 1), "none"), [
+    "base_model (line 2): sample sets no base apart; base is merged like the other models",
+  ]);
+  assert.deepEqual(check(base.slice(0, 1), "optional"), []);
+});
+
 test("a filter that is part of no name is a warning with its line; one that is, is none", () => {
   const recipe = recipeOf(
     "    parameters:",
