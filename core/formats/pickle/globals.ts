@@ -120,6 +120,18 @@ function integerOf(value: PickleValue | undefined): number | undefined {
 
 const rebuildParameter: Call = (args, tools) => asKind(args[0], "tensor") ?? fail(tools, args, "a tensor");
 
+/** (rebuild function, class, its arguments, attributes): a tensor that bears attributes of Python, which are dropped. */
+const rebuildFromType: Call = (args, tools) => {
+  const [rebuild, type, inner] = args;
+  const [rebuildName = "", typeName = ""] = [rebuild, type].map((each) => asKind(each, "global")?.name);
+  const items = itemsOf(inner);
+  if (items === undefined || args.length !== 4) return fail(tools, args, "a function, a class, arguments and a state");
+  if (TENSOR_CLASSES.has(typeName) && REBUILD_TENSOR.has(rebuildName)) {
+    return GLOBALS.get(rebuildName)?.call?.(items, tools) ?? fail(tools, args, "a tensor");
+  }
+  throw tools.refused(`_rebuild_from_type_v2(${args.slice(0, 2).map(describeValue).join(", ")})`);
+};
+
 const makeSize: Call = (args, tools) => {
   const items = itemsOf(args[0]);
   if (items === undefined || args.length !== 1) return fail(tools, args, "one tuple");
@@ -156,6 +168,12 @@ const both = (name: string, meaning: GlobalMeaning): [string, GlobalMeaning][] =
 
 const DCP_METADATA = "torch.distributed.checkpoint.metadata";
 const OLD_DCP_METADATA = "torch.distributed._shard.sharded_tensor.metadata";
+const TENSOR_CLASSES: ReadonlySet<string> = new Set(["torch Tensor", "torch.nn.parameter Parameter"]);
+const REBUILD_TENSOR: ReadonlySet<string> = new Set([
+  "torch._utils _rebuild_tensor_v2",
+  "torch._utils _rebuild_tensor_v3",
+  "torch._utils _rebuild_parameter",
+]);
 const MEMORY_FORMATS = enumOf(["TORCH_CONTIGUOUS_FORMAT", "TORCH_CHANNELS_LAST", "TORCH_PRESERVE_FORMAT"]);
 
 /** By `module name`, as it stands in the pickle. */
@@ -168,6 +186,7 @@ export const GLOBALS: ReadonlyMap<string, GlobalMeaning> = new Map<string, Globa
   ["torch._utils _rebuild_tensor_v3", { call: rebuildTensor3 }],
   ["torch._utils _rebuild_parameter", { call: rebuildParameter }],
   ["torch._utils _rebuild_parameter_with_state", { call: rebuildParameter }],
+  ["torch._tensor _rebuild_from_type_v2", { call: rebuildFromType }],
   ["torch.nn.parameter Parameter", {}],
   ["torch Tensor", {}],
   ["torch Size", { call: makeSize }],

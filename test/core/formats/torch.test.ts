@@ -11,7 +11,20 @@ import { torch } from "../../../core/formats/torch/torch.ts";
 import { listTensors, placeTensors } from "../../../core/formats/torch/tree.ts";
 import { TORCH_LIMITS } from "../../../core/limits.ts";
 import { runGolden } from "../../../tools/golden.ts";
-import { dict, fileOf, ops, pickleOf, readerOf, tensor, torchOf, tuple, zipOf } from "./torch-parts.ts";
+import {
+  dict,
+  fileOf,
+  int,
+  type Op,
+  ops,
+  pickleOf,
+  readerOf,
+  tensor,
+  text,
+  torchOf,
+  tuple,
+  zipOf,
+} from "./torch-parts.ts";
 
 const GOLDEN = join(import.meta.dirname, "../../golden/torch");
 
@@ -100,6 +113,28 @@ suite("files of torch.save", () => {
   test("load as the golden set says, and are refused for its reasons", async () => {
     const report = await runGolden(GOLDEN);
     assert.deepEqual(report, { passed: 77, failed: [], skipped: [] });
+  });
+
+  test("may bear attributes of Python, which are dropped, on tensors of torch's own classes alone", async () => {
+    const from = "ctorch._tensor\n_rebuild_from_type_v2\n";
+    const rebuild = "ctorch._utils\n_rebuild_tensor_v2\n";
+    const plain = tensor(matrix);
+    const view = plain.subarray(rebuild.length, plain.length - 1);
+    const state = dict(["ds_id", text("2_3")]);
+    const bearing = (...parts: readonly Op[]) => one(ops(from, tuple(...parts), "R"));
+    for (const type of ["ctorch\nTensor\n", "ctorch.nn.parameter\nParameter\n"]) {
+      const { checkpoint } = await open(bearing(rebuild, type, view, state));
+      assert.deepEqual(
+        checkpoint.tensors.map(({ name, dtype, shape }) => [name, dtype, shape]),
+        [["w", "F32", [2, 3]]],
+      );
+    }
+    const refuses = (code: string, ...parts: readonly Op[]) => assert.rejects(open(bearing(...parts)), { code });
+    await refuses("PickleGlobalRefused", rebuild, "ccollections\nOrderedDict\n", view, state);
+    await refuses("PickleGlobalRefused", "ctorch\nSize\n", "ctorch\nTensor\n", view, state);
+    await refuses("PickleGlobalRefused", from, "ctorch\nTensor\n", view, state);
+    await refuses("PickleInvalid", rebuild, "ctorch\nTensor\n", view);
+    await refuses("PickleInvalid", rebuild, "ctorch\nTensor\n", tuple(int(1)), state);
   });
 
   test("are refused with the code of what is wrong, for every hostile file", async () => {
