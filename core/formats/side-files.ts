@@ -36,6 +36,7 @@ const ROLES: readonly (readonly [FileRole, RegExp])[] = Object.freeze([
   ["tokenizer", /^(merges\.txt|vocab\.txt|chat_template\.jinja|tokenizer\.model.*|spiece\.model|.*\.bpe\.model)$/],
   ["tokenizer", /\.tiktoken$/],
   ["processor", /^(video_)?(pre)?processor_config\.json$/],
+  ["trainer", /^(rng_state.*\.pth|random_states.*\.pkl|latest(_universal)?|zero_to_fp32\.py)$/],
   ["code", /\.py$/],
   ["card", /^README\.md$/i],
   ["licence", /^(LICEN[SC]E|NOTICE|COPYING|USE_POLICY)/i],
@@ -43,7 +44,6 @@ const ROLES: readonly (readonly [FileRole, RegExp])[] = Object.freeze([
   ["record", /^((manifest|universal)\.json|manifest\.intoto\.jsonl|_COMPLETE|_PUSH(-\d+-of-\d+)?)$/],
   ["adapter", /^adapter_config\.json$/],
   ["trainer", /^(training_args\.bin|trainer_state\.json|optimizer\.(pt|bin)|scheduler\.(pt|bin)|scaler\.pt)$/],
-  ["trainer", /^(rng_state.*\.pth|random_states.*\.pkl|latest(_universal)?|zero_to_fp32\.py)$/],
   ["weights", /\.(safetensors|bin|pt|pth|ckpt|pkl|gguf|ggml|h5|msgpack|onnx|npz|npy|distcp|pdparams|mar|tar|zip)$/i],
 ]);
 

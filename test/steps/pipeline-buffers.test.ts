@@ -1,5 +1,6 @@
-// Buffers of a pipeline module lie in the files of its layers, as DeepSpeed's PipelineModule.save_state_dict writes
-// them: they are kept, like those of any other model. Without tensor parallelism these files name no rank.
+// Buffers and frozen weights of a pipeline module lie in the files of its layers, as DeepSpeed's
+// PipelineModule.save_state_dict writes them: they are kept, like those of any other model, tied modules' too. Without
+// tensor parallelism these files name no rank.
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import { type Picklable, pyDict, pyList, pyRecord, pySize } from "../../core/formats/pickle/write.ts";
@@ -53,20 +54,18 @@ async function putStage(store: ObjectStore, stage: number, weight: string, buffe
   await put(store, `${mp}_model_states`, model);
 }
 
+/** The file of a layer, by local names. */
+async function putLayer(store: ObjectStore, layer: number, members: Readonly<Record<string, readonly number[]>>) {
+  const value = pyDict(Object.entries(members).map(([name, values]) => [name, tensor(...values)] as const));
+  await put(store, `layer_0${layer}-model_states`, value);
+}
+
 async function pipeline(): Promise<ObjectStore> {
   const store = newStore();
   await putStage(store, 0, "1.mlp.weight", ["1.rope.inv_freq", "tied_modules.embed.position_ids"]);
   await putStage(store, 1, "2.mlp.weight", ["2.rope.inv_freq"]);
-  for (const [layer, value] of [
-    ["layer_01-model_states", 5],
-    ["layer_02-model_states", 6],
-  ] as const) {
-    const members = [
-      ["mlp.weight", tensor(1, 2)],
-      ["rope.inv_freq", tensor(value, 0.25, 0.125)],
-    ] as const;
-    await put(store, layer, pyDict<TargetTensor>(members));
-  }
+  await putLayer(store, 1, { "mlp.weight": [1, 2], "rope.inv_freq": [5, 0.25, 0.125] });
+  await putLayer(store, 2, { "mlp.weight": [1, 2], "rope.inv_freq": [6, 0.25, 0.125] });
   return store;
 }
 
@@ -98,5 +97,60 @@ suite("buffers of a pipeline", () => {
     const { output: again } = await convertInto(other, "universal");
     assert.equal(again.contents, output.contents);
     assert.equal(again.tensors, 4);
+  });
+
+  test("of tied modules are read from any layer that is one, and agree", async () => {
+    const store = newStore();
+    await putStage(store, 0, "tied_modules.embed.weight", ["tied_modules.embed.position_ids"]);
+    await putStage(store, 1, "2.mlp.weight", ["tied_modules.embed.position_ids", "2.rope.inv_freq"]);
+    await putLayer(store, 0, { weight: [1, 2], position_ids: [0, 1, 2] });
+    await putLayer(store, 2, { "mlp.weight": [1, 2], "rope.inv_freq": [6] });
+    await putLayer(store, 3, { weight: [1, 2], position_ids: [0, 1, 2] });
+    const { conversion = [], warnings } = await openCheckpoint(store, "");
+    assert.deepEqual(
+      conversion.map(({ name, shape }) => [name, [...shape]]),
+      [
+        ["tied_modules.embed.weight", [2]],
+        ["2.mlp.weight", [2]],
+        ["tied_modules.embed.position_ids", [3]],
+        ["2.rope.inv_freq", [1]],
+      ],
+    );
+    assert.deepEqual(warnings, []);
+  });
+
+  test("of two tied modules with the same members are warned of: nothing says which is which", async () => {
+    const store = newStore();
+    await putStage(store, 0, "tied_modules.a.weight", ["tied_modules.a.ids", "tied_modules.b.ids"]);
+    await putStage(store, 1, "tied_modules.b.weight", ["tied_modules.b.ids"]);
+    await putLayer(store, 0, { weight: [1, 2], ids: [1] });
+    await putLayer(store, 3, { weight: [1, 2], ids: [2] });
+    const { conversion = [], warnings } = await openCheckpoint(store, "");
+    assert.equal(conversion.length, 2);
+    assert.deepEqual(
+      warnings.map(({ code, found }) => [code, found]),
+      [["TensorsIgnored", "tied_modules.a.ids, tied_modules.b.ids"]],
+    );
+  });
+});
+
+suite("weights of a pipeline that no optimizer holds", () => {
+  test("are read from the files of their layers", async () => {
+    const store = await pipeline();
+    await putLayer(store, 3, { weight: [7, 8, 9] });
+    const { conversion = [] } = await openCheckpoint(store, "");
+    const [frozen] = conversion.filter(({ name }) => name === "3.weight");
+    assert.deepEqual([frozen?.shape, frozen?.training], [[3], undefined]);
+  });
+
+  test("are all there is where optimizer states are missing", async () => {
+    const store = await pipeline();
+    for (const stage of [0, 1]) await store.delete(`${STEP}/zero_pp_rank_0_mp_rank_0${stage}_optim_states.pt`);
+    const { conversion = [], warnings } = await openCheckpoint(store, "");
+    assert.deepEqual(
+      conversion.map(({ name }) => name),
+      ["1.mlp.weight", "2.mlp.weight", "1.rope.inv_freq", "2.rope.inv_freq"],
+    );
+    assert.ok(warnings.some(({ code }) => code === "OptimizerStatesMissing"));
   });
 });

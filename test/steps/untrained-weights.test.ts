@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { readAll } from "../../stores/objects.ts";
+import type { ObjectStore } from "../../stores/store.ts";
 import { dict, int, ops, tensor, torchOf } from "../core/formats/torch-parts.ts";
 import { newStore } from "./deps.ts";
 import { convertInto, goldenStore, namesIn } from "./folders.ts";
@@ -55,6 +56,58 @@ suite("weights without optimizer states", () => {
   }
 });
 
+const FLAT = tensor({ count: 4, size: [4], stride: [1] });
+const MOMENTS = dict(["step", int(3)], ["exp_avg", FLAT], ["exp_avg_sq", FLAT]);
+
+/** A rank's optimizer that holds the parameter `w` alone. */
+function partition(state: Uint8Array): Uint8Array {
+  const address = ops(
+    "cdeepspeed.utils.tensor_fragment\nfragment_address\n)\x81",
+    dict(["numel", int(4)], ["start", int(0)]),
+    "b",
+  );
+  return dict(
+    ["zero_stage", int(1)],
+    ["single_partition_of_fp32_groups", ops("](", FLAT, "e")],
+    ["param_slice_mappings", ops("](", dict(["w", address]), "e")],
+    ["base_optimizer_state", dict(["state", ops("}(", int(0), state, "u")], ["param_groups", "]"])],
+  );
+}
+
+/** The two files of a single rank whose optimizer holds `w`, of four elements. */
+async function putRank(
+  store: ObjectStore,
+  stage: 1 | 3,
+  module: Readonly<Record<string, Uint8Array>>,
+  optimizer: Uint8Array,
+): Promise<void> {
+  const size = ops("ctorch\nSize\n", ops("(", int(4), "t"), "\x85R");
+  const shapes = ops("](", dict(["w", size]), "e");
+  const model = dict(["module", dict(...Object.entries(module))], ["param_shapes", shapes]);
+  const storages = { 0: new Uint8Array(16), 1: new Uint8Array(16).fill(1) };
+  const prefix = stage === 3 ? "zero_pp_rank_0_" : "";
+  await store.create(`${prefix}mp_rank_00_model_states.pt`, torchOf(model, storages));
+  const optimizerFile = torchOf(dict(["optimizer_state_dict", optimizer]), storages);
+  await store.create("zero_pp_rank_0_mp_rank_00_optim_states.pt", optimizerFile);
+}
+
+suite("weights that the module's dict alone holds", () => {
+  test("are read where no list of frozen ones names them, and the same bytes are a tied weight", async () => {
+    const store = newStore();
+    const frozen = tensor({ key: "1", count: 4, size: [2], stride: [1] });
+    await putRank(store, 1, { w: FLAT, frozen, tied: FLAT }, partition(MOMENTS));
+    const { conversion = [], warnings } = await openCheckpoint(store, "");
+    assert.deepEqual(
+      conversion.map(({ name, shape, training, aliases }) => [name, [...shape], training?.step, [...aliases]]),
+      [
+        ["w", [4], 3, ["tied"]],
+        ["frozen", [2], undefined, []],
+      ],
+    );
+    assert.deepEqual(warnings, []);
+  });
+});
+
 suite("what has no place in a universal checkpoint", () => {
   test("is warned of: states of an optimizer that DeepSpeed's folder holds", async () => {
     const { target } = await convertInto(
@@ -71,27 +124,32 @@ suite("what has no place in a universal checkpoint", () => {
     );
   });
 
+  test("is warned of: weights of which stage 3 left placeholders", async () => {
+    const store = newStore();
+    const none = tensor({ count: 4, size: [0], stride: [1] });
+    const optimizer = [
+      ["fp32_flat_groups", ops("](", FLAT, "e")],
+      ["optimizer_state_dict", dict(["state", ops("}(", int(0), MOMENTS, "u")], ["param_groups", "]"])],
+    ] as const;
+    await putRank(store, 3, { w: none, frozen: none }, dict(["zero_stage", int(3)], ...optimizer));
+    const { conversion = [], warnings } = await openCheckpoint(store, "");
+    assert.deepEqual(
+      conversion.map(({ name }) => name),
+      ["w"],
+    );
+    assert.deepEqual(
+      warnings.map(({ code, found }) => [code, found]),
+      [["TensorsIgnored", "frozen"]],
+    );
+  });
+
   test("is warned of: states of an optimizer in rank files", async () => {
     const store = newStore();
-    const flat = tensor({ count: 4, size: [4], stride: [1] });
-    const group = dict(["step", int(3)], ["exp_avg", flat], ["max_exp_avg_sq", flat]);
-    const address = ops(
-      "cdeepspeed.utils.tensor_fragment\nfragment_address\n)\x81",
-      dict(["numel", int(4)], ["start", int(0)]),
-      "b",
-    );
-    const optimizer = dict(
-      ["zero_stage", int(1)],
-      ["single_partition_of_fp32_groups", ops("](", flat, "e")],
-      ["param_slice_mappings", ops("](", dict(["w", address]), "e")],
-      ["base_optimizer_state", dict(["state", ops("}(", int(0), group, "u")], ["param_groups", "]"])],
-    );
-    const size = ops("ctorch\nSize\n", ops("(", int(4), "t"), "\x85R");
-    const model = dict(["module", dict(["w", flat])], ["param_shapes", ops("](", dict(["w", size]), "e")]);
-    await store.create("mp_rank_00_model_states.pt", torchOf(model, { 0: new Uint8Array(16) }));
-    await store.create(
-      "zero_pp_rank_0_mp_rank_00_optim_states.pt",
-      torchOf(dict(["optimizer_state_dict", optimizer]), { 0: new Uint8Array(16) }),
+    await putRank(
+      store,
+      1,
+      { w: FLAT },
+      partition(dict(["step", int(3)], ["exp_avg", FLAT], ["max_exp_avg_sq", FLAT])),
     );
     const { output } = await convertInto(store, "universal");
     assert.match(output.warnings.join("\n"), /OptimizerStateIgnored: .*found max_exp_avg_sq/);

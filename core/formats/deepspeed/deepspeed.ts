@@ -13,12 +13,13 @@ import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, o
 import { readSideFiles } from "../side-files.ts";
 import { type ExtractedParameter, extractParameters } from "./extract.ts";
 import { type DeepspeedFiles, findDeepspeedFiles, hasRankFiles } from "./files.ts";
+import { withLayers } from "./layers.ts";
 import { type ModelState, readModelState } from "./model.ts";
 import { type OptimizerRank, readOptimizerRank } from "./optimizer.ts";
 import { choosePatterns } from "./patterns.ts";
 import { orderParameters, trainingStateOf, warnOfIgnored } from "./training.ts";
 import { type StageSlices, splitStages, uniteStages } from "./union.ts";
-import { buffersOf, frozenOf, weightsOf, withLayerBuffers } from "./weights.ts";
+import { buffersOf, untrainedOf, weightsOf } from "./weights.ts";
 
 export const deepspeed = Object.freeze({
   id: "deepspeed",
@@ -38,12 +39,12 @@ async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
     (file) => readModelState(folder, file),
   );
   const topology = readTopology(files, states);
-  const models = await withLayerBuffers(folder, files.layers, states, topology.tp);
+  const models = await withLayers(folder, files.layers, states, topology.tp);
   const { parameters, stage, optimizer } = await readParameters(folder, files, models);
   const tensorFiles = [...files.models, ...files.optimizers].flat().sort((a, b) => (a.name < b.name ? -1 : 1));
   const side = await readSideFiles(folder, tensorFiles);
   const stages = splitStages(parameters, topology);
-  const frozen = splitStages(await frozenOf(folder, files.models, models), topology);
+  const frozen = splitStages(await untrainedOf(folder, files.models, models), topology);
   const patterns = await choosePatterns({
     folder,
     prefix: files.prefix,

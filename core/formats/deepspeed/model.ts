@@ -3,7 +3,7 @@
 // Source: reference checkpoint-formats.md section 3.2.
 import type { CheckpointFile, FolderReader } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
-import type { Shape } from "../../tensor.ts";
+import { elementCount, type Shape } from "../../tensor.ts";
 import { type CheckpointInfo, parseCheckpointInfo } from "../../universal/checkpoint-info.ts";
 import type { JsonObject } from "../../universal/training-state.ts";
 import { jsonObjectOf } from "../pickle/json.ts";
@@ -28,11 +28,9 @@ export type ModelState = {
   readonly file: string;
   /** Trainable parameters by optimizer group (by sub-group in stage 3), in the order of the flat buffers. */
   readonly groups: readonly (readonly NamedShape[])[];
-  /** bit16 weights and buffers; undefined with pipeline modules. */
+  /** bit16 weights and buffers; those of a pipeline lie in files of its layers, where these were read. */
   readonly module: PlacedByName | undefined;
   readonly buffers: readonly string[];
-  /** Buffers that lie in files of pipeline layers, where these were read. */
-  readonly layerBuffers?: PlacedByName;
   readonly frozenShapes: readonly NamedShape[];
   readonly frozen: PlacedByName;
   /** Alias to the name that is stored. */
@@ -78,18 +76,20 @@ export async function readModelState(folder: FolderReader, file: CheckpointFile)
     return isCount(value) ? value : undefined;
   };
   const dropped: string[] = [];
+  const module = get("module") === null ? undefined : placeAll(torch, get("module"));
+  const groups = (itemsOf(get("param_shapes")) ?? []).map((group) => shapesOf(group, "param_shapes", file));
   const client = Object.entries(jsonObjectOf(root, (name) => dropped.push(name)));
   return {
     file: file.name,
     client: Object.fromEntries(client.filter(([name]) => !OWN_KEYS.has(name))),
     dropped: dropped.filter((name) => !OWN_KEYS.has(name.split(".")[0] ?? "")),
-    groups: (itemsOf(get("param_shapes")) ?? []).map((group) => shapesOf(group, "param_shapes", file)),
-    module: get("module") === null ? undefined : placeAll(torch, get("module")),
+    groups,
+    module,
     buffers: (itemsOf(get("buffer_names")) ?? []).filter((name) => typeof name === "string"),
     frozenShapes:
       get("frozen_param_shapes") === null ? [] : shapesOf(get("frozen_param_shapes"), "frozen_param_shapes", file),
     frozen: placeAll(torch, get("frozen_param_fragments")),
-    shared: sharedOf(get("shared_params")),
+    shared: new Map([...sharedStorages(module, groups), ...sharedOf(get("shared_params"))]),
     dpWorld: optional("dp_world_size"),
     mpWorld: optional("mp_world_size"),
     dimensions: isCount(pp) && isCount(tp) && pp > 0 && tp > 0 ? { pp, tp } : undefined,
@@ -135,6 +135,20 @@ function placeAll(torch: TorchFile, value: PickleValue): PlacedByName {
     if (typeof key === "string" && tensor !== undefined) placed.set(key, placeTorchTensor(torch, tensor, key));
   }
   return placed;
+}
+
+/** Names that view the same bytes as a trained parameter: how versions without shared_params leave tied weights. */
+function sharedStorages(module: PlacedByName | undefined, groups: ModelState["groups"]): readonly [string, string][] {
+  const trained = new Set(groups.flat().map(({ name }) => name));
+  const bytesOf = ({ ranges, shape }: PlacedTorchTensor) => JSON.stringify([ranges, shape]);
+  const named = [...(module ?? [])].flatMap(([name, tensor]) =>
+    elementCount(tensor.shape) === 0 ? [] : [{ name, bytes: bytesOf(tensor) }],
+  );
+  const stored = new Map(named.flatMap(({ name, bytes }) => (trained.has(name) ? [[bytes, name] as const] : [])));
+  return named.flatMap(({ name, bytes }): [string, string][] => {
+    const own = trained.has(name) ? undefined : stored.get(bytes);
+    return own === undefined ? [] : [[name, own]];
+  });
 }
 
 /** A dict of aliases, or a list of pairs. */

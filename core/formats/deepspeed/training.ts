@@ -6,7 +6,7 @@ import type { JsonObject, TrainingState } from "../../universal/training-state.t
 import type { CheckpointWarning } from "../format.ts";
 import type { ModelState } from "./model.ts";
 import type { OptimizerCommon, OptimizerRank } from "./optimizer.ts";
-import { lostBuffers } from "./weights.ts";
+import { lostTensors } from "./weights.ts";
 
 /**
  * The parameters with their places in the optimizer's groups: by pipeline stage, then as the stage's flat buffers have
@@ -73,9 +73,9 @@ function memberOf(value: unknown, key: string): unknown {
   return typeof value === "object" && value !== null && Object.hasOwn(value, key) ? Reflect.get(value, key) : undefined;
 }
 
-/** Buffers that no file holds under a name that can be known. */
-export function warnOfBuffers(models: readonly ModelState[]): readonly CheckpointWarning[] {
-  const lost = lostBuffers(models);
+/** Buffers and weights that no file holds under a name that can be known. */
+export function warnOfLost(models: readonly ModelState[]): readonly CheckpointWarning[] {
+  const lost = lostTensors(models);
   if (lost.length === 0) return [];
   return [{ code: "TensorsIgnored", where: { file: models[0]?.file }, found: lost.slice(0, 20).join(", ") }];
 }
@@ -88,7 +88,7 @@ export function warnOfIgnored(
   const states = new Set(optimizers.flatMap(({ groups }) => groups.flatMap(({ ignored }) => ignored)));
   const [model] = models;
   return [
-    ...warnOfBuffers(models),
+    ...warnOfLost(models),
     ...[...states].sort().map((found): CheckpointWarning => {
       return { code: "OptimizerStateIgnored", where: { file: optimizers[0]?.file }, found };
     }),

@@ -19,9 +19,9 @@ import { placeTorchTensor } from "../torch/file.ts";
 import { modelGrid, type RankGrid } from "./files.ts";
 import { fieldError, type ModelState, readModelState, readRankFile } from "./model.ts";
 import { type OptimizerCommon, readOptimizerCommon, readScalarStep } from "./optimizer.ts";
-import { orderParameters, trainingStateOf, warnOfBuffers } from "./training.ts";
+import { orderParameters, trainingStateOf, warnOfLost } from "./training.ts";
 import { splitStages, uniteStages } from "./union.ts";
-import { buffersOf, frozenOf } from "./weights.ts";
+import { buffersOf, untrainedOf } from "./weights.ts";
 
 const STATE_FILE = /^(?:(.*\/)?)zero\/(.+)\/(fp32|exp_avg|exp_avg_sq|step)\.pt$/;
 const COMMON_FILE = "zero/optimizer_state.pt";
@@ -71,7 +71,7 @@ async function openDeepspeedUniversal(folder: FolderReader): Promise<OpenedCheck
   const buffers = buffersOf(models, ranksOf(models).tp);
   const others = [...frozen.united, ...buffers].filter(({ name }) => !byName.has(name));
   const training = common === undefined ? undefined : trainingStateOf(models, common);
-  const warnings = [...frozen.warnings, ...warnOfBuffers(models), ...warnOfStates(folder, prefix)];
+  const warnings = [...frozen.warnings, ...warnOfLost(models), ...warnOfStates(folder, prefix)];
   return { ...(await assemble(folder, files, [...ordered, ...others], warnings)), training };
 }
 
@@ -82,7 +82,7 @@ function ranksOf(models: readonly ModelState[]): { readonly tp: number; readonly
 
 /** Frozen weights lie in the model states alone, as the ranks of the source's topology held them. */
 async function uniteFrozen(folder: FolderReader, grid: RankGrid, models: readonly ModelState[], prefix: string) {
-  const ranks = await frozenOf(folder, grid, models);
+  const ranks = await untrainedOf(folder, grid, models);
   const [first] = models;
   if (first === undefined || ranks.every((rank) => rank.length === 0)) return { united: [], warnings: [] };
   const { tp, pp } = ranksOf(models);

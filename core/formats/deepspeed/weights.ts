@@ -7,23 +7,24 @@ import { wholeBox } from "../../universal/box.ts";
 import type { ConversionParameter } from "../../universal/conversion.ts";
 import type { PlacedTorchTensor } from "../torch/tensor.ts";
 import type { ExtractedParameter } from "./extract.ts";
-import type { LayerFile, RankGrid } from "./files.ts";
-import { type ModelState, readModelState, readTensors } from "./model.ts";
+import type { RankGrid } from "./files.ts";
+import { type ModelState, readModelState } from "./model.ts";
 
 function untrained(name: string, { dtype, shape, ranges }: PlacedTorchTensor): ExtractedParameter {
   return { name, shape, states: new Map([["fp32", { dtype, ranges }]]), step: 0, isTrained: false };
 }
 
 /**
- * The bit16 weights of a rank that are neither buffers nor frozen.
- * Throws DeepspeedWeightsMissing when the file has none (pipeline modules, stage 3).
+ * The bit16 weights of a rank that belong to the optimizer; the others are beside it.
+ * Throws DeepspeedWeightsMissing when the file has no weights (stage 3).
  */
 export function weightsOf(model: ModelState): readonly ExtractedParameter[] {
-  const apart = new Set([...model.buffers, ...model.frozenShapes.map(({ name }) => name)]);
-  const weights = [...(model.module ?? [])].filter(([name]) => !apart.has(name));
   const stated = new Map(model.groups.flat().map(({ name, shape }) => [name, shape]));
-  const isPlaceholder = weights.some(([name, { shape }]) => !sameShape(shape, stated.get(name) ?? shape));
-  if (weights.length > 0 && !isPlaceholder) return weights.map(([name, tensor]) => untrained(name, tensor));
+  const weights = [...(model.module ?? [])].filter(([name]) => stated.has(name));
+  const { held, lost } = besideOptimizer(model);
+  const isPlaceholder =
+    lost.length > 0 || weights.some(([name, { shape }]) => !sameShape(shape, stated.get(name) ?? []));
+  if (weights.length + held.length > 0 && !isPlaceholder) return weights.map(([name, each]) => untrained(name, each));
   throw new MergeyardError("DeepspeedWeightsMissing", {
     where: { file: model.file },
     found: isPlaceholder ? "placeholders of stage 3" : "no weights",
@@ -31,46 +32,26 @@ export function weightsOf(model: ModelState): readonly ExtractedParameter[] {
   });
 }
 
-/** `3.rotary_emb.inv_freq`, the buffer `rotary_emb.inv_freq` of pipeline layer 3. */
-const IN_LAYER = /^(\d+)\.(.+)$/;
-
 /**
- * Models whose pipeline layers have files of their own, with the buffers that lie in these. The rest of such a file is
- * weights, which the partitions hold too, and of more bits. Throws what reading and placing throw.
+ * Weights with no place in the optimizer that the module's dict alone holds: frozen ones of stage 1, and those that the
+ * trainer gave to no optimizer. `lost` are names of which stage 3 left placeholders.
  */
-export async function withLayerBuffers(
-  folder: FolderReader,
-  layers: readonly LayerFile[],
-  models: readonly ModelState[],
-  tp: number,
-): Promise<readonly ModelState[]> {
-  const read: ModelState[] = [];
-  for (const [rank, model] of models.entries()) {
-    const named = (model.module === undefined ? model.buffers : []).flatMap((name) => {
-      const [, layer, local] = IN_LAYER.exec(name) ?? [];
-      return local === undefined ? [] : [{ name, local, layer: Number(layer) }];
-    });
-    const layerBuffers = new Map<string, PlacedTorchTensor>();
-    for (const [layer, members] of Map.groupBy(named, (each) => each.layer)) {
-      const own = layers.find((each) => each.layer === layer && each.tp === rank % tp);
-      const placed = own === undefined ? undefined : await readTensors(folder, own.file);
-      for (const { name, local } of members) {
-        const tensor = placed?.get(local);
-        if (tensor !== undefined) layerBuffers.set(name, tensor);
-      }
-    }
-    read.push(layerBuffers.size === 0 ? model : { ...model, layerBuffers });
-  }
-  return read;
+function besideOptimizer({ module, buffers, groups, frozenShapes, shared }: ModelState) {
+  const stated = [...groups.flat(), ...frozenShapes].map(({ name }) => name);
+  const known = new Set([...buffers, ...stated, ...shared.keys()]);
+  const others = [...(module ?? [])].filter(([name]) => !known.has(name));
+  const isEmpty = ([, { shape }]: (typeof others)[number]) => elementCount(shape) === 0;
+  return {
+    held: others.filter((each) => !isEmpty(each)).map(([name, tensor]) => untrained(name, tensor)),
+    lost: others.filter(isEmpty).map(([name]) => name),
+  };
 }
 
-function bufferOf({ module, layerBuffers }: ModelState, name: string): PlacedTorchTensor | undefined {
-  return module?.get(name) ?? layerBuffers?.get(name);
-}
-
-/** Names of buffers that no file holds whose name is known: those of tied modules in a pipeline. */
-export function lostBuffers(models: readonly ModelState[]): readonly string[] {
-  return [...new Set(models.flatMap((model) => model.buffers.filter((name) => bufferOf(model, name) === undefined)))];
+/** Names of buffers and weights that no file holds under a name that is known. */
+export function lostTensors(models: readonly ModelState[]): readonly string[] {
+  const held = new Set(models.flatMap(({ module }) => [...(module?.keys() ?? [])]));
+  const buffers = models.flatMap((model) => model.buffers.filter((name) => !held.has(name)));
+  return [...new Set([...buffers, ...models.flatMap((model) => besideOptimizer(model).lost)])];
 }
 
 /** Buffers of every pipeline stage; tensor-parallel ranks must agree on them. */
@@ -79,9 +60,9 @@ export function buffersOf(models: readonly ModelState[], tp: number): readonly C
   models.forEach((model, rank) => {
     if (rank % tp !== 0) return;
     for (const name of model.buffers) {
-      const own = bufferOf(model, name);
+      const own = model.module?.get(name);
       if (own === undefined || buffers.has(name)) continue;
-      const copies = models.slice(rank, rank + tp).flatMap((other) => bufferOf(other, name) ?? []);
+      const copies = models.slice(rank, rank + tp).flatMap(({ module }) => module?.get(name) ?? []);
       const same = copies.filter(({ shape, dtype }) => sameShape(shape, own.shape) && dtype === own.dtype);
       const { dtype, shape } = own;
       buffers.set(name, {
@@ -102,8 +83,11 @@ export function buffersOf(models: readonly ModelState[], tp: number): readonly C
   return [...buffers.values()];
 }
 
-/** Frozen parameters by model-parallel rank: whole in stages 1 and 2, cut over data-parallel ranks in stage 3. */
-export async function frozenOf(
+/**
+ * Weights without optimizer states by model-parallel rank. Frozen ones are whole in stages 1 and 2, cut over
+ * data-parallel ranks in stage 3.
+ */
+export async function untrainedOf(
   folder: FolderReader,
   grid: RankGrid,
   models: readonly ModelState[],
@@ -114,7 +98,8 @@ export async function frozenOf(
     if (model.frozenShapes.length > 0) {
       for (const file of (grid[mp] ?? []).slice(1)) others.push(await readModelState(folder, file));
     }
-    ranks.push(model.frozenShapes.map(({ name, shape }) => joinFrozen(name, shape, [model, ...others])));
+    const frozen = model.frozenShapes.map(({ name, shape }) => joinFrozen(name, shape, [model, ...others]));
+    ranks.push([...frozen, ...besideOptimizer(model).held]);
   }
   return ranks;
 }

@@ -120,7 +120,7 @@ function integerOf(value: PickleValue | undefined): number | undefined {
 
 const rebuildParameter: Call = (args, tools) => asKind(args[0], "tensor") ?? fail(tools, args, "a tensor");
 
-/** (rebuild function, class, its arguments, attributes): a tensor that bears attributes of Python, which are dropped. */
+/** (rebuild function, class, arguments, attributes): a tensor that bears attributes of Python, which are dropped. */
 const rebuildFromType: Call = (args, tools) => {
   const [rebuild, type, inner] = args;
   const [rebuildName = "", typeName = ""] = [rebuild, type].map((each) => asKind(each, "global")?.name);
