@@ -168,21 +168,23 @@ export function addMagnitudes(
   else addTiles<f32>(source, base, bits, count, tileElements);
 }
 
-/**
- * A source's differences times what they count for. `How` names what keeps them: u16 mask bits, times the scale; u32 a
- * least key, u64 a least and a largest one. A NaN stays NaN, kept or not, so that its key need not be that of all NaN.
- */
+/** What keeps a source's elements, for `How`: bits (and a scale), or keys. Told apart by size when it is compiled. */
+type MaskBits = u16;
+type LeastKey = u32;
+type KeyBand = u64;
+
+/** Kept differences times what they count for. A NaN stays NaN, so that its key need not be that of all NaN. */
 @inline function weigh<How>(delta: v128, quarter: usize, first: v128, second: v128, weight: v128): v128 {
-  if (sizeof<How>() == 2) return f32x4.mul(f32x4.mul(delta, v128.and(laneMask(first, quarter), second)), weight);
+  if (sizeof<How>() == sizeof<MaskBits>()) return f32x4.mul(f32x4.mul(delta, v128.and(laneMask(first, quarter), second)), weight);
   const key = v128.and(delta, magnitude());
   let dropped = i32x4.lt_s(key, first);
-  if (sizeof<How>() == 8) dropped = v128.or(dropped, i32x4.gt_s(key, second));
+  if (sizeof<How>() == sizeof<KeyBand>()) dropped = v128.or(dropped, i32x4.gt_s(key, second));
   return f32x4.mul(delta, v128.andnot(weight, dropped));
 }
 
 /** Of an entry: the mask bits of a group, or its least key. */
 @inline function loadFirst<How>(entry: usize, bitOffset: usize): v128 {
-  if (sizeof<How>() == 2) return v128.load16_splat(<usize>load<u32>(entry, 4) + bitOffset);
+  if (sizeof<How>() == sizeof<MaskBits>()) return v128.load16_splat(<usize>load<u32>(entry, 4) + bitOffset);
   return v128.load32_splat(entry, 4);
 }
 
@@ -273,7 +275,7 @@ export function combineMasked(
   target: usize,
   count: i32,
 ): void {
-  combineBy<u16>(dtype, base, n, divisor, multiplier, target, count);
+  combineBy<MaskBits>(dtype, base, n, divisor, multiplier, target, count);
 }
 
 @inline function combineStoredOf<T>(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): i32 {
@@ -281,8 +283,8 @@ export function combineMasked(
   for (let done = 0; done < count; done += CHUNK) {
     const offset = <usize>done * sizeof<T>();
     const now = min(CHUNK, count - done);
-    if (combineOf<T, u16>(b, n, divisor, multiplier, offset, target + offset, now, true)) continue;
-    combineOf<T, u16>(b, n, divisor, multiplier, offset, WIDE, now, false);
+    if (combineOf<T, MaskBits>(b, n, divisor, multiplier, offset, target + offset, now, true)) continue;
+    combineOf<T, MaskBits>(b, n, divisor, multiplier, offset, WIDE, now, false);
     nonFinite += narrowAgain<T>(target + offset, now);
   }
   return nonFinite;
@@ -313,7 +315,7 @@ export function combineBanded(
   target: usize,
   count: i32,
 ): void {
-  combineBy<u64>(dtype, base, n, divisor, multiplier, target, count);
+  combineBy<KeyBand>(dtype, base, n, divisor, multiplier, target, count);
 }
 
 /** Sign bits of the minority: set where the sum is neither positive nor zero. */
@@ -467,7 +469,7 @@ export function electMasked(
   target: usize,
   count: i32,
 ): void {
-  electBy<u16>(dtype, base, n, divides, multiplier, target, count);
+  electBy<MaskBits>(dtype, base, n, divides, multiplier, target, count);
 }
 
 /** With election, kept by keys. */
@@ -480,7 +482,7 @@ export function electBanded(
   target: usize,
   count: i32,
 ): void {
-  electBy<u64>(dtype, base, n, divides, multiplier, target, count);
+  electBy<KeyBand>(dtype, base, n, divides, multiplier, target, count);
 }
 
 /** With election, kept by keys of which the largest are kept. */
@@ -493,5 +495,5 @@ export function electLargest(
   target: usize,
   count: i32,
 ): void {
-  electBy<u32>(dtype, base, n, divides, multiplier, target, count);
+  electBy<LeastKey>(dtype, base, n, divides, multiplier, target, count);
 }
