@@ -45,7 +45,7 @@ if (Number(process.versions.node.split(".")[0]) >= NEEDED_MAJOR) {
 } else {
   process.stderr.write(
     `error: mergeyard needs Node ${NEEDED_MAJOR} or newer; ${process.execPath} is Node ${process.versions.node}.\n` +
-      "  what to do: run `npm ci` in Mergeyard's folder; it installs the right Node beside the program.\n",
+      "  what to do: run `npm ci`, without --omit=dev, in Mergeyard's folder: it installs the right Node.\n",
   );
   process.exitCode = 1;
 }
