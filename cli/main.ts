@@ -54,7 +54,7 @@ export async function main(args: readonly string[], terminal: Terminal): Promise
       terminal.signal.aborted && !isTold
         ? new MergeyardError("CliInterrupted", { cause: thrown })
         : thrown instanceof CommanderError
-          ? usageError(thrown)
+          ? await usageError(thrown, args[0])
           : toMergeyardError(thrown);
     terminal.stderr.write(renderError(error, args.includes("--json")));
     return exitStatus(error);
@@ -106,9 +106,12 @@ async function buildProgram(called: string, terminal: Terminal): Promise<Command
   return program;
 }
 
-function usageError(error: CommanderError): MergeyardError {
+async function usageError(error: CommanderError, command: string | undefined): Promise<MergeyardError> {
   const found = error.message.replace(/^error: /, "").replaceAll("\n", " ");
-  return new MergeyardError("CliUsage", { found, cause: error });
+  const [, option] = /unknown option '([^'=]+)/.exec(found) ?? [];
+  if (command !== "merge" || option === undefined) return new MergeyardError("CliUsage", { found, cause: error });
+  const { mergekitHint } = await import("./mergekit-options.ts");
+  return new MergeyardError("CliUsage", { found, hint: mergekitHint(option), cause: error });
 }
 
 function readVersion(): string {

@@ -54,6 +54,8 @@ export type MergeFolderRequest = {
   readonly force: boolean;
   readonly threads: number;
   readonly memoryBytes: number;
+  /** Bytes of tensors in one output file; the planner's default where it is left out. */
+  readonly shardBytes?: number | undefined;
   /** Measure how the models agree and disagree, for statistics.json. */
   readonly statistics: boolean;
   /** State the digests of inputs that state none themselves: taken while they are merged, the rest read besides. */
@@ -122,6 +124,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
     {
       threads: request.threads,
       memoryBytes: request.memoryBytes,
+      shardBytes: request.shardBytes,
       statistics: request.statistics,
       outputs,
       imatrices,

@@ -1,6 +1,6 @@
 // `mergeyard merge CONFIG --out DIR`: one merge, file to file, without a yard.
 import path from "node:path";
-import { type Command, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import type { Statistics } from "../../core/artifact/statistics.ts";
 import { MergeyardError } from "../../core/error.ts";
 import type { OutputRequest } from "../../core/recipe/outputs.ts";
@@ -8,7 +8,7 @@ import type { MergeFolderResult } from "../../local/merge-folder.ts";
 import { jsonOption, memoryOption, modelOption, parseLocalPath, splitUri, threadsOption, toUri } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
 import { printResult, type Terminal } from "../terminal.ts";
-import { formatBytes, formatCount, formatDuration } from "../text.ts";
+import { formatBytes, formatCount, formatDuration, parseBytes } from "../text.ts";
 
 const RATE_SHOWN_MS = 2000;
 
@@ -17,6 +17,7 @@ type Options = {
   readonly model: Readonly<Record<string, string>>;
   readonly threads?: number;
   readonly memory?: number;
+  readonly shardSize?: number;
   readonly force?: boolean;
   readonly digestInputs: boolean;
   readonly report?: string;
@@ -33,6 +34,9 @@ export function addMerge(program: Command, terminal: Terminal): void {
     .addOption(modelOption())
     .addOption(threadsOption())
     .addOption(memoryOption())
+    .addOption(
+      new Option("--shard-size <bytes>", "tensors of one output file, such as 2G (default: 5G)").argParser(parseSize),
+    )
     .option("--force", "replace a former output of Mergeyard")
     .option("--no-digest-inputs", "leave out the digests of the inputs in the card and the manifest: faster")
     .addOption(outputOption())
@@ -69,6 +73,7 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
         force: options.force === true,
         threads: options.threads ?? defaultThreads(),
         memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
+        shardBytes: options.shardSize,
         statistics: options.report !== undefined,
         digestInputs: options.digestInputs,
         outputs: options.output,
@@ -106,6 +111,12 @@ async function writeReport(file: string, statistics: Statistics | undefined): Pr
   const hasAny = statistics !== undefined && (statistics.tensors.length > 0 || statistics.quantized.length > 0);
   if (!hasAny) throw new MergeyardError("CliNothingToReport", { where: { file } });
   await writeFile(file, renderInterference(statistics));
+}
+
+function parseSize(text: string): number {
+  const bytes = parseBytes(text);
+  if (bytes === undefined) throw new InvalidArgumentError("It must be a size such as 2G, 500MB or 1048576.");
+  return bytes;
 }
 
 /** `FORMAT` or `FORMAT:SCHEME`, once for each output; in place of the recipe's own outputs. */

@@ -427,11 +427,40 @@ test("an output elsewhere than on this machine is a usage error", async () => {
   assert.deepEqual([status, error?.code], [2, "CliUsage"]);
 });
 
+test("the output is cut into files of the asked size, and is the same model", async () => {
+  const [whole, cut] = ["whole", "cut"].map((name) => path.join(scratch, `shards-${name}`));
+  assert.equal((await merge(["linear.yaml", "--out", whole ?? ""])).status, 0);
+  assert.equal((await merge(["linear.yaml", "--out", cut ?? "", "--shard-size", "600K"])).status, 0);
+  const names = readdirSync(cut ?? "").filter((name) => name.endsWith(".safetensors"));
+  assert.deepEqual(names, [
+    "model-00001-of-00003.safetensors",
+    "model-00002-of-00003.safetensors",
+    "model-00003-of-00003.safetensors",
+  ]);
+  const tensorsOf = (folder = "") =>
+    parseManifest(readFileSync(path.join(folder, "manifest.json")))?.files.flatMap((file) =>
+      "tensors" in file ? file.tensors.map(({ name, digest }) => `${name} ${digest}`) : [],
+    );
+  assert.deepEqual(tensorsOf(cut)?.sort(), tensorsOf(whole)?.sort());
+});
+
+test("an option of mergekit-yaml is refused with what to do instead", async () => {
+  const hints: unknown[] = [];
+  const known = ["--allow-crimes", "--cuda", "--out-shard-size=5B", "--random-seed=3", "--lora-merge-cache=x", "-v"];
+  for (const option of [...known, "--nope"]) {
+    const { status, error } = await merge(["linear.yaml", "--out", "x", option]);
+    assert.deepEqual([status, error?.code], [2, "CliUsage"], option);
+    hints.push(error?.hint);
+  }
+  assert.equal(new Set(hints).size, known.length + 1);
+});
+
 test("options that cannot be read are usage errors before anything is opened", async () => {
   const bad = [
     ["--threads", "0"],
     ["--threads", "many"],
     ["--memory", "1KiB"],
+    ["--shard-size", "many"],
     ["--memory", "lots"],
     ["--model", "name"],
     ["--model", "a=b", "--model", "a=c"],
