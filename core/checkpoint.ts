@@ -29,6 +29,8 @@ export type Packing = {
   readonly parts?: PartsPacking | undefined;
   /** Rows of each of these heads, [2, n], are stored as [n, 2]. Absent: rows are stored in their order. */
   readonly interleavedHeads?: number | undefined;
+  /** What stored float32 values are more than the values. Absent: nothing. */
+  readonly shift?: number | undefined;
 };
 
 /**

@@ -32,7 +32,7 @@ type PackedTensor = { readonly dtype: Dtype; readonly shape: Shape };
 /** Reads values; `allocate` gives memory for good, as much as core/plan/memory.ts counts. */
 export function createPackedReader(
   { dtype, shape }: PackedTensor,
-  { scheme, interleavedHeads: heads, parts }: Packing,
+  { scheme, interleavedHeads: heads, parts, shift = 0 }: Packing,
   stored: ReadBytes,
   allocate: (bytes: number) => Uint8Array,
   unpack: Unpack = PLAIN,
@@ -44,9 +44,19 @@ export function createPackedReader(
     scheme === undefined
       ? (first, count, target) => stored(first * unit, target.subarray(0, count * unit))
       : readBlocks(scheme, stored, span(), unpack);
+  if (shift !== 0) return oneAtATime(readShifted(values, shift));
   if (heads === undefined) return oneAtATime(values);
   const [rows = 1] = shape;
   return oneAtATime(readInterleaved(values, { heads, rows, columns: elementCount(shape.slice(1)), unit }, span()));
+}
+
+/** float32 values less `shift`, each difference rounded; `target` must be aligned to 4 bytes. */
+function readShifted(read: ReadSpan, shift: number): ReadSpan {
+  return async (first, count, target) => {
+    await read(first, count, target);
+    const values = new Float32Array(target.buffer, target.byteOffset, count);
+    for (let i = 0; i < count; i++) values[i] = (values[i] ?? 0) - shift;
+  };
 }
 
 /**

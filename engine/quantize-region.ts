@@ -10,7 +10,7 @@ import type { RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { RegionDeps } from "./merge-region.ts";
 import { type Portion, shapePortions } from "./quantize-portions.ts";
 import type { QuantizeTensor } from "./quantize-request.ts";
-import { createRowQuantizer, interleavedRow, notFinite } from "./quantize-rows.ts";
+import { createRowQuantizer, interleavedRow, notFinite, shiftValues } from "./quantize-rows.ts";
 import { createStoredReader, type ReaderDeps, type StoredReader } from "./stored-reader.ts";
 
 export type QuantizeRegionTask = {
@@ -86,6 +86,7 @@ async function quantizeRun(
       const from = tensor.permutedHeads === undefined ? row : interleavedRow(row, headRows);
       const nonFinite = kernels.widen(dtype, block, from * bytesPerRow, values, columns);
       if (nonFinite > 0) throw notFinite(entry.name);
+      shiftValues(values, columns, tensor.shift);
       quantizer.quantize(values, 0, quantized, row * quantizer.rowBytes, matrixOf(portion.firstRow + row));
     }
     losses.push({ tensor: portion.tensor, loss: quantizer.takeLoss() });

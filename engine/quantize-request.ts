@@ -11,6 +11,8 @@ export type QuantizeTensor = {
   readonly scheme: BlockSchemeId;
   /** Heads whose rows [2, rows / 2] become [rows / 2, 2]; undefined: rows stay in place. */
   readonly permutedHeads: number | undefined;
+  /** What is added to every value; undefined: nothing. */
+  readonly shift?: number | undefined;
   readonly importance: Float32Array | undefined;
   /** Place in the file. Between tensors there are zeros. */
   readonly offset: number;

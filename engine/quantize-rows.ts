@@ -77,6 +77,12 @@ export function allocateRuns(kernels: Kernels, count: number): { readonly low: T
   return { low: kernels.allocateTile(count), high: kernels.allocateTile(count) };
 }
 
+/** Adds to the first `count` values of a tile, each sum rounded to float32. */
+export function shiftValues({ values }: Tile, count: number, shift = 0): void {
+  if (shift === 0) return;
+  for (let i = 0; i < count; i++) values[i] = (values[i] ?? 0) + shift;
+}
+
 /** Row 2 i + s of a head is the model's row s rows / 2 + i: the halves of the rotary embedding, interleaved. */
 export function interleavedRow(row: number, headRows: number): number {
   const inHead = row % headRows;

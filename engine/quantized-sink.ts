@@ -8,7 +8,7 @@ import { sinkRows } from "../core/plan/memory.ts";
 import type { DerivedTensor } from "../core/plan/schema.ts";
 import type { Dtype } from "../core/tensor.ts";
 import { collectRows } from "./collect-rows.ts";
-import { createRowQuantizer, interleavedRow } from "./quantize-rows.ts";
+import { createRowQuantizer, interleavedRow, shiftValues } from "./quantize-rows.ts";
 import type { Sink, SinkPlace } from "./sink.ts";
 
 /** Takes kernel memory for good: whoever calls marks and releases. Throws QuantizeNotFinite from `take`. */
@@ -24,6 +24,7 @@ export function createQuantizedSink(
   const hasher = createHasher();
   let loss = NO_LOSS;
   const rows = collectRows({ name, dtype, columns, rowsAtOnce, kernels }, async (values, count) => {
+    shiftValues(values, count * columns, tensor.shift);
     for (let row = 0; row < count; row++) {
       const from = tensor.permutedHeads === undefined ? row : interleavedRow(row, headRows);
       quantizer.quantize(values, from * columns, blocks, row * quantizer.rowBytes, 0);

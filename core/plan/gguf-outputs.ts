@@ -86,12 +86,13 @@ function planOutput(
 
 /** Where a tensor of the merge goes: a stack is its experts, one after the other. */
 function placeTensor(
-  { name, tensor, shape, scheme, permutedHeads, expert }: Made,
+  { name, tensor, shape, scheme, permutedHeads, shift, expert }: Made,
   placed: readonly GgufTensor[],
 ): DerivedTensor {
   const whole = placed.find((each) => each.name === name);
   assert.ok(whole !== undefined, "every tensor of the file has a place");
-  const own = { name, tensor, scheme, ...(permutedHeads === undefined ? {} : { permutedHeads }) };
+  const moved = { ...(permutedHeads === undefined ? {} : { permutedHeads }), ...(shift === 0 ? {} : { shift }) };
+  const own = { name, tensor, scheme, ...moved };
   if (expert === undefined) return { ...own, shape: [...shape], offset: whole.offset, bytes: whole.bytes };
   const [count = 1, ...inner] = shape;
   const bytes = whole.bytes / count;

@@ -81,6 +81,7 @@ const packingSchema = z.strictObject({
   scheme: z.enum(BLOCK_SCHEME_IDS).optional(),
   parts: partsSchema.optional(),
   interleavedHeads: positive.optional(),
+  shift: z.number().optional(),
 });
 
 const tensorPlace = {
@@ -230,6 +231,8 @@ const derivedTensorSchema = z.strictObject({
   expert: count.optional(),
   /** Heads whose rows [2, n] become [n, 2]. */
   permutedHeads: z.int().positive().optional(),
+  /** Added to every value. */
+  shift: z.number().optional(),
   /** From the file's first byte; zeros up to the next tensor's. */
   offset: count,
   bytes: count,

@@ -201,11 +201,11 @@ export function checkReadable(entry: TensorEntry): void {
 }
 
 function placeTensor(
-  { name, source, scheme, permutedHeads }: GgufModelTensor,
+  { name, source, scheme, permutedHeads, shift }: GgufModelTensor,
   place: { readonly offset: number; readonly bytes: number } | undefined,
   importance: Importance,
 ): QuantizeTensor {
   assert.ok(place !== undefined, "the header has a place for every tensor");
   const { offset, bytes } = place;
-  return { source, scheme, permutedHeads, importance: importance.get(name), offset, bytes };
+  return { source, scheme, permutedHeads, shift, importance: importance.get(name), offset, bytes };
 }

@@ -19,9 +19,7 @@ const CONFIG = {
   eos_token_id: [1, 2],
 };
 
-type Config = Partial<
-  Record<keyof typeof CONFIG | "tie_word_embeddings" | "rope_scaling" | "rope_theta" | "rope_parameters", unknown>
->;
+type Config = Readonly<Record<string, unknown>>;
 
 /** Tensors by name. */
 export function shapesOf(isQwen: boolean): Map<string, readonly number[]> {

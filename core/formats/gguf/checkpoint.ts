@@ -9,7 +9,7 @@ import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "../f
 import { readSideFiles, topLevelFiles } from "../side-files.ts";
 import { type GgufConfig, numberOf, readGgufConfig } from "./config.ts";
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./gguf.ts";
-import { GGUF_INSIDE, GGUF_OPTIONAL, GGUF_OUTSIDE } from "./names.ts";
+import { GGUF_INSIDE, GGUF_OPTIONAL, GGUF_OUTSIDE, type GgufFamily } from "./names.ts";
 import { FREQUENCIES, findLlama3 } from "./rope.ts";
 import { rebuildTokenizer } from "./tokenizer-json.ts";
 import type { GgufMetadata } from "./type-codes.ts";
@@ -65,7 +65,8 @@ async function openSet(folder: FolderReader, files: readonly CheckpointFile[]): 
   const described = readGgufConfig(metadata, places, name);
   const scaling = await readFrequencies(folder, places.get(FREQUENCIES), described.config);
   const config = { ...described.config, ...(scaling === undefined ? {} : { rope_scaling: scaling }) };
-  const tensors = [...places.values()].flatMap((tensor) => entriesOf(tensor, described));
+  const insides = insideOf(described.family);
+  const tensors = [...places.values()].flatMap((tensor) => entriesOf(tensor, described, insides));
   const side = await readSideFiles(folder, files);
   const hasTokenizer = side.sideFiles.some(({ name }) => name === "tokenizer.json" || name === "tokenizer.model");
   const tokenizer = hasTokenizer ? undefined : rebuildTokenizer(metadata);
@@ -135,7 +136,6 @@ function warningsOf(losesScaling: boolean, file: string, lost: string | undefine
 }
 
 const OUTSIDE = reverse(GGUF_OUTSIDE);
-const INSIDE = new Map([...reverse(GGUF_INSIDE), ...reverse(GGUF_OPTIONAL)]);
 /** Stacked experts, and the part of the table of names that each is. */
 const STACKS: ReadonlyMap<string, "gate" | "up" | "down"> = new Map([
   ["ffn_gate_exps", "gate"],
@@ -147,24 +147,36 @@ function reverse(names: Readonly<Record<string, string>>): ReadonlyMap<string, s
   return new Map(Object.entries(names).map(([name, own]) => [own, name]));
 }
 
+/** Names of a layer's parts in the checkpoint, by those in the file. */
+function insideOf({ inside }: GgufFamily): ReadonlyMap<string, string> {
+  return reverse({ ...GGUF_INSIDE, ...inside, ...GGUF_OPTIONAL });
+}
+
 /** A tensor under its Hugging Face name; a stack of experts is one tensor for each. */
-function entriesOf(tensor: GgufTensor & { readonly file: string }, model: GgufConfig): readonly TensorEntry[] {
+function entriesOf(
+  tensor: GgufTensor & { readonly file: string },
+  model: GgufConfig,
+  insides: ReadonlyMap<string, string>,
+): readonly TensorEntry[] {
   const { family, layers, heads, keyHeads, experts } = model;
   const { name, shape, file, offset, bytes } = tensor;
   const whole = [{ file, offset, bytes }];
+  const shift = name.endsWith("norm.weight") ? (family.normShift ?? 0) : 0;
   const outside = OUTSIDE.get(name);
-  if (outside !== undefined) return [entry(tensor, outside, shape, whole, undefined)];
+  if (outside !== undefined) return [entry(tensor, outside, shape, whole, { shift })];
   if (name === FREQUENCIES) return [];
   const [, layer = "", part = "", suffix = ""] = /^blk\.(\d{1,5})\.([a-z_]+)\.(weight|bias)$/.exec(name) ?? [];
   const start = `model.layers.${layer}.`;
   const isLayer = layer !== "" && Number(layer) < layers;
-  const inside = INSIDE.get(part);
+  const inside = insides.get(part);
   if (isLayer && inside !== undefined) {
     const moved = part === "attn_q" ? heads : part === "attn_k" ? keyHeads : undefined;
-    return [entry(tensor, `${start}${inside}.${suffix}`, shape, whole, family.permutes ? moved : undefined)];
+    return [
+      entry(tensor, `${start}${inside}.${suffix}`, shape, whole, { heads: family.permutes ? moved : undefined, shift }),
+    ];
   }
   if (isLayer && part === "ffn_gate_inp" && family.experts !== undefined) {
-    return [entry(tensor, `${start}${family.experts.router}.${suffix}`, shape, whole, undefined)];
+    return [entry(tensor, `${start}${family.experts.router}.${suffix}`, shape, whole)];
   }
   const stack = STACKS.get(part);
   if (!isLayer || stack === undefined || family.experts === undefined || shape[0] !== experts) {
@@ -173,7 +185,7 @@ function entriesOf(tensor: GgufTensor & { readonly file: string }, model: GgufCo
   const own = family.experts.parts[stack];
   return Array.from({ length: experts }, (_, expert) => {
     const ranges = [{ file, offset: offset + (expert * bytes) / experts, bytes: bytes / experts }];
-    return entry(tensor, `${start}${own.replace("E", String(expert))}.${suffix}`, shape.slice(1), ranges, undefined);
+    return entry(tensor, `${start}${own.replace("E", String(expert))}.${suffix}`, shape.slice(1), ranges);
   });
 }
 
@@ -182,20 +194,22 @@ function entry(
   name: string,
   shape: Shape,
   ranges: TensorEntry["ranges"],
-  heads: number | undefined,
+  { heads, shift = 0 }: { readonly heads?: number | undefined; readonly shift?: number } = {},
 ): TensorEntry {
   const refuse = (found: string, expected: string) => refusal("GgufModelUnsupported", file, found, expected, own);
   const rows = shape[0] ?? 1;
   if (heads !== undefined && (rows % heads !== 0 || (rows / heads) % 2 !== 0)) {
     throw refuse(`${rows} rows for ${heads} heads`, "pairs of rows in every head");
   }
-  const interleaved = heads === undefined ? {} : { interleavedHeads: heads };
+  if (shift !== 0 && type.name !== "F32") throw refuse(`a norm of ${type.name}`, "F32");
+  const moved = { ...(heads === undefined ? {} : { interleavedHeads: heads }), ...(shift === 0 ? {} : { shift }) };
   // Plain elements have the same name in both formats.
   if (isDtype(type.name) && (isFloatDtype(type.name) || type.scheme === undefined)) {
-    return { name, dtype: type.name, shape, ranges, ...(heads === undefined ? {} : { packing: interleaved }) };
+    const packing = Object.keys(moved).length === 0 ? {} : { packing: moved };
+    return { name, dtype: type.name, shape, ranges, ...packing };
   }
   if (type.scheme === undefined) throw refuse(`type ${type.name}`, "a type that can be read back");
-  const packing: Packing = { scheme: type.scheme, ...interleaved };
+  const packing: Packing = { scheme: type.scheme, ...moved };
   return { name, dtype: "F32", shape, ranges, packing };
 }
 

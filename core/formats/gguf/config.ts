@@ -1,5 +1,6 @@
 // The config.json of a model that lies in a GGUF file, from the file's metadata: what model.ts writes, read back.
 import { MergeyardError } from "../../error.ts";
+import { readWindows } from "./gemma.ts";
 import type { GgufTensor } from "./gguf.ts";
 import { GGUF_FAMILIES, type GgufFamily } from "./names.ts";
 import type { GgufMetadata } from "./type-codes.ts";
@@ -46,16 +47,18 @@ export function readGgufConfig(
   const hidden = need("embedding_length");
   const headSize = number("attention.key_length") ?? hidden / heads;
   const inner = number("feed_forward_length");
+  const sizes = { num_hidden_layers: layers, hidden_size: hidden, num_attention_heads: heads, head_dim: headSize };
   const config = {
     architectures: [family.className],
     model_type: family.modelType,
-    hidden_act: "silu",
+    ...activationOf(family),
     hidden_size: hidden,
     ...(inner === undefined ? {} : { intermediate_size: inner }),
     num_hidden_layers: layers,
     num_attention_heads: heads,
     num_key_value_heads: keyHeads,
     ...(headSize * heads === hidden && family.headSize === undefined ? {} : { head_dim: headSize }),
+    ...(family.windows === undefined ? {} : readWindows(number, sizes, family.windows)),
     max_position_embeddings: need("context_length"),
     rms_norm_eps: shortest(need("attention.layer_norm_rms_epsilon")),
     rope_theta: shortest(number("rope.freq_base") ?? 10000),
@@ -67,6 +70,10 @@ export function readGgufConfig(
     ...specialTokens(metadata),
   };
   return { family, layers, heads, keyHeads, experts, config };
+}
+
+function activationOf({ activation }: GgufFamily) {
+  return activation === undefined ? { hidden_act: "silu" } : { hidden_act: activation, hidden_activation: activation };
 }
 
 function expertsOf(number: (key: string) => number | undefined, { experts: known }: GgufFamily, experts: number) {

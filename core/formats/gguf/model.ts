@@ -8,6 +8,7 @@ import { chooseScheme, type Mix, type MixPlace, type TensorKind } from "../../sc
 import type { BlockSchemeId } from "../../schemes/registry.ts";
 import { elementCount, type Shape } from "../../tensor.ts";
 import { compareUtf8 } from "../../utf8-order.ts";
+import { describeWindows } from "./gemma.ts";
 import {
   GGUF_FAMILIES,
   GGUF_INSIDE,
@@ -23,6 +24,7 @@ import type { GgufMetadata, GgufValue } from "./type-codes.ts";
 const positive = z.int().positive();
 /** Real models have at most 512. */
 const expertNumber = positive.max(4096);
+const ropeSchema = z.looseObject({ rope_theta: z.number().positive().nullish() });
 const configSchema = z.looseObject({
   model_type: z.string(),
   hidden_size: positive,
@@ -41,7 +43,7 @@ const configSchema = z.looseObject({
   rope_theta: z.number().positive().nullish(),
   rope_scaling: z.looseObject({}).nullish(),
   // Both in one, since transformers 5.
-  rope_parameters: z.looseObject({ rope_theta: z.number().positive().nullish() }).nullish(),
+  rope_parameters: ropeSchema.extend({ full_attention: ropeSchema.nullish() }).nullish(),
   tie_word_embeddings: z.boolean().nullish(),
 });
 type Config = z.output<typeof configSchema> & { readonly theta: number };
@@ -60,6 +62,8 @@ export type GgufModelTensor = {
   readonly isStack: boolean;
   /** Heads whose rows [2, rows / 2] become [rows / 2, 2]; undefined: rows stay in place. */
   readonly permutedHeads: number | undefined;
+  /** What every value is more in the file. */
+  readonly shift: number;
 };
 
 export type GgufModel = {
@@ -90,7 +94,7 @@ export function planGgufModel(
   const known = readModel(checkpoint.config);
   const { config, family, experts } = known;
   const parts = partsOf(known);
-  const isTied = config.tie_word_embeddings === true;
+  const isTied = config.tie_word_embeddings ?? family.tiedByDefault === true;
   const entries = checkpoint.tensors.filter(
     ({ name }) => !IGNORED.test(name) && !(isTied && name === "lm_head.weight"),
   );
@@ -112,6 +116,7 @@ export function planGgufModel(
     const isMatrix = source.shape.length > 1 && !staysFloat;
     const scheme = isMatrix ? chooseScheme(mix, place, source.shape.at(-1) ?? 1) : "f32";
     const permutedHeads = family.permutes ? heads : undefined;
+    const shift = name.endsWith("norm.weight") ? (family.normShift ?? 0) : 0;
     return {
       name,
       shape: source.shape,
@@ -120,6 +125,7 @@ export function planGgufModel(
       source,
       isStack: expert !== undefined,
       permutedHeads,
+      shift,
     };
   });
   checkPlanned(mix, tensors);
@@ -144,6 +150,8 @@ type Known = {
   readonly family: GgufFamily;
   readonly experts: Experts | undefined;
   readonly scaling: RopeScaling;
+  /** Entries of layers that see a window. */
+  readonly windows: readonly (readonly [string, GgufValue])[];
 };
 
 function readModel(value: unknown): Known {
@@ -159,10 +167,13 @@ function readModel(value: unknown): Known {
     throw unsupported({ field: "model_type" }, parsed.data.model_type, written);
   }
   const { rope_theta, rope_parameters, rope_scaling } = parsed.data;
-  const theta = rope_theta ?? rope_parameters?.rope_theta ?? THETA;
+  // By kinds of layers where there are several.
+  const rope = rope_parameters?.full_attention ?? rope_parameters;
+  const theta = rope_theta ?? rope?.rope_theta ?? THETA;
   const config = checkHeads({ ...parsed.data, head_dim: parsed.data.head_dim ?? family.headSize, theta });
-  const scaling = planScaling({ scaling: rope_scaling ?? rope_parameters, theta, headSize: headSizeOf(config) });
-  return { config, family, experts: readExperts(config, family), scaling };
+  const scaling = planScaling({ scaling: rope_scaling ?? rope, theta, headSize: headSizeOf(config) });
+  const windows = family.windows === undefined ? [] : describeWindows(config, family.windows);
+  return { config, family, experts: readExperts(config, family), scaling, windows };
 }
 
 function readExperts(config: Config, { experts }: GgufFamily): Experts | undefined {
@@ -217,6 +228,8 @@ function partsOf({ config, family, experts }: Known): ReadonlyMap<string, Part> 
   const shapes: Readonly<Record<string, Shape>> = {
     attn_norm: [hidden],
     ffn_norm: [hidden],
+    post_attention_norm: [hidden],
+    post_ffw_norm: [hidden],
     attn_q: [heads * headSize, hidden],
     attn_k: [keyHeads * headSize, hidden],
     attn_v: [keyHeads * headSize, hidden],
@@ -236,7 +249,7 @@ function partsOf({ config, family, experts }: Known): ReadonlyMap<string, Part> 
     expert,
     staysFloat: inside === ROUTER,
   });
-  const plain = Object.entries({ ...GGUF_INSIDE, ...(family.hasHeadNorms ? GGUF_OPTIONAL : {}) })
+  const plain = Object.entries({ ...GGUF_INSIDE, ...family.inside, ...(family.hasHeadNorms ? GGUF_OPTIONAL : {}) })
     .filter(([name]) => experts === undefined || !name.startsWith("mlp."))
     .map(([name, inside]) => [name, part(inside)] as const);
   const own = family.experts;
@@ -266,7 +279,7 @@ function rename({ name, shape, dtype }: TensorEntry, known: Known, parts: Readon
   const [, path = "", suffix = ""] = /^(.+)\.(weight|bias)$/.exec(rest) ?? [];
   const part = parts.get(path);
   const isBias = suffix === "bias";
-  const mayHave = !isBias || (BIASED.has(path) && !family.hasHeadNorms);
+  const mayHave = !isBias || (BIASED.has(path) && !family.hasHeadNorms && family.refusesBias !== true);
   if (part === undefined || !mayHave || Number(layer) >= config.num_hidden_layers) {
     throw refuse(`a tensor of ${config.model_type} with ${config.num_hidden_layers} layers`);
   }
@@ -332,7 +345,7 @@ const f32 = (value: number): GgufValue => ({ kind: "f32", value: Math.fround(val
 const text = (value: string): GgufValue => ({ kind: "string", value });
 
 function describeModel(
-  { config, family: { architecture, experts: kind }, experts, scaling }: Known,
+  { config, family: { architecture, experts: kind, statesHeadSize }, experts, scaling, windows }: Known,
   { fileType, base }: Mix,
   label: string,
   tokenizer: GgufMetadata,
@@ -355,11 +368,11 @@ function describeModel(
     metadata.set(of("expert_used_count"), u32(experts.used));
   }
   const headSize = headSizeOf(config);
-  if (headSize * config.num_attention_heads !== config.hidden_size) {
+  if (statesHeadSize === true || headSize * config.num_attention_heads !== config.hidden_size) {
     metadata.set(of("attention.key_length"), u32(headSize));
     metadata.set(of("attention.value_length"), u32(headSize));
   }
-  for (const [key, value] of scaling.entries) metadata.set(of(key), value);
+  for (const [key, value] of [...scaling.entries, ...windows]) metadata.set(of(key), value);
   if (experts !== undefined && kind?.innerKey === "moe_intermediate_size") {
     metadata.set(of("expert_feed_forward_length"), u32(experts.inner));
   }

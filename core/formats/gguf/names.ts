@@ -16,6 +16,32 @@ export type GgufFamily = {
   /** Elements of a head where config.json does not say; absent: the hidden size by the heads. */
   readonly headSize?: number;
   readonly experts?: GgufExperts;
+  /** Parts of a layer, where they are not the llama family's. */
+  readonly inside?: Readonly<Record<string, string>>;
+  /** What norms' weights are more in GGUF; absent: 0. */
+  readonly normShift?: number;
+  /** True where the embedding is the output unless config.json says otherwise. */
+  readonly tiedByDefault?: boolean;
+  /** True where a file always states the size of heads. */
+  readonly statesHeadSize?: boolean;
+  /** `hidden_act` and `hidden_activation` of config.json; absent: silu. */
+  readonly activation?: string;
+  /** True where queries, keys and values never have a bias. */
+  readonly refusesBias?: boolean;
+  readonly windows?: GgufWindows;
+};
+
+/** Layers of which every `pattern`-th sees all tokens, and the others a window. */
+export type GgufWindows = {
+  readonly pattern: number;
+  /** What readers take where a file does not say. */
+  readonly window: number;
+  /** Layers of the model whose attention is scaled by the hidden size over the heads. */
+  readonly largeLayers: number;
+  /** True where logits are capped. */
+  readonly capped: boolean;
+  /** True where the layers of windows have rotary embeddings of their own base. */
+  readonly localTheta: boolean;
 };
 
 /** A layer with experts: its router, and the names of expert `E`. */
@@ -29,8 +55,26 @@ export type GgufExperts = {
   readonly fixed: Readonly<Record<string, unknown>>;
 };
 
+/** Parts of a layer, those with norms before and after both of its halves. */
+const NORMED_TWICE: Readonly<Record<string, string>> = {
+  input_layernorm: "attn_norm",
+  post_attention_layernorm: "post_attention_norm",
+  pre_feedforward_layernorm: "ffn_norm",
+  post_feedforward_layernorm: "post_ffw_norm",
+};
+
+const GEMMA = {
+  permutes: false,
+  headSize: 256,
+  normShift: 1,
+  tiedByDefault: true,
+  statesHeadSize: true,
+  activation: "gelu_pytorch_tanh",
+  refusesBias: true,
+};
+
 /** Of two with the same architecture and experts, a reader takes the first. */
-export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze([
+export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>([
   { modelType: "llama", className: "LlamaForCausalLM", architecture: "llama", permutes: true, hasHeadNorms: false },
   { modelType: "mistral", className: "MistralForCausalLM", architecture: "llama", permutes: true, hasHeadNorms: false },
   {
@@ -74,6 +118,25 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze([
       fixed: { norm_topk_prob: true },
     },
   },
+  { ...GEMMA, modelType: "gemma", className: "GemmaForCausalLM", architecture: "gemma", hasHeadNorms: false },
+  {
+    ...GEMMA,
+    modelType: "gemma2",
+    className: "Gemma2ForCausalLM",
+    architecture: "gemma2",
+    hasHeadNorms: false,
+    inside: NORMED_TWICE,
+    windows: { pattern: 2, window: 4096, largeLayers: 46, capped: true, localTheta: false },
+  },
+  {
+    ...GEMMA,
+    modelType: "gemma3_text",
+    className: "Gemma3ForCausalLM",
+    architecture: "gemma3",
+    hasHeadNorms: true,
+    inside: NORMED_TWICE,
+    windows: { pattern: 6, window: 1024, largeLayers: 62, capped: false, localTheta: true },
+  },
 ]);
 
 const EXPERT = /\.experts\.(\d+)\./;
@@ -91,7 +154,7 @@ export const GGUF_OUTSIDE: Readonly<Record<string, string>> = {
   "lm_head.weight": "output.weight",
 };
 
-/** Parts of a layer that every model has. */
+/** Parts of a layer that every model has, and the norms that most have. */
 export const GGUF_INSIDE: Readonly<Record<string, string>> = {
   input_layernorm: "attn_norm",
   post_attention_layernorm: "ffn_norm",
