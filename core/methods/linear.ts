@@ -1,10 +1,12 @@
 import { z } from "zod";
-import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
+import { roundingTo } from "./frames/working-steps.ts";
+import { type HalfDtype, type MergeMethod, type MergeTensor, numberParameter, type Pass } from "./method.ts";
 
 /**
  * Weighted sum or average: R = sum_i w_i W_i, divided by sum_i w_i when `normalize`.
  * Order and rounding: the sum starts at 0 and runs in model order; product and sum round separately, the weights are
- * rounded to float32 first, the divisor is the float32 sum of the rounded weights. Exact against the reference.
+ * rounded to float32 first, the divisor is the float32 sum of the rounded weights. Exact against the reference, also
+ * under `strict` in 16 bits: there weights, products, quotients and the two sums round to the working dtype.
  * Source: model soups, arXiv:2203.05482; mergekit `linear`, merge reference section 4.1.
  */
 export const linear = Object.freeze({
@@ -27,7 +29,9 @@ export const linear = Object.freeze({
   },
   compile(tensor) {
     const factors = tensor.inputs.map((input) => numberParameter(input.parameters, "weight"));
-    const divisor = tensor.parameters.normalize === true ? sumOfWeights(tensor) : 1;
+    const normalizes = tensor.parameters.normalize === true;
+    if (tensor.working !== undefined) return { reduce: [], apply: workingPass(factors, normalizes, tensor.working) };
+    const divisor = normalizes ? sumOfWeights(tensor) : 1;
     return { reduce: [], apply: { deltas: false, combination: () => ({ factors, divisor, multiplier: 1 }) } };
   },
 } satisfies MergeMethod);
@@ -36,4 +40,20 @@ export const linear = Object.freeze({
 function sumOfWeights(tensor: MergeTensor): number {
   const weights = tensor.inputs.map((input) => Math.fround(numberParameter(input.parameters, "weight")));
   return weights.reduce((sum, weight) => Math.fround(sum + weight), 0);
+}
+
+/** Every step in 16 bits, but the sums, which round once. */
+function workingPass(factors: readonly number[], normalizes: boolean, dtype: HalfDtype): Pass {
+  const round = roundingTo(dtype);
+  const weights = factors.map(round);
+  const addUp = (terms: readonly number[]) => round(terms.reduce((sum, term) => Math.fround(sum + term), 0));
+  const divisor = normalizes ? addUp(weights) : 1;
+  return {
+    tile({ inputs, output, count }) {
+      for (let i = 0; i < count; i++) {
+        const sum = addUp(inputs.map(({ values }, model) => round((weights[model] ?? 0) * round(values[i] ?? 0))));
+        output.values[i] = round(sum / divisor);
+      }
+    },
+  };
 }
