@@ -11,6 +11,7 @@ import type { JsonObject, TrainingState } from "../../universal/training-state.t
 import { createUnionRules } from "../../universal/union.ts";
 import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { readSideFiles } from "../side-files.ts";
+import { withExperts } from "./experts.ts";
 import { type ExtractedParameter, extractParameters } from "./extract.ts";
 import { type DeepspeedFiles, findDeepspeedFiles, hasRankFiles } from "./files.ts";
 import { withLayers } from "./layers.ts";
@@ -39,10 +40,16 @@ async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
     (file) => readModelState(folder, file),
   );
   const topology = readTopology(files, states);
-  const models = await withLayers(folder, files.layers, states, topology.tp);
-  const { parameters, stage, optimizer } = await readParameters(folder, files, models);
-  const tensorFiles = [...files.models, ...files.optimizers].flat().sort((a, b) => (a.name < b.name ? -1 : 1));
+  const whole = await withLayers(folder, files.layers, states, topology.tp);
+  const held = await withExperts(folder, files.experts, whole);
+  const { groups, stage, optimizer } = await readParameters(folder, files, held);
+  // Experts have other names in the groups than on their ranks.
+  const models = held.map((model, mp) => ({ ...model, groups: groups[mp] ?? model.groups }));
+  const apart = [...files.layers, ...files.experts].map(({ file }) => file);
+  const ranks = [...files.models, ...files.optimizers].flat();
+  const tensorFiles = [...ranks, ...apart].sort((a, b) => (a.name < b.name ? -1 : 1));
   const side = await readSideFiles(folder, tensorFiles);
+  const parameters = groups.length > 0 ? groups.map((own) => own.flat()) : models.map(weightsOf);
   const stages = splitStages(parameters, topology);
   const frozen = splitStages(await untrainedOf(folder, files.models, models), topology);
   const patterns = await choosePatterns({
@@ -59,14 +66,14 @@ async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
   const buffers = buffersOf(models, topology.tp).filter(({ name }) => !known.has(name));
   const ordered = orderParameters(united.trained, models, optimizer?.groupOf ?? []);
   const conversion = addAliases([...ordered, ...united.frozen, ...buffers], models);
-  const ranks = { ...topology, dp: files.optimizers[0]?.length ?? 1, ...(stage === undefined ? {} : { zero: stage }) };
-  const saved = optimizer === undefined ? undefined : trainingStateOf(models, optimizer, ranks);
+  const saved = { ...topology, dp: files.optimizers[0]?.length ?? 1, ...(stage === undefined ? {} : { zero: stage }) };
+  const state = optimizer === undefined ? undefined : trainingStateOf(models, optimizer, saved);
   const weightsOnly: CheckpointWarning[] =
     stage === undefined ? [{ code: "OptimizerStatesMissing", where: { file: files.prefix } }] : [];
   const ignored = warnOfIgnored(models, optimizer === undefined ? [] : [optimizer]);
   const warnings = [...weightsOnly, ...patterns.warnings, ...united.warnings, ...ignored];
   const opened = openedInPieces({ format: deepspeed.id, tensorFiles, ...side }, conversion, warnings);
-  return { ...opened, training: withPatterns(saved, patterns.added), family: patterns.family };
+  return { ...opened, training: withPatterns(state, patterns.added), family: patterns.family };
 }
 
 /** Patterns that the checkpoint lacks stay with its state, whoever gave them: writers for other ranks need them. */
@@ -127,30 +134,28 @@ function missingRank(file: string, found: string, expected: string): MergeyardEr
 }
 
 type Parameters = {
-  readonly parameters: readonly (readonly ExtractedParameter[])[];
+  /** By model-parallel rank. */
+  readonly groups: readonly (readonly (readonly ExtractedParameter[])[])[];
   readonly stage: 1 | 2 | 3 | undefined;
   /** The first rank's. */
   readonly optimizer: OptimizerRank | undefined;
 };
 
-/** By model-parallel rank; `stage` is undefined when there are weights alone. */
+/** No groups and no stage where there are weights alone. */
 async function readParameters(
   folder: FolderReader,
   files: DeepspeedFiles,
   models: readonly ModelState[],
 ): Promise<Parameters> {
-  if (files.optimizers.length === 0) {
-    return { parameters: models.map(weightsOf), stage: undefined, optimizer: undefined };
-  }
-  const parameters: (readonly ExtractedParameter[])[] = [];
+  const groups: (readonly (readonly ExtractedParameter[])[])[] = [];
   let first: OptimizerRank | undefined;
   for (const [mp, rankFiles] of files.optimizers.entries()) {
     const ranks = await readAll(rankFiles, (file) => readOptimizerRank(folder, file));
     first ??= ranks[0];
     const model = models[mp];
-    parameters.push(model === undefined ? [] : extractParameters(model, ranks));
+    groups.push(model === undefined ? [] : extractParameters(model, ranks));
   }
-  return { parameters, stage: first?.stage, optimizer: first };
+  return { groups, stage: first?.stage, optimizer: first };
 }
 
 function addAliases(

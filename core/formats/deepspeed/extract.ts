@@ -6,6 +6,7 @@ import type { ByteRange } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { type Dtype, elementBytes, elementCount, type Shape } from "../../tensor.ts";
 import { pushRange, sliceRanges } from "../../universal/box.ts";
+import { expertRanks, isExpert, numberExperts } from "./experts.ts";
 import type { ModelState, NamedShape } from "./model.ts";
 import type { FlatGroup, FlatTensor, OptimizerRank } from "./optimizer.ts";
 
@@ -21,27 +22,50 @@ export type ExtractedParameter = {
 };
 
 /**
- * The parameters of a model-parallel rank. `ranks` are its data-parallel ranks in order.
+ * The parameters of a model-parallel rank, by group. `ranks` are its data-parallel ranks in order.
  * Throws: DeepspeedPartitionSize, DeepspeedFragmentCoverage, DeepspeedStepsDisagree, DeepspeedFieldInvalid.
  */
-export function extractParameters(model: ModelState, ranks: readonly OptimizerRank[]): readonly ExtractedParameter[] {
+export function extractParameters(
+  model: ModelState,
+  ranks: readonly OptimizerRank[],
+): readonly (readonly ExtractedParameter[])[] {
   const [first] = ranks;
   for (const { file, groups, stage } of ranks) {
     if (groups.length === model.groups.length && stage === first?.stage) continue;
     const found = `${groups.length} groups of stage ${stage}`;
     throw rankError("DeepspeedFieldInvalid", file, undefined, found, `${model.groups.length} of stage ${first?.stage}`);
   }
-  return model.groups.flatMap((shapes, index) => {
+  return model.groups.map((shapes, index) => {
     const parts = ranks.map(({ file, groups }) => ({ file, group: groups[index] }));
     const all = parts.flatMap(({ file, group: each }) => (each === undefined ? [] : [{ file, ...each }]));
-    // A rank that holds nothing but padding has no fragments, and its optimizer may never have stepped.
-    const active = all.filter(({ fragments }) => first?.stage === 3 || fragments.size > 0);
-    const group = active.length > 0 ? active : all;
-    checkStates(group);
-    if (model.roundRobin && first?.stage === 2) checkOrder(shapes, all);
-    const step = agreeStep(group);
-    return first?.stage === 3 ? extractStage3(shapes, group, step) : extractStage12(shapes, group, step);
+    const partitions = all[0]?.partitions ?? all.length;
+    const isShared = shapes.some(({ name }) => isExpert(name)) && partitions > 0 && all.length % partitions === 0;
+    if (!isShared) return extractGroup(model, shapes, all, first?.stage);
+    return expertRanks(all, partitions, model.dataBeforeExperts).flatMap((own, rank) => {
+      const numbers = numberExperts(
+        shapes.map(({ name }) => name),
+        rank,
+      );
+      const experts = extractGroup(model, shapes, own, first?.stage);
+      return experts.map((each) => ({ ...each, name: numbers.get(each.name) ?? each.name }));
+    });
   });
+}
+
+/** A group that all of `all` share. */
+function extractGroup(
+  model: ModelState,
+  shapes: readonly NamedShape[],
+  all: readonly RankGroup[],
+  stage: OptimizerRank["stage"] | undefined,
+): readonly ExtractedParameter[] {
+  // A rank that holds nothing but padding has no fragments, and its optimizer may never have stepped.
+  const active = all.filter(({ fragments }) => stage === 3 || fragments.size > 0);
+  const group = active.length > 0 ? active : all;
+  checkStates(group);
+  if (model.roundRobin && stage === 2) checkOrder(shapes, all);
+  const step = agreeStep(group);
+  return stage === 3 ? extractStage3(shapes, group, step) : extractStage12(shapes, group, step);
 }
 
 type RankGroup = FlatGroup & { readonly file: string };

@@ -10,7 +10,9 @@ const MODEL_ZERO3 = /^zero_pp_rank_(\d+)_mp_rank_(\d+)_model_states\.pt$/;
 const OPTIMIZER = /^(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_?optim_states\.pt$/;
 /** A pipeline without tensor parallelism leaves the rank out. */
 const LAYER = /^layer_(\d+)(?:-model_(\d+))?-model_states\.pt$/;
-const EXPERT = /^(layer_\d+_expert_\d+_mp_rank_\d+_model_states|expp_rank_\d+_mp_rank_\d+_optim_states)\.pt$/;
+const EXPERT = /^layer_(\d+)_expert_(\d+)_mp_rank_\d+_model_states\.pt$/;
+/** Without ZeRO the states of experts; with it an empty file of older versions. */
+const EXPERT_OPTIMIZER = /^expp_rank_\d+_mp_rank_\d+_optim_states\.pt$/;
 
 /** True for a file of the model's state, of any stage, by its name without folders. */
 export function isModelStateFile(name: string): boolean {
@@ -29,12 +31,17 @@ export type DeepspeedFiles = {
   readonly optimizers: RankGrid;
   /** Files of pipeline layers. */
   readonly layers: readonly LayerFile[];
-  /** Tensor-parallel ranks that these name; undefined without such files. */
+  /** Files of experts, in mixtures of them. */
+  readonly experts: readonly ExpertFile[];
+  /** Tensor-parallel ranks that layers' files name; undefined without such files. */
   readonly layerRanks: number | undefined;
 };
 
 /** The state_dict of one layer of a pipeline, on one tensor-parallel rank. */
 export type LayerFile = { readonly file: CheckpointFile; readonly layer: number; readonly tp: number };
+
+/** The weights of one expert; layers of experts are counted apart from others. */
+export type ExpertFile = { readonly file: CheckpointFile; readonly layer: number; readonly expert: number };
 
 /** True when the files, nested ones included, hold a rank of a training checkpoint. */
 export function hasRankFiles(files: readonly CheckpointFile[]): boolean {
@@ -56,21 +63,23 @@ export async function findDeepspeedFiles(folder: FolderReader): Promise<Deepspee
   const prefix = await findStep(folder);
   const files = folder.files.filter(({ name }) => name.startsWith(prefix) && !name.slice(prefix.length).includes("/"));
   const matches = (pattern: RegExp) => matchFiles(files, prefix, pattern);
-  const [expert] = matches(EXPERT);
-  if (expert !== undefined) {
-    throw fileError("DeepspeedUnsupported", expert.file.name, "a mixture of experts", "dense parameters");
-  }
   const optimizers = matches(OPTIMIZER).map(({ file, numbers: [dp = 0, mp = 0] }) => ({ file, mp, dp }));
+  const [expert] = matches(EXPERT_OPTIMIZER);
+  if (expert !== undefined && optimizers.length === 0) {
+    throw fileError("DeepspeedUnsupported", expert.file.name, "states of experts without ZeRO", "ZeRO 1 or 2");
+  }
   const models = modelGrid(files, prefix);
   if (models.length === 0) {
     throw fileError("DeepspeedRankMissing", prefix, "no model states", "mp_rank_00_model_states.pt or one of stage 3");
   }
+  const experts = matches(EXPERT).map(({ file, numbers: [layer = 0, own = 0] }) => ({ file, layer, expert: own }));
   const layers = matches(LAYER).map(({ file, numbers: [layer = 0, tp = 0] }) => ({ file, layer, tp }));
   return {
     prefix,
     models,
     optimizers: gridOf(optimizers, prefix, "optimizer states"),
     layers,
+    experts,
     layerRanks: layers.length === 0 ? undefined : Math.max(...layers.map(({ tp }) => tp + 1)),
   };
 }

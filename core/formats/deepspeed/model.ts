@@ -40,6 +40,8 @@ export type ModelState = {
   readonly dimensions: { readonly pp: number; readonly tp: number } | undefined;
   readonly info: CheckpointInfo | undefined;
   readonly roundRobin: boolean;
+  /** Ranks that share the same experts are neighbours; else those of one expert-parallel group are. */
+  readonly dataBeforeExperts: boolean;
   /** Names of the trainer's own arguments, where it saved them. */
   readonly trainerArguments: readonly string[];
   /** What else the file says as plain values. */
@@ -95,6 +97,7 @@ export async function readModelState(folder: FolderReader, file: CheckpointFile)
     dimensions: isCount(pp) && isCount(tp) && pp > 0 && tp > 0 ? { pp, tp } : undefined,
     info: info === null ? undefined : parseCheckpointInfo(plainOf(info), file.name),
     trainerArguments: namesOf(get("args")),
+    dataBeforeExperts: fieldOf(get("ds_config"), "use_data_before_expert_parallelism") === true,
     roundRobin: fieldOf(fieldOf(get("ds_config"), "zero_optimization"), "round_robin_gradients") === true,
   };
 }

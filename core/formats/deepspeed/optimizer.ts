@@ -20,6 +20,8 @@ export type FlatGroup = {
   /** fp32 and the optimizer's own states by name. */
   readonly states: ReadonlyMap<string, FlatTensor>;
   readonly step: number | undefined;
+  /** Ranks that the group is cut over, where the file says so: fewer than there are for experts. */
+  readonly partitions: number | undefined;
   /** Stages 1 and 2: the part of each parameter inside this rank's partition. */
   readonly fragments: ReadonlyMap<string, Fragment>;
   /** States that a universal checkpoint has no place for. */
@@ -140,11 +142,14 @@ async function readStage12(task: OptimizerTask): Promise<readonly FlatGroup[]> {
   }
   const base = fieldOf(root, "base_optimizer_state") ?? null;
   const elastic = itemsOf(base);
+  const counts = itemsOf(fieldOf(root, "partition_count")) ?? [];
   const groups: FlatGroup[] = [];
   for (const [index, flat] of flats.entries()) {
     const state = elastic === undefined ? stateOf(base, index) : elastic[index];
     const fallback = elastic === undefined ? stepOfGroup(base, index) : fieldOf(root, "base_optimizer_state_step");
-    groups.push(await readGroup(task, flat, state, fallback, readFragments(task, mappings[index] ?? null)));
+    const group = await readGroup(task, flat, state, fallback, readFragments(task, mappings[index] ?? null));
+    const partitions = counts[index];
+    groups.push({ ...group, partitions: isCount(partitions) ? partitions : undefined });
   }
   return groups;
 }
@@ -198,7 +203,7 @@ async function readGroup(
       ? [key]
       : [],
   );
-  return { states, step: await readStep(task, step), fragments, ignored };
+  return { states, step: await readStep(task, step), partitions: undefined, fragments, ignored };
 }
 
 function placeFlat({ torch, file }: OptimizerTask, tensor: PickleTensor, name: string): FlatTensor {

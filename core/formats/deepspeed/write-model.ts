@@ -10,6 +10,7 @@ import { picklableOf } from "../pickle/json.ts";
 import { type Picklable, pyDict, pyList, pyRecord, pySize, pyTuple } from "../pickle/write.ts";
 import type { Topology } from "../target.ts";
 import { pyTensor, type TorchValue } from "../torch/write.ts";
+import { isExpert } from "./experts.ts";
 
 /** The version that the keys written here follow, where the source states none. */
 const DEEPSPEED_VERSION = "0.14.4";
@@ -147,6 +148,15 @@ export function groupsOf(parameters: readonly TargetParameter[]): readonly (read
     throw new MergeyardError("ConvertStatesMissing", {
       found: `${parameters.length} parameters without optimizer states`,
       expected: "a training checkpoint",
+    });
+  }
+  const expert = trained.find(({ name }) => isExpert(name));
+  if (expert !== undefined) {
+    throw new MergeyardError("DeepspeedUnsupported", {
+      where: { tensor: expert.name },
+      found: "a mixture of experts of DeepSpeed's own layer",
+      expected: "dense parameters",
+      hint: "convert it to safetensors, torch or dcp, which hold experts as any weights",
     });
   }
   const byGroup = Map.groupBy(trained, ({ training }) => training.group ?? 0);

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { suite, test } from "node:test";
 import type { FolderReader } from "../../../core/checkpoint.ts";
 import { deepspeed } from "../../../core/formats/deepspeed/deepspeed.ts";
+import { expertRanks } from "../../../core/formats/deepspeed/experts.ts";
 import { deepspeedUniversal } from "../../../core/formats/deepspeed/universal.ts";
 import { recogniseFormat } from "../../../core/formats/registry.ts";
 import { runGolden } from "../../../tools/golden.ts";
@@ -38,7 +39,7 @@ const refuses = (code: string, files: Files) => assert.rejects(deepspeed.open(fo
 
 suite("DeepSpeed checkpoints", () => {
   test("consolidate to the bits of the real converter, and are refused for the golden set's reasons", async () => {
-    assert.deepEqual(await runGolden(GOLDEN), { passed: 17, failed: [], skipped: [] });
+    assert.deepEqual(await runGolden(GOLDEN), { passed: 19, failed: [], skipped: [] });
   });
 
   test("are refused with the code of what is damaged", async () => {
@@ -124,14 +125,52 @@ suite("DeepSpeed checkpoints", () => {
     await refuses("DeepspeedWeightsMissing", { "mp_rank_00_model_states.pt": torchOf(dict(["module", "N"])) });
   });
 
-  test("of experts, of another form, or offloaded are refused by name", async () => {
+  test("of experts get the experts' numbers in the whole layer, and each must be there", async () => {
+    const files = load("z2_tp1_pp1_dp4_ep2_bf16_experts");
+    const { conversion = [], training, warnings } = await deepspeed.open(folderOf(files));
+    const experts = conversion.filter(({ name }) => name.startsWith("moe.1.deepspeed_moe.experts."));
+    assert.deepEqual([conversion.length, experts.length, training?.groups[1]?.moe], [33, 12, true]);
+    assert.ok(experts.every(({ training: own }) => own?.group === 1 && own.position !== undefined));
+    assert.deepEqual(warnings, []);
+    const expert = "global_step3/layer_1_expert_3_mp_rank_00_model_states.pt";
+    const { [expert]: _, ...others } = files;
+    await refuses("DeepspeedRankMissing", others);
+    const second = files["global_step3/mp_rank_00_model_states.pt"] ?? assert.fail();
+    await refuses("DeepspeedRankMissing", { ...files, "global_step3/mp_rank_01_model_states.pt": second });
+    // Without optimizer states the experts' own files are all there is.
+    const weights = Object.entries(files).filter(([name]) => !name.endsWith("optim_states.pt"));
+    const alone = await deepspeed.open(folderOf(Object.fromEntries(weights)));
+    const names = (list: typeof conversion) => list.map(({ name }) => name).sort();
+    assert.deepEqual(names(alone.conversion ?? []), names(conversion));
+  });
+
+  test("number experts by the order in which ranks share them", () => {
+    assert.deepEqual(expertRanks([0, 1, 2, 3], 2, false), [
+      [0, 2],
+      [1, 3],
+    ]);
+    assert.deepEqual(expertRanks([0, 1, 2, 3], 2, true), [
+      [0, 1],
+      [2, 3],
+    ]);
+  });
+
+  test("of experts without ZeRO, of another form, or offloaded are refused by name", async () => {
     const model = torchOf(dict(["module", "N"], ["param_shapes", "]"]));
     const name = "zero_pp_rank_0_mp_rank_00_optim_states.pt";
     const optimizer = (...fields: readonly (readonly [string, Op])[]) => ({
       "mp_rank_00_model_states.pt": model,
       [name]: torchOf(dict(["optimizer_state_dict", dict(...fields)])),
     });
-    await refuses("DeepspeedUnsupported", { "layer_1_expert_0_mp_rank_00_model_states.pt": model });
+    await refuses("DeepspeedUnsupported", {
+      "mp_rank_00_model_states.pt": model,
+      "expp_rank_0_mp_rank_00_optim_states.pt": model,
+    });
+    await refuses("DeepspeedUnsupported", {
+      "mp_rank_00_model_states.pt": model,
+      "mp_rank_01_model_states.pt": model,
+      "layer_0_expert_0_mp_rank_00_model_states.pt": model,
+    });
     await refuses("DeepspeedUnsupported", optimizer(["fp32_flat_groups", ops("](", "]", "e")]));
     await refuses("DeepspeedFieldInvalid", optimizer(["single_partition_of_fp32_groups", "N"]));
     await refuses("DeepspeedFieldInvalid", { "mp_rank_00_model_states.pt": model, [name]: torchOf(text("x")) });
