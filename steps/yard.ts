@@ -54,6 +54,8 @@ async function findMarker(store: ObjectStore): Promise<boolean> {
 /** A published version. `channels` point to it now. */
 export type VersionListing = {
   readonly version: string;
+  /** Of all its files. */
+  readonly bytes: number;
   readonly publishedMs: number;
   readonly channels: readonly string[];
 };
@@ -130,14 +132,19 @@ async function listVersions(
   model: string,
   channels: ReadonlyMap<string, ChannelRecord>,
 ): Promise<readonly VersionListing[]> {
-  const versions: VersionListing[] = [];
+  const folders = new Map<string, { bytes: number; publishedMs: number | undefined }>();
   const prefix = `artifacts/${checkName(model)}/`;
-  for await (const { key, modifiedMs } of store.list(prefix)) {
-    const [version = "", file, ...deeper] = key.slice(prefix.length).split("/");
-    if (file !== "manifest.json" || deeper.length > 0) continue;
-    const pointing = [...channels].filter(([, record]) => record.version === version).map(([channel]) => channel);
-    versions.push({ version, publishedMs: modifiedMs, channels: pointing });
+  for await (const { key, bytes, modifiedMs } of store.list(prefix)) {
+    const [version = ""] = key.slice(prefix.length).split("/");
+    const folder = folders.get(version) ?? { bytes: 0, publishedMs: undefined };
+    folder.bytes += bytes;
+    if (key === layout.versionManifest(model, version)) folder.publishedMs = modifiedMs;
+    folders.set(version, folder);
   }
+  const versions = [...folders].flatMap(([version, { bytes, publishedMs }]): VersionListing[] => {
+    const pointing = [...channels].filter(([, record]) => record.version === version).map(([channel]) => channel);
+    return publishedMs === undefined ? [] : [{ version, bytes, publishedMs, channels: pointing }];
+  });
   return versions.sort((a, b) => b.publishedMs - a.publishedMs || compareText(a.version, b.version));
 }
 

@@ -41,12 +41,12 @@ function toData({ model, versions, channels, uploads }: ModelListing) {
 
 function render(models: readonly ModelListing[]): string {
   const rows = models.flatMap(({ model, versions, uploads }) => [
-    ...versions.map(({ version, channels, publishedMs }) => [
+    ...versions.map(({ version, channels, publishedMs, bytes }) => [
       `${model}@${version}`,
       "version",
       channels.join(", "),
       formatTime(publishedMs),
-      "",
+      formatBytes(bytes),
     ]),
     ...uploads.map(({ upload, modifiedMs, bytes }) => [
       `incoming/${model}/${upload}`,

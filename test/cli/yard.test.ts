@@ -92,6 +92,12 @@ test("a pipeline is planned, run, shown, pulled and verified; run again it compu
   const models = Object((await call("ls", "--yard", yard)).out).models;
   const listed = models.find((entry: { model: string }) => entry.model === "bard-and-snake");
   assert.deepEqual(listed.channels, { nightly: version });
+  const stored = path.join(yard, "artifacts/bard-and-snake", version);
+  const sizes = listFiles(stored).map((name) => statSync(path.join(stored, name)).size);
+  assert.equal(
+    listed.versions[0].bytes,
+    sizes.reduce((sum, bytes) => sum + bytes, 0),
+  );
   assert.equal(models.find((entry: { model: string }) => entry.model === "base").uploads.length, 1);
 
   const shown = await call("show", "bard-and-snake:nightly", "--yard", yard);
