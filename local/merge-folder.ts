@@ -48,6 +48,8 @@ export type MergeFolderRequest = {
   readonly models: Readonly<Record<string, string>>;
   /** URI of the current folder, the last place where a relative path is looked up. */
   readonly currentFolder: string;
+  /** URI of the cache of Hugging Face's tools. */
+  readonly hubCache?: string | undefined;
   /** Absolute path of the output. */
   readonly target: string;
   /** Replace a former output. */
@@ -233,7 +235,7 @@ async function openModel(
   model: string,
   documentNames: readonly string[],
   parsed: ParsedRecipe,
-  { recipe, models, currentFolder }: MergeFolderRequest,
+  { recipe, models, currentFolder, hubCache }: MergeFolderRequest,
   { openStore, signal }: MergeFolderDeps,
 ): Promise<OpenedModel> {
   const place = await resolveModel(
@@ -242,6 +244,7 @@ async function openModel(
       yard: undefined,
       aliases: [models, parsed.pipeline.models ?? {}],
       folders: [recipe.store, currentFolder],
+      hubCache,
       signal,
     },
     model,

@@ -1,6 +1,7 @@
 // What the name of a model means to a pipeline: which folder of which store, and whether its tensor digests are known.
 // The order is the user's contract: names given for this run, the pipeline's `models:`, the yard, the recipe's folder,
-// the current folder. Reads listings and small records, and headers where an upload has to be shown complete.
+// the current folder, the cache of Hugging Face's tools. Reads listings and small records, and headers where an upload
+// has to be shown complete.
 import { checkName } from "../core/artifact/key.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { isUnfinishedPush, parseUploadMarker, UPLOAD_MARKER } from "../core/artifact/upload.ts";
@@ -9,6 +10,7 @@ import { gguf } from "../core/formats/gguf/checkpoint.ts";
 import { FORMATS } from "../core/formats/registry.ts";
 import { ARTIFACT_LIMITS } from "../core/limits.ts";
 import type { ObjectStore, OpenStore } from "../stores/store.ts";
+import { findInHubCache, parseHubName } from "./hub-cache.ts";
 import { openCheckpoint } from "./open-checkpoint.ts";
 import { findVersion, listModel, listUploads, parseVersionReference, type UploadListing } from "./yard.ts";
 
@@ -20,6 +22,8 @@ export type ModelScope = {
   readonly aliases: readonly Readonly<Record<string, string>>[];
   /** URIs of the folders where relative paths are tried, in order: the recipe's, the current one. */
   readonly folders: readonly string[];
+  /** URI of the cache of Hugging Face's tools on this machine, the last place of all. */
+  readonly hubCache?: string | undefined;
   readonly signal: AbortSignal;
 };
 
@@ -52,7 +56,14 @@ export async function resolveModel(scope: ModelScope, reference: string): Promis
     const file = await findFile(scope, uri);
     if (file !== undefined) return file;
   }
-  throw new MergeyardError("YardModelMissing", { where: { model: reference }, expected: tried.join(" or ") });
+  const hubName = scope.hubCache === undefined ? undefined : parseHubName(text);
+  if (scope.hubCache !== undefined && hubName !== undefined) {
+    tried.push(`${scope.hubCache} (\`hf download ${hubName.repository}\` puts it there)`);
+    const cached = await findInHubCache(scope.openStore, scope.hubCache, hubName, scope.signal);
+    if (cached !== undefined) return folderPlace(cached, hubName.repository);
+  }
+  const expected = [...new Set(tried)].join(" or ");
+  throw new MergeyardError("YardModelMissing", { where: { model: reference }, expected });
 }
 
 /** URIs, absolute paths and the yard's own areas: one place is meant, nothing else is tried. */

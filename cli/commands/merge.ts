@@ -1,4 +1,5 @@
 // `mergeyard merge CONFIG --out DIR`: one merge, file to file, without a yard.
+import { homedir } from "node:os";
 import path from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { Statistics } from "../../core/artifact/statistics.ts";
@@ -69,6 +70,7 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
         recipe: splitUri(toUri(config, terminal.cwd)),
         models: options.model,
         currentFolder: toUri(terminal.cwd, terminal.cwd),
+        hubCache: toUri(hubCacheFolder(terminal.env), terminal.cwd),
         target: path.resolve(terminal.cwd, options.out),
         force: options.force === true,
         threads: options.threads ?? defaultThreads(),
@@ -111,6 +113,12 @@ async function writeReport(file: string, statistics: Statistics | undefined): Pr
   const hasAny = statistics !== undefined && (statistics.tensors.length > 0 || statistics.quantized.length > 0);
   if (!hasAny) throw new MergeyardError("CliNothingToReport", { where: { file } });
   await writeFile(file, renderInterference(statistics));
+}
+
+/** Where Hugging Face's tools keep what they download, by the variables that they read. */
+function hubCacheFolder({ HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME }: Terminal["env"]): string {
+  const home = HF_HOME || path.join(XDG_CACHE_HOME || path.join(homedir(), ".cache"), "huggingface");
+  return HF_HUB_CACHE || path.join(home, "hub");
 }
 
 function parseSize(text: string): number {
