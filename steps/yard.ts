@@ -4,6 +4,7 @@ import { z } from "zod";
 import { checkName } from "../core/artifact/key.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
+import { compareUtf8 } from "../core/utf8-order.ts";
 import type { ObjectInfo, ObjectStore, OpenStore } from "../stores/store.ts";
 import { encodeRecord, readRecord } from "./records.ts";
 import { type ChannelRecord, channelSchema } from "./schemas.ts";
@@ -145,7 +146,7 @@ async function listVersions(
     const pointing = [...channels].filter(([, record]) => record.version === version).map(([channel]) => channel);
     return publishedMs === undefined ? [] : [{ version, bytes, publishedMs, channels: pointing }];
   });
-  return versions.sort((a, b) => b.publishedMs - a.publishedMs || compareText(a.version, b.version));
+  return versions.sort((a, b) => b.publishedMs - a.publishedMs || compareUtf8(a.version, b.version));
 }
 
 /** Uploads of a model, newest first; complete or not. */
@@ -166,7 +167,7 @@ export async function listUploads(store: ObjectStore, model: string): Promise<re
     bytes: files.reduce((sum, file) => sum + file.bytes, 0),
     modifiedMs: Math.max(...files.map((file) => file.modifiedMs)),
   }));
-  return uploads.sort((a, b) => b.modifiedMs - a.modifiedMs || compareText(b.upload, a.upload));
+  return uploads.sort((a, b) => b.modifiedMs - a.modifiedMs || compareUtf8(b.upload, a.upload));
 }
 
 /** A version asked for: by its name, by a channel, or by nothing (`latest`). */
@@ -229,8 +230,4 @@ export async function findVersion(store: ObjectStore, reference: VersionReferenc
 /** The channel's record and its ETag; undefined when the model has no such channel. */
 export function readChannel(store: ObjectStore, model: string, channel: string) {
   return readRecord(store, layout.channel(checkName(model), checkName(channel)), channelSchema);
-}
-
-function compareText(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
 }

@@ -3,6 +3,7 @@
 // the pass that merges. The zod schema is its definition.
 import { z } from "zod";
 import type { UnitLoss, UnitStatistics } from "../plan/receipt.ts";
+import { sortByName } from "../utf8-order.ts";
 import { canonicalJson } from "./digest.ts";
 import { listQuantized, quantizedOutputSchema } from "./quantized.ts";
 
@@ -84,7 +85,7 @@ export function collectStatistics(
     vectors: base === null ? "weights" : "task",
     base,
     models,
-    tensors: tensors.sort((a, b) => (a.name < b.name ? -1 : 1)),
+    tensors: sortByName(tensors),
     quantized: [...listQuantized(losses)],
   };
 }

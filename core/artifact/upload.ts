@@ -4,6 +4,7 @@
 // content, or none (docs/yards.md).
 import { z } from "zod";
 import { MergeyardError } from "../error.ts";
+import { sortByName } from "../utf8-order.ts";
 import { digestSchema } from "./listed-file.ts";
 
 /** Commit marker of an upload: an object of this name says that all files of the upload were there before it. */
@@ -123,7 +124,7 @@ export function buildUploadMarker(records: readonly UploadRecord[], base: Upload
     }
   }
   const { model = "", upload: name = "", step = null, ranks = 1 } = first ?? {};
-  const sorted = [...files.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+  const sorted = sortByName([...files.values()]);
   return {
     upload: 1,
     model,

@@ -6,6 +6,7 @@ import type { CheckpointFile } from "../checkpoint.ts";
 import { type FileRole, fileRole } from "../formats/side-files.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
+import { sortByName } from "../utf8-order.ts";
 import { type Architecture, configSections, tensorRole } from "./architecture.ts";
 import { chooseChatTemplate } from "./chat-template.ts";
 import { checkConfigs, checkQuantization } from "./config-check.ts";
@@ -64,7 +65,7 @@ export function planSideFiles(parts: SideFileParts): readonly SideFile[] {
     ...(parts.index === undefined ? [] : [{ from: "text" as const, ...parts.index }]),
     { from: "text", name: MODEL_CARD_FILE, text: cardOf(parts) },
   ];
-  return files.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
+  return sortByName(files);
 }
 
 function donatedFiles(donor: ModelView, parts: SideFileParts): readonly SideFile[] {

@@ -12,6 +12,7 @@ import { hasPatterns } from "../../universal/checkpoint-info.ts";
 import { type ConversionParameter, type GatheredTensor, STATE_NAMES } from "../../universal/conversion.ts";
 import { compilePattern } from "../../universal/name-pattern.ts";
 import { createUnionRules } from "../../universal/union.ts";
+import { sortByName } from "../../utf8-order.ts";
 import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { asKind, countsOf, fieldOf, isCount, itemsOf, type PickleValue } from "../pickle/value.ts";
 import { readSideFiles } from "../side-files.ts";
@@ -287,7 +288,7 @@ async function assemble(
   parameters: readonly ConversionParameter[],
   warnings: readonly CheckpointWarning[],
 ): Promise<OpenedCheckpoint> {
-  const tensorFiles = [...files].sort((a, b) => (a.name < b.name ? -1 : 1));
+  const tensorFiles = sortByName(files);
   const { sideFiles, config } = await readSideFiles(folder, tensorFiles);
   return openedInPieces({ format: deepspeedUniversal.id, tensorFiles, sideFiles, config }, parameters, warnings);
 }
