@@ -51,7 +51,7 @@ export function renderSchemesDocument(): string {
     "after the other, and the rest of the row makes good what that did to the output. transformers 5 loads no HQQ",
     "folder; hqq itself, transformers 4 and vLLM (4 bits) do.",
     "",
-    `Of llm-compressor's presets, ${aliases.join(", ")}.`,
+    `Of llm-compressor's presets and llama-quantize's mixes, ${aliases.join(", ")}.`,
     "",
     "`mergeyard quantize --budget 6bpw --format compressed-tensors` gives every module the scheme that makes the whole",
     "lose least at that size: 4 and 8 bits of weights, or `unquantized`; `--candidates` names others. Embeddings",

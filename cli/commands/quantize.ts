@@ -4,8 +4,9 @@ import path from "node:path";
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
+import { nearestName } from "../../core/recipe/nearest.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
-import { FOLDER_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
+import { FOLDER_SCHEMES, PART_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
 import { jsonOption, memoryOption, parseCount, splitUri, threadsOption, toOutputUri, toUri } from "../arguments.ts";
 import {
   addPlanOptions,
@@ -88,13 +89,18 @@ function parseSplitSize(text: string): number {
   throw new InvalidArgumentError("It must be a size such as 2G or 500M: thousands, as llama.cpp counts them.");
 }
 
-/** Ids in any case, and the names of presets of llm-compressor. */
+/** Ids in any case, and the names that other tools have for some. */
 function parseScheme(text: string): string {
   const lower = text.toLowerCase();
   const id = SCHEME_ALIASES.get(lower) ?? lower;
-  if ([...FORMATS.values()].some((schemes) => schemes.has(id))) return id;
-  const known = [...FORMATS].map(([format, schemes]) => `${format}: ${[...schemes].join(", ")}`);
-  throw new InvalidArgumentError(`It must be one of these. ${known.join(". ")}.`);
+  const known = [...FORMATS.values()].flatMap((schemes) => [...schemes]);
+  if (known.includes(id)) return id;
+  if (PART_SCHEMES.has(id)) throw new InvalidArgumentError("No server loads a folder of it, so none is written.");
+  const nearest = nearestName(id, [...known, ...SCHEME_ALIASES.keys()]);
+  const meant = nearest === undefined ? "" : ` Did you mean ${nearest}?`;
+  throw new InvalidArgumentError(
+    `There is no such scheme.${meant} docs/schemes.md lists them, such as q4_k_m and fp8_dynamic.`,
+  );
 }
 
 async function dispatch(source: string, options: Options, terminal: Terminal): Promise<void> {
@@ -178,7 +184,10 @@ async function quantize(source: string, options: Options, choose: ChooseSchemes,
     printResult(terminal, options.json, planned === undefined ? result : { ...result, plan: planned }, () => {
       const bits = (8 * result.bytes) / result.elements;
       const tokens = result.hasTokenizer ? "" : "; no tokenizer";
-      const counts = `${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}, ${bits.toFixed(2)} bits each`;
+      const kinds = Map.groupBy(result.losses, ({ scheme }) => scheme);
+      const schemes = [...kinds].map(([scheme, own]) => `${own.length} ${scheme}`).join(", ");
+      const size = `${formatBytes(result.bytes)}, ${bits.toFixed(2)} bits each`;
+      const counts = `${countOf(result.tensors, "tensor")} (${schemes}), ${size}`;
       const place =
         result.files.length === 1 ? options.out : `${result.files[0]} and the ${result.files.length - 1} after it`;
       const line = `${result.scheme} in ${place}: ${counts}; ${describeLoss(result)}${tokens}`;

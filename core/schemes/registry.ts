@@ -166,11 +166,14 @@ export function knownFolderScheme(id: string): FolderScheme {
   return scheme;
 }
 
-/** Names of presets of llm-compressor, in lower case, and the schemes they mean. */
+/** Names of presets of llm-compressor and of mixes of llama-quantize, in lower case, and the schemes they mean. */
 export const SCHEME_ALIASES: ReadonlyMap<string, string> = new Map([
   ["w8a8", "int8_dynamic"],
   ["int8", "int8_dynamic"],
   ["w8a16", "int8_channel"],
   ["w4a16", "int4_group128"],
   ["w4a16_asym", "int4_group128_asym"],
+  ["q3_k", "q3_k_m"],
+  ["q4_k", "q4_k_m"],
+  ["q5_k", "q5_k_m"],
 ]);

@@ -62,7 +62,7 @@ test("quantize writes one file, says what was lost, and inspect reads it", async
   assert.equal(JSON.parse(again.err()).error.code, "YardTargetOccupied");
   const words = createRecorder({ cwd });
   assert.equal(await main(["quantize", ".", "--scheme", "f16", "--out", "n.gguf"], words), 0, words.err());
-  assert.match(words.out(), /^f16 in n\.gguf: 12 tensors, .*nothing lost; no tokenizer/);
+  assert.match(words.out(), /^f16 in n\.gguf: 12 tensors \(9 f16, 3 f32\), .*nothing lost; no tokenizer/);
   assert.deepEqual(readdirSync(cwd).sort(), ["config.json", "m.gguf", "model.safetensors", "n.gguf"]);
 });
 
@@ -102,7 +102,24 @@ test("an unknown scheme is a usage error and writes nothing", async (context) =>
   const terminal = createRecorder({ cwd });
   assert.equal(await main(["quantize", ".", "--scheme", "q9_z", "--out", "m.gguf", "--json"], terminal), 2);
   assert.equal(JSON.parse(terminal.err()).error.code, "CliUsage");
+  for (const [scheme, said] of [
+    ["fp8_dynamik", /Did you mean fp8_dynamic\?/],
+    ["binary_channel", /No server loads a folder of it/],
+  ] as const) {
+    const again = createRecorder({ cwd });
+    assert.equal(await main(["quantize", ".", "--scheme", scheme, "--out", "m.gguf"], again), 2);
+    assert.match(again.err(), said);
+  }
   assert.deepEqual(readdirSync(cwd).sort(), ["config.json", "model.safetensors"]);
+});
+
+test("llama-quantize's short names are mixes, and a line says what was written", async (context) => {
+  const cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-quantize-"));
+  context.after(() => rmSync(cwd, { recursive: true }));
+  makeModel(cwd);
+  const terminal = createRecorder({ cwd });
+  assert.equal(await main(["quantize", ".", "--scheme", "Q4_K", "--out", "m.gguf", "--no-tokenizer"], terminal), 0);
+  assert.match(terminal.out(), /^q4_k_m in m\.gguf: 12 tensors \(/);
 });
 
 test("a scheme of parts makes a folder, under the name of a preset too", async (context) => {
