@@ -2,6 +2,7 @@
 // format that keeps a training state, bit for bit, and what has no place is warned of, never lost in silence.
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
+import { readModelState } from "../../core/formats/deepspeed/model.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { readAll } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
@@ -106,6 +107,19 @@ suite("weights that the module's dict alone holds", () => {
     );
     assert.deepEqual(warnings, []);
   });
+});
+
+test("a tied weight is in the written module under every name, since trainers load it strictly", async () => {
+  const store = newStore();
+  await putRank(store, 1, { w: FLAT, tied: FLAT }, partition(MOMENTS));
+  for (const zero of [1, 3] as const) {
+    const { target } = await convertInto(store, "deepspeed", { topology: { tp: 1, pp: 1, dp: 1, zero } });
+    const name = (await namesIn(target)).find((each) => each.endsWith("model_states.pt")) ?? assert.fail();
+    const content = await readAll(target, name, 1e6);
+    const read = async (_: string, offset: number, bytes: number) => content.slice(offset, offset + bytes);
+    const state = await readModelState({ files: [], read }, { name, bytes: content.length });
+    assert.deepEqual([...(state.module?.keys() ?? [])], ["w", "tied"]);
+  }
 });
 
 suite("what has no place in a universal checkpoint", () => {

@@ -223,7 +223,13 @@ function planModelFiles(
     return [[name, topology.zero === 3 ? placeholderOf({ dtype }) : convertTensor(tensor, dtype)]];
   });
   const others = planOthers(stage.others, request, tp);
-  const named = [...weights, ...others.module];
+  const stored = new Map([...weights, ...others.module]);
+  // A trainer loads the dict strictly: every name of a tied weight must be in it.
+  const aliases = [...stage.shared].flatMap(([alias, name]): NamedTensor[] => {
+    const tensor = stage.layerOf === undefined ? stored.get(name) : undefined;
+    return tensor === undefined ? [] : [[alias, tensor]];
+  });
+  const named = [...stored, ...aliases];
   const layers = stage.layerOf === undefined ? [] : planLayers(folder, named, stage.layerOf, tp);
   const stateOf = (dp: number) =>
     modelStateValue(
