@@ -147,10 +147,10 @@ function forEachRow(
 }
 
 /** Elements that are fitted together, when the tensor has more: bounds memory, and is part of what the bytes are. */
-const TOGETHER_ELEMENTS = 1 << 24;
+const TOGETHER_ELEMENTS = 1 << 22;
 
 /**
- * Groups along the rows. The original watches the mean error of the whole tensor; here each run of rows of about 16
+ * Groups along the rows. The original watches the mean error of the whole tensor; here each run of rows of about 4
  * million elements stops by itself, so that memory stays bounded.
  */
 export function hqq(id: string, bits: HqqBits, group: number): PartScheme {
