@@ -40,6 +40,7 @@ const tokenizerSchema = z.looseObject({
     vocab: z.custom<Readonly<Record<string, number>>>(isVocabulary),
     merges: z.array(z.union([z.string(), z.tuple([z.string(), z.string()])])).default([]),
     byte_fallback: z.boolean().nullish(),
+    ignore_merges: z.boolean().nullish(),
   }),
 });
 
@@ -91,7 +92,9 @@ export function describeTokenizer({ tokenizerJson, tokenizerConfig, config }: To
     throw unsupported("model.type", found, "byte-level BPE");
   }
   if (normalizer != null && normalizer.type !== "NFC") throw unsupported("normalizer", normalizer.type, "NFC, or none");
-  const pre = nameSplitting(splitting);
+  // Where nothing is merged, text is bytes however it is split.
+  const isBytes = model.merges.length === 0 && model.ignore_merges !== true;
+  const pre = nameSplitting(splitting, isBytes);
   const tokens = listTokens(model.vocab, added ?? [], config);
   const metadata = new Map<string, GgufValue>();
   metadata.set("tokenizer.ggml.model", text("gpt2"));
@@ -118,11 +121,11 @@ export function describeTokenizer({ tokenizerJson, tokenizerConfig, config }: To
 
 const FILE = "tokenizer.json";
 
-/** The name of where text is split. */
-function nameSplitting(splitting: unknown): string {
+/** The name of where text is split; `isBytes`: it does not matter where. */
+function nameSplitting(splitting: unknown, isBytes: boolean): string {
   const plain = byteLevel.safeParse(splitting);
   const parts = sequence.safeParse(splitting);
-  const isPlain = plain.success && plain.data.use_regex;
+  const isPlain = plain.success && (plain.data.use_regex || isBytes);
   const isSplit = parts.success && !parts.data.pretokenizers[1].use_regex;
   const pattern = isSplit ? parts.data.pretokenizers[0].pattern.Regex : undefined;
   const known = isPlain || isSplit ? GGUF_SPLITS.find((split) => split.pattern === pattern) : undefined;

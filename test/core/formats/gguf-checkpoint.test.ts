@@ -191,6 +191,19 @@ const TOKENIZER = {
   model: { type: "BPE", vocab: BYTES, merges: ["a b"] },
 };
 
+test("where a tokenizer splits needs no name only when it merges nothing", () => {
+  const describe = (model: object) => {
+    const pre_tokenizer = { type: "ByteLevel", use_regex: false };
+    const json = { ...TOKENIZER, pre_tokenizer, model: { ...TOKENIZER.model, ...model } };
+    const tokenizerJson = new TextEncoder().encode(JSON.stringify(json));
+    return describeTokenizer({ tokenizerJson, tokenizerConfig: undefined, config: undefined });
+  };
+  assert.deepEqual(describe({ merges: [] }).get("tokenizer.ggml.pre"), { kind: "string", value: "gpt-2" });
+  const refusal = { code: "QuantizeTokenizerUnsupported" };
+  assert.throws(() => describe({}), refusal);
+  assert.throws(() => describe({ merges: [], ignore_merges: true }), refusal);
+});
+
 test("a byte-level tokenizer comes back with its tokens, merges, splitting, settings and template", () => {
   const tokenizerConfig = { add_bos_token: true, chat_template: "{{x}}" };
   const config = { vocab_size: 8, bos_token_id: 4, eos_token_id: 5 };
