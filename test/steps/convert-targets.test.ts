@@ -114,6 +114,10 @@ suite("a training checkpoint on another topology", () => {
         const partitions = names.filter((name) => /bf16_zero_pp_rank_\d+_mp_rank_\d\d_optim_states\.pt$/.test(name));
         assert.equal(partitions.length, topology.tp * topology.pp * topology.dp);
         assert.equal((await convertInto(target, "universal")).output.contents, output.contents);
+        // DeepSpeed's loader of stage 3 takes its scaler from the file; the others make a static one by themselves.
+        const { training } = await openCheckpoint(target, "");
+        const scaler = topology.zero === 3 ? { class: "LossScaler", cur_scale: 1, dynamic: false } : undefined;
+        assert.deepEqual(training?.optimizer.loss_scaler, scaler);
       }
     });
   }

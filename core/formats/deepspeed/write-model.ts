@@ -110,22 +110,34 @@ function shapesOf(group: GroupShapes[number]): Picklable {
   );
 }
 
-/** What a rank's optimizer says as a whole: scaler, clipping, version. */
-export function optimizerCommon(training: TrainingState | undefined): Record<string, Picklable> {
-  const { loss_scaler: scaler, ...others } = training?.optimizer ?? {};
+/** What DeepSpeed makes by itself where its file has none. */
+const STATIC_SCALER = { class: "LossScaler", cur_scale: 1, dynamic: false } as const;
+const DYNAMIC_SCALER = "DynamicLossScaler";
+
+/**
+ * What a rank's optimizer says as a whole: scaler, clipping, version. `needsScaler`: the loader takes the file's scaler
+ * whatever it is, as that of stage 3 does; else a static one is left out, so that the file loads without its class.
+ */
+export function optimizerCommon(
+  training: TrainingState | undefined,
+  { needsScaler = false } = {},
+): Record<string, Picklable> {
+  const { loss_scaler: stated, ...others } = training?.optimizer ?? {};
+  const isDynamic = isObject(stated) && stated.class === DYNAMIC_SCALER;
+  const isStatic = isObject(stated) && stated.class === STATIC_SCALER.class;
+  const { class: _, ...scaler } = isDynamic || isStatic ? stated : STATIC_SCALER;
+  const name = isDynamic ? DYNAMIC_SCALER : STATIC_SCALER.class;
   const common: JsonObject = { dynamic_loss_scale: false, overflow: false, ds_version: DEEPSPEED_VERSION, ...others };
   return {
-    ...lossScalerValue(scaler),
-    ...Object.fromEntries(Object.entries(common).map(([name, value]) => [name, picklableOf(value)])),
+    ...(needsScaler || isDynamic
+      ? { loss_scaler: pyRecord(`deepspeed.runtime.fp16.loss_scaler ${name}`, picklablesOf(scaler)) }
+      : {}),
+    ...picklablesOf(common),
   };
 }
 
-/** A static scaler is what DeepSpeed makes by itself; a dynamic one is an object of its class, with its scale. */
-function lossScalerValue(scaler: Json | undefined): Record<string, Picklable> {
-  if (!isObject(scaler) || scaler.class !== "DynamicLossScaler") return {};
-  const { class: _, ...fields } = scaler;
-  const state = Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, picklableOf(value)]));
-  return { loss_scaler: pyRecord("deepspeed.runtime.fp16.loss_scaler DynamicLossScaler", state) };
+function picklablesOf(values: JsonObject): Record<string, Picklable> {
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, picklableOf(value)]));
 }
 
 /** Hyper-parameters of the optimizer's groups; `params` as torch numbers them. */

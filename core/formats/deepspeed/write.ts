@@ -202,7 +202,7 @@ function stage3State(
   });
   return pyDict<RankTensor>([
     ["zero_stage", 3],
-    ...Object.entries(optimizerCommon(training)),
+    ...Object.entries(optimizerCommon(training, { needsScaler: true })),
     ["partition_count", ranks],
     ["optimizer_state_dict", baseState(cut, dp, training)],
     ["fp32_flat_groups", pyList(flats)],
