@@ -39,7 +39,7 @@ const PADDING = "padding cut   tied_modules.embed.word_embeddings.weight from 64
 
 const CASES: Readonly<Record<string, readonly string[]>> = {
   [TRAINED]: [
-    "format        deepspeed, 12 files, 120 kB",
+    "format        deepspeed, 20 files, 146 kB",
     "architecture  not stated",
     "tensors       18, 4 760 elements",
     "saved by      tp 2, pp 2, dp 2, ZeRO 1; BF16 weights, 2 optimizer groups",
