@@ -82,22 +82,26 @@ export function derivedParts(
       return { tensor: countFrom(tensor, firstTensor), paddingBytes, importance: own };
     });
     const hessians = file.format === "safetensors" ? file.hessians : undefined;
-    const { before, after } = knownBytes(file);
-    const prologue = firstTensor === 0 ? before : new Uint8Array(0);
-    const epilogue = endTensor === unit.tensors.length ? after : new Uint8Array(0);
+    const prologue = firstTensor === 0 ? bytesBefore(file) : new Uint8Array(0);
+    const epilogue = endTensor === unit.tensors.length ? bytesAfter(file) : new Uint8Array(0);
     return [{ ticket, prologue, epilogue, tensors, hessians }];
   });
 }
 
-/** Bytes of the file that no weight decides: its header and the parts before the tensors, and those after them. */
-function knownBytes(file: DerivedFile): { readonly before: Uint8Array; readonly after: Uint8Array } {
-  const known = knownParts(file);
-  const first = file.tensors[0]?.offset ?? file.fileBytes;
-  const join = (parts: typeof known) => parts.map(({ bytes }) => bytes);
-  return {
-    before: Buffer.concat([headerOf(file), ...join(known.filter(({ place }) => place.offset < first))]),
-    after: Buffer.concat(join(known.filter(({ place }) => place.offset >= first))),
-  };
+/** Bytes before the tensors: the header, and parts that no weight decides. */
+function bytesBefore(file: DerivedFile): Uint8Array {
+  const known = knownParts(file).filter(({ place }) => place.offset < firstOffset(file));
+  return Buffer.concat([headerOf(file), ...known.map(({ bytes }) => bytes)]);
+}
+
+/** Parts behind the tensors. */
+function bytesAfter(file: DerivedFile): Uint8Array {
+  const known = knownParts(file).filter(({ place }) => place.offset >= firstOffset(file));
+  return Buffer.concat(known.map(({ bytes }) => bytes));
+}
+
+function firstOffset({ tensors, fileBytes }: DerivedFile): number {
+  return tensors[0]?.offset ?? fileBytes;
 }
 
 type PlacedPart = DerivedModule["parts"][number];
