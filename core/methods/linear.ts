@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { roundingTo } from "./frames/working-steps.ts";
+import { addUp, roundingTo } from "./frames/working-steps.ts";
 import { type HalfDtype, type MergeMethod, type MergeTensor, numberParameter, type Pass } from "./method.ts";
 
 /**
@@ -46,13 +46,12 @@ function sumOfWeights(tensor: MergeTensor): number {
 function workingPass(factors: readonly number[], normalizes: boolean, dtype: HalfDtype): Pass {
   const round = roundingTo(dtype);
   const weights = factors.map(round);
-  const addUp = (terms: readonly number[]) => round(terms.reduce((sum, term) => Math.fround(sum + term), 0));
-  const divisor = normalizes ? addUp(weights) : 1;
+  const divisor = normalizes ? addUp(weights, round) : 1;
   return {
     tile({ inputs, output, count }) {
       for (let i = 0; i < count; i++) {
-        const sum = addUp(inputs.map(({ values }, model) => round((weights[model] ?? 0) * round(values[i] ?? 0))));
-        output.values[i] = round(sum / divisor);
+        const terms = inputs.map(({ values }, model) => round((weights[model] ?? 0) * round(values[i] ?? 0)));
+        output.values[i] = round(addUp(terms, round) / divisor);
       }
     },
   };

@@ -91,7 +91,8 @@ function createDifferences(task: TaskVectorTask, round: Round, kernels: Kernels,
   };
 }
 
-function addUp(values: readonly number[], round: Round): number {
+/** The float32 sum in order, rounded at its end. */
+export function addUp(values: readonly number[], round: Round): number {
   return round(values.reduce((sum, value) => Math.fround(sum + value), 0));
 }
 
