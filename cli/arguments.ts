@@ -141,9 +141,15 @@ export function parseCount(text: string): number {
   return threads;
 }
 
-function parseMemory(text: string): number {
+/** A number of bytes. */
+export function parseSize(text: string): number {
   const bytes = parseBytes(text);
   if (bytes === undefined) throw new InvalidArgumentError("It must be a size such as 512MiB, 2G or 1048576.");
+  return bytes;
+}
+
+function parseMemory(text: string): number {
+  const bytes = parseSize(text);
   if (bytes < MEMORY_BYTES_MIN) throw new InvalidArgumentError("It must be at least 64MiB.");
   return bytes;
 }

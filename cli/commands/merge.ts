@@ -1,15 +1,24 @@
 // `mergeyard merge CONFIG --out DIR`: one merge, file to file, without a yard.
 import { homedir } from "node:os";
 import path from "node:path";
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Command, Option } from "commander";
 import type { Statistics } from "../../core/artifact/statistics.ts";
 import { MergeyardError } from "../../core/error.ts";
 import type { OutputRequest } from "../../core/recipe/outputs.ts";
 import type { MergeFolderResult } from "../../local/merge-folder.ts";
-import { jsonOption, memoryOption, modelOption, parseLocalPath, splitUri, threadsOption, toUri } from "../arguments.ts";
+import {
+  jsonOption,
+  memoryOption,
+  modelOption,
+  parseLocalPath,
+  parseSize,
+  splitUri,
+  threadsOption,
+  toUri,
+} from "../arguments.ts";
 import { createProgress } from "../progress.ts";
 import { printResult, type Terminal } from "../terminal.ts";
-import { formatBytes, formatCount, formatDuration, parseBytes } from "../text.ts";
+import { formatBytes, formatCount, formatDuration } from "../text.ts";
 
 const RATE_SHOWN_MS = 2000;
 
@@ -119,12 +128,6 @@ async function writeReport(file: string, statistics: Statistics | undefined): Pr
 function hubCacheFolder({ HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME }: Terminal["env"]): string {
   const home = HF_HOME || path.join(XDG_CACHE_HOME || path.join(homedir(), ".cache"), "huggingface");
   return HF_HUB_CACHE || path.join(home, "hub");
-}
-
-function parseSize(text: string): number {
-  const bytes = parseBytes(text);
-  if (bytes === undefined) throw new InvalidArgumentError("It must be a size such as 2G, 500MB or 1048576.");
-  return bytes;
 }
 
 /** `FORMAT` or `FORMAT:SCHEME`, once for each output; in place of the recipe's own outputs. */
