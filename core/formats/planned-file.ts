@@ -1,6 +1,5 @@
 // A file that a writer has planned: every byte's place is known, the tensors' bytes are not read yet. Made by the
 // writers of torch files, DeepSpeed folders and distributed checkpoints; steps/convert/write-planned.ts follows it.
-
 import type { Gather } from "../checkpoint.ts";
 import type { Dtype, Shape } from "../tensor.ts";
 import type { SourceRange } from "../universal/box.ts";

@@ -1,6 +1,5 @@
 // How a folder of quantized weights describes what its modules hold, by the tool whose form it is. Schemes that a
 // folder can hold declare theirs; folder-scheme.ts turns a description back into what reads the values.
-
 import type { ScaleDtype } from "../tensor.ts";
 import type { CompressedForm } from "./compressed-form.ts";
 

@@ -2,7 +2,6 @@
 // slice of a tensor-parallel rank (reshard.ts) is cut over data-parallel ranks: in stages 1 and 2 of ZeRO the flattened
 // group of slices, in stage 3 every slice by itself. Nothing is read.
 // Source: reference checkpoint-formats.md sections 3.4, 3.5, 5.
-
 import type { Box, Gather } from "../checkpoint.ts";
 import { type Dtype, elementBytes, elementCount, type Shape } from "../tensor.ts";
 import { gatherWhole, type SourceRange, type TensorRange } from "./box.ts";

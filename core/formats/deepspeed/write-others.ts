@@ -1,7 +1,6 @@
 // What rank files hold beside trained parameters: buffers, whole in the module's dict, and frozen weights, which ZeRO 3
 // cuts over data-parallel ranks. Called by the writers of ZeRO files and of the universal folder.
 // Source: reference checkpoint-formats.md sections 3.2, 3.6; DeepSpeed's zero_to_fp32.py (frozen_param_fragments).
-
 import type { TargetParameter } from "../../universal/conversion.ts";
 import { cutPiece, type RankTensor, sliceForRank, vocabularyRows } from "../../universal/partition.ts";
 import type { TrainingState } from "../../universal/training-state.ts";

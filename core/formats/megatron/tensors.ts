@@ -1,7 +1,6 @@
 // What the tensors of Megatron-LM's torch_dist mean: flattened ones get their shape back, stacked layers are taken
 // apart, states of the optimizer join their parameters. Called by the reader of such checkpoints.
 // Source: reference checkpoint-formats.md section 6.2.
-
 import type { Box } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
 import { RANK_LIMITS } from "../../limits.ts";
