@@ -3,7 +3,7 @@ import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
-import type { z } from "zod";
+import type * as z from "zod";
 import { renderBitPlan, UNQUANTIZED } from "../core/bit-plan/document.ts";
 import { SENSITIVITIES } from "../core/bit-plan/sensitivity.ts";
 import { BLOCK_SCHEMES, COMPRESSED_SCHEMES } from "../core/schemes/registry.ts";

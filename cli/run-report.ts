@@ -1,6 +1,6 @@
 // What a person sees of a run while it goes on: one line for each thing that ended, and the progress of the stage that
 // runs now. Made from the events of the local runner, its steps and its workers; an event it does not know is no line.
-import { z } from "zod";
+import * as z from "zod";
 import type { StepEvent } from "../steps/step.ts";
 import type { Progress } from "./progress.ts";
 import { countOf, formatBytes, formatCount } from "./text.ts";

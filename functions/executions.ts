@@ -2,7 +2,7 @@
 // name and input with the execution that is running, and refuses the name for 90 days after it ended: told twice, an
 // event starts nothing twice.
 import { SFNClient, StartExecutionCommand } from "@aws-sdk/client-sfn";
-import { z } from "zod";
+import * as z from "zod";
 import type { Start } from "../steps/pipeline-starts.ts";
 import type { StepDeps } from "../steps/step.ts";
 

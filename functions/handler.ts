@@ -2,7 +2,7 @@
 // deadline here; its typed error leaves with its code as the name, for the state machine's Retry and Catch, and its
 // record as the message, from which record-failure reads it again.
 import middy from "@middy/core";
-import type { z } from "zod";
+import type * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
 import { runStep, type Step, type StepDeps } from "../steps/step.ts";
 import { createStoreOpener } from "../stores/open.ts";

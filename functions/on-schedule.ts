@@ -1,5 +1,5 @@
 // Lambda: ticks of the clock, as EventBridge Scheduler sends them → the step `on-schedule` → started executions.
-import { z } from "zod";
+import * as z from "zod";
 import { onScheduleStep } from "../steps/on-schedule.ts";
 import { runStep } from "../steps/step.ts";
 import { createExecutionClient, type ExecutionClient, readTrigger } from "./executions.ts";

@@ -1,6 +1,6 @@
 // Lambda: objects that were created in the yard's bucket, as EventBridge tells of them → the step `on-upload` → started
 // executions.
-import { z } from "zod";
+import * as z from "zod";
 import { onUploadStep } from "../steps/on-upload.ts";
 import { runStep } from "../steps/step.ts";
 import { createExecutionClient, type ExecutionClient, readTrigger } from "./executions.ts";

@@ -1,6 +1,6 @@
 // Lambda: the step `plan`. Plans are made for the fleet of this deployment, unless the execution's input says other
 // sizes.
-import { z } from "zod";
+import * as z from "zod";
 import { planStep } from "../steps/plan.ts";
 import { runStep } from "../steps/step.ts";
 import { createLambda } from "./handler.ts";

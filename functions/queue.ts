@@ -1,6 +1,6 @@
 // What a function is that a queue feeds: every message alone, a message that failed back to the queue alone. After a
 // few attempts the queue moves it to its dead letters, from where it is sent back once the reason is gone.
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
 import type { StepDeps } from "../steps/step.ts";
 import { describeError } from "../steps/units/failures.ts";

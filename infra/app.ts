@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import { App, Validations } from "aws-cdk-lib";
 import { AwsSolutionsChecks } from "cdk-nag";
-import { z } from "zod";
+import * as z from "zod";
 import { readEnvironment } from "./config.ts";
 import { createMergeyard } from "./mergeyard.ts";
 

@@ -2,7 +2,7 @@
 // small team can deploy unchanged, so a file states only what differs; `default.json` states nothing.
 import { readFileSync } from "node:fs";
 import { InstanceClass } from "aws-cdk-lib/aws-ec2";
-import { z } from "zod";
+import * as z from "zod";
 import { PRICES, vcpuHourUsd } from "../core/cost/estimate.ts";
 import { FLEET_DEFAULT } from "../core/plan/machine.ts";
 

@@ -1,7 +1,7 @@
 // What an environment costs a month while no run does, from the resources of its templates and list prices with their
 // date. Every type of resource is priced or known to cost nothing by itself; a new one is refused until somebody has
 // looked it up. docs/deploy.md has the sums (tools/cost-examples.ts).
-import { z } from "zod";
+import * as z from "zod";
 
 /** List prices in dollars, read at second hand: check them before you rely on them. */
 export const IDLE_PRICES = Object.freeze({

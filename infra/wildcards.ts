@@ -4,7 +4,7 @@
 import { type Stack, Validations } from "aws-cdk-lib";
 import { CfnManagedPolicy, CfnPolicy } from "aws-cdk-lib/aws-iam";
 import { flattenCfnReference } from "cdk-nag/lib/utils/flatten-cfn-reference.js";
-import { z } from "zod";
+import * as z from "zod";
 
 /** The reason for a statement, by its Sid, or by its actions in order, joined with commas. */
 export const WILDCARD_REASONS: Readonly<Record<string, string>> = Object.freeze({

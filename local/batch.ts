@@ -1,6 +1,6 @@
 // AWS Batch played on one machine: a job, or an array of jobs, as child processes. Same variables, same exit codes,
 // same retry rules (flow/job-retry.ts), same end: an array runs all its jobs and fails when one of them did.
-import { z } from "zod";
+import * as z from "zod";
 import { JOB_RETRY, judgeExit } from "../flow/job-retry.ts";
 import type { ErrorFields } from "../steps/schemas.ts";
 import { errorRecordSchema } from "../steps/schemas.ts";

@@ -1,5 +1,5 @@
 // Lambda played in this process: functions by name, and the form of results and errors that Step Functions gives them.
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
 import { stateFailure } from "./asl/failure.ts";
 import { jsonSchema } from "./asl/json.ts";

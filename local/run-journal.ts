@@ -3,7 +3,7 @@
 // began with, and only as long as it neither ended nor met an error. docs/flow.md tells the rules in words.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
-import { z } from "zod";
+import * as z from "zod";
 import type { Digest } from "../core/artifact/digest.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";

@@ -2,7 +2,7 @@
 // cloud. Functions run in this process, jobs as child processes, and the journal in the run's folder lets the next call
 // go on where a killed one stopped.
 
-import type { z } from "zod";
+import type * as z from "zod";
 import { BATCH_SUBMIT_JOB, LAMBDA_INVOKE, renderDefinition, type Substitutions } from "../flow/definition.ts";
 import { type FailureRecord, planOutputSchema, recordFailureOutputSchema, runOutputSchema } from "../steps/schemas.ts";
 import type { StepDeps, StepEvent } from "../steps/step.ts";

@@ -10,7 +10,7 @@ import {
   StartExecutionCommand,
   StopExecutionCommand,
 } from "@aws-sdk/client-sfn";
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
 import { type PlanOutput, planOutputSchema } from "../steps/schemas.ts";
 import { ask } from "./aws-errors.ts";

@@ -1,6 +1,6 @@
 // The cache: content key → what already holds that output. Entries are hints, checked before every use and safe to
 // delete; a wrong one costs time, never a wrong byte.
-import { z } from "zod";
+import * as z from "zod";
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
 import { derivedFileListingSchema, receiptSchema, tensorFileSchema } from "../core/plan/receipt.ts";

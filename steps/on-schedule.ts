@@ -1,6 +1,6 @@
 // What to do when the clock ticks: start the pipelines whose schedule fell due since the tick before. Whether there is
 // anything to merge is the plan's business; most nights it finds nothing changed and the execution ends.
-import { z } from "zod";
+import * as z from "zod";
 import { parseSchedule } from "../core/recipe/schedule.ts";
 import { findStarts, startsSchema } from "./pipeline-starts.ts";
 import { defineStep } from "./step.ts";

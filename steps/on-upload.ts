@@ -1,7 +1,7 @@
 // What to do about a new object in a yard: when it belongs to an upload that is whole, start the pipelines that ask for
 // uploads of its model. Decided from what lies in the yard now, never from the event, which may come twice, late, or
 // before the object that it speaks of is the newest.
-import { z } from "zod";
+import * as z from "zod";
 import { checkName } from "../core/artifact/key.ts";
 import { isUploadNote } from "../core/artifact/upload.ts";
 import { MergeyardError } from "../core/error.ts";

@@ -1,6 +1,6 @@
 // Which pipelines an event should start, and under which names: what the steps on-upload and on-schedule share. A start
 // has a name made of what caused it, so that the same event told twice, late or out of order starts nothing twice.
-import { z } from "zod";
+import * as z from "zod";
 import { digestJson } from "../core/artifact/digest.ts";
 import { shortDigest } from "../core/artifact/layout.ts";
 import { isVerdict } from "../core/error.ts";

@@ -1,6 +1,6 @@
 // The plan of a run as a file of the yard: JSON Lines, the header first, then one unit a line in the order of stages
 // and indexes. Written once; every worker reads it and parses only the lines of its own units.
-import type { z } from "zod";
+import type * as z from "zod";
 import { layout } from "../core/artifact/layout.ts";
 import { type ErrorDetails, MergeyardError } from "../core/error.ts";
 import { PLAN_LIMITS, STORE_LIMITS } from "../core/limits.ts";

@@ -1,7 +1,7 @@
 // Publishing a folder that a command made: a merge, an aligned model, an adapter, a version that was pulled elsewhere.
 // Files are checked against the folder's manifest on their way, the manifest comes last, and the channel follows as a
 // person's decision does. What a run publishes is publish.ts.
-import { z } from "zod";
+import * as z from "zod";
 import { checkName } from "../core/artifact/key.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { versionName } from "../core/artifact/manifest.ts";

@@ -1,7 +1,7 @@
 // Recording a failure: turns what the state machine caught into one typed record that names the error, where it was
 // and what to do, and keeps it in the run's folder. It never fails the run a second time: a record that cannot be
 // written (a full disk, no run yet) is still returned and logged.
-import { z } from "zod";
+import * as z from "zod";
 import { layout } from "../core/artifact/layout.ts";
 import { ERROR_CODES, type ErrorCode, MergeyardError } from "../core/error.ts";
 import type { ObjectStore } from "../stores/store.ts";

@@ -1,5 +1,5 @@
 // The yard's small JSON records (receipts, results, channels, cache entries): how they are written and read.
-import type { z } from "zod";
+import type * as z from "zod";
 import { digestBytes } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
 import { STORE_LIMITS } from "../core/limits.ts";

@@ -1,7 +1,7 @@
 // What every pipeline step takes and gives, as zod schemas: the contract between the state machine, its edges and the
 // steps. Pointers and counts only, never a list that grows with the model: the state machine carries 256 KiB at most.
 // The steps themselves are one file each beside this one.
-import { z } from "zod";
+import * as z from "zod";
 import { YARD_LIMITS } from "../core/limits.ts";
 import { fleetSchema } from "../core/plan/machine.ts";
 import { receiptSchema } from "../core/plan/receipt.ts";

@@ -1,6 +1,6 @@
 // What a step is: zod input, zod output, and a function of the input and of its dependencies. Edges (cli, functions,
 // workers, local) construct the dependencies; a step never knows which edge it runs behind.
-import type { z } from "zod";
+import type * as z from "zod";
 import type { ExecuteConvert } from "../engine/convert-request.ts";
 import type { ExecuteParts } from "../engine/parts-request.ts";
 import type { ExecuteQuantize } from "../engine/quantize-request.ts";

@@ -1,6 +1,6 @@
 // Reading a yard: its marker, its models, versions, channels and uploads. What a name in a recipe means is in
 // resolve-model.ts; writing is publish.ts. The command line lists and shows with these functions.
-import { z } from "zod";
+import * as z from "zod";
 import { checkName } from "../core/artifact/key.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";

@@ -1,6 +1,6 @@
 // What callers of a store do again and again, on the interface alone: whole documents, whole files, copies from store
 // to store. Memory stays bounded by the limit or by one buffer, whatever the size of the object.
-import type { z } from "zod";
+import type * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
 import type { ObjectInfo, ObjectStore, StoreOptions } from "./store.ts";
 

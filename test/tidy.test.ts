@@ -5,7 +5,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import test from "node:test";
-import { z } from "zod";
+import * as z from "zod";
 import { ERROR_CODES } from "../core/error.ts";
 import { METHOD_IDS } from "../core/methods/registry.ts";
 import { renderErrorsDocument } from "../tools/errors-doc.ts";

@@ -6,7 +6,7 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { z } from "zod";
+import * as z from "zod";
 import { findMethod } from "../core/methods/registry.ts";
 import { defaultThreads } from "../workers/pool.ts";
 import { benchConvert } from "./bench/convert.ts";

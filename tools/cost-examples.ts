@@ -5,7 +5,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { App } from "aws-cdk-lib";
-import { z } from "zod";
+import * as z from "zod";
 import { estimateRun, formatUsd, PRICES } from "../core/cost/estimate.ts";
 import { chooseMachine, FLEET_DEFAULT } from "../core/plan/machine.ts";
 import { environmentSchema } from "../infra/config.ts";

@@ -11,7 +11,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import os from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { z } from "zod";
+import * as z from "zod";
 import { main } from "../cli/main.ts";
 import { writeQuantized } from "./quality/formats.ts";
 import { compileLinear } from "./quality/linear.ts";

@@ -9,7 +9,7 @@ import { spawn } from "node:child_process";
 import { globSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 
 const ROOT = path.resolve(import.meta.dirname, "..");
 const FLOOR_FILE = path.join(ROOT, "test/floor.json");

@@ -1,5 +1,5 @@
 // Which image this process runs in, as ECS tells every container that it starts; for the records of what was computed.
-import { z } from "zod";
+import * as z from "zod";
 import { askMachine } from "./machine-metadata.ts";
 
 const metadataSchema = z.looseObject({ ImageID: z.string().regex(/^sha256:[0-9a-f]{64}$/) });

@@ -1,7 +1,7 @@
 // The Batch entry: one job of an array. Job i of n runs units i, i + n, i + 2n, ... of one stage, says what it does as
 // one JSON event a line on stdout, and ends as Batch's retry rules expect: 0 done, 75 try again (a passing fault, a
 // stopped machine), 1 not worth trying again. The local runner starts the same file as a child process.
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
 import { MEMORY_BYTES_DEFAULT } from "../core/plan/defaults.ts";
 import type { ExecuteConvert } from "../engine/convert-request.ts";

@@ -1,7 +1,7 @@
 // `mergeyard inspect SRC`: what a checkpoint is, from its headers alone: format, files, tensors, dtypes, bytes,
 // problems.
 import type { Command } from "commander";
-import { z } from "zod";
+import * as z from "zod";
 import type { TensorEntry } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { parseJsonDocument } from "../../core/formats/json-scan.ts";

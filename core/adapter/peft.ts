@@ -1,7 +1,7 @@
 // A LoRA adapter as PEFT saves it: what its config says, and what each of its tensors is to the model. Nothing here
 // knows the model's tensors; core/plan/adapter.ts matches the two.
 // Source: peft at 5d602fdb, LoraConfig and the state dict that save_pretrained writes; reference section 12.
-import { z } from "zod";
+import * as z from "zod";
 import { type ErrorPlace, MergeyardError } from "../error.ts";
 import { compilePattern } from "../universal/name-pattern.ts";
 

@@ -1,7 +1,7 @@
 // Which axes of a model's tensors can be permuted together without changing what the model computes: derived from the
 // tensors' names for known families, or given. Data, not code: a family is a list of names with their axes.
 // Source: Git Re-Basin, arXiv:2209.04836; merge reference section 10.
-import { z } from "zod";
+import * as z from "zod";
 import type { TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 

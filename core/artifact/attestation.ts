@@ -2,7 +2,8 @@
 // `manifest.intoto.jsonl`, one envelope a line. The manifest and the version's name do not depend on it, so that one
 // version may be signed by several keys, or later. docs/format.md is the normative text.
 // Sources: in-toto attestation framework v1 (Statement, Bundle), DSSE v1, SLSA provenance v1.
-import { z } from "zod";
+import * as z from "zod";
+import { toDotPath } from "zod/v4/core";
 import { MergeyardError } from "../error.ts";
 import { ARTIFACT_LIMITS } from "../limits.ts";
 import { canonicalJson, type Digest } from "./digest.ts";
@@ -186,7 +187,7 @@ function parseStatement(body: Uint8Array, file: string): Statement {
   const parsed = statementSchema.safeParse(parseJson(new TextDecoder().decode(body)));
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
-  throw invalid(file, `${z.core.toDotPath(issue?.path ?? [])}: ${issue?.message}`, "a statement of provenance");
+  throw invalid(file, `${toDotPath(issue?.path ?? [])}: ${issue?.message}`, "a statement of provenance");
 }
 
 /** Folders of the yard that the statement says its inputs lay in, each with the digest that the input had. */

@@ -1,6 +1,7 @@
 // Reading and writing the two documents that describe a folder, `universal.json` and `manifest.json`. They are stored
 // in canonical JSON, so that the digest of the file is the digest of the document.
-import { z } from "zod";
+import type * as z from "zod";
+import { toDotPath } from "zod/v4/core";
 import { type ErrorCode, MergeyardError } from "../error.ts";
 import { parseJsonDocument } from "../formats/json-scan.ts";
 import { ARTIFACT_LIMITS } from "../limits.ts";
@@ -52,7 +53,7 @@ export function checkDocument<Schema extends z.ZodType>(
   const parsed = kind.schema.safeParse(value);
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
-  const field = z.core.toDotPath(issue?.path ?? []) || undefined;
+  const field = toDotPath(issue?.path ?? []) || undefined;
   throw new MergeyardError(kind.invalid, { where: { file, field }, found: issue?.message });
 }
 

@@ -1,6 +1,6 @@
 // Names of files in a checkpoint's or artifact's folder. Indexes, manifests and universal checkpoints name files, and
 // what they name is read from and written into folders, so a name must never be able to leave its folder.
-import { z } from "zod";
+import * as z from "zod";
 import { FOLDER_LIMITS } from "../limits.ts";
 
 /**

@@ -1,6 +1,6 @@
 // Files as universal checkpoints and manifests list them: name, size and digest, and for tensor files the digests of
 // the parts that the file's digest is made of.
-import { z } from "zod";
+import * as z from "zod";
 import { blockFileSchema, tensorFileSchema } from "../plan/receipt.ts";
 import { tensorBytes } from "../tensor.ts";
 import { digestTensorFile } from "./digest.ts";

@@ -1,6 +1,6 @@
 // The manifest of a published version: every file at its digest, the recipe and the inputs it was made from. It holds
 // no time and nothing that depends on where it ran, so that the same recipe and inputs give the same version.
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { ARTIFACT_LIMITS } from "../limits.ts";
 import { compareUtf8, sortByName } from "../utf8-order.ts";

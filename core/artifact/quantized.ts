@@ -1,5 +1,5 @@
 // What quantizing did to each tensor, as results, statistics.json and reports state it.
-import { z } from "zod";
+import * as z from "zod";
 import { type Loss, signalToNoise } from "../ops/loss.ts";
 import type { UnitLoss } from "../plan/receipt.ts";
 

@@ -1,7 +1,7 @@
 // statistics.json of a merge: how the models' changes agree and disagree, tensor by tensor, and what quantized outputs
 // lost. Written beside the artifact when asked for and where there are quantized outputs, from numbers that fall out of
 // the pass that merges. The zod schema is its definition.
-import { z } from "zod";
+import * as z from "zod";
 import type { UnitLoss, UnitStatistics } from "../plan/receipt.ts";
 import { sortByName } from "../utf8-order.ts";
 import { canonicalJson } from "./digest.ts";

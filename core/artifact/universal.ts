@@ -1,7 +1,7 @@
 // The universal checkpoint: safetensors files and `universal.json`, which lists every parameter once, where its bytes
 // are and at which digest, how it may be cut again, and what it was made from. The schema here is its definition;
 // docs/format.md is the normative text.
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { DTYPES, type Dtype, type Shape, tensorBytes } from "../tensor.ts";
 import { FAMILY_IDS } from "../universal/family-ids.ts";

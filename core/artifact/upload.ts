@@ -2,7 +2,7 @@
 // commit marker at its end. The marker is written once, by conditional create, when every file of every rank is there;
 // an upload that has records and no marker is invisible. Whoever uploads by other means may leave a marker of any
 // content, or none (docs/yards.md).
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { sortByName } from "../utf8-order.ts";
 import { digestSchema } from "./listed-file.ts";

@@ -1,6 +1,6 @@
 // The bit plan as a file that a person reads and edits: a scheme for every matrix. What it was made
 // from stands in comments; only the schemes count when it is read again.
-import { z } from "zod";
+import * as z from "zod";
 
 /** What a plan for a folder calls leaving a matrix as it is. */
 export const UNQUANTIZED = "unquantized";

@@ -1,7 +1,7 @@
 // How long a plan may take and what it may cost on AWS: plain arithmetic over the plan's counts and a dated table of
 // prices (prices.json beside this file, replaced by `--prices FILE`). An estimate, never a promise: it always carries
 // the table's date and region.
-import { z } from "zod";
+import * as z from "zod";
 import table from "./prices.json" with { type: "json" };
 
 const positive = z.number().positive();

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { splitBase } from "./frames/base-tiles.ts";
 import { type MergeMethod, numberParameter } from "./method.ts";
 

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { elementCount } from "../tensor.ts";

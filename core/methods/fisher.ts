@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { TILE_ELEMENTS, type Tile } from "../ops/kernels.ts";
 import { splitStatistics } from "./frames/statistics.ts";

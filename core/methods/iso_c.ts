@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { outerProducts, outerProductsBytes } from "../ops/linalg/orthogonal.ts";
 import { svd, svdBytes } from "../ops/linalg/svd.ts";
 import { compileTaskMatrices, TASK_MATRIX_MODEL_PARAMETERS, taskMatrixBytes } from "./frames/task-matrices.ts";

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import type { Deltas } from "../ops/deltas.ts";
 import type { Kernels } from "../ops/kernels.ts";
 import { allocateMatrix, doublesBytes, type Matrix, rowOf } from "../ops/linalg/matrix.ts";

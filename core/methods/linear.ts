@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { addUp, roundingTo } from "./frames/working-steps.ts";
 import { type HalfDtype, type MergeMethod, type MergeTensor, numberParameter, type Pass } from "./method.ts";
 

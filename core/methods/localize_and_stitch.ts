@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { allocatedBytes } from "../ops/memory.ts";
 import { countNonzero, splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
 import { magnitudeOf, refuseUncountable, searchDeltas } from "./frames/model-cuts.ts";

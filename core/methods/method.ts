@@ -2,7 +2,7 @@
 // engine read the properties; neither ever asks which method it is. Adding one: a file here named by its id, a line in
 // registry.ts, a golden file. What several methods are built on is in frames/ and sparsify/.
 import assert from "node:assert/strict";
-import type { z } from "zod";
+import type * as z from "zod";
 import type { FloatDtype } from "../ops/cast.ts";
 import type { Combination, CombineDtype } from "../ops/combine.ts";
 import { type Block, type Kernels, TILE_ELEMENTS, type Tile } from "../ops/kernels.ts";

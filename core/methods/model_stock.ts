@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import type { Kernels } from "../ops/kernels.ts";
 import { tileElementsMax } from "./frames/base-tiles.ts";
 import { createGramPass, type Gram, normsOf, product } from "./frames/gram.ts";

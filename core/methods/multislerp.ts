@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { combinedProduct, createGramPass, type Gram, normsOf, scaleGram } from "./frames/gram.ts";
 import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";

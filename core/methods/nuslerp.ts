@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import { tileElementsMax } from "./frames/base-tiles.ts";
 import { createGramPass, product } from "./frames/gram.ts";

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import type { Deltas } from "../ops/deltas.ts";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { compileOverlap, OVERLAP_PARAMETERS, overlapBytes } from "./frames/overlap.ts";
 import { type MergeMethod, numberParameter } from "./method.ts";
 

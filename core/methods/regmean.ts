@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import { factorCholesky, solveCholesky } from "../ops/linalg/cholesky.ts";

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { z } from "zod";
+import * as z from "zod";
 import type { MarkedBits } from "../ops/consensus.ts";
 import { countBits } from "../ops/deltas.ts";
 import { allocatedBytes } from "../ops/memory.ts";

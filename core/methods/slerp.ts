@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import type { Combination } from "../ops/combine.ts";
 import { createGramPass, type Gram, normsOf, product } from "./frames/gram.ts";
 import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { allocatedBytes } from "../ops/memory.ts";
 import { splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
 import { chosenTask, refuseChoice, TASK_PARAMETER } from "./frames/task-choice.ts";

@@ -1,6 +1,6 @@
 // Which machine a stage runs on: the queue, the vCPU and the memory of its jobs, from what its units do and what they
 // need. The plan step asks it for every stage, `mergeyard plan` shows it; only the fleet's sizes come from outside.
-import { z } from "zod";
+import * as z from "zod";
 import type { Locality } from "../methods/method.ts";
 import type { Stage } from "./schema.ts";
 

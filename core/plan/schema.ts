@@ -1,6 +1,6 @@
 // The plan: a JSON Lines file, one header line and one line per unit. Written by the planner from headers alone, read
 // by every worker. The zod schemas are its only definition; all types are inferred from them.
-import { z } from "zod";
+import * as z from "zod";
 import { BLOCK_SCHEME_IDS } from "../schemes/registry.ts";
 import { DTYPES } from "../tensor.ts";
 

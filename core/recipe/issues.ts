@@ -1,5 +1,5 @@
 // From what zod found to what a user is told: one MergeyardError with field, line, found, expected and the nearest key.
-import type { z } from "zod";
+import type * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { nearestName } from "./nearest.ts";
 import { describeValue, type FieldPath, fieldPlace, type RecipeOrigin } from "./origin.ts";

@@ -1,7 +1,7 @@
 // The value of every parameter for one tensor: which level of the recipe decides, and what the method's schemas say of
 // the result. Global parameters are evaluated once per output tensor under its output name, model parameters for each
 // input under its input name. Source: mergekit, reference sections 5.3 and 5.4.
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import type { MergeMethod, ParameterValues } from "../methods/method.ts";
 import { describeExpected } from "./issues.ts";
@@ -207,7 +207,7 @@ type Checked =
 function checkValue(schema: z.core.$ZodType, value: SettingScalar | undefined): Checked {
   let expected = "";
   for (const candidate of candidatesOf(value)) {
-    const result = z.core.safeParse(schema, candidate);
+    const result = z.safeParse(schema, candidate);
     const { data } = result;
     if (result.success && isScalar(data)) return { ok: true, value: data };
     expected ||= describeExpected(result.error?.issues ?? []) ?? "a number, true or false";
@@ -230,7 +230,7 @@ function fieldSchema(schema: z.ZodObject, name: string): z.core.$ZodType | undef
 
 /** True for a parameter that is true or false. */
 function isFlag(schema: z.core.$ZodType): boolean {
-  return z.core.safeParse(schema, true).success && !z.core.safeParse(schema, 0.5).success;
+  return z.safeParse(schema, true).success && !z.safeParse(schema, 0.5).success;
 }
 
 function hasGradient(setting: Setting): boolean {

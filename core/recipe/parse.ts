@@ -1,6 +1,6 @@
 // From YAML documents, already objects, to a checked recipe. A file is either a pipeline or a mergekit configuration on
 // its own; the second is treated as a pipeline that has nothing but its `merge` part.
-import type { z } from "zod";
+import type * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { RECIPE_LIMITS } from "../limits.ts";
 import { type OrderedDocuments, orderDocuments, type ParsedDocument } from "./documents.ts";

@@ -1,7 +1,7 @@
 // What a user writes: a mergekit configuration (the `merge` part, also on its own), and a pipeline file around it. The
 // zod schemas are the only definition. They say what the grammar is; supported.ts says what is not executed yet.
 // Source of the grammar: mergekit's configuration, reference section 5.
-import { z } from "zod";
+import * as z from "zod";
 import { RECIPE_LIMITS } from "../limits.ts";
 import { settingsSchema } from "./setting.ts";
 

@@ -1,6 +1,6 @@
 // Parameter settings of a recipe: a number, a gradient over the layers, or a list of values with filters on tensor
 // names. This file says what may be written and how one setting is evaluated; precedence is in parameters.ts.
-import { z } from "zod";
+import * as z from "zod";
 import { RECIPE_LIMITS } from "../limits.ts";
 import { describeValue } from "./origin.ts";
 

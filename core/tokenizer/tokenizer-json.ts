@@ -1,7 +1,7 @@
 // `tokenizer.json` of the Hugging Face tokenizers library: its vocabulary read, and written back with another one.
 // Everything else in the file (normalizer, pre-tokenizer, post-processor, decoder) is kept as it is and never run.
 // Source of the form: the library's serialisation, version "1.0".
-import { z } from "zod";
+import * as z from "zod";
 import { type ErrorPlace, MergeyardError } from "../error.ts";
 import { parseJsonDocument } from "../formats/json-scan.ts";
 import { TOKENIZER_LIMITS } from "../limits.ts";

@@ -1,7 +1,7 @@
 // What a checkpoint, or its user, says about how tensor-parallel ranks cut each parameter: lists of name patterns. The
 // schema is the definition; keys are spelled as DeepSpeed spells them, so that one text serves both.
 // Source: reference checkpoint-formats.md sections 4.1, 4.3.
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { PATTERN_LIMITS } from "../limits.ts";
 import { FAMILY_IDS } from "./family-ids.ts";

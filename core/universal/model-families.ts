@@ -1,7 +1,7 @@
 // How tensor-parallel ranks cut the parameters of known families of models, as data: for checkpoints that do not say it
 // themselves. Every parameter must be named by one row, so that none is joined by a guess. family-patterns.ts turns a
 // table into patterns; readers of training checkpoints choose the family.
-import { z } from "zod";
+import * as z from "zod";
 import { FAMILY_IDS, type FamilyId } from "./family-ids.ts";
 
 /**

@@ -1,7 +1,7 @@
 // What a trainer saved beside its tensors, as plain JSON: counters, hyper-parameters of the optimizer's groups, the
 // loss scaler, its configuration. Kept in universal.json, so that a checkpoint for another topology can be written.
 // Whatever is no plain value (random states, objects of the trainer's own) is not kept, and named in a warning.
-import { z } from "zod";
+import * as z from "zod";
 import { DTYPES } from "../tensor.ts";
 
 export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };

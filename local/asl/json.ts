@@ -1,5 +1,5 @@
 // JSON values as the interpreter carries them, and the limit on their size.
-import { z } from "zod";
+import * as z from "zod";
 import { stateFailure } from "./failure.ts";
 import { PAYLOAD_BYTES_MAX, VALUE_DEPTH_MAX } from "./limits.ts";
 

@@ -1,6 +1,6 @@
 // Loading a definition: parsed against the schema, every expression compiled, every name checked. What the interpreter
 // does not support is refused here by name and place, never ignored and never found out half-way through a run.
-import type { z } from "zod";
+import type * as z from "zod";
 import { digestJson } from "../../core/artifact/digest.ts";
 import { MergeyardError } from "../../core/error.ts";
 import type { Template } from "./expression.ts";

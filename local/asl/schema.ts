@@ -1,7 +1,7 @@
 // The subset of Amazon States Language that the interpreter runs, as zod schemas: JSONata only, every field listed,
 // everything else refused. docs/flow.md is the same list in words. Nested machines are parsed one level at a time by
 // load.ts, which also checks what a schema cannot (names that must exist, names that must differ).
-import { z } from "zod";
+import * as z from "zod";
 import { jsonSchema } from "./json.ts";
 import { NAME_CHARACTERS_MAX, SECONDS_MAX } from "./limits.ts";
 

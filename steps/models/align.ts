@@ -1,6 +1,6 @@
 // Aligning a model with another of its build: its units are permuted so that they match the other's, which changes no
 // output of the model and makes the two fit to be averaged. The result is a model folder like the one it came from.
-import { z } from "zod";
+import * as z from "zod";
 import { derivePermutations, type PermutationSpec } from "../../core/align/permutation-spec.ts";
 import { elementOffsets, matchWeights, type Permutations } from "../../core/align/weight-matching.ts";
 import type { TensorEntry } from "../../core/checkpoint.ts";

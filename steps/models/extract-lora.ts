@@ -1,6 +1,6 @@
 // Extracting a LoRA adapter: the change from a base to a fine-tuned model as low-rank factors, in a folder as PEFT
 // saves it. Tensors go one by one; the adapter itself is in memory until it is written.
-import { z } from "zod";
+import * as z from "zod";
 import { type ExtractOptions, extractFactors, extractKind } from "../../core/adapter/extract.ts";
 import {
   ADAPTER_MODEL_FILE,

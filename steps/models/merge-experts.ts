@@ -3,7 +3,7 @@
 // of the same form. Or there is one expert a group, and a smaller model. Perhaps compressed further (MC-SMoE). Tensors
 // are made one by one, when they are written.
 import assert from "node:assert/strict";
-import { z } from "zod";
+import * as z from "zod";
 import type { TensorEntry } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { compressMatrix } from "../../core/moe/compress.ts";

@@ -1,7 +1,7 @@
 // Combining LoRA adapters into one adapter, module by module, in a folder as PEFT saves it. The result is in memory
 // until it is written: it is as small as an adapter.
 import assert from "node:assert/strict";
-import { z } from "zod";
+import * as z from "zod";
 import {
   COMBINATIONS,
   type Combination,

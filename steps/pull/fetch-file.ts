@@ -1,6 +1,6 @@
 // Fetching one file of a version. A large one is written by regions, and a record beside it says of which write: when a
 // pull is killed, the next one fetches only the regions that are not there. Called by pull.ts.
-import { z } from "zod";
+import * as z from "zod";
 import { digestBytes } from "../../core/artifact/digest.ts";
 import type { ManifestFile } from "../../core/artifact/manifest.ts";
 import { ticketSchema } from "../../core/artifact/upload.ts";

@@ -1,7 +1,7 @@
 // The folder that a version is pulled into: what it holds, whether it may be changed, and which of its bytes are known.
 // A folder that holds another version of the same model becomes the new one: the marker says so, then the old manifest
 // goes, so that the folder never claims to be what it is not.
-import { z } from "zod";
+import * as z from "zod";
 import { layout } from "../../core/artifact/layout.ts";
 import {
   MANIFEST_FILE,

@@ -2,7 +2,7 @@
 // then every file is written from its start to its end while the stored integers stream. A window and the scales of a
 // few tensors are in memory. Where the original is given, it is quantized directly beside, to say how far they differ.
 import assert from "node:assert/strict";
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../../core/error.ts";
 import type { PlannedShard } from "../../core/formats/safetensors/shard-plan.ts";
 import { fileRole } from "../../core/formats/side-files.ts";

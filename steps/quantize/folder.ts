@@ -1,7 +1,7 @@
 // Quantizing a checkpoint into a folder of parts that servers load: planned here, from headers; the
 // weights stream through the parts executor, which also measures the error of every tensor on the way.
 import assert from "node:assert/strict";
-import { z } from "zod";
+import * as z from "zod";
 import { followFolderPlan } from "../../core/bit-plan/folder.ts";
 import type { Checkpoint } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";

@@ -1,5 +1,5 @@
 // What a quantization lost, summed up for its result: the whole in dB, the tensor that lost most, and every tensor.
-import { z } from "zod";
+import * as z from "zod";
 import { quantizedTensor, quantizedTensorSchema } from "../../core/artifact/quantized.ts";
 import { addLoss, type Loss, NO_LOSS, signalToNoise } from "../../core/ops/loss.ts";
 import { scalarQuantize } from "../../core/ops/quantize.ts";

@@ -2,7 +2,7 @@
 // given size. What each scheme loses is measured on sampled rows; the choice is the exact optimum of an integer
 // program. Writes nothing.
 import assert from "node:assert/strict";
-import { z } from "zod";
+import * as z from "zod";
 import { type Budget, parseBudget } from "../../core/bit-plan/budget.ts";
 import { type Choice, type ChoiceGroup, convexHull, priceBetween, undominated } from "../../core/bit-plan/choices.ts";
 import { planFolderBits } from "../../core/bit-plan/folder.ts";

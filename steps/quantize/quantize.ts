@@ -1,7 +1,7 @@
 // Quantizing a checkpoint of the llama family into one GGUF file: planned here, from headers; the rows stream through
 // the quantize executor, which also measures the error of every tensor on the way.
 import assert from "node:assert/strict";
-import { z } from "zod";
+import * as z from "zod";
 import type { TensorEntry } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { alignUp, GGUF_ALIGNMENT } from "../../core/formats/gguf/gguf.ts";

@@ -1,7 +1,7 @@
 // What a job says of itself while it works, as one small object in the run's folder that it overwrites now and then:
 // a sign of life, how far it is, and its last events. Whoever follows a run reads these objects and never asks Batch;
 // of a job that died without a word they are what is left. Written by workers/main.ts.
-import { z } from "zod";
+import * as z from "zod";
 import { layout } from "../../core/artifact/layout.ts";
 import { YARD_LIMITS } from "../../core/limits.ts";
 import type { ObjectStore } from "../../stores/store.ts";

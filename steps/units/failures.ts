@@ -1,6 +1,6 @@
 // What a failed unit leaves behind for the record of the run: Batch tells the state machine no more than an exit code,
 // so the worker writes its typed error beside the receipts. It counts only as long as the unit has no receipt.
-import { z } from "zod";
+import * as z from "zod";
 import { layout } from "../../core/artifact/layout.ts";
 import { ERROR_CODES, MergeyardError } from "../../core/error.ts";
 import type { ObjectStore } from "../../stores/store.ts";

@@ -49,6 +49,11 @@ test("what is built needs nothing beside it, and works in threads and in jobs as
     files.filter((file) => !file.endsWith(".mjs")),
     ["kernels.wasm", "package.json"],
   );
+  // `import { z }`, or a value of `z.core`, would load zod's messages in all languages at every start.
+  const withLanguages = files.filter((file) =>
+    readFileSync(path.join(root, "dist", file)).includes("zod/v4/locales/fr"),
+  );
+  assert.deepEqual(withLanguages, []);
   const digests = [root, ROOT].map((from, index) => {
     const out = path.join(scratch, `merged-${index}`);
     launch(from, ["merge", path.join(ROOT, "examples/ties.yaml"), "--threads", "2", "--out", out]);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { z } from "zod";
+import * as z from "zod";
 import { ERROR_CODES, MergeyardError } from "../../core/error.ts";
 import { BATCH_SUBMIT_JOB, LAMBDA_INVOKE, renderDefinition, transientErrors } from "../../flow/definition.ts";
 import { loadMachine } from "../../local/asl/load.ts";

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { z } from "zod";
+import * as z from "zod";
 import { handler as check } from "../../functions/check.ts";
 import { handler as notify } from "../../functions/notify.ts";
 import { createOnUpload } from "../../functions/on-upload.ts";

@@ -1,7 +1,7 @@
 // The bucket, its key, and what other teams and accounts may do with them.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { z } from "zod";
+import * as z from "zod";
 import { closed, DEPLOYMENTS, full, OTHER_ACCOUNT, standard } from "./deployments.ts";
 import { allows, statementsIn } from "./policies.ts";
 import { at, BUCKET_ARN, type Deployment, type Value } from "./templates.ts";

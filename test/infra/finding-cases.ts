@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { Validations } from "aws-cdk-lib";
 import { AwsSolutionsChecks } from "cdk-nag";
 import type { IConstruct } from "constructs";
-import { z } from "zod";
+import * as z from "zod";
 import { DEPLOYMENTS } from "./deployments.ts";
 
 /** `rule path` of every finding under a construct that is not acknowledged. */

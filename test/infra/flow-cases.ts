@@ -1,7 +1,7 @@
 // The state machine: what is deployed is what runs locally, and it may call everything that it calls.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { z } from "zod";
+import * as z from "zod";
 import { fleetSchema } from "../../core/plan/machine.ts";
 import { BATCH_SUBMIT_JOB, LAMBDA_INVOKE, renderDefinition, type Substitutions } from "../../flow/definition.ts";
 import { environmentSchema } from "../../infra/config.ts";

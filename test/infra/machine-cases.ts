@@ -1,7 +1,7 @@
 // Machines, jobs and their network.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { z } from "zod";
+import * as z from "zod";
 import { engineBytes, fleetSchema } from "../../core/plan/machine.ts";
 import { JOB_RETRY } from "../../flow/job-retry.ts";
 import { closed, DEPLOYMENTS, full, standard } from "./deployments.ts";

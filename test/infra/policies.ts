@@ -1,6 +1,6 @@
 // IAM, as far as our policies need it: which statements a role has, and whether they allow an action. And a store that
 // obeys: each of its operations asks for what S3 would ask for, so that the real steps can be run under a role.
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../../core/error.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { BUCKET_ARN, type Deployment } from "./templates.ts";

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import { App, type Stack } from "aws-cdk-lib";
 import { Template } from "aws-cdk-lib/assertions";
-import { z } from "zod";
+import * as z from "zod";
 import { environmentSchema } from "../../infra/config.ts";
 import { createMergeyard } from "../../infra/mergeyard.ts";
 

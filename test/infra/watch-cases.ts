@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import recommended from "aws-cdk-lib/recommended-feature-flags.json" with { type: "json" };
-import { z } from "zod";
+import * as z from "zod";
 import { environmentSchema, readEnvironment } from "../../infra/config.ts";
 import { DEPLOYMENTS, full, standard } from "./deployments.ts";
 import { allows, statementsIn } from "./policies.ts";

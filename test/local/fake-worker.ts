@@ -2,7 +2,7 @@
 // {"2": ["exit 75", "ok"]}; `ok` when nothing is said. Notes every start in FAKE_LOG.
 import { appendFileSync } from "node:fs";
 import { setTimeout as pause } from "node:timers/promises";
-import { z } from "zod";
+import * as z from "zod";
 
 const scripts = z.record(z.string(), z.array(z.string())).parse(JSON.parse(process.env.FAKE_WORKER ?? "{}"));
 const index = process.env.AWS_BATCH_JOB_ARRAY_INDEX ?? "none";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { z } from "zod";
+import * as z from "zod";
 import { CAUSE_CHARACTERS_MAX } from "../../local/asl/limits.ts";
 import type { ChildEnd } from "../../local/child.ts";
 import { attemptEnd, describeEnd, failureCause } from "../../local/job-end.ts";

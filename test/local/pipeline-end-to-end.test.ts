@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { z } from "zod";
+import * as z from "zod";
 import { layout } from "../../core/artifact/layout.ts";
 import { receiptSchema } from "../../core/plan/receipt.ts";
 import { failureSchema, type PublishOutput, publishOutputSchema } from "../../steps/schemas.ts";

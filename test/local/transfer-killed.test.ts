@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { z } from "zod";
+import * as z from "zod";
 import { digestBytes } from "../../core/artifact/digest.ts";
 import { ticketSchema, UPLOAD_MARKER, uploadMarkerSchema, uploadRecordSchema } from "../../core/artifact/upload.ts";
 import { runStep } from "../../steps/step.ts";

@@ -2,7 +2,7 @@
 // runs the real steps on the real yard, stage by stage, with the worker's own entry; a test may hold it before a stage.
 import assert from "node:assert/strict";
 import http from "node:http";
-import { z } from "zod";
+import * as z from "zod";
 import { checkStep } from "../../steps/check.ts";
 import { notifyStep } from "../../steps/notify.ts";
 import { planStep } from "../../steps/plan.ts";

@@ -1,7 +1,7 @@
 // Folders of the golden sets in memory stores, and conversions between stores, for tests of the converter.
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { z } from "zod";
+import type * as z from "zod";
 import { convertStep } from "../../steps/convert/convert.ts";
 import type { convertInputSchema, convertOutputSchema } from "../../steps/schemas.ts";
 import { runStep } from "../../steps/step.ts";

@@ -87,7 +87,9 @@ export function judgeImport(file: string, specifier: string): string | undefined
     if (law.node === "all" || law.node.includes(specifier)) return undefined;
     return `${folder}/ may use ${list(law.node)} of Node, not ${specifier}: let an edge do it and pass the result in`;
   }
-  const allowed = law.packages.some((name) => (typeof name === "string" ? name === specifier : name.test(specifier)));
+  const allowed = law.packages.some((name) =>
+    typeof name === "string" ? specifier === name || specifier.startsWith(`${name}/`) : name.test(specifier),
+  );
   if (allowed) return undefined;
   const packages = list(law.packages.map(String));
   return `${folder}/ may use the packages ${packages}, not ${specifier}: put it behind an interface`;

@@ -5,7 +5,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os";
 import path from "node:path";
 import test from "node:test";
-import { z } from "zod";
+import * as z from "zod";
 import { compileLinear, createLayers } from "../../tools/quality/linear.ts";
 import { readTensorFile, readWeights } from "../../tools/quality/weights.ts";
 import { runJson } from "../cli/model-files.ts";

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import test from "node:test";
-import { z } from "zod";
+import * as z from "zod";
 import { routeRows } from "../../tools/quality/feed-forward.ts";
 import { compileLinear, createLayers } from "../../tools/quality/linear.ts";
 import { createLlama } from "../../tools/quality/llama.ts";

@@ -4,7 +4,7 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { adamerging } from "../../core/methods/adamerging.ts";
 import { openCheckpointFile } from "../../steps/open-checkpoint.ts";

@@ -2,7 +2,7 @@
 // the form: merge reference, sections 10 and 15.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { alignTasks } from "../../core/methods/frames/task-space.ts";
 import { onHeap, rowOf } from "../../core/ops/linalg/matrix.ts";
 import { alignStep } from "../../steps/models/align.ts";

@@ -1,6 +1,6 @@
 // What a golden merge case expects, compared: tensors of a file under a tolerance, and keys of the config.
 import { basename, dirname, join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { failed, PASSED, type Verdict } from "./case.ts";

@@ -1,7 +1,7 @@
 // Golden cases of PyTorch distributed checkpoints: chunks must tile to the expected tensors; damaged copies must be
 // refused for the reason that the set states. Source of the form: checkpoint reference, section 9.
 import { basename, dirname, join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { failed, type GoldenCase, type GoldenSet, PASSED, type Verdict } from "./case.ts";

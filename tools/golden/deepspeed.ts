@@ -2,7 +2,7 @@
 // converter makes of it; damaged copies must be refused for the reason that the set states. Source of the form:
 // checkpoint reference, section 9.
 import { basename, dirname, join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import type { ConversionParameter } from "../../core/universal/conversion.ts";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";

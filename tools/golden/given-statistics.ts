@@ -3,7 +3,7 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { findMethod } from "../../core/methods/registry.ts";
 import { skipped, type Verdict } from "./case.ts";

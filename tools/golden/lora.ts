@@ -1,7 +1,7 @@
 // Golden cases of LoRA adapters: extracted from a model, or combined from adapters in a folder each, by the steps that
 // users run; the written adapter is read back and compared. Source of the form: merge reference, sections 12 and 15.
 import { join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { COMBINATIONS } from "../../core/adapter/combine.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { extractLoraStep } from "../../steps/models/extract-lora.ts";

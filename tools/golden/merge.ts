@@ -1,6 +1,6 @@
 // Golden cases of merging: each becomes a recipe, is planned as any recipe is, runs through the engine with the
 // WebAssembly kernels, and every listed tensor is compared. Source of the form: merge reference, section 15.
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../../core/error.ts";
 import { findMethod } from "../../core/methods/registry.ts";
 import { runAdamerging } from "./adamerging.ts";

@@ -1,6 +1,6 @@
 // Golden cases of mixture-of-experts models: the experts of a file as a Switch model, merged by the step that users
 // run. Source of the form: merge reference, sections 11 and 15.
-import { z } from "zod";
+import * as z from "zod";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { similarityOf } from "../../core/moe/grouping.ts";
 import { mergeExpertsStep } from "../../steps/models/merge-experts.ts";

@@ -1,5 +1,5 @@
 // The stand-in tokenizers of golden cases: a vocabulary map and nothing else, `{"vocab": {...}, "added": {...}}`.
-import { z } from "zod";
+import * as z from "zod";
 import { PLAIN_FLAGS, type Tokenizer, type Vocabulary } from "../../core/tokenizer/tokenizer.ts";
 
 const ids = z.record(z.string(), z.int().nonnegative());

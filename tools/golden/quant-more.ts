@@ -1,6 +1,6 @@
 // Golden cases of number formats, of schemes that other tools than compressed-tensors store, and of solvers, each by
 // the tolerance that its case states. By the case's scheme.
-import { z } from "zod";
+import * as z from "zod";
 import { gptqRow } from "../../core/schemes/gptq.ts";
 import { packAwq, packGptqWeights, packGptqZeros } from "../../core/schemes/gptq-packing.ts";
 import { factorHessian, sparsify24 } from "../../core/schemes/gptq-solver.ts";

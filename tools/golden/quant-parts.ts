@@ -1,7 +1,7 @@
 // Golden cases of schemes that store parts: a matrix through the scheme must give the reference's bytes, part by part,
 // and so must a window of rows at a time.
 import { createHash } from "node:crypto";
-import { z } from "zod";
+import * as z from "zod";
 import type { CompressedForm } from "../../core/schemes/compressed-form.ts";
 import { compressedScheme } from "../../core/schemes/compressed-scheme.ts";
 import { allocateParts, quantizeMatrix, windowOf } from "../../core/schemes/part-matrix.ts";

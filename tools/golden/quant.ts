@@ -2,7 +2,7 @@
 // values, in plain TypeScript and in SIMD. Source of the form: a list of cases, each with a scheme and files beside it.
 import { createHash } from "node:crypto";
 import { basename, dirname, join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { createScalarKernels, type Kernels } from "../../core/ops/kernels.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
 import { BLOCK_SCHEMES, type BlockSchemeId, isBlockSchemeId } from "../../core/schemes/registry.ts";

@@ -1,7 +1,7 @@
 // Golden cases that are whole recipes of the reference, run as they are.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { findMethod } from "../../core/methods/registry.ts";
 import { failed, skipped, type Verdict } from "./case.ts";
 import { compareAll, compareConfig, listTensors } from "./compare.ts";

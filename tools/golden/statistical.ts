@@ -2,7 +2,7 @@
 // probability with which each element is kept and what becomes of those that are; it is run with fixed seeds, and every
 // bound is in standard deviations of what independent draws would give. Source: merge reference, sections 4.8, 4.9, 15.
 import { basename, dirname, join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { findMethod } from "../../core/methods/registry.ts";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";

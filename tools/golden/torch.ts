@@ -2,7 +2,7 @@
 // hostile files must be refused for the reason that the set states. Source of the form: checkpoint reference, section
 // 9.
 import { basename, dirname, join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import type { TensorEntry } from "../../core/checkpoint.ts";
 import type { PickleObject, PickleValue } from "../../core/formats/pickle/value.ts";
 import { isObject } from "../../core/formats/pickle/value.ts";

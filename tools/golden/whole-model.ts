@@ -1,6 +1,6 @@
 // Golden cases of methods that look at whole models, and of those that keep tasks apart: a case becomes recipes, whose
 // rounds run as those of any merge.
-import { z } from "zod";
+import * as z from "zod";
 import { findMethod } from "../../core/methods/registry.ts";
 import { failed, PASSED, skipped, type Verdict } from "./case.ts";
 import { compareAll, openExpected } from "./compare.ts";

@@ -1,6 +1,6 @@
 // Measures models on several threads; results come in the order of the tasks whichever thread is faster.
 import { Worker } from "node:worker_threads";
-import { z } from "zod";
+import * as z from "zod";
 import type { Scores, Scoring } from "./score.ts";
 
 const scoresSchema = z.record(z.string(), z.array(z.number()));

@@ -2,7 +2,7 @@
 // ranks, whose metadata says at which offsets of the whole tensor each part lies. There is no document beside them; the
 // whole size is how far the parts reach.
 // Source: reference checkpoint-formats.md section 6.1.
-import { z } from "zod";
+import * as z from "zod";
 import type { CheckpointFile, FolderReader, TensorEntry } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
 import { type Shape, tensorBytes } from "../../tensor.ts";

@@ -1,7 +1,7 @@
 // Which patterns say how the tensor-parallel ranks of a DeepSpeed checkpoint cut its parameters: those that the caller
 // gives, those of a file beside it, its own, or the built-in table of its family.
 // Source: reference checkpoint-formats.md sections 4.1, 4.2.
-import { z } from "zod";
+import * as z from "zod";
 import type { FolderReader } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
 import { FOLDER_LIMITS } from "../../limits.ts";

@@ -3,7 +3,7 @@
 // model.ts and config.ts.
 // Source: llama.cpp, convert_hf_to_gguf.py (GemmaModel, Gemma2Model, Gemma3Model) and the models' hyperparameters in
 // llama-model.cpp; transformers, modeling_gemma2.py and modeling_gemma3.py.
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
 import type { GgufWindows } from "./names.ts";
 import type { GgufValue } from "./type-codes.ts";

@@ -1,7 +1,7 @@
 // A llama-family checkpoint as a GGUF model: metadata from its config, names, the order of tensors, which rows move,
 // and the scheme of every tensor. Known from headers alone; no byte of weights is read.
 // Source: llama.cpp's converter and llama-quantize c392e509; quantization reference sections 2 and 3.4.
-import { z } from "zod";
+import * as z from "zod";
 import type { Checkpoint, TensorEntry } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
 import { chooseScheme, type Mix, type MixPlace, type TensorKind } from "../../schemes/mixes.ts";

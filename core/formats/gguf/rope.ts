@@ -1,7 +1,7 @@
 // Scaled rotary embeddings in a GGUF file: entries of the metadata for linear and yarn scaling, and for Llama 3's a
 // tensor by which readers divide each frequency. Used by the writer and, to find the config again, by the reader.
 // Source: llama.cpp, convert_hf_to_gguf.py: LlamaModel.generate_extra_tensors; transformers, modeling_rope_utils.py.
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
 import type { GgufValue } from "./type-codes.ts";
 

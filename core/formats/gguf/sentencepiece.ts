@@ -2,7 +2,7 @@
 // the ids of special ones, as llama.cpp's converter puts them there.
 // Source: llama.cpp, convert_hf_to_gguf.py (_create_vocab_sentencepiece, LlamaModel.set_vocab) and gguf-py,
 // gguf/vocab.py (SpecialVocab).
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
 import { type PieceKind, parseSentencePiece } from "../../tokenizer/sentencepiece.ts";
 import type { GgufMetadata, GgufValue } from "./type-codes.ts";

@@ -1,7 +1,7 @@
 // A tokenizer.json as metadata of a GGUF file. Readers of GGUF know tokenizers by name, not by rule, so only those
 // whose rules are exactly a named one's can be expressed; any other is refused, not written as something near it.
 // Source: llama.cpp's converter; quantization reference section 2.
-import { z } from "zod";
+import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
 import { parseJsonDocument } from "../json-scan.ts";
 import type { GgufMetadata, GgufValue } from "./type-codes.ts";

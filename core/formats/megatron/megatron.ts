@@ -5,7 +5,7 @@
 // dist_checkpointing/strategies/torch.py, dist_checkpointing/core.py, optimizer/distrib_optimizer.py
 // (sharded_param_state_fs_model_space).
 import assert from "node:assert/strict";
-import { z } from "zod";
+import * as z from "zod";
 import type { CheckpointFile, FolderReader } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { FOLDER_LIMITS, RANK_LIMITS } from "../../limits.ts";

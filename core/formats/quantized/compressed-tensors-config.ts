@@ -2,7 +2,7 @@
 // transformers), and read back from folders of any tool. Which modules are compressed is a list of rules; first the
 // ignored ones, then the targets.
 // Source: compressed-tensors QuantizationConfig; quantization reference section 4.
-import { z } from "zod";
+import * as z from "zod";
 import type { MergeyardError } from "../../error.ts";
 import type { CompressedForm } from "../../schemes/compressed-form.ts";
 import { unsupportedForm } from "./stored-matrix.ts";

@@ -1,6 +1,6 @@
 // A folder of quantized weights as a checkpoint of the weights that it stands for: the parts of a module become its one
 // weight, dequantized when it is read. Called when any folder of safetensors is opened.
-import { z } from "zod";
+import * as z from "zod";
 import type { Checkpoint, TensorEntry } from "../../checkpoint.ts";
 import { parametersOf } from "../../universal/conversion.ts";
 import type { OpenedCheckpoint } from "../format.ts";

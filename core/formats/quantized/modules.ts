@@ -3,7 +3,7 @@
 // from the config or from what the module says of itself.
 // Source: GPTQModel, quantization/config.py; AutoAWQ, models/_config.py; bitsandbytes, functional.py: QuantState;
 // hqq, core/quantize.py: HQQLinear.state_dict and core/utils.py: encode_safetensor_type.
-import { z } from "zod";
+import * as z from "zod";
 import type { Checkpoint, TensorEntry } from "../../checkpoint.ts";
 import type { OtherFolder } from "../../schemes/folder-form.ts";
 import { folderScheme } from "../../schemes/folder-scheme.ts";

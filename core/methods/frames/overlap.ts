@@ -1,6 +1,6 @@
 // The frame of RAM's two forms: changes of one model alone are taken, times a factor of that model, and changes that
 // several models made to the same element are averaged. Source: mergekit `ram`, merge reference section 4.16.
-import { z } from "zod";
+import * as z from "zod";
 import type { Kernels, Tile } from "../../ops/kernels.ts";
 import { allocatedBytes } from "../../ops/memory.ts";
 import type { LargeTally } from "../../ops/overlap.ts";

@@ -1,6 +1,6 @@
 // Methods that keep what each task needs apart: a recipe says with `task: true` which model's own form the output has,
 // and with `emit` whether that is a model, or a part that others put together.
-import { z } from "zod";
+import * as z from "zod";
 import type { MergeTensor, Refusal } from "../method.ts";
 
 /** Of each model: the output is for this one's task. */

@@ -2,7 +2,7 @@
 // method makes of them added to the base. Tensors of another shape take the mean of their task vectors.
 // Source: fusion_bench at 54c9e8c9 (iso_c, iso_cts, tsv_m, wudi), merge reference section 13.
 import assert from "node:assert/strict";
-import { z } from "zod";
+import * as z from "zod";
 import type { Kernels } from "../../ops/kernels.ts";
 import { type Allocate, allocateMatrix, doublesBytes, type Matrix } from "../../ops/linalg/matrix.ts";
 import { elementCount, type Shape } from "../../tensor.ts";

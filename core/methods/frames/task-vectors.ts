@@ -3,7 +3,7 @@
 // defaults of normalizing and rescaling; each has a file that names its place in the table.
 // Source: mergekit `GeneralizedTaskArithmeticMerge`, merge reference section 4.6.
 import assert from "node:assert/strict";
-import { z } from "zod";
+import * as z from "zod";
 import { countBits } from "../../ops/deltas.ts";
 import type { Block, Kernels } from "../../ops/kernels.ts";
 import { type BandedSource, MASKED_SOURCES_MAX, type MaskedSource } from "../../ops/masked.ts";

@@ -2,7 +2,7 @@
 // that leaves out the smallest and the very largest (breadcrumbs). Exact, with the rule for equal magnitudes of merge
 // reference section 2.5: the lower index counts as larger where the largest are kept, as smaller where a band is.
 import assert from "node:assert/strict";
-import { z } from "zod";
+import * as z from "zod";
 import { type Deltas, setBit, wordsOf } from "../../ops/deltas.ts";
 import { type Block, type Kernels, TILE_ELEMENTS } from "../../ops/kernels.ts";
 import { KEY_MAX, type KeyBand } from "../../ops/select.ts";

@@ -1,7 +1,7 @@
 // Sparsifiers that drop elements at random: all with one probability (DARE), or each with a probability that grows with
 // the rank of its magnitude in its line (DELLA). What an element draws depends on the seed, the tensor's name, the
 // model and the element's index alone.
-import { z } from "zod";
+import * as z from "zod";
 import type { Block, Kernels } from "../../ops/kernels.ts";
 import { allocatedBytes } from "../../ops/memory.ts";
 import { rankedScratchBytes, type Thresholds, writeThresholds } from "../../ops/ranked-mask.ts";

@@ -1,7 +1,7 @@
 // The first axis of the task-vector family: which elements of a task vector are kept. A sparsifier sees one output
 // tensor and the models whose density is below 1, and marks the elements that it keeps, tile by tile. It knows nothing
 // of weights, signs or scales.
-import type { z } from "zod";
+import type * as z from "zod";
 import type { Deltas } from "../../ops/deltas.ts";
 import type { Block, Kernels } from "../../ops/kernels.ts";
 import type { KeyBand } from "../../ops/select.ts";

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { suite, test } from "node:test";
-import { z } from "zod";
+import * as z from "zod";
 import { type ErrorCode, MergeyardError } from "../../../core/error.ts";
 import { safetensors } from "../../../core/formats/safetensors/folder.ts";
 import { parseSafetensorsHeader, readSafetensorsHeader } from "../../../core/formats/safetensors/safetensors.ts";

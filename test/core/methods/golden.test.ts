@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 import { fileURLToPath } from "node:url";
-import { z } from "zod";
+import * as z from "zod";
 import { METHOD_IDS } from "../../../core/methods/registry.ts";
 import { runGolden } from "../../../tools/golden.ts";
 

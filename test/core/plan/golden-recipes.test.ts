@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
-import { z } from "zod";
+import * as z from "zod";
 import type { Checkpoint } from "../../../core/checkpoint.ts";
 import { isFloatDtype } from "../../../core/ops/cast.ts";
 import { configOf, makeCheckpoint, planText, tensorOf, tensorsOf } from "./checkpoints.ts";

@@ -1,7 +1,7 @@
 // What the planner makes of models that fit together, and what it refuses when they do not.
 import assert from "node:assert/strict";
 import test from "node:test";
-import { z } from "zod";
+import * as z from "zod";
 import { linear } from "../../../core/methods/linear.ts";
 import type { MergeMethod } from "../../../core/methods/method.ts";
 import { assertRefused, type Expected } from "../recipe/refusal.ts";
