@@ -47,7 +47,7 @@ export const alignStep = defineStep({
   }),
   /**
    * Throws AlignModelUnknown, AlignSpecInvalid, PlanTensorMissing, PlanShapeMismatch, PlanDtypeNotMergeable,
-   * EngineNonFinite, the codes of opening a checkpoint, and what the stores throw.
+   * EngineNonFinite, YardSourceChanged, the codes of opening a checkpoint, and what the stores throw.
    */
   async run(input, deps) {
     const { signal } = deps;
@@ -79,7 +79,7 @@ export const alignStep = defineStep({
     await copySideFiles(model, target, signal);
     const { seed, maxIterations, visits } = input;
     const settings = { seed, maxIterations, visits, spec: input.spec };
-    const version = await writeFolderManifest(target, { step: "align", settings, inputs: [model, reference] }, signal);
+    const version = await writeFolderManifest(target, { step: "align", settings, inputs: [model, reference] }, deps);
     const all = [...permutations.values()];
     return {
       target: target.uri,

@@ -66,8 +66,8 @@ export const extractLoraStep = defineStep({
     kept: z.number(),
   }),
   /**
-   * Throws PlanTensorMissing, PlanShapeMismatch, PlanDtypeNotMergeable, PlanNothingToMerge, EngineNonFinite, the codes
-   * of opening a checkpoint and of patterns, and what the stores throw.
+   * Throws PlanTensorMissing, PlanShapeMismatch, PlanDtypeNotMergeable, PlanNothingToMerge, EngineNonFinite,
+   * YardSourceChanged, the codes of opening a checkpoint and of patterns, and what the stores throw.
    */
   async run(input, deps) {
     const [model, base] = [await openReadable(input.model, deps), await openReadable(input.base, deps)];
@@ -100,7 +100,7 @@ export const extractLoraStep = defineStep({
     await writeObject(target, ADAPTER_CONFIG_FILE, config, config.length, { signal: deps.signal });
     const { model: _model, base: _base, target: _target, ...settings } = input;
     const making = { step: "extract-lora", settings, inputs: [model, base] };
-    const version = await writeFolderManifest(target, making, deps.signal);
+    const version = await writeFolderManifest(target, making, deps);
     return {
       target: target.uri,
       version,

@@ -1,23 +1,16 @@
 // The manifest of a folder that a step made of whole models without a plan: every file at its digest, what made it, and
 // what it was made from. Written last, so that a folder with a manifest is whole, as a version is.
 import { canonicalJson, type Digest } from "../../core/artifact/digest.ts";
-import {
-  buildManifest,
-  encodeManifest,
-  MANIFEST_FILE,
-  manifestDigest,
-  parseManifest,
-  versionName,
-} from "../../core/artifact/manifest.ts";
-import { checkpointDigest, parseUniversal, UNIVERSAL_FILE } from "../../core/artifact/universal.ts";
-import { ARTIFACT_LIMITS } from "../../core/limits.ts";
+import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../../core/artifact/manifest.ts";
 import { ENGINE_VERSION } from "../../core/version.ts";
+import { digestRanges } from "../../engine/digest-ranges.ts";
 import { writeObject } from "../../stores/objects.ts";
 import type { ObjectInfo, ObjectStore } from "../../stores/store.ts";
+import { planDigest } from "../checkpoint-digest.ts";
+import type { StepDeps } from "../step.ts";
 import { digestFile } from "../stream.ts";
 import { adoptFile } from "../units/adopt.ts";
-
-type Place = { readonly store: ObjectStore; readonly prefix: string };
+import type { ReadableModel } from "./whole-tensors.ts";
 
 /** What made a folder. */
 export type Making = {
@@ -26,19 +19,21 @@ export type Making = {
   /** Whatever decides the bytes, apart from the models; nothing of the machine. */
   readonly settings: Readonly<Record<string, unknown>>;
   /** The models that it was made from, in order; the manifest has the names of their folders. */
-  readonly inputs: readonly Place[];
+  readonly inputs: readonly ReadableModel[];
 };
 
 /**
  * Digests all files below `target` and writes its manifest; returns the name of the version that it describes.
- * Throws Safetensors codes and what the store throws. Cost: every file is read once.
+ * Throws YardSourceChanged when an input is not what it was when it was opened, Safetensors codes, and what the store
+ * throws. Cost: every file is read once, and so is an input that states no digest of itself.
  */
-export async function writeFolderManifest(target: ObjectStore, making: Making, signal: AbortSignal): Promise<string> {
+export async function writeFolderManifest(target: ObjectStore, making: Making, deps: StepDeps): Promise<string> {
   const { step, settings } = making;
+  const { signal } = deps;
   const files = [];
   for await (const info of target.list("", { signal })) files.push(await describeFile(target, info, signal));
   const inputs = [];
-  for (const place of making.inputs) inputs.push({ model: nameOf(place), digest: await digestOf(place, signal) });
+  for (const place of making.inputs) inputs.push({ model: nameOf(place), digest: await digestOf(place, deps) });
   const recipe = canonicalJson({ ...settings, step });
   const manifest = buildManifest({ model: step, engine: ENGINE_VERSION, method: step, recipe, inputs, files });
   const bytes = encodeManifest(manifest);
@@ -53,7 +48,7 @@ async function describeFile(store: ObjectStore, { key, bytes, etag }: ObjectInfo
 }
 
 /** `NAME@DIGEST` in a yard, else the last part of the path, which does not say where on a machine the folder lies. */
-function nameOf({ store, prefix }: Place): string {
+function nameOf({ store, prefix }: ReadableModel): string {
   const path = `${store.uri.replace(/\?.*$/, "")}/${prefix}`;
   const [, model, digest] = /\/(?:artifacts|checkpoints)\/([^/]+)\/([0-9a-f]{16})\/*$/.exec(path) ?? [];
   if (model !== undefined) return `${decodeURIComponent(model)}@${digest}`;
@@ -61,13 +56,8 @@ function nameOf({ store, prefix }: Place): string {
   return decodeURIComponent(parts.at(-1) ?? "");
 }
 
-/** Of a version or a universal checkpoint; another folder has none. */
-async function digestOf({ store, prefix }: Place, signal: AbortSignal): Promise<Digest | null> {
-  const read = async (name: string) =>
-    (await store.get(`${prefix}${name}`, ARTIFACT_LIMITS.documentBytes, { signal }))?.bytes;
-  const version = await read(MANIFEST_FILE);
-  const manifest = version && parseManifest(version);
-  if (manifest !== undefined) return manifestDigest(manifest);
-  const universal = await read(UNIVERSAL_FILE);
-  return universal === undefined ? null : checkpointDigest(parseUniversal(universal));
+/** What the model states of itself, or what a yard would call it. */
+async function digestOf(model: ReadableModel, { openStore, signal }: StepDeps): Promise<Digest> {
+  const { ranges, digest } = await planDigest(model, model.opened, [], signal);
+  return digest(await digestRanges(ranges, { openStore, signal, progress: () => {} }));
 }

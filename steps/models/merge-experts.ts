@@ -70,8 +70,8 @@ export const mergeExpertsStep = defineStep({
     layers: z.array(z.strictObject({ prefix: z.string(), labels: z.array(count), cores: z.array(count) })),
   }),
   /**
-   * Throws MoeModelUnknown, MoeStatisticsInvalid, MoeGroupsImpossible, PlanDtypeNotMergeable, EngineNonFinite, the
-   * codes of opening a checkpoint, and what the stores throw.
+   * Throws MoeModelUnknown, MoeStatisticsInvalid, MoeGroupsImpossible, PlanDtypeNotMergeable, EngineNonFinite,
+   * YardSourceChanged, the codes of opening a checkpoint, and what the stores throw.
    */
   async run(input, deps) {
     const model = await openReadable(input.model, deps);
@@ -105,7 +105,7 @@ export const mergeExpertsStep = defineStep({
     const measured = input.statistics && (await digestStatistics(input.statistics, deps));
     const settings = { groups: average, align, shrink, compress, statistics: measured };
     const making = { step: "merge-experts", settings, inputs: [model] };
-    const version = await writeFolderManifest(target, making, deps.signal);
+    const version = await writeFolderManifest(target, making, deps);
     const described = layers.map(({ prefix }, index) => ({
       prefix,
       labels: [...(groups[index]?.labels ?? [])],

@@ -59,8 +59,8 @@ export const mergeLoraStep = defineStep({
     bytes: count,
   }),
   /**
-   * Throws PlanAdapterInvalid, PlanAdapterNotSupported, PlanAdaptersDiffer, PlanDtypeNotMergeable, EngineNonFinite, the
-   * codes of opening a checkpoint, and what the stores throw.
+   * Throws PlanAdapterInvalid, PlanAdapterNotSupported, PlanAdaptersDiffer, PlanDtypeNotMergeable, EngineNonFinite,
+   * YardSourceChanged, the codes of opening a checkpoint, and what the stores throw.
    */
   async run(input, deps) {
     const adapters = await Promise.all(input.adapters.map(({ source }) => openAdapter(source, deps)));
@@ -90,7 +90,7 @@ export const mergeLoraStep = defineStep({
     await writeObject(target, ADAPTER_CONFIG_FILE, config, config.length, { signal: deps.signal });
     const { adapters: weighed, target: _target, ...options } = input;
     const settings = { ...options, weights: weighed.map(({ weight }) => weight) };
-    const version = await writeFolderManifest(target, { step: "merge-lora", settings, inputs: adapters }, deps.signal);
+    const version = await writeFolderManifest(target, { step: "merge-lora", settings, inputs: adapters }, deps);
     const rank = Math.max(0, ...ranks.values());
     return {
       target: target.uri,

@@ -7,7 +7,7 @@ import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { derivePermutations } from "../../core/align/permutation-spec.ts";
 import { elementOffsets } from "../../core/align/weight-matching.ts";
-import { manifestDigest, parseManifest } from "../../core/artifact/manifest.ts";
+import { type Manifest, manifestDigest, parseManifest } from "../../core/artifact/manifest.ts";
 import { type PlainTensors, plainNumbers, readPlainModel, runJson, writePlainModel } from "./model-files.ts";
 
 let cwd = "";
@@ -15,6 +15,10 @@ before(() => {
   cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-align-"));
 });
 after(() => rmSync(cwd, { recursive: true }));
+
+function readManifest(folder: string): Manifest | undefined {
+  return parseManifest(readFileSync(path.join(cwd, folder, "manifest.json")));
+}
 
 type Shapes = Readonly<Record<string, readonly number[]>>;
 
@@ -109,14 +113,18 @@ describe("align", () => {
     assert.notEqual(other.version, result.version);
     const checked = await runJson(cwd, "verify", "v/out");
     assert.equal(checked.status, undefined, JSON.stringify(checked));
-    // What was aligned with a version is known by that version's digest.
+    // A version is known by its digest, another folder by the digest that a merge states of it.
     await runJson(cwd, "align", "v/b", "--to", "v/out", "--out", "v/again");
-    const manifest = parseManifest(readFileSync(path.join(cwd, "v/again/manifest.json")));
-    const before = parseManifest(readFileSync(path.join(cwd, "v/out/manifest.json")));
-    assert.deepEqual(manifest?.inputs, [
-      { model: "b", digest: null },
-      { model: "out", digest: before && manifestDigest(before) },
-    ]);
+    const manifest = readManifest("v/again");
+    const before = readManifest("v/out");
+    writeFileSync(
+      path.join(cwd, "v/merge.yaml"),
+      "merge_method: linear\nmodels: [{model: b, parameters: {weight: 1}}]\n",
+    );
+    await runJson(cwd, "merge", "v/merge.yaml", "--out", "v/merged");
+    const [plain] = readManifest("v/merged")?.inputs ?? [];
+    assert.match(plain?.digest ?? "", /^sha256:/);
+    assert.deepEqual(manifest?.inputs, [plain, { model: "out", digest: before && manifestDigest(before) }]);
     assert.deepEqual(
       [manifest?.method, manifest?.files.map(({ name }) => name)],
       ["align", ["config.json", "model.safetensors"]],

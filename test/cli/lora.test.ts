@@ -5,6 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
+import { parseManifest } from "../../core/artifact/manifest.ts";
 import { type PlainTensors, plainNumbers, readPlainModel, runJson, writePlainModel } from "./model-files.ts";
 
 let cwd = "";
@@ -160,6 +161,29 @@ describe("lora merge", () => {
     }
     assert.ok(made[0] !== undefined);
     assert.equal(made[1], made[0]);
+  });
+
+  test("the manifest states the digest of every adapter and model, configs included", async () => {
+    writeModel("b4", () => 0);
+    writeModel("t4", (_, i) => Math.sin(i) / 8);
+    writeAdapter("g", 2, 1);
+    writeAdapter("h", 2, 1, { lora_alpha: 7 });
+    await run("lora", "extract", "t4", "--base", "b4", "--out", "extracted");
+    await run("lora", "merge", "g", "h", "g", "--out", "combined");
+    const inputs = ["extracted", "combined"].map((folder) => {
+      return parseManifest(readFileSync(path.join(cwd, folder, "manifest.json")))?.inputs ?? [];
+    });
+    assert.deepEqual(
+      inputs.map((own) => own.map(({ model }) => model)),
+      [
+        ["t4", "b4"],
+        ["g", "h", "g"],
+      ],
+    );
+    const digests = inputs.flat().map(({ digest }) => digest ?? "none");
+    for (const digest of digests) assert.match(digest, /^sha256:/);
+    assert.equal(new Set(digests).size, 4);
+    assert.equal(digests[2], digests[4]);
   });
 
   test("clamp bounds both factors by a quantile of their values", async () => {

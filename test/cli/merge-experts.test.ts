@@ -5,6 +5,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
+import { parseManifest } from "../../core/artifact/manifest.ts";
 import { countGroups, groupExperts } from "../../core/moe/grouping.ts";
 import { type PlainTensor, plainNumbers, readPlainModel, runJson, writePlainModel } from "./model-files.ts";
 
@@ -82,6 +83,9 @@ describe("merge-experts", () => {
     }
     assert.deepEqual(after[`${PREFIX}.gate.weight`], before[`${PREFIX}.gate.weight`]);
     assert.deepEqual(after["model.norm.weight"], before["model.norm.weight"]);
+    const [input] = parseManifest(readFileSync(path.join(cwd, "merged/manifest.json")))?.inputs ?? [];
+    assert.equal(input?.model, "model");
+    assert.match(input?.digest ?? "", /^sha256:/);
   });
 
   test("aligned to the layer's first expert, experts only move; compressed, they have few ranks", async () => {
