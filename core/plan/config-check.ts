@@ -10,6 +10,7 @@ import type { Notes } from "./notes.ts";
 /** Values that decide what the weights mean. A key that one of two configs lacks is not compared. */
 const BUILD_KEYS = [
   "model_type",
+  "architectures",
   "hidden_size",
   "n_embd",
   "d_model",

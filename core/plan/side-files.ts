@@ -48,9 +48,11 @@ const DONATED: readonly FileRole[] = ["generation", "processor"];
 /** The output's side files in name order. Throws PlanConfigMismatch, PlanDtypeNotMergeable (quantized parents). */
 export function planSideFiles(parts: SideFileParts): readonly SideFile[] {
   const { recipe, models, notes, vocabulary, views, merged } = parts;
-  const configs = [...merged].flatMap(([model, { own }]) => {
+  const configs = [...merged].flatMap(([model, { own, reference }]) => {
     const { config } = own.model.checkpoint;
-    return config === undefined ? [] : [{ model, config }];
+    const { overrideArchitecture: said } = reference;
+    if (config === undefined) return [];
+    return [{ model, config: said === undefined ? config : { ...config, architectures: [said] } }];
   });
   checkConfigs(recipe, configs, notes);
   if (parts.tensors.some(({ method }) => method !== "copy")) checkQuantization(recipe, configs);

@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { MASKED_SOURCES_MAX } from "../../../core/ops/masked.ts";
-import { makeCheckpoint, planText, tensorOf } from "../plan/checkpoints.ts";
+import { type Models, makeCheckpoint, makeLlama, planText, tensorOf } from "../plan/checkpoints.ts";
+import { assertRefused as assertFields, type Expected } from "../recipe/refusal.ts";
 
 const SHAPES = { norm: [8], matrix: [4, 8], column: [6, 1], scalar: [] as number[], huge: [65536, 65536] };
 type Name = keyof typeof SHAPES;
@@ -157,6 +158,91 @@ describe("recipes of spherical methods and their parameters", () => {
     );
     const text = "{model: a, parameters: {weight: yes}}, {model: b, parameters: {weight: 1}}";
     refused(() => recipe("linear", text), "RecipeParameterInvalid", '"yes"', "models[0].parameters.weight", "a number");
+  });
+});
+
+describe("models that a method does not take", () => {
+  const three: Models = { a: makeLlama(), b: makeLlama(), c: makeLlama() };
+  const recipe = (method: string, more: string, ...models: readonly string[]) =>
+    `merge_method: ${method}\nmodels:\n` +
+    models.map((model) => `  - {model: ${model}, parameters: {weight: 1}}\n`).join("") +
+    `parameters: {t: 0.5}\n${more}`;
+  const head = { tensor: "lm_head.weight" };
+  const cases: readonly (readonly [string, string, Expected])[] = [
+    [
+      "model_stock of one model and its base",
+      recipe("model_stock", "base_model: a\n", "a", "b"),
+      {
+        code: "PlanInputCount",
+        field: "models",
+        line: 2,
+        ...head,
+        found: "2 models",
+        expected: "at least 3 for model_stock",
+      },
+    ],
+    [
+      "slerp without a base",
+      recipe("slerp", "", "a", "b"),
+      { code: "RecipeBaseMissing", field: "models", found: "no base_model", expected: "base_model for slerp" },
+    ],
+    [
+      "slerp whose base is a third model",
+      recipe("slerp", "base_model: c\n", "a", "b"),
+      { code: "PlanInputCount", field: "models", ...head, found: "3 models", expected: "1 to 2 for slerp" },
+    ],
+    [
+      "slerp of a slice without the base",
+      "merge_method: slerp\nbase_model: c\nparameters: {t: 0.5}\nslices:\n" +
+        "  - sources: [{model: a, layer_range: [0, 1]}, {model: b, layer_range: [0, 1]}]\n",
+      { code: "RecipeBaseMissing", field: "slices[0]", line: 5, model: "c", expected: "c among the sources" },
+    ],
+    [
+      "nuslerp of one model and a base",
+      recipe("nuslerp", "base_model: b\n", "a"),
+      { code: "PlanMethodRefused", field: "models", ...head, found: "2 models" },
+    ],
+  ];
+  for (const [what, text, expected] of cases) {
+    test(what, () => void assertFields(() => planText(text, three), expected));
+  }
+
+  test("a base that lacks a tensor", () => {
+    const models = { a: makeCheckpoint({ x: [4] }), b: makeCheckpoint({ x: [4], y: [4] }) };
+    for (const method of ["ties", "task_arithmetic", "slerp"]) {
+      const expected = { code: "PlanTensorMissing", field: "models[0]", line: 3, model: "a", tensor: "y" };
+      assertFields(() => planText(recipe(method, "base_model: a\n", "a", "b"), models), expected);
+    }
+  });
+
+  test("embeddings of two sizes, of methods that do not cut them", () => {
+    const models = { a: makeLlama({ vocabulary: 12 }), b: makeLlama(), c: makeLlama() };
+    for (const method of ["karcher", "sce", "ram", "ramplus_tl", "multislerp"]) {
+      const text = recipe(method, "base_model: b\n", "a", "b", "c");
+      const shapes = { found: "[12, 4]", expected: "[10, 4], as in b" };
+      assertFields(() => planText(text, models), {
+        code: "PlanShapeMismatch",
+        model: "a",
+        line: 3,
+        ...head,
+        ...shapes,
+      });
+    }
+  });
+
+  test("configs of two architectures, unless the recipe says that one is the other's", () => {
+    const other = makeLlama({ config: { architectures: ["LlamaForSequenceClassification"] } });
+    const models = { a: makeLlama(), b: other };
+    const found = 'architectures ["LlamaForSequenceClassification"]';
+    const where = { code: "PlanConfigMismatch", field: "models[1]", line: 4, model: "b", file: "config.json" };
+    assertFields(() => planText(recipe("linear", "", "a", "b"), models), { ...where, found });
+    const said = "{model: b, override_architecture: LlamaForCausalLM}";
+    assert.deepEqual(
+      planText(recipe("uniform_soup", "", "a", said), models).warnings.filter((w) => /architec/.test(w)),
+      [],
+    );
+    const warned = planText(recipe("linear", "config_source: a\n", "a", "b"), models).warnings;
+    assert.ok(warned.includes("architectures differs between a and b"), warned.join("\n"));
   });
 });
 
