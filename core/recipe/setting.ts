@@ -17,7 +17,7 @@ export type SettingEntry = { readonly filter: string | undefined; readonly value
 
 export type Setting = SettingValue | { readonly kind: "conditional"; readonly entries: readonly SettingEntry[] };
 
-type Report = (path: readonly (string | number)[], found: unknown, expected: string, hint?: string) => void;
+type Report = (path: readonly (string | number)[], found: string, expected: string, hint?: string) => void;
 
 /**
  * A setting as recipes write it: number, boolean, numeric string, list of numbers, or list of `{filter, value}` maps;
@@ -28,12 +28,7 @@ export const settingSchema = z.unknown().transform((input, context): Setting => 
   let failed = false;
   const report: Report = (path, found, expected, hint) => {
     failed = true;
-    context.addIssue({
-      code: "custom",
-      path: [...path],
-      message: expected,
-      params: { found: describeValue(found), hint },
-    });
+    context.addIssue({ code: "custom", path: [...path], message: expected, params: { found, hint } });
   };
   const unknownKeys = (path: readonly (string | number)[], keys: readonly string[]) => {
     failed = true;
@@ -55,7 +50,12 @@ type UnknownKeys = (path: readonly (string | number)[], keys: readonly string[])
 
 function readSetting(input: unknown, report: Report, unknownKeys: UnknownKeys): Setting | undefined {
   if (isMap(input)) {
-    report([], input, "a number or a list", "write a filtered value as an item of a list: `- filter: ...`");
+    report(
+      [],
+      describeValue(input),
+      "a number or a list",
+      "write a filtered value as an item of a list: `- filter: ...`",
+    );
     return undefined;
   }
   if (!Array.isArray(input) || !input.some((item: unknown) => isMap(item))) return readValue(input, [], report);
@@ -71,7 +71,7 @@ function readEntry(item: unknown, index: number, report: Report, unknownKeys: Un
   if (!isMap(item)) {
     report(
       [index],
-      item,
+      describeValue(item),
       "a map with `value` and perhaps `filter`",
       "a list holds numbers or filtered values, not both",
     );
@@ -81,7 +81,7 @@ function readEntry(item: unknown, index: number, report: Report, unknownKeys: Un
   if (unknown.length > 0) unknownKeys([index], unknown);
   const filter = item.filter ?? undefined;
   if (filter !== undefined && typeof filter !== "string") {
-    report([index, "filter"], filter, "a part of tensor names, or `*`");
+    report([index, "filter"], describeValue(filter), "a part of tensor names, or `*`");
     return undefined;
   }
   if (!Object.hasOwn(item, "value")) {
@@ -95,7 +95,7 @@ function readEntry(item: unknown, index: number, report: Report, unknownKeys: Un
 function readValue(input: unknown, path: readonly (string | number)[], report: Report): SettingValue | undefined {
   if (!Array.isArray(input)) {
     const value = readScalar(input);
-    if (value === undefined) report(path, input, "a number, true, false, a word or a list");
+    if (value === undefined) report(path, describeValue(input), "a number, true, false, a word or a list");
     return value === undefined ? undefined : { kind: "scalar", value };
   }
   if (input.length === 0 || input.length > RECIPE_LIMITS.settingItems) {
@@ -104,7 +104,7 @@ function readValue(input: unknown, path: readonly (string | number)[], report: R
   }
   const values = input.map((item: unknown, index) => {
     const value = readScalar(item);
-    if (value === undefined || typeof value === "string") report([...path, index], item, "a number");
+    if (value === undefined || typeof value === "string") report([...path, index], describeValue(item), "a number");
     return Number(value);
   });
   return { kind: "gradient", values };

@@ -16,6 +16,10 @@ before(() => {
 });
 after(() => rmSync(cwd, { recursive: true }));
 
+function fieldsOf({ code, where, found }: Record<string, unknown>): readonly unknown[] {
+  return [code, Object(where).tensor, found];
+}
+
 function readManifest(folder: string): Manifest | undefined {
   return parseManifest(readFileSync(path.join(cwd, folder, "manifest.json")));
 }
@@ -146,14 +150,14 @@ describe("align", () => {
   test("permutations that do not fit, and models of another build, are refused", async () => {
     writePlainModel(path.join(cwd, "m"), "model.safetensors", modelOf({ "x.weight": [4, 4], "y.weight": [3, 4] }));
     const specs = [
-      { "x.weight": ["P", "P"] },
-      { "x.weight": ["P"] },
-      { "x.weight": ["P", null], "y.weight": ["P", null] },
-    ];
-    for (const axes of specs) {
+      [{ "x.weight": ["P", "P"] }, "x.weight", "P on two axes"],
+      [{ "x.weight": ["P"] }, "x.weight", "1 axes"],
+      [{ "x.weight": ["P", null], "y.weight": ["P", null] }, "y.weight", "3 units of P"],
+    ] as const;
+    for (const [axes, tensor, found] of specs) {
       writeFileSync(path.join(cwd, "bad.json"), JSON.stringify({ axes_to_perm: axes }));
       const refused = await runJson(cwd, "align", "m", "--to", "m", "--out", "n", "--spec", "bad.json");
-      assert.equal(refused.code, "AlignSpecInvalid", JSON.stringify(axes));
+      assert.deepEqual(fieldsOf(refused), ["AlignSpecInvalid", tensor, found]);
     }
     writePlainModel(path.join(cwd, "mlp1"), "model.safetensors", modelOf(MLP));
     writePlainModel(
@@ -161,7 +165,9 @@ describe("align", () => {
       "model.safetensors",
       modelOf({ ...MLP, "net.0.bias": [9], "net.4.weight": [4, 7] }),
     );
-    assert.equal((await runJson(cwd, "align", "mlp1", "--to", "mlp2", "--out", "n")).code, "PlanShapeMismatch");
-    assert.equal((await runJson(cwd, "align", "mlp1", "--to", "m", "--out", "n")).code, "PlanTensorMissing");
+    const shapes = await runJson(cwd, "align", "mlp1", "--to", "mlp2", "--out", "n");
+    assert.deepEqual(fieldsOf(shapes), ["PlanShapeMismatch", "net.4.weight", "[3, 7]"]);
+    const missing = await runJson(cwd, "align", "mlp1", "--to", "m", "--out", "n");
+    assert.deepEqual(fieldsOf(missing), ["PlanTensorMissing", "net.0.bias", "no such tensor"]);
   });
 });

@@ -47,6 +47,10 @@ function writeAdapter(folder: string, rank: number, seed: number, more: Record<s
   write(folder, "adapter_model.safetensors", tensors, { "adapter_config.json": config });
 }
 
+function fieldsOf({ code, where, found, expected }: Record<string, unknown>, place: string): readonly unknown[] {
+  return [code, Object(where)[place], found, expected];
+}
+
 function assertClose(got: readonly number[] | undefined, expected: readonly number[] | undefined): void {
   assert.equal(got?.length, expected?.length);
   got?.forEach((value, i) => {
@@ -112,8 +116,14 @@ describe("lora extract", () => {
     const config = { "config.json": {} };
     write("b3", "model.safetensors", { "x.weight": { shape: [2, 2], values: [1, 2, 3, 4] } }, config);
     write("t3", "model.safetensors", { "x.weight": { shape: [2, 1], values: [1, 2] } }, config);
-    assert.equal((await run("lora", "extract", "t3", "--base", "b3", "--out", "none")).code, "PlanShapeMismatch");
-    assert.equal((await run("lora", "extract", "b2", "--base", "b3", "--out", "none")).code, "PlanTensorMissing");
+    const shapes = await run("lora", "extract", "t3", "--base", "b3", "--out", "none");
+    assert.deepEqual(fieldsOf(shapes, "tensor"), ["PlanShapeMismatch", "x.weight", "[2, 1]", "[2, 2]"]);
+    const missing = await run("lora", "extract", "b2", "--base", "b3", "--out", "none");
+    assert.deepEqual(fieldsOf(missing, "tensor").slice(0, 3), [
+      "PlanTensorMissing",
+      Object.keys(SHAPES)[0],
+      "no such tensor in the base",
+    ]);
     assert.equal((await run("lora", "extract", "t3", "--base", "b3", "--out", "n", "--rank", "0")).code, "CliUsage");
   });
 });
@@ -200,7 +210,12 @@ describe("lora merge", () => {
     writeAdapter("p", 2, 17);
     writeAdapter("q", 2, 19, { fan_in_fan_out: true });
     const field = await run("lora", "merge", "p", "q", "--out", "n");
-    assert.equal(field.code, "PlanAdaptersDiffer");
+    assert.deepEqual(fieldsOf(field, "field"), [
+      "PlanAdaptersDiffer",
+      "fan_in_fan_out",
+      "true",
+      "the same of all adapters",
+    ]);
     const config = { "adapter_config.json": { peft_type: "LORA", r: 1, lora_alpha: 1 } };
     const factors = (columns: number) => ({
       "base_model.model.m.lora_A.weight": { shape: [1, columns], values: plainNumbers(columns, 1) },
@@ -211,11 +226,22 @@ describe("lora merge", () => {
     assert.deepEqual([wide.code, wide.found], ["PlanAdaptersDiffer", "an update of [5, 9]"]);
     const norm = { "base_model.model.norm.weight": { shape: [2], values: [1, 2] } };
     for (const folder of ["w1", "w2"]) write(folder, "adapter_model.safetensors", { ...factors(4), ...norm }, config);
-    assert.equal((await run("lora", "merge", "w1", "w2", "--out", "n")).code, "PlanAdaptersDiffer");
+    const twice = await run("lora", "merge", "w1", "w2", "--out", "n");
+    assert.deepEqual(fieldsOf(twice, "tensor").slice(0, 3), [
+      "PlanAdaptersDiffer",
+      "base_model.model.norm.weight",
+      "a tensor that two adapters hold whole",
+    ]);
     assert.equal((await run("lora", "merge", "p", "w1", "--out", "whole")).whole, 1);
     const bias = { "base_model.model.m.lora_B.bias": { shape: [5], values: plainNumbers(5, 2) } };
     write("biased", "adapter_model.safetensors", { ...factors(4), ...bias }, config);
-    assert.equal((await run("lora", "merge", "biased", "--out", "n")).code, "PlanAdapterNotSupported");
+    const biased = await run("lora", "merge", "biased", "--out", "n");
+    assert.deepEqual(fieldsOf(biased, "tensor"), [
+      "PlanAdapterNotSupported",
+      "base_model.model.m.lora_B.bias",
+      "an update of a bias",
+      "factors of weights only",
+    ]);
     assert.equal((await run("lora", "merge", "p", "--weights", "1,2", "--out", "n")).code, "CliUsage");
   });
 });

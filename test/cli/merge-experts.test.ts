@@ -136,11 +136,16 @@ describe("merge-experts", () => {
     const shrink = (model: string, groups: string) =>
       runJson(cwd, "merge-experts", model, "--groups", groups, "--data-free", "--shrink", "--out", "n");
     writeMixtral("two", { num_local_experts: EXPERTS, num_experts_per_tok: 2 });
-    assert.equal((await shrink("two", "2.5")).code, "MoeGroupsImpossible");
+    const half = await shrink("two", "2.5");
+    assert.deepEqual([half.code, half.found], ["MoeGroupsImpossible", "2.5 groups a layer"]);
     const few = await shrink("two", "1");
     assert.deepEqual([few.code, few.expected], ["MoeGroupsImpossible", "at least 2 groups"]);
     writeMixtral("uncounted");
-    assert.equal((await shrink("uncounted", "2")).code, "MoeModelUnknown");
+    const uncounted = await shrink("uncounted", "2");
+    assert.deepEqual(
+      [uncounted.code, uncounted.found],
+      ["MoeModelUnknown", "a config.json whose num_local_experts is not that of its layers"],
+    );
     writeMixtral("grouped", { num_local_experts: EXPERTS, n_group: 2 });
     assert.deepEqual((await shrink("grouped", "2")).found, "n_group: 2");
     assert.equal((await runJson(cwd, "merge-experts", "two", "--shrink", "--out", "n")).code, "CliUsage");
@@ -149,10 +154,12 @@ describe("merge-experts", () => {
   test("no experts, statistics that do not fit, and more groups than experts are refused", async () => {
     writeMixtral("m3");
     writePlainModel(path.join(cwd, "dense"), "model.safetensors", { "x.weight": { shape: [1], values: [1] } });
-    assert.equal((await runJson(cwd, "merge-experts", "dense", "--out", "n")).code, "MoeModelUnknown");
+    const dense = await runJson(cwd, "merge-experts", "dense", "--out", "n");
+    assert.deepEqual([dense.code, dense.found], ["MoeModelUnknown", "no experts"]);
     writeStatistics([1, 0, 0]);
     const wrong = ["merge-experts", "m3", "--groups", "2", "--statistics", "statistics.safetensors", "--out", "n"];
-    assert.equal((await runJson(cwd, ...wrong)).code, "MoeStatisticsInvalid");
+    const misfit = await runJson(cwd, ...wrong);
+    assert.deepEqual([misfit.code, misfit.found], ["MoeStatisticsInvalid", `${PREFIX}.usage_frequency of shape [3]`]);
     const many = await runJson(cwd, "merge-experts", "m3", "--groups", "5", "--data-free", "--out", "n");
     assert.deepEqual([many.code, many.found], ["MoeGroupsImpossible", "5 groups a layer"]);
     assert.equal((await runJson(cwd, "merge-experts", "m3", "--groups", "2", "--out", "n")).code, "CliUsage");

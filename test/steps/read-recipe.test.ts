@@ -145,6 +145,31 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
     { code: "RecipeFieldInvalid", field: "parameters.t[1]", line: 5, found: '"high"', expected: "a number" },
   ],
   [
+    "a setting of nothing",
+    `${LINEAR}parameters: {t: null}\n`,
+    { code: "RecipeFieldInvalid", field: "parameters.t", line: 5, found: "null" },
+  ],
+  [
+    "an empty gradient",
+    `${LINEAR}parameters: {t: []}\n`,
+    { code: "RecipeFieldInvalid", field: "parameters.t", line: 5, found: "a list of 0" },
+  ],
+  [
+    "a filtered value outside a list",
+    `${LINEAR}parameters: {t: {filter: x, value: 1}}\n`,
+    { code: "RecipeFieldInvalid", field: "parameters.t", line: 5, found: '{"filter":"x","value":1}' },
+  ],
+  [
+    "filtered values within filtered values",
+    `${LINEAR}parameters: {t: [{filter: x, value: [{value: 1}]}]}\n`,
+    { code: "RecipeFieldInvalid", field: "parameters.t[0].value[0]", line: 5, found: '{"value":1}' },
+  ],
+  [
+    "a setting that is not a number",
+    `${LINEAR}parameters: {t: .nan}\n`,
+    { code: "RecipeFieldInvalid", field: "parameters.t", line: 5, found: "NaN" },
+  ],
+  [
     "two revisions",
     "merge_method: linear\nmodels:\n  - model: a@b@c\n",
     { code: "RecipeFieldInvalid", field: "models[0].model", line: 3, found: "a@b@c" },

@@ -319,7 +319,7 @@ const REFUSALS: readonly (readonly [string, string, Models, Expected])[] = [
     "two models for passthrough",
     "merge_method: passthrough\nmodels: [{model: a}, {model: b}]\n",
     THREE,
-    { code: "PlanInputCount", found: "2 models" },
+    { code: "PlanInputCount", field: "models", found: "2 models", expected: "1 for passthrough" },
   ],
   [
     "no base",
@@ -350,7 +350,7 @@ const REFUSALS: readonly (readonly [string, string, Models, Expected])[] = [
     "merge_method: linear\nmodels:\n  - {model: a, parameters: {weight: 1}}\n" +
       "  - {model: b, parameters: {weight: -1}}\n",
     THREE,
-    { code: "PlanMethodRefused", tensor: "lm_head.weight" },
+    { code: "PlanMethodRefused", tensor: "lm_head.weight", field: "models.parameters.weight", line: 2 },
   ],
   [
     "models of different depth",

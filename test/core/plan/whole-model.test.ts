@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { MergeyardError } from "../../../core/error.ts";
+import { assertRefused as assertFields } from "../recipe/refusal.ts";
 import { makeCheckpoint, planDocuments, planText, tensorsOf } from "./checkpoints.ts";
 
 const SHAPES = { a: [64, 32], b: [8], c: [32, 64] };
@@ -95,10 +96,12 @@ describe("the rounds of a merge", () => {
 
   test("are about fewer than 100 % of a model", () => {
     for (const percent of [0, 100, -1]) {
-      assert.throws(
-        () => planText(text(`parameters: {top_k_percent: ${percent}}`), MODELS),
-        (error: unknown) => error instanceof MergeyardError && error.code === "RecipeParameterInvalid",
-      );
+      assertFields(() => planText(text(`parameters: {top_k_percent: ${percent}}`), MODELS), {
+        code: "RecipeParameterInvalid",
+        field: "parameters.top_k_percent",
+        line: 4,
+        found: String(percent),
+      });
     }
   });
 });

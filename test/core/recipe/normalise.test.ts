@@ -155,6 +155,16 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
     { code: "RecipeModelRepeated", field: "models[2]", line: 5, model: "a" },
   ],
   [
+    "a model listed twice in a slice",
+    slices("{model: a, layer_range: [0, 1]}", "{model: a, layer_range: [1, 2]}"),
+    { code: "RecipeModelRepeated", field: "slices[0].sources[1]", line: 5, model: "a" },
+  ],
+  [
+    "empty lists, which count as none",
+    "merge_method: linear\nmodels: []\nslices: []\n",
+    { code: "RecipeFieldInvalid", found: "none of them", expected: "exactly one of models, slices, modules" },
+  ],
+  [
     "ranges of different length",
     slices("{model: a, layer_range: [0, 2]}", "{model: b, layer_range: [0, 3]}"),
     { code: "RecipeLayerRangesUnequal", field: "slices[0]", line: 3, found: "2, 3 layers" },
@@ -215,6 +225,11 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
     { code: "RecipeFieldInvalid", field: "chat_template" },
   ],
   ["whole numbers as dtype", `${MODELS}dtype: int64\n`, { code: "RecipeNotSupported", field: "dtype", line: 5 }],
+  [
+    "whole numbers as out_dtype",
+    `${MODELS}out_dtype: int64\n`,
+    { code: "RecipeNotSupported", field: "out_dtype", line: 5, found: "int64" },
+  ],
 ];
 
 for (const [what, text, expected] of REFUSALS) {
