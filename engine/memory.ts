@@ -1,6 +1,6 @@
 // The windows and threads of a merge unit on this machine, within a bound on memory. Neither ever changes a result.
 import { MergeyardError } from "../core/error.ts";
-import { type Fit, fitMemory, kernelBytes, measuringBytes, sinkBytes } from "../core/plan/memory.ts";
+import { type Fit, fitMemory, keptBytes, kernelBytes, measuringBytes, sinkBytes } from "../core/plan/memory.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
 import { measuredTensors, roundOf } from "./measure-tensors.ts";
 import { methodOf } from "./merge-region.ts";
@@ -8,16 +8,23 @@ import { methodOf } from "./merge-region.ts";
 /** A copied tensor as memory sees it. */
 const COPY = { locality: "element", scratchTiles: () => 0 } as const;
 
+/** `keptBytes`: kernel memory of each thread, part of `threadBytes`, for inputs that several passes need. */
+export type UnitFit = Fit & { readonly keptBytes: number };
+
 /**
  * How a unit runs within `memoryBytes`. Throws EngineMemoryTooSmall when one thread with the smallest window does not
  * fit.
  */
-export function fitUnit(unit: MergeUnit, threads: number, memoryBytes: number): Fit {
-  return refuseSmall(
-    unit,
-    fitMemory((windowElements) => threadBytes(unit, windowElements), threads, memoryBytes),
-    memoryBytes,
-  );
+export function fitUnit(unit: MergeUnit, threads: number, memoryBytes: number): UnitFit {
+  const least = fitMemory((windowElements) => threadBytes(unit, windowElements), threads, memoryBytes);
+  const fit = refuseSmall(unit, least, memoryBytes);
+  const kept = keptBytes(fit, memoryBytes, unit.tensors);
+  return {
+    ...fit,
+    keptBytes: kept,
+    threadBytes: fit.threadBytes + kept,
+    peakBytes: fit.peakBytes + fit.threads * kept,
+  };
 }
 
 function refuseSmall(unit: MergeUnit, fit: Fit, memoryBytes: number): Fit {

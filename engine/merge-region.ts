@@ -28,6 +28,8 @@ export type InputTask = {
 
 export type RegionTask = InputTask & {
   readonly digestInputs: boolean;
+  /** Memory for inputs that several passes over a tensor need. */
+  readonly keptBytes: number;
   readonly index: number;
   readonly region: MergeRegion;
   readonly ticket: WriteTicket;
@@ -95,8 +97,8 @@ export async function mergeRegion(task: RegionTask, deps: RegionDeps): Promise<R
       sinks.push({ ...place, largest: await largestOf(place.tensor), hessian });
     }
     const write = (bytes: Uint8Array): Promise<void> => writer.write(bytes);
-    const { statistics, digestInputs } = task;
-    results.push(await mergeOne(task, tensor, deps, { statistics, digestInputs, write, sinks }));
+    const { statistics, digestInputs, keptBytes } = task;
+    results.push(await mergeOne(task, tensor, deps, { statistics, digestInputs, keptBytes, write, sinks }));
   }
   const derived: RegionReceipt[] = [];
   for (const { writer, epilogue } of parts) {
@@ -122,7 +124,7 @@ async function mergeOne(
   task: InputTask,
   tensor: UnitTensor,
   deps: RegionDeps,
-  output: Pick<TensorContext, "statistics" | "write" | "sinks"> & { readonly digestInputs: boolean },
+  output: Pick<TensorContext, "statistics" | "keptBytes" | "write" | "sinks"> & { readonly digestInputs: boolean },
 ): Promise<TensorResult> {
   deps.signal.throwIfAborted();
   const mark = deps.kernels.mark();
@@ -156,6 +158,7 @@ function createLargest(task: RegionTask, deps: RegionDeps) {
       {
         statistics: false,
         digestInputs: false,
+        keptBytes: task.keptBytes,
         write,
         sinks: [],
       },

@@ -16,6 +16,7 @@ import type {
   Totals,
 } from "../core/methods/method.ts";
 import type { Block, Kernels } from "../core/ops/kernels.ts";
+import { allocatedBytes } from "../core/ops/memory.ts";
 import { type Cut, cutTensor, inputElements, storedBytes } from "../core/plan/memory.ts";
 import { modelsOf, type UnitTensor } from "../core/plan/schema.ts";
 import { elementBytes, elementCount } from "../core/tensor.ts";
@@ -46,6 +47,8 @@ export type StatedDigest = { readonly expected: Digest | undefined };
 /** Everything `mergeTensor` needs besides the tensor. */
 export type TensorContext = InputContext & {
   readonly statistics: boolean;
+  /** Memory for inputs that several passes need: as many windows as it holds are read once. */
+  readonly keptBytes: number;
   /** What else is made of the merged values. */
   readonly sinks: readonly SinkPlace[];
   /** Appends to the output; the bytes may be reused when it resolves. */
@@ -74,7 +77,7 @@ export async function measureTensor(context: InputContext, round: Round): Promis
   const { kernels, view } = context;
   const mark = kernels.mark();
   try {
-    const run = startRun({ ...context, statistics: false, sinks: [], write: neverWritten });
+    const run = startRun({ ...context, statistics: false, keptBytes: 0, sinks: [], write: neverWritten }, 1);
     const { pass, totals } = round.measure(view, kernels);
     await runReduce(run, pass);
     refuseNonFinite(context, run);
@@ -93,8 +96,9 @@ export async function mergeTensor(context: TensorContext): Promise<TensorResult>
   const { kernels, method, view } = context;
   const mark = kernels.mark();
   try {
-    const run = startRun(context);
-    await runProgram(run, method.compile(view, kernels));
+    const program = method.compile(view, kernels);
+    const run = startRun(context, program.reduce.length + 1);
+    await runProgram(run, program);
     const { nonFiniteInputs, nonFiniteOutput, interference, sinks, delta } = run;
     const digest = run.output.digest();
     const measured = interference?.result();
@@ -112,14 +116,19 @@ type Run = TileRun & {
   readonly cut: Cut;
   readonly output: Hasher;
   readonly sinks: readonly Sink[];
+  /** The first windows of the tensor, of which every input has its own block that lasts from pass to pass. */
+  readonly keptWindows: number;
+  /** A pass has filled them. */
+  isKept: boolean;
   /** Once a pass has read the inputs whole and compared their digests. */
   inputDigests: readonly (Digest | undefined)[] | undefined;
 };
 
-function startRun(context: TensorContext): Run {
+function startRun(context: TensorContext, passes: number): Run {
   const { kernels, method, tensor } = context;
   const cut = cutTensor(method, tensor.shape, context.windowElements);
-  const buffers = allocate(kernels, tensor, cut);
+  const keptWindows = passes > 1 ? countKept(context, cut) : 0;
+  const buffers = allocate(kernels, tensor, cut, keptWindows);
   const tile = Math.min(cut.tileElements, Math.max(1, elementCount(tensor.shape)));
   return {
     context,
@@ -132,6 +141,8 @@ function startRun(context: TensorContext): Run {
     inputsCounted: false,
     nonFiniteOutput: 0,
     interference: context.statistics ? createInterference(kernels, modelsOf(tensor.inputs), tile) : undefined,
+    keptWindows,
+    isKept: false,
     inputDigests: undefined,
     delta: context.sinks.length > 0 && tensor.inputs.some(({ isBase }) => isBase) ? 0 : undefined,
     output: createHasher(),
@@ -139,17 +150,27 @@ function startRun(context: TensorContext): Run {
   };
 }
 
-function allocate(kernels: Kernels, tensor: UnitTensor, cut: Cut): Buffers {
+/** How many windows of all inputs fit into the memory that is there for them. */
+function countKept({ tensor, keptBytes }: TensorContext, cut: Cut): number {
+  const total = elementCount(tensor.shape);
+  const window = Math.min(cut.windowElements, total);
+  const bytes = tensor.inputs.reduce(
+    (sum, input) => sum + allocatedBytes(elementBytes(input.dtype, inputElements(input, window))),
+    0,
+  );
+  return Math.min(Math.ceil(total / cut.windowElements), Math.floor(keptBytes / Math.max(1, bytes)));
+}
+
+function allocate(kernels: Kernels, tensor: UnitTensor, cut: Cut, keptWindows: number): Buffers {
   const total = Math.max(1, elementCount(tensor.shape));
   const window = Math.min(cut.windowElements, total);
   const tile = Math.min(cut.tileElements, total);
-  const pair = (dtype: UnitTensor["dtype"], count: number): readonly [Block, Block] => [
-    kernels.allocateBlock(elementBytes(dtype, count)),
-    kernels.allocateBlock(elementBytes(dtype, count)),
-  ];
+  const block = (dtype: UnitTensor["dtype"], count: number): Block => kernels.allocateBlock(elementBytes(dtype, count));
   return {
-    windows: tensor.inputs.map((input) => pair(input.dtype, inputElements(input, window))),
-    outputs: pair(tensor.dtype, window),
+    windows: tensor.inputs.map((input) =>
+      Array.from({ length: PASSING_WINDOWS + keptWindows }, () => block(input.dtype, inputElements(input, window))),
+    ),
+    outputs: [block(tensor.dtype, window), block(tensor.dtype, window)],
     inputTiles: tensor.inputs.map((input) => kernels.allocateTile(inputElements(input, tile))),
     outputTile: kernels.allocateTile(tile),
   };
@@ -171,6 +192,9 @@ async function runReduce(run: Run, pass: Pass | StoredPass): Promise<void> {
   pass.finish?.();
 }
 
+/** Where a window of the tensor lies among its inputs' blocks: two that alternate stand before those that are kept. */
+const PASSING_WINDOWS = 2;
+
 /**
  * Reads window after window, one ahead unless reading may block; hands each to `handle`; in the apply pass writes the
  * results behind it.
@@ -181,7 +205,13 @@ async function runPass(run: Run, handle: HandleWindow, isApply: boolean): Promis
   const hashers =
     run.inputDigests === undefined ? context.digested.map((stated) => stated && createHasher()) : undefined;
   const countOf = (window: number) => Math.min(cut.windowElements, total - window * cut.windowElements);
-  const read = (window: number) => readInputs(run, window * cut.windowElements, countOf(window), window % 2);
+  // An apply pass keeps nothing for another.
+  const keptWindows = isApply && !run.isKept ? 0 : run.keptWindows;
+  const isThere = (window: number) => run.isKept && window < keptWindows;
+  const slotOf = (window: number) => (window < keptWindows ? PASSING_WINDOWS + window : window % PASSING_WINDOWS);
+  const read = async (window: number) => {
+    if (!isThere(window)) await readInputs(run, window * cut.windowElements, countOf(window), slotOf(window));
+  };
   const windows = Math.ceil(total / cut.windowElements);
   const { mayBlock } = context;
   let reading = windows > 0 && !mayBlock ? read(0) : Promise.resolve();
@@ -194,12 +224,12 @@ async function runPass(run: Run, handle: HandleWindow, isApply: boolean): Promis
       // Reported when it is awaited, not as an unhandled rejection while we compute.
       reading.catch(() => {});
       const count = countOf(window);
-      const slot = window % 2;
-      const output = slot === 0 ? 0 : 1;
+      const slot = slotOf(window);
+      const output = window % 2 === 0 ? 0 : 1;
       if (hashers !== undefined) digestInputs(run, hashers, slot, count);
       handle({ slot, output, count, first: window * cut.windowElements });
       const bytes = buffers.outputs[output].bytes.subarray(0, elementBytes(context.tensor.dtype, isApply ? count : 0));
-      context.progress(inputBytes(context, count), bytes.byteLength);
+      context.progress(isThere(window) ? 0 : inputBytes(context, count), bytes.byteLength);
       if (!isApply) continue;
       run.output.update(bytes);
       await writing;
@@ -212,6 +242,7 @@ async function runPass(run: Run, handle: HandleWindow, isApply: boolean): Promis
     // Nothing may still be filling or draining the buffers when their memory is given back.
     await Promise.allSettled([reading, writing]);
   }
+  run.isKept = keptWindows > 0;
   if (hashers === undefined) return;
   run.inputDigests = hashers.map((hasher) => hasher?.digest());
   run.inputDigests.forEach((digest, index) => void checkDigest(context, index, digest));
@@ -221,7 +252,7 @@ async function runPass(run: Run, handle: HandleWindow, isApply: boolean): Promis
 async function runSpans(run: Run, handle: HandleWindow, spans: readonly ElementSpan[]): Promise<void> {
   const read = (index: number) => {
     const span = spans[index];
-    return span === undefined ? Promise.resolve() : readInputs(run, span.first, span.count, index % 2);
+    return span === undefined ? Promise.resolve() : readInputs(run, span.first, span.count, index % PASSING_WINDOWS);
   };
   let reading = read(0);
   try {
@@ -229,7 +260,7 @@ async function runSpans(run: Run, handle: HandleWindow, spans: readonly ElementS
       await reading;
       reading = read(index + 1);
       reading.catch(() => {});
-      handle({ slot: index % 2, output: 0, count, first });
+      handle({ slot: index % PASSING_WINDOWS, output: 0, count, first });
       run.context.progress(inputBytes(run.context, count), 0);
     }
   } finally {

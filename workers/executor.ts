@@ -9,7 +9,7 @@ import { type MergeUnit, modelsOf, type UnitInput } from "../core/plan/schema.ts
 import { elementCount } from "../core/tensor.ts";
 import type { ExecuteConvert } from "../engine/convert-request.ts";
 import { beginUnitWrites, derivedParts, describeDerived, type UnitWrites } from "../engine/derived-files.ts";
-import { fitUnit } from "../engine/memory.ts";
+import { fitUnit, type UnitFit } from "../engine/memory.ts";
 import { type RegionResult, type RegionTask, tensorsOf } from "../engine/merge-region.ts";
 import type { TensorResult } from "../engine/merge-tensor.ts";
 import { cutRegions, type MergeRegion } from "../engine/regions.ts";
@@ -51,7 +51,7 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
       const header = headerOf(request.unit);
       const jobs = regions.map((region, index) => ({
         kind: "merge" as const,
-        task: regionTask(request, writes, region, index, header, fit.windowElements),
+        task: regionTask(request, writes, region, index, header, fit),
       }));
       const { outcomes, done } = await pool.run(jobs, {
         threads: fit.threads,
@@ -91,7 +91,7 @@ function regionTask(
   region: MergeRegion,
   index: number,
   header: Uint8Array,
-  windowElements: number,
+  { windowElements, keptBytes }: UnitFit,
 ): RegionTask {
   const { unit, sources, target } = request;
   return {
@@ -106,6 +106,7 @@ function regionTask(
     state: request.state,
     targetStore: target.store,
     windowElements,
+    keptBytes,
     statistics: unit.statistics,
     digestInputs: request.digestInputs === true,
   };

@@ -8,7 +8,7 @@ import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import { tensorBytes } from "../tensor.ts";
 import type { CutMethod, Fit } from "./memory.ts";
-import { fitMemory, kernelBytes, sinkBytes, valueDtype } from "./memory.ts";
+import { fitMemory, keptBytes, kernelBytes, sinkBytes, valueDtype } from "./memory.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
 import { type DerivedFile, type MergeUnit, modelsOf, type UnitInput, type UnitTensor } from "./schema.ts";
 
@@ -45,13 +45,18 @@ export function makeMergeUnits(
     });
     const { recipe } = options;
     const made = derived[index] ?? [];
+    const fit = fitPlanned(placed, made, options);
+    const kept = keptBytes(fit, options.memoryBytes, placed);
     const isPrepared = options.prepared !== undefined && placed.some(({ method }) => method === options.method.id);
     return {
       op: "merge",
       stage: options.stage,
       index,
-      peakBytes: boundMemory(placed, made, options),
-      bytesRead: [...placed, ...measuredFirst(placed, made)].reduce((sum, own) => sum + bytesRead(own, options), 0),
+      peakBytes: fit.peakBytes,
+      bytesRead: [...placed, ...measuredFirst(placed, made)].reduce(
+        (sum, own) => sum + bytesRead(own, kept, options),
+        0,
+      ),
       bytesWritten: made.reduce((sum, { fileBytes }) => sum + fileBytes, shard.fileBytes),
       file: shard.file,
       fileBytes: shard.fileBytes,
@@ -75,9 +80,10 @@ function measuredFirst(tensors: readonly UnitTensor[], derived: readonly Derived
   return [...new Set(fused)].flatMap((index) => tensors[index] ?? []);
 }
 
-/** Every pass reads every input whole, from its first byte to its last; of gathered rows, all there are. */
-function bytesRead(tensor: UnitTensor, options: UnitOptions): number {
-  return (methodOf(tensor, options).reducePasses + 1) * bytesOfInputs(tensor);
+/** The first pass reads every input whole, of gathered rows all there are; every other what was not kept. */
+function bytesRead(tensor: UnitTensor, kept: number, options: UnitOptions): number {
+  const all = bytesOfInputs(tensor);
+  return all + methodOf(tensor, options).reducePasses * Math.max(0, all - kept);
 }
 
 /** Bytes of every input, read once. */
@@ -89,7 +95,8 @@ export function bytesOfInputs(tensor: UnitTensor): number {
   return tensor.inputs.reduce((sum, input) => sum + bytesOf(input), 0);
 }
 
-function boundMemory(tensors: readonly UnitTensor[], derived: readonly DerivedFile[], options: UnitOptions): number {
+/** How the unit fits into a worker. Throws PlanMemoryExceeded. */
+function fitPlanned(tensors: readonly UnitTensor[], derived: readonly DerivedFile[], options: UnitOptions): Fit {
   const { threads, memoryBytes, memoryBytesMax } = options;
   const sinks = sinkBytes(derived);
   const needs = (windowElements: number) => (tensor: UnitTensor) =>
@@ -99,7 +106,7 @@ function boundMemory(tensors: readonly UnitTensor[], derived: readonly DerivedFi
     threads,
     memoryBytes,
   );
-  if (fit.peakBytes <= memoryBytesMax) return fit.peakBytes;
+  if (fit.peakBytes <= memoryBytesMax) return fit;
   throw memoryExceeded(
     tensors.find((tensor) => needs(fit.windowElements)(tensor) === fit.threadBytes),
     fit,

@@ -171,7 +171,7 @@ const unitTensorSchema = z.strictObject({
 const unitBase = {
   stage: count,
   index: count,
-  /** Upper bound of the memory of a worker that runs this unit, all of it included. */
+  /** Memory that is enough for a worker that runs this unit, all of it included; with more it reads less. */
   peakBytes: count,
   bytesRead: count,
   bytesWritten: count,

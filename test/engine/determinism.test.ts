@@ -1,6 +1,7 @@
-// Goal: the same recipe and inputs give the same bytes for any number of threads and any window, sparsifying and random
-// methods included. Method: one unit of odd shapes through the executor on a grid of threads and memory, and single
-// tensors through the engine on a grid of windows; digests and measured numbers are compared.
+// Goal: the same recipe and inputs give the same bytes for any number of threads, any window and any share of the
+// inputs kept from pass to pass, sparsifying and random methods included. Method: one unit of odd shapes through the
+// executor on a grid of threads and memory, and single tensors through the engine on a grid of windows; digests and
+// measured numbers are compared.
 import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -138,7 +139,7 @@ const NEEDED: Readonly<Record<string, Readonly<Record<string, number>>>> = {
 /** Small enough for windows of one element, and larger than a tile. */
 const SMALL = [[517], [2, 30, 7], [37, 233]] as const;
 
-describe("the same bytes of one tensor with any window", () => {
+describe("the same bytes of one tensor with any window, kept between passes or not", () => {
   for (const id of METHOD_IDS) {
     test(id, async () => {
       const { base, inputCount, locality } = method(id);
@@ -155,7 +156,11 @@ describe("the same bytes of one tensor with any window", () => {
         });
         const own = { ...whole, models, hasBase: first === 0, parameters: NEEDED[id] ?? {} };
         for (const windowElements of windows) {
-          digests.add((await runTensor(own, { windowElements })).result.digest);
+          for (const keptBytes of [0, 20_000, 2 ** 22]) {
+            const { result, passes } = await runTensor(own, { windowElements, keptBytes });
+            digests.add(result.digest);
+            if (keptBytes === 2 ** 22) assert.ok(passes <= 1.01, `${passes} times read, though all of it was kept`);
+          }
         }
         assert.equal(digests.size, 1, `[${shape}]`);
       }

@@ -70,7 +70,7 @@ function parse(schema: MergeMethod["parameters"], values: unknown): UnitTensor["
 /** Merges one tensor with the WebAssembly kernels, or those given. */
 export async function runTensor(
   entry: TensorCase,
-  options: { kernels?: Kernels; windowElements?: number; statistics?: boolean } = {},
+  options: { kernels?: Kernels; windowElements?: number; keptBytes?: number; statistics?: boolean } = {},
 ): Promise<TensorRun> {
   const { method, models, dtype = "F32", rules } = entry;
   const tensor = unitTensorOf(entry);
@@ -117,6 +117,7 @@ export async function runTensor(
     ...context,
     view: { ...view, state },
     statistics: options.statistics ?? false,
+    keptBytes: options.keptBytes ?? 0,
     sinks: [],
     write: async (bytes) => void written.push(bytes.slice()),
   });

@@ -44,7 +44,7 @@ export function createInThreadExecutor(
     const { unit, sources, state, importance, target } = request;
     const store = openStore(target.store);
     const regions = cutRegions(unit, 1);
-    const { windowElements, threadBytes } = fitUnit(unit, 1, request.memoryBytes);
+    const { windowElements, keptBytes, threadBytes } = fitUnit(unit, 1, request.memoryBytes);
     const kernels = createScalarKernels(threadBytes);
     const { header } = encodeSafetensorsHeader(unit.tensors, HF_METADATA, "given");
     const writes = await beginUnitWrites(request, regions, store, signal);
@@ -71,6 +71,7 @@ export function createInThreadExecutor(
           state,
           targetStore: target.store,
           windowElements,
+          keptBytes,
           statistics: false,
           digestInputs: false,
         };

@@ -137,6 +137,7 @@ async function runUnit(
     ...known,
     targetStore: "memory://golden",
     windowElements: WINDOW_ELEMENTS,
+    keptBytes: 0,
     statistics: false,
     digestInputs: false,
   };

@@ -34,14 +34,22 @@ test("models of one build merge tensor by tensor, each input where its file hold
   assert.deepEqual(plan.warnings, []);
 });
 
-test("a unit's bytes are its file's, its reads are every pass over its inputs", () => {
-  const shapes = { x: [10, 100] };
-  const models = { a: makeCheckpoint(shapes), b: makeCheckpoint(shapes) };
+test("a unit's bytes are its file's, its reads are the inputs and what is not kept for the next pass", () => {
+  const modelsOf = (shapes: Record<string, number[]>) => ({ a: makeCheckpoint(shapes), b: makeCheckpoint(shapes) });
+  const models = modelsOf({ x: [10, 100] });
   const [once] = planText(linearOf("a", "b"), models).units;
   assert.equal(once?.bytesRead, 2 * 4000);
   assert.equal(once?.bytesWritten, once?.fileBytes);
   const slerp = "merge_method: slerp\nbase_model: a\nparameters: {t: 0.5}\nmodels: [{model: a}, {model: b}]\n";
-  assert.equal(planText(slerp, models).units[0]?.bytesRead, 2 * 2 * 4000);
+  assert.equal(planText(slerp, models).units[0]?.bytesRead, 2 * 4000);
+  const large = modelsOf({ x: [20_000, 10_000] });
+  const inputs = 2 * 4 * 20_000 * 10_000;
+  const readWith = (memoryBytes: number) =>
+    planText(slerp, large, { memoryBytes, threads: 1 }).units[0]?.bytesRead ?? 0;
+  assert.equal(readWith(2 ** 31), inputs);
+  const half = readWith(2 ** 30);
+  assert.ok(half > 1.4 * inputs && half < 1.6 * inputs, `${half / inputs} times the inputs`);
+  assert.ok(readWith(160 * 2 ** 20) > 1.95 * inputs);
 });
 
 test("the base is marked, is an input without a weight, and joins last when it is not listed", () => {
