@@ -79,7 +79,7 @@ export const alignStep = defineStep({
     await copySideFiles(model, target, signal);
     const { seed, maxIterations, visits } = input;
     const settings = { seed, maxIterations, visits, spec: input.spec };
-    const version = await writeFolderManifest(target, { step: "align", settings, inputs: [model, reference] }, deps);
+    const version = await writeFolderManifest(target, { step: "align", settings, inputs: [model, reference] }, signal);
     const all = [...permutations.values()];
     return {
       target: target.uri,

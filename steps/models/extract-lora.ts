@@ -100,7 +100,7 @@ export const extractLoraStep = defineStep({
     await writeObject(target, ADAPTER_CONFIG_FILE, config, config.length, { signal: deps.signal });
     const { model: _model, base: _base, target: _target, ...settings } = input;
     const making = { step: "extract-lora", settings, inputs: [model, base] };
-    const version = await writeFolderManifest(target, making, deps);
+    const version = await writeFolderManifest(target, making, deps.signal);
     return {
       target: target.uri,
       version,

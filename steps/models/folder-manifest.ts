@@ -7,7 +7,6 @@ import { digestRanges } from "../../engine/digest-ranges.ts";
 import { writeObject } from "../../stores/objects.ts";
 import type { ObjectInfo, ObjectStore } from "../../stores/store.ts";
 import { planDigest } from "../checkpoint-digest.ts";
-import type { StepDeps } from "../step.ts";
 import { digestFile } from "../stream.ts";
 import { adoptFile } from "../units/adopt.ts";
 import type { ReadableModel } from "./whole-tensors.ts";
@@ -27,13 +26,12 @@ export type Making = {
  * Throws YardSourceChanged when an input is not what it was when it was opened, Safetensors codes, and what the store
  * throws. Cost: every file is read once, and so is an input that states no digest of itself.
  */
-export async function writeFolderManifest(target: ObjectStore, making: Making, deps: StepDeps): Promise<string> {
+export async function writeFolderManifest(target: ObjectStore, making: Making, signal: AbortSignal): Promise<string> {
   const { step, settings } = making;
-  const { signal } = deps;
   const files = [];
   for await (const info of target.list("", { signal })) files.push(await describeFile(target, info, signal));
   const inputs = [];
-  for (const place of making.inputs) inputs.push({ model: nameOf(place), digest: await digestOf(place, deps) });
+  for (const place of making.inputs) inputs.push({ model: nameOf(place), digest: await digestOf(place, signal) });
   const recipe = canonicalJson({ ...settings, step });
   const manifest = buildManifest({ model: step, engine: ENGINE_VERSION, method: step, recipe, inputs, files });
   const bytes = encodeManifest(manifest);
@@ -57,7 +55,7 @@ function nameOf({ store, prefix }: ReadableModel): string {
 }
 
 /** What the model states of itself, or what a yard would call it. */
-async function digestOf(model: ReadableModel, { openStore, signal }: StepDeps): Promise<Digest> {
+async function digestOf(model: ReadableModel, signal: AbortSignal): Promise<Digest> {
   const { ranges, digest } = await planDigest(model, model.opened, [], signal);
-  return digest(await digestRanges(ranges, { openStore, signal, progress: () => {} }));
+  return digest(await digestRanges(ranges, { openStore: () => model.store, signal, progress: () => {} }));
 }

@@ -105,7 +105,7 @@ export const mergeExpertsStep = defineStep({
     const measured = input.statistics && (await digestStatistics(input.statistics, deps));
     const settings = { groups: average, align, shrink, compress, statistics: measured };
     const making = { step: "merge-experts", settings, inputs: [model] };
-    const version = await writeFolderManifest(target, making, deps);
+    const version = await writeFolderManifest(target, making, deps.signal);
     const described = layers.map(({ prefix }, index) => ({
       prefix,
       labels: [...(groups[index]?.labels ?? [])],

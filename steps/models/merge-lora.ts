@@ -90,7 +90,7 @@ export const mergeLoraStep = defineStep({
     await writeObject(target, ADAPTER_CONFIG_FILE, config, config.length, { signal: deps.signal });
     const { adapters: weighed, target: _target, ...options } = input;
     const settings = { ...options, weights: weighed.map(({ weight }) => weight) };
-    const version = await writeFolderManifest(target, { step: "merge-lora", settings, inputs: adapters }, deps);
+    const version = await writeFolderManifest(target, { step: "merge-lora", settings, inputs: adapters }, deps.signal);
     const rank = Math.max(0, ...ranks.values());
     return {
       target: target.uri,
