@@ -20,6 +20,7 @@ export const linear = Object.freeze({
   scratchTiles: () => 0,
   seeded: false,
   embeddingMismatch: "common",
+  promotesDtypes: true,
   parameters: z.strictObject({ normalize: z.boolean().default(true) }),
   modelParameters: z.strictObject({ weight: z.number() }),
   refuse(tensor) {

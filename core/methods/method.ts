@@ -250,6 +250,11 @@ export type MergeMethod = {
   scratchBytes?(tensor: ScratchTensor): number;
   readonly seeded: boolean;
   readonly embeddingMismatch: EmbeddingMismatch;
+  /**
+   * Under `rules.strict`, inputs of several dtypes give a result of a dtype that holds them all: the reference's
+   * arithmetic promotes them. Unless said, the result has the base's dtype, or the first model's.
+   */
+  readonly promotesDtypes?: boolean;
   /** Global parameters (evaluated once per output tensor) with the only copy of each default. */
   readonly parameters: z.ZodObject;
   /** Per-model parameters; required ones are not required of the base. */

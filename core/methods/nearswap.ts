@@ -19,6 +19,7 @@ export const nearswap = Object.freeze({
   scratchTiles: () => 0,
   seeded: false,
   embeddingMismatch: "error",
+  promotesDtypes: true,
   parameters: z.strictObject({ t: z.number() }),
   modelParameters: z.strictObject({}),
   isIdentity: ({ inputs }) => inputs.length === 1,

@@ -19,6 +19,7 @@ export const ram = Object.freeze({
   scratchBytes: overlapBytes,
   seeded: false,
   embeddingMismatch: "error",
+  promotesDtypes: true,
   parameters: z.strictObject(OVERLAP_PARAMETERS),
   modelParameters: z.strictObject({}),
   compile: (tensor, kernels) => compileOverlap(tensor, kernels),

@@ -34,6 +34,7 @@ export const sce = Object.freeze({
     selectionBytes(tensor, numberParameter(tensor.parameters, "select_topk")),
   seeded: false,
   embeddingMismatch: "error",
+  promotesDtypes: true,
   parameters: z.strictObject({ select_topk: z.number().default(1), int8_mask: z.boolean().default(false) }),
   modelParameters: z.strictObject({}),
   refuse({ shape, parameters }) {

@@ -188,7 +188,7 @@ function copyWhole(
 /** The reference's tensor as it is: its bytes where the dtype stays, else one rounding to the output dtype. */
 function copyTensor(tensor: OutputTensor, input: Present, planning: TensorPlanning): PlannedTensor {
   const { shape } = input.entry;
-  const output = outputDtype(input.entry, planning.recipe);
+  const output = outputDtype(input.entry.dtype, planning.recipe);
   return {
     name: tensor.name,
     dtype: output,
@@ -201,15 +201,22 @@ function copyTensor(tensor: OutputTensor, input: Present, planning: TensorPlanni
 }
 
 /** The recipe's dtype for floats; the stored one for everything that cannot be converted. */
-function outputDtype(entry: TensorEntry, recipe: Recipe): Dtype {
-  return isFloatDtype(entry.dtype) ? (recipe.outputDtype ?? entry.dtype) : entry.dtype;
+function outputDtype(stored: Dtype, recipe: Recipe): Dtype {
+  return isFloatDtype(stored) ? (recipe.outputDtype ?? stored) : stored;
+}
+
+/** The base's dtype, or the first model's; under `strict` what the reference promotes inputs of several dtypes to. */
+function sharedDtype(inputs: readonly Present[], reference: Present, { method, recipe }: TensorPlanning): Dtype {
+  const dtypes = new Set(inputs.map(({ entry }) => entry.dtype));
+  if (dtypes.size === 1 || !recipe.strict || method.promotesDtypes !== true) return reference.entry.dtype;
+  return dtypes.has("F64") ? "F64" : "F32";
 }
 
 /**
- * The 16-bit dtype that the reference would compute in: the recipe's, else the base's; reproduced under `strict` only.
+ * The 16-bit dtype that the reference would compute in: the recipe's, else the inputs'; reproduced under `strict` only.
  */
-function workingDtype(reference: TensorEntry, recipe: Recipe): HalfDtype | undefined {
-  const dtype = recipe.workingDtype ?? reference.dtype;
+function workingDtype(stored: Dtype, recipe: Recipe): HalfDtype | undefined {
+  const dtype = recipe.workingDtype ?? stored;
   return recipe.strict && (dtype === "F16" || dtype === "BF16") ? dtype : undefined;
 }
 
@@ -259,7 +266,8 @@ function mergeInputs(
   checkInputCount(tensor, inputs, planning);
   const parameters = resolver.global({ slice, position, tensor: name });
   const values = inputs.map((input) => resolver.model({ slice, position, tensor: input.name, source: input.source }));
-  const working = workingDtype(reference.entry, recipe);
+  const stored = sharedDtype(inputs, reference, planning);
+  const working = workingDtype(stored, recipe);
   const view: MergeTensor = {
     name,
     shape,
@@ -274,7 +282,7 @@ function mergeInputs(
     working,
   };
   refuseByMethod(view, tensor, inputs, planning);
-  const dtype = outputDtype(reference.entry, recipe);
+  const dtype = outputDtype(stored, recipe);
   const statistics = planning.statistics.inputsOf(name, inputs, shape);
   if (method.statistics !== undefined && statistics.length === 0) {
     notes.add(`tensors without ${method.statistics.title} are averaged`, name);

@@ -302,4 +302,26 @@ describe("the working dtype", () => {
     assert.equal(planned("BF16", `${strict}dtype: float32\n`), undefined);
     assert.equal(planned("BF16", `${strict}out_dtype: float32\n`), "BF16");
   });
+
+  test("of models that differ is the base's, or float32 where the reference's sums promote", () => {
+    const halves = {
+      a: makeCheckpoint({ norm: [8] }, { dtype: "F16" }),
+      b: makeCheckpoint({ norm: [8] }, { dtype: "BF16" }),
+    };
+    const mixed = (method: string, more: string) => {
+      const models = "[{model: b, parameters: {weight: 1}}, {model: a, parameters: {weight: 1}}]";
+      const { dtype, working } = tensorOf(
+        planText(`merge_method: ${method}\nmodels: ${models}\n${more}`, halves),
+        "norm",
+      );
+      return [dtype, working];
+    };
+    const strict = "mergekit_compat: strict\n";
+    assert.deepEqual(mixed("linear", ""), ["BF16", undefined]);
+    assert.deepEqual(mixed("linear", strict), ["F32", undefined]);
+    assert.deepEqual(mixed("linear", `${strict}dtype: float16\n`), ["F16", "F16"]);
+    assert.deepEqual(mixed("linear", `${strict}out_dtype: bfloat16\n`), ["BF16", undefined]);
+    assert.deepEqual(mixed("nearswap", `${strict}base_model: a\nparameters: {t: 0.1}\n`), ["F32", undefined]);
+    assert.deepEqual(mixed("ties", `${strict}base_model: a\n`), ["F16", "F16"]);
+  });
 });
