@@ -7,8 +7,11 @@ import type * as z from "zod";
 import { renderBitPlan, UNQUANTIZED } from "../core/bit-plan/document.ts";
 import { SENSITIVITIES } from "../core/bit-plan/sensitivity.ts";
 import { BLOCK_SCHEMES, COMPRESSED_SCHEMES } from "../core/schemes/registry.ts";
-import type { planBitsStep } from "../steps/quantize/plan-bits.ts";
+import { planBitsStep } from "../steps/quantize/plan-bits.ts";
+import { readBitPlan } from "../steps/quantize/read-bit-plan.ts";
+import { runStep } from "../steps/step.ts";
 import type { OpenStore } from "../stores/store.ts";
+import { createMeasure } from "../workers/measure-executor.ts";
 import { parseLocalPath, splitUri, toUri } from "./arguments.ts";
 import { createStepDeps } from "./step-deps.ts";
 import type { Terminal } from "./terminal.ts";
@@ -60,7 +63,6 @@ export function isPlannedFormat(format: string): boolean {
 
 /** The schemes of a plan file by matrix. Throws BitPlanInvalid and what the store throws. */
 export async function readPlanFile(file: string, openStore: OpenStore, terminal: Terminal) {
-  const { readBitPlan } = await import("../steps/quantize/read-bit-plan.ts");
   const { store, key } = splitUri(toUri(file, terminal.cwd));
   return readBitPlan(openStore(store), key, terminal.signal);
 }
@@ -88,11 +90,6 @@ export async function planBits(
   openStore: OpenStore,
   terminal: Terminal,
 ): Promise<PlannedBits> {
-  const [{ runStep }, { planBitsStep }, { createMeasure }] = await Promise.all([
-    import("../steps/step.ts"),
-    import("../steps/quantize/plan-bits.ts"),
-    import("../workers/measure-executor.ts"),
-  ]);
   const { budget, candidates, sensitivity } = options;
   const input: object = {
     ...place,

@@ -1,11 +1,12 @@
 // The command line: its grammar, and the way from a thrown error to one block on stderr and an exit status. What a
-// command does is in cli/commands/, one file each. Of these only the one that is called is loaded, and it loads the
-// parts it needs when it runs: most of what a small command costs is loading code.
+// command does is in cli/commands/, one file each. Of these only the one that is called is loaded: most of what a small
+// command costs is loading code.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { MergeyardError } from "../core/error.ts";
 import { EXIT, exitStatus, renderError, toMergeyardError } from "./error-block.ts";
+import { mergekitHint } from "./mergekit-options.ts";
 import type { Terminal } from "./terminal.ts";
 
 type AddCommand = (program: Command, terminal: Terminal) => void;
@@ -110,7 +111,6 @@ async function usageError(error: CommanderError, command: string | undefined): P
   const found = error.message.replace(/^error: /, "").replaceAll("\n", " ");
   const [, option] = /unknown option '([^'=]+)/.exec(found) ?? [];
   if (command !== "merge" || option === undefined) return new MergeyardError("CliUsage", { found, cause: error });
-  const { mergekitHint } = await import("./mergekit-options.ts");
   return new MergeyardError("CliUsage", { found, hint: mergekitHint(option), cause: error });
 }
 

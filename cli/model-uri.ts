@@ -1,4 +1,7 @@
 // The folder that an argument means: a path or a URI or, with a yard, a name in it. For commands on whole models.
+
+import { resolveModel } from "../steps/resolve-model.ts";
+import { openYard } from "../steps/yard.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { toUri } from "./arguments.ts";
 import type { Terminal } from "./terminal.ts";
@@ -14,10 +17,6 @@ export async function findModelUri(
   terminal: Terminal,
 ): Promise<string> {
   if (yard === undefined) return toUri(text, terminal.cwd);
-  const [{ resolveModel }, { openYard }] = await Promise.all([
-    import("../steps/resolve-model.ts"),
-    import("../steps/yard.ts"),
-  ]);
   const opened = await openYard(openStore, toUri(yard, terminal.cwd));
   const scope = { openStore, yard: opened, aliases: [], folders: [toUri(".", terminal.cwd)], signal: terminal.signal };
   const { store, prefix } = await resolveModel(scope, text);

@@ -1,6 +1,8 @@
 // The folder that a command makes by one step: whole in its place, or not there.
 import path from "node:path";
+import { beginOutputFolder } from "../local/output-folder.ts";
 import type { StepDeps } from "../steps/step.ts";
+import { createStoreOpener } from "../stores/open.ts";
 import { toOutputUri } from "./arguments.ts";
 import { findModelUri } from "./model-uri.ts";
 import { createStepDeps } from "./step-deps.ts";
@@ -21,7 +23,6 @@ export async function openOutput(out: string, terminal: Terminal): Promise<Comma
   if (/^[a-z][a-z0-9+.-]*:\/\//.test(out)) {
     return { target: toOutputUri(out, terminal.cwd), commit: async () => {}, discard: async () => {} };
   }
-  const { beginOutputFolder } = await import("../local/output-folder.ts");
   const output = await beginOutputFolder(path.resolve(terminal.cwd, out), { force: false });
   return { target: toOutputUri(output.path, terminal.cwd), commit: output.commit, discard: output.discard };
 }
@@ -42,7 +43,6 @@ export async function intoFolder<T>(
   terminal: Terminal,
   work: (making: FolderWork) => Promise<T>,
 ): Promise<T> {
-  const { createStoreOpener } = await import("../stores/open.ts");
   const output = await openOutput(out, terminal);
   try {
     const openStore = createStoreOpener(terminal.env);

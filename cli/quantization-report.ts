@@ -3,7 +3,7 @@ import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import { Option } from "commander";
 import type { DrawnPlan } from "../core/report/frontier.ts";
-import type { DrawnOutput } from "../core/report/quantization.ts";
+import { type DrawnOutput, renderQuantization } from "../core/report/quantization.ts";
 import { parseLocalPath } from "./arguments.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -20,6 +20,5 @@ export async function writeQuantizationReport(
   terminal: Terminal,
 ): Promise<void> {
   if (file === undefined) return;
-  const { renderQuantization } = await import("../core/report/quantization.ts");
   await writeFile(path.resolve(terminal.cwd, file), renderQuantization(drawn, plan));
 }

@@ -3,6 +3,10 @@ import type { Command } from "commander";
 import { Option } from "commander";
 import { permutationSpecSchema } from "../../core/align/permutation-spec.ts";
 import { ARTIFACT_LIMITS } from "../../core/limits.ts";
+import { alignStep } from "../../steps/models/align.ts";
+import { runStep } from "../../steps/step.ts";
+import { readJson } from "../../stores/objects.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, lookupOption, parseLocalPath, splitUri, toUri } from "../arguments.ts";
 import { parsePositive, parseSeed } from "../number-arguments.ts";
 import { intoFolder } from "../output.ts";
@@ -35,10 +39,6 @@ export function addAlign(program: Command, terminal: Terminal): void {
 }
 
 async function align(model: string, options: Options, terminal: Terminal): Promise<void> {
-  const [{ runStep }, { alignStep }] = await Promise.all([
-    import("../../steps/step.ts"),
-    import("../../steps/models/align.ts"),
-  ]);
   const spec = options.spec === undefined ? undefined : await readSpec(options.spec, terminal);
   const result = await intoFolder(options, terminal, async ({ target, deps, find }) => {
     const places = { model: await find(model), reference: await find(options.to), target };
@@ -52,10 +52,6 @@ async function align(model: string, options: Options, terminal: Terminal): Promi
 }
 
 async function readSpec(file: string, terminal: Terminal) {
-  const [{ createStoreOpener }, { readJson }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../stores/objects.ts"),
-  ]);
   const { store, key } = splitUri(toUri(file, terminal.cwd));
   const { signal } = terminal;
   const opened = createStoreOpener(terminal.env)(store);

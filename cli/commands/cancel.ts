@@ -13,6 +13,7 @@ export function addCancel(program: Command, terminal: Terminal): void {
     .addOption(stateMachineOption())
     .addOption(jsonOption())
     .action(async (wanted: string, options: { stateMachine?: string; json?: boolean }) => {
+      // The AWS SDK is loaded by who needs it.
       const [{ cancelExecution }, { openExecutions }] = await Promise.all([
         import("../../remote/cancel.ts"),
         import("../../remote/executions.ts"),

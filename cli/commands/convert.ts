@@ -2,7 +2,13 @@
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import type { Topology } from "../../core/formats/target.ts";
+import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
+import { convertStep } from "../../steps/convert/convert.ts";
 import { CONVERSION_TARGETS, type WEIGHT_DTYPES } from "../../steps/schemas.ts";
+import { runStep } from "../../steps/step.ts";
+import { createStoreOpener } from "../../stores/open.ts";
+import { createConvert } from "../../workers/convert-executor.ts";
+import { createPool, defaultThreads } from "../../workers/pool.ts";
 import {
   familyOption,
   jsonOption,
@@ -13,8 +19,9 @@ import {
   toUri,
 } from "../arguments.ts";
 import { openOutput } from "../output.ts";
-import type { PatternOptions } from "../patterns-file.ts";
+import { type PatternOptions, readPatterns } from "../patterns-file.ts";
 import { createProgress } from "../progress.ts";
+import { locateSource } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatBytes } from "../text.ts";
@@ -89,18 +96,6 @@ function topologyOf({ tp, pp, dp, zero }: Options): { topology?: Topology } {
 }
 
 async function convert(source: string, options: Options, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { runStep }, { convertStep }, { locateSource }, { readPatterns }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../steps/step.ts"),
-    import("../../steps/convert/convert.ts"),
-    import("../source.ts"),
-    import("../patterns-file.ts"),
-  ]);
-  const [{ createConvert }, { createPool, defaultThreads }, { MEMORY_BYTES_DEFAULT }] = await Promise.all([
-    import("../../workers/convert-executor.ts"),
-    import("../../workers/pool.ts"),
-    import("../../core/plan/defaults.ts"),
-  ]);
   const openStore = createStoreOpener(terminal.env);
   const patterns = readPatterns(options, terminal.cwd);
   const { folder, file } = locateSource(source, terminal.cwd);

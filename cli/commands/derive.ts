@@ -3,10 +3,17 @@
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import { LOWER_BITS, type LowerBits } from "../../core/schemes/double-rounding.ts";
+import { openPlace } from "../../steps/open-checkpoint.ts";
+import { deriveStep } from "../../steps/quantize/derive.ts";
+import { resolveModel } from "../../steps/resolve-model.ts";
+import { runStep } from "../../steps/step.ts";
+import { openYard } from "../../steps/yard.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import type { OpenStore } from "../../stores/store.ts";
 import { jsonOption, parseLocalPath, toUri } from "../arguments.ts";
 import { openOutput } from "../output.ts";
 import { createProgress } from "../progress.ts";
+import { locateSource, openSource } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
@@ -39,11 +46,6 @@ function parseBits(text: string): LowerBits {
 }
 
 async function derive(model: string, options: Options, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { runStep }, { deriveStep }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../steps/step.ts"),
-    import("../../steps/quantize/derive.ts"),
-  ]);
   const openStore = createStoreOpener(terminal.env);
   const source = await findModel(model, options.yard, openStore, terminal);
   const original =
@@ -86,10 +88,6 @@ function describeOriginal(original: { derived: number; direct: number; gap: numb
 
 /** A path or URI that exists, else a name of the yard. */
 async function findModel(text: string, yard: string | undefined, openStore: OpenStore, terminal: Terminal) {
-  const [{ locateSource, openSource }, { openPlace }] = await Promise.all([
-    import("../source.ts"),
-    import("../../steps/open-checkpoint.ts"),
-  ]);
   const bytesOf = (files: readonly { readonly bytes: number }[]) => files.reduce((sum, { bytes }) => sum + bytes, 0);
   if (yard === undefined) {
     const { checkpoint } = await openSource(text, openStore, terminal);
@@ -97,10 +95,6 @@ async function findModel(text: string, yard: string | undefined, openStore: Open
     const named = file === undefined ? {} : { file };
     return { place: { store: folder, prefix: "", ...named }, bytes: bytesOf(checkpoint.tensorFiles) };
   }
-  const [{ resolveModel }, { openYard }] = await Promise.all([
-    import("../../steps/resolve-model.ts"),
-    import("../../steps/yard.ts"),
-  ]);
   const opened = await openYard(openStore, toUri(yard, terminal.cwd));
   const scope = { openStore, yard: opened, aliases: [], folders: [toUri(".", terminal.cwd)], signal: terminal.signal };
   const { store, prefix, file } = await resolveModel(scope, text);

@@ -1,8 +1,12 @@
 // `mergeyard diff A B`: which tensors of two checkpoints differ, and by how much.
 import type { Command } from "commander";
+import { diffStep } from "../../steps/diff.ts";
 import type { DiffOutput } from "../../steps/schemas.ts";
+import { runStep } from "../../steps/step.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
+import { locateSource, openSource } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatCount, renderTable } from "../text.ts";
@@ -18,12 +22,6 @@ export function addDiff(program: Command, terminal: Terminal): void {
 }
 
 async function diff(a: string, b: string, options: { json?: boolean }, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { runStep }, { diffStep }, { locateSource, openSource }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../steps/step.ts"),
-    import("../../steps/diff.ts"),
-    import("../source.ts"),
-  ]);
   const openStore = createStoreOpener(terminal.env);
   const sides = await Promise.all([openSource(a, openStore, terminal), openSource(b, openStore, terminal)]);
   const bytes = sides.flatMap(({ checkpoint }) => checkpoint.tensorFiles).reduce((sum, file) => sum + file.bytes, 0);

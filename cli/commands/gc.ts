@@ -1,6 +1,9 @@
 // `mergeyard gc --yard YARD`: removes versions beyond the number that is kept, and what was never finished.
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
+import { gcStep } from "../../steps/collect-garbage.ts";
+import { runStep } from "../../steps/step.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, parseWhole, toUri, yardOption } from "../arguments.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -39,11 +42,6 @@ export function addGc(program: Command, terminal: Terminal): void {
 }
 
 async function collect(options: Options, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { runStep }, { gcStep }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../steps/step.ts"),
-    import("../../steps/collect-garbage.ts"),
-  ]);
   const deps = createStepDeps(terminal, createStoreOpener(terminal.env));
   const yard = toUri(options.yard, terminal.cwd);
   const keep = options.keep === undefined ? {} : { keep: options.keep };

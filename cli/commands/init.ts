@@ -1,5 +1,7 @@
 // `mergeyard init YARD`: makes a folder or an S3 prefix a yard.
 import type { Command } from "commander";
+import { initYard } from "../../steps/yard.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, toUri } from "../arguments.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 
@@ -10,10 +12,6 @@ export function addInit(program: Command, terminal: Terminal): void {
     .argument("<yard>", "a folder, or s3://bucket/prefix")
     .addOption(jsonOption())
     .action(async (place: string, options: { json?: boolean }) => {
-      const [{ createStoreOpener }, { initYard }] = await Promise.all([
-        import("../../stores/open.ts"),
-        import("../../steps/yard.ts"),
-      ]);
       const yard = toUri(place, terminal.cwd);
       const { created } = await initYard(createStoreOpener(terminal.env)(yard));
       printResult(terminal, options.json, { yard, created }, () =>

@@ -4,13 +4,20 @@ import type { Command } from "commander";
 import * as z from "zod";
 import type { TensorEntry } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
+import { describeWarning } from "../../core/formats/format.ts";
 import { parseJsonDocument } from "../../core/formats/json-scan.ts";
+import { fileRole, isAdapter } from "../../core/formats/side-files.ts";
 import { FOLDER_LIMITS } from "../../core/limits.ts";
 import { elementCount, tensorBytes } from "../../core/tensor.ts";
 import type { ConversionParameter } from "../../core/universal/conversion.ts";
 import type { StoredCheckpoint } from "../../steps/open-checkpoint.ts";
+import { openGguf } from "../../steps/open-gguf.ts";
+import { readAll } from "../../stores/objects.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { familyOption, jsonOption, PATTERNS_HELP } from "../arguments.ts";
-import type { PatternOptions } from "../patterns-file.ts";
+import * as report from "../gguf-report.ts";
+import { type PatternOptions, readPatterns } from "../patterns-file.ts";
+import { locateSource, openSource } from "../source.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatBytes, formatCount, renderTable } from "../text.ts";
 
@@ -24,12 +31,6 @@ export function addInspect(program: Command, terminal: Terminal): void {
     .addOption(familyOption())
     .addOption(jsonOption())
     .action(async (source: string, options: PatternOptions & { json?: boolean; tensors?: boolean }) => {
-      const [{ createStoreOpener }, { openSource }, { describeWarning }, { readPatterns }] = await Promise.all([
-        import("../../stores/open.ts"),
-        import("../source.ts"),
-        import("../../core/formats/format.ts"),
-        import("../patterns-file.ts"),
-      ]);
       if (/\.gguf$/i.test(source)) return inspectGguf(source, options, terminal);
       const patterns = readPatterns(options, terminal.cwd);
       const opened = await openSource(source, createStoreOpener(terminal.env), terminal, patterns);
@@ -43,12 +44,6 @@ export function addInspect(program: Command, terminal: Terminal): void {
 
 /** Quantized tensors have no dtype of a checkpoint, so the file is told of in its own words. */
 async function inspectGguf(source: string, options: { json?: boolean }, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { locateSource }, { openGguf }, report] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../source.ts"),
-    import("../../steps/open-gguf.ts"),
-    import("../gguf-report.ts"),
-  ]);
   const { folder, file = "" } = locateSource(source, terminal.cwd);
   const opened = await openGguf(createStoreOpener(terminal.env)(folder), file, terminal.signal);
   printResult(terminal, options.json, report.describeGgufAsData(source, opened), () =>
@@ -66,12 +61,6 @@ type Adapter = z.infer<typeof adapterSchema>;
 
 /** What the config of an adapter's folder says; undefined for any other checkpoint. */
 async function readAdapter(source: string, { checkpoint }: StoredCheckpoint, terminal: Terminal) {
-  const [{ createStoreOpener }, { locateSource }, { readAll }, { fileRole, isAdapter }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../source.ts"),
-    import("../../stores/objects.ts"),
-    import("../../core/formats/side-files.ts"),
-  ]);
   const file = checkpoint.sideFiles.find(({ name }) => fileRole(name) === "adapter");
   if (file === undefined || !isAdapter(checkpoint)) return undefined;
   const store = createStoreOpener(terminal.env)(locateSource(source, terminal.cwd).folder);

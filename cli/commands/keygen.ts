@@ -2,6 +2,8 @@
 // that others check them with.
 import path from "node:path";
 import type { Command } from "commander";
+import { createKeyFiles } from "../../signing/file-key.ts";
+import { openKey } from "../../signing/open-signer.ts";
 import { jsonOption, parseLocalPath } from "../arguments.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 
@@ -12,7 +14,6 @@ export function addKeygen(program: Command, terminal: Terminal): void {
     .argument("<file>", "the private key's file; outside of every yard", parseLocalPath)
     .addOption(jsonOption())
     .action(async (name: string, options: { json?: boolean }) => {
-      const { createKeyFiles } = await import("../../signing/file-key.ts");
       const file = path.resolve(terminal.cwd, name);
       const { id } = await createKeyFiles(file);
       printResult(terminal, options.json, { privateKey: file, publicKey: `${file}.pub`, keyId: id }, () =>
@@ -25,7 +26,6 @@ export function addKeygen(program: Command, terminal: Terminal): void {
     .argument("<key>", "the private key's file, or awskms:///KEY")
     .addOption(jsonOption())
     .action(async (place: string, options: { json?: boolean }) => {
-      const { openKey } = await import("../../signing/open-signer.ts");
       const { publicKey } = await openKey(
         /^awskms:/.test(place) ? place : path.resolve(terminal.cwd, place),
         terminal.env,

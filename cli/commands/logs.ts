@@ -1,7 +1,11 @@
 // `mergeyard logs [RUN] --yard YARD`: what happened in a run, from its folder in the yard; without a run, which runs
 // there are.
 import type { Command } from "commander";
-import type { LoggedEvent, RunListing } from "../../steps/runs/log.ts";
+import { checkName } from "../../core/artifact/key.ts";
+import { MergeyardError } from "../../core/error.ts";
+import { type LoggedEvent, listRuns, type RunListing, readRunLog } from "../../steps/runs/log.ts";
+import { openYard } from "../../steps/yard.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, toUri, yardOption } from "../arguments.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { renderTable } from "../text.ts";
@@ -21,14 +25,6 @@ async function logs(
   options: { yard: string; json?: boolean },
   terminal: Terminal,
 ): Promise<void> {
-  const [{ createStoreOpener }, { openYard }, { listRuns, readRunLog }, { checkName }, { MergeyardError }] =
-    await Promise.all([
-      import("../../stores/open.ts"),
-      import("../../steps/yard.ts"),
-      import("../../steps/runs/log.ts"),
-      import("../../core/artifact/key.ts"),
-      import("../../core/error.ts"),
-    ]);
   const yard = await openYard(createStoreOpener(terminal.env), toUri(options.yard, terminal.cwd));
   if (run === undefined) {
     const runs = await listRuns(yard, terminal.signal);

@@ -3,6 +3,9 @@ import type { Command } from "commander";
 import { Option } from "commander";
 import { COMBINATIONS } from "../../core/adapter/combine.ts";
 import { MergeyardError } from "../../core/error.ts";
+import { extractLoraStep } from "../../steps/models/extract-lora.ts";
+import { mergeLoraStep } from "../../steps/models/merge-lora.ts";
+import { runStep } from "../../steps/step.ts";
 import { jsonOption, lookupOption, parseLocalPath, toUri } from "../arguments.ts";
 import { parseNumber, parseNumbers, parsePositive, parseSeed } from "../number-arguments.ts";
 import { intoFolder } from "../output.ts";
@@ -80,8 +83,6 @@ export function addLora(program: Command, terminal: Terminal): void {
 }
 
 async function extract(model: string, options: ExtractOptions, terminal: Terminal): Promise<void> {
-  const { runStep } = await import("../../steps/step.ts");
-  const { extractLoraStep } = await import("../../steps/models/extract-lora.ts");
   const result = await intoFolder(options, terminal, async ({ target, deps, find }) =>
     runStep(
       extractLoraStep,
@@ -116,8 +117,6 @@ async function merge(adapters: readonly string[], options: MergeOptions, termina
     const found = `${countOf(weights.length, "weight")} for ${countOf(adapters.length, "adapter")}`;
     throw new MergeyardError("CliUsage", { found, expected: "one weight for each adapter" });
   }
-  const { runStep } = await import("../../steps/step.ts");
-  const { mergeLoraStep } = await import("../../steps/models/merge-lora.ts");
   const result = await intoFolder(options, terminal, async ({ target, deps, find }) => {
     const sources = await Promise.all(adapters.map(find));
     return runStep(

@@ -1,6 +1,7 @@
 // `mergeyard ls --yard YARD`: the models of a yard with their versions, channels and uploads.
 import type { Command } from "commander";
-import type { ModelListing } from "../../steps/yard.ts";
+import { listModels, type ModelListing, openYard } from "../../steps/yard.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, toUri, yardOption } from "../arguments.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { formatBytes, renderTable } from "../text.ts";
@@ -12,10 +13,6 @@ export function addLs(program: Command, terminal: Terminal): void {
     .addOption(yardOption())
     .addOption(jsonOption())
     .action(async (options: { yard: string; json?: boolean }) => {
-      const [{ createStoreOpener }, { listModels, openYard }] = await Promise.all([
-        import("../../stores/open.ts"),
-        import("../../steps/yard.ts"),
-      ]);
       const yard = toUri(options.yard, terminal.cwd);
       const models = await listModels(await openYard(createStoreOpener(terminal.env), yard));
       printResult(terminal, options.json, { yard, models: models.map(toData) }, () =>

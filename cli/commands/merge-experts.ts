@@ -2,6 +2,8 @@
 import type { Command } from "commander";
 import { Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
+import { mergeExpertsStep } from "../../steps/models/merge-experts.ts";
+import { runStep } from "../../steps/step.ts";
 import { jsonOption, lookupOption, parseLocalPath, splitUri, toUri } from "../arguments.ts";
 import { parseNumber } from "../number-arguments.ts";
 import { intoFolder } from "../output.ts";
@@ -56,10 +58,6 @@ async function mergeExperts(model: string, options: Options, terminal: Terminal)
   if (options.shrink === true && groups === undefined) {
     throw new MergeyardError("CliUsage", { found: "--shrink alone", expected: "--groups N" });
   }
-  const [{ runStep }, { mergeExpertsStep }] = await Promise.all([
-    import("../../steps/step.ts"),
-    import("../../steps/models/merge-experts.ts"),
-  ]);
   const result = await intoFolder(options, terminal, async ({ target, deps, find }) =>
     runStep(
       mergeExpertsStep,

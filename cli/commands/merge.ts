@@ -1,11 +1,18 @@
 // `mergeyard merge CONFIG --out DIR`: one merge, file to file, without a yard.
+
+import { writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import path from "node:path";
 import { type Command, Option } from "commander";
 import type { Statistics } from "../../core/artifact/statistics.ts";
 import { MergeyardError } from "../../core/error.ts";
+import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import type { OutputRequest } from "../../core/recipe/outputs.ts";
-import type { MergeFolderResult } from "../../local/merge-folder.ts";
+import { renderInterference } from "../../core/report/interference.ts";
+import { type MergeFolderResult, mergeFolder } from "../../local/merge-folder.ts";
+import { createStoreOpener } from "../../stores/open.ts";
+import { createMergeExecutor } from "../../workers/executor.ts";
+import { defaultThreads } from "../../workers/pool.ts";
 import {
   jsonOption,
   memoryOption,
@@ -56,19 +63,6 @@ export function addMerge(program: Command, terminal: Terminal): void {
 }
 
 async function merge(config: string, options: Options, terminal: Terminal): Promise<void> {
-  const [
-    { createStoreOpener },
-    { createMergeExecutor },
-    { defaultThreads },
-    { mergeFolder },
-    { MEMORY_BYTES_DEFAULT },
-  ] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../workers/executor.ts"),
-    import("../../workers/pool.ts"),
-    import("../../local/merge-folder.ts"),
-    import("../../core/plan/defaults.ts"),
-  ]);
   const openStore = createStoreOpener(terminal.env);
   const executor = createMergeExecutor(openStore);
   const progress = createProgress(terminal, { silent: options.json === true });
@@ -117,8 +111,6 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
 
 /** Draws the report. A merge that only copies has nothing to draw: that is said, not left out. */
 async function writeReport(file: string, statistics: Statistics | undefined): Promise<void> {
-  const { renderInterference } = await import("../../core/report/interference.ts");
-  const { writeFile } = await import("node:fs/promises");
   const hasAny = statistics !== undefined && (statistics.tensors.length > 0 || statistics.quantized.length > 0);
   if (!hasAny) throw new MergeyardError("CliNothingToReport", { where: { file } });
   await writeFile(file, renderInterference(statistics));

@@ -4,9 +4,15 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import type { Command } from "commander";
 import { type Estimate, estimateRun, formatUsd, PRICES, type Prices, pricesSchema } from "../../core/cost/estimate.ts";
+import { MergeyardError } from "../../core/error.ts";
 import { chooseMachine, FLEET_DEFAULT, type Machine } from "../../core/plan/machine.ts";
 import type { Plan, PlanHeader } from "../../core/plan/schema.ts";
+import { preparePlan } from "../../steps/plan.ts";
+import { openYard } from "../../steps/yard.ts";
+import { createStoreOpener } from "../../stores/open.ts";
+import { defaultThreads } from "../../workers/pool.ts";
 import { jsonOption, memoryOption, modelOption, splitUri, threadsOption, toUri, yardOption } from "../arguments.ts";
+import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { formatBytes, formatCount, formatDuration, formatMemory, renderTable } from "../text.ts";
 
@@ -34,14 +40,6 @@ export function addPlan(program: Command, terminal: Terminal): void {
 }
 
 async function plan(pipeline: string, options: Options, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { preparePlan }, { openYard }, { createStepDeps }, { defaultThreads }] =
-    await Promise.all([
-      import("../../stores/open.ts"),
-      import("../../steps/plan.ts"),
-      import("../../steps/yard.ts"),
-      import("../step-deps.ts"),
-      import("../../workers/pool.ts"),
-    ]);
   const prices = await readPrices(options.prices, terminal.cwd);
   const openStore = createStoreOpener(terminal.env);
   const yard = await openYard(openStore, toUri(options.yard, terminal.cwd));
@@ -69,7 +67,6 @@ async function plan(pipeline: string, options: Options, terminal: Terminal): Pro
 /** Throws CliPricesInvalid. */
 async function readPrices(file: string | undefined, cwd: string): Promise<Prices> {
   if (file === undefined) return PRICES;
-  const { MergeyardError } = await import("../../core/error.ts");
   try {
     return pricesSchema.parse(JSON.parse(readFileSync(path.resolve(cwd, file), "utf8")));
   } catch (cause) {

@@ -1,5 +1,8 @@
 // `mergeyard promote MODEL CHANNEL --yard YARD`: a person points a channel to a version.
 import type { Command } from "commander";
+import { promote } from "../../steps/decide-channel.ts";
+import { openYard } from "../../steps/yard.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, toUri, yardOption } from "../arguments.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -13,11 +16,6 @@ export function addPromote(program: Command, terminal: Terminal): void {
     .addOption(yardOption())
     .addOption(jsonOption())
     .action(async (reference: string, channel: string, options: { yard: string; json?: boolean }) => {
-      const [{ createStoreOpener }, { openYard }, { promote }] = await Promise.all([
-        import("../../stores/open.ts"),
-        import("../../steps/yard.ts"),
-        import("../../steps/decide-channel.ts"),
-      ]);
       const deps = createStepDeps(terminal, createStoreOpener(terminal.env));
       const yard = await openYard(deps.openStore, toUri(options.yard, terminal.cwd));
       const decision = await promote(yard, reference, channel, deps);

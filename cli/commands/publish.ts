@@ -1,5 +1,9 @@
 // `mergeyard publish DIR MODEL --yard YARD`: a folder that a command made becomes a version of a yard.
 import type { Command } from "commander";
+import { openSigner } from "../../signing/open-signer.ts";
+import { publishFolderStep } from "../../steps/publish-folder.ts";
+import { runStep } from "../../steps/step.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, toUri, yardOption } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
@@ -21,12 +25,6 @@ export function addPublish(program: Command, terminal: Terminal): void {
 }
 
 async function publish(folder: string, model: string, options: Options, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { openSigner }, { runStep }, { publishFolderStep }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../signing/open-signer.ts"),
-    import("../../steps/step.ts"),
-    import("../../steps/publish-folder.ts"),
-  ]);
   const progress = createProgress(terminal, { silent: options.json === true });
   const deps = {
     ...createStepDeps(terminal, createStoreOpener(terminal.env)),

@@ -1,5 +1,12 @@
 // `mergeyard pull MODEL DIR --yard YARD`: fetches a published version into a folder, every file checked on its way.
 import type { Command } from "commander";
+import { MergeyardError } from "../../core/error.ts";
+import * as listing from "../../steps/checkpoint-listing.ts";
+import { pullStep } from "../../steps/pull/pull.ts";
+import { restoreStep } from "../../steps/pull/restore.ts";
+import { runStep } from "../../steps/step.ts";
+import { findVersion, openYard, parseVersionReference } from "../../steps/yard.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, keyOption, parseWhole, readTrustedKeys, toOutputUri, toUri, yardOption } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
@@ -35,14 +42,6 @@ export function addPull(program: Command, terminal: Terminal): void {
 async function pull(model: string, folder: string, options: Options, terminal: Terminal): Promise<void> {
   if (options.rank !== undefined) return restore(model, folder, { ...options, rank: options.rank }, terminal);
   const trustedKeys = await readTrustedKeys(options.key, terminal);
-  const [{ createStoreOpener }, { runStep }, { pullStep }, { findVersion, openYard, parseVersionReference }, listing] =
-    await Promise.all([
-      import("../../stores/open.ts"),
-      import("../../steps/step.ts"),
-      import("../../steps/pull/pull.ts"),
-      import("../../steps/yard.ts"),
-      import("../../steps/checkpoint-listing.ts"),
-    ]);
   const openStore = createStoreOpener(terminal.env);
   const yard = await openYard(openStore, toUri(options.yard, terminal.cwd));
   const place = await findVersion(yard, parseVersionReference(model));
@@ -80,12 +79,6 @@ async function restore(
   options: Options & { readonly rank: number },
   terminal: Terminal,
 ): Promise<void> {
-  const [{ createStoreOpener }, { runStep }, { restoreStep }, { MergeyardError }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../steps/step.ts"),
-    import("../../steps/pull/restore.ts"),
-    import("../../core/error.ts"),
-  ]);
   const { tp = 1, pp = 1, dp = 1, rank } = options;
   if (Math.min(tp, pp, dp) < 1 || rank >= tp * pp * dp) {
     throw new MergeyardError("CliUsage", { found: `rank ${rank} of ${tp} x ${pp} x ${dp} ranks` });

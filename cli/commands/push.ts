@@ -2,8 +2,12 @@
 // job finishes. Killed or interrupted, the same command goes on where it was.
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
+import { MergeyardError } from "../../core/error.ts";
+import { pushStep } from "../../steps/push/push.ts";
+import { watchSteps } from "../../steps/push/watch-steps.ts";
 import type { PushOutput } from "../../steps/schemas.ts";
-import type { StepEvent } from "../../steps/step.ts";
+import { runStep, type StepEvent } from "../../steps/step.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, parseWhole, toUri, yardOption } from "../arguments.ts";
 import { createProgress, type Progress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
@@ -45,14 +49,8 @@ export function addPush(program: Command, terminal: Terminal): void {
 }
 
 async function push(folder: string, model: string, options: Options, terminal: Terminal): Promise<void> {
-  const { MergeyardError } = await import("../../core/error.ts");
   const { rank, ranks } = options;
   if (ranks < 1 || rank >= ranks) throw new MergeyardError("CliUsage", { found: `rank ${rank} of ${ranks}` });
-  const [{ createStoreOpener }, { runStep }, { pushStep }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../steps/step.ts"),
-    import("../../steps/push/push.ts"),
-  ]);
   const openStore = createStoreOpener(terminal.env);
   const progress = createProgress(terminal, { silent: options.json === true });
   const deps = {
@@ -63,7 +61,6 @@ async function push(folder: string, model: string, options: Options, terminal: T
   progress.begin("push", 0);
   try {
     if (options.watch === true) {
-      const { watchSteps } = await import("../../steps/push/watch-steps.ts");
       const pushed = (result: PushOutput) =>
         options.json === true
           ? terminal.stdout.write(`${JSON.stringify(result)}\n`)

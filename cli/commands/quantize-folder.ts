@@ -1,9 +1,17 @@
 // The part of `mergeyard quantize` that makes a folder for servers: it appears whole or not at all.
+
+import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
+import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
+import { runStep } from "../../steps/step.ts";
+import { createStoreOpener } from "../../stores/open.ts";
+import { createPartsExecutor } from "../../workers/parts-executor.ts";
+import { defaultThreads } from "../../workers/pool.ts";
 import { splitUri, toUri } from "../arguments.ts";
 import { type ChooseSchemes, describePlan } from "../bit-plan.ts";
 import { openOutput } from "../output.ts";
 import { createProgress } from "../progress.ts";
 import { writeQuantizationReport } from "../quantization-report.ts";
+import { locateSource, openSource } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
@@ -28,17 +36,6 @@ export async function quantizeFolder(
   choose: ChooseSchemes,
   terminal: Terminal,
 ): Promise<void> {
-  const [{ createStoreOpener }, { runStep }, { quantizeFolderStep }, { locateSource, openSource }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../steps/step.ts"),
-    import("../../steps/quantize/folder.ts"),
-    import("../source.ts"),
-  ]);
-  const [{ createPartsExecutor }, { defaultThreads }, { MEMORY_BYTES_DEFAULT }] = await Promise.all([
-    import("../../workers/parts-executor.ts"),
-    import("../../workers/pool.ts"),
-    import("../../core/plan/defaults.ts"),
-  ]);
   const openStore = createStoreOpener(terminal.env);
   const { checkpoint } = await openSource(source, openStore, terminal);
   const { folder, file } = locateSource(source, terminal.cwd);

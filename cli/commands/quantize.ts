@@ -4,9 +4,15 @@ import path from "node:path";
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
+import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { nearestName } from "../../core/recipe/nearest.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
 import { FOLDER_SCHEMES, PART_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
+import { quantizeStep } from "../../steps/quantize/quantize.ts";
+import { runStep } from "../../steps/step.ts";
+import { createStoreOpener } from "../../stores/open.ts";
+import { defaultThreads } from "../../workers/pool.ts";
+import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { jsonOption, memoryOption, parseCount, splitUri, threadsOption, toOutputUri, toUri } from "../arguments.ts";
 import {
   addPlanOptions,
@@ -20,6 +26,7 @@ import {
 } from "../bit-plan.ts";
 import { createProgress } from "../progress.ts";
 import { reportOption, writeQuantizationReport } from "../quantization-report.ts";
+import { locateSource, openSource } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
@@ -108,7 +115,6 @@ async function dispatch(source: string, options: Options, terminal: Terminal): P
   if ([scheme, budget, bitPlan].filter((way) => way !== undefined).length !== 1) {
     throw new InvalidArgumentError("Give one of --scheme, --budget and --bit-plan.");
   }
-  const { createStoreOpener } = await import("../../stores/open.ts");
   const openStore = createStoreOpener(terminal.env);
   const followed = bitPlan === undefined ? undefined : await readPlanFile(bitPlan, openStore, terminal);
   const holding = [...FORMATS].find(([, schemes]) => schemes.has(scheme ?? ""))?.[0];
@@ -142,17 +148,6 @@ async function dispatch(source: string, options: Options, terminal: Terminal): P
 }
 
 async function quantize(source: string, options: Options, choose: ChooseSchemes, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { runStep }, { quantizeStep }, { locateSource, openSource }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../steps/step.ts"),
-    import("../../steps/quantize/quantize.ts"),
-    import("../source.ts"),
-  ]);
-  const [{ createQuantizeExecutor }, { defaultThreads }, { MEMORY_BYTES_DEFAULT }] = await Promise.all([
-    import("../../workers/quantize-executor.ts"),
-    import("../../workers/pool.ts"),
-    import("../../core/plan/defaults.ts"),
-  ]);
   const openStore = createStoreOpener(terminal.env);
   const { checkpoint } = await openSource(source, openStore, terminal);
   const { folder, file } = locateSource(source, terminal.cwd);

@@ -2,6 +2,10 @@
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
+import { checkName } from "../../core/artifact/key.ts";
+import { makeRunReport } from "../../steps/runs/report.ts";
+import { openYard } from "../../steps/yard.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, parseLocalPath, toUri, yardOption } from "../arguments.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 
@@ -16,12 +20,6 @@ export function addReport(program: Command, terminal: Terminal): void {
     .requiredOption("--out <file>", "the page to write", parseLocalPath)
     .addOption(jsonOption())
     .action(async (run: string, options: Options) => {
-      const [{ createStoreOpener }, { openYard }, { makeRunReport }, { checkName }] = await Promise.all([
-        import("../../stores/open.ts"),
-        import("../../steps/yard.ts"),
-        import("../../steps/runs/report.ts"),
-        import("../../core/artifact/key.ts"),
-      ]);
       const yard = await openYard(createStoreOpener(terminal.env), toUri(options.yard, terminal.cwd));
       const page = await makeRunReport(yard, checkName(run), terminal.signal);
       const file = path.resolve(terminal.cwd, options.out);

@@ -1,6 +1,9 @@
 // `mergeyard rollback MODEL[:CHANNEL] --yard YARD`: a person points a channel to the version before.
 import type { Command } from "commander";
 import { MergeyardError } from "../../core/error.ts";
+import { rollback } from "../../steps/decide-channel.ts";
+import { openYard, parseVersionReference } from "../../steps/yard.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, toUri, yardOption } from "../arguments.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -19,11 +22,6 @@ export function addRollback(program: Command, terminal: Terminal): void {
 }
 
 async function rollBack(reference: string, options: Options, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { openYard, parseVersionReference }, { rollback }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../steps/yard.ts"),
-    import("../../steps/decide-channel.ts"),
-  ]);
   const { model, channel } = parseVersionReference(reference);
   if (channel === undefined) {
     throw new MergeyardError("CliUsage", {

@@ -2,7 +2,12 @@
 // with --remote on AWS.
 import { availableParallelism } from "node:os";
 import { type Command, Option } from "commander";
+import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
+import { pipelineParts } from "../../local/pipeline-parts.ts";
+import { openSigner } from "../../signing/open-signer.ts";
+import { readPlan } from "../../steps/plan-file.ts";
 import type { StepEvent } from "../../steps/step.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import type { OpenStore } from "../../stores/store.ts";
 import {
   jobsOption,
@@ -60,20 +65,15 @@ export function addRun(program: Command, terminal: Terminal): void {
     .addOption(jsonOption())
     .action(async (pipeline: string, options: Options) => {
       if (options.remote !== true) return run(pipeline, options, terminal);
+      // The AWS SDK is loaded by who needs it.
       const { runRemote } = await import("../remote-run.ts");
       return runRemote(pipeline, options, terminal);
     });
 }
 
 async function run(pipeline: string, options: Options, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { openSigner }, { runPipeline }, { MEMORY_BYTES_DEFAULT }, { pipelineParts }] =
-    await Promise.all([
-      import("../../stores/open.ts"),
-      import("../../signing/open-signer.ts"),
-      import("../../local/run-pipeline.ts"),
-      import("../../core/plan/defaults.ts"),
-      import("../../local/pipeline-parts.ts"),
-    ]);
+  // So is what runs a state machine.
+  const { runPipeline } = await import("../../local/run-pipeline.ts");
   const openStore = createStoreOpener(terminal.env);
   // A key that cannot be read stops the run before it began, not at its end.
   const signer = await openSigner(terminal.env);
@@ -113,7 +113,6 @@ async function readStageBytes(
   run: string,
   signal: AbortSignal,
 ): Promise<ReadonlyMap<string, number>> {
-  const { readPlan } = await import("../../steps/plan-file.ts");
   const { header } = await readPlan(openStore(yard), run, signal);
   return new Map(header.stages.map(({ name, bytesRead, bytesWritten }) => [name, bytesRead + bytesWritten]));
 }

@@ -2,7 +2,16 @@
 // channels that point to it.
 import type { Command } from "commander";
 import type { Manifest } from "../../core/artifact/manifest.ts";
-import type { ModelListing, VersionPlace } from "../../steps/yard.ts";
+import { readManifest } from "../../steps/checkpoint-listing.ts";
+import {
+  findVersion,
+  listModel,
+  type ModelListing,
+  openYard,
+  parseVersionReference,
+  type VersionPlace,
+} from "../../steps/yard.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, toUri, yardOption } from "../arguments.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { formatBytes, renderTable } from "../text.ts";
@@ -15,12 +24,6 @@ export function addShow(program: Command, terminal: Terminal): void {
     .addOption(yardOption())
     .addOption(jsonOption())
     .action(async (model: string, options: { yard: string; json?: boolean }) => {
-      const [{ createStoreOpener }, { findVersion, listModel, openYard, parseVersionReference }, { readManifest }] =
-        await Promise.all([
-          import("../../stores/open.ts"),
-          import("../../steps/yard.ts"),
-          import("../../steps/checkpoint-listing.ts"),
-        ]);
       const yard = await openYard(createStoreOpener(terminal.env), toUri(options.yard, terminal.cwd));
       const place = await findVersion(yard, parseVersionReference(model));
       const { manifest } = await readManifest(yard, place.prefix, terminal.signal);

@@ -1,7 +1,13 @@
 // `mergeyard verify`: reads every byte and checks it against its digest: a folder that was pulled, merged or converted,
 // or versions of a yard, these with what they were made from. With public keys, who signed them.
 import type { Command } from "commander";
+import { MergeyardError } from "../../core/error.ts";
+import { readManifest, readUniversal } from "../../steps/checkpoint-listing.ts";
 import type { VerifyOutput } from "../../steps/schemas.ts";
+import { runStep } from "../../steps/step.ts";
+import { verifyStep } from "../../steps/verify.ts";
+import { findVersion, listModels, openYard, parseVersionReference } from "../../steps/yard.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import type { ObjectStore, OpenStore } from "../../stores/store.ts";
 import { jsonOption, keyOption, readTrustedKeys, toUri } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
@@ -25,11 +31,6 @@ export function addVerify(program: Command, terminal: Terminal): void {
 }
 
 async function verify(target: string | undefined, options: Options, terminal: Terminal): Promise<void> {
-  const [{ createStoreOpener }, { runStep }, { verifyStep }] = await Promise.all([
-    import("../../stores/open.ts"),
-    import("../../steps/step.ts"),
-    import("../../steps/verify.ts"),
-  ]);
   const openStore = createStoreOpener(terminal.env);
   const targets = await findTargets(target, options, openStore, terminal);
   const trustedKeys = await readTrustedKeys(options.key, terminal);
@@ -63,12 +64,10 @@ async function findTargets(
   openStore: OpenStore,
   terminal: Terminal,
 ): Promise<readonly Target[]> {
-  const { MergeyardError } = await import("../../core/error.ts");
   if (options.yard === undefined) {
     if (target === undefined) throw new MergeyardError("CliUsage", { found: "neither a folder nor --yard" });
     return [{ title: target, folder: toUri(target, terminal.cwd), version: undefined }];
   }
-  const { findVersion, listModels, openYard, parseVersionReference } = await import("../../steps/yard.ts");
   const yard = await openYard(openStore, toUri(options.yard, terminal.cwd));
   const toTarget = (model: string, version: string): Target => ({
     title: `${model}@${version}`,
@@ -85,7 +84,6 @@ async function findTargets(
 
 /** Bytes of the files that the folder's document lists; 0 when verifying will say what is wrong with it. */
 async function readTotalBytes(store: ObjectStore, signal: AbortSignal): Promise<number> {
-  const { readManifest, readUniversal } = await import("../../steps/checkpoint-listing.ts");
   const listManifest = async () => (await readManifest(store, "", signal)).manifest;
   try {
     const isUniversal = (await store.head("universal.json", { signal })) !== undefined;
