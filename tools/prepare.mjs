@@ -11,9 +11,9 @@ const isInstalled = (name) => {
   }
 };
 
-if (isInstalled("esbuild")) {
+if (isInstalled("rolldown")) {
   const { status } = spawnSync("npm", ["run", "build"], { stdio: "inherit", shell: process.platform === "win32" });
   process.exitCode = status ?? 1;
 } else {
-  console.log("dist/ is not built, for want of esbuild (a development package): the command runs from its sources");
+  console.log("dist/ is not built, for want of rolldown (a development package): the command runs from its sources");
 }

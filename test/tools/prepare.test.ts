@@ -15,5 +15,5 @@ test("an installation without development packages is complete without a build",
   copyFileSync(PREPARE, alone);
   const { status, stdout, stderr } = spawnSync(process.execPath, [alone], { cwd: folder, encoding: "utf8" });
   assert.equal(status, 0, stderr);
-  assert.match(stdout, /^dist\/ is not built, .*esbuild.*\n$/);
+  assert.match(stdout, /^dist\/ is not built, .*rolldown.*\n$/);
 });
