@@ -3,7 +3,7 @@ import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import { factorCholesky, solveCholesky } from "../ops/linalg/cholesky.ts";
-import { addProduct, allocateMatrix, doublesBytes, type Matrix, rowOf } from "../ops/linalg/matrix.ts";
+import { addProduct, allocateMatrix, doublesBytes, type Matrix } from "../ops/linalg/matrix.ts";
 import { splitStatistics } from "./frames/statistics.ts";
 import { type MergeMethod, type MergeTensor, numberParameter, type TileView } from "./method.ts";
 
@@ -82,10 +82,10 @@ function solveTensor(tensor: MergeTensor, { inputs, output, count }: TileView, k
       readGram(tensor, own, gram, tensor.inputs[statistics[index] ?? -1]?.model);
       for (let i = 0; i < sum.values.length; i++) sum.values[i] = (sum.values[i] ?? 0) + (own.values[i] ?? 0);
       for (let i = 0; i < count; i++) doubles.values[i] = weights.values[i] ?? 0;
-      addProduct(target, doubles, own);
+      addProduct(target, doubles, own, kernels);
     });
-    factorSum(tensor, sum);
-    for (let i = 0; i < rows; i++) solveCholesky(sum, rowOf(target, i));
+    factorSum(tensor, sum, kernels);
+    solveCholesky(sum, target, kernels);
     output.values.set(target.values.subarray(0, count));
   } finally {
     kernels.release(mark);
@@ -123,13 +123,13 @@ function asymmetric(
 }
 
 /** Overwrites the sum of the Gram matrices, with the ridge added, with its factor. */
-function factorSum({ name, parameters }: MergeTensor, sum: Matrix): void {
+function factorSum({ name, parameters }: MergeTensor, sum: Matrix, kernels: Kernels): void {
   const { columns, values } = sum;
   let trace = 0;
   for (let i = 0; i < columns; i++) trace += values[i * columns + i] ?? 0;
   const ridge = (numberParameter(parameters, "ridge") * trace) / columns;
   for (let i = 0; i < columns; i++) values[i * columns + i] = (values[i * columns + i] ?? 0) + ridge;
-  const failed = factorCholesky(sum);
+  const failed = factorCholesky(sum, kernels);
   if (failed === undefined) return;
   throw new MergeyardError("EngineMethodDegenerate", {
     where: { tensor: name },

@@ -9,6 +9,7 @@ import { type Consensus, scalarConsensus } from "./consensus.ts";
 import { type LowRank, scalarLowRank } from "./low-rank.ts";
 import { type Mask, scalarMask } from "./mask.ts";
 import { type Masked, scalarMasked } from "./masked.ts";
+import { type MatrixProduct, scalarMatrixProduct } from "./matrix-product.ts";
 import { createMemory, type Memory } from "./memory.ts";
 import { type Nearness, scalarNearness } from "./nearness.ts";
 import { type Overlap, scalarOverlap } from "./overlap.ts";
@@ -41,6 +42,7 @@ export type Operations = Cast &
   RankedMask &
   Signs &
   LowRank &
+  MatrixProduct &
   Quantize &
   Votes &
   Competition &
@@ -63,6 +65,7 @@ export function createScalarKernels(capacityBytes: number): Kernels {
     ...scalarRankedMask,
     ...scalarSigns,
     ...scalarLowRank,
+    ...scalarMatrixProduct,
     ...scalarVotes,
     ...scalarCompetition,
     ...scalarNearness,

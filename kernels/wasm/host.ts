@@ -7,6 +7,7 @@ import { COMBINE_SOURCES_MAX, type Combine, type CombineDtype } from "../../core
 import type { Kernels } from "../../core/ops/kernels.ts";
 import { type Block, createMemory } from "../../core/ops/memory.ts";
 import { type ElementExports, hostElements } from "./host-elements.ts";
+import { hostMatrixProduct, type MatrixProductExports } from "./host-matrix-product.ts";
 import { hostParts, type PartExports } from "./host-parts.ts";
 import { hostQuant, type QuantExports } from "./host-quant.ts";
 import { hostReduce, type ReduceExports } from "./host-reduce.ts";
@@ -61,6 +62,7 @@ type Exports = {
   readonly combineStored: (...args: CombineArguments) => number;
 } & { readonly [name in `widen${FloatDtype}` | `narrow${FloatDtype}`]: Convert } & TaskVectorExports &
   ElementExports &
+  MatrixProductExports &
   QuantExports &
   WholeModelExports &
   ReduceExports &
@@ -106,6 +108,7 @@ export function createWasmKernels(capacityBytes: number): Kernels {
       const [l, r] = [left.address + 4 * leftOffset, right.address + 4 * rightOffset];
       wasm.addLowRank(target.address, l, 4 * leftStride, r, 4 * rightStride, rank, scale, count);
     },
+    ...hostMatrixProduct(wasm, memory.buffer),
     ...hostTaskVectors(wasm, memory.buffer),
     ...hostElements(wasm, memory.buffer),
     ...hostQuant(wasm, memory.buffer),

@@ -1,5 +1,6 @@
 // Dense matrices in float64 and their products. Row-major, whole in memory; every sum has one fixed order, so results
 // are the same bits wherever they are computed. Used by the methods that need singular vectors, and by alignment.
+import { type Doubles, type MatrixProduct, scalarMatrixProduct } from "../matrix-product.ts";
 import { allocatedBytes } from "../memory.ts";
 
 /** `rows` x `columns` values, row by row. */
@@ -56,60 +57,21 @@ export function addScaledDoubles(target: Float64Array, source: Float64Array, fac
   for (let i = 0; i < target.length; i++) target[i] = (target[i] ?? 0) + factor * (source[i] ?? 0);
 }
 
+/** Rows and columns of a matrix from these on, as products take them. */
+export function partOf({ columns, values }: Matrix, row: number, column: number): Doubles {
+  return { values: values.subarray(row * columns + column), stride: columns };
+}
+
 /** target = a b, of [m, k] and [k, n]; element (i, j) is the sum over k in order, from 0. */
 export function multiply(target: Matrix, a: Matrix, b: Matrix): void {
   target.values.fill(0);
-  addProduct(target, a, b);
+  addProduct(target, a, b, scalarMatrixProduct);
 }
-
-/** Rows and columns of b that stay in the processor's cache while all of a passes by; they do not change a bit. */
-const PART_ROWS = 64;
-const PART_COLUMNS = 256;
 
 /** target += a b, of [m, k] and [k, n]; the terms of element (i, j) are added over k in order. */
-export function addProduct(target: Matrix, a: Matrix, b: Matrix): void {
-  const pairs = a.rows - (a.rows % 2);
-  const whole = b.rows - (b.rows % 4);
-  for (let from = 0; from < whole; from += PART_ROWS) {
-    const to = Math.min(whole, from + PART_ROWS);
-    for (let column = 0; column < b.columns; column += PART_COLUMNS) {
-      const count = Math.min(PART_COLUMNS, b.columns - column);
-      for (let i = 0; i < pairs; i += 2) {
-        for (let k = from; k < to; k += 4) addFourRows(target, a, b, { i, k, column, count });
-      }
-    }
-  }
-  for (let i = 0; i < pairs; i++) {
-    const factors = rowOf(a, i);
-    for (let k = whole; k < b.rows; k++) addScaledDoubles(rowOf(target, i), rowOf(b, k), factors[k] ?? 0);
-  }
-  if (pairs < a.rows) addCombination(rowOf(target, pairs), rowOf(a, pairs), b);
-}
-
-/** Adds rows k to k + 3 of b to rows i and i + 1 of target, in `count` columns from `column`; b is read once. */
-function addFourRows(
-  { values: t }: Matrix,
-  a: Matrix,
-  b: Matrix,
-  { i, k, column, count }: { i: number; k: number; column: number; count: number },
-): void {
-  const { values: x } = a;
-  const { columns, values: y } = b;
-  const [first, second] = [i * a.columns + k, (i + 1) * a.columns + k];
-  const [f0, f1, f2, f3] = [x[first] ?? 0, x[first + 1] ?? 0, x[first + 2] ?? 0, x[first + 3] ?? 0];
-  const [g0, g1, g2, g3] = [x[second] ?? 0, x[second + 1] ?? 0, x[second + 2] ?? 0, x[second + 3] ?? 0];
-  const upper = i * columns + column;
-  const lower = upper + columns;
-  const r0 = k * columns + column;
-  const [r1, r2, r3] = [r0 + columns, r0 + 2 * columns, r0 + 3 * columns];
-  for (let j = 0; j < count; j++) {
-    const y0 = y[r0 + j] ?? 0;
-    const y1 = y[r1 + j] ?? 0;
-    const y2 = y[r2 + j] ?? 0;
-    const y3 = y[r3 + j] ?? 0;
-    t[upper + j] = (t[upper + j] ?? 0) + f0 * y0 + f1 * y1 + f2 * y2 + f3 * y3;
-    t[lower + j] = (t[lower + j] ?? 0) + g0 * y0 + g1 * y1 + g2 * y2 + g3 * y3;
-  }
+export function addProduct(target: Matrix, a: Matrix, b: Matrix, { addMatrixProduct }: MatrixProduct): void {
+  const shape = { rows: a.rows, inner: b.rows, columns: b.columns, sign: 1 } as const;
+  addMatrixProduct(partOf(target, 0, 0), partOf(a, 0, 0), partOf(b, 0, 0), shape);
 }
 
 /** target = a^T b, of [k, m] and [k, n]; `factor` is one more row of `column`s of a at a time. */

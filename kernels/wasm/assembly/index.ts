@@ -10,6 +10,7 @@ export * from "./mask";
 export * from "./ranked-mask";
 export * from "./signs";
 export * from "./low-rank";
+export { addMatrixProduct } from "./matrix-product";
 export * from "./nearness";
 export * from "./overlap";
 export * from "./consensus";

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { addCombination, addProduct, allocateMatrix, onHeap, rowOf } from "../../../../core/ops/linalg/matrix.ts";
+import { scalarMatrixProduct } from "../../../../core/ops/matrix-product.ts";
 import { plainNumbers } from "../../../cli/model-files.ts";
 
 test("a product's bits are those of rows combined one by one", () => {
@@ -14,7 +15,7 @@ test("a product's bits are those of rows combined one by one", () => {
         a.values.set(plainNumbers(rows * inner, 1));
         b.values.set(plainNumbers(inner * columns, 2));
         for (const { values } of [product, expected]) values.fill(0.5);
-        addProduct(product, a, b);
+        addProduct(product, a, b, scalarMatrixProduct);
         for (let i = 0; i < rows; i++) addCombination(rowOf(expected, i), rowOf(a, i), b);
         assert.deepEqual(product.values, expected.values, `[${rows}, ${inner}] [${inner}, ${columns}]`);
       }
