@@ -209,7 +209,7 @@ async function digestModels(
 ): Promise<readonly (Digest | undefined)[]> {
   if (!digestInputs) return models.map(({ opened }) => opened.digest);
   const read = results.flatMap(({ inputDigests }) => inputDigests ?? []);
-  const plans = await mapBounded(models, ({ place, opened }, index) => {
+  const plans = models.map(({ place, opened }, index) => {
     const known = read.filter(({ source }) => source === index);
     return planDigest(place, opened, known, signal);
   });

@@ -1,18 +1,18 @@
 // The digest of a checkpoint that states none of itself, for a merge without a yard that says what it was made from.
 // In a yard, adopting finds the same one.
+import assert from "node:assert/strict";
 import { type Digest, digestJson } from "../core/artifact/digest.ts";
 import type { PlainFile } from "../core/artifact/listed-file.ts";
 import { adoptSafetensors, checkpointDigest } from "../core/artifact/universal.ts";
 import type { ByteRange, CheckpointFile } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
-import { readSafetensorsHeader } from "../core/formats/safetensors/safetensors.ts";
 import type { TensorFile } from "../core/plan/receipt.ts";
 import { sortByName } from "../core/utf8-order.ts";
 import type { StoredRange } from "../engine/request.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { openPlace, type StoredCheckpoint, travellingFiles } from "./open-checkpoint.ts";
 import { digestFile } from "./stream.ts";
-import { listTensorFile, placeOf } from "./units/adopt.ts";
+import { type ListedHeader, listTensorFile, placeOf } from "./units/adopt.ts";
 
 /** A checkpoint's folder, or the one file of it that is meant. */
 type Place = { readonly store: ObjectStore; readonly prefix: string; readonly file?: string | undefined };
@@ -30,26 +30,30 @@ export type KnownRange = { readonly range: ByteRange; readonly digest: Digest };
 /**
  * The digest that the checkpoint states, or what a yard would call it: that of its universal checkpoint. Of a format
  * that a yard converts: the digest of the list of its files with theirs, in name order. `known` are tensors of it that
- * need not be read again. Throws Safetensors codes, and what the store throws. Cost: headers are read.
+ * need not be read again. Nothing is read: the headers were when it was opened.
  */
-export async function planDigest(
+export function planDigest(
   place: Place,
   opened: StoredCheckpoint,
   known: readonly KnownRange[],
   signal: AbortSignal,
-): Promise<DigestPlan> {
+): DigestPlan {
   const stated = opened.digest;
   if (stated !== undefined) return { ranges: [], digest: async () => stated };
-  const { tensorFiles } = opened.checkpoint;
+  const { tensorFiles, tensors } = opened.checkpoint;
   const sideFiles = travellingFiles(opened).map((file) => listPlain(place, file));
   if (opened.conversion !== undefined) {
     const files = [...tensorFiles.map((file) => listPlain(place, file)), ...sideFiles];
     return joinPlans(place, opened, files, [], signal);
   }
   const done = new Map(known.map(({ range, digest }) => [rangeKey(range), digest]));
-  const tensors = [];
-  for (const file of tensorFiles) tensors.push(await listTensors(place, file, done, signal));
-  return joinPlans(place, opened, sideFiles, tensors, signal);
+  const byFile = Map.groupBy(tensors, ({ ranges: [range] }) => range?.file);
+  const files = tensorFiles.map((file) => {
+    const header = opened.headers.get(file.name);
+    assert.ok(header !== undefined, "every file that is kept has a header");
+    return listTensors(place, file, { headerDigest: header.digest, tensors: byFile.get(file.name) ?? [] }, done);
+  });
+  return joinPlans(place, opened, sideFiles, files, signal);
 }
 
 /** A file to be listed: ranges whose digests are missing, and the listing that they make. */
@@ -91,19 +95,13 @@ function listPlain({ store, prefix }: Place, { name, bytes }: CheckpointFile): F
   };
 }
 
-async function listTensors(
+function listTensors(
   { store, prefix }: Place,
   { name, bytes }: CheckpointFile,
+  header: ListedHeader,
   known: ReadonlyMap<string, Digest>,
-  signal: AbortSignal,
-): Promise<FilePlan<TensorFile>> {
+): FilePlan<TensorFile> {
   const key = `${prefix}${name}`;
-  const read = async (offset: number, length: number): Promise<Uint8Array> => {
-    const into = new Uint8Array(length);
-    await store.readInto(key, offset, into, { signal });
-    return into;
-  };
-  const header = await readSafetensorsHeader(read, { name, bytes });
   const places = header.tensors.map((tensor) => ({ file: name, ...placeOf(tensor) }));
   const isMissing = (place: ByteRange): boolean => !known.has(rangeKey(place));
   return {

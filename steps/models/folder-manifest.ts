@@ -56,6 +56,6 @@ function nameOf({ store, prefix }: ReadableModel): string {
 
 /** What the model states of itself, or what a yard would call it. */
 async function digestOf(model: ReadableModel, signal: AbortSignal): Promise<Digest> {
-  const { ranges, digest } = await planDigest(model, model.opened, [], signal);
+  const { ranges, digest } = planDigest(model, model.opened, [], signal);
   return digest(await digestRanges(ranges, { openStore: () => model.store, signal, progress: () => {} }));
 }

@@ -72,11 +72,14 @@ export async function* adoptPieces(
   adopted(listTensorFile(name, bytes, header, digests));
 }
 
+/** What a listing takes from a safetensors header. */
+export type ListedHeader = Pick<SafetensorsHeader, "headerDigest" | "tensors">;
+
 /** The listing of a safetensors file from its header and the digests of its tensors, in the header's order. */
 export function listTensorFile(
   name: string,
   bytes: number,
-  header: SafetensorsHeader,
+  header: ListedHeader,
   digests: readonly Digest[],
 ): TensorFile {
   const { headerDigest } = header;

@@ -277,7 +277,7 @@ test("files of a format that a yard converts are digested too, and must not chan
   const executor = createMergeExecutor(createStoreOpener({}));
   const { signal } = terminal;
   const digestOf = async (from: typeof place, opened: Awaited<ReturnType<typeof openPlace>>) => {
-    const { ranges, digest } = await planDigest(from, opened, [], signal);
+    const { ranges, digest } = planDigest(from, opened, [], signal);
     return digest(await executor.digest(ranges, { threads: 2, signal }));
   };
   const opened = await openPlace(place);
