@@ -1,8 +1,8 @@
 // One round of a method over some tensors of a merge unit: every tensor measured, their totals put together. Runs in a
 // worker thread as merging does; everything that crosses the thread's border is plain data.
 import assert from "node:assert/strict";
+import { joinTotals, type PartTotals } from "../core/artifact/totals.ts";
 import type { MergeMethod, Round, TotalSpecs } from "../core/methods/method.ts";
-import { joinTotals, type PartTotals } from "../core/methods/totals.ts";
 import type { MergeUnit, UnitTensor } from "../core/plan/schema.ts";
 import { type InputTask, inputContext, methodOf, type RegionDeps } from "./merge-region.ts";
 import { measureTensor } from "./merge-tensor.ts";

@@ -1,10 +1,10 @@
 // What the engine is asked to do for one merge unit and what it answers. Plain data both ways, so that the unit can be
 // split over worker threads.
 import type { Digest } from "../core/artifact/digest.ts";
+import type { PartTotals } from "../core/artifact/totals.ts";
 import type { ByteRange } from "../core/checkpoint.ts";
 import type { Importance } from "../core/formats/gguf/imatrix.ts";
 import type { ModelState } from "../core/methods/method.ts";
-import type { PartTotals } from "../core/methods/totals.ts";
 import type { DerivedFileListing, TensorFile, UnitLoss, UnitStatistics } from "../core/plan/receipt.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
 

@@ -1,8 +1,8 @@
 // The rounds of one planned merge in one process, totals in memory: what prepare stages do over many. Whoever calls it
 // says how a unit is measured.
 import assert from "node:assert/strict";
+import { joinTotals, type PartTotals, totalModel } from "../core/artifact/totals.ts";
 import type { ModelState } from "../core/methods/method.ts";
-import { joinTotals, type PartTotals, totalModel } from "../core/methods/totals.ts";
 import type { MergePlan } from "../core/plan/plan-merge.ts";
 import type { MergeUnit, PrepareUnit } from "../core/plan/schema.ts";
 

@@ -1,6 +1,6 @@
 // Measuring a merge unit for one round on a pool of threads: shared out as merging is, but nothing is written.
 import assert from "node:assert/strict";
-import { joinTotals, type PartTotals } from "../core/methods/totals.ts";
+import { joinTotals, type PartTotals } from "../core/artifact/totals.ts";
 import { measuredTensors, roundOf } from "../engine/measure-tensors.ts";
 import { fitMeasuring } from "../engine/memory.ts";
 import { tensorsOf } from "../engine/merge-region.ts";

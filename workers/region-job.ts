@@ -1,6 +1,6 @@
 // The kinds of work that threads do on a region of an output file, and the one place that tells them apart.
 import type { Digest } from "../core/artifact/digest.ts";
-import type { PartTotals } from "../core/methods/totals.ts";
+import type { PartTotals } from "../core/artifact/totals.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
 import type { ConvertRegionResult, ConvertRegionTask } from "../engine/convert-region.ts";
 import type { MeasureTask } from "../engine/measure-tensors.ts";

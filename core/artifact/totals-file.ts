@@ -1,10 +1,10 @@
 // The file of a prepare unit: what one round measured of the unit's tensors, a safetensors file of float64 vectors. A
 // total that is a sum has one row for each tensor, in the unit's order. Written and read by steps/units/prepare.ts.
 import { encodeSafetensorsHeader, type PlacedTensor } from "../formats/safetensors/safetensors.ts";
-import type { TotalSpecs } from "../methods/method.ts";
-import { type PartTotals, vectorOf } from "../methods/totals.ts";
+import { type TotalSpecs, totalOf } from "../methods/method.ts";
 import type { TensorFile } from "../plan/receipt.ts";
 import { digestBytes, digestTensorFile } from "./digest.ts";
+import type { PartTotals } from "./totals.ts";
 
 type TotalsLayout = {
   readonly header: Uint8Array;
@@ -30,7 +30,7 @@ export function encodeTotals(specs: TotalSpecs, { tensors, values }: PartTotals)
   const file = new Uint8Array(fileBytes);
   file.set(header);
   for (const { name, offset } of totals) {
-    const { buffer, byteOffset, byteLength } = vectorOf(values, name);
+    const { buffer, byteOffset, byteLength } = totalOf(values, name);
     file.set(new Uint8Array(buffer, byteOffset, byteLength), header.length + offset);
   }
   return file;

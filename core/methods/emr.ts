@@ -5,8 +5,14 @@ import { elementCount } from "../tensor.ts";
 import { type BaseSplit, splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
 import { countModels } from "./frames/model-cuts.ts";
 import { chosenTask, refuseChoice, TASK_PARAMETER } from "./frames/task-choice.ts";
-import type { MergeMethod, MergeTensor, Round, ScratchTensor, TileView } from "./method.ts";
-import { stateList } from "./totals.ts";
+import {
+  type MergeMethod,
+  type MergeTensor,
+  type Round,
+  type ScratchTensor,
+  stateList,
+  type TileView,
+} from "./method.ts";
 
 const EMITS = ["model", "unified", "mask"] as const;
 

@@ -3,9 +3,7 @@ import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { TILE_ELEMENTS, type Tile } from "../ops/kernels.ts";
 import { splitStatistics } from "./frames/statistics.ts";
-import type { Round } from "./method.ts";
-import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
-import { stateList } from "./totals.ts";
+import { type MergeMethod, type MergeTensor, numberParameter, type Round, stateList } from "./method.ts";
 
 /**
  * Fisher merging: R = sum_i c_i (F_i + m) W_i / sum_i c_i (F_i + m), F_i the diagonal of model i's Fisher information,

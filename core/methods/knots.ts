@@ -9,9 +9,16 @@ import { blockOf } from "./frames/base-tiles.ts";
 import { type CountList, countModels, magnitudeOf, searchRounds } from "./frames/model-cuts.ts";
 import { compileTaskMatrices, type TaskMatrices, taskMatrixBytes, taskMatrixPass } from "./frames/task-matrices.ts";
 import { alignTasks } from "./frames/task-space.ts";
-import type { ModelExtent, ModelState, Round, RoundTensor } from "./method.ts";
-import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
-import { stateList } from "./totals.ts";
+import {
+  type MergeMethod,
+  type MergeTensor,
+  type ModelExtent,
+  type ModelState,
+  numberParameter,
+  type Round,
+  type RoundTensor,
+  stateList,
+} from "./method.ts";
 
 /**
  * KnOTS with TIES: the D_i side by side have one decomposition U S V^T, which gives every task coordinates

@@ -2,9 +2,7 @@ import * as z from "zod";
 import { allocatedBytes } from "../ops/memory.ts";
 import { countNonzero, splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
 import { magnitudeOf, refuseUncountable, searchDeltas } from "./frames/model-cuts.ts";
-import type { ModelExtent } from "./method.ts";
-import { type MergeMethod, numberParameter, type ScratchTensor } from "./method.ts";
-import { stateList } from "./totals.ts";
+import { type MergeMethod, type ModelExtent, numberParameter, type ScratchTensor, stateList } from "./method.ts";
 
 /**
  * Localize-and-Stitch without data: of every task vector the elements above the magnitude of rank floor(density d), d

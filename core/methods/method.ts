@@ -276,3 +276,17 @@ export function numberParameter(values: ParameterValues, name: string): number {
   assert.ok(typeof value === "number", `parameter ${name} was not resolved`);
   return value;
 }
+
+/** A total by its name; a round gathers all that it says, so its absence is a fault of ours. */
+export function totalOf(totals: Totals, name: string): Float64Array {
+  const total = totals[name];
+  assert.ok(total !== undefined, `the total ${name} was not gathered`);
+  return total;
+}
+
+/** A list of the state by its name; an invariant of the order of rounds, so its absence is a fault of ours. */
+export function stateList(state: ModelState | undefined, name: string): readonly number[] {
+  const list = state?.[name];
+  assert.ok(list !== undefined, `${name} of the model was not decided`);
+  return list;
+}

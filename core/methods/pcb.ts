@@ -4,9 +4,15 @@ import type { Kernels, Tile } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { type BaseSplit, blockOf, countNonzero, splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
 import { countModels, magnitudeOf, refuseUncountable, searchDeltas, searchRounds } from "./frames/model-cuts.ts";
-import type { ModelExtent } from "./method.ts";
-import { type MergeMethod, type MergeTensor, numberParameter, type ScratchTensor, type TileView } from "./method.ts";
-import { stateList } from "./totals.ts";
+import {
+  type MergeMethod,
+  type MergeTensor,
+  type ModelExtent,
+  numberParameter,
+  type ScratchTensor,
+  stateList,
+  type TileView,
+} from "./method.ts";
 
 /** The forms of the authors' code, and the share of a model's magnitudes that each clamps at both ends. */
 const CLAMP_RATIOS = { release: 0.0001, vision: 0.01 } as const;

@@ -3,9 +3,15 @@ import type { Kernels, Tile } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { type BaseSplit, countNonzero, splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
 import { countModels, magnitudeOf, refuseUncountable, searchDeltas } from "./frames/model-cuts.ts";
-import type { Round } from "./method.ts";
-import { type MergeMethod, type MergeTensor, numberParameter, type ScratchTensor, type TileView } from "./method.ts";
-import { stateList } from "./totals.ts";
+import {
+  type MergeMethod,
+  type MergeTensor,
+  numberParameter,
+  type Round,
+  type ScratchTensor,
+  stateList,
+  type TileView,
+} from "./method.ts";
 
 const ELECTIONS = ["mass", "normfrac", "normmass"] as const;
 const MERGES = ["dis-mean", "dis-sum", "dis-max"] as const;

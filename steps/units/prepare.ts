@@ -3,12 +3,12 @@
 import assert from "node:assert/strict";
 import { digestJson } from "../../core/artifact/digest.ts";
 import { layout } from "../../core/artifact/layout.ts";
+import { joinTotals, type PartTotals, totalModel } from "../../core/artifact/totals.ts";
 import { decodeTotals, encodeTotals, listTotals } from "../../core/artifact/totals-file.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { STORE_LIMITS } from "../../core/limits.ts";
 import type { ModelExtent, ModelState, WholeModel } from "../../core/methods/method.ts";
 import { findMethod } from "../../core/methods/registry.ts";
-import { joinTotals, type PartTotals, totalModel } from "../../core/methods/totals.ts";
 import { type MergeUnit, modelsOf, type PrepareUnit, type UnitTensor } from "../../core/plan/schema.ts";
 import { ENGINE_VERSION } from "../../core/version.ts";
 import { measuredTensors, roundOf } from "../../engine/measure-tensors.ts";

@@ -1,7 +1,7 @@
 // One tensor through the engine with everything in memory: no files, no threads, any kernels and windows.
 
+import { totalModel } from "../../core/artifact/totals.ts";
 import type { MergeMethod, MergeRules, MergeTensor, ModelState } from "../../core/methods/method.ts";
-import { totalModel } from "../../core/methods/totals.ts";
 import { type FloatDtype, scalarCast } from "../../core/ops/cast.ts";
 import type { Kernels } from "../../core/ops/kernels.ts";
 import type { UnitTensor } from "../../core/plan/schema.ts";

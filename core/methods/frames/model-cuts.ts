@@ -6,21 +6,22 @@ import { type Deltas, wordsOf } from "../../ops/deltas.ts";
 import type { Block, Kernels } from "../../ops/kernels.ts";
 import { allocatedBytes } from "../../ops/memory.ts";
 import { elementCount } from "../../tensor.ts";
-import type {
-  Measurement,
-  MergeTensor,
-  ModelExtent,
-  ModelState,
-  Refusal,
-  Round,
-  RoundTensor,
-  ScratchTensor,
-  StoredPass,
-  TotalSpecs,
-  Totals,
+import {
+  type Measurement,
+  type MergeTensor,
+  type ModelExtent,
+  type ModelState,
+  type Refusal,
+  type Round,
+  type RoundTensor,
+  type ScratchTensor,
+  type StoredPass,
+  stateList,
+  type TotalSpecs,
+  type Totals,
+  totalOf,
 } from "../method.ts";
 import { COARSE_BINS, FINE_BINS, findBin, SELECTABLE_ELEMENTS_MAX } from "../sparsify/order-statistic.ts";
-import { stateList, vectorOf } from "../totals.ts";
 import { splitBase } from "./base-tiles.ts";
 
 /** Called in a tile for every list, with the values whose magnitudes count. */
@@ -65,7 +66,7 @@ export function searchRounds(search: ModelSearch): readonly [Round, Round] {
       const decided = search.also?.decide(totals);
       const found = search
         .ranks(model, { ...state, ...decided })
-        .map((rank, index) => findBin(vectorOf(totals, `${name}.${Math.floor(index / ranksPerList)}`), rank));
+        .map((rank, index) => findBin(totalOf(totals, `${name}.${Math.floor(index / ranksPerList)}`), rank));
       return { ...decided, [bins]: found.map(({ bin }) => bin), [above]: found.map((own) => own.above) };
     },
   };
@@ -86,7 +87,7 @@ export function searchRounds(search: ModelSearch): readonly [Round, Round] {
     decide(totals, model, state) {
       const [upper, before] = [stateList(state, bins), stateList(state, above)];
       const keys = search.ranks(model, state).map((rank, index) => {
-        const { bin } = findBin(vectorOf(totals, `${name}.${index}`), rank - (before[index] ?? 0));
+        const { bin } = findBin(totalOf(totals, `${name}.${index}`), rank - (before[index] ?? 0));
         return (upper[index] ?? 0) * FINE_BINS + bin;
       });
       return { [name]: keys };

@@ -1,7 +1,6 @@
 // Adding up what the rounds of a method (`WholeModel` of method.ts) measured, tensor by tensor, into the totals of the
 // model, so that no cut of the work changes a bit. Called by the engine and by the steps of prepare units.
-import assert from "node:assert/strict";
-import type { ModelState, TotalSpecs, Totals } from "./method.ts";
+import { type TotalSpecs, type Totals, totalOf } from "../methods/method.ts";
 
 /** Totals of some tensors: those of a sum one after the other, in the order of `tensors`. */
 export type PartTotals = { readonly tensors: readonly string[]; readonly values: Totals };
@@ -9,7 +8,7 @@ export type PartTotals = { readonly tensors: readonly string[]; readonly values:
 /** Totals of one part from those of its parts; a sum's tensors follow one another. */
 export function joinTotals(specs: TotalSpecs, parts: readonly PartTotals[]): PartTotals {
   const values = Object.entries(specs).map(([name, { kind, length }]) => {
-    const own = parts.map((part) => vectorOf(part.values, name));
+    const own = parts.map((part) => totalOf(part.values, name));
     if (kind === "sum") return [name, Float64Array.from(own.flatMap((vector) => [...vector]))] as const;
     const joined = new Float64Array(length).fill(kind === "count" ? 0 : Number.NEGATIVE_INFINITY);
     for (const vector of own) (kind === "count" ? addVector : keepLarger)(joined, vector);
@@ -30,25 +29,11 @@ function keepLarger(target: Float64Array, vector: Float64Array): void {
 export function totalModel(specs: TotalSpecs, { tensors, values }: PartTotals): Totals {
   const order = [...tensors.keys()].sort((a, b) => ((tensors[a] ?? "") < (tensors[b] ?? "") ? -1 : 1));
   const totals = Object.entries(specs).map(([name, { kind, length }]) => {
-    const vector = vectorOf(values, name);
+    const vector = totalOf(values, name);
     if (kind !== "sum") return [name, vector] as const;
     const sum = new Float64Array(length);
     for (const index of order) addVector(sum, vector.subarray(index * length, (index + 1) * length));
     return [name, sum] as const;
   });
   return Object.fromEntries(totals);
-}
-
-/** A total by its name; a round gathers all that it says. */
-export function vectorOf(totals: Totals, name: string): Float64Array {
-  const vector = totals[name];
-  assert.ok(vector !== undefined, `the total ${name} was not gathered`);
-  return vector;
-}
-
-/** A list of the state by its name; an invariant of the order of rounds, so its absence is a fault of ours. */
-export function stateList(state: ModelState | undefined, name: string): readonly number[] {
-  const list = state?.[name];
-  assert.ok(list !== undefined, `${name} of the model was not decided`);
-  return list;
 }
