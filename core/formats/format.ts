@@ -21,6 +21,8 @@ const WARNING_CODES = {
     "the file's tokenizer cannot be written as tokenizer.json and is left out: put one beside it and name the folder",
   RopeScalingLost: "the file scales rotary embeddings by a tensor that config.json has no words for; it is left out",
   OptimizerStateIgnored: "an optimizer state other than exp_avg and exp_avg_sq has no place in other formats; left out",
+  OptimizerGroupsUnknown:
+    "the source does not say in which order its optimizer holds parameters, or its hyper-parameters; written by name",
   TrainerStateIgnored: "what the trainer saved here is no plain value; it is left out",
   TensorsIgnored: "a file holds tensors beside the model's own (an optimizer's, a wrapper's); they are left out",
 } as const;

@@ -11,7 +11,8 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 folder = sys.argv[1]
 metadata = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
-flat = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in metadata.items()}
+tensors = {name: entry for name, entry in metadata.items() if hasattr(entry, "size")}
+flat = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in tensors.items()}
 dcp.load(flat, checkpoint_id=folder)
 nested = {}
 _load_state_dict(nested, storage_reader=dcp.FileSystemReader(folder), planner=_EmptyStateDictLoadPlanner(), no_dist=True)
@@ -25,7 +26,11 @@ def leaves(path, value):
         yield ".".join(path), value
 
 
-same = dict(leaves([], nested))
+same = {name: value for name, value in leaves([], nested) if torch.is_tensor(value)}
+for number, group in enumerate(nested.get("optim", {}).get("param_groups", [])):
+    assert isinstance(group["betas"], tuple) and group["params"], group
+    for name in group["params"]:
+        assert nested["optim"][f"param_groups.{name}.lr"] == group["lr"], (number, name)
 assert same.keys() == flat.keys(), (sorted(same)[:3], sorted(flat)[:3])
 for name, tensor in flat.items():
     assert torch.equal(tensor, same[name]), name

@@ -8,7 +8,9 @@ import { FOLDER_LIMITS, PICKLE_LIMITS, RANK_LIMITS } from "../../limits.ts";
 import { type Dtype, elementCount, type Shape, sameShape } from "../../tensor.ts";
 import { findTilingProblem, wholeBox } from "../../universal/box.ts";
 import { type ConversionParameter, plainParameter } from "../../universal/conversion.ts";
+import type { Json } from "../../universal/training-state.ts";
 import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
+import { jsonOf } from "../pickle/json.ts";
 import { unpickle } from "../pickle/pickle.ts";
 import {
   asKind,
@@ -23,6 +25,7 @@ import {
 import { readSideFiles } from "../side-files.ts";
 import { placeTorchTensor, readTorchFile } from "../torch/file.ts";
 import { readCount } from "../torch/tensor.ts";
+import { collectGroups, entriesToRead, groupEntries, placeInGroups, trainingOf } from "./groups.ts";
 import { hasShardFiles, openShardedSafetensors } from "./safetensors.ts";
 import { foldTraining } from "./training.ts";
 
@@ -30,6 +33,8 @@ const METADATA = ".metadata";
 /** Classes of the document; Megatron's adds what its tensors were reshaped from. */
 const RECORDS = new Set(["Metadata", "MCoreMetadata"]);
 const READS_IN_FLIGHT = 16;
+/** Bytes of one pickled hyper-parameter; the names of a group's parameters are the largest. */
+const OBJECT_BYTES = 16_777_216;
 /** Names in a warning. */
 const NAMES_SHOWN = 20;
 
@@ -55,13 +60,15 @@ type ChunkedTensor = {
 type Chunk = { readonly offsets: Shape; readonly sizes: Shape };
 /** Where one entry lies: the bytes of one torch file inside of a `.distcp` file. */
 type Place = { readonly file: CheckpointFile; readonly offset: number; readonly bytes: number };
+/** An entry that is a pickled object: a hyper-parameter, a random state, whatever a trainer saved. */
+type StoredObject = { readonly name: string; readonly place: Place | undefined };
 
 /** A distributed checkpoint in the folder `prefix` ("" or ending in "/"), as it names its tensors. */
 export type DcpTensors = {
   readonly metadata: PickleValue;
   readonly tensors: readonly ConversionParameter[];
+  readonly objects: readonly StoredObject[];
   readonly files: readonly CheckpointFile[];
-  readonly warnings: readonly CheckpointWarning[];
 };
 
 /** Throws Dcp, Torch, Zip and Pickle codes. */
@@ -72,17 +79,47 @@ export async function readDcp(folder: FolderReader, prefix: string): Promise<Dcp
   for (const tensor of readTensors(metadata)) tensors.push(await placeChunks(folder, tensor, places));
   const used = new Set([`${prefix}${METADATA}`, ...[...places.values()].map(({ file }) => file.name)]);
   const files = folder.files.filter(({ name }) => used.has(name));
-  return { metadata, tensors, files, warnings: warnOfObjects(metadata) };
+  const objects = objectNames(metadata).map((name) => ({ name, place: places.get(placeKey(name, undefined)) }));
+  return { metadata, tensors, objects, files };
 }
 
 async function openDcp(folder: FolderReader): Promise<OpenedCheckpoint> {
-  const { tensors, files: tensorFiles, warnings } = await readDcp(folder, "");
-  const parameters = await foldTraining(tensors, async ({ dtype, gather }) => {
+  const { tensors, objects, files: tensorFiles } = await readDcp(folder, "");
+  const folded = await foldTraining(tensors, async ({ dtype, gather }) => {
     const [range] = gather.copies.flat().flatMap((box) => box.ranges);
     return range === undefined ? undefined : readCount(folder, range, dtype);
   });
+  const ofGroups = folded.prefix === undefined ? [] : groupEntries(objects, folded.prefix);
+  const entries = entriesToRead(ofGroups);
+  const groups = collectGroups(entries, await inFlight(entries, ({ object }) => readObject(folder, object)));
+  const parameters = placeInGroups(folded.parameters, groups);
+  const taken = new Set(ofGroups.map(({ object }) => object));
+  const warnings = warnOfObjects(objects.filter((object) => !taken.has(object)).map(({ name }) => name));
   const { sideFiles, config } = await readSideFiles(folder, tensorFiles);
-  return openedInPieces({ format: dcp.id, tensorFiles, sideFiles, config }, parameters, warnings);
+  const opened = openedInPieces({ format: dcp.id, tensorFiles, sideFiles, config }, parameters, warnings);
+  return { ...opened, training: trainingOf(parameters, groups) };
+}
+
+/** A plain value; undefined for any other. */
+async function readObject(folder: FolderReader, { name, place }: StoredObject): Promise<Json | undefined> {
+  if (place === undefined) throw dcpError("DcpMetadataInvalid", name, "no place of it", "storage_data for it");
+  if (place.bytes > OBJECT_BYTES) {
+    throw dcpError("DcpMetadataInvalid", name, `${place.bytes} bytes`, `at most ${OBJECT_BYTES} of a hyper-parameter`);
+  }
+  const bytes = await folder.read(place.file.name, place.offset, place.bytes);
+  const read = async (from: number, length: number) => bytes.subarray(from, from + length);
+  return jsonOf((await readTorchFile(read, { name: place.file.name, bytes: place.bytes })).value);
+}
+
+/** Results in the order of `items`, a few at a time. */
+async function inFlight<Item, Result>(items: readonly Item[], work: (item: Item) => Promise<Result>) {
+  const results = new Array<Result>(items.length);
+  const pending = items.entries();
+  const worker = async (): Promise<void> => {
+    for (const [index, item] of pending) results[index] = await work(item);
+  };
+  await Promise.all(Array.from({ length: Math.min(READS_IN_FLIGHT, items.length) }, worker));
+  return results;
 }
 
 function dcpError(code: ErrorCode, tensor: string | undefined, found: string, expected: string): MergeyardError {
@@ -122,12 +159,15 @@ function readTensors(metadata: PickleValue): readonly ChunkedTensor[] {
   });
 }
 
-/** Entries that are pickled objects: hyper-parameters, random states, whatever a trainer saved. */
-function warnOfObjects(metadata: PickleValue): readonly CheckpointWarning[] {
+function objectNames(metadata: PickleValue): readonly string[] {
   const entries = [...(asKind(fieldOf(metadata, "state_dict_metadata"), "dict")?.entries.values() ?? [])];
-  const names = entries.flatMap(({ key, value }) =>
+  return entries.flatMap(({ key, value }) =>
     typeof key === "string" && typeName(value) === "BytesStorageMetadata" ? [key] : [],
   );
+}
+
+/** Of objects that are left out. */
+export function warnOfObjects(names: readonly string[]): readonly CheckpointWarning[] {
   if (names.length === 0) return [];
   const more = names.length > NAMES_SHOWN ? ` and ${names.length - NAMES_SHOWN} more` : "";
   const found = `${names.slice(0, NAMES_SHOWN).join(", ")}${more}`.slice(0, 1000);
@@ -230,17 +270,12 @@ async function placeChunks(
   { name, dtype, shape, chunks }: ChunkedTensor,
   places: ReadonlyMap<string, Place>,
 ): Promise<ConversionParameter> {
-  const boxes = new Array<Box>(chunks.length);
-  const pending = chunks.entries();
-  const work = async (): Promise<void> => {
-    for (const [index, { offsets, sizes }] of pending) {
-      const place = places.get(placeKey(name, offsets));
-      if (place === undefined)
-        throw dcpError("DcpMetadataInvalid", name, `no place of chunk [${offsets}]`, "storage_data for it");
-      boxes[index] = wholeBox(await readChunk(folder, place, { name, dtype, sizes }), sizes, offsets);
-    }
-  };
-  await Promise.all(Array.from({ length: Math.min(READS_IN_FLIGHT, chunks.length) }, work));
+  const boxes = await inFlight(chunks, async ({ offsets, sizes }): Promise<Box> => {
+    const place = places.get(placeKey(name, offsets));
+    if (place === undefined)
+      throw dcpError("DcpMetadataInvalid", name, `no place of chunk [${offsets}]`, "storage_data for it");
+    return wholeBox(await readChunk(folder, place, { name, dtype, sizes }), sizes, offsets);
+  });
   return plainParameter({ name, dtype, shape, gather: { rule: "join", copies: [boxes] } });
 }
 

@@ -1,7 +1,7 @@
-// What a trainer's names in a distributed checkpoint mean: `model.NAME` and `optim.state.NAME.exp_avg` become one
-// parameter with its states. Only a checkpoint whose states are complete is read so; any other keeps its tensors as
-// they are named. Two names of one place are one parameter with an alias.
-// Source: torch.distributed.checkpoint.state_dict; reference checkpoint-formats.md section 6.1.
+// What a trainer's names in a distributed checkpoint mean: `model.NAME`, or NAME alone as torchtitan has it, and
+// `optim.state.NAME.exp_avg` become one parameter with its states. Only a checkpoint whose states are complete is read
+// so; any other keeps its tensors as they are named. Two names of one place are one parameter with an alias.
+// Source: torch.distributed.checkpoint.state_dict; torchtitan; reference checkpoint-formats.md section 6.1.
 import { elementCount } from "../../tensor.ts";
 import { type ConversionParameter, type GatheredTensor, STATE_NAMES } from "../../universal/conversion.ts";
 
@@ -10,37 +10,46 @@ const STATE = /^((?:[A-Za-z_]\w*\.)*?)(?:optim|optimizer)\.state\.(.+)\.(exp_avg
 /** Reads the count of steps in a tensor of one element; undefined when it is none. */
 type ReadStep = (tensor: ConversionParameter) => Promise<number | undefined>;
 
+export type FoldedTraining = {
+  readonly parameters: readonly ConversionParameter[];
+  /** What the names of the trainer's dicts begin with; undefined where there is no whole training state. */
+  readonly prefix: string | undefined;
+};
+
 /** The parameters with their states, or the tensors as they were when these are no whole training state. */
 export async function foldTraining(
   tensors: readonly ConversionParameter[],
   readStep: ReadStep,
-): Promise<readonly ConversionParameter[]> {
+): Promise<FoldedTraining> {
   const joined = joinAliases(tensors);
+  const plain: FoldedTraining = { parameters: joined, prefix: undefined };
   const states = new Map<string, Map<string, ConversionParameter>>();
   let prefix: string | undefined;
   for (const tensor of joined) {
     const [, before = "", name = "", state = ""] = STATE.exec(tensor.name) ?? [];
     if (name === "") continue;
     prefix ??= before;
-    if (before !== prefix) return joined;
+    if (before !== prefix) return plain;
     states.set(name, (states.get(name) ?? new Map<string, ConversionParameter>()).set(state, tensor));
   }
-  const own = `${prefix ?? ""}model.`;
   const isWhole = [...states.values()].every((each) => each.size === STATE_NAMES.length + 1);
-  if (states.size === 0 || !isWhole) return joined;
+  if (prefix === undefined || !isWhole) return plain;
+  const names = new Set(joined.map(({ name }) => name));
+  const own = [`${prefix}model.`, prefix].find((before) => states.keys().every((name) => names.has(before + name)));
+  if (own === undefined) return plain;
   const taken = new Set([...states.values()].flatMap((each) => [...each.values()]));
   const folded: ConversionParameter[] = [];
   for (const tensor of joined) {
     if (taken.has(tensor)) continue;
-    if (![tensor.name, ...tensor.aliases].every((name) => name.startsWith(own))) return joined;
+    if (![tensor.name, ...tensor.aliases].every((name) => name.startsWith(own))) return plain;
     const [name = "", ...aliases] = [tensor.name, ...tensor.aliases].map((each) => each.slice(own.length));
     const held = states.get(name);
     states.delete(name);
     const training = held === undefined ? undefined : await trainingOf(tensor, held, readStep);
-    if (held !== undefined && training === undefined) return joined;
+    if (held !== undefined && training === undefined) return plain;
     folded.push({ ...tensor, name, aliases, training });
   }
-  return states.size === 0 ? folded : joined;
+  return states.size === 0 ? { parameters: folded, prefix } : plain;
 }
 
 async function trainingOf(

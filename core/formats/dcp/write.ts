@@ -1,6 +1,6 @@
 // Plans a PyTorch distributed checkpoint: `.distcp` files that are torch files one after the other, and `.metadata`,
-// written last. Names are those of get_model_state_dict and get_optimizer_state_dict under "model" and "optim"; a model
-// without optimizer states keeps its own names.
+// written last. Names are those of get_model_state_dict and get_optimizer_state_dict under "model" and "optim", the
+// optimizer's groups in both forms that a trainer may ask for; a model without optimizer states keeps its own names.
 // Source: reference checkpoint-formats.md section 6.1.
 import type { Shape } from "../../tensor.ts";
 import { gatherWhole } from "../../universal/box.ts";
@@ -22,6 +22,7 @@ import { type PlannedArchive, type PlannedFile, plainPlannedFile, type TargetTen
 import { groupUnits } from "../safetensors/shard-plan.ts";
 import type { PlannedFolder, TargetFormat, TargetRequest } from "../target.ts";
 import { planTorchArchive, pyTensor } from "../torch/write.ts";
+import { type DcpPath, type GroupObject, groupObjects } from "./groups-write.ts";
 
 export const dcpTarget = Object.freeze({
   id: "dcp",
@@ -31,12 +32,15 @@ export const dcpTarget = Object.freeze({
   plan: planDcp,
 } satisfies TargetFormat);
 
-/** A tensor under all its names; `path` is where it stands in the trainer's nested dicts. */
+/** A tensor under all its names. */
 type DcpTensor = TargetTensor & { readonly names: readonly DcpName[] };
-type DcpName = { readonly name: string; readonly path: readonly string[] };
-type PlacedDcpTensor = DcpTensor & { readonly file: string; readonly offset: number; readonly bytes: number };
+type DcpName = { readonly name: string; readonly path: DcpPath };
+type DcpPlace = { readonly file: string; readonly offset: number; readonly bytes: number };
+type PlacedDcpTensor = DcpTensor & DcpPlace;
+/** A pickled object under all its names. */
+type PlacedDcpObject = DcpPlace & { readonly names: readonly DcpName[] };
 
-function planDcp({ parameters, shardBytes }: TargetRequest): PlannedFolder {
+function planDcp({ parameters, training, shardBytes }: TargetRequest): PlannedFolder {
   const sorted = [...parameters].sort((a, b) => compareUtf8(a.name, b.name));
   const isTrained = sorted.some(({ training }) => training !== undefined);
   const tensors = [
@@ -59,7 +63,25 @@ function planDcp({ parameters, shardBytes }: TargetRequest): PlannedFolder {
     }
     return { name: file, bytes: offset, archives };
   });
-  return { files, last: plainPlannedFile(".metadata", encodeMetadata(placed)) };
+  const objects = planObjects(groupObjects(parameters, training), `__0_${files.length}.distcp`);
+  const last = plainPlannedFile(".metadata", encodeMetadata(placed, objects.placed));
+  return { files: [...files, ...objects.files], last };
+}
+
+/** One file of pickled objects, where there are any. */
+function planObjects(objects: readonly GroupObject[], file: string) {
+  const archives: PlannedArchive[] = [];
+  const placed: PlacedDcpObject[] = [];
+  let offset = 0;
+  for (const { value, paths } of objects) {
+    const names = paths.map((path) => ({ name: path.join("."), path }));
+    const archive = planTorchArchive(value, names[0]?.name ?? file);
+    archives.push(archive);
+    placed.push({ names, file, offset, bytes: archive.bytes });
+    offset += archive.bytes;
+  }
+  const files: readonly PlannedFile[] = archives.length === 0 ? [] : [{ name: file, bytes: offset, archives }];
+  return { files, placed };
 }
 
 function weightOf({ name, aliases, dtype, shape, gather }: TargetParameter, isTrained: boolean): DcpTensor {
@@ -89,12 +111,20 @@ export function scalarTensor(value: number): TargetTensor {
 
 const METADATA = "torch.distributed.checkpoint.metadata";
 
-function encodeMetadata(tensors: readonly PlacedDcpTensor[]): Uint8Array {
+function encodeMetadata(tensors: readonly PlacedDcpTensor[], objects: readonly PlacedDcpObject[]): Uint8Array {
   const named = tensors.flatMap((tensor) => tensor.names.map((name) => ({ ...tensor, ...name })));
+  const others = objects.flatMap((object) => object.names.map((name) => ({ ...object, ...name })));
+  const ofBytes = pyRecord(`${METADATA} BytesStorageMetadata`, {});
   const value: Picklable = pyRecord<never>(`${METADATA} Metadata`, {
-    state_dict_metadata: pyDict(named.map((tensor) => [tensor.name, describeTensor(tensor)] as const)),
-    planner_data: pyDict(named.map(({ name, path }) => [name, pyTuple(path)] as const)),
-    storage_data: pyDict(named.map((tensor) => [indexOf(tensor), placeOf(tensor)] as const)),
+    state_dict_metadata: pyDict([
+      ...named.map((tensor) => [tensor.name, describeTensor(tensor)] as const),
+      ...others.map(({ name }) => [name, ofBytes] as const),
+    ]),
+    planner_data: pyDict([...named, ...others].map(({ name, path }) => [name, pyTuple(path)] as const)),
+    storage_data: pyDict([
+      ...named.map((tensor) => [indexOf(tensor), placeOf(tensor)] as const),
+      ...others.map((object) => [objectIndexOf(object), placeOf(object)] as const),
+    ]),
     storage_meta: null,
     version: null,
   });
@@ -124,7 +154,11 @@ function indexOf({ name, shape }: { readonly name: string; readonly shape: Shape
   return pyRecord(`${METADATA} MetadataIndex`, { fqn: name, offset: zeros(shape), index: 0 });
 }
 
-function placeOf({ file, offset, bytes }: PlacedDcpTensor): Picklable {
+function objectIndexOf({ name }: DcpName): Picklable {
+  return pyRecord(`${METADATA} MetadataIndex`, { fqn: name, offset: null, index: null });
+}
+
+function placeOf({ file, offset, bytes }: DcpPlace): Picklable {
   return pyRecord("torch.distributed.checkpoint.filesystem _StorageInfo", {
     relative_path: file,
     offset,

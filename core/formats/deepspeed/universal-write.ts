@@ -48,7 +48,9 @@ function planDeepspeedUniversal(request: TargetRequest): PlannedFolder {
   const files = [
     ...trained.flatMap((parameter) => planParameter(`${folder}/zero/${parameter.name}`, parameter, subParams)),
     planTorchFile(`${folder}/zero/optimizer_state.pt`, optimizerValue(request, groups, step)),
-    ...(copied.length > 0 ? copied.map((file) => copyFile(file, folder)) : planModelFiles(request, groups, folder)),
+    ...(copied.length > 0
+      ? copied.map((file) => copyFile(file, folder))
+      : planModelFiles(request, groups, folder, step)),
   ];
   const warnings = copied.length > 0 ? warnOfLeft(request.parameters, copied) : [];
   return { files, last: plainPlannedFile("latest_universal", folder), warnings };
@@ -172,6 +174,7 @@ function planModelFiles(
   request: TargetRequest,
   groups: readonly (readonly TrainedOne[])[],
   folder: string,
+  step: number,
 ): readonly PlannedFile[] {
   const { parameters, training, topology } = request;
   const untrained = parameters.filter((parameter) => parameter.training === undefined);
@@ -182,7 +185,7 @@ function planModelFiles(
     const dps = Array.from({ length: topology.dp }, (_, dp) => `zero_pp_rank_${dp}_`);
     const prefixes = topology.zero === 3 ? dps : [""];
     return prefixes.map((prefix, dp) => {
-      const file = { module, bufferNames, groups, frozen: frozen(dp), shared };
+      const file = { module, bufferNames, groups, frozen: frozen(dp), shared, step };
       // Each file describes all layers: they are those of one stage.
       const value = modelStateValue(file, training, { ...topology, pp: 1 });
       return planTorchFile(`${folder}/${prefix}${name}`, value);

@@ -6,10 +6,10 @@ import type { Shape } from "../../tensor.ts";
 import type { TargetParameter } from "../../universal/conversion.ts";
 import type { RankTensor } from "../../universal/partition.ts";
 import type { Json, JsonObject, TrainingState } from "../../universal/training-state.ts";
-import { picklableOf } from "../pickle/json.ts";
-import { type Picklable, pyDict, pyList, pyRecord, pySize, pyTuple } from "../pickle/write.ts";
+import { picklableOf, tuplesOf } from "../pickle/json.ts";
+import { type Picklable, pyDict, pyList, pyRecord, pySize } from "../pickle/write.ts";
 import type { Topology } from "../target.ts";
-import { pyTensor, type TorchValue } from "../torch/write.ts";
+import { hyperparameterValue, pyTensor, type TorchValue } from "../torch/write.ts";
 import { isExpert } from "./experts.ts";
 
 /** The version that the keys written here follow, where the source states none. */
@@ -26,6 +26,8 @@ export type ModelFile = {
   readonly groups: GroupShapes;
   readonly frozen: readonly { readonly name: string; readonly shape: Shape; readonly fragment: TorchValue }[];
   readonly shared: ReadonlyMap<string, string>;
+  /** Of the optimizer; the trainer's own count of steps goes before it. */
+  readonly step: number;
 };
 
 /** The dict of one `*_model_states.pt`. */
@@ -47,7 +49,7 @@ export function modelStateValue(
     lr_scheduler: null,
     sparse_tensor_module_names: pyList<never>([]),
     skipped_steps: 0,
-    global_steps: 0,
+    global_steps: file.step,
     global_samples: 0,
     ds_version: DEEPSPEED_VERSION,
   };
@@ -92,11 +94,6 @@ function subParamsValue(value: Json): Picklable {
       return [field, field === "shape" ? tuplesOf(member) : picklableOf(member)] as const;
     }),
   );
-}
-
-/** Lists as tuples, at every depth. */
-function tuplesOf(value: Json): Picklable {
-  return Array.isArray(value) ? pyTuple(value.map(tuplesOf)) : picklableOf(value);
 }
 
 function isObject(value: Json | undefined): value is JsonObject {
@@ -145,8 +142,8 @@ export function groupValues(training: TrainingState | undefined, groups: number)
   return pyList(
     Array.from({ length: groups }, (_, index) => {
       const own = Object.entries(training?.groups[index] ?? {});
-      const betas = (name: string, value: Json) => (name === "betas" ? tuplesOf(value) : picklableOf(value));
-      return pyDict([...own.map(([name, value]) => [name, betas(name, value)] as const), ["params", pyList([index])]]);
+      const values = own.map(([name, value]) => [name, hyperparameterValue(name, value)] as const);
+      return pyDict([...values, ["params", pyList([index])]]);
     }),
   );
 }

@@ -1,6 +1,7 @@
 // What rank files hold beside trained parameters: buffers, whole in the module's dict, and frozen weights, which ZeRO 3
 // cuts over data-parallel ranks. Called by the writers of ZeRO files and of the universal folder.
 // Source: reference checkpoint-formats.md sections 3.2, 3.6; DeepSpeed's zero_to_fp32.py (frozen_param_fragments).
+import { isFloatDtype } from "../../ops/cast.ts";
 import type { TargetParameter } from "../../universal/conversion.ts";
 import { cutPiece, type RankTensor, sliceForRank, vocabularyRows } from "../../universal/partition.ts";
 import type { TrainingState } from "../../universal/training-state.ts";
@@ -47,10 +48,14 @@ export function placeholderOf({ dtype }: Pick<RankTensor, "dtype">): RankTensor 
   return { dtype, shape: [0], gather: { rule: "join", copies: [[]] } };
 }
 
-/** True for a buffer among what has no optimizer states. Where no trainer named buffers, all may be. */
-function isBuffer({ name }: TargetParameter, training: TrainingState | undefined): boolean {
+/**
+ * True for a buffer among what has no optimizer states. Where no trainer named buffers, the name and dtype tell:
+ * modules of torch call parameters so, and the one known buffer `bias`, a mask of attention, is a U8 or a BOOL.
+ */
+function isBuffer({ name, dtype }: TargetParameter, training: TrainingState | undefined): boolean {
   const buffers = training?.client.buffer_names;
-  return !Array.isArray(buffers) || buffers.includes(name);
+  if (Array.isArray(buffers)) return buffers.includes(name);
+  return !(isFloatDtype(dtype) && /(?:^|\.)(?:weight|bias)$/.test(name));
 }
 
 /** Rows of the target's vocabulary; undefined where nothing pads the parameter. */

@@ -53,17 +53,26 @@ export type RankParameter = {
 function planDeepspeed(request: TargetRequest): PlannedFolder {
   const { topology, training } = request;
   const groups = groupsOf(request.parameters);
-  const folder = stepFolder(training, stepOf(groups.flat()));
+  const step = stepOf(groups.flat());
+  const folder = stepFolder(training, step);
   const stages = planStages(request.parameters, groups, topology.pp);
   const files = stages.flatMap((stage, pp) =>
-    Array.from({ length: topology.tp }, (_, tp) => planRank({ request, folder, stage, pp, tp })).flat(),
+    Array.from({ length: topology.tp }, (_, tp) => planRank({ request, folder, step, stage, pp, tp })).flat(),
   );
-  return { files, last: plainPlannedFile("latest", folder) };
+  return { files, last: plainPlannedFile("latest", folder), warnings: warnOfOrder(groups, training) };
+}
+
+/** The loader copies flat buffers as they are, and takes the file's hyper-parameters. */
+function warnOfOrder(groups: readonly (readonly TrainedOne[])[], training: TrainingState | undefined) {
+  const isKnown = groups.flat().every((each) => each.training.position !== undefined);
+  if (isKnown && groups.every((_, index) => training?.groups[index] !== undefined)) return [];
+  return [{ code: "OptimizerGroupsUnknown" as const, where: {}, expected: "deepspeed-universal, to train on from" }];
 }
 
 type Rank = {
   readonly request: TargetRequest;
   readonly folder: string;
+  readonly step: number;
   readonly stage: StageParameters;
   readonly pp: number;
   readonly tp: number;
@@ -211,7 +220,7 @@ function stage3State(
 
 /** Model-state files: one in stages 1 and 2, one for each data-parallel rank in stage 3; and files of layers. */
 function planModelFiles(
-  { request, folder, stage, tp }: Rank,
+  { request, folder, step, stage, tp }: Rank,
   groups: readonly (readonly RankParameter[])[],
   mp: string,
 ): readonly PlannedFile[] {
@@ -239,6 +248,7 @@ function planModelFiles(
         groups,
         frozen: others.frozen(dp),
         shared: stage.shared,
+        step,
       },
       training,
       topology,

@@ -14,7 +14,7 @@ import type { ConversionParameter } from "../../universal/conversion.ts";
 import { familyPatterns, namedByFamily } from "../../universal/family-patterns.ts";
 import { MODEL_FAMILIES } from "../../universal/model-families.ts";
 import { createUnionRules } from "../../universal/union.ts";
-import { type DcpTensors, readDcp } from "../dcp/dcp.ts";
+import { type DcpTensors, readDcp, warnOfObjects } from "../dcp/dcp.ts";
 import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { parseJsonDocument } from "../json-scan.ts";
 import { readSideFiles } from "../side-files.ts";
@@ -157,7 +157,7 @@ async function assemble(folder: FolderReader, { prefix, dcp, parameters, ignored
   ];
   const others = sideFiles.filter(({ name }) => !own.has(name));
   return openedInPieces({ format: megatron.id, tensorFiles: dcp.files, sideFiles: others, config }, parameters, [
-    ...dcp.warnings,
+    ...warnOfObjects(dcp.objects.map(({ name }) => name)),
     ...left,
     ...warnings,
   ]);

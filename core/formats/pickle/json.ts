@@ -2,7 +2,7 @@
 import type { Json, JsonObject } from "../../universal/training-state.ts";
 import { isObject, type PickleValue } from "./value.ts";
 import type { Picklable } from "./write.ts";
-import { pyDict, pyList } from "./write.ts";
+import { pyDict, pyList, pyTuple } from "./write.ts";
 
 /**
  * The value as JSON; undefined when it is none: a tensor, an object of some class, a number that is not finite.
@@ -44,6 +44,12 @@ export function picklableOf(value: Json): Picklable {
   if (value === null || typeof value !== "object") return value;
   if (isJsonArray(value)) return pyList(value.map(picklableOf));
   return pyDict(Object.entries(value).map(([name, member]) => [name, picklableOf(member)] as const));
+}
+
+/** The same with tuples for lists, at every depth. */
+export function tuplesOf(value: Json): Picklable {
+  if (value === null || typeof value !== "object") return value;
+  return isJsonArray(value) ? pyTuple(value.map(tuplesOf)) : picklableOf(value);
 }
 
 function isJsonArray(value: Json): value is Json[] {

@@ -54,6 +54,7 @@ export type WrittenGlobal =
   | `torch ${string}`;
 type DcpClass =
   | "Metadata"
+  | "BytesStorageMetadata"
   | "TensorStorageMetadata"
   | "TensorProperties"
   | "ChunkStorageMetadata"

@@ -2,6 +2,8 @@
 // as long as the value holds tensors and plain values. Two places of one tensor share its storage (tied weights).
 // Source: reference checkpoint-formats.md section 2.4.
 import { tensorBytes } from "../../tensor.ts";
+import type { Json } from "../../universal/training-state.ts";
+import { picklableOf, tuplesOf } from "../pickle/json.ts";
 import { encodePickle, type Picklable } from "../pickle/write.ts";
 import type { PlannedArchive, PlannedFile, PlannedSection, TargetTensor } from "../planned-file.ts";
 import { planZip } from "./zip-write.ts";
@@ -12,6 +14,11 @@ export type TorchValue = Picklable<TargetTensor>;
 /** Where the tensor came from, for errors while it is written. */
 export function pyTensor(tensor: TargetTensor): TorchValue {
   return { kind: "tensor", tensor };
+}
+
+/** A hyper-parameter of an optimizer's group: betas are a tuple. */
+export function hyperparameterValue(name: string, value: Json): Picklable {
+  return name === "betas" ? tuplesOf(value) : picklableOf(value);
 }
 
 /** The file of `torch.save(value)`. Throws TorchDtypeUnsupported. */

@@ -115,6 +115,7 @@ suite("damaged checkpoints are opened or refused, never more", () => {
 
   for (const [folder, depth] of [
     ["dcp", 1],
+    ["dcp-training", 1],
     ["deepspeed", 2],
   ] as const) {
     test(`folders of ${folder}`, async () => {

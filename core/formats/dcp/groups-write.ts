@@ -1,0 +1,39 @@
+// Groups of the optimizer for a distributed checkpoint: each hyper-parameter is one pickled object, under the group's
+// number and under the name of each of its parameters, since a trainer asks for the one form or the other. Called by
+// the writer of such checkpoints.
+// Source: torch.distributed.checkpoint.state_dict (_flatten_optim_state_dict).
+import type { TargetParameter } from "../../universal/conversion.ts";
+import type { TrainingState } from "../../universal/training-state.ts";
+import { type Picklable, pyList } from "../pickle/write.ts";
+import { hyperparameterValue } from "../torch/write.ts";
+
+/** Where something stands in the trainer's nested dicts and lists. */
+export type DcpPath = readonly (string | number)[];
+export type GroupObject = { readonly value: Picklable; readonly paths: readonly DcpPath[] };
+
+/** Nothing where the source does not tell every trained parameter's place and every group's hyper-parameters. */
+export function groupObjects(
+  parameters: readonly TargetParameter[],
+  training: TrainingState | undefined,
+): readonly GroupObject[] {
+  const groups = training?.groups ?? [];
+  const trained = parameters.filter((parameter) => parameter.training !== undefined);
+  const isKnown = trained.every((parameter) => {
+    return parameter.training?.position !== undefined && groups[parameter.training.group ?? 0] !== undefined;
+  });
+  if (!isKnown) return [];
+  return groups.flatMap((hyperparameters, index): GroupObject[] => {
+    const members = trained.filter((parameter) => (parameter.training?.group ?? 0) === index);
+    const names = members
+      .sort((a, b) => (a.training?.position ?? 0) - (b.training?.position ?? 0))
+      .map(({ name }) => name);
+    const own = (key: string): DcpPath => ["optim", "param_groups", index, key];
+    return [
+      ...Object.entries(hyperparameters).map(([key, value]) => ({
+        value: hyperparameterValue(key, value),
+        paths: [own(key), ...names.map((name): DcpPath => ["optim", `param_groups.${name}.${key}`])],
+      })),
+      { value: pyList(names), paths: [own("params")] },
+    ];
+  });
+}
