@@ -130,8 +130,8 @@ async function removeClosedMarks(path: string, { regions }: WriteTicket): Promis
 /** Closes the descriptors of writers that were dropped without `close`, as after an error elsewhere. */
 const LEFT_OPEN = new FinalizationRegistry((fd: number) => close(fd));
 
-/** Bytes given to one system call; Linux writes at most 2 GiB - 4 KiB at once. */
-const CALL_BYTES_MAX = 1 << 30;
+/** Bytes given to one system call: beyond it Linux caches new files in pages so large that making them costs thrice. */
+const CALL_BYTES_MAX = 1 << 20;
 
 function writeHere(fd: number, bytes: Uint8Array, position: number): void {
   for (let done = 0; done < bytes.byteLength; ) {
