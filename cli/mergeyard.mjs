@@ -26,13 +26,11 @@ function runUnderPinnedNode() {
 
 /** Whether `npm run build` has made a bundle, which starts twice as fast, and no source was changed since. */
 function isBuilt() {
-  const list = new URL("../dist/sources.json", import.meta.url);
+  const root = fileURLToPath(new URL("../", import.meta.url));
+  const list = `${root}dist/sources.json`;
   const built = statSync(list, { throwIfNoEntry: false })?.mtimeMs;
   if (built === undefined) return false;
-  const isChanged = (source) => {
-    const file = fileURLToPath(new URL(`../${source}`, import.meta.url));
-    return (statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0) > built;
-  };
+  const isChanged = (source) => (statSync(root + source, { throwIfNoEntry: false })?.mtimeMs ?? 0) > built;
   return !JSON.parse(readFileSync(list, "utf8")).some(isChanged);
 }
 
