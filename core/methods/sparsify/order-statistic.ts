@@ -189,7 +189,7 @@ function samplePass(kernels: Kernels, total: number, searches: readonly Search[]
 
 /** The cut among all keys of the tensor. */
 function cutOfAll(keys: Uint32Array, search: Search): Cut {
-  const found = cutAmong(keys, search.rank());
+  const found = searchAmong(keys)(search.rank());
   const { key } = found;
   return cutOf(search, found, (tile) => {
     const start = tile * TILE_ELEMENTS;
@@ -219,9 +219,10 @@ function bracketOf(sample: Uint32Array, { rank: rankOf, list }: Search, total: n
   const rank = rankOf();
   const share = rank / total;
   const center = Math.min(sample.length, Math.max(1, Math.round(share * sample.length)));
-  const width = Math.ceil(DEVIATIONS * rankDeviation(sample, cutAmong(sample, center).key, share)) + 8;
-  const high = center - width < 1 ? ABOVE_ALL : cutAmong(sample, center - width).key;
-  const low = center + width > sample.length ? 0 : cutAmong(sample, center + width).key;
+  const cutAt = searchAmong(sample);
+  const width = Math.ceil(DEVIATIONS * rankDeviation(sample, cutAt(center).key, share)) + 8;
+  const high = center - width < 1 ? ABOVE_ALL : cutAt(center - width).key;
+  const low = center + width > sample.length ? 0 : cutAt(center + width).key;
   const inside = countBetween(sample, low, high, 0, sample.length);
   const expected = (inside / sample.length) * total;
   return expected <= LIST_FILL * (list.bytes.length / 4) - TILE_ELEMENTS ? { low, high } : undefined;
@@ -299,7 +300,7 @@ function cutInBracket(search: Search): Cut | undefined {
     );
   }
   const keys = wordsOf(list).subarray(0, counts.listed);
-  const inside = cutAmong(keys, belowHigh);
+  const inside = searchAmong(keys)(belowHigh);
   let end = 0;
   return cutOf(search, { ...inside, above: counts.fromHigh + inside.above }, (tile) => {
     const start = end;
@@ -379,24 +380,28 @@ export function findBin(bins: ArrayLike<number>, rank: number): { bin: number; a
   assert.fail(`rank ${rank} of ${above} elements`);
 }
 
-/** Scratch of cutAmong. */
-const upperBins = new Uint32Array(COARSE_BINS);
-const lowerBins = new Uint32Array(FINE_BINS);
-
-/** The cut of a rank among keys, by the same two histograms. */
-function cutAmong(keys: Uint32Array, rank: number): Found {
-  upperBins.fill(0);
-  lowerBins.fill(0);
+/** Finds cuts of ranks among keys, by the same two histograms; of ranks that lie close together each is made once. */
+function searchAmong(keys: Uint32Array): (rank: number) => Found {
+  const upperBins = new Uint32Array(COARSE_BINS);
+  const lowerBins = new Uint32Array(FINE_BINS);
+  let lowerOf = -1;
   // Indexes, not iterators: this runs over a quarter of a million keys for every large tensor and model.
   for (let i = 0; i < keys.length; i++) {
     const bin = (keys[i] ?? 0) >>> 16;
     upperBins[bin] = (upperBins[bin] ?? 0) + 1;
   }
-  const upper = findBin(upperBins, rank);
-  for (let i = 0; i < keys.length; i++) {
-    const key = keys[i] ?? 0;
-    if (key >>> 16 === upper.bin) lowerBins[key & 0xffff] = (lowerBins[key & 0xffff] ?? 0) + 1;
-  }
-  const lower = findBin(lowerBins, rank - upper.above);
-  return { key: upper.bin * FINE_BINS + lower.bin, above: upper.above + lower.above, equal: lower.count };
+  const fillLower = (upperBin: number): void => {
+    lowerBins.fill(0);
+    lowerOf = upperBin;
+    for (let i = 0; i < keys.length; i++) {
+      const key = keys[i] ?? 0;
+      if (key >>> 16 === upperBin) lowerBins[key & 0xffff] = (lowerBins[key & 0xffff] ?? 0) + 1;
+    }
+  };
+  return (rank) => {
+    const upper = findBin(upperBins, rank);
+    if (upper.bin !== lowerOf) fillLower(upper.bin);
+    const lower = findBin(lowerBins, rank - upper.above);
+    return { key: upper.bin * FINE_BINS + lower.bin, above: upper.above + lower.above, equal: lower.count };
+  };
 }
