@@ -2,7 +2,7 @@
 // worker's image (bundle-worker.ts) and the built command line (build.ts) are made by it.
 import { copyFileSync, mkdirSync, rmSync } from "node:fs";
 import path from "node:path";
-import { type Plugin, rolldown } from "rolldown";
+import { type Plugin, type RolldownOutput, rolldown } from "rolldown";
 
 const ROOT = path.resolve(import.meta.dirname, "..");
 const EXTENSION = ".mjs";
@@ -29,34 +29,50 @@ export async function bundle(entries: Readonly<Record<string, string>>, folder: 
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   const copied = new Map<string, string>();
+  const files = new Set<string>();
+  const inputs = new Set<string>();
+  // One by one: a thread would load what commands share.
+  for (const [name, source] of Object.entries(entries)) {
+    const { output } = await bundleEntry(name, source, folder, followNamedFiles(entries, copied));
+    for (const { fileName } of output) files.add(fileName);
+    for (const file of output) if (file.type === "chunk") for (const id of file.moduleIds) inputs.add(id);
+  }
+  for (const [name, source] of copied) {
+    copyFileSync(source, path.join(folder, name));
+    files.add(name);
+    inputs.add(source);
+  }
+  const sources = [...inputs].filter((file) => path.isAbsolute(file)).map((file) => path.relative(ROOT, file));
+  return {
+    files: [...files].sort(),
+    sources: sources.filter((source) => !source.startsWith("node_modules/")).sort(),
+  };
+}
+
+async function bundleEntry(name: string, source: string, folder: string, plugin: Plugin): Promise<RolldownOutput> {
   const build = await rolldown({
     cwd: ROOT,
-    input: { ...entries },
+    input: { [name]: source },
     platform: "node",
-    plugins: [followNamedFiles(entries, copied)],
+    plugins: [plugin],
     onLog(_level, { code, message = "" }) {
       // A package that is not found is a warning, since some want it to stay outside: here nothing does.
       if (code !== "INEFFECTIVE_DYNAMIC_IMPORT") throw new Error(message);
     },
   });
-  const { output } = await build.write({
-    dir: folder,
-    format: "esm",
-    entryFileNames: `[name]${EXTENSION}`,
-    chunkFileNames: `[name]-[hash]${EXTENSION}`,
-    codeSplitting: {
-      groups: [{ name: "shared", test: (module) => !ON_DEMAND.test(module), minShareCount: SHARE_COUNT_MIN }],
-    },
-  });
-  await build.close();
-  for (const [name, source] of copied) copyFileSync(source, path.join(folder, name));
-  const modules = output.flatMap((file) => (file.type === "chunk" ? file.moduleIds : []));
-  const inputs = [...modules, ...copied.values()].filter((file) => path.isAbsolute(file));
-  const sources = new Set(inputs.map((file) => path.relative(ROOT, file)));
-  return {
-    files: [...output.map(({ fileName }) => fileName), ...copied.keys()].sort(),
-    sources: [...sources].filter((source) => !source.startsWith("node_modules/")).sort(),
-  };
+  try {
+    return await build.write({
+      dir: folder,
+      format: "esm",
+      entryFileNames: `[name]${EXTENSION}`,
+      chunkFileNames: `[name]-[hash]${EXTENSION}`,
+      codeSplitting: {
+        groups: [{ name: "shared", test: (module) => !ON_DEMAND.test(module), minShareCount: SHARE_COUNT_MIN }],
+      },
+    });
+  } finally {
+    await build.close();
+  }
 }
 
 /** A source that another names is an entry and gets its new name; any other file is copied into the bundle's folder. */

@@ -49,9 +49,9 @@ test("what is built needs nothing beside it, and works in threads and in jobs as
     files.filter((file) => !file.endsWith(".mjs")),
     ["kernels.wasm", "package.json"],
   );
-  const [shared = "", ...others] = files.filter((file) => file.startsWith("shared-"));
-  assert.deepEqual(others, []);
-  assert.doesNotMatch(readFileSync(path.join(root, "dist", shared), "utf8"), /node_modules\/@(aws|smithy)/);
+  for (const shared of files.filter((file) => file.startsWith("shared-"))) {
+    assert.doesNotMatch(readFileSync(path.join(root, "dist", shared), "utf8"), /node_modules\/@(aws|smithy)/);
+  }
   // `import { z }`, or a value of `z.core`, would load zod's messages in all languages at every start.
   const withLanguages = files.filter((file) =>
     readFileSync(path.join(root, "dist", file)).includes("zod/v4/locales/fr"),
