@@ -2,7 +2,7 @@
 // names those that it has from 0, and their weights lie in a file for each. Here they get the numbers that the whole
 // layer gives them. Called by the reader of training checkpoints; the writers ask which names are experts.
 // Source: DeepSpeed's engine (_save_moe_checkpoint) and utils/groups.py.
-import type { CheckpointFile, FolderReader } from "../../checkpoint.ts";
+import type { FolderReader } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
 import type { ExpertFile } from "./files.ts";
 import { type ModelState, readTensors } from "./model.ts";
@@ -41,31 +41,31 @@ export function numberExperts(names: readonly string[], rank: number): ReadonlyM
 }
 
 /**
- * Models with the experts' weights among their own. Throws DeepspeedUnsupported where tensor or pipeline parallelism
- * cuts the model, DeepspeedRankMissing where an expert's file is missing, and what reading and placing throw.
+ * Models with the experts' weights among their own, on each model-parallel rank its part of every expert of its layers.
+ * Throws DeepspeedUnsupported where tensor-parallel ranks share experts out instead of cutting them,
+ * DeepspeedRankMissing where an expert's file is missing, and what reading and placing throw.
  */
 export async function withExperts(
   folder: FolderReader,
   files: readonly ExpertFile[],
   models: readonly ModelState[],
 ): Promise<readonly ModelState[]> {
-  const [first] = files;
-  const [model, ...others] = models;
-  if (first === undefined || model === undefined) return models;
-  if (others.length > 0) {
-    const found = `a mixture of experts on ${models.length} model-parallel ranks`;
-    throw expertError("DeepspeedUnsupported", first.file, found, "experts that data-parallel ranks alone share");
+  const held: ModelState[] = [];
+  for (const [rank, model] of models.entries()) {
+    const own = files.filter(({ mp }) => mp === rank);
+    const others = files.filter(({ mp }) => mp !== rank);
+    checkExperts(own, others, model);
+    const module = new Map(model.module);
+    for (const { file } of own) {
+      for (const [name, tensor] of await readTensors(folder, file)) module.set(name, tensor);
+    }
+    held.push(own.length === 0 ? model : { ...model, module });
   }
-  checkExperts(files, model);
-  const module = new Map(model.module);
-  for (const { file } of files) {
-    for (const [name, tensor] of await readTensors(folder, file)) module.set(name, tensor);
-  }
-  return [{ ...model, module }];
+  return held;
 }
 
 /** Every layer has all of its experts, as many as the model's state says. */
-function checkExperts(files: readonly ExpertFile[], { client }: ModelState): void {
+function checkExperts(files: readonly ExpertFile[], others: readonly ExpertFile[], { file, client }: ModelState): void {
   const stated = Array.isArray(client.num_experts) ? client.num_experts : [];
   const layers = Map.groupBy(files, ({ layer }) => layer);
   const count = Math.max(stated.length, ...[...layers.keys()].map((layer) => layer + 1));
@@ -73,16 +73,23 @@ function checkExperts(files: readonly ExpertFile[], { client }: ModelState): voi
     const own = layers.get(layer) ?? [];
     const experts = stated[layer] ?? Math.max(...own.map(({ expert }) => expert + 1));
     if (own.length === experts) continue;
-    const file = (own[0] ?? files[0])?.file;
-    throw expertError("DeepspeedRankMissing", file, `${own.length} experts of layer ${layer}`, `${experts} experts`);
+    const numbers = new Set(own.map(({ expert }) => expert));
+    const elsewhere = others.filter((each) => each.layer === layer);
+    const isSharedOut = elsewhere.length > 0 && !elsewhere.some(({ expert }) => numbers.has(expert));
+    if (isSharedOut) {
+      const expected = "enable_expert_tensor_parallelism, a part of every expert on each";
+      throw expertError("DeepspeedUnsupported", file, "experts shared out among tensor-parallel ranks", expected);
+    }
+    const found = `${own.length} experts of layer ${layer}`;
+    throw expertError("DeepspeedRankMissing", own[0]?.file.name ?? file, found, `${experts} experts`);
   }
 }
 
 function expertError(
   code: "DeepspeedUnsupported" | "DeepspeedRankMissing",
-  file: CheckpointFile | undefined,
+  file: string,
   found: string,
   expected: string,
 ): MergeyardError {
-  return new MergeyardError(code, { where: { file: file?.name }, found, expected });
+  return new MergeyardError(code, { where: { file }, found, expected });
 }

@@ -10,7 +10,7 @@ const MODEL_ZERO3 = /^zero_pp_rank_(\d+)_mp_rank_(\d+)_model_states\.pt$/;
 const OPTIMIZER = /^(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_?optim_states\.pt$/;
 /** A pipeline without tensor parallelism leaves the rank out. */
 const LAYER = /^layer_(\d+)(?:-model_(\d+))?-model_states\.pt$/;
-const EXPERT = /^layer_(\d+)_expert_(\d+)_mp_rank_\d+_model_states\.pt$/;
+const EXPERT = /^layer_(\d+)_expert_(\d+)_mp_rank_(\d+)_model_states\.pt$/;
 /** Without ZeRO the states of experts; with it an empty file of older versions. */
 const EXPERT_OPTIMIZER = /^expp_rank_\d+_mp_rank_\d+_optim_states\.pt$/;
 
@@ -40,8 +40,13 @@ export type DeepspeedFiles = {
 /** The state_dict of one layer of a pipeline, on one tensor-parallel rank. */
 export type LayerFile = { readonly file: CheckpointFile; readonly layer: number; readonly tp: number };
 
-/** The weights of one expert; layers of experts are counted apart from others. */
-export type ExpertFile = { readonly file: CheckpointFile; readonly layer: number; readonly expert: number };
+/** The weights of one expert on a model-parallel rank, which counts its layers of experts apart from others. */
+export type ExpertFile = {
+  readonly file: CheckpointFile;
+  readonly layer: number;
+  readonly expert: number;
+  readonly mp: number;
+};
 
 /** True when the files, nested ones included, hold a rank of a training checkpoint. */
 export function hasRankFiles(files: readonly CheckpointFile[]): boolean {
@@ -72,7 +77,9 @@ export async function findDeepspeedFiles(folder: FolderReader): Promise<Deepspee
   if (models.length === 0) {
     throw fileError("DeepspeedRankMissing", prefix, "no model states", "mp_rank_00_model_states.pt or one of stage 3");
   }
-  const experts = matches(EXPERT).map(({ file, numbers: [layer = 0, own = 0] }) => ({ file, layer, expert: own }));
+  const experts = matches(EXPERT).map(({ file, numbers: [layer = 0, own = 0, mp = 0] }) => {
+    return { file, layer, expert: own, mp };
+  });
   const layers = matches(LAYER).map(({ file, numbers: [layer = 0, tp = 0] }) => ({ file, layer, tp }));
   return {
     prefix,

@@ -39,7 +39,7 @@ const refuses = (code: string, files: Files) => assert.rejects(deepspeed.open(fo
 
 suite("DeepSpeed checkpoints", () => {
   test("consolidate to the bits of the real converter, and are refused for the golden set's reasons", async () => {
-    assert.deepEqual(await runGolden(GOLDEN), { passed: 19, failed: [], skipped: [] });
+    assert.deepEqual(await runGolden(GOLDEN), { passed: 21, failed: [], skipped: [] });
   });
 
   test("are refused with the code of what is damaged", async () => {
@@ -144,6 +144,27 @@ suite("DeepSpeed checkpoints", () => {
     assert.deepEqual(names(alone.conversion ?? []), names(conversion));
   });
 
+  test("of experts that tensor-parallel ranks cut need every part; shared out they are refused", async () => {
+    const files = load("z2_tp2_pp1_dp2_ep2_bf16_experts");
+    const isExpert = /layer_\d_expert_(\d)_mp_rank_0(\d)/;
+    const keep = (isKept: (expert: number, rank: number) => boolean) =>
+      Object.fromEntries(
+        Object.entries(files).filter(([name]) => {
+          const [, expert, rank] = isExpert.exec(name) ?? [];
+          return expert === undefined || isKept(Number(expert), Number(rank));
+        }),
+      );
+    await deepspeed.open(folderOf(keep(() => true)));
+    await refuses(
+      "DeepspeedRankMissing",
+      keep((expert, rank) => expert !== 3 || rank !== 1),
+    );
+    await refuses(
+      "DeepspeedUnsupported",
+      keep((expert, rank) => Math.floor(expert / 2) === rank),
+    );
+  });
+
   test("number experts by the order in which ranks share them", () => {
     assert.deepEqual(expertRanks([0, 1, 2, 3], 2, false), [
       [0, 2],
@@ -165,11 +186,6 @@ suite("DeepSpeed checkpoints", () => {
     await refuses("DeepspeedUnsupported", {
       "mp_rank_00_model_states.pt": model,
       "expp_rank_0_mp_rank_00_optim_states.pt": model,
-    });
-    await refuses("DeepspeedUnsupported", {
-      "mp_rank_00_model_states.pt": model,
-      "mp_rank_01_model_states.pt": model,
-      "layer_0_expert_0_mp_rank_00_model_states.pt": model,
     });
     await refuses("DeepspeedUnsupported", optimizer(["fp32_flat_groups", ops("](", "]", "e")]));
     await refuses("DeepspeedFieldInvalid", optimizer(["single_partition_of_fp32_groups", "N"]));
