@@ -5,6 +5,7 @@ import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { PATTERN_LIMITS } from "../limits.ts";
 import { FAMILY_IDS } from "./family-ids.ts";
+import type { JsonObject } from "./training-state.ts";
 
 /** Lists of patterns by what they say of a parameter. The second is of our own: joined on axis 0, and said so. */
 const PATTERN_LISTS = [
@@ -64,4 +65,9 @@ export function parseCheckpointInfo(value: unknown, file: string): CheckpointInf
   const [issue] = parsed.error.issues;
   const field = ["universal_checkpoint_info", ...(issue?.path ?? [])].map(String).join(".");
   throw new MergeyardError("UniversalPatternsInvalid", { where: { file, field }, found: issue?.message });
+}
+
+/** The same as plain JSON, for a checkpoint's own state. */
+export function jsonOfInfo(info: CheckpointInfo): JsonObject {
+  return z.record(z.string(), z.json()).parse(JSON.parse(JSON.stringify(info)));
 }

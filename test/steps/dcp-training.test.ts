@@ -116,6 +116,28 @@ suite("a distributed checkpoint of a trainer", () => {
   }
 });
 
+test("is cut for tensor-parallel ranks by the patterns that the user gives", async () => {
+  const shapes = {
+    "embed.weight": [6, 4],
+    "layers.0.up.weight": [8, 4],
+    "layers.0.down.weight": [4, 8],
+    "norm.weight": [4],
+  };
+  const model = Object.entries(shapes).map(([name, shape]) => ({ name, shape, pattern: { kind: "unique" as const } }));
+  const { target: source } = await convertInto(await putTraining(model), "dcp");
+  const topology = { tp: 2, pp: 1, dp: 1, zero: 1 as const };
+  await assert.rejects(convertInto(source, "deepspeed", { topology }), { code: "UniversalPatternsMissing" });
+  const patterns = {
+    tp_replicated_parameter_patterns: ["norm\\."],
+    parameter_with_row_parallelism_patterns: [".*\\.down\\."],
+  };
+  const { target: universal, output } = await convertInto(source, "universal", { patterns });
+  const kinds = (await universalOf(universal)).parameters.map(({ pattern }) => Object.values(pattern).sort().join(" "));
+  assert.deepEqual(kinds, ["0 fragment", "1 fragment", "0 fragment", "replicated"]);
+  const { target: ranks } = await convertInto(universal, "deepspeed", { topology });
+  assert.equal((await convertInto(ranks, "universal")).output.contents, output.contents);
+});
+
 test("files of DeepSpeed whose order nothing says are written with a warning", async () => {
   const source = await putTraining([{ name: "w", shape: [4], pattern: { kind: "unique" } }]);
   const { output } = await convertInto(source, "deepspeed");

@@ -25,6 +25,7 @@ import {
 import { readSideFiles } from "../side-files.ts";
 import { placeTorchTensor, readTorchFile } from "../torch/file.ts";
 import { readCount } from "../torch/tensor.ts";
+import { patternWhole } from "../whole-patterns.ts";
 import { collectGroups, entriesToRead, groupEntries, placeInGroups, trainingOf } from "./groups.ts";
 import { hasShardFiles, openShardedSafetensors } from "./safetensors.ts";
 import { foldTraining } from "./training.ts";
@@ -92,12 +93,15 @@ async function openDcp(folder: FolderReader): Promise<OpenedCheckpoint> {
   const ofGroups = folded.prefix === undefined ? [] : groupEntries(objects, folded.prefix);
   const entries = entriesToRead(ofGroups);
   const groups = collectGroups(entries, await inFlight(entries, ({ object }) => readObject(folder, object)));
-  const parameters = placeInGroups(folded.parameters, groups);
+  const placed = placeInGroups(folded.parameters, groups);
+  const patterned = patternWhole(placed, { given: folder.patterns, family: undefined, prefix: "" });
+  const { parameters } = patterned;
   const taken = new Set(ofGroups.map(({ object }) => object));
-  const warnings = warnOfObjects(objects.filter((object) => !taken.has(object)).map(({ name }) => name));
+  const left = objects.filter((object) => !taken.has(object)).map(({ name }) => name);
+  const warnings = [...warnOfObjects(left), ...patterned.warnings];
   const { sideFiles, config } = await readSideFiles(folder, tensorFiles);
   const opened = openedInPieces({ format: dcp.id, tensorFiles, sideFiles, config }, parameters, warnings);
-  return { ...opened, training: trainingOf(parameters, groups) };
+  return { ...opened, training: trainingOf(parameters, groups, patterned.added), family: patterned.family };
 }
 
 /** A plain value; undefined for any other. */

@@ -88,18 +88,19 @@ export function placeInGroups(
   );
 }
 
-/** What the trainer says beside the tensors; undefined where it says nothing of groups. */
+/** What is known beside the tensors: groups, and patterns that were added; undefined where there are neither. */
 export function trainingOf(
   parameters: readonly ConversionParameter[],
   groups: readonly OptimizerGroup[],
+  patterns: JsonObject | undefined,
 ): TrainingState | undefined {
-  if (groups.length === 0) return undefined;
+  if (groups.length === 0 && patterns === undefined) return undefined;
   const halves: readonly Dtype[] = ["BF16", "F16"];
   const weights = parameters.find(({ training }) => training !== undefined)?.dtype ?? "F32";
   return {
     weights: halves.includes(weights) ? weights : "F32",
     groups: groups.map(({ hyperparameters }) => hyperparameters),
     optimizer: {},
-    client: {},
+    client: patterns === undefined ? {} : { universal_checkpoint_info: patterns },
   };
 }

@@ -1,11 +1,10 @@
 // Which patterns say how the tensor-parallel ranks of a DeepSpeed checkpoint cut its parameters: those that the caller
 // gives, those of a file beside it, its own, or the built-in table of its family.
 // Source: reference checkpoint-formats.md sections 4.1, 4.2.
-import * as z from "zod";
 import type { FolderReader } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
 import { FOLDER_LIMITS } from "../../limits.ts";
-import { type CheckpointInfo, hasPatterns, parseCheckpointInfo } from "../../universal/checkpoint-info.ts";
+import { type CheckpointInfo, hasPatterns, jsonOfInfo, parseCheckpointInfo } from "../../universal/checkpoint-info.ts";
 import type { FamilyId } from "../../universal/family-ids.ts";
 import { familyPatterns, findFamily, type RankShapes } from "../../universal/family-patterns.ts";
 import { MODEL_FAMILIES, type ModelFamily } from "../../universal/model-families.ts";
@@ -81,10 +80,6 @@ function patternsOfTable(task: PatternsTask, stated: CheckpointInfo | undefined,
   ];
   const whole = { ...info, ...own };
   return { info: whole, added: jsonOfInfo(whole), family: family.id, warnings };
-}
-
-function jsonOfInfo(info: CheckpointInfo): JsonObject {
-  return z.record(z.string(), z.json()).parse(JSON.parse(JSON.stringify(info)));
 }
 
 function isPositive(value: unknown): value is number {

@@ -4,20 +4,17 @@
 // Source: reference checkpoint-formats.md section 6.2; NVIDIA/Megatron-LM (August 2026), megatron/core:
 // dist_checkpointing/strategies/torch.py, dist_checkpointing/core.py, optimizer/distrib_optimizer.py
 // (sharded_param_state_fs_model_space).
-import assert from "node:assert/strict";
 import * as z from "zod";
 import type { CheckpointFile, FolderReader } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { FOLDER_LIMITS, RANK_LIMITS } from "../../limits.ts";
-import { type CheckpointInfo, hasPatterns } from "../../universal/checkpoint-info.ts";
 import type { ConversionParameter } from "../../universal/conversion.ts";
-import { familyPatterns, namedByFamily } from "../../universal/family-patterns.ts";
-import { MODEL_FAMILIES } from "../../universal/model-families.ts";
-import { createUnionRules } from "../../universal/union.ts";
 import { type DcpTensors, readDcp, warnOfObjects } from "../dcp/dcp.ts";
+import { trainingOf } from "../dcp/groups.ts";
 import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { parseJsonDocument } from "../json-scan.ts";
 import { readSideFiles } from "../side-files.ts";
+import { patternWhole } from "../whole-patterns.ts";
 import { foldStates, joinHalves, splitStacks, undoFlattening } from "./tensors.ts";
 
 const TRACKER = "latest_checkpointed_iteration.txt";
@@ -58,42 +55,11 @@ async function openMegatron(folder: FolderReader): Promise<OpenedCheckpoint> {
     joinHalves(splitStacks(undoFlattening(dcp))),
     iteration === undefined ? undefined : Number(iteration),
   );
-  const patterned = withPatterns(parameters, folder.patterns, prefix);
+  const patterned = patternWhole(parameters, { given: folder.patterns, family: FAMILY, prefix });
   const opened = await assemble(folder, { prefix, dcp, parameters: patterned.parameters, ignored });
-  return { ...opened, family: patterned.family, warnings: [...opened.warnings, ...patterned.warnings] };
-}
-
-type Patterned = Pick<OpenedCheckpoint, "family" | "warnings"> & {
-  readonly parameters: readonly ConversionParameter[];
-};
-
-/**
- * Parameters with how Megatron's ranks cut them, as its table says, and before it what the user gives. Whole as they
- * are here, they need no patterns: what the table does not name can be read, and cut for no other ranks.
- */
-function withPatterns(
-  parameters: readonly ConversionParameter[],
-  given: CheckpointInfo | undefined,
-  prefix: string,
-): Patterned {
-  const family = MODEL_FAMILIES.get(given?.family ?? FAMILY);
-  assert.ok(family !== undefined, "every id has its table");
-  const shapes = parameters.map(({ name, shape }) => ({ name, shapes: [shape] }));
-  const named = namedByFamily(family, shapes);
-  const { info } = familyPatterns(family, named, { vocabularySize: undefined, checkpointVersion: undefined });
-  const rules = createUnionRules({ ...info, ...given });
-  const isGiven = given !== undefined && hasPatterns(given);
-  const names = new Set((isGiven ? shapes : named).map(({ name }) => name));
-  const found = `family ${family.id}, for ${named.length} of ${parameters.length} parameters`;
-  return {
-    family: named.length === 0 ? undefined : family.id,
-    warnings: named.length === 0 ? [] : [{ code: "FamilyPatterns", where: { file: prefix }, found }],
-    parameters: parameters.map((parameter) => {
-      const { name, shape } = parameter;
-      if (!names.has(name)) return parameter;
-      return { ...parameter, pattern: rules.unite(name, [{ shape, ranges: [] }]).pattern };
-    }),
-  };
+  const training = trainingOf(patterned.parameters, [], patterned.added);
+  const warnings = [...opened.warnings, ...patterned.warnings];
+  return { ...opened, training, family: patterned.family, warnings };
 }
 
 function megatronError(code: ErrorCode, file: string, found: string, expected: string): MergeyardError {
