@@ -6,6 +6,7 @@ import { hostname } from "node:os";
 import path from "node:path";
 import { MANIFEST_FILE, parseManifest } from "../core/artifact/manifest.ts";
 import { MergeyardError } from "../core/error.ts";
+import { guardFile } from "../stores/directory-paths.ts";
 
 /** A folder being filled. */
 export type OutputFolder = {
@@ -24,24 +25,29 @@ const SCRATCH = "stages";
 
 /**
  * Begins a folder that will be at `target` (absolute). Throws CliOutputOccupied when something is there: an empty
- * folder is fine, and with `force` a former output of ours that holds nothing but the files of its own manifest.
+ * folder is fine, and with `force` a former output of ours that holds nothing but the files of its own manifest. What
+ * the file system refuses, here and when it is committed, is an error of a store.
  */
 export async function beginOutputFolder(target: string, options: { readonly force: boolean }): Promise<OutputFolder> {
-  await checkPlace(target, options.force);
-  const parent = path.dirname(target);
-  await mkdir(parent, { recursive: true });
-  await sweepAbandoned(parent, path.basename(target));
-  const nonce = randomBytes(4).toString("hex");
-  const partial = path.join(parent, `${partialPrefix(path.basename(target))}${process.pid}-${nonce}`);
-  await mkdir(partial);
+  const [parent, name] = [path.dirname(target), path.basename(target)];
+  const partial = await guardFile(parent, name, async () => {
+    await checkPlace(target, options.force);
+    await mkdir(parent, { recursive: true });
+    await sweepAbandoned(parent, name);
+    const nonce = randomBytes(4).toString("hex");
+    const begun = path.join(parent, `${partialPrefix(name)}${process.pid}-${nonce}`);
+    await mkdir(begun);
+    return begun;
+  });
+  const commit = async (): Promise<void> => {
+    await rm(path.join(partial, SCRATCH), { recursive: true, force: true });
+    await checkPlace(target, options.force);
+    await replaceFolder(partial, target);
+  };
   return {
     path: partial,
     scratch: SCRATCH,
-    async commit() {
-      await rm(path.join(partial, SCRATCH), { recursive: true, force: true });
-      await checkPlace(target, options.force);
-      await replaceFolder(partial, target);
-    },
+    commit: () => guardFile(parent, name, commit),
     discard: () => rm(partial, { recursive: true, force: true }),
   };
 }

@@ -1,0 +1,37 @@
+// The folder that a command makes: what the file system refuses is a typed error, and nothing is left.
+import assert from "node:assert/strict";
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { beginOutputFolder } from "../../local/output-folder.ts";
+
+test("a place where no folder can be is refused by the code of what is wrong there", async () => {
+  const root = mkdtempSync(join(tmpdir(), "mergeyard-output-"));
+  try {
+    writeFileSync(join(root, "file"), "x");
+    const begin = (...names: string[]) => beginOutputFolder(join(root, ...names), { force: false });
+    await assert.rejects(begin("file", "out"), { code: "CliOutputOccupied" });
+    await assert.rejects(begin("n".repeat(300)), { code: "StoreKeyInvalid" });
+    const output = await begin("gone", "out");
+    rmSync(join(root, "gone"), { recursive: true });
+    await assert.rejects(output.commit(), { code: "StoreObjectMissing" });
+    assert.deepEqual(readdirSync(root), ["file"]);
+  } finally {
+    rmSync(root, { recursive: true, force: true });
+  }
+});
+
+const skip = process.getuid?.() === 0 ? "root may write everywhere" : false;
+
+test("a folder without permission is refused as a store would", { skip }, async () => {
+  const root = mkdtempSync(join(tmpdir(), "mergeyard-output-"));
+  try {
+    mkdirSync(join(root, "closed"), { mode: 0o555 });
+    const begun = beginOutputFolder(join(root, "closed", "out"), { force: false });
+    await assert.rejects(begun, { code: "StoreAccessDenied" });
+  } finally {
+    chmodSync(join(root, "closed"), 0o755);
+    rmSync(root, { recursive: true, force: true });
+  }
+});
