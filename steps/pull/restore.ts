@@ -14,9 +14,10 @@ import { writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { readUniversal } from "../checkpoint-listing.ts";
 import { encodeRecord } from "../records.ts";
+import { whyIncomplete } from "../resolve-model.ts";
 import { restoreInputSchema, restoreOutputSchema } from "../schemas.ts";
 import { defineStep, type StepDeps } from "../step.ts";
-import { openYard } from "../yard.ts";
+import { listUploads, openYard } from "../yard.ts";
 
 /** What makes a restored folder whole. */
 const RANK_FILE = "rank.json";
@@ -67,23 +68,46 @@ export const restoreStep = defineStep({
   },
 });
 
-/** `MODEL@DIGEST`, or the newest universal checkpoint of `MODEL`. Throws YardModelMissing. */
+type Found = { readonly prefix: string; readonly modifiedMs: number };
+
+/**
+ * `MODEL@DIGEST`, or the newest universal checkpoint of `MODEL`, whether a run made it or it was uploaded.
+ * Throws YardModelMissing.
+ */
 async function findCheckpoint(yard: ObjectStore, text: string, signal: AbortSignal): Promise<string> {
   const [, model = "", digest] = /^([^@/]+)(?:@(?:sha256:)?([0-9a-f]{16,64}))?$/.exec(text) ?? [];
-  const prefix = digest === undefined ? undefined : layout.checkpoint(checkName(model), digest);
-  if (prefix !== undefined && (await yard.head(`${prefix}${UNIVERSAL_FILE}`, { signal })) !== undefined) return prefix;
-  let newest: { readonly key: string; readonly modifiedMs: number } | undefined;
-  const area = `checkpoints/${checkName(model)}/`;
-  for await (const info of yard.list(area, { signal })) {
-    const isDocument = info.key.endsWith(`/${UNIVERSAL_FILE}`);
-    if (digest === undefined && isDocument && info.modifiedMs > (newest?.modifiedMs ?? -1)) newest = info;
-  }
-  if (newest !== undefined) return newest.key.slice(0, -UNIVERSAL_FILE.length);
+  const name = checkName(model);
+  const stated = digest === undefined ? undefined : layout.checkpoint(name, digest);
+  if (stated !== undefined && (await yard.head(`${stated}${UNIVERSAL_FILE}`, { signal })) !== undefined) return stated;
+  const area = `checkpoints/${name}/`;
+  const found =
+    stated === undefined ? [await newestMade(yard, area, signal), await newestUpload(yard, name, signal)] : [];
+  const [newest] = found.flatMap((each) => each ?? []).sort((a, b) => b.modifiedMs - a.modifiedMs);
+  if (newest !== undefined) return newest.prefix;
   throw new MergeyardError("YardModelMissing", {
     where: { store: yard.uri, model: text },
     found: "no universal checkpoint",
-    expected: `${prefix ?? area}${UNIVERSAL_FILE}`,
+    expected: `${stated ?? area}${UNIVERSAL_FILE}, or an upload with one`,
   });
+}
+
+async function newestMade(yard: ObjectStore, area: string, signal: AbortSignal): Promise<Found | undefined> {
+  let newest: Found | undefined;
+  for await (const { key, modifiedMs } of yard.list(area, { signal })) {
+    const isNewer = key.endsWith(`/${UNIVERSAL_FILE}`) && modifiedMs > (newest?.modifiedMs ?? -1);
+    if (isNewer) newest = { prefix: key.slice(0, -UNIVERSAL_FILE.length), modifiedMs };
+  }
+  return newest;
+}
+
+/** The newest complete upload that is a universal checkpoint: it is read where it lies. */
+async function newestUpload(yard: ObjectStore, model: string, signal: AbortSignal): Promise<Found | undefined> {
+  for (const upload of await listUploads(yard, model)) {
+    const document = upload.files.find(({ key }) => key === `${upload.prefix}${UNIVERSAL_FILE}`);
+    const isWhole = document !== undefined && (await whyIncomplete(yard, upload, signal)) === undefined;
+    if (isWhole) return { prefix: upload.prefix, modifiedMs: document.modifiedMs };
+  }
+  return undefined;
 }
 
 async function refuseStrangers(

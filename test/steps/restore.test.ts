@@ -147,6 +147,24 @@ test("a rank fetches its part and not the rest", async () => {
   );
 });
 
+test("an uploaded universal checkpoint is restored from where it lies, once it is complete", async () => {
+  const { yard, prefix } = await trainedYard();
+  const upload = "incoming/other/1/";
+  for await (const { key } of yard.list(prefix)) {
+    await yard.create(`${upload}${key.slice(prefix.length)}`, await readAll(yard, key, 1e8));
+  }
+  const base = { yard: yard.uri, tp: 1, pp: 1, dp: 2, rank: 1 };
+  const restore = (model: string, target: ObjectStore) =>
+    runStep(restoreStep, { ...base, model, target: target.uri }, testDeps(open(yard, target)));
+  await yard.create(`${upload}_PUSH`, new Uint8Array(0));
+  await assert.rejects(restore("other", newStore()), { code: "YardModelMissing" });
+  await yard.delete(`${upload}_PUSH`);
+  await yard.create(`${upload}_COMPLETE`, new Uint8Array(0));
+  const [own, made] = [await restore("other", newStore()), await restore("trained", newStore())];
+  assert.deepEqual([own.checkpoint, made.checkpoint], [upload, prefix]);
+  assert.deepEqual([own.digest, own.bytes], [made.digest, made.bytes]);
+});
+
 test("a damaged tensor, a foreign folder and a missing checkpoint are refused", async () => {
   const { yard, prefix } = await trainedYard();
   const base = { yard: yard.uri, tp: 1, pp: 1, dp: 1, rank: 0 };
