@@ -131,6 +131,7 @@ function describeTraining(parameters: readonly ConversionParameter[] | undefined
 function trainerLines(training: StoredCheckpoint["training"]): readonly string[] {
   if (training === undefined) return [];
   const { topology, weights, groups } = training;
+  if (topology === undefined && groups.length === 0) return [];
   const { tp, pp, dp, zero } = topology ?? {};
   const stage = zero === undefined ? "" : `, ZeRO ${zero}`;
   const ranks = topology === undefined ? "" : `tp ${tp}, pp ${pp}, dp ${dp}${stage}; `;
