@@ -26,6 +26,9 @@ import { finishSinks, type Sink, type SinkPlace, type SinkResult } from "./sink.
 import type { ReadElements } from "./stored-reader.ts";
 import { applyWindow, type Buffers, type HandleWindow, reduceWindow, type TileRun } from "./tile-work.ts";
 
+/** Blocks of an input that windows pass through in turn; behind them stand those whose windows are kept. */
+const PASSING_WINDOWS = 2;
+
 /** Everything that reading a tensor's inputs needs; one per thread, kernels and store already open. */
 export type InputContext = {
   readonly kernels: Kernels;
@@ -191,9 +194,6 @@ async function runReduce(run: Run, pass: Pass | StoredPass): Promise<void> {
   run.inputsCounted ||= "tile" in pass && pass.spans === undefined;
   pass.finish?.();
 }
-
-/** Where a window of the tensor lies among its inputs' blocks: two that alternate stand before those that are kept. */
-const PASSING_WINDOWS = 2;
 
 /**
  * Reads window after window, one ahead unless reading may block; hands each to `handle`; in the apply pass writes the

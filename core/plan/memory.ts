@@ -264,18 +264,20 @@ export const DIGEST_PEAK_BYTES = PROCESS_BYTES + 160 * 2 ** 20;
 /** Smallest window that is tried: 8 tiles. */
 const WINDOW_ELEMENTS_MIN = WINDOW_ELEMENTS_DEFAULT / 8;
 
-/** Inputs that a thread keeps at most: its kernels address 4 GiB, all else included. */
-const KEPT_BYTES_MAX = 2 ** 31;
+/** What a thread's kernels can address, less some for their own tables. */
+const KERNEL_BYTES_MAX = 2 ** 32 - 2 ** 25;
 
 /**
  * Memory in which each thread keeps inputs from one pass over a tensor to the next: what `fit` leaves of `memoryBytes`,
  * and no more than the inputs of any tensor take.
  */
-export function keptBytes({ peakBytes, threads }: Fit, memoryBytes: number, tensors: readonly UnitTensor[]): number {
+export function keptBytes(fit: Fit, memoryBytes: number, tensors: readonly UnitTensor[]): number {
+  const { peakBytes, threads, threadBytes } = fit;
   const bytesOf = ({ shape, inputs }: UnitTensor): number =>
     inputs.reduce((sum, input) => sum + elementBytes(valueDtype(input), inputElements(input, elementCount(shape))), 0);
   const needed = tensors.map(bytesOf).reduce((most, bytes) => Math.max(most, bytes), 0);
-  return Math.max(0, Math.min(needed, KEPT_BYTES_MAX, Math.floor((memoryBytes - peakBytes) / threads)));
+  const left = Math.min(Math.floor((memoryBytes - peakBytes) / threads), KERNEL_BYTES_MAX - threadBytes);
+  return Math.max(0, Math.min(needed, left));
 }
 
 /** Windows and threads of a worker process, the kernel memory of each thread, and the bound on all of it. */

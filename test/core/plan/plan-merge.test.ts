@@ -50,6 +50,10 @@ test("a unit's bytes are its file's, its reads are the inputs and what is not ke
   const half = readWith(2 ** 30);
   assert.ok(half > 1.4 * inputs && half < 1.6 * inputs, `${half / inputs} times the inputs`);
   assert.ok(readWith(160 * 2 ** 20) > 1.95 * inputs);
+  // Kernels address 4 GiB, however much memory there is.
+  const huge = modelsOf({ x: [40_000, 20_000] });
+  const hugeRead = planText(slerp, huge, { memoryBytes: 2 ** 36, threads: 1 }).units[0]?.bytesRead ?? 0;
+  assert.ok(hugeRead > 2 * 4 * inputs - 2 ** 32 && hugeRead < 2 * 4 * inputs, `${hugeRead} bytes`);
 });
 
 test("the base is marked, is an input without a weight, and joins last when it is not listed", () => {
