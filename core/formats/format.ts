@@ -22,7 +22,8 @@ const WARNING_CODES = {
   RopeScalingLost: "the file scales rotary embeddings by a tensor that config.json has no words for; it is left out",
   OptimizerStateIgnored: "an optimizer state other than exp_avg and exp_avg_sq has no place in other formats; left out",
   OptimizerGroupsUnknown:
-    "the source does not say in which order its optimizer holds parameters, or its hyper-parameters; written by name",
+    "the source does not say in which order its optimizer holds parameters, or its hyper-parameters; written by " +
+    "name: train on from deepspeed-universal, which goes by names",
   TrainerStateIgnored: "what the trainer saved here is no plain value; it is left out",
   TensorsIgnored: "a file holds tensors beside the model's own (an optimizer's, a wrapper's); they are left out",
 } as const;
@@ -38,7 +39,9 @@ export type CheckpointWarning = {
 export function describeWarning(warning: CheckpointWarning): string {
   const found = warning.found === undefined ? "" : `; found ${warning.found}`;
   const expected = warning.expected === undefined ? "" : `; expected ${warning.expected}`;
-  return `${warning.code}: ${WARNING_CODES[warning.code]} (${describePlace(warning.where)})${found}${expected}`;
+  const place = describePlace(warning.where);
+  const where = place === "" ? "" : ` (${place})`;
+  return `${warning.code}: ${WARNING_CODES[warning.code]}${where}${found}${expected}`;
 }
 
 /** The part of a tensor file before its first tensor. */

@@ -66,7 +66,7 @@ function planDeepspeed(request: TargetRequest): PlannedFolder {
 function warnOfOrder(groups: readonly (readonly TrainedOne[])[], training: TrainingState | undefined) {
   const isKnown = groups.flat().every((each) => each.training.position !== undefined);
   if (isKnown && groups.every((_, index) => training?.groups[index] !== undefined)) return [];
-  return [{ code: "OptimizerGroupsUnknown" as const, where: {}, expected: "deepspeed-universal, to train on from" }];
+  return [{ code: "OptimizerGroupsUnknown" as const, where: {} }];
 }
 
 type Rank = {
