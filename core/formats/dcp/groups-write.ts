@@ -3,6 +3,7 @@
 // the writer of such checkpoints.
 // Source: torch.distributed.checkpoint.state_dict (_flatten_optim_state_dict).
 import type { TargetParameter } from "../../universal/conversion.ts";
+import { areGroupsKnown, groupTrained } from "../../universal/optimizer-groups.ts";
 import type { TrainingState } from "../../universal/training-state.ts";
 import { type Picklable, pyList } from "../pickle/write.ts";
 import { hyperparameterValue } from "../torch/write.ts";
@@ -16,17 +17,10 @@ export function groupObjects(
   parameters: readonly TargetParameter[],
   training: TrainingState | undefined,
 ): readonly GroupObject[] {
-  const groups = training?.groups ?? [];
-  const trained = parameters.filter((parameter) => parameter.training !== undefined);
-  const isKnown = trained.every((parameter) => {
-    return parameter.training?.position !== undefined && groups[parameter.training.group ?? 0] !== undefined;
-  });
-  if (!isKnown) return [];
-  return groups.flatMap((hyperparameters, index): GroupObject[] => {
-    const members = trained.filter((parameter) => (parameter.training?.group ?? 0) === index);
-    const names = members
-      .sort((a, b) => (a.training?.position ?? 0) - (b.training?.position ?? 0))
-      .map(({ name }) => name);
+  const members = groupTrained(parameters);
+  if (training === undefined || !areGroupsKnown(members, training)) return [];
+  return training.groups.flatMap((hyperparameters, index): GroupObject[] => {
+    const names = (members[index] ?? []).map(({ name }) => name);
     const own = (key: string): DcpPath => ["optim", "param_groups", index, key];
     return [
       ...Object.entries(hyperparameters).map(([key, value]) => ({

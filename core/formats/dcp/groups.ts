@@ -4,6 +4,7 @@
 // Source: torch.distributed.checkpoint.state_dict (_flatten_optim_state_dict).
 import type { Dtype } from "../../tensor.ts";
 import type { ConversionParameter } from "../../universal/conversion.ts";
+import { placeTrained } from "../../universal/optimizer-groups.ts";
 import type { Json, JsonObject, TrainingState } from "../../universal/training-state.ts";
 
 const ENTRY = /^((?:[A-Za-z_]\w*\.)*?)(?:optim|optimizer)\.param_groups\.(.+)\.([^.]+)$/;
@@ -81,11 +82,7 @@ export function placeInGroups(
     groups.flatMap(({ names }, group) => names.map((name, position) => [name, { group, position }] as const)),
   );
   if (parameters.some(({ name, training }) => training !== undefined && !places.has(name))) return parameters;
-  return parameters.map((parameter) =>
-    parameter.training === undefined
-      ? parameter
-      : { ...parameter, training: { ...parameter.training, ...places.get(parameter.name) } },
-  );
+  return placeTrained(parameters, places);
 }
 
 /** What is known beside the tensors: groups, and patterns that were added; undefined where there are neither. */

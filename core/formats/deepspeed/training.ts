@@ -2,6 +2,7 @@
 // groups over all pipeline stages, and counters, hyper-parameters and configuration as plain values.
 import type { Dtype } from "../../tensor.ts";
 import type { ConversionParameter } from "../../universal/conversion.ts";
+import { type GroupPlace, placeTrained } from "../../universal/optimizer-groups.ts";
 import type { JsonObject, TrainingState } from "../../universal/training-state.ts";
 import type { CheckpointWarning } from "../format.ts";
 import type { ModelState } from "./model.ts";
@@ -17,7 +18,7 @@ export function orderParameters(
   models: readonly ModelState[],
   groupOf: readonly number[],
 ): readonly ConversionParameter[] {
-  const places = new Map<string, { readonly group: number; readonly position: number }>();
+  const places = new Map<string, GroupPlace>();
   const counts = new Map<number, number>();
   for (const { groups } of models) {
     groups.forEach((members, index) => {
@@ -30,11 +31,7 @@ export function orderParameters(
       }
     });
   }
-  return parameters.map((parameter) =>
-    parameter.training === undefined
-      ? parameter
-      : { ...parameter, training: { ...parameter.training, ...places.get(parameter.name) } },
-  );
+  return placeTrained(parameters, places);
 }
 
 /** The state as the first rank tells it: ranks differ in their tensors, and stages in the names of their buffers. */

@@ -2,6 +2,7 @@
 // for each parameter with its master weights, moments and step, and the model-state files with their counters. Where
 // the source has model-state files they are copied as they are, like DeepSpeed's converter does.
 // Source: reference checkpoint-formats.md section 4.
+
 import type { CheckpointFile } from "../../checkpoint.ts";
 import { elementCount } from "../../tensor.ts";
 import { gatherWhole } from "../../universal/box.ts";
@@ -9,21 +10,14 @@ import { parseCheckpointInfo, type SubParams } from "../../universal/checkpoint-
 import type { TargetParameter } from "../../universal/conversion.ts";
 import { STATE_NAMES } from "../../universal/conversion.ts";
 import { compilePattern } from "../../universal/name-pattern.ts";
+import type { TrainedOne } from "../../universal/optimizer-groups.ts";
 import { scalarTensor } from "../dcp/write.ts";
 import { type Picklable, pyDict, pyList, pyRecord, pyTuple } from "../pickle/write.ts";
 import { type PlannedFile, plainPlannedFile, type TargetTensor } from "../planned-file.ts";
 import type { PlannedFolder, TargetFormat, TargetRequest } from "../target.ts";
 import { planTorchFile, pyTensor, type TorchValue } from "../torch/write.ts";
 import { isModelStateFile } from "./files.ts";
-import {
-  groupsOf,
-  groupValues,
-  modelStateValue,
-  optimizerCommon,
-  stepFolder,
-  stepOf,
-  type TrainedOne,
-} from "./write-model.ts";
+import { groupsOf, groupValues, modelStateValue, optimizerCommon, stepFolder, stepOf } from "./write-model.ts";
 import { planOthers } from "./write-others.ts";
 
 export const deepspeedUniversalTarget = Object.freeze({

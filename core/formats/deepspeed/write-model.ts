@@ -4,6 +4,7 @@
 import { MergeyardError } from "../../error.ts";
 import type { Shape } from "../../tensor.ts";
 import type { TargetParameter } from "../../universal/conversion.ts";
+import { groupTrained, type TrainedOne } from "../../universal/optimizer-groups.ts";
 import type { RankTensor } from "../../universal/partition.ts";
 import type { Json, JsonObject, TrainingState } from "../../universal/training-state.ts";
 import { picklableOf, tuplesOf } from "../pickle/json.ts";
@@ -150,16 +151,14 @@ export function groupValues(training: TrainingState | undefined, groups: number)
 
 /** Parameters of the optimizer's groups in their order; what the source has no order for comes last, by name. */
 export function groupsOf(parameters: readonly TargetParameter[]): readonly (readonly TrainedOne[])[] {
-  const trained = parameters.flatMap((parameter) =>
-    parameter.training === undefined ? [] : [{ ...parameter, training: parameter.training }],
-  );
-  if (trained.length === 0) {
+  const groups = groupTrained(parameters);
+  if (groups.length === 0) {
     throw new MergeyardError("ConvertStatesMissing", {
       found: `${parameters.length} parameters without optimizer states`,
       expected: "a training checkpoint",
     });
   }
-  const expert = trained.find(({ name }) => isExpert(name));
+  const expert = groups.flat().find(({ name }) => isExpert(name));
   if (expert !== undefined) {
     throw new MergeyardError("DeepspeedUnsupported", {
       where: { tensor: expert.name },
@@ -168,13 +167,8 @@ export function groupsOf(parameters: readonly TargetParameter[]): readonly (read
       hint: "convert it to safetensors, torch or dcp, which hold experts as any weights",
     });
   }
-  const byGroup = Map.groupBy(trained, ({ training }) => training.group ?? 0);
-  const groups = Array.from({ length: Math.max(...byGroup.keys()) + 1 }, (_, group) => byGroup.get(group) ?? []);
-  const placeOf = ({ training }: TrainedOne) => training.position ?? Number.MAX_SAFE_INTEGER;
-  return groups.map((group) => group.sort((a, b) => placeOf(a) - placeOf(b) || (a.name < b.name ? -1 : 1)));
+  return groups;
 }
-
-export type TrainedOne = TargetParameter & { readonly training: NonNullable<TargetParameter["training"]> };
 
 /** The step that all parameters agree on. Throws DeepspeedStepsDisagree. */
 export function stepOf(parameters: readonly TrainedOne[]): number {

@@ -4,6 +4,7 @@
 // Source: reference checkpoint-formats.md sections 3 and 5.
 import { elementCount, type Shape } from "../../tensor.ts";
 import { STATE_NAMES } from "../../universal/conversion.ts";
+import { areGroupsKnown, type TrainedOne } from "../../universal/optimizer-groups.ts";
 import {
   convertTensor,
   cutEach,
@@ -29,7 +30,6 @@ import {
   optimizerCommon,
   stepFolder,
   stepOf,
-  type TrainedOne,
 } from "./write-model.ts";
 import { placeholderOf, planOthers, rowsOf } from "./write-others.ts";
 import { planStages, type StageParameters } from "./write-stages.ts";
@@ -64,8 +64,7 @@ function planDeepspeed(request: TargetRequest): PlannedFolder {
 
 /** The loader copies flat buffers as they are, and takes the file's hyper-parameters. */
 function warnOfOrder(groups: readonly (readonly TrainedOne[])[], training: TrainingState | undefined) {
-  const isKnown = groups.flat().every((each) => each.training.position !== undefined);
-  if (isKnown && groups.every((_, index) => training?.groups[index] !== undefined)) return [];
+  if (areGroupsKnown(groups, training)) return [];
   return [{ code: "OptimizerGroupsUnknown" as const, where: {} }];
 }
 
