@@ -1,5 +1,4 @@
 // The folder that an argument means: a path or a URI or, with a yard, a name in it. For commands on whole models.
-
 import { resolveModel } from "../steps/resolve-model.ts";
 import { openYard } from "../steps/yard.ts";
 import type { OpenStore } from "../stores/store.ts";

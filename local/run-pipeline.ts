@@ -1,7 +1,6 @@
 // The local edge: one run of a pipeline on this machine, through the same state machine, steps and workers as in the
 // cloud. Functions run in this process, jobs as child processes, and the journal in the run's folder lets the next call
 // go on where a killed one stopped.
-
 import type * as z from "zod";
 import { BATCH_SUBMIT_JOB, LAMBDA_INVOKE, renderDefinition, type Substitutions } from "../flow/definition.ts";
 import { type FailureRecord, planOutputSchema, recordFailureOutputSchema, runOutputSchema } from "../steps/schemas.ts";

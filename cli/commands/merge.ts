@@ -1,5 +1,4 @@
 // `mergeyard merge CONFIG --out DIR`: one merge, file to file, without a yard.
-
 import { writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import path from "node:path";

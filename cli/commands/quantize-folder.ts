@@ -1,5 +1,4 @@
 // The part of `mergeyard quantize` that makes a folder for servers: it appears whole or not at all.
-
 import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
 import { runStep } from "../../steps/step.ts";

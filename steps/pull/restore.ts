@@ -1,7 +1,6 @@
 // Restoring one rank of a target topology from a universal checkpoint of a yard: reads universal.json and the byte
 // ranges of that rank's slices, and nothing else; no rank waits for another. The folder gets safetensors files and,
 // last, `rank.json`, which says what the slices are.
-
 import { createPartHasher } from "../../core/artifact/digest.ts";
 import { checkName } from "../../core/artifact/key.ts";
 import { layout } from "../../core/artifact/layout.ts";

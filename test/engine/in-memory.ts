@@ -1,5 +1,4 @@
 // One tensor through the engine with everything in memory: no files, no threads, any kernels and windows.
-
 import { totalModel } from "../../core/artifact/totals.ts";
 import type { MergeMethod, MergeRules, MergeTensor, ModelState } from "../../core/methods/method.ts";
 import { type FloatDtype, scalarCast } from "../../core/ops/cast.ts";
