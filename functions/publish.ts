@@ -1,5 +1,4 @@
 // Lambda: the step `publish`, with the signing key of the deployment.
-
 import { openSigner } from "../signing/open-signer.ts";
 import { publishStep } from "../steps/publish.ts";
 import { runStep } from "../steps/step.ts";

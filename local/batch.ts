@@ -2,8 +2,7 @@
 // same retry rules (flow/job-retry.ts), same end: an array runs all its jobs and fails when one of them did.
 import * as z from "zod";
 import { JOB_RETRY, judgeExit } from "../flow/job-retry.ts";
-import type { ErrorFields } from "../steps/schemas.ts";
-import { errorRecordSchema } from "../steps/schemas.ts";
+import { type ErrorFields, errorRecordSchema } from "../steps/schemas.ts";
 import type { StepEvent } from "../steps/step.ts";
 import { type Clock, sleep } from "./asl/clock.ts";
 import { stateFailure } from "./asl/failure.ts";

@@ -2,8 +2,13 @@
 // are read where they are, and the output is a folder that appears whole or not at all.
 import { pathToFileURL } from "node:url";
 import { type Digest, digestBytes } from "../core/artifact/digest.ts";
-import type { ManifestFile } from "../core/artifact/manifest.ts";
-import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../core/artifact/manifest.ts";
+import {
+  buildManifest,
+  encodeManifest,
+  MANIFEST_FILE,
+  type ManifestFile,
+  versionName,
+} from "../core/artifact/manifest.ts";
 import { collectStatistics, encodeStatistics, STATISTICS_FILE, type Statistics } from "../core/artifact/statistics.ts";
 import { MergeyardError } from "../core/error.ts";
 import { describeWarning } from "../core/formats/format.ts";

@@ -1,5 +1,4 @@
 // A signing key inside AWS KMS: asymmetric, for signing, ECC_NIST_P256. The service signs; the key never leaves it.
-
 import { createHash, createPublicKey } from "node:crypto";
 import { GetPublicKeyCommand, KMSClient, SignCommand } from "@aws-sdk/client-kms";
 import type { Signer } from "../core/artifact/attestation.ts";

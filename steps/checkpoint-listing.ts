@@ -1,6 +1,5 @@
 // What a universal checkpoint or a published version says of its own files, read from its one document: the files with
 // their digests, and each tensor's. Tensor files are not touched; open-checkpoint.ts reads their headers too.
-
 import { MANIFEST_FILE, type Manifest, manifestDigest, parseManifest } from "../core/artifact/manifest.ts";
 import { checkpointDigest, listTensorFiles, parseUniversal, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
 import { MergeyardError } from "../core/error.ts";

@@ -1,6 +1,5 @@
 // The lineage of a version, as far as it lies in a yard: each input that is a version or a universal checkpoint of the
 // yard is there, and is at the digest that the version names; and so are the inputs of those.
-
 import { placesInYard, type Statement } from "../core/artifact/attestation.ts";
 import { shortDigest } from "../core/artifact/layout.ts";
 import { type Manifest, manifestDigest } from "../core/artifact/manifest.ts";

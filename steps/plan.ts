@@ -1,7 +1,6 @@
 // Planning a run: reads the pipeline and the headers of its models, names the run after what it depends on, and writes
 // its plan. Reads no weights; writes nothing when anything is wrong. The same work has the same run, so an interrupted
 // one is found again, and a finished one is left alone.
-
 import { layout } from "../core/artifact/layout.ts";
 import { UNIVERSAL_FILE } from "../core/artifact/universal.ts";
 import { isVerdict, MergeyardError } from "../core/error.ts";
@@ -10,8 +9,7 @@ import { RECIPE_LIMITS } from "../core/limits.ts";
 import { SHARD_BYTES_DEFAULT } from "../core/plan/defaults.ts";
 import { documentNames } from "../core/plan/documents.ts";
 import { chooseMachine, engineBytes, FLEET_DEFAULT, type Fleet } from "../core/plan/machine.ts";
-import type { PipelineModel } from "../core/plan/plan-pipeline.ts";
-import { planPipeline } from "../core/plan/plan-pipeline.ts";
+import { type PipelineModel, planPipeline } from "../core/plan/plan-pipeline.ts";
 import type { Plan, PlanHeader, PlanSource } from "../core/plan/schema.ts";
 import { listSources, normaliseRecipe } from "../core/recipe/normalise.ts";
 import { readOutputs } from "../core/recipe/outputs.ts";

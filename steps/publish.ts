@@ -1,13 +1,19 @@
 // Publishing a checked run: the version's folder file by file, its signature, its manifest last, then the cache
 // entries, then the channel, then the run's result. A version's name is the digest of its manifest, so an interrupted
 // publish is repeated into the same folder, and the same bytes are never published twice.
-
 import type { Signer } from "../core/artifact/attestation.ts";
 import { digestBytes } from "../core/artifact/digest.ts";
 import { layout } from "../core/artifact/layout.ts";
 import type { PlainFile } from "../core/artifact/listed-file.ts";
-import type { Manifest, ManifestFile, ManifestInput } from "../core/artifact/manifest.ts";
-import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../core/artifact/manifest.ts";
+import {
+  buildManifest,
+  encodeManifest,
+  MANIFEST_FILE,
+  type Manifest,
+  type ManifestFile,
+  type ManifestInput,
+  versionName,
+} from "../core/artifact/manifest.ts";
 import { collectStatistics, encodeStatistics, STATISTICS_FILE } from "../core/artifact/statistics.ts";
 import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
 import { type SideFile, writtenBytes } from "../core/plan/schema.ts";

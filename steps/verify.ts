@@ -1,6 +1,5 @@
 // Verifying a folder against what it says of itself: a published or pulled version against its manifest, a universal
 // checkpoint against universal.json. Every byte is read. Of a version also its signature, and in a yard its lineage.
-
 import {
   MANIFEST_FILE,
   type Manifest,

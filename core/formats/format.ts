@@ -4,8 +4,7 @@ import type { Digest } from "../artifact/digest.ts";
 import type { TensorFileListing } from "../artifact/listed-file.ts";
 import type { Checkpoint, CheckpointFile, FolderReader, ReadRange } from "../checkpoint.ts";
 import { describePlace, type ErrorPlace } from "../error.ts";
-import type { TargetParameter } from "../universal/conversion.ts";
-import { type ConversionParameter, entryOf, parametersOf } from "../universal/conversion.ts";
+import { type ConversionParameter, entryOf, parametersOf, type TargetParameter } from "../universal/conversion.ts";
 import type { FamilyId } from "../universal/family-ids.ts";
 import type { TrainingState } from "../universal/training-state.ts";
 

@@ -3,8 +3,7 @@
 import assert from "node:assert/strict";
 import type { PartsPacking, TensorEntry } from "../checkpoint.ts";
 import { columnOrder } from "../formats/quantized/compressed-tensors-read.ts";
-import type { Round } from "../methods/method.ts";
-import { type MergeMethod, type ScratchTensor, tileElementsOf } from "../methods/method.ts";
+import { type MergeMethod, type Round, type ScratchTensor, tileElementsOf } from "../methods/method.ts";
 import { TILE_ELEMENTS } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { compressedScheme } from "../schemes/compressed-scheme.ts";

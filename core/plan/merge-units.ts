@@ -7,8 +7,7 @@ import { passthrough } from "../methods/passthrough.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import { tensorBytes } from "../tensor.ts";
-import type { CutMethod, Fit } from "./memory.ts";
-import { fitMemory, keptBytes, kernelBytes, sinkBytes, valueDtype } from "./memory.ts";
+import { type CutMethod, type Fit, fitMemory, keptBytes, kernelBytes, sinkBytes, valueDtype } from "./memory.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
 import { type DerivedFile, type MergeUnit, modelsOf, type UnitInput, type UnitTensor } from "./schema.ts";
 

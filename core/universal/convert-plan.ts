@@ -11,8 +11,7 @@ import { HF_METADATA, planShards } from "../formats/safetensors/shard-plan.ts";
 import type { Dtype, Shape } from "../tensor.ts";
 import { compareUtf8, sortByName } from "../utf8-order.ts";
 import type { SourceRange } from "./box.ts";
-import type { TargetParameter } from "./conversion.ts";
-import { type ConversionParameter, STATE_NAMES, type TrainedParameter } from "./conversion.ts";
+import { type ConversionParameter, STATE_NAMES, type TargetParameter, type TrainedParameter } from "./conversion.ts";
 
 /** A file to write: `gathers` by its tensors, in file order. */
 export type ConvertedFile<R = SourceRange> = EncodedHeader & {

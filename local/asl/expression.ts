@@ -4,8 +4,7 @@ import jsonata from "jsonata";
 import { MergeyardError } from "../../core/error.ts";
 import { isStateFailure, stateFailure } from "./failure.ts";
 import { FUNCTION_NAMES } from "./functions.ts";
-import type { Json } from "./json.ts";
-import { isJsonObject, toJson } from "./json.ts";
+import { isJsonObject, type Json, toJson } from "./json.ts";
 import { EXPRESSION_DEPTH_MAX, EXPRESSION_ITEMS_MAX, EXPRESSION_MS_MAX } from "./limits.ts";
 
 /** Values by name, without `$`: `states`, the variables in scope and the service's functions. */

@@ -3,14 +3,19 @@
 import type * as z from "zod";
 import { digestJson } from "../../core/artifact/digest.ts";
 import { MergeyardError } from "../../core/error.ts";
-import type { Template } from "./expression.ts";
-import { compileTemplate } from "./expression.ts";
+import { compileTemplate, type Template } from "./expression.ts";
 import { checkGraph, checkHandlers } from "./graph.ts";
 import { type Json, jsonBytes, jsonSchema } from "./json.ts";
 import { DEFINITION_BYTES_MAX } from "./limits.ts";
 import type { Assignment, Handlers, Machine, Results, State, StateTable } from "./machine.ts";
-import type { CatcherDocument, RetrierDocument, StateDocument, StateOfType } from "./schema.ts";
-import { machineSchema, stateSchema } from "./schema.ts";
+import {
+  type CatcherDocument,
+  machineSchema,
+  type RetrierDocument,
+  type StateDocument,
+  type StateOfType,
+  stateSchema,
+} from "./schema.ts";
 
 export type LoadOptions = {
   /** Resources that tasks may name. */

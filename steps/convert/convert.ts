@@ -1,7 +1,6 @@
 // Converting a checkpoint to another format. Between safetensors folders and universal checkpoints the tensor files are
 // the same, so they are copied, digested on the way, and only the documents around them differ; from every other format
 // the tensors are gathered by ranged reads. Into every other format target.ts leads.
-
 import assert from "node:assert/strict";
 import { digestBytes, digestJson } from "../../core/artifact/digest.ts";
 import type { PlainFile, TensorFileListing } from "../../core/artifact/listed-file.ts";

@@ -1,6 +1,5 @@
 // Whole tensors in memory, for steps that take matrices apart: read as numbers, rounded back, and written into one
 // safetensors file in order.
-
 import type { TensorEntry } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";

@@ -2,8 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { BATCH_SUBMIT_JOB, LAMBDA_INVOKE, renderDefinition } from "../../flow/definition.ts";
-import type { ExecutionResult } from "../../local/asl/execute.ts";
-import { execute } from "../../local/asl/execute.ts";
+import { type ExecutionResult, execute } from "../../local/asl/execute.ts";
 import { stateFailure } from "../../local/asl/failure.ts";
 import { isJsonObject, type Json, type JsonObject } from "../../local/asl/json.ts";
 import { loadMachine } from "../../local/asl/load.ts";

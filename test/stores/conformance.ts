@@ -3,8 +3,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { Worker } from "node:worker_threads";
-import type { ErrorCode } from "../../core/error.ts";
-import { MergeyardError } from "../../core/error.ts";
+import { type ErrorCode, MergeyardError } from "../../core/error.ts";
 import { writeObject } from "../../stores/objects.ts";
 import type { ObjectInfo, ObjectStore, Region } from "../../stores/store.ts";
 import { checkAgainstModel } from "./model.ts";

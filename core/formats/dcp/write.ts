@@ -4,8 +4,7 @@
 // Source: reference checkpoint-formats.md section 6.1.
 import type { Shape } from "../../tensor.ts";
 import { gatherWhole } from "../../universal/box.ts";
-import type { TargetParameter } from "../../universal/conversion.ts";
-import { STATE_NAMES } from "../../universal/conversion.ts";
+import { STATE_NAMES, type TargetParameter } from "../../universal/conversion.ts";
 import { compareUtf8 } from "../../utf8-order.ts";
 import {
   encodePickle,

@@ -2,13 +2,11 @@
 // for each parameter with its master weights, moments and step, and the model-state files with their counters. Where
 // the source has model-state files they are copied as they are, like DeepSpeed's converter does.
 // Source: reference checkpoint-formats.md section 4.
-
 import type { CheckpointFile } from "../../checkpoint.ts";
 import { elementCount } from "../../tensor.ts";
 import { gatherWhole } from "../../universal/box.ts";
 import { parseCheckpointInfo, type SubParams } from "../../universal/checkpoint-info.ts";
-import type { TargetParameter } from "../../universal/conversion.ts";
-import { STATE_NAMES } from "../../universal/conversion.ts";
+import { STATE_NAMES, type TargetParameter } from "../../universal/conversion.ts";
 import { compilePattern } from "../../universal/name-pattern.ts";
 import type { TrainedOne } from "../../universal/optimizer-groups.ts";
 import { scalarTensor } from "../dcp/write.ts";

@@ -1,7 +1,6 @@
 // Which parameters each pipeline stage of a target holds. Layers are numbered in names; they are spread evenly, what
 // comes before the first goes to the first stage, what comes behind the last to the last one, a tied module to both.
 // Names of DeepSpeed's pipeline modules (`3.mlp.weight`, `tied_modules.embed.weight`) ask for files of layers.
-
 import type { TargetParameter } from "../../universal/conversion.ts";
 import type { TrainedOne } from "../../universal/optimizer-groups.ts";
 import { createStageRule, layerOf as layerNumberOf } from "../../universal/reshard.ts";

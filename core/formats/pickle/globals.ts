@@ -1,7 +1,6 @@
 // The fixed table of globals that a pickle may name, and what each means as data. A name is looked up here and nowhere
 // else; nothing is imported, called or instantiated. What the table lacks is refused as soon as it is named.
 // Source: reference checkpoint-formats.md section 2.2.
-
 import { QUANTIZED_STORAGES, TORCH_DTYPES, TORCH_STORAGES } from "../torch/dtype.ts";
 import {
   asKind,

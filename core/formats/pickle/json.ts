@@ -1,8 +1,7 @@
 // Plain values of a pickle as JSON, and JSON as what a pickle is written from.
 import type { Json, JsonObject } from "../../universal/training-state.ts";
 import { isObject, type PickleValue } from "./value.ts";
-import type { Picklable } from "./write.ts";
-import { pyDict, pyList, pyTuple } from "./write.ts";
+import { type Picklable, pyDict, pyList, pyTuple } from "./write.ts";
 
 /**
  * The value as JSON; undefined when it is none: a tensor, an object of some class, a number that is not finite.

@@ -6,8 +6,7 @@ import { MergeyardError } from "../../error.ts";
 import type { CompressedForm } from "../../schemes/compressed-form.ts";
 import { compressedScheme } from "../../schemes/compressed-scheme.ts";
 import type { Matrix, Part } from "../../schemes/scheme.ts";
-import type { ScaleDtype } from "../../tensor.ts";
-import { elementCount } from "../../tensor.ts";
+import { elementCount, type ScaleDtype } from "../../tensor.ts";
 import { findForm, parseCompressedConfig } from "./compressed-tensors-config.ts";
 import { checkPart, invalidPart, type ListQuantized, type ReadTensor, type StoredMatrix } from "./stored-matrix.ts";
 

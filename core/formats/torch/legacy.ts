@@ -7,8 +7,7 @@ import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { PICKLE_LIMITS, TORCH_LIMITS } from "../../limits.ts";
 import { unpickle } from "../pickle/pickle.ts";
 import { fieldOf, itemsOf, type PickleStorage, type PickleValue } from "../pickle/value.ts";
-import type { TorchFile } from "./storage.ts";
-import { createStorageClaims } from "./storage.ts";
+import { createStorageClaims, type TorchFile } from "./storage.ts";
 
 const MAGIC = 0x1950a86a20f9469cfc6cn;
 const PROTOCOL = 1001;
