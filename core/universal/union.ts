@@ -33,8 +33,8 @@ export type UnionRules = {
   isPipelineReplicated(name: string): boolean;
   /** True when a pattern says that the parameter is joined on axis 0, which else is assumed. */
   isColumn(name: string): boolean;
-  /** Throws UniversalPatternUnused when a pattern has matched nothing that was united. */
-  checkUsed(file: string): void;
+  /** Throws UniversalPatternUnused when a pattern has matched nothing that was united, and none of `others`. */
+  checkUsed(file: string, others?: readonly string[]): void;
 };
 
 /** Rules of a checkpoint's info. Throws UniversalPatternInvalid. */
@@ -85,9 +85,9 @@ export function createUnionRules(info: CheckpointInfo): UnionRules {
     },
     isColumn: (name) => find(lists.column, name) !== undefined,
     isPipelineReplicated: (name) => find(pipeline, name) !== undefined,
-    checkUsed(file) {
+    checkUsed(file, others = []) {
       const all = [...Object.values(lists).flat(), ...subParams.map(({ pattern }) => pattern)];
-      const unused = all.find((pattern) => !used.has(pattern));
+      const unused = all.find((pattern) => !used.has(pattern) && !others.some((name) => pattern.matches(name)));
       if (unused === undefined) return;
       const where = { file, field: JSON.stringify(unused.text.slice(0, 200)) };
       throw new MergeyardError("UniversalPatternUnused", { where, found: "no parameter of such a name" });

@@ -11,7 +11,7 @@ import type { JsonObject, TrainingState } from "../../universal/training-state.t
 import { createUnionRules } from "../../universal/union.ts";
 import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { readSideFiles } from "../side-files.ts";
-import { withExperts } from "./experts.ts";
+import { areSharedOut, checkTrainedExperts, isExpert, withExperts } from "./experts.ts";
 import { type ExtractedParameter, extractParameters } from "./extract.ts";
 import { type DeepspeedFiles, findDeepspeedFiles, hasRankFiles } from "./files.ts";
 import { withLayers } from "./layers.ts";
@@ -19,7 +19,7 @@ import { type ModelState, readModelState } from "./model.ts";
 import { type OptimizerRank, readOptimizerRank } from "./optimizer.ts";
 import { choosePatterns } from "./patterns.ts";
 import { orderParameters, trainingStateOf, warnOfIgnored } from "./training.ts";
-import { type StageSlices, splitStages, uniteStages } from "./union.ts";
+import { type SplitStages, splitStages, takeWhole, uniteStages } from "./union.ts";
 import { buffersOf, untrainedOf, weightsOf } from "./weights.ts";
 
 export const deepspeed = Object.freeze({
@@ -41,8 +41,8 @@ async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
   );
   const topology = readTopology(files, states);
   const whole = await withLayers(folder, files.layers, states, topology.tp);
-  const held = await withExperts(folder, files.experts, whole);
-  const { groups, stage, optimizer } = await readParameters(folder, files, held);
+  const held = await withExperts(folder, files.experts, whole, topology.tp);
+  const { groups, stage, optimizer } = await readParameters(folder, files, held, topology.tp);
   // Experts have other names in the groups than on their ranks.
   const models = held.map((model, mp) => ({ ...model, groups: groups[mp] ?? model.groups }));
   const apart = [...files.layers, ...files.experts].map(({ file }) => file);
@@ -50,18 +50,19 @@ async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
   const tensorFiles = [...ranks, ...apart].sort((a, b) => (a.name < b.name ? -1 : 1));
   const side = await readSideFiles(folder, tensorFiles);
   const parameters = groups.length > 0 ? groups.map((own) => own.flat()) : models.map(weightsOf);
-  const stages = splitStages(parameters, topology);
-  const frozen = splitStages(await untrainedOf(folder, files.models, models), topology);
+  const isWhole = areSharedOut(files.experts, topology.tp) ? isExpert : () => false;
+  const trained = takeWhole(splitStages(parameters, topology), isWhole);
+  const frozen = takeWhole(splitStages(await untrainedOf(folder, files.models, models), topology), isWhole);
   const patterns = await choosePatterns({
     folder,
     prefix: files.prefix,
     models,
-    stages: [...stages, ...frozen],
+    stages: [...trained.cut, ...frozen.cut],
     tp: topology.tp,
     config: side.config,
   });
   const { info } = patterns;
-  const united = uniteAll({ stages, frozen, info, tp: topology.tp, stage, prefix: files.prefix });
+  const united = uniteAll({ trained, frozen, info, tp: topology.tp, stage, prefix: files.prefix });
   const known = new Set([...united.trained, ...united.frozen].map(({ name }) => name));
   const buffers = buffersOf(models, topology.tp).filter(({ name }) => !known.has(name));
   const ordered = orderParameters(united.trained, models, optimizer?.groupOf ?? []);
@@ -83,23 +84,29 @@ function withPatterns(training: TrainingState | undefined, info: JsonObject | un
 }
 
 type UnionTask = {
-  readonly stages: readonly StageSlices[];
-  readonly frozen: readonly StageSlices[];
+  readonly trained: SplitStages;
+  readonly frozen: SplitStages;
   readonly info: CheckpointInfo | undefined;
   readonly tp: number;
   readonly stage: 1 | 2 | 3 | undefined;
   readonly prefix: string;
 };
 
-function uniteAll({ stages, frozen, info, tp, stage, prefix }: UnionTask) {
+function uniteAll({ trained, frozen, info, tp, stage, prefix }: UnionTask) {
   // The reference leaves the vocabulary's padding where stage 3 has no tensor parallelism: so do we.
   const keepsPadding = stage === 3 && tp === 1;
   const rules = createUnionRules({ ...info, ...(keepsPadding ? { vocabulary_parameter_patterns: [] } : {}) });
   const context = { rules, isInferred: info === undefined, tp, prefix };
-  const trained = uniteStages(stages, context);
-  const others = uniteStages(frozen, context);
-  rules.checkUsed(prefix);
-  return { trained: trained.united, frozen: others.united, warnings: [...trained.warnings, ...others.warnings] };
+  const alone = { rules: createUnionRules({}), isInferred: true, tp: 1, prefix };
+  const [cut, whole] = [uniteStages(trained.cut, context), uniteStages(trained.whole, alone)];
+  const [others, wholeOthers] = [uniteStages(frozen.cut, context), uniteStages(frozen.whole, alone)];
+  const names = [...whole.united, ...wholeOthers.united].map(({ name }) => name);
+  rules.checkUsed(prefix, names);
+  return {
+    trained: [...cut.united, ...whole.united],
+    frozen: [...others.united, ...wholeOthers.united],
+    warnings: [...cut.warnings, ...others.warnings],
+  };
 }
 
 type Topology = { readonly tp: number; readonly pp: number };
@@ -146,16 +153,27 @@ async function readParameters(
   folder: FolderReader,
   files: DeepspeedFiles,
   models: readonly ModelState[],
+  tp: number,
 ): Promise<Parameters> {
-  const groups: (readonly (readonly ExtractedParameter[])[])[] = [];
-  let first: OptimizerRank | undefined;
-  for (const [mp, rankFiles] of files.optimizers.entries()) {
-    const ranks = await readAll(rankFiles, (file) => readOptimizerRank(folder, file));
-    first ??= ranks[0];
+  const ranks: (readonly OptimizerRank[])[] = [];
+  for (const rankFiles of files.optimizers) ranks.push(await readAll(rankFiles, (f) => readOptimizerRank(folder, f)));
+  const isSharedOut = areSharedOut(files.experts, tp);
+  const groups = ranks.map((own, mp) => {
     const model = models[mp];
-    groups.push(model === undefined ? [] : extractParameters(model, ranks));
-  }
+    if (model === undefined) return [];
+    const sharers = isSharedOut ? stageRanks(ranks, mp, tp) : own;
+    const extracted = extractParameters(model, own, sharers);
+    checkTrainedExperts(extracted.flat(), model);
+    return extracted;
+  });
+  const first = ranks[0]?.[0];
   return { groups, stage: first?.stage, optimizer: first };
+}
+
+/** All ranks of a pipeline stage in the order of the processes, for the first of them; none for the others. */
+function stageRanks<Rank>(ranks: readonly (readonly Rank[])[], mp: number, tp: number): readonly Rank[] {
+  const stage = mp % tp === 0 ? ranks.slice(mp, mp + tp) : [];
+  return (stage[0] ?? []).flatMap((_, dp) => stage.flatMap((own) => own.slice(dp, dp + 1)));
 }
 
 function addAliases(

@@ -41,31 +41,57 @@ export function numberExperts(names: readonly string[], rank: number): ReadonlyM
 }
 
 /**
- * Models with the experts' weights among their own, on each model-parallel rank its part of every expert of its layers.
- * Throws DeepspeedUnsupported where tensor-parallel ranks share experts out instead of cutting them,
- * DeepspeedRankMissing where an expert's file is missing, and what reading and placing throw.
+ * True where tensor-parallel ranks share experts out, each of them whole, instead of cutting every one
+ * (enable_expert_tensor_parallelism off): every rank has files of experts, and no two of a stage one of the same.
+ */
+export function areSharedOut(files: readonly ExpertFile[], tp: number): boolean {
+  const stageOf = (mp: number) => Math.floor(mp / tp);
+  const stages = new Set(files.map(({ mp }) => stageOf(mp)));
+  const holders = new Set(files.map(({ mp }) => mp));
+  const experts = new Set(files.map(({ layer, expert, mp }) => `${stageOf(mp)} ${layer} ${expert}`));
+  return tp > 1 && files.length > 0 && holders.size === tp * stages.size && experts.size === files.length;
+}
+
+/**
+ * Models with the experts' weights among their own: on each model-parallel rank its part of every expert of its layers,
+ * or all of them on the first rank of a pipeline stage whose ranks share them out.
+ * Throws DeepspeedRankMissing where an expert's file is missing, and what reading and placing throw.
  */
 export async function withExperts(
   folder: FolderReader,
   files: readonly ExpertFile[],
   models: readonly ModelState[],
+  tp: number,
 ): Promise<readonly ModelState[]> {
+  const isSharedOut = areSharedOut(files, tp);
   const held: ModelState[] = [];
   for (const [rank, model] of models.entries()) {
-    const own = files.filter(({ mp }) => mp === rank);
-    const others = files.filter(({ mp }) => mp !== rank);
-    checkExperts(own, others, model);
+    const stage = Math.floor(rank / tp);
+    const own = files.filter(({ mp }) =>
+      isSharedOut ? Math.floor(mp / tp) === stage && rank % tp === 0 : mp === rank,
+    );
+    if (!isSharedOut || rank % tp === 0) checkExperts(own, model);
     const module = new Map(model.module);
     for (const { file } of own) {
       for (const [name, tensor] of await readTensors(folder, file)) module.set(name, tensor);
     }
-    held.push(own.length === 0 ? model : { ...model, module });
+    const others = isSharedOut ? withoutFrozenExperts(model) : model;
+    held.push(own.length === 0 ? others : { ...others, module });
   }
   return held;
 }
 
+/** Ranks that share experts out name frozen ones alike; the files of experts hold those too. */
+function withoutFrozenExperts(model: ModelState): ModelState {
+  return {
+    ...model,
+    frozenShapes: model.frozenShapes.filter(({ name }) => !isExpert(name)),
+    frozen: new Map([...model.frozen].filter(([name]) => !isExpert(name))),
+  };
+}
+
 /** Every layer has all of its experts, as many as the model's state says. */
-function checkExperts(files: readonly ExpertFile[], others: readonly ExpertFile[], { file, client }: ModelState): void {
+function checkExperts(files: readonly ExpertFile[], { file, client }: ModelState): void {
   const stated = Array.isArray(client.num_experts) ? client.num_experts : [];
   const layers = Map.groupBy(files, ({ layer }) => layer);
   const count = Math.max(stated.length, ...[...layers.keys()].map((layer) => layer + 1));
@@ -73,23 +99,18 @@ function checkExperts(files: readonly ExpertFile[], others: readonly ExpertFile[
     const own = layers.get(layer) ?? [];
     const experts = stated[layer] ?? Math.max(...own.map(({ expert }) => expert + 1));
     if (own.length === experts) continue;
-    const numbers = new Set(own.map(({ expert }) => expert));
-    const elsewhere = others.filter((each) => each.layer === layer);
-    const isSharedOut = elsewhere.length > 0 && !elsewhere.some(({ expert }) => numbers.has(expert));
-    if (isSharedOut) {
-      const expected = "enable_expert_tensor_parallelism, a part of every expert on each";
-      throw expertError("DeepspeedUnsupported", file, "experts shared out among tensor-parallel ranks", expected);
-    }
     const found = `${own.length} experts of layer ${layer}`;
-    throw expertError("DeepspeedRankMissing", own[0]?.file.name ?? file, found, `${experts} experts`);
+    throw expertError(own[0]?.file.name ?? file, found, `${experts} experts`);
   }
 }
 
-function expertError(
-  code: "DeepspeedUnsupported" | "DeepspeedRankMissing",
-  file: string,
-  found: string,
-  expected: string,
-): MergeyardError {
-  return new MergeyardError(code, { where: { file }, found, expected });
+/** Every expert of the optimizer's groups has its file: else those of whole ranks are missing. */
+export function checkTrainedExperts(trained: readonly { readonly name: string }[], model: ModelState): void {
+  const missing = trained.find(({ name }) => isExpert(name) && model.module?.has(name) !== true);
+  if (missing === undefined) return;
+  throw expertError(model.file, `states of ${missing.name}, and no file of its expert`, "a file of every expert");
+}
+
+function expertError(file: string, found: string, expected: string): MergeyardError {
+  return new MergeyardError("DeepspeedRankMissing", { where: { file }, found, expected });
 }

@@ -22,12 +22,14 @@ export type ExtractedParameter = {
 };
 
 /**
- * The parameters of a model-parallel rank, by group. `ranks` are its data-parallel ranks in order.
+ * The parameters of a model-parallel rank, by group. `ranks` are its data-parallel ranks in order, `sharers` those that
+ * share experts: the same, or all of a pipeline stage, or none where the stage's first rank counts for all.
  * Throws: DeepspeedPartitionSize, DeepspeedFragmentCoverage, DeepspeedStepsDisagree, DeepspeedFieldInvalid.
  */
 export function extractParameters(
   model: ModelState,
   ranks: readonly OptimizerRank[],
+  sharers: readonly OptimizerRank[] = ranks,
 ): readonly (readonly ExtractedParameter[])[] {
   const [first] = ranks;
   for (const { file, groups, stage } of ranks) {
@@ -36,8 +38,11 @@ export function extractParameters(
     throw rankError("DeepspeedFieldInvalid", file, undefined, found, `${model.groups.length} of stage ${first?.stage}`);
   }
   return model.groups.map((shapes, index) => {
-    const parts = ranks.map(({ file, groups }) => ({ file, group: groups[index] }));
-    const all = parts.flatMap(({ file, group: each }) => (each === undefined ? [] : [{ file, ...each }]));
+    const holders = shapes.some(({ name }) => isExpert(name)) ? sharers : ranks;
+    const all = holders.flatMap(({ file, groups }) =>
+      groups.slice(index, index + 1).map((group) => ({ file, ...group })),
+    );
+    if (all.length === 0) return [];
     const partitions = all[0]?.partitions ?? all.length;
     const isShared = shapes.some(({ name }) => isExpert(name)) && partitions > 0 && all.length % partitions === 0;
     if (!isShared) return extractGroup(model, shapes, all, first?.stage);

@@ -21,6 +21,16 @@ export function splitStages(
   return Array.from({ length: pp }, (_, stage) => ranks.slice(stage * tp, (stage + 1) * tp));
 }
 
+/** Stages without the parameters that their first rank holds whole, for which no pattern counts, and those alone. */
+export type SplitStages = { readonly cut: readonly StageSlices[]; readonly whole: readonly StageSlices[] };
+
+export function takeWhole(stages: readonly StageSlices[], isWhole: (name: string) => boolean): SplitStages {
+  return {
+    cut: stages.map((ranks) => ranks.map((rank) => rank.filter(({ name }) => !isWhole(name)))),
+    whole: stages.map((ranks) => ranks.slice(0, 1).map((rank) => rank.filter(({ name }) => isWhole(name)))),
+  };
+}
+
 export type UnionContext = {
   readonly rules: UnionRules;
   /** No patterns were given, which one tensor-parallel rank does not need. */

@@ -39,7 +39,7 @@ const refuses = (code: string, files: Files) => assert.rejects(deepspeed.open(fo
 
 suite("DeepSpeed checkpoints", () => {
   test("consolidate to the bits of the real converter, and are refused for the golden set's reasons", async () => {
-    assert.deepEqual(await runGolden(GOLDEN), { passed: 21, failed: [], skipped: [] });
+    assert.deepEqual(await runGolden(GOLDEN), { passed: 22, failed: [], skipped: [] });
   });
 
   test("are refused with the code of what is damaged", async () => {
@@ -144,7 +144,7 @@ suite("DeepSpeed checkpoints", () => {
     assert.deepEqual(names(alone.conversion ?? []), names(conversion));
   });
 
-  test("of experts that tensor-parallel ranks cut need every part; shared out they are refused", async () => {
+  test("of experts that tensor-parallel ranks cut need every part", async () => {
     const files = load("z2_tp2_pp1_dp2_ep2_bf16_experts");
     const isExpert = /layer_\d_expert_(\d)_mp_rank_0(\d)/;
     const keep = (isKept: (expert: number, rank: number) => boolean) =>
@@ -159,10 +159,29 @@ suite("DeepSpeed checkpoints", () => {
       "DeepspeedRankMissing",
       keep((expert, rank) => expert !== 3 || rank !== 1),
     );
+    // As if ranks shared them out: the optimizer's partitions know better.
     await refuses(
-      "DeepspeedUnsupported",
+      "DeepspeedRankMissing",
       keep((expert, rank) => Math.floor(expert / 2) === rank),
     );
+    await refuses(
+      "DeepspeedRankMissing",
+      keep((_, rank) => rank === 0),
+    );
+  });
+
+  test("of experts that tensor-parallel ranks share out hold each of them whole", async () => {
+    const files = load("z2_tp2_pp1_dp3_ep3_bf16_whole_experts");
+    const { conversion = [] } = await deepspeed.open(folderOf(files));
+    const experts = conversion.filter(({ name }) => name.includes("deepspeed_experts."));
+    assert.equal(experts.length, 9);
+    assert.ok(experts.every(({ pattern, training }) => pattern.kind === "unique" && training?.group === 1));
+    const { "global_step3/layer_0_expert_1_mp_rank_01_model_states.pt": _, ...others } = files;
+    await refuses("DeepspeedRankMissing", others);
+    const weights = Object.entries(files).filter(([name]) => !name.endsWith("optim_states.pt"));
+    const alone = await deepspeed.open(folderOf(Object.fromEntries(weights)));
+    const shapes = (list: typeof conversion) => list.map(({ name, shape }) => `${name} ${shape}`).sort();
+    assert.deepEqual(shapes(alone.conversion ?? []), shapes(conversion));
   });
 
   test("number experts by the order in which ranks share them", () => {
