@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { digestBytes } from "../core/artifact/digest.ts";
 import { checkKey, checkPrefix, RESERVED_SEGMENT } from "../core/artifact/key.ts";
 import { MergeyardError } from "../core/error.ts";
-import { checkInside, isAbsence, locate, type Root } from "./directory-paths.ts";
+import { checkInside, locate, type Root, undefinedWhenAbsent } from "./directory-paths.ts";
 import { OPEN_FLAGS } from "./directory-reads.ts";
 import type { ObjectInfo } from "./store.ts";
 
@@ -63,17 +63,9 @@ function makeInfo(key: string, stats: BigIntStats, etag: string): ObjectInfo {
 export async function* listFiles(root: Root, prefix: string, signal?: AbortSignal): AsyncGenerator<ObjectInfo> {
   checkPrefix(prefix);
   const folder = prefix.slice(0, prefix.lastIndexOf("/") + 1);
-  const start = folder === "" ? await realRoot(root) : await locate(root, folder.slice(0, -1));
+  const start =
+    folder === "" ? await realpath(root.path).catch(undefinedWhenAbsent) : await locate(root, folder.slice(0, -1));
   if (start !== undefined) yield* walk({ root, prefix, signal }, start, folder, []);
-}
-
-async function realRoot(root: Root): Promise<string | undefined> {
-  try {
-    return await realpath(root.path);
-  } catch (error) {
-    if (isAbsence(error)) return undefined;
-    throw error;
-  }
 }
 
 type Walk = { readonly root: Root; readonly prefix: string; readonly signal: AbortSignal | undefined };
@@ -103,7 +95,7 @@ async function* describeAll(files: readonly Entry[]): AsyncGenerator<ObjectInfo>
 }
 
 async function readEntries(to: Walk, path: string, base: string): Promise<Entry[]> {
-  const found = await readdir(path, { withFileTypes: true }).catch(emptyWhenAbsent);
+  const found = (await readdir(path, { withFileTypes: true }).catch(undefinedWhenAbsent)) ?? [];
   const entries: Entry[] = [];
   for (const item of found) {
     const entry = await toEntry(to, path, base, item);
@@ -131,14 +123,4 @@ async function toEntry(to: Walk, folder: string, base: string, item: Dirent): Pr
   if (!isFolder && !isFile) return undefined;
   checkKey(key);
   return { key, path, isFolder, order: Buffer.from(isFolder ? `${key}/` : key) };
-}
-
-function undefinedWhenAbsent(error: unknown): undefined {
-  if (!isAbsence(error)) throw error;
-  return undefined;
-}
-
-function emptyWhenAbsent(error: unknown): Dirent[] {
-  if (!isAbsence(error)) throw error;
-  return [];
 }

@@ -64,14 +64,16 @@ export function isAbsence(error: unknown): boolean {
   return errno === "ENOENT" || errno === "ENOTDIR";
 }
 
+/** For a file operation's `catch`: undefined when there is no file, every other error as it is. */
+export function undefinedWhenAbsent(error: unknown): undefined {
+  if (!isAbsence(error)) throw error;
+  return undefined;
+}
+
 /** The real path of a key's file; undefined when there is none. Throws StoreLinkRefused. */
 export async function locate(root: Root, key: string): Promise<string | undefined> {
-  try {
-    return checkInside(root, await realpath(join(root.path, key)), key);
-  } catch (error) {
-    if (isAbsence(error)) return undefined;
-    throw error;
-  }
+  const real = await realpath(join(root.path, key)).catch(undefinedWhenAbsent);
+  return real === undefined ? undefined : checkInside(root, real, key);
 }
 
 /**
@@ -131,10 +133,7 @@ async function syncNewFolders(first: string, last: string): Promise<void> {
  * been emptied and removed by someone else, whose business its durability is.
  */
 export async function syncFolder(path: string): Promise<void> {
-  const handle = await open(path, "r").catch((error: unknown) => {
-    if (isAbsence(error)) return undefined;
-    throw error;
-  });
+  const handle = await open(path, "r").catch(undefinedWhenAbsent);
   try {
     await handle?.sync();
   } finally {

@@ -5,8 +5,8 @@
 import { type BigIntStats, closeSync, constants, fstatSync, open, read, readSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { checkKey } from "../core/artifact/key.ts";
-import { MergeyardError } from "../core/error.ts";
 import { locate, type Root } from "./directory-paths.ts";
+import { objectMissing, shortRead } from "./errors.ts";
 import type { TransferOptions } from "./store.ts";
 
 type OpenFile = {
@@ -94,12 +94,12 @@ function isSameFile(a: BigIntStats, b: BigIntStats): boolean {
 
 async function openFile(cache: ReadCache, key: string): Promise<OpenFile> {
   const path = await locate(cache.root, key);
-  if (path === undefined) throw missing(cache.root.path, key);
+  if (path === undefined) throw objectMissing(cache.root.path, key);
   const fd = await openDescriptor(path);
   const stats = fstatSync(fd, { bigint: true });
   if (!stats.isFile()) {
     closeSync(fd);
-    throw missing(cache.root.path, key);
+    throw objectMissing(cache.root.path, key);
   }
   const file: OpenFile = { path: join(cache.root.path, key), fd, stats, users: 1, isRetired: false, isRecent: true };
   // Two readers may open the same file at once; the later descriptor stays cached, the earlier closes after use.
@@ -146,16 +146,4 @@ function closeIdle(cache: ReadCache): void {
     file.isRecent = false;
   }
   if (cache.files.size > 0) cache.timer = setTimeout(closeIdle, IDLE_MS, cache).unref();
-}
-
-function missing(store: string, key: string): MergeyardError {
-  return new MergeyardError("StoreObjectMissing", { where: { store, file: key } });
-}
-
-function shortRead(store: string, key: string, offset: number, done: number, wanted: number): MergeyardError {
-  return new MergeyardError("StoreShortRead", {
-    where: { store, file: key, offset, bytes: wanted },
-    found: `${done} bytes`,
-    expected: `${wanted} bytes`,
-  });
 }

@@ -8,8 +8,9 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { RESERVED_SEGMENT } from "../core/artifact/key.ts";
 import { MergeyardError } from "../core/error.ts";
-import { errnoOf, isAbsence, prepareTarget } from "./directory-paths.ts";
+import { errnoOf, prepareTarget, undefinedWhenAbsent } from "./directory-paths.ts";
 import { type Area, createTemporary, discardTemporary, publishOver, syncFile, tidyArea } from "./directory-temp.ts";
+import { unknownTicket } from "./errors.ts";
 import { assertRegions, checkReceipts, regionMismatch, regionOf } from "./regions.ts";
 import type { Region, RegionReceipt, RegionWriter, WriteTicket } from "./store.ts";
 
@@ -33,7 +34,8 @@ export async function beginFileWrite(
     const room = await statfs(path, { bigint: true });
     const free = room.bavail * room.bsize;
     if (room.blocks > 0n && free < BigInt(bytes)) {
-      throw new MergeyardError("StoreFull", { found: `${free} bytes free`, expected: `${bytes} bytes free` });
+      const where = { store: area.root.path, file: key };
+      throw new MergeyardError("StoreFull", { where, found: `${free} bytes free`, expected: `${bytes} bytes free` });
     }
     await handle.truncate(bytes);
     const inode = (await handle.stat({ bigint: true })).ino;
@@ -42,14 +44,8 @@ export async function beginFileWrite(
   } catch (error) {
     await handle.close().catch(() => undefined);
     await discardTemporary(area, path);
-    if (error instanceof MergeyardError && error.code === "StoreFull") throw fullAt(area, key, error);
     throw error;
   }
-}
-
-function fullAt(area: Area, key: string, error: MergeyardError): MergeyardError {
-  const { found, expected } = error;
-  return new MergeyardError("StoreFull", { where: { store: area.root.path, file: key }, found, expected });
 }
 
 /** Opens a region of a reserved file for writing from its start to its end. */
@@ -63,7 +59,7 @@ export async function openFileRegion(
   const { path } = parseToken(area, ticket);
   const isOneOfMany = ticket.regions.length > 1;
   const fd = await openFile(path, "r+").catch((error: unknown) => {
-    throw errnoOf(error) === "ENOENT" ? unknownTicket(area, ticket) : error;
+    throw errnoOf(error) === "ENOENT" ? unknownTicket(area.root.path, ticket) : error;
   });
   let written = 0;
   let isOpen = true;
@@ -112,11 +108,11 @@ function closedMark(path: string, index: number): string {
 /** Receipts of the regions that were closed whole. Throws StoreTicketInvalid. */
 export async function recoverFileRegions(area: Area, ticket: WriteTicket): Promise<readonly RegionReceipt[]> {
   const { path, inode } = parseToken(area, ticket);
-  const there = await stat(path, { bigint: true }).catch(absentAsUndefined);
-  if (there?.ino !== inode || there.size !== BigInt(ticket.bytes)) throw unknownTicket(area, ticket);
+  const there = await stat(path, { bigint: true }).catch(undefinedWhenAbsent);
+  if (there?.ino !== inode || there.size !== BigInt(ticket.bytes)) throw unknownTicket(area.root.path, ticket);
   const receipts: RegionReceipt[] = [];
   for (const index of ticket.regions.keys()) {
-    const isClosed = await lstat(closedMark(path, index)).then(() => true, absentAsUndefined);
+    const isClosed = await lstat(closedMark(path, index)).then(() => true, undefinedWhenAbsent);
     if (isClosed === true) receipts.push({ index, parts: [] });
   }
   return receipts;
@@ -124,7 +120,7 @@ export async function recoverFileRegions(area: Area, ticket: WriteTicket): Promi
 
 async function removeClosedMarks(path: string, { regions }: WriteTicket): Promise<void> {
   if (regions.length < 2) return;
-  for (const index of regions.keys()) await unlink(closedMark(path, index)).catch(absentAsUndefined);
+  for (const index of regions.keys()) await unlink(closedMark(path, index)).catch(undefinedWhenAbsent);
 }
 
 /** Closes the descriptors of writers that were dropped without `close`, as after an error elsewhere. */
@@ -160,11 +156,11 @@ export async function finishFileWrite(
 ): Promise<void> {
   checkReceipts(ticket, receipts);
   const { path, inode } = parseToken(area, ticket);
-  const size = await lstat(path).then((stats) => stats.size, absentAsUndefined);
+  const size = await lstat(path).then((stats) => stats.size, undefinedWhenAbsent);
   if (size === undefined) {
-    const target = await stat(join(area.root.path, ticket.key), { bigint: true }).catch(absentAsUndefined);
+    const target = await stat(join(area.root.path, ticket.key), { bigint: true }).catch(undefinedWhenAbsent);
     if (target?.ino === inode && target.size === BigInt(ticket.bytes)) return;
-    throw unknownTicket(area, ticket);
+    throw unknownTicket(area.root.path, ticket);
   }
   if (size !== ticket.bytes) {
     const where = { store: area.root.path, file: ticket.key };
@@ -186,18 +182,6 @@ export async function abortFileWrite(area: Area, ticket: WriteTicket): Promise<v
 
 function parseToken(area: Area, ticket: WriteTicket): { path: string; inode: bigint } {
   const match = TOKEN.exec(ticket.token);
-  if (match?.[1] === undefined || match[2] === undefined) throw unknownTicket(area, ticket);
+  if (match?.[1] === undefined || match[2] === undefined) throw unknownTicket(area.root.path, ticket);
   return { path: join(area.root.path, match[1]), inode: BigInt(match[2]) };
-}
-
-function unknownTicket(area: Area, ticket: WriteTicket): MergeyardError {
-  return new MergeyardError("StoreTicketInvalid", {
-    where: { store: area.root.path, file: ticket.key },
-    found: ticket.token.slice(0, 100),
-  });
-}
-
-function absentAsUndefined(error: unknown): undefined {
-  if (!isAbsence(error)) throw error;
-  return undefined;
 }

@@ -11,12 +11,12 @@ import { RESERVED_SEGMENT } from "../core/artifact/key.ts";
 import { MergeyardError } from "../core/error.ts";
 import {
   errnoOf,
-  isAbsence,
   makeFolders,
   prepareTarget,
   REMAKE_MAX,
   type Root,
   syncFolder,
+  undefinedWhenAbsent,
 } from "./directory-paths.ts";
 
 /** A folder store's settings and the state it shares between calls. */
@@ -63,7 +63,7 @@ async function createFile(folder: string, path: string): Promise<FileHandle> {
 }
 
 async function sweepAbandoned(folder: string, nowMs: number): Promise<void> {
-  const names = await readdir(folder).catch(emptyWhenAbsent);
+  const names = (await readdir(folder).catch(undefinedWhenAbsent)) ?? [];
   for (const name of names) {
     const path = join(folder, name);
     const stats = await lstat(path).catch(undefinedWhenAbsent);
@@ -90,7 +90,7 @@ export async function writeTemporary(area: Area, bytes: Uint8Array): Promise<str
 
 /** Links a temporary file to its key; false when something is there already. */
 export async function publishNew(area: Area, temporary: string, key: string): Promise<boolean> {
-  const isNew = await atTarget(area, temporary, key, async (target) => {
+  return atTarget(area, temporary, key, async (target) => {
     try {
       await link(temporary, target);
       return true;
@@ -99,7 +99,6 @@ export async function publishNew(area: Area, temporary: string, key: string): Pr
       throw error;
     }
   });
-  return isNew;
 }
 
 /** Renames a temporary file to its key, over whatever file is there. */
@@ -202,14 +201,4 @@ export async function pruneFolders(area: Area, key: string): Promise<void> {
       return;
     }
   }
-}
-
-function undefinedWhenAbsent(error: unknown): undefined {
-  if (!isAbsence(error)) throw error;
-  return undefined;
-}
-
-function emptyWhenAbsent(error: unknown): string[] {
-  if (!isAbsence(error)) throw error;
-  return [];
 }

@@ -13,7 +13,15 @@ import { MergeyardError } from "../core/error.ts";
 import { STORE_LIMITS } from "../core/limits.ts";
 import { describeFile, describeFileNow, etagOfFile, listFiles } from "./directory-list.ts";
 import { underLock } from "./directory-lock.ts";
-import { errnoOf, guardFile, isAbsence, locate, prepareTarget, syncFolder, toFileError } from "./directory-paths.ts";
+import {
+  errnoOf,
+  guardFile,
+  locate,
+  prepareTarget,
+  syncFolder,
+  toFileError,
+  undefinedWhenAbsent,
+} from "./directory-paths.ts";
 import { createReadCache, forgetFile, OPEN_FLAGS, type ReadCache, readFileInto } from "./directory-reads.ts";
 import {
   abortFileWrite,
@@ -33,6 +41,7 @@ import {
   tidyArea,
   writeTemporary,
 } from "./directory-temp.ts";
+import { objectMissing, tooLarge } from "./errors.ts";
 import type { CreateResult, ObjectInfo, ObjectStore, ReplaceResult, StoredObject } from "./store.ts";
 
 export type DirectoryStoreOptions = {
@@ -106,19 +115,13 @@ export function createDirectoryStore(folder: string, options: DirectoryStoreOpti
 }
 
 async function headObject(area: Area, key: string): Promise<ObjectInfo | undefined> {
-  try {
-    const path = await locate(area.root, key);
-    return path === undefined ? undefined : await describeFile(path, key);
-  } catch (error) {
-    if (isAbsence(error)) return undefined;
-    throw error;
-  }
+  const path = await locate(area.root, key);
+  return path === undefined ? undefined : describeFile(path, key).catch(undefinedWhenAbsent);
 }
 
 async function presentObject(area: Area, key: string): Promise<ObjectInfo> {
   const info = await headObject(area, key);
-  if (info === undefined)
-    throw new MergeyardError("StoreObjectMissing", { where: { store: area.root.path, file: key } });
+  if (info === undefined) throw objectMissing(area.root.path, key);
   return info;
 }
 
@@ -128,9 +131,9 @@ async function getObject(area: Area, key: string, limitBytes: number): Promise<S
   const handle = await open(path, OPEN_FLAGS);
   try {
     const stats = await handle.stat({ bigint: true });
-    if (stats.size > BigInt(limitBytes)) throw tooLarge(area, key, Number(stats.size), limitBytes);
+    if (stats.size > BigInt(limitBytes)) throw tooLarge(area.root.path, key, Number(stats.size), limitBytes);
     const bytes = await handle.readFile();
-    if (bytes.byteLength > limitBytes) throw tooLarge(area, key, bytes.byteLength, limitBytes);
+    if (bytes.byteLength > limitBytes) throw tooLarge(area.root.path, key, bytes.byteLength, limitBytes);
     return { bytes, etag: etagOfFile(stats, () => bytes) };
   } finally {
     await handle.close();
@@ -148,11 +151,12 @@ async function* listObjects(area: Area, prefix: string, signal: AbortSignal | un
 async function createObject(area: Area, key: string, bytes: Uint8Array, signal?: AbortSignal): Promise<CreateResult> {
   checkSize(area, key, bytes);
   for (let attempt = 0; attempt < 8; attempt++) {
-    const there = await lstat(join(area.root.path, key)).catch(absentAsUndefined);
+    const there = await lstat(join(area.root.path, key)).catch(undefinedWhenAbsent);
     if (there !== undefined) {
       const info = await headObject(area, key);
       if (info !== undefined) return { created: false, etag: info.etag };
-      if (!there.isFile()) throw occupied(area, key);
+      if (!there.isFile())
+        throw new MergeyardError("StorePathOccupied", { where: { store: area.root.path, file: key } });
       continue;
     }
     const temporary = await writeTemporary(area, bytes);
@@ -229,7 +233,7 @@ function makeYounger(path: string, olderNs: bigint): void {
 async function copyObject(area: Area, sourceKey: string, targetKey: string): Promise<ObjectInfo> {
   const source = await locate(area.root, sourceKey);
   if (source === undefined || !(await stat(source)).isFile()) {
-    throw new MergeyardError("StoreObjectMissing", { where: { store: area.root.path, file: sourceKey } });
+    throw objectMissing(area.root.path, sourceKey);
   }
   if (sourceKey !== targetKey) {
     const temporary = await duplicateFile(area, source);
@@ -245,7 +249,7 @@ async function copyObject(area: Area, sourceKey: string, targetKey: string): Pro
 
 async function deleteObject(area: Area, cache: ReadCache, key: string, signal?: AbortSignal): Promise<void> {
   const path = join(area.root.path, key);
-  const there = await lstat(path).catch(absentAsUndefined);
+  const there = await lstat(path).catch(undefinedWhenAbsent);
   if (there === undefined || there.isDirectory()) return;
   // Through a link among the folders above, a key could name a file outside.
   await prepareTarget(area.root, key, false);
@@ -261,23 +265,5 @@ async function deleteObject(area: Area, cache: ReadCache, key: string, signal?: 
 
 function checkSize(area: Area, key: string, bytes: Uint8Array): void {
   const limit = STORE_LIMITS.conditionalBytes;
-  if (bytes.byteLength > limit) throw tooLarge(area, key, bytes.byteLength, limit);
-}
-
-function tooLarge(area: Area, key: string, found: number, limit: number): MergeyardError {
-  const where = { store: area.root.path, file: key };
-  return new MergeyardError("StoreObjectTooLarge", {
-    where,
-    found: `${found} bytes`,
-    expected: `at most ${limit} bytes`,
-  });
-}
-
-function occupied(area: Area, key: string): MergeyardError {
-  return new MergeyardError("StorePathOccupied", { where: { store: area.root.path, file: key } });
-}
-
-function absentAsUndefined(error: unknown): undefined {
-  if (!isAbsence(error)) throw error;
-  return undefined;
+  if (bytes.byteLength > limit) throw tooLarge(area.root.path, key, bytes.byteLength, limit);
 }

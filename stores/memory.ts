@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { digestBytes } from "../core/artifact/digest.ts";
 import { checkKey, checkPrefix } from "../core/artifact/key.ts";
-import { MergeyardError } from "../core/error.ts";
 import { STORE_LIMITS } from "../core/limits.ts";
+import { objectMissing, shortRead, tooLarge, unknownTicket } from "./errors.ts";
 import { assertRegions, checkReceipts, regionMismatch, regionOf } from "./regions.ts";
 import type { ObjectInfo, ObjectStore, RegionWriter, StoreOptions, WriteTicket } from "./store.ts";
 
@@ -70,13 +70,13 @@ export function createMemoryStore(name: string): ObjectStore {
       checkReceipts(ticket, receipts);
       const bytes = contents.writes.get(ticket.token);
       if (bytes === "finished" && before !== undefined) return toInfo(ticket.key, before);
-      if (bytes === undefined || bytes === "finished") throw unknownTicket(contents, ticket);
+      if (bytes === undefined || bytes === "finished") throw unknownTicket(contents.uri, ticket);
       contents.writes.set(ticket.token, "finished");
       return toInfo(ticket.key, put(contents, ticket.key, bytes));
     },
     async recoverRegions(ticket, options) {
       find(contents, ticket.key, options);
-      if (!(contents.writes.get(ticket.token) instanceof Uint8Array)) throw unknownTicket(contents, ticket);
+      if (!(contents.writes.get(ticket.token) instanceof Uint8Array)) throw unknownTicket(contents.uri, ticket);
       return [...(contents.closed.get(ticket.token) ?? [])].map((index) => ({ index, parts: [] }));
     },
     async abortWrite(ticket) {
@@ -85,7 +85,7 @@ export function createMemoryStore(name: string): ObjectStore {
     async copy(sourceKey, targetKey, options) {
       const stored = find(contents, sourceKey, options);
       checkKey(targetKey);
-      if (stored === undefined) throw missing(contents, sourceKey);
+      if (stored === undefined) throw objectMissing(contents.uri, sourceKey);
       return toInfo(targetKey, put(contents, targetKey, stored.bytes));
     },
     async delete(key, options) {
@@ -120,14 +120,10 @@ function toInfo(key: string, stored: Stored): ObjectInfo {
 function readStored(contents: Contents, key: string, offset: number, into: Uint8Array, options?: StoreOptions): void {
   assert.ok(Number.isSafeInteger(offset) && offset >= 0, `offset ${offset}`);
   const stored = find(contents, key, options);
-  if (stored === undefined) throw missing(contents, key);
+  if (stored === undefined) throw objectMissing(contents.uri, key);
   const part = stored.bytes.subarray(offset, offset + into.byteLength);
   if (part.byteLength < into.byteLength) {
-    throw new MergeyardError("StoreShortRead", {
-      where: { store: contents.uri, file: key, offset, bytes: into.byteLength },
-      found: `${part.byteLength} bytes`,
-      expected: `${into.byteLength} bytes`,
-    });
+    throw shortRead(contents.uri, key, offset, part.byteLength, into.byteLength);
   }
   into.set(part);
 }
@@ -152,7 +148,7 @@ function openStoredRegion(
   const target = () => {
     options?.signal?.throwIfAborted();
     const bytes = contents.writes.get(ticket.token);
-    if (bytes === undefined || bytes === "finished") throw unknownTicket(contents, ticket);
+    if (bytes === undefined || bytes === "finished") throw unknownTicket(contents.uri, ticket);
     return bytes;
   };
   target();
@@ -173,20 +169,5 @@ function openStoredRegion(
 }
 
 function checkSize(contents: Contents, key: string, found: number, limit: number): void {
-  if (found <= limit) return;
-  const where = { store: contents.uri, file: key };
-  throw new MergeyardError("StoreObjectTooLarge", {
-    where,
-    found: `${found} bytes`,
-    expected: `at most ${limit} bytes`,
-  });
-}
-
-function missing(contents: Contents, key: string): MergeyardError {
-  return new MergeyardError("StoreObjectMissing", { where: { store: contents.uri, file: key } });
-}
-
-function unknownTicket(contents: Contents, ticket: WriteTicket): MergeyardError {
-  const where = { store: contents.uri, file: ticket.key };
-  return new MergeyardError("StoreTicketInvalid", { where, found: ticket.token.slice(0, 100) });
+  if (found > limit) throw tooLarge(contents.uri, key, found, limit);
 }

@@ -2,6 +2,7 @@
 // to store. Memory stays bounded by the limit or by one buffer, whatever the size of the object.
 import type * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
+import { objectMissing } from "./errors.ts";
 import type { ObjectInfo, ObjectStore, StoreOptions } from "./store.ts";
 
 /** Bytes in flight while an object is copied from store to store. Too low: more requests; too high: memory. */
@@ -18,7 +19,7 @@ export async function readAll(
   options?: StoreOptions,
 ): Promise<Uint8Array> {
   const object = await store.get(key, limitBytes, options);
-  if (object === undefined) throw missing(store, key);
+  if (object === undefined) throw objectMissing(store.uri, key);
   return object.bytes;
 }
 
@@ -34,7 +35,7 @@ export async function readJson<Schema extends z.ZodType>(
   options?: StoreOptions,
 ): Promise<z.output<Schema>> {
   const found = await findJson(store, key, schema, limitBytes, options);
-  if (found === undefined) throw missing(store, key);
+  if (found === undefined) throw objectMissing(store.uri, key);
   return found.value;
 }
 
@@ -112,7 +113,7 @@ export async function copyAcross(
     return await target.copy(sourceKey, targetKey, options);
   }
   const before = await source.head(sourceKey, options);
-  if (before === undefined) throw missing(source, sourceKey);
+  if (before === undefined) throw objectMissing(source.uri, sourceKey);
   return await writeObject(target, targetKey, readPieces(source, before, options), before.bytes, options);
 }
 
@@ -129,10 +130,6 @@ async function* readPieces(source: ObjectStore, info: ObjectInfo, options?: Copy
     const where = { store: source.uri, file: info.key };
     throw new MergeyardError("StoreObjectChanged", { where, found: after?.etag ?? "nothing", expected: info.etag });
   }
-}
-
-function missing(store: ObjectStore, key: string): MergeyardError {
-  return new MergeyardError("StoreObjectMissing", { where: { store: store.uri, file: key } });
 }
 
 function tooManyBytes(store: ObjectStore, key: string, found: number): MergeyardError {

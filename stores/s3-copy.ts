@@ -1,23 +1,17 @@
 // Server-side copies of objects beyond what one CopyObject takes: a multipart upload whose parts are ranges of the
 // source.
-import {
-  AbortMultipartUploadCommand,
-  CompleteMultipartUploadCommand,
-  CreateMultipartUploadCommand,
-  UploadPartCopyCommand,
-} from "@aws-sdk/client-s3";
+import { UploadPartCopyCommand } from "@aws-sdk/client-s3";
 import { MergeyardError } from "../core/error.ts";
 import { STORE_LIMITS } from "../core/limits.ts";
 import { withRetries } from "./retry.ts";
-import { type Bucket, fullKey, request, unexpected } from "./s3-client.ts";
+import { type Bucket, fullKey, request } from "./s3-client.ts";
 import { readETag, writeETag } from "./s3-dialect.ts";
 import { isConditionFailure } from "./s3-errors.ts";
+import { abortMultipart, completeUpload, createUpload, type UploadedPart } from "./s3-regions.ts";
 import type { ObjectInfo } from "./store.ts";
 
 /** Parts copied at a time: the server does the work, so more only meets its limits. */
 const CONCURRENT_PARTS = 8;
-
-type Part = { readonly PartNumber: number; readonly ETag: string };
 
 /**
  * Copies in equal parts. Throws StoreObjectChanged when the source is overwritten meanwhile; after any failure the
@@ -30,17 +24,13 @@ export async function copyInParts(
   targetKey: string,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const place = { Bucket: bucket.name, Key: fullKey(bucket, targetKey) };
-  const begin = new CreateMultipartUploadCommand(place);
-  const { UploadId } = await request(bucket, targetKey, signal, (o) => bucket.client.send(begin, o));
-  if (UploadId === undefined) throw unexpected(bucket, targetKey, "an answer without an upload id");
+  const upload = await createUpload(bucket, targetKey, signal);
   try {
-    const Parts = await copyParts(bucket, source, copySource, { ...place, UploadId }, signal);
-    const complete = new CompleteMultipartUploadCommand({ ...place, UploadId, MultipartUpload: { Parts } });
-    await request(bucket, targetKey, signal, (o) => bucket.client.send(complete, o));
+    const place = { Bucket: bucket.name, Key: fullKey(bucket, targetKey), UploadId: upload };
+    const parts = await copyParts(bucket, source, copySource, place, signal);
+    await completeUpload(bucket, { key: targetKey, bytes: source.bytes }, upload, parts, signal);
   } catch (error) {
-    const abort = new AbortMultipartUploadCommand({ ...place, UploadId });
-    await request(bucket, targetKey, undefined, (o) => bucket.client.send(abort, o)).catch(() => undefined);
+    await abortMultipart(bucket, targetKey, upload).catch(() => undefined);
     throw error;
   }
 }
@@ -51,12 +41,12 @@ async function copyParts(
   copySource: string,
   place: { Bucket: string; Key: string; UploadId: string },
   signal: AbortSignal | undefined,
-): Promise<Part[]> {
+): Promise<readonly UploadedPart[]> {
   // A tenth of what one request may copy keeps every part well under S3's 5 GiB, and an object under 10,000 parts.
   const wanted = Math.max(STORE_LIMITS.regionBytesMin, Math.floor(bucket.dialect.copyBytesMax / 10));
   const count = Math.max(1, Math.floor(source.bytes / wanted));
   const partBytes = Math.ceil(source.bytes / count);
-  const parts: Part[] = [];
+  const parts: UploadedPart[] = [];
   let next = 0;
   const copyNext = async () => {
     while (next < count) {
@@ -75,12 +65,11 @@ async function copyParts(
           ? changed(bucket, source)
           : error;
       });
-      const ETag = writeETag(bucket.dialect, readETag(CopyPartResult?.ETag));
-      parts.push({ PartNumber: index + 1, ETag });
+      parts.push({ number: index + 1, etag: readETag(CopyPartResult?.ETag) });
     }
   };
   await Promise.all(Array.from({ length: CONCURRENT_PARTS }, copyNext));
-  return parts.sort((a, b) => a.PartNumber - b.PartNumber);
+  return parts.sort((a, b) => a.number - b.number);
 }
 
 function changed(bucket: Bucket, source: ObjectInfo): MergeyardError {

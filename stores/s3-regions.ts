@@ -12,6 +12,7 @@ import {
   UploadPartCommand,
 } from "@aws-sdk/client-s3";
 import { MergeyardError } from "../core/error.ts";
+import { tooLarge, unknownTicket } from "./errors.ts";
 import { assertRegions, checkReceipts, regionMismatch, regionOf } from "./regions.ts";
 import { withRetries } from "./retry.ts";
 import { type Bucket, fullKey, headObject, request, unexpected } from "./s3-client.ts";
@@ -23,7 +24,8 @@ const SINGLE = "single:";
 /** How the token of a multipart upload begins; its id follows. */
 export const MULTIPART = "multipart:";
 
-type Part = RegionReceipt["parts"][number];
+/** A part of an upload: its number from 1 on, and its ETag without quotes. */
+export type UploadedPart = RegionReceipt["parts"][number];
 
 export async function beginUpload(
   bucket: Bucket,
@@ -33,14 +35,7 @@ export async function beginUpload(
   signal: AbortSignal | undefined,
 ): Promise<WriteTicket> {
   assertRegions(bytes, regions);
-  if (bytes > OBJECT_BYTES_MAX) {
-    const where = { store: bucket.uri, file: key };
-    throw new MergeyardError("StoreObjectTooLarge", {
-      where,
-      found: bytes,
-      expected: `at most ${OBJECT_BYTES_MAX} bytes`,
-    });
-  }
+  if (bytes > OBJECT_BYTES_MAX) throw tooLarge(bucket.uri, key, bytes, OBJECT_BYTES_MAX);
   if (regions.length <= 1 && bytes <= SINGLE_PUT_BYTES_MAX) {
     const token = `${SINGLE}${randomUUID()}`;
     bucket.singles.set(token, new Uint8Array(bytes));
@@ -49,7 +44,8 @@ export async function beginUpload(
   return { key, bytes, regions, token: MULTIPART + (await createUpload(bucket, key, signal)) };
 }
 
-async function createUpload(bucket: Bucket, key: string, signal: AbortSignal | undefined): Promise<string> {
+/** Begins a multipart upload; its id. */
+export async function createUpload(bucket: Bucket, key: string, signal: AbortSignal | undefined): Promise<string> {
   const command = new CreateMultipartUploadCommand({ Bucket: bucket.name, Key: fullKey(bucket, key) });
   const { UploadId } = await request(bucket, key, signal, (o) => bucket.client.send(command, o));
   if (UploadId === undefined) throw unexpected(bucket, key, "an answer without an upload id");
@@ -70,9 +66,9 @@ export async function openUploadRegion(
     const put = (number: number, bytes: Uint8Array) => uploadPart(bucket, ticket.key, upload, number, bytes, signal);
     return createPartWriter(ticket, index, parts.firstPart, parts.partBytes, put);
   }
-  if (!ticket.token.startsWith(SINGLE)) throw unknownTicket(bucket, ticket);
+  if (!ticket.token.startsWith(SINGLE)) throw unknownTicket(bucket.uri, ticket);
   const waiting = bucket.singles.get(ticket.token);
-  if (waiting === "finished") throw unknownTicket(bucket, ticket);
+  if (waiting === "finished") throw unknownTicket(bucket.uri, ticket);
   if (waiting !== undefined) return createBufferWriter(ticket, index, waiting);
   let upload = "";
   const put = async (number: number, bytes: Uint8Array) => {
@@ -94,7 +90,7 @@ async function uploadPart(
   number: number,
   bytes: Uint8Array,
   signal: AbortSignal | undefined,
-): Promise<Part> {
+): Promise<UploadedPart> {
   const input = { Bucket: bucket.name, Key: fullKey(bucket, key), UploadId: upload, PartNumber: number, Body: bytes };
   const { ETag } = await withRetries(bucket.policy, signal, () => {
     return request(bucket, key, signal, (o) => bucket.client.send(new UploadPartCommand(input), o));
@@ -125,13 +121,13 @@ function createPartWriter(
   index: number,
   firstPart: number,
   partBytes: number,
-  put: (number: number, bytes: Uint8Array) => Promise<Part>,
+  put: (number: number, bytes: Uint8Array) => Promise<UploadedPart>,
 ): RegionWriter {
   const region = regionOf(ticket, index);
-  const parts: Part[] = [];
+  const parts: UploadedPart[] = [];
   let [filling, spare]: [Uint8Array, Uint8Array | undefined] = [new Uint8Array(partBytes), undefined];
   let [filled, written] = [0, 0];
-  let inFlight: Promise<Part> | undefined;
+  let inFlight: Promise<UploadedPart> | undefined;
   const settle = async () => {
     const part = await inFlight;
     inFlight = undefined;
@@ -189,40 +185,41 @@ export async function finishUpload(
 
 async function putSingle(bucket: Bucket, ticket: WriteTicket, signal: AbortSignal | undefined): Promise<void> {
   const waiting = bucket.singles.get(ticket.token);
-  if (waiting === undefined) throw unknownTicket(bucket, ticket);
+  if (waiting === undefined) throw unknownTicket(bucket.uri, ticket);
   if (waiting === "finished") return;
   const input = { Bucket: bucket.name, Key: fullKey(bucket, ticket.key), Body: waiting };
   await request(bucket, ticket.key, signal, (o) => bucket.client.send(new PutObjectCommand(input), o));
   bucket.singles.set(ticket.token, "finished");
 }
 
-async function completeUpload(
+/** Makes one object of an upload's parts, which come in order. Repeating it after its success does nothing. */
+export async function completeUpload(
   bucket: Bucket,
-  ticket: WriteTicket,
+  { key, bytes }: Pick<WriteTicket, "key" | "bytes">,
   upload: string,
-  parts: readonly Part[],
+  parts: readonly UploadedPart[],
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const command = new CompleteMultipartUploadCommand({
     Bucket: bucket.name,
-    Key: fullKey(bucket, ticket.key),
+    Key: fullKey(bucket, key),
     UploadId: upload,
     MultipartUpload: {
       Parts: parts.map(({ number, etag }) => ({ PartNumber: number, ETag: writeETag(bucket.dialect, etag) })),
     },
   });
   try {
-    await request(bucket, ticket.key, signal, (o) => bucket.client.send(command, o));
+    await request(bucket, key, signal, (o) => bucket.client.send(command, o));
   } catch (error) {
     // The upload is over: perhaps because an earlier attempt completed it and its answer was lost.
     if (!isOver(error)) throw error;
-    const info = await headObject(bucket, ticket.key, signal);
-    if (info?.etag !== etagOfParts(parts) || info.bytes !== ticket.bytes) throw error;
+    const info = await headObject(bucket, key, signal);
+    if (info?.etag !== etagOfParts(parts) || info.bytes !== bytes) throw error;
   }
 }
 
 /** md5(md5 of part 1, md5 of part 2, …)-count: the ETag that S3 gives an object of parts. */
-function etagOfParts(parts: readonly Part[]): string {
+function etagOfParts(parts: readonly UploadedPart[]): string {
   const hash = createHash("md5");
   for (const part of parts) hash.update(Buffer.from(part.etag, "hex"));
   return `${hash.digest("hex")}-${parts.length}`;
@@ -230,7 +227,7 @@ function etagOfParts(parts: readonly Part[]): string {
 
 export async function abortUpload(bucket: Bucket, ticket: WriteTicket): Promise<void> {
   if (ticket.token.startsWith(MULTIPART)) {
-    await abortOne(bucket, ticket.key, ticket.token.slice(MULTIPART.length));
+    await abortMultipart(bucket, ticket.key, ticket.token.slice(MULTIPART.length));
     return;
   }
   if (!ticket.token.startsWith(SINGLE)) return;
@@ -242,11 +239,12 @@ export async function abortUpload(bucket: Bucket, ticket: WriteTicket): Promise<
   const command = new ListMultipartUploadsCommand({ Bucket: bucket.name, Prefix });
   const found = await request(bucket, ticket.key, undefined, (o) => bucket.client.send(command, o));
   for (const { Key, UploadId } of found.Uploads ?? []) {
-    if (Key === Prefix && UploadId !== undefined) await abortOne(bucket, ticket.key, UploadId);
+    if (Key === Prefix && UploadId !== undefined) await abortMultipart(bucket, ticket.key, UploadId);
   }
 }
 
-async function abortOne(bucket: Bucket, key: string, upload: string): Promise<void> {
+/** Aborts an upload; no error when it is over already. */
+export async function abortMultipart(bucket: Bucket, key: string, upload: string): Promise<void> {
   const input = { Bucket: bucket.name, Key: fullKey(bucket, key), UploadId: upload };
   try {
     await request(bucket, key, undefined, (o) => bucket.client.send(new AbortMultipartUploadCommand(input), o));
@@ -258,9 +256,4 @@ async function abortOne(bucket: Bucket, key: string, upload: string): Promise<vo
 /** True when an upload is no more: completed, aborted or never begun. */
 function isOver(error: unknown): boolean {
   return error instanceof MergeyardError && error.code === "StoreTicketInvalid";
-}
-
-function unknownTicket(bucket: Bucket, ticket: WriteTicket): MergeyardError {
-  const where = { store: bucket.uri, file: ticket.key };
-  return new MergeyardError("StoreTicketInvalid", { where, found: ticket.token.slice(0, 100) });
 }

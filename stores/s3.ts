@@ -16,6 +16,7 @@ import {
 import { checkKey, checkPrefix, RESERVED_SEGMENT } from "../core/artifact/key.ts";
 import { MergeyardError } from "../core/error.ts";
 import { STORE_LIMITS } from "../core/limits.ts";
+import { objectMissing, shortRead, tooLarge } from "./errors.ts";
 import { DEFAULT_RETRY_POLICY, type RetryPolicy, withRetries } from "./retry.ts";
 import { type Bucket, fullKey, headObject, headWithId, request, toSeconds, unexpected, WRITE_ID } from "./s3-client.ts";
 import { copyInParts } from "./s3-copy.ts";
@@ -121,14 +122,14 @@ async function readRange(
 ): Promise<void> {
   assert.ok(Number.isSafeInteger(offset) && offset >= 0, `offset ${offset}`);
   if (into.byteLength === 0) {
-    if ((await headObject(bucket, key, signal)) === undefined) throw missing(bucket, key);
+    if ((await headObject(bucket, key, signal)) === undefined) throw objectMissing(bucket.uri, key);
     return;
   }
   const Range = `bytes=${offset}-${offset + into.byteLength - 1}`;
   const command = new GetObjectCommand({ Bucket: bucket.name, Key: fullKey(bucket, key), Range });
   const found = await request(bucket, key, signal, (o) => bucket.client.send(command, o)).catch((error: unknown) => {
     const isBeyond = error instanceof MergeyardError && error.code === "StoreShortRead";
-    throw isBeyond ? shortRead(bucket, key, offset, 0, into.byteLength) : error;
+    throw isBeyond ? shortRead(bucket.uri, key, offset, 0, into.byteLength) : error;
   });
   const body = openBody(bucket, key, found.Body);
   const length = found.ContentLength;
@@ -140,7 +141,7 @@ async function readRange(
   }
   if (length < into.byteLength) {
     body.destroy();
-    throw shortRead(bucket, key, offset, length, into.byteLength);
+    throw shortRead(bucket.uri, key, offset, length, into.byteLength);
   }
   await fill(bucket, key, body, into, signal);
 }
@@ -193,7 +194,7 @@ async function getObject(
   if (length === undefined || length > limitBytes) {
     body.destroy();
     if (length === undefined) throw unexpected(bucket, key, "an answer without a length");
-    throw tooLarge(bucket, key, length, limitBytes);
+    throw tooLarge(bucket.uri, key, length, limitBytes);
   }
   const bytes = new Uint8Array(length);
   await fill(bucket, key, body, bytes, signal);
@@ -240,7 +241,7 @@ async function putConditionally(
   options: ConditionalOptions | undefined,
 ): Promise<string | undefined> {
   if (bytes.byteLength > STORE_LIMITS.conditionalBytes) {
-    throw tooLarge(bucket, key, bytes.byteLength, STORE_LIMITS.conditionalBytes);
+    throw tooLarge(bucket.uri, key, bytes.byteLength, STORE_LIMITS.conditionalBytes);
   }
   const Metadata = options?.writeId === undefined ? {} : { [WRITE_ID]: options.writeId };
   const input = { Bucket: bucket.name, Key: fullKey(bucket, key), Body: bytes, Metadata, ...condition };
@@ -298,7 +299,7 @@ async function copyObject(
 ): Promise<ObjectInfo> {
   const [from, to] = [fullKey(bucket, sourceKey), fullKey(bucket, targetKey)];
   const source = await headObject(bucket, sourceKey, signal);
-  if (source === undefined) throw missing(bucket, sourceKey);
+  if (source === undefined) throw objectMissing(bucket.uri, sourceKey);
   if (from === to) return source;
   const CopySource = `${bucket.name}/${from.split("/").map(encodeURIComponent).join("/")}`;
   if (source.bytes > bucket.dialect.copyBytesMax) {
@@ -310,25 +311,4 @@ async function copyObject(
   const info = await headObject(bucket, targetKey, signal);
   if (info === undefined) throw unexpected(bucket, targetKey, "nothing where an object was copied");
   return info;
-}
-
-function missing(bucket: Bucket, key: string): MergeyardError {
-  return new MergeyardError("StoreObjectMissing", { where: { store: bucket.uri, file: key } });
-}
-
-function shortRead(bucket: Bucket, key: string, offset: number, found: number, wanted: number): MergeyardError {
-  return new MergeyardError("StoreShortRead", {
-    where: { store: bucket.uri, file: key, offset, bytes: wanted },
-    found: `${found} bytes`,
-    expected: `${wanted} bytes`,
-  });
-}
-
-function tooLarge(bucket: Bucket, key: string, found: number, limit: number): MergeyardError {
-  const where = { store: bucket.uri, file: key };
-  return new MergeyardError("StoreObjectTooLarge", {
-    where,
-    found: `${found} bytes`,
-    expected: `at most ${limit} bytes`,
-  });
 }
