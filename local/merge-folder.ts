@@ -42,7 +42,7 @@ import { readRecipe } from "../steps/read-recipe.ts";
 import { mapBounded } from "../steps/records.ts";
 import { type ModelPlace, resolveModel } from "../steps/resolve-model.ts";
 import { copyVerified, digestFile } from "../steps/stream.ts";
-import { writeObject } from "../stores/objects.ts";
+import { writeBytes } from "../stores/objects.ts";
 import type { ObjectStore, OpenStore } from "../stores/store.ts";
 import { beginOutputFolder } from "./output-folder.ts";
 
@@ -165,7 +165,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
       files: listings,
     });
     const bytes = encodeManifest(manifest);
-    await writeObject(target, MANIFEST_FILE, bytes, bytes.length, deps);
+    await writeBytes(target, MANIFEST_FILE, bytes, deps);
     deps.signal.throwIfAborted();
     await output.commit();
     const summary = summarise(results, plan, listings);
@@ -190,7 +190,7 @@ async function putStatistics(
   const statistics = collectStatistics(method, measured, losses);
   if (statistics === undefined) return undefined;
   const bytes = encodeStatistics(statistics);
-  await writeObject(target, STATISTICS_FILE, bytes, bytes.length, deps);
+  await writeBytes(target, STATISTICS_FILE, bytes, deps);
   listings.push({ name: STATISTICS_FILE, bytes: bytes.length, digest: digestBytes(bytes) });
   return statistics;
 }
@@ -329,7 +329,7 @@ async function putSideFile(
   if (file.from === "text") {
     const text = file.name === MODEL_CARD_FILE ? completeModelCard(file.text, digests) : file.text;
     const bytes = writtenBytes({ ...file, text });
-    await writeObject(target, file.name, bytes, bytes.length, { signal });
+    await writeBytes(target, file.name, bytes, { signal });
     return { name: file.name, bytes: bytes.length, digest: digestBytes(bytes) };
   }
   const model = models[file.source];

@@ -12,7 +12,7 @@ import {
   type Unit,
   unitSchema,
 } from "../core/plan/schema.ts";
-import { writeObject } from "../stores/objects.ts";
+import { writeBytes } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
 
 /** A plan whose units are parsed when they are asked for. */
@@ -31,8 +31,7 @@ export async function writePlan(store: ObjectStore, plan: Plan, signal: AbortSig
   const bytes = new TextEncoder().encode(lines.join(""));
   const key = layout.plan(plan.header.run);
   if (bytes.length <= STORE_LIMITS.conditionalBytes) await store.create(key, bytes, { signal });
-  else if ((await store.head(key, { signal })) === undefined)
-    await writeObject(store, key, bytes, bytes.length, { signal });
+  else if ((await store.head(key, { signal })) === undefined) await writeBytes(store, key, bytes, { signal });
 }
 
 /** Reads the plan of a run. Throws YardRunMissing, YardPlanInvalid. */

@@ -72,14 +72,13 @@ function parseJson(store: ObjectStore, key: string, bytes: Uint8Array): unknown 
 export async function writeObject(
   store: ObjectStore,
   key: string,
-  body: Uint8Array | AsyncIterable<Uint8Array>,
+  pieces: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   bytes: number,
   options?: StoreOptions,
 ): Promise<ObjectInfo> {
   const regions = bytes === 0 ? [] : [{ offset: 0, bytes }];
   const ticket = await store.beginWrite(key, bytes, regions, options);
   try {
-    const pieces = body instanceof Uint8Array ? [body] : body;
     if (bytes === 0) {
       for await (const piece of pieces) if (piece.byteLength > 0) throw tooManyBytes(store, key, piece.byteLength);
       return await store.finishWrite(ticket, [], options);
@@ -93,36 +92,37 @@ export async function writeObject(
   }
 }
 
-export type CopyOptions = StoreOptions & {
-  /** Sees every piece in order, as for a digest; it must not keep the bytes. Not called for a copy within one store. */
-  readonly observe?: ((bytes: Uint8Array) => void) | undefined;
-};
+/** Writes a whole large object from memory, as `writeObject` does. */
+export async function writeBytes(
+  store: ObjectStore,
+  key: string,
+  bytes: Uint8Array,
+  options?: StoreOptions,
+): Promise<ObjectInfo> {
+  return writeObject(store, key, [bytes], bytes.byteLength, options);
+}
 
 /**
- * Copies an object to another store, streaming; within one store, unless its bytes are to be observed, the store copies
- * by itself. Throws StoreObjectMissing, and StoreObjectChanged when the source did not stay the same meanwhile.
+ * Copies an object to another store, streaming; within one store the store copies by itself. Throws StoreObjectMissing, and StoreObjectChanged when the source did not stay the same meanwhile.
  */
 export async function copyAcross(
   source: ObjectStore,
   sourceKey: string,
   target: ObjectStore,
   targetKey: string,
-  options?: CopyOptions,
+  options?: StoreOptions,
 ): Promise<ObjectInfo> {
-  if (source.uri === target.uri && options?.observe === undefined) {
-    return await target.copy(sourceKey, targetKey, options);
-  }
+  if (source.uri === target.uri) return await target.copy(sourceKey, targetKey, options);
   const before = await source.head(sourceKey, options);
   if (before === undefined) throw objectMissing(source.uri, sourceKey);
   return await writeObject(target, targetKey, readPieces(source, before, options), before.bytes, options);
 }
 
-async function* readPieces(source: ObjectStore, info: ObjectInfo, options?: CopyOptions): AsyncGenerator<Uint8Array> {
+async function* readPieces(source: ObjectStore, info: ObjectInfo, options?: StoreOptions): AsyncGenerator<Uint8Array> {
   const buffer = new Uint8Array(Math.min(COPY_BYTES, info.bytes));
   for (let offset = 0; offset < info.bytes; offset += buffer.byteLength) {
     const piece = buffer.subarray(0, Math.min(buffer.byteLength, info.bytes - offset));
     await source.readInto(info.key, offset, piece, options);
-    options?.observe?.(piece);
     yield piece;
   }
   const after = await source.head(info.key, options);

@@ -17,7 +17,7 @@ import { weightsIn } from "../../core/formats/weights-dtype.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import type { TensorFile } from "../../core/plan/receipt.ts";
 import { describeConverted, planConversion } from "../../core/universal/convert-plan.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes, writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { readUniversal } from "../checkpoint-listing.ts";
 import { listDocument, openPlace, travellingFiles, writtenDocuments } from "../open-checkpoint.ts";
@@ -192,7 +192,7 @@ async function gatherFiles(copying: Copying, format: "safetensors" | "universal"
 /** Documents that the source's reader made of what the source says in its own form. */
 async function writeDocuments({ target, opened, deps }: Copying): Promise<readonly PlainFile[]> {
   const made = writtenDocuments(opened);
-  for (const { name, bytes } of made) await writeObject(target, name, bytes, bytes.length, { signal: deps.signal });
+  for (const { name, bytes } of made) await writeBytes(target, name, bytes, { signal: deps.signal });
   return made.map(listDocument);
 }
 

@@ -17,7 +17,7 @@ import { describeArchitecture } from "../../core/plan/architecture.ts";
 import { ADAPTER_CONFIG_FILE } from "../../core/plan/documents.ts";
 import { sameShape } from "../../core/tensor.ts";
 import { compilePattern } from "../../core/universal/name-pattern.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import { defineStep, type StepDeps } from "../step.ts";
 import { writeFolderManifest } from "./folder-manifest.ts";
 import {
@@ -97,7 +97,7 @@ export const extractLoraStep = defineStep({
       whole: extraction.whole,
       hasBias: extraction.biases.length > 0,
     });
-    await writeObject(target, ADAPTER_CONFIG_FILE, config, config.length, { signal: deps.signal });
+    await writeBytes(target, ADAPTER_CONFIG_FILE, config, { signal: deps.signal });
     const { model: _model, base: _base, target: _target, ...settings } = input;
     const making = { step: "extract-lora", settings, inputs: [model, base] };
     const version = await writeFolderManifest(target, making, deps.signal);

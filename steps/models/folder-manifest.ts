@@ -4,7 +4,7 @@ import { canonicalJson, type Digest } from "../../core/artifact/digest.ts";
 import { buildManifest, encodeManifest, MANIFEST_FILE, versionName } from "../../core/artifact/manifest.ts";
 import { ENGINE_VERSION } from "../../core/version.ts";
 import { digestRanges } from "../../engine/digest-ranges.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectInfo, ObjectStore } from "../../stores/store.ts";
 import { planDigest } from "../checkpoint-digest.ts";
 import { digestFile } from "../stream.ts";
@@ -35,7 +35,7 @@ export async function writeFolderManifest(target: ObjectStore, making: Making, s
   const recipe = canonicalJson({ ...settings, step });
   const manifest = buildManifest({ model: step, engine: ENGINE_VERSION, method: step, recipe, inputs, files });
   const bytes = encodeManifest(manifest);
-  await writeObject(target, MANIFEST_FILE, bytes, bytes.length, { signal });
+  await writeBytes(target, MANIFEST_FILE, bytes, { signal });
   return versionName(manifest);
 }
 

@@ -18,7 +18,7 @@ import { TOKENIZER_LIMITS } from "../../core/limits.ts";
 import { isFloatDtype } from "../../core/ops/cast.ts";
 import { ADAPTER_CONFIG_FILE } from "../../core/plan/documents.ts";
 import { streamKey } from "../../core/random.ts";
-import { findJson, writeObject } from "../../stores/objects.ts";
+import { findJson, writeBytes } from "../../stores/objects.ts";
 import { openCheckpoint } from "../open-checkpoint.ts";
 import { defineStep, type StepDeps } from "../step.ts";
 import { writeFolderManifest } from "./folder-manifest.ts";
@@ -87,7 +87,7 @@ export const mergeLoraStep = defineStep({
       whole: whole.map(({ part }) => part.name.replace(/\.[^.]+$/, "")),
       hasBias: false,
     });
-    await writeObject(target, ADAPTER_CONFIG_FILE, config, config.length, { signal: deps.signal });
+    await writeBytes(target, ADAPTER_CONFIG_FILE, config, { signal: deps.signal });
     const { adapters: weighed, target: _target, ...options } = input;
     const settings = { ...options, weights: weighed.map(({ weight }) => weight) };
     const version = await writeFolderManifest(target, { step: "merge-lora", settings, inputs: adapters }, deps.signal);

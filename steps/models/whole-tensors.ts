@@ -11,7 +11,7 @@ import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { type Dtype, elementBytes, elementCount, type Shape, tensorBytes } from "../../core/tensor.ts";
 import { checkReadable } from "../../core/universal/conversion.ts";
 import { createEntryReader } from "../../engine/stored-reader.ts";
-import { copyAcross, writeObject } from "../../stores/objects.ts";
+import { copyAcross, writeBytes, writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { openCheckpoint, type StoredCheckpoint, travellingFiles } from "../open-checkpoint.ts";
 import type { StepDeps } from "../step.ts";
@@ -112,7 +112,7 @@ export async function writeModel(
   }
   if (index === undefined) return bytes;
   const text = new TextEncoder().encode(index.text);
-  await writeObject(target, index.name, text, text.length, { signal });
+  await writeBytes(target, index.name, text, { signal });
   return bytes + text.length;
 }
 
@@ -131,7 +131,7 @@ export async function copySideFiles(
     if (role === "index") continue;
     if (role === "config" && config !== undefined) {
       const bytes = new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`);
-      await writeObject(target, name, bytes, bytes.length, { signal });
+      await writeBytes(target, name, bytes, { signal });
     } else await copyAcross(model.store, `${model.prefix}${name}`, target, name, { signal });
   }
 }

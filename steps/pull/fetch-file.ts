@@ -5,7 +5,7 @@ import { digestBytes } from "../../core/artifact/digest.ts";
 import type { ManifestFile } from "../../core/artifact/manifest.ts";
 import { ticketSchema } from "../../core/artifact/upload.ts";
 import { MergeyardError } from "../../core/error.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore, RegionReceipt, WriteTicket } from "../../stores/store.ts";
 import { encodeRecord, readRecord } from "../records.ts";
 import { createSender, cutRegions, recoverWrite } from "../region-sender.ts";
@@ -39,7 +39,7 @@ export async function fetchFile(
   const ticket = found?.ticket ?? (await target.beginWrite(file.name, file.bytes, regions, { signal }));
   if (found === undefined) {
     const bytes = encodeRecord({ fetch: 1, ticket });
-    await writeObject(target, record, bytes, bytes.length, { signal });
+    await writeBytes(target, record, bytes, { signal });
   }
   const receipts = new Map((found?.receipts ?? []).map((receipt) => [receipt.index, receipt]));
   const known = [...receipts.keys()].reduce((sum, index) => sum + (ticket.regions[index]?.bytes ?? 0), 0);

@@ -9,7 +9,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { tensorBytes } from "../../core/tensor.ts";
 import { planRestore, type RestoredFile, type RestoredTensor } from "../../core/universal/plan-restore.ts";
 import { type GatherSource, gatherPieces } from "../../engine/gather.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes, writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { readUniversal } from "../checkpoint-listing.ts";
 import { encodeRecord } from "../records.ts";
@@ -53,7 +53,7 @@ export const restoreStep = defineStep({
     const files = plan.files.map(({ file, fileBytes }) => ({ name: file, bytes: fileBytes }));
     const record = { rank: 1, checkpoint: digest, topology, place: plan.place, files, parameters: plan.parameters };
     const document = encodeRecord(record);
-    await writeObject(target, RANK_FILE, document, document.length, { signal: deps.signal });
+    await writeBytes(target, RANK_FILE, document, { signal: deps.signal });
     return {
       checkpoint: prefix,
       digest,

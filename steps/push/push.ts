@@ -7,7 +7,7 @@ import { layout, shortDigest } from "../../core/artifact/layout.ts";
 import { isUploadNote, type UploadMarker, type UploadRank, uploadRecordName } from "../../core/artifact/upload.ts";
 import { MergeyardError } from "../../core/error.ts";
 import type { StepFolder } from "../../core/formats/step-folder.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { mapBounded } from "../records.ts";
 import { type PushOutput, pushInputSchema, pushOutputSchema } from "../schemas.ts";
@@ -225,7 +225,7 @@ async function uploadOne(
 
 async function uploadText(run: Push, record: OpenRecord, file: SnapshotFile, text: Uint8Array): Promise<void> {
   const { place, deps, done } = run;
-  await writeObject(place.yard, `${place.prefix}${file.name}`, text, text.length, { signal: deps.signal });
+  await writeBytes(place.yard, `${place.prefix}${file.name}`, text, { signal: deps.signal });
   done.sent += text.length;
   record.note(file.name, { digest: digestBytes(text) });
 }

@@ -14,7 +14,7 @@ import { allocateParts } from "../../core/schemes/part-matrix.ts";
 import { type Part, partRange } from "../../core/schemes/scheme.ts";
 import { elementCount, tensorBytes } from "../../core/tensor.ts";
 import { type DerivedWindow, type DeriveSource, deriveWindows } from "../../engine/derive-parts.ts";
-import { copyAcross, writeObject } from "../../stores/objects.ts";
+import { copyAcross, writeBytes, writeObject } from "../../stores/objects.ts";
 import { openPlace, travellingFiles, writtenDocuments } from "../open-checkpoint.ts";
 import { defineStep, type StepDeps } from "../step.ts";
 import { createDirectComparison, type DirectComparison, type DirectLoss } from "./derive-direct.ts";
@@ -93,7 +93,7 @@ export const deriveStep = defineStep({
     const made = writtenDocuments(opened).filter(({ name }) => !REPLACED.has(fileRole(name)));
     const texts = [...(model.index === undefined ? [] : [model.index]), { name: "config.json", text: model.config }];
     const documents = [...made, ...texts.map(({ name, text }) => ({ name, bytes: new TextEncoder().encode(text) }))];
-    for (const { name, bytes } of documents) await writeObject(target, name, bytes, bytes.length, { signal });
+    for (const { name, bytes } of documents) await writeBytes(target, name, bytes, { signal });
     const elements = matrices.reduce((sum, { entry }) => sum + elementCount(entry.shape), 0);
     const losses = [...work.losses].map(([tensor, measured]) => ({ tensor, scheme: model.scheme.id, ...measured }));
     return {

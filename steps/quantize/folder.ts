@@ -13,7 +13,7 @@ import type { HessianFile } from "../../core/plan/merge-task.ts";
 import { FOLDER_SCHEMES, knownFolderScheme } from "../../core/schemes/registry.ts";
 import { elementCount } from "../../core/tensor.ts";
 import type { Hessians } from "../../engine/parts-request.ts";
-import { copyAcross, writeObject } from "../../stores/objects.ts";
+import { copyAcross, writeBytes } from "../../stores/objects.ts";
 import { openPlace, travellingFiles, writtenDocuments } from "../open-checkpoint.ts";
 import { openHessianFile } from "../open-hessians.ts";
 import { defineStep, type PartsDeps } from "../step.ts";
@@ -88,12 +88,12 @@ export const quantizeFolderStep = defineStep({
     const sides = travellingFiles(opened).filter(({ name }) => !REPLACED.has(fileRole(name)));
     for (const { name } of sides) await copyAcross(source, name, target, name, { signal });
     for (const { name, bytes } of writtenDocuments(opened).filter(({ name }) => !REPLACED.has(fileRole(name)))) {
-      await writeObject(target, name, bytes, bytes.length, { signal });
+      await writeBytes(target, name, bytes, { signal });
     }
     const texts = [...(model.index === undefined ? [] : [model.index]), { name: "config.json", text: model.config }];
     for (const { name, text } of texts) {
       const bytes = new TextEncoder().encode(text);
-      await writeObject(target, name, bytes, bytes.length, { signal });
+      await writeBytes(target, name, bytes, { signal });
     }
     const matrices = model.units.filter((unit) => unit.kind === "matrix");
     const schemes = new Map(matrices.map(({ entry, scheme }) => [entry.name, scheme]));

@@ -8,7 +8,7 @@ import { adoptSafetensors, checkpointDigest, encodeUniversal, UNIVERSAL_FILE } f
 import { MergeyardError } from "../../core/error.ts";
 import type { DescribeUnit, PlanSource } from "../../core/plan/schema.ts";
 import { describeConverted } from "../../core/universal/convert-plan.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { recordCached } from "../cache.ts";
 import { digestFiles } from "../checkpoint-digest.ts";
@@ -50,7 +50,7 @@ export async function describeSource(context: UnitContext, unit: DescribeUnit): 
   let bytesCopied = 0;
   const places = new Map(adopted.flatMap(({ file, key }) => (key === null ? [] : [[file.name, key] as const])));
   for (const { name, bytes } of made) {
-    await writeObject(yard, `${prefix}${name}`, bytes, bytes.length, { signal: deps.signal });
+    await writeBytes(yard, `${prefix}${name}`, bytes, { signal: deps.signal });
   }
   for (const file of [...tensorFiles, ...copied]) {
     const madeHere = places.get(file.name);

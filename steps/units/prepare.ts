@@ -12,7 +12,7 @@ import { findMethod } from "../../core/methods/registry.ts";
 import { type MergeUnit, modelsOf, type PrepareUnit, type UnitTensor } from "../../core/plan/schema.ts";
 import { ENGINE_VERSION } from "../../core/version.ts";
 import { measuredTensors, roundOf } from "../../engine/measure-tensors.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import { findCachedFile } from "../cache.ts";
 import type { UnitDeps } from "../step.ts";
 import { needReceipt, type UnitContext } from "./context.ts";
@@ -53,7 +53,7 @@ export async function prepareUnit(context: UnitContext<UnitDeps>, unit: PrepareU
   const name = `${unit.index}.safetensors`;
   const bytes = encodeTotals(specs, part);
   const outputKey = `${layout.stageOutput(run, unit.stage)}${name}`;
-  await writeObject(yard, outputKey, bytes, bytes.length, { signal });
+  await writeBytes(yard, outputKey, bytes, { signal });
   const file = listTotals(name, specs, tensors.length, bytes);
   return { ...PLAIN_WORK, ...rest, key, outputKey, file, bytesWritten: bytes.length };
 }

@@ -5,7 +5,7 @@ import type { Gather } from "../../core/checkpoint.ts";
 import { wholeBox } from "../../core/universal/box.ts";
 import { GATHER_PEAK_BYTES, type GatherTensor, gatherPieces } from "../../engine/gather.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 
 let stores = 0;
@@ -13,7 +13,7 @@ let stores = 0;
 async function storeOf(files: Readonly<Record<string, Uint8Array>>): Promise<ObjectStore> {
   stores += 1;
   const store = createMemoryStore(`gather-${process.pid}-${stores}`);
-  for (const [name, bytes] of Object.entries(files)) await writeObject(store, `run/${name}`, bytes, bytes.length);
+  for (const [name, bytes] of Object.entries(files)) await writeBytes(store, `run/${name}`, bytes);
   return store;
 }
 

@@ -14,7 +14,7 @@ import { ticketSchema, UPLOAD_MARKER, uploadMarkerSchema, uploadRecordSchema } f
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
 import { initYard } from "../../steps/yard.ts";
-import { readAll, readJson, writeObject } from "../../stores/objects.ts";
+import { readAll, readJson, writeBytes } from "../../stores/objects.ts";
 import { openStore } from "../../stores/open.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { testDeps } from "../steps/deps.ts";
@@ -79,7 +79,7 @@ async function bytesThere(yard: ObjectStore): Promise<number> {
 async function pushKilled(newYard: () => Promise<ObjectStore>, moments: readonly number[]): Promise<void> {
   const source = openStore(newFolder(), {});
   await putModel(source, "", { seed: 1 });
-  await writeObject(source, "optimizer.pt", patterned(LARGE_BYTES), LARGE_BYTES);
+  await writeBytes(source, "optimizer.pt", patterned(LARGE_BYTES));
   let kills = 0;
   for (const at of moments) {
     const yard = await newYard();
@@ -196,7 +196,7 @@ async function fetchedBytes(target: ObjectStore): Promise<number> {
 
 async function putLarge(source = openStore(newFolder(), {})) {
   const content = patterned(LARGE_BYTES);
-  await writeObject(source, "large", content, content.length);
+  await writeBytes(source, "large", content);
   return { source, content };
 }
 

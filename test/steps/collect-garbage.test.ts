@@ -8,7 +8,7 @@ import { promote } from "../../steps/decide-channel.ts";
 import { pushStep } from "../../steps/push/push.ts";
 import { runStep } from "../../steps/step.ts";
 import { initYard } from "../../steps/yard.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { patterned } from "../stores/patterned.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
@@ -116,7 +116,7 @@ test("a push that nobody goes on with goes, with what is on its way; an upload b
   const [yard, folder] = [newStore(), newStore()];
   await initYard(yard);
   await putModel(folder, "", { seed: 1 });
-  await writeObject(folder, "optimizer.pt", patterned(20 * 2 ** 20), 20 * 2 ** 20);
+  await writeBytes(folder, "optimizer.pt", patterned(20 * 2 ** 20));
   const push = (store: ObjectStore, upload: string) => {
     const input = { yard: yard.uri, source: folder.uri, model: "ab", upload };
     return runStep(pushStep, input, testDeps(openerOf(store, folder)));

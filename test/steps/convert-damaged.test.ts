@@ -9,7 +9,7 @@ import { checkSource } from "../../engine/checked-source.ts";
 import { convertStep } from "../../steps/convert/convert.ts";
 import { CONVERSION_TARGETS } from "../../steps/schemas.ts";
 import { runStep } from "../../steps/step.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, testDeps } from "./deps.ts";
 import { convertInto, goldenStore, namesIn } from "./folders.ts";
@@ -25,7 +25,7 @@ async function damage(file: string, at: (bytes: number) => number) {
   const start = tensors[0]?.offset ?? 0;
   const place = start + at(bytes.length - start);
   bytes[place] = (bytes[place] ?? 0) ^ 1;
-  await writeObject(store, file, bytes, bytes.length);
+  await writeBytes(store, file, bytes);
   const tensor = tensors.find(({ offset, bytes: own }) => place >= offset && place < offset + own)?.name;
   return { store, tensor, listings };
 }

@@ -6,7 +6,7 @@ import { suite, test } from "node:test";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { HF_METADATA } from "../../core/formats/safetensors/shard-plan.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, putText } from "./deps.ts";
 import { convertInto, goldenStore, namesIn } from "./folders.ts";
@@ -39,7 +39,7 @@ async function putFolder(): Promise<ObjectStore> {
   bytes.set(header);
   bytes.writeBigInt64LE(7n, header.length);
   ROUNDED.forEach(([bits], index) => void bytes.writeUInt32LE(bits, header.length + 8 + 4 * index));
-  await writeObject(store, "model.safetensors", bytes, bytes.length);
+  await writeBytes(store, "model.safetensors", bytes);
   await putText(store, "config.json", JSON.stringify({ model_type: "llama", torch_dtype: "float32" }));
   return store;
 }

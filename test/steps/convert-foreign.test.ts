@@ -8,7 +8,7 @@ import { checkReadable } from "../../core/universal/conversion.ts";
 import { convertStep } from "../../steps/convert/convert.ts";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { runStep } from "../../steps/step.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { dict, tensor, torchOf } from "../core/formats/torch-parts.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
@@ -39,7 +39,7 @@ async function tensorsOf(store: ObjectStore, file?: string): Promise<ReadonlyMap
 async function expectedOf(folder: string, file: string): Promise<ReadonlyMap<string, string>> {
   const store = newStore();
   const bytes = readFileSync(join(GOLDEN, folder, file));
-  await writeObject(store, "expected.safetensors", bytes, bytes.length);
+  await writeBytes(store, "expected.safetensors", bytes);
   return tensorsOf(store, "expected.safetensors");
 }
 
@@ -128,7 +128,7 @@ suite("converting other formats", () => {
         0: new Uint8Array(24).fill(1),
       },
     );
-    await writeObject(source, "pytorch_model.bin", bytes, bytes.length);
+    await writeBytes(source, "pytorch_model.bin", bytes);
     const target = await convert(source, "universal");
     const universal = parseUniversal(await readAll(target, "universal.json", 1e6));
     assert.deepEqual(

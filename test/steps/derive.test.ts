@@ -14,7 +14,7 @@ import { readValues } from "../../steps/models/whole-tensors.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { deriveStep } from "../../steps/quantize/derive.ts";
 import { runStep } from "../../steps/step.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { gaussians } from "../core/schemes/gaussians.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
@@ -40,7 +40,7 @@ async function putTensors(store: ObjectStore, prefix: string, tensors: readonly 
   for (const { name, offset } of placed) {
     file.set(tensors.find((tensor) => tensor.name === name)?.bytes ?? new Uint8Array(), header.length + offset);
   }
-  await writeObject(store, `${prefix}model.safetensors`, file, file.length);
+  await writeBytes(store, `${prefix}model.safetensors`, file);
   await putText(store, `${prefix}config.json`, JSON.stringify({ model_type: "llama", vocab_size: 6, ...config }));
   await putText(store, `${prefix}tokenizer.json`, "{}");
 }

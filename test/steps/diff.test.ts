@@ -5,7 +5,7 @@ import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetens
 import type { Dtype } from "../../core/tensor.ts";
 import { diffStep } from "../../steps/diff.ts";
 import { runStep } from "../../steps/step.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, testDeps } from "./deps.ts";
 
@@ -31,7 +31,7 @@ async function checkpoint(tensors: Readonly<Record<string, Tensor>>): Promise<Ob
     const { buffer } = arrays[dtype]?.() ?? assert.fail();
     file.set(new Uint8Array(buffer), header.length + offset);
   }
-  await writeObject(store, "model.safetensors", file, file.length);
+  await writeBytes(store, "model.safetensors", file);
   return store;
 }
 

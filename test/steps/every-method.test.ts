@@ -18,7 +18,7 @@ import { runStep } from "../../steps/step.ts";
 import { openRun } from "../../steps/units/context.ts";
 import { runUnit } from "../../steps/units/run-unit.ts";
 import { initYard } from "../../steps/yard.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import { openStore } from "../../stores/open.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { createRecorder } from "../cli/recorder.ts";
@@ -97,7 +97,7 @@ async function putStatistics(store: ObjectStore, method: MergeMethod): Promise<v
     );
     file.set(new Uint8Array(values.buffer), header.length + offset);
   }
-  await writeObject(store, "incoming/statistics/1/model.safetensors", file, file.length);
+  await writeBytes(store, "incoming/statistics/1/model.safetensors", file);
 }
 
 async function makeYard(id: string, yard: ObjectStore): Promise<ObjectStore> {

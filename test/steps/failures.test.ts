@@ -5,7 +5,7 @@ import { parseManifest } from "../../core/artifact/manifest.ts";
 import { checkStep } from "../../steps/check.ts";
 import { publishStep } from "../../steps/publish.ts";
 import { runStep } from "../../steps/step.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { Crash, createDyingStore, createFullStore } from "./failing-stores.ts";
@@ -148,7 +148,7 @@ test("a truncated shard is no complete upload: the one before counts, or the run
   await putModel(yard, "incoming/b/2/", { seed: 3 });
   const shard = "incoming/b/2/model-00002-of-00003.safetensors";
   const bytes = await readAll(yard, shard, 1e6);
-  await writeObject(yard, shard, bytes.subarray(0, 500), 500);
+  await writeBytes(yard, shard, bytes.subarray(0, 500));
   assert.equal((await plan(yard, depsOn(yard))).version, result?.version);
   for await (const { key } of yard.list("incoming/b/1/")) await yard.delete(key);
   const before = await readPublished(yard);
@@ -212,7 +212,7 @@ test("a source that changes after planning stops the run", async () => {
     await makeYard(yard);
     const planned = await plan(yard, depsOn(yard));
     const bytes = await readAll(yard, `incoming/a/1/${file}`, 1e6);
-    await writeObject(yard, `incoming/a/1/${file}`, bytes, bytes.length);
+    await writeBytes(yard, `incoming/a/1/${file}`, bytes);
     await assert.rejects(runUnits(planned, depsOn(yard)), { code: "YardSourceChanged" });
   }
 });
@@ -232,10 +232,10 @@ test("check refuses missing receipts and files that are not what their receipts 
   const renamed = Buffer.from(bytes);
   renamed.write("M", renamed.indexOf("model."));
   for (const damaged of [bytes.subarray(0, bytes.length - 2), renamed]) {
-    await writeObject(yard, output, damaged, damaged.length);
+    await writeBytes(yard, output, damaged);
     await assert.rejects(runStep(checkStep, ref, deps), { code: "YardOutputWrong" });
   }
-  await writeObject(yard, output, bytes, bytes.length);
+  await writeBytes(yard, output, bytes);
   assert.equal((await runStep(checkStep, ref, deps)).cached, 0);
 });
 

@@ -5,7 +5,7 @@ import type * as z from "zod";
 import { convertStep } from "../../steps/convert/convert.ts";
 import type { convertInputSchema, convertOutputSchema } from "../../steps/schemas.ts";
 import { runStep } from "../../steps/step.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, testDeps } from "./deps.ts";
 
@@ -18,7 +18,7 @@ export async function putGolden(store: ObjectStore, folder: string, prefix = "")
     if (!entry.isFile()) continue;
     const path = join(entry.parentPath, entry.name);
     const bytes = readFileSync(path);
-    await writeObject(store, `${prefix}${path.slice(root.length + 1)}`, bytes, bytes.length);
+    await writeBytes(store, `${prefix}${path.slice(root.length + 1)}`, bytes);
   }
 }
 

@@ -26,7 +26,7 @@ import { planBitsStep } from "../../steps/quantize/plan-bits.ts";
 import { quantizeStep } from "../../steps/quantize/quantize.ts";
 import { runStep } from "../../steps/step.ts";
 import { initYard } from "../../steps/yard.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { createMeasure } from "../../workers/measure-executor.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
@@ -123,7 +123,7 @@ async function putModel(store: ObjectStore, model: Model): Promise<void> {
     const values = Float32Array.from({ length: bytes / 4 }, (_, at) => Math.sin(seed * 37 + at * 0.7));
     file.set(new Uint8Array(values.buffer), header.length + offset);
   }
-  await writeObject(store, "model.safetensors", file, file.length);
+  await writeBytes(store, "model.safetensors", file);
   await putText(store, "config.json", JSON.stringify(model.config));
 }
 
@@ -299,7 +299,7 @@ test("a merge of models with experts makes the file in its own pass, of one shar
     }
     const values = Float32Array.from({ length: 3 * HIDDEN }, (_, at) => 1 + ((at * 7) % 13) ** 2);
     const matrix = imatrixOf({ "blk.0.ffn_gate_exps.weight": values });
-    await writeObject(yard, "imatrix", matrix, matrix.length);
+    await writeBytes(yard, "imatrix", matrix);
     const both = "{ format: safetensors }, { format: compressed-tensors, scheme: nvfp4a16 }";
     const outputs = `[${both}, { format: gguf, scheme: q4_0, tokenizer: false${more} }]`;
     const openStore = openerOf(yard);
@@ -314,7 +314,7 @@ test("a merge of models with experts makes the file in its own pass, of one shar
     for (const name of names.filter((each) => !each.endsWith(".gguf"))) {
       await version.create(name, await readAll(yard, `${end.prefix}${name}`, 1e8));
     }
-    await writeObject(version, "imatrix", matrix, matrix.length);
+    await writeBytes(version, "imatrix", matrix);
     const imatrix = more === "" ? {} : { imatrix: { store: version.uri, key: "imatrix" } };
     await quantize(version, target, "q4_0", imatrix);
     const expected = await blocksOf(target, ["model.gguf"]);
@@ -392,7 +392,7 @@ test("every expert of a stack is quantized with its own part of the importance m
   const name = "blk.0.ffn_gate_exps.weight";
   const values = Float32Array.from({ length: 3 * HIDDEN }, (_, at) => 1 + ((at * 7) % 13) ** 2);
   const matrix = imatrixOf({ [name]: values });
-  await writeObject(source, "imatrix", matrix, matrix.length);
+  await writeBytes(source, "imatrix", matrix);
   const imatrix = { store: source.uri, key: "imatrix" };
   await quantize(source, file, "q4_0", { imatrix });
   const { header } = await openGguf(file, "model.gguf");
@@ -440,7 +440,7 @@ test("sums of every expert over its own tokens are read, and a matrix of fewer e
   const [source, target] = [newStore(), newStore()];
   await putModel(source, MIXTRAL);
   const short = imatrixOf({ [name]: new Float32Array(2 * HIDDEN).fill(1) });
-  await writeObject(source, "imatrix", short, short.length);
+  await writeBytes(source, "imatrix", short);
   const refused = quantize(source, target, "q4_0", { imatrix: { store: source.uri, key: "imatrix" } });
   await assert.rejects(refused, (error) => {
     assert.ok(error instanceof MergeyardError && error.code === "ImatrixInvalid");

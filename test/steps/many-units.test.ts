@@ -11,7 +11,7 @@ import { JOBS_MAX } from "../../steps/schemas.ts";
 import { runStep, type StepEvent } from "../../steps/step.ts";
 import { describeError, recordUnitFailure } from "../../steps/units/failures.ts";
 import { initYard } from "../../steps/yard.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import { BUILDS, planSynthetic } from "../../tools/bench-plan.ts";
 import { runJob } from "../../workers/main.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
@@ -46,7 +46,7 @@ async function makeYard() {
   const { header, fileBytes } = encodeSafetensorsHeader(specs);
   const file = new Uint8Array(fileBytes).fill(63, header.length);
   file.set(header);
-  await writeObject(yard, "incoming/m/1/model.safetensors", file, file.length);
+  await writeBytes(yard, "incoming/m/1/model.safetensors", file);
   const merge = "merge_method: linear\n  models: [{ model: m, parameters: { weight: 0.5 } }]";
   await putText(yard, "pipelines/p.yaml", `name: many\nmodels: { m: incoming/m }\nmerge:\n  ${merge}\n`);
   const opener = openerOf(yard);

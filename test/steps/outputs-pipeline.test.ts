@@ -10,7 +10,7 @@ import { openGguf } from "../../steps/open-gguf.ts";
 import { quantizeStep } from "../../steps/quantize/quantize.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { newStore, openerOf, testDeps } from "./deps.ts";
@@ -168,7 +168,7 @@ test("an importance matrix gives the bytes of quantizing with it, and another on
       [name]: Array.from({ length: 256 }, (_, column) => (column % 2 === heavy ? 100 : 0.01)),
     });
     await yard.delete("matrices/small.imatrix");
-    await writeObject(yard, "matrices/small.imatrix", matrix, matrix.length);
+    await writeBytes(yard, "matrices/small.imatrix", matrix);
   };
   await put(0);
   const outputs = "[{ format: safetensors }, { format: gguf, scheme: q4_0, imatrix: matrices/small.imatrix }]";

@@ -7,7 +7,7 @@ import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { readRecord } from "../../steps/records.ts";
 import { channelSchema } from "../../steps/schemas.ts";
 import { verifyFile } from "../../steps/stream.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
@@ -185,7 +185,7 @@ test("a damaged cache costs work, never a wrong byte", async () => {
   const [victim = ""] = (await listKeys(yard, prefix)).filter((key) => key.endsWith(".safetensors"));
   const bytes = await readAll(yard, victim, 1e6);
   bytes[bytes.length - 1] = (bytes[bytes.length - 1] ?? 0) ^ 1;
-  await writeObject(yard, victim, bytes, bytes.length);
+  await writeBytes(yard, victim, bytes);
   await putModel(yard, "incoming/a/2/", { seed: 1 });
   merged.length = 0;
   const second = await runPipeline(yard, deps);

@@ -16,7 +16,7 @@ import { quantizeStep } from "../../steps/quantize/quantize.ts";
 import { readBitPlan } from "../../steps/quantize/read-bit-plan.ts";
 import { runStep } from "../../steps/step.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { OpenStore } from "../../stores/store.ts";
 import { createMeasure } from "../../workers/measure-executor.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
@@ -71,7 +71,7 @@ test("a file of a budget of bytes is within it, with its tokenizer", async () =>
   for await (const { key } of createDirectoryStore(FOLDER, { durable: false }).list("")) {
     if (key === "tokenizer.json") continue;
     const bytes = await readAll(createDirectoryStore(FOLDER, { durable: false }), key, 1e7);
-    await writeObject(store, key, bytes, bytes.length);
+    await writeBytes(store, key, bytes);
   }
   const pre_tokenizer = { type: "ByteLevel", add_prefix_space: false, use_regex: true };
   const tokenizer = { model: { type: "BPE", vocab: tokens, merges: [] }, pre_tokenizer, added_tokens: [] };

@@ -13,7 +13,7 @@ import { planBitsStep } from "../../steps/quantize/plan-bits.ts";
 import { readBitPlan } from "../../steps/quantize/read-bit-plan.ts";
 import { runStep } from "../../steps/step.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore, OpenStore } from "../../stores/store.ts";
 import { createMeasure } from "../../workers/measure-executor.ts";
 import { gaussians } from "../core/schemes/gaussians.ts";
@@ -160,7 +160,7 @@ async function putModel(matrices: ReadonlyMap<string, Float32Array>, columns: nu
     const values = matrices.get(name) ?? new Float32Array();
     file.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), header.length + offset);
   }
-  await writeObject(store, "model.safetensors", file, file.length);
+  await writeBytes(store, "model.safetensors", file);
   await putText(store, "config.json", JSON.stringify({ model_type: "llama", vocab_size: 6, ...config }));
   return store;
 }
@@ -200,7 +200,7 @@ test("all experts of a layer have one scheme, and an importance matrix weighs ea
   importance.fill(0, 128, 192);
   const stacks = { "blk.0.ffn_gate_exps.weight": importance, "blk.0.attn_q.weight": new Float32Array(128).fill(2) };
   const matrix = imatrixOf(stacks);
-  await writeObject(store, "imatrix", matrix, matrix.length);
+  await writeBytes(store, "imatrix", matrix);
   const asked = {
     source: store.uri,
     imatrix: { store: store.uri, key: "imatrix" },
@@ -213,7 +213,7 @@ test("all experts of a layer have one scheme, and an importance matrix weighs ea
   assert.equal(router in schemes, false);
   const short = imatrixOf({ "blk.0.ffn_gate_exps.weight": importance.subarray(128) });
   await store.delete("imatrix");
-  await writeObject(store, "imatrix", short, short.length);
+  await writeBytes(store, "imatrix", short);
   await assert.rejects(plan("7bpw", asked, openBase(store)), isRefused("ImatrixInvalid", {}));
 });
 

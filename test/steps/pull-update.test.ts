@@ -5,7 +5,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { pullStep } from "../../steps/pull/pull.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { Crash, createDyingStore } from "./failing-stores.ts";
@@ -101,7 +101,7 @@ test("a file that was changed since it was pulled is not lost to an update", asy
   const [shard = ""] = (await keysOf(target)).filter((key) => key.endsWith(".safetensors"));
   const tuned = await readAll(target, shard, 1e6);
   tuned[tuned.length - 1] = (tuned.at(-1) ?? 0) ^ 1;
-  await writeObject(target, shard, tuned, tuned.length);
+  await writeBytes(target, shard, tuned);
   await assert.rejects(pull(yard, target, second), { code: "YardTargetOccupied" });
   assert.deepEqual(await readAll(target, shard, 1e6), tuned);
   assert.ok(await target.head("manifest.json"));

@@ -5,7 +5,7 @@ import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { pullStep } from "../../steps/pull/pull.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { Crash, createDyingStore } from "./failing-stores.ts";
@@ -33,7 +33,7 @@ const verify = (store: ObjectStore, version?: string) =>
 async function flipLastByte(store: ObjectStore, key: string): Promise<void> {
   const bytes = await readAll(store, key, 1e6);
   bytes[bytes.length - 1] = (bytes.at(-1) ?? 0) ^ 1;
-  await writeObject(store, key, bytes, bytes.length);
+  await writeBytes(store, key, bytes);
 }
 
 async function listKeys(store: ObjectStore): Promise<string[]> {

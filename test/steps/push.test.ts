@@ -10,7 +10,7 @@ import { resolveModel } from "../../steps/resolve-model.ts";
 import { runStep, type StepDeps } from "../../steps/step.ts";
 import { initYard } from "../../steps/yard.ts";
 import { createFaultyStore } from "../../stores/faulty.ts";
-import { readAll, readJson, writeObject } from "../../stores/objects.ts";
+import { readAll, readJson, writeBytes } from "../../stores/objects.ts";
 import { createRetryStore } from "../../stores/retry.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { patterned } from "../stores/patterned.ts";
@@ -32,7 +32,7 @@ async function newYard(): Promise<ObjectStore> {
 async function newFolder(extraBytes = 17 * MIB + 5): Promise<ObjectStore> {
   const folder = newStore();
   await putModel(folder, "", { seed: 1 });
-  await writeObject(folder, "optimizer.pt", patterned(extraBytes), extraBytes);
+  await writeBytes(folder, "optimizer.pt", patterned(extraBytes));
   return folder;
 }
 
@@ -148,7 +148,7 @@ test("an upload is invisible until its marker is there, even when its index and 
 
 test("a file that changes while it is pushed ends the push, and nothing of it stays", async () => {
   for (const change of [
-    (folder: ObjectStore) => writeObject(folder, "optimizer.pt", patterned(100), 100).then(() => undefined),
+    (folder: ObjectStore) => writeBytes(folder, "optimizer.pt", patterned(100)).then(() => undefined),
     (folder: ObjectStore) => folder.delete("optimizer.pt"),
     (folder: ObjectStore) => putText(folder, "tokenizer.json", "{}"),
     (folder: ObjectStore) => putText(folder, "added.json", "{}"),
@@ -213,7 +213,7 @@ async function splitFolder(): Promise<readonly [ObjectStore, ObjectStore]> {
   await putModel(whole, "", { seed: 1 });
   for await (const { key, bytes } of whole.list("")) {
     const target = key.startsWith("model-00001") ? first : second;
-    await writeObject(target, key, await readAll(whole, key, bytes), bytes);
+    await writeBytes(target, key, await readAll(whole, key, bytes));
   }
   return [first, second];
 }
@@ -272,7 +272,7 @@ test("a version that was pulled and changed is pushed without its manifest; a da
   const [shard = ""] = (await keysUnder(folder, "")).filter((key) => key.endsWith(".safetensors"));
   const bytes = await readAll(folder, shard, 1e6);
   bytes[bytes.length - 1] = (bytes.at(-1) ?? 0) ^ 1;
-  await writeObject(folder, shard, bytes, bytes.length); // later than the manifest: fine-tuned
+  await writeBytes(folder, shard, bytes); // later than the manifest: fine-tuned
   const changed = await push(yard, folder);
   assert.deepEqual([changed.base, changed.changed], [{ model: "ab", version }, [shard]]);
   assert.equal(await yard.head(`${changed.prefix}manifest.json`), undefined);
@@ -280,9 +280,9 @@ test("a version that was pulled and changed is pushed without its manifest; a da
   assert.deepEqual(marker?.base, { model: "ab", version });
 
   const damaged = await pullInto();
-  await writeObject(damaged.folder, shard, bytes, bytes.length);
+  await writeBytes(damaged.folder, shard, bytes);
   const manifest = await readAll(damaged.folder, "manifest.json", 1e6);
-  await writeObject(damaged.folder, "manifest.json", manifest, manifest.length); // nothing was written after it
+  await writeBytes(damaged.folder, "manifest.json", manifest); // nothing was written after it
   await assert.rejects(push(yard, damaged.folder), { code: "YardFileCorrupt" });
 });
 

@@ -19,7 +19,7 @@ import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
 import { runStep } from "../../steps/step.ts";
 import { initYard } from "../../steps/yard.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
@@ -62,7 +62,7 @@ async function putModel({ shapes = {}, config = {}, first = {} }: Change = {}) {
     values.set(name, own);
     file.set(new Uint8Array(own.buffer), header.length + offset);
   }
-  await writeObject(store, "model.safetensors", file, file.length);
+  await writeBytes(store, "model.safetensors", file);
   await putText(store, "config.json", JSON.stringify({ model_type: "llama", vocab_size: 6, ...config }));
   await putText(store, "tokenizer.json", "{}");
   return { store, values };

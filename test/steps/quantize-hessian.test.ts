@@ -10,7 +10,7 @@ import { planStep } from "../../steps/plan.ts";
 import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
 import { runStep } from "../../steps/step.ts";
 import { initYard } from "../../steps/yard.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { gaussians } from "../core/schemes/gaussians.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
@@ -32,7 +32,7 @@ async function putTensors(store: ObjectStore, key: string, tensors: ReadonlyMap<
     const values = tensors.get(name) ?? new Float32Array();
     file.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), header.length + offset);
   }
-  await writeObject(store, key, file, file.length);
+  await writeBytes(store, key, file);
 }
 
 /** Sum of x x^T over inputs that have much in common, as those of a layer have. */

@@ -12,7 +12,7 @@ import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { openGguf } from "../../steps/open-gguf.ts";
 import { quantizeStep } from "../../steps/quantize/quantize.ts";
 import { runStep } from "../../steps/step.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore, OpenStore } from "../../stores/store.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
@@ -267,7 +267,7 @@ test("an importance matrix of either form moves the loss to the columns that mat
   for (const matrix of [undefined, imatrixOf({ [name]: COLUMNS }), file]) {
     const store = newStore();
     await putLlama(store);
-    if (matrix !== undefined) await writeObject(store, "imatrix", matrix, matrix.length);
+    if (matrix !== undefined) await writeBytes(store, "imatrix", matrix);
     await run(store, "q4_k_s", matrix === undefined ? {} : { imatrix: { store: store.uri, key: "imatrix" } });
     const tensor = (await tensorsOf(store)).get(name);
     outputs.push(Buffer.from((await floatsOf(store, tensor)).buffer));
@@ -294,7 +294,7 @@ test("a matrix of another model, with other values or cut short is refused", asy
   await putLlama(store);
   for (const matrix of wrong) {
     await store.delete("imatrix");
-    await writeObject(store, "imatrix", matrix, matrix.length);
+    await writeBytes(store, "imatrix", matrix);
     await assert.rejects(
       run(store, "q4_k_s", { imatrix: { store: store.uri, key: "imatrix" } }),
       (error) => error instanceof MergeyardError && error.code === "ImatrixInvalid",

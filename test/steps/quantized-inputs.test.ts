@@ -7,7 +7,7 @@ import { convertStep } from "../../steps/convert/convert.ts";
 import { diffStep } from "../../steps/diff.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { runStep } from "../../steps/step.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 
@@ -49,7 +49,7 @@ async function putFolder({ config, parts }: Folder): Promise<ObjectStore> {
   for (const { name, offset } of tensors) {
     file.set(all[name.slice(MODULE.length + 1)]?.bytes ?? [], header.length + offset);
   }
-  await writeObject(store, "model.safetensors", file, file.length);
+  await writeBytes(store, "model.safetensors", file);
   await putText(store, "config.json", JSON.stringify({ model_type: "llama", quantization_config: config }));
   return store;
 }

@@ -12,7 +12,7 @@ import { convertStep } from "../../steps/convert/convert.ts";
 import { restoreStep } from "../../steps/pull/restore.ts";
 import { runStep } from "../../steps/step.ts";
 import { initYard } from "../../steps/yard.ts";
-import { readAll, writeObject } from "../../stores/objects.ts";
+import { readAll, writeBytes } from "../../stores/objects.ts";
 import { openStore } from "../../stores/open.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, testDeps } from "./deps.ts";
@@ -31,7 +31,7 @@ async function trainedYard(): Promise<{ readonly yard: ObjectStore; readonly pre
   const { digest } = await runStep(convertStep, { source: TRAINED, target: universal.uri, to: "universal" }, deps);
   const prefix = layout.checkpoint("trained", digest ?? "");
   for await (const { key, bytes } of universal.list("")) {
-    await writeObject(yard, prefix + key, await readAll(universal, key, bytes), bytes);
+    await writeBytes(yard, prefix + key, await readAll(universal, key, bytes));
   }
   return { yard, prefix };
 }
@@ -178,7 +178,7 @@ test("a damaged tensor, a foreign folder and a missing checkpoint are refused", 
   const key = `${prefix}model.safetensors`;
   const file = await readAll(yard, key, 1e8);
   file[file.length - 1] = (file.at(-1) ?? 0) ^ 1;
-  await writeObject(yard, key, file, file.length);
+  await writeBytes(yard, key, file);
   const target = newStore();
   await assert.rejects(restore("trained", target), { code: "YardFileCorrupt" });
   assert.equal(await target.head("rank.json"), undefined);

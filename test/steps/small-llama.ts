@@ -1,7 +1,7 @@
 // A small model of the llama family with everything that a GGUF file of it holds: two layers, grouped heads, rows of
 // 288 elements that not every block divides. The values follow from the tensor's place alone.
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { putText } from "./deps.ts";
 
@@ -73,6 +73,6 @@ export async function putLlama(
     if (first[name] !== undefined) values[0] = first[name];
     file.set(new Uint8Array(values.buffer), header.length + offset);
   }
-  await writeObject(store, `${prefix}model.safetensors`, file, file.length);
+  await writeBytes(store, `${prefix}model.safetensors`, file);
   await putText(store, `${prefix}config.json`, JSON.stringify({ ...CONFIG, ...config }));
 }

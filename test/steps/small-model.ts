@@ -1,7 +1,7 @@
 // Small checkpoints for pipeline tests: two layers, three shards, an index, a config and a tokenizer, as a team would
 // upload them. The values follow from the seed alone.
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { putText } from "./deps.ts";
 
@@ -57,7 +57,7 @@ export async function putModel(store: ObjectStore, prefix: string, model: SmallM
   for (const [shard, tensors] of SHARDS.entries()) {
     const name = `model-0000${shard + 1}-of-00003.safetensors`;
     const bytes = shardBytes(tensors, model);
-    await writeObject(store, `${prefix}${name}`, bytes, bytes.length);
+    await writeBytes(store, `${prefix}${name}`, bytes);
     for (const index of tensors) weightMap[SHAPES[index]?.[0] ?? ""] = name;
   }
   const config = { architectures: ["LlamaForCausalLM"], model_type: "llama", hidden_size: 8, num_hidden_layers: 2 };

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createPartHasher, digestBytes, digestTensorFile } from "../../core/artifact/digest.ts";
 import { copyVerified, type ListedFile, readPieces, verifyFile } from "../../steps/stream.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import { newStore } from "./deps.ts";
 
 const { signal } = new AbortController();
@@ -18,7 +18,7 @@ test("an object streams in order, whole, in pieces", async () => {
   const store = newStore();
   for (const size of [0, 1, 8 * 2 ** 20, 17 * 2 ** 20 + 3]) {
     const sample = sampleBytes(size);
-    await writeObject(store, "sample", sample, size);
+    await writeBytes(store, "sample", sample);
     const copies: Uint8Array[] = [];
     for await (const piece of readPieces({ store, key: "sample", bytes: size }, signal)) copies.push(piece.slice());
     assert.equal(Buffer.concat(copies).compare(sample), 0, `${size} bytes`);
@@ -56,7 +56,7 @@ function sampleFile(): { bytes: Uint8Array; file: ListedFile } {
 test("a damaged file is refused with the tensor that differs, and is not copied", async () => {
   const [source, target] = [newStore(), newStore()];
   const { bytes, file } = sampleFile();
-  await writeObject(source, "f", bytes, 60);
+  await writeBytes(source, "f", bytes);
   await copyVerified({ store: source, key: "f", bytes: 60 }, { store: target, key: "f" }, file, signal);
   assert.deepEqual((await target.get("f", 100))?.bytes, bytes);
   for (const [at, tensor] of [
@@ -66,7 +66,7 @@ test("a damaged file is refused with the tensor that differs, and is not copied"
   ] as const) {
     const damaged = bytes.slice();
     damaged[at] = (damaged[at] ?? 0) ^ 1;
-    await writeObject(source, "f", damaged, 60);
+    await writeBytes(source, "f", damaged);
     const from = { store: source, key: "f", bytes: 60 };
     await target.delete("f");
     const isRight = (error: { code?: string; where?: { tensor?: string } }) =>
@@ -82,7 +82,7 @@ test("a plain file is checked as a whole, an empty one too", async () => {
   const [source, target] = [newStore(), newStore()];
   for (const text of ["", "hello"]) {
     const bytes = new TextEncoder().encode(text);
-    await writeObject(source, "f", bytes, bytes.length);
+    await writeBytes(source, "f", bytes);
     const file = { name: "f", bytes: bytes.length, digest: digestBytes(bytes) };
     const from = { store: source, key: "f", bytes: bytes.length };
     await copyVerified(from, { store: target, key: "f" }, file, signal);

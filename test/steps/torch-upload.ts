@@ -1,6 +1,6 @@
 // An upload of the yard saved by torch instead: the same tensors in one `pytorch_model.bin`.
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { dict, tensor, torchOf } from "../core/formats/torch-parts.ts";
 import { putText } from "./deps.ts";
@@ -19,7 +19,7 @@ export async function putTorch(yard: ObjectStore, source: string, target: string
     entries.push([name, tensor({ key: String(index), count: into.length / 4, size: shape, stride })]);
   }
   const bytes = torchOf(dict(...entries), storages);
-  await writeObject(yard, `${target}pytorch_model.bin`, bytes, bytes.length);
+  await writeBytes(yard, `${target}pytorch_model.bin`, bytes);
   await yard.copy(`${source}config.json`, `${target}config.json`);
   await putText(yard, `${target}_COMPLETE`, "");
 }

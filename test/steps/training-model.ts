@@ -6,7 +6,7 @@ import { gatherWhole } from "../../core/universal/box.ts";
 import type { ConversionParameter } from "../../core/universal/conversion.ts";
 import { describeConverted } from "../../core/universal/convert-plan.ts";
 import type { JsonObject } from "../../core/universal/training-state.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { makeTensorFile } from "../core/artifact/parts.ts";
 import { newStore } from "./deps.ts";
@@ -43,7 +43,7 @@ export async function putTraining(model: readonly ModelParameter[], client: Json
       ),
     ),
   ];
-  for (const { listing, bytes } of files) await writeObject(store, listing.name, bytes, bytes.length);
+  for (const { listing, bytes } of files) await writeBytes(store, listing.name, bytes);
   const training = { weights: "BF16" as const, groups: [], optimizer: {}, client };
   const source = { checkpoint: { format: "universal", tensorFiles: [] }, training };
   const listings = files.map(({ listing }) => listing);

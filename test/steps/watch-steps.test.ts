@@ -8,7 +8,7 @@ import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { watchSteps } from "../../steps/push/watch-steps.ts";
 import type { PushOutput } from "../../steps/schemas.ts";
 import { initYard } from "../../steps/yard.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, type TestDeps, testDeps } from "./deps.ts";
 import { putModel } from "./small-model.ts";
@@ -104,7 +104,7 @@ test("a DeepSpeed step is pushed when latest names it, with a latest of its own"
   const [step = ""] = readdirSync(DEEPSPEED).filter((name) => name.startsWith("global_step"));
   for (const file of readdirSync(path.join(DEEPSPEED, step))) {
     const bytes = readFileSync(path.join(DEEPSPEED, step, file));
-    await writeObject(job, `${step}/${file}`, bytes, bytes.length);
+    await writeBytes(job, `${step}/${file}`, bytes);
   }
   const watching = watch(yard, job);
   await watching.until(() => waits(watching, step));
@@ -122,7 +122,7 @@ test("Megatron's steps are pushed when its tracker names them, each with a track
   const put = async (folder: string) => {
     for (const file of readdirSync(path.join(MEGATRON, "iter_0000005"))) {
       const bytes = readFileSync(path.join(MEGATRON, "iter_0000005", file));
-      await writeObject(job, `${folder}/${file}`, bytes, bytes.length);
+      await writeBytes(job, `${folder}/${file}`, bytes);
     }
   };
   await put("iter_0000005");

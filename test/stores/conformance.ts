@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { Worker } from "node:worker_threads";
 import { type ErrorCode, MergeyardError } from "../../core/error.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes, writeObject } from "../../stores/objects.ts";
 import type { ObjectInfo, ObjectStore, Region } from "../../stores/store.ts";
 import { checkAgainstModel } from "./model.ts";
 import { patterned } from "./patterned.ts";
@@ -293,10 +293,10 @@ function checkRegions(check: Check, hasThreads: boolean): void {
   });
 
   check("writes objects of one small region and of no bytes, over what was there", async (store) => {
-    await writeObject(store, "small", patterned(1000, 1), 1000);
-    await writeObject(store, "small", patterned(10, 2), 10);
+    await writeBytes(store, "small", patterned(1000, 1));
+    await writeBytes(store, "small", patterned(10, 2));
     assert.deepEqual(Uint8Array.from((await store.get("small", 100))?.bytes ?? []), patterned(10, 2));
-    const info = await writeObject(store, "empty", new Uint8Array(0), 0);
+    const info = await writeBytes(store, "empty", new Uint8Array(0));
     assert.equal(info.bytes, 0);
     assert.equal((await store.head("empty"))?.bytes, 0);
   });
@@ -347,7 +347,7 @@ function checkRegionFailures(check: Check): void {
   });
 
   check("keeps the old object when writing a new one over it is aborted", async (store) => {
-    await writeObject(store, "large", patterned(100, 1), 100);
+    await writeBytes(store, "large", patterned(100, 1));
     const failing = async function* () {
       yield patterned(50, 2);
       throw new Error("the source broke");
@@ -360,8 +360,8 @@ function checkRegionFailures(check: Check): void {
 
 function checkCopyAndDelete(check: Check): void {
   check("copies an object over another, or over itself", async (store) => {
-    await writeObject(store, "source", patterned(100_000, 1), 100_000);
-    await writeObject(store, "deep/target", patterned(5, 2), 5);
+    await writeBytes(store, "source", patterned(100_000, 1));
+    await writeBytes(store, "deep/target", patterned(5, 2));
     for (let repeat = 0; repeat < 2; repeat++) {
       const info = await store.copy("source", "deep/target");
       assert.deepEqual(await store.head("deep/target"), info);
@@ -379,9 +379,9 @@ function checkCopyAndDelete(check: Check): void {
   });
 
   check("keeps a copy when its source is overwritten or deleted", async (store) => {
-    await writeObject(store, "source", patterned(1000, 1), 1000);
+    await writeBytes(store, "source", patterned(1000, 1));
     await store.copy("source", "target");
-    await writeObject(store, "source", patterned(1000, 2), 1000);
+    await writeBytes(store, "source", patterned(1000, 2));
     assert.deepEqual(Uint8Array.from((await store.get("target", 1000))?.bytes ?? []), patterned(1000, 1));
     await store.delete("source");
     assert.deepEqual(Uint8Array.from((await store.get("target", 1000))?.bytes ?? []), patterned(1000, 1));

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { underLock } from "../../stores/directory-lock.ts";
 import { createFaultyStore } from "../../stores/faulty.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes, writeObject } from "../../stores/objects.ts";
 import { openStore } from "../../stores/open.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { patterned } from "./patterned.ts";
@@ -42,7 +42,7 @@ async function churn(): Promise<void> {
     const target = `deep/${index % 2}/copies/${argument}-${index}`;
     await store.create(key, patterned(10));
     await store.copy(key, target);
-    await writeObject(store, key, patterned(20), 20);
+    await writeBytes(store, key, patterned(20));
     if ((await store.head(key))?.bytes !== 20 || (await store.head(target))?.bytes !== 10) process.exitCode = 9;
     await store.delete(key);
     await store.delete(target);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { MergeyardError } from "../../core/error.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { patterned } from "./patterned.ts";
 
@@ -65,7 +65,7 @@ function runReplace(key: string, bytes: Uint8Array, usesPastEtag: boolean): Oper
 
 function runWrite(key: string, bytes: Uint8Array): Operation {
   return async (store, model) => {
-    const info = await writeObject(store, key, bytes, bytes.byteLength);
+    const info = await writeBytes(store, key, bytes);
     remember(model, key, bytes, info.etag);
   };
 }

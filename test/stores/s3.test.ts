@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { test } from "node:test";
 import { createFaultyStore } from "../../stores/faulty.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import { openStore } from "../../stores/open.ts";
 import { createRetryStore } from "../../stores/retry.ts";
 import { createS3Store } from "../../stores/s3.ts";
@@ -73,7 +73,7 @@ test("a copy beyond what one request takes is made of parts, and refuses a sourc
   const small = { ...dialect, copyBytesMax: 11 * 1024 * 1024 };
   const store = createS3Store({ bucket, prefix, dialect: small, endpoint, region: "us-east-1" });
   const content = patterned(23 * 1024 * 1024 + 7);
-  await writeObject(store, "a source/with space+plus", content, content.byteLength);
+  await writeBytes(store, "a source/with space+plus", content);
   const info = await store.copy("a source/with space+plus", "target");
   assert.equal(info.bytes, content.byteLength);
   const into = new Uint8Array(content.byteLength);

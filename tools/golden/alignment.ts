@@ -9,7 +9,7 @@ import { alignStep } from "../../steps/models/align.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { runStep } from "../../steps/step.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import { failed, skipped, type Verdict } from "./case.ts";
 import { compareAll, listTensors, readFileTensors } from "./compare.ts";
 import { readTensor, type Tensor, valuesOf } from "./tensors.ts";
@@ -45,7 +45,7 @@ export async function runAlignment(folder: string, content: { readonly kind: str
   for (const [index, file] of models.entries()) {
     const bytes = readFileSync(join(folder, file));
     const store = stores[index];
-    if (store !== undefined) await writeObject(store, "model.safetensors", bytes, bytes.length);
+    if (store !== undefined) await writeBytes(store, "model.safetensors", bytes);
   }
   const [reference, model, target] = stores;
   if (reference === undefined || model === undefined || target === undefined) return skipped("the alignment");

@@ -10,7 +10,7 @@ import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { runStep, type StepDeps } from "../../steps/step.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { failed, skipped, type Verdict } from "./case.ts";
 import { compareAll, listTensors, readFileTensors } from "./compare.ts";
@@ -116,10 +116,10 @@ async function writeAdapter(store: ObjectStore, tensors: ReadonlyMap<string, Ten
   const { header, tensors: placed } = encodeSafetensorsHeader(specs, new Map());
   const parts = placed.map(({ name }) => tensors.get(name)?.bytes ?? new Uint8Array(0));
   const file = Buffer.concat([header, ...parts]);
-  await writeObject(store, "adapter_model.safetensors", file, file.length);
+  await writeBytes(store, "adapter_model.safetensors", file);
   const rank = [...tensors.values()][0]?.shape[0] ?? 1;
   const config = Buffer.from(JSON.stringify({ peft_type: "LORA", r: rank, lora_alpha: scale * rank }));
-  await writeObject(store, "adapter_config.json", config, config.length);
+  await writeBytes(store, "adapter_config.json", config);
 }
 
 function tensorOf(shape: readonly number[], values: Float32Array): Tensor {

@@ -7,7 +7,7 @@ import { mergeExpertsStep } from "../../steps/models/merge-experts.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { runStep } from "../../steps/step.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { failed, skipped, type Verdict } from "./case.ts";
 import { compareAll, listTensors, readFileTensors } from "./compare.ts";
@@ -159,5 +159,5 @@ async function writeTensors(
   const specs = tensors.map(([name, { shape }]) => ({ name, dtype: "F32" as const, shape }));
   const { header, tensors: placed } = encodeSafetensorsHeader(specs, new Map());
   const file = Buffer.concat([header, ...placed.map(({ name }) => byName.get(name)?.bytes ?? new Uint8Array())]);
-  await writeObject(store, key, file, file.length);
+  await writeBytes(store, key, file);
 }

@@ -9,7 +9,7 @@ import { quantizeStep } from "../../steps/quantize/quantize.ts";
 import { runStep } from "../../steps/step.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
-import { writeObject } from "../../stores/objects.ts";
+import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { failed, PASSED, type Verdict } from "./case.ts";
@@ -33,7 +33,7 @@ export async function runGguf(folder: string, { input, config, expected, mix }: 
     [config, "config.json"],
   ] as const) {
     const bytes = readFileSync(join(folder, file));
-    await writeObject(store, name, bytes, bytes.length);
+    await writeBytes(store, name, bytes);
   }
   const request = { source: store.uri, target: store.uri, name: "out.gguf", scheme: mix, tokenizer: false };
   const openStore = () => store;
