@@ -10,6 +10,7 @@ import { warnOfLosses } from "../core/plan/loss-warnings.ts";
 import type { BlockFile, DerivedFileListing } from "../core/plan/receipt.ts";
 import type { DerivedFile } from "../core/plan/schema.ts";
 import { sameShape } from "../core/tensor.ts";
+import { readRange } from "../stores/objects.ts";
 import { mapBounded } from "./records.ts";
 import { type FinishedMerge, mergesOf, readFinishedUnits } from "./runs/receipts.ts";
 import { checkInputSchema, checkOutputSchema } from "./schemas.ts";
@@ -59,11 +60,7 @@ async function checkOutput(context: UnitContext, merge: FinishedMerge): Promise<
   const info = await yard.head(outputKey, { signal: deps.signal });
   if (info?.bytes !== unit.fileBytes)
     throw wrong(context, merge, `${info?.bytes ?? "no"} bytes`, `${unit.fileBytes} bytes`);
-  const read = async (offset: number, bytes: number): Promise<Uint8Array> => {
-    const into = new Uint8Array(bytes);
-    await yard.readInto(outputKey, offset, into, { signal: deps.signal });
-    return into;
-  };
+  const read: ReadRange = (offset, bytes) => readRange(yard, outputKey, offset, bytes, { signal: deps.signal });
   const header = await readSafetensorsHeader(read, { name: outputKey, bytes: info.bytes });
   if (header.headerDigest !== file.headerDigest) throw wrong(context, merge, header.headerDigest, file.headerDigest);
   header.tensors.forEach((found, index) => {
@@ -85,11 +82,7 @@ async function checkDerived(context: UnitContext, merge: FinishedMerge): Promise
       throw wrong(context, merge, `${bytes ?? "no"} bytes of ${planned.file}`, `${planned.fileBytes} bytes`);
     }
     const { key, file } = made;
-    const read = async (offset: number, length: number): Promise<Uint8Array> => {
-      const into = new Uint8Array(length);
-      await yard.readInto(key, offset, into, { signal: deps.signal });
-      return into;
-    };
+    const read: ReadRange = (offset, length) => readRange(yard, key, offset, length, { signal: deps.signal });
     const header = Buffer.from(planned.header, "base64");
     const digest = digestBytes(await read(0, header.length));
     if (digest !== file.headerDigest || digestBytes(header) !== digest) {

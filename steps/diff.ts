@@ -3,10 +3,10 @@
 // whose digests are known and equal are not read.
 import type { TensorEntry } from "../core/checkpoint.ts";
 import { isFloatDtype, scalarCast } from "../core/ops/cast.ts";
-import { DTYPE_BITS, type Dtype, elementCount, sameShape } from "../core/tensor.ts";
+import { DTYPE_BITS, type Dtype, elementCount, sameShape, tensorBytes } from "../core/tensor.ts";
 import { gatherWhole } from "../core/universal/box.ts";
 import { type GatherSource, gatherPieces } from "../engine/gather.ts";
-import { openCheckpoint, openCheckpointFile } from "./open-checkpoint.ts";
+import { openPlace } from "./open-checkpoint.ts";
 import { type DiffOutput, diffInputSchema, diffOutputSchema } from "./schemas.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 
@@ -35,7 +35,7 @@ export const diffStep = defineStep({
       const difference = await compareTensors({ ...left, tensor }, { ...right, tensor: other }, deps.signal);
       if (difference === undefined) equal += 1;
       else changed.push(difference);
-      done.bytesRead += bytesOf(tensor) + bytesOf(other);
+      done.bytesRead += tensorBytes(tensor.dtype, tensor.shape) + tensorBytes(other.dtype, other.shape);
       deps.progress?.({ ...done });
     }
     return { a: left.source.store.uri, b: right.source.store.uri, equal, onlyA, onlyB, shapes, changed };
@@ -45,17 +45,13 @@ export const diffStep = defineStep({
 type Side = { readonly source: GatherSource; readonly tensors: readonly TensorEntry[] };
 type OneTensor = { readonly source: GatherSource; readonly tensor: TensorEntry };
 
-async function openSide(place: { readonly folder: string; readonly file?: string | undefined }, deps: StepDeps) {
-  const store = deps.openStore(place.folder);
-  const { checkpoint } =
-    place.file === undefined
-      ? await openCheckpoint(store, "", deps.signal)
-      : await openCheckpointFile(store, place.file, deps.signal);
-  return { source: { store, prefix: "" }, tensors: checkpoint.tensors } satisfies Side;
-}
-
-function bytesOf({ dtype, shape }: TensorEntry): number {
-  return (elementCount(shape) * DTYPE_BITS[dtype]) / 8;
+async function openSide(
+  { folder, file }: { readonly folder: string; readonly file?: string | undefined },
+  { openStore, signal }: StepDeps,
+): Promise<Side> {
+  const source = { store: openStore(folder), prefix: "" };
+  const { checkpoint } = await openPlace({ ...source, file }, signal);
+  return { source, tensors: checkpoint.tensors };
 }
 
 type TensorDifference = DiffOutput["changed"][number];

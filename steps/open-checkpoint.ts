@@ -11,6 +11,7 @@ import { recogniseFileFormat, recogniseFormat } from "../core/formats/registry.t
 import { fileRole } from "../core/formats/side-files.ts";
 import { FOLDER_LIMITS } from "../core/limits.ts";
 import type { CheckpointInfo } from "../core/universal/checkpoint-info.ts";
+import { readRange } from "../stores/objects.ts";
 import type { ObjectInfo, ObjectStore } from "../stores/store.ts";
 
 export type StoredCheckpoint = OpenedCheckpoint & {
@@ -129,16 +130,12 @@ function createFolderReader(
 ): FolderReader {
   return {
     files: objects.map(({ key, bytes }) => ({ name: key.slice(prefix.length), bytes })),
-    async read(file, offset, bytes) {
-      const into = new Uint8Array(bytes);
-      if (bytes > 0) await store.readInto(prefix + file, offset, into, { signal });
-      return into;
-    },
+    read: (file, offset, bytes) => readRange(store, prefix + file, offset, bytes, { signal }),
   };
 }
 
-/** Parsers know a file's name only; whoever reads the error needs the store and the whole key. */
-async function locateErrors<T>(store: ObjectStore, prefix: string, work: () => Promise<T>): Promise<T> {
+/** Runs `work`; errors of parsers, which know a file's name only, get the store and the whole key. */
+export async function locateErrors<T>(store: ObjectStore, prefix: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (cause) {

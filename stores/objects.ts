@@ -23,6 +23,19 @@ export async function readAll(
   return object.bytes;
 }
 
+/** `bytes` bytes from `offset` on, in memory of their own. Throws what the store throws; nothing is read for none. */
+export async function readRange(
+  store: ObjectStore,
+  key: string,
+  offset: number,
+  bytes: number,
+  options?: StoreOptions,
+): Promise<Uint8Array> {
+  const into = new Uint8Array(bytes);
+  if (bytes > 0) await store.readInto(key, offset, into, options);
+  return into;
+}
+
 /**
  * A JSON document, checked against its schema.
  * Throws StoreObjectMissing, StoreObjectTooLarge, and StoreJsonInvalid (with the path of the first wrong field).

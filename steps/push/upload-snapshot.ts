@@ -1,13 +1,15 @@
 // What a push uploads: the files of a folder as they are at one moment, with the ETags by which a change is noticed
 // later. A training job's folder holds many steps; one of them is taken.
+import assert from "node:assert/strict";
 import { digestBytes } from "../../core/artifact/digest.ts";
 import type { FolderReader } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { recogniseFormat } from "../../core/formats/registry.ts";
 import { findStepFolders, parseStepFolder, type StepFolder } from "../../core/formats/step-folder.ts";
 import { FOLDER_LIMITS, RANK_LIMITS } from "../../core/limits.ts";
+import { readRange } from "../../stores/objects.ts";
 import type { ObjectInfo, ObjectStore } from "../../stores/store.ts";
-import { fingerprintFiles } from "../open-checkpoint.ts";
+import { fingerprintFiles, locateErrors } from "../open-checkpoint.ts";
 
 /** A file to upload under `name`: an object of the folder, or a text that stands for one. */
 export type SnapshotFile = {
@@ -139,19 +141,12 @@ export async function checkSnapshot({ source, files }: Snapshot, signal: AbortSi
     files: files.map(({ name, bytes }) => ({ name, bytes })),
     async read(name, offset, bytes) {
       const content = byName.get(name)?.content;
-      if (content !== undefined && "text" in content) return content.text.subarray(offset, offset + bytes);
-      const into = new Uint8Array(bytes);
-      if (content !== undefined && bytes > 0) await source.readInto(content.key, offset, into, { signal });
-      return into;
+      assert.ok(content !== undefined, "a reader asks for files of its folder");
+      if ("text" in content) return content.text.subarray(offset, offset + bytes);
+      return readRange(source, content.key, offset, bytes, { signal });
     },
   };
-  try {
-    await recogniseFormat(folder.files).open(folder);
-  } catch (cause) {
-    if (!(cause instanceof MergeyardError) || cause.where.store !== undefined) throw cause;
-    const { code, where, found, expected, hint } = cause;
-    throw new MergeyardError(code, { where: { ...where, store: source.uri }, found, expected, hint, cause });
-  }
+  await locateErrors(source, "", () => recogniseFormat(folder.files).open(folder));
 }
 
 /** Throws StoreObjectChanged, naming the first file that is not what it was when the snapshot was taken. */

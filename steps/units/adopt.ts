@@ -1,10 +1,11 @@
 // Adopting: reading one safetensors file once, with bounded memory, and digesting its header and every tensor. An adopt
 // unit writes nothing but its receipt; a conversion writes the pieces on as they pass.
 import { createPartHasher, type Digest, digestTensorFile } from "../../core/artifact/digest.ts";
-import type { TensorEntry } from "../../core/checkpoint.ts";
+import type { ReadRange, TensorEntry } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { readSafetensorsHeader, type SafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import type { TensorFile } from "../../core/plan/receipt.ts";
+import { readRange } from "../../stores/objects.ts";
 import type { ObjectInfo, ObjectStore } from "../../stores/store.ts";
 import type { StepProgress } from "../step.ts";
 import { readPieces, type StreamSource } from "../stream.ts";
@@ -54,11 +55,7 @@ export async function* adoptPieces(
   adopted: (file: TensorFile) => void,
 ): AsyncGenerator<Uint8Array> {
   const { store, key, bytes } = source;
-  const read = async (offset: number, length: number): Promise<Uint8Array> => {
-    const into = new Uint8Array(length);
-    await store.readInto(key, offset, into, { signal });
-    return into;
-  };
+  const read: ReadRange = (offset, length) => readRange(store, key, offset, length, { signal });
   const header = await readSafetensorsHeader(read, { name, bytes });
   const hasher = createPartHasher([header.headerBytes, ...header.tensors.map((tensor) => placeOf(tensor).bytes)]);
   for await (const piece of readPieces(source, signal)) {
