@@ -58,15 +58,10 @@ export async function guardFile<T>(store: string, key: string, operation: () => 
   }
 }
 
-/** True for the errors that mean "no file at this path". */
-export function isAbsence(error: unknown): boolean {
-  const errno = errnoOf(error);
-  return errno === "ENOENT" || errno === "ENOTDIR";
-}
-
 /** For a file operation's `catch`: undefined when there is no file, every other error as it is. */
 export function undefinedWhenAbsent(error: unknown): undefined {
-  if (!isAbsence(error)) throw error;
+  const errno = errnoOf(error);
+  if (errno !== "ENOENT" && errno !== "ENOTDIR") throw error;
   return undefined;
 }
 

@@ -116,7 +116,8 @@ export async function writeBytes(
 }
 
 /**
- * Copies an object to another store, streaming; within one store the store copies by itself. Throws StoreObjectMissing, and StoreObjectChanged when the source did not stay the same meanwhile.
+ * Copies an object to another store, streaming; within one store the store copies by itself. Throws StoreObjectMissing,
+ * and StoreObjectChanged when the source did not stay the same meanwhile.
  */
 export async function copyAcross(
   source: ObjectStore,
