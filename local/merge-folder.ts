@@ -19,8 +19,8 @@ import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
 import type { MergePlan } from "../core/plan/plan-merge.ts";
 import { type DocumentPlan, planRecipe } from "../core/plan/plan-recipe.ts";
 import { type PlanSource, type SideFile, writtenBytes } from "../core/plan/schema.ts";
-import { listSources, normaliseRecipe } from "../core/recipe/normalise.ts";
-import { type OutputRequest, readOutputs } from "../core/recipe/outputs.ts";
+import { listSources, normaliseRecipe, placeOfSource } from "../core/recipe/normalise.ts";
+import { type OutputRequest, type Outputs, readOutputs } from "../core/recipe/outputs.ts";
 import type { ParsedRecipe } from "../core/recipe/parse.ts";
 import { checkReadable } from "../core/universal/conversion.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
@@ -111,7 +111,7 @@ export type MergeFolderResult = {
 export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolderDeps): Promise<MergeFolderResult> {
   const parsed = await loadRecipe(request, deps);
   const recipe = normaliseRecipe(parsed);
-  const outputs = readOutputs(request.outputs ?? parsed.pipeline.outputs, parsed.origin);
+  const outputs = outputsOf(request, parsed);
   const imatrices = await openImatrices(outputs, [request.recipe.store, request.currentFolder], deps);
   const hessians = await openHessianFiles(outputs, [request.recipe.store, request.currentFolder], deps);
   const names = documentNames(recipe, outputs);
@@ -227,6 +227,12 @@ async function digestModels(
   return mapBounded(plans, (plan, index) => plan.digest(own[index] ?? []));
 }
 
+/** Those of the command line stand in no file. */
+function outputsOf({ outputs }: MergeFolderRequest, { pipeline, origin }: ParsedRecipe): Outputs {
+  if (outputs === undefined) return readOutputs(pipeline.outputs, origin);
+  return readOutputs(outputs, { file: undefined, line: () => undefined });
+}
+
 async function loadRecipe({ recipe }: MergeFolderRequest, deps: MergeFolderDeps): Promise<ParsedRecipe> {
   const store = deps.openStore(recipe.store);
   const stored = await store.get(recipe.key, RECIPE_LIMITS.bytes, deps);
@@ -250,6 +256,7 @@ async function openModel(
       aliases: [models, parsed.pipeline.models ?? {}],
       folders: [recipe.store, currentFolder],
       hubCache,
+      placeOf: (source) => placeOfSource(parsed, source),
       signal,
     },
     model,

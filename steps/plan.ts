@@ -11,7 +11,7 @@ import { documentNames } from "../core/plan/documents.ts";
 import { chooseMachine, engineBytes, FLEET_DEFAULT, type Fleet } from "../core/plan/machine.ts";
 import { type PipelineModel, planPipeline } from "../core/plan/plan-pipeline.ts";
 import type { Plan, PlanHeader, PlanSource } from "../core/plan/schema.ts";
-import { listSources, normaliseRecipe } from "../core/recipe/normalise.ts";
+import { listSources, normaliseRecipe, placeOfSource } from "../core/recipe/normalise.ts";
 import { readOutputs } from "../core/recipe/outputs.ts";
 import { convertedCheckpoint, planConversion } from "../core/universal/convert-plan.ts";
 import { readAll } from "../stores/objects.ts";
@@ -86,6 +86,7 @@ export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: Ste
       resolveUri(uri, key.split("/").slice(0, -1).join("/")),
       ...(input.folder === undefined ? [] : [input.folder]),
     ],
+    placeOf: (source) => placeOfSource(parsed, source),
     signal: deps.signal,
   };
   const outputs = readOutputs(parsed.pipeline.outputs, parsed.origin);

@@ -5,7 +5,7 @@
 import { checkName } from "../core/artifact/key.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { isUnfinishedPush, parseUploadMarker, UPLOAD_MARKER } from "../core/artifact/upload.ts";
-import { isVerdict, MergeyardError } from "../core/error.ts";
+import { type ErrorPlace, isVerdict, MergeyardError } from "../core/error.ts";
 import { gguf } from "../core/formats/gguf/checkpoint.ts";
 import { FORMATS } from "../core/formats/registry.ts";
 import { ARTIFACT_LIMITS } from "../core/limits.ts";
@@ -24,6 +24,8 @@ export type ModelScope = {
   readonly folders: readonly string[];
   /** URI of the cache of Hugging Face's tools on this machine, the last place of all. */
   readonly hubCache?: string | undefined;
+  /** Where the recipe names a model, for who has to correct it. */
+  readonly placeOf?: ((reference: string) => ErrorPlace) | undefined;
   readonly signal: AbortSignal;
 };
 
@@ -46,8 +48,9 @@ export type ModelPlace = {
 export async function resolveModel(scope: ModelScope, reference: string): Promise<ModelPlace> {
   const alias = scope.aliases.find((names) => Object.hasOwn(names, reference))?.[reference];
   const text = alias ?? reference;
+  const where = { ...scope.placeOf?.(reference), model: reference };
   const tried: string[] = [];
-  const place = (await findExplicit(scope, text)) ?? (await findInYard(scope, text, tried));
+  const place = (await findExplicit(scope, text, where)) ?? (await findInYard(scope, text, tried));
   if (place !== undefined) return place;
   for (const folder of scope.folders) {
     const uri = resolveUri(folder, text);
@@ -63,18 +66,19 @@ export async function resolveModel(scope: ModelScope, reference: string): Promis
     if (cached !== undefined) return folderPlace(cached, hubName.repository);
   }
   const expected = [...new Set(tried)].join(" or ");
-  throw new MergeyardError("YardModelMissing", { where: { model: reference }, expected });
+  const hint = scope.yard === undefined ? "check the path, or say where it is with --model NAME=PATH" : undefined;
+  throw new MergeyardError("YardModelMissing", { where, expected, hint });
 }
 
 /** URIs, absolute paths and the yard's own areas: one place is meant, nothing else is tried. */
-async function findExplicit(scope: ModelScope, text: string): Promise<ModelPlace | undefined> {
+async function findExplicit(scope: ModelScope, text: string, where: ErrorPlace): Promise<ModelPlace | undefined> {
   if (/^[a-z][a-z0-9+.-]*:\/\//.test(text) || text.startsWith("/")) {
     const uri = text.startsWith("/") ? resolveUri("file:///", text) : text;
     const store = scope.openStore(uri);
     if (await hasObjects(store, "")) return folderPlace(store, text);
     const file = await findFile(scope, uri);
     if (file !== undefined) return file;
-    throw new MergeyardError("YardModelMissing", { where: { model: text }, found: "no files", expected: uri });
+    throw new MergeyardError("YardModelMissing", { where, found: "no files", expected: uri });
   }
   const [area, ...rest] = text.split("/");
   const { yard } = scope;

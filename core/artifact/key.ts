@@ -6,7 +6,9 @@ import { KEY_LIMITS } from "../limits.ts";
 /** First segment of the area that a folder store keeps for itself; no object may be named so in any store. */
 export const RESERVED_SEGMENT = ".mergeyard";
 
-const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
+/** Names of models, versions, channels and pipelines. */
+export const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
+export const NAME_WORDS = "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit";
 
 /**
  * The key itself, when it is a relative path with `/`: no empty, `.` or `..` segment, no backslash, no control
@@ -33,7 +35,7 @@ export function checkName(name: string): string {
   if (!NAME.test(name)) {
     throw new MergeyardError("StoreNameInvalid", {
       found: JSON.stringify(name.slice(0, 200)),
-      expected: "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit",
+      expected: NAME_WORDS,
     });
   }
   return name;

@@ -4,7 +4,7 @@ import { MergeyardError } from "../error.ts";
 import { planShards, planUnitShards } from "../formats/safetensors/shard-plan.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import { findMethod, METHOD_IDS } from "../methods/registry.ts";
-import { nearestName } from "../recipe/nearest.ts";
+import { didYouMean, nearestName } from "../recipe/nearest.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import { checkParameters, createResolver, findIdleFilters } from "../recipe/parameters.ts";
@@ -123,7 +123,7 @@ function lookUp(recipe: Recipe, find: (id: string) => MergeMethod | undefined): 
     where: fieldPlace(recipe.origin, ["merge_method"]),
     found: recipe.method,
     expected: METHOD_IDS.join(", "),
-    hint: nearest === undefined ? undefined : `did you mean \`${nearest}\`?`,
+    hint: didYouMean(nearest),
   });
 }
 

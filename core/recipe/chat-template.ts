@@ -1,7 +1,7 @@
 // What a recipe says of the output's chat template. Source: mergekit's `chat_template`, reference section 5.8.
 import { MergeyardError } from "../error.ts";
 import { CHAT_TEMPLATES } from "../tokenizer/chat-templates.ts";
-import { nearestName } from "./nearest.ts";
+import { didYouMean, nearestName } from "./nearest.ts";
 import { describeValue, fieldPlace, type RecipeOrigin } from "./origin.ts";
 import type { MergeConfig } from "./schema.ts";
 
@@ -27,6 +27,6 @@ export function normaliseChatTemplate(
     where: fieldPlace(origin, ["chat_template"]),
     found: describeValue(written),
     expected: `auto, ${names.join(", ")}, or a Jinja template of at least ${CHARACTERS_MIN} characters`,
-    hint: nearest === undefined ? undefined : `did you mean \`${nearest}\`?`,
+    hint: didYouMean(nearest),
   });
 }

@@ -1,7 +1,7 @@
 // From what zod found to what a user is told: one MergeyardError with field, line, found, expected and the nearest key.
 import type * as z from "zod";
 import { MergeyardError } from "../error.ts";
-import { nearestName } from "./nearest.ts";
+import { didYouMean, nearestName } from "./nearest.ts";
 import { describeValue, type FieldPath, fieldPlace, type RecipeOrigin } from "./origin.ts";
 
 type Issue = z.core.$ZodIssue;
@@ -36,7 +36,7 @@ export function unknownKeyError({ path, key, known }: UnknownKey, origin: Recipe
     where: fieldPlace(origin, [...path, key]),
     found: key,
     expected: nearest ?? known.join(", "),
-    hint: nearest === undefined ? "remove the key" : `did you mean \`${nearest}\`?`,
+    hint: didYouMean(nearest) ?? "remove the key",
   });
 }
 

@@ -18,6 +18,11 @@ export function nearestName(name: string, candidates: Iterable<string>): string 
   return best;
 }
 
+/** What to do about a name that is not known, where a known one is near. */
+export function didYouMean(nearest: string | undefined): string | undefined {
+  return nearest && `did you mean \`${nearest}\`?`;
+}
+
 /** Characters of a name that are compared; a longer one is not a misspelling of ours. */
 const NAME_LENGTH_MAX = 80;
 

@@ -1,7 +1,7 @@
 // From the forms that recipes are written in to the one form that is planned. Needs no checkpoint; the parts that have
 // a form of their own are in slices.ts, tokenizer.ts and documents.ts.
 // Source: mergekit's configuration normalisation, reference section 5.6.
-import { MergeyardError } from "../error.ts";
+import { type ErrorPlace, MergeyardError } from "../error.ts";
 import type { FloatDtype } from "../ops/cast.ts";
 import { type ChatTemplateRecipe, normaliseChatTemplate } from "./chat-template.ts";
 import type { ParsedDocument } from "./documents.ts";
@@ -70,6 +70,16 @@ export function listSources(recipe: Recipe): readonly string[] {
   const made = new Set(recipe.stages.map(({ name }) => name));
   const all = [...recipe.stages.map((stage) => stage.recipe), recipe].flatMap(({ sources }) => sources);
   return [...new Set(all)].filter((source) => !made.has(source));
+}
+
+/** Where a recipe first names a source of `listSources`; empty for one that it does not name. */
+export function placeOfSource({ stages, merge, origin }: ParsedRecipe, source: string): ErrorPlace {
+  for (const document of [...stages, { merge, origin }]) {
+    const places = listReferences(document.merge);
+    const named = places.find(({ reference }) => reference.base === source || reference.adapter === source);
+    if (named !== undefined) return fieldPlace(document.origin, named.path);
+  }
+  return {};
 }
 
 function normaliseDocument(

@@ -3,7 +3,7 @@
 import { MergeyardError } from "../error.ts";
 import { MIXES, type Mix } from "../schemes/mixes.ts";
 import { FOLDER_SCHEMES, type FolderScheme, SCHEME_ALIASES } from "../schemes/registry.ts";
-import { nearestName } from "./nearest.ts";
+import { didYouMean, nearestName } from "./nearest.ts";
 import type { RecipeOrigin } from "./origin.ts";
 import type { Pipeline } from "./schema.ts";
 
@@ -53,14 +53,14 @@ const FORMATS: Readonly<Record<string, readonly string[]>> = Object.freeze({
 });
 
 /** Throws RecipeNotSupported: a format or scheme that cannot be written in the same pass; RecipeFieldInvalid: twice. */
-export function readOutputs(requests: readonly OutputRequest[], origin: Pick<RecipeOrigin, "file">): Outputs {
+export function readOutputs(requests: readonly OutputRequest[], origin: Pick<RecipeOrigin, "file" | "line">): Outputs {
   const gguf: GgufOutput[] = [];
   const schemes: Pick<FolderOutput, "scheme" | "hessian">[] = [];
   const seen = new Set<string>();
   for (const [index, { format, scheme: named, tokenizer, imatrix, hessian }] of requests.entries()) {
     const scheme = named == null ? undefined : (SCHEME_ALIASES.get(named.toLowerCase()) ?? named);
     const spelling = scheme === undefined ? format : `${format} with scheme ${scheme}`;
-    const where = { file: origin.file, field: `outputs[${index}]` };
+    const where = { file: origin.file, field: `outputs[${index}]`, line: origin.line(["outputs", index]) };
     const refuse: Refuse = (code, expected, hint) =>
       new MergeyardError(code, { where, found: spelling, expected, hint });
     checkScheme(format, scheme, refuse);
@@ -86,12 +86,13 @@ const AFTERWARDS = "run `mergeyard quantize` on what the pipeline publishes";
 
 function checkScheme(format: string, scheme: string | undefined, refuse: Refuse): void {
   const schemes = FORMATS[format];
-  if (schemes === undefined) throw refuse("RecipeNotSupported", Object.keys(FORMATS).join(" or "), AFTERWARDS);
+  if (schemes === undefined) {
+    const formats = Object.keys(FORMATS);
+    throw refuse("RecipeNotSupported", formats.join(" or "), didYouMean(nearestName(format, formats)) ?? AFTERWARDS);
+  }
   if (schemes.length > 0 !== (scheme !== undefined)) {
     throw refuse("RecipeNotSupported", schemes.length > 0 ? `${format} with a scheme` : format);
   }
   if (scheme === undefined || schemes.includes(scheme)) return;
-  const nearest = nearestName(scheme, schemes);
-  const hint = nearest === undefined ? undefined : `did you mean \`${nearest}\`?`;
-  throw refuse("RecipeNotSupported", schemes.join(", "), hint);
+  throw refuse("RecipeNotSupported", schemes.join(", "), didYouMean(nearestName(scheme, schemes)));
 }

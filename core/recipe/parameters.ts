@@ -5,7 +5,7 @@ import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import type { MergeMethod, ParameterValues } from "../methods/method.ts";
 import { describeExpected } from "./issues.ts";
-import { nearestName } from "./nearest.ts";
+import { didYouMean, nearestName } from "./nearest.ts";
 import type { Recipe } from "./normalise.ts";
 import { describeValue, fieldPlace } from "./origin.ts";
 import { MERGEKIT_PARAMETERS } from "./parse.ts";
@@ -56,7 +56,7 @@ function unknownParameter(recipe: Recipe, method: ParameterSchemas, name: string
     where,
     found: name,
     expected: nearest ?? (known.length === 0 ? "no parameters" : known.join(", ")),
-    hint: nearest === undefined ? undefined : `did you mean \`${nearest}\`?`,
+    hint: didYouMean(nearest),
   });
 }
 

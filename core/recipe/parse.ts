@@ -120,7 +120,11 @@ function parseTolerant<Schema extends z.ZodType>(
     const [unknown] = unknownKeys(issues);
     if (unknown === undefined) throw fieldError(issues, document, origin);
     const inMerge = mergePath.every((part, index) => unknown.path[index] === part);
-    if (!inMerge || !(strict || MERGEKIT_KEYS.has(unknown.key))) throw unknownKeyError(unknown, origin);
+    if (!inMerge || !(strict || MERGEKIT_KEYS.has(unknown.key))) {
+      // Without a pipeline's keys the document was taken for a merge on its own; the key may be one of them, misspelt.
+      const known = mergePath.length + unknown.path.length === 0 ? [...unknown.known, ...PIPELINE_KEYS] : unknown.known;
+      throw unknownKeyError({ ...unknown, known }, origin);
+    }
     const holder = valueAt(copy, unknown.path);
     if (typeof holder === "object" && holder !== null) Reflect.deleteProperty(holder, unknown.key);
     warnings.push(ignoredKeyWarning(unknown, origin));

@@ -2,6 +2,7 @@
 // zod schemas are the only definition. They say what the grammar is; supported.ts says what is not executed yet.
 // Source of the grammar: mergekit's configuration, reference section 5.
 import * as z from "zod";
+import { NAME, NAME_WORDS } from "../artifact/key.ts";
 import { RECIPE_LIMITS } from "../limits.ts";
 import { settingsSchema } from "./setting.ts";
 
@@ -166,8 +167,7 @@ export const mergeSchema = closed({
 });
 export type MergeConfig = z.output<typeof mergeSchema>;
 
-/** Names of things in a yard: one path segment of letters, digits, dots, dashes and underscores. */
-const nameSchema = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/);
+const nameSchema = z.string().refine((name) => NAME.test(name), NAME_WORDS);
 
 /** One artifact of the merge. `tokenizer: false`: a GGUF file without one. */
 const outputSchema = closed({

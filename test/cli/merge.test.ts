@@ -382,6 +382,9 @@ test("bad input is one error with its code and place, and leaves nothing behind"
     const { status, error } = await merge([recipeFile(name, text), "--out", path.join(folder, "out")]);
     assert.deepEqual([status, error?.code], [1, code], name);
     assert.deepEqual(readdirSync(folder), [], name);
+    if (code === "YardModelMissing") {
+      assert.deepEqual(error?.where, { file: `${name}.yaml`, field: "models[0].model", line: 3, model: "nowhere" });
+    }
   }
   const absent = await merge(["no-such.yaml", "--out", path.join(scratch, "never")]);
   assert.deepEqual([absent.status, absent.error?.code], [1, "CliSourceMissing"]);

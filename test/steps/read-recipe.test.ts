@@ -95,6 +95,11 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
     { code: "RecipeUnknownKey", field: "merge_methd", line: 1, expected: "merge_method" },
   ],
   [
+    "a misspelt merge part",
+    "name: x\nmerg: {merge_method: linear}\n",
+    { code: "RecipeUnknownKey", field: "merg", line: 2, expected: "merge" },
+  ],
+  [
     "a misspelt key of a model",
     "merge_method: linear\nmodels:\n  - model: a\n    paramters: {}\n",
     { code: "RecipeUnknownKey", field: "models[0].paramters", line: 4, expected: "parameters", file: "recipe.yaml" },
@@ -118,6 +123,16 @@ const REFUSALS: readonly (readonly [string, string, Expected])[] = [
     "a misspelt key under publish",
     inPipeline("publish: {model: m, chanel: c}"),
     { code: "RecipeUnknownKey", field: "publish.chanel", line: 3 },
+  ],
+  [
+    "a channel that no file can be named by",
+    inPipeline("publish: {model: m, channel: night ly}"),
+    {
+      code: "RecipeFieldInvalid",
+      field: "publish.channel",
+      found: '"night ly"',
+      expected: "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit",
+    },
   ],
   [
     "a misspelt key of the merge part of a pipeline",

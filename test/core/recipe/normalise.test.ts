@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { normaliseRecipe } from "../../../core/recipe/normalise.ts";
+import { normaliseRecipe, placeOfSource } from "../../../core/recipe/normalise.ts";
 import { readRecipe } from "../../../steps/read-recipe.ts";
 import { assertRefused, type Expected } from "./refusal.ts";
 
@@ -277,6 +277,21 @@ test("what has to be found is models without their adapters, and adapters, each 
     ["a+x", "a@v2+x", "b", "a"],
   );
   assert.deepEqual(recipe.sources, ["a", "x", "a@v2", "b"]);
+});
+
+test("a source has the place where the recipe names it first, in whichever document", () => {
+  const text =
+    "name: one\nmerge_method: linear\nmodels:\n  - model: a+x\n---\nmerge_method: linear\nmodels:\n" +
+    "  - model: one\n  - model: a\n  - model: b\ntokenizer: {source: c}\n";
+  const parsed = readRecipe(new TextEncoder().encode(text), "recipe.yaml");
+  const places = ["a", "x", "b", "c", "nowhere"].map((source) => placeOfSource(parsed, source));
+  assert.deepEqual(places, [
+    { file: "recipe.yaml", field: "models[0].model", line: 4 },
+    { file: "recipe.yaml", field: "models[0].model", line: 4 },
+    { file: "recipe.yaml", field: "models[2].model", line: 10 },
+    { file: "recipe.yaml", field: "tokenizer.source", line: 11 },
+    {},
+  ]);
 });
 
 test("the old name of a tokenizer's source is the new one's, and models that only give tokens come last", () => {
