@@ -34,7 +34,9 @@ function describeResult({ outcome, model, version, channel, current, files, byte
     case "published":
       return `published ${model}@${version} (${files} files, ${formatBytes(bytes)}); ${model}:${channel} points to it`;
     case "unchanged":
-      return `nothing changed: ${model}:${channel} is ${model}@${version} already`;
+      if (current === null) return "nothing changed: the files of this run are in its folder already";
+      if (current.version === version) return `nothing changed: ${model}:${channel} is ${model}@${version} already`;
+      return `nothing changed: ${model}:${channel} stays ${model}@${current.version}, where a person put it since`;
     case "lost-race":
       return `published ${model}@${version}, but ${model}:${channel} is ${current?.version} by a later decision`;
     case "not-requested":

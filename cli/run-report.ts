@@ -11,7 +11,7 @@ const count = z.number();
 const shownEventSchema = z.discriminatedUnion("event", [
   z.object({ event: z.literal("attempt-opened"), run: z.string(), attempt: count, resumed: z.boolean() }),
   z.object({ event: z.literal("state-entered"), state: z.string(), type: z.string() }),
-  z.object({ event: z.literal("state-finished"), state: z.string() }),
+  z.object({ event: z.literal("state-finished"), state: z.string(), caught: z.string().nullable() }),
   z.object({ event: z.literal("state-replayed"), state: z.string() }),
   z.object({ event: z.literal("state-retried"), state: z.string() }),
   z.object({ event: z.literal("jobs-submitted"), job: z.string(), jobs: count }),
@@ -123,7 +123,9 @@ function describeEvent(event: ShownEvent): string | undefined {
     case "attempt-opened":
       return renderLine("run", `${event.run}${event.resumed ? ", goes on where it was stopped" : ""}`);
     case "state-finished":
-      return TITLES[event.state] === undefined ? undefined : renderLine(TITLES[event.state] ?? "", "done");
+      return TITLES[event.state] === undefined
+        ? undefined
+        : renderLine(TITLES[event.state] ?? "", event.caught === null ? "done" : "failed");
     case "state-replayed":
       return TITLES[event.state] === undefined ? undefined : renderLine(TITLES[event.state] ?? "", "was done before");
     case "state-retried":

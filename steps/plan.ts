@@ -59,11 +59,14 @@ export const planStep = defineStep({
       const header = { ...plan.header, run: nameRun(plan.header.run, round) };
       const { run } = header;
       const finished = await findFinished(yard, header, channel, deps);
-      if (finished !== undefined) return { ...base, run, outcome: "unchanged", stages: [], version: finished.version };
+      if (finished !== undefined) {
+        const current = channel === undefined ? null : { version: channel.version, run: channel.run };
+        return { ...base, run, outcome: "unchanged", stages: [], version: finished.version, current };
+      }
       const kept = await keepPlan(yard, { ...plan, header }, deps);
       if (kept === undefined) continue;
       const stages = listStages(kept, input.fleet ?? FLEET_DEFAULT);
-      return { ...base, run, outcome: "planned", stages, version: null };
+      return { ...base, run, outcome: "planned", stages, version: null, current: null };
     }
   },
 });

@@ -47,12 +47,15 @@ export const planInputSchema = z.strictObject({
   fleet: fleetSchema.optional(),
 });
 
+/** What a channel points to, and the run that moved it there (null: a person did). */
+const currentSchema = z.strictObject({ version: z.string(), run: z.string().nullable() }).nullable();
+
 export const planOutputSchema = z.strictObject({
   yard: uri,
   run: z.string(),
   /**
-   * planned: units may have to run. unchanged: this run finished before and its channel still says so; nothing to do,
-   * `version` is what it published.
+   * planned: units may have to run. unchanged: this run finished before, and its channel stands as the run or, since
+   * then, a person has left it; nothing to do, `version` is what the run published, `current` what the channel says.
    */
   outcome: z.enum(["planned", "unchanged"]),
   /** When this plan was made; orders runs that publish to one channel (steps/publish.ts). */
@@ -63,6 +66,7 @@ export const planOutputSchema = z.strictObject({
   model: z.string().nullable(),
   channel: z.string().nullable(),
   version: z.string().nullable(),
+  current: currentSchema,
 });
 
 export const unitInputSchema = z.strictObject({ ...runRefSchema.shape, stage: count, index: count });
@@ -85,7 +89,7 @@ const publishOutcomeSchema = z.enum(["published", "unchanged", "lost-race", "not
 export const publishOutputSchema = z.strictObject({
   ...runRefSchema.shape,
   /**
-   * published: the channel points to `version` now. unchanged: it did already, nothing was written. lost-race: the
+   * published: the channel points to `version` now. unchanged: nothing was written, as above. lost-race: the
    * version is there, but the channel belongs to a run planned later, or to a person's promotion: `current` says who.
    * not-requested: the pipeline has no `publish`; its files stay in the run's folder.
    */
@@ -93,8 +97,7 @@ export const publishOutputSchema = z.strictObject({
   model: z.string().nullable(),
   channel: z.string().nullable(),
   version: z.string().nullable(),
-  /** What the channel points to now, and the run that moved it there (null: a person did). */
-  current: z.strictObject({ version: z.string(), run: z.string().nullable() }).nullable(),
+  current: currentSchema,
   files: count,
   bytes: count,
 });

@@ -105,7 +105,7 @@ async function runJournaled(state: State, visit: Visit): Promise<Finished> {
   onEvent({ event: "state-entered", ...place, type: state.type });
   const finished = await runState(state, visit);
   await journal.record(key, finished);
-  onEvent({ event: "state-finished", ...place, next: finished.next });
+  onEvent({ event: "state-finished", ...place, next: finished.next, caught: finished.caught });
   return finished;
 }
 

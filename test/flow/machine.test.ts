@@ -34,7 +34,7 @@ function planned(jobs: readonly number[]): JsonObject {
     jobs: count,
     ...SIZE,
   }));
-  return { ...REF, outcome: "planned", plannedMs: 5, stages, model: "m", channel: "c", version: null };
+  return { ...REF, outcome: "planned", plannedMs: 5, stages, model: "m", channel: "c", version: null, current: null };
 }
 
 type Call = readonly [string, Json];
@@ -145,13 +145,14 @@ test("a plan without stages goes straight to its check", async () => {
 });
 
 test("an unchanged plan runs nothing and says so", async () => {
-  const plan = { ...planned([]), outcome: "unchanged", version: "v" };
+  const current = { version: "w", run: null };
+  const plan = { ...planned([]), outcome: "unchanged", version: "v", current };
   const { result, calls } = await run({ plan });
   assert.deepEqual(calls, [
     ["plan", INPUT],
     ["notify", { ...REF, outcome: "unchanged" }],
   ]);
-  const unchanged = { ...PUBLISHED, outcome: "unchanged", current: { version: "v", run: RUN }, files: 0, bytes: 0 };
+  const unchanged = { ...PUBLISHED, outcome: "unchanged", current, files: 0, bytes: 0 };
   assert.deepEqual(result, { status: "SUCCEEDED", output: { result: unchanged, summary: { units: 3 } } });
 });
 

@@ -37,7 +37,7 @@ function fakes(yard: ObjectStore, replaced: Partial<PipelineFunctions> = {}): Pi
   const current = { version: "v", run: RUN };
   const sums = { units: 3, cached: 0, bytesRead: 0, bytesWritten: 0, cpuMs: 0 };
   return {
-    plan: async () => ({ ...ref, ...where, outcome: "planned", plannedMs: 1, stages, version: null }),
+    plan: async () => ({ ...ref, ...where, outcome: "planned", plannedMs: 1, stages, version: null, current: null }),
     check: async () => ({ ...ref, ...sums, files: 1, tensors: 1, bytes: 1, nonFinite: 0 }),
     publish: async () => ({ ...ref, ...where, outcome: "published", current, files: 1, bytes: 1 }),
     notify: async () => ({ ...ref, ...sums, outcome: "published" }),
@@ -100,7 +100,7 @@ test("an unchanged run starts no worker and leaves nothing in the yard", async (
   const unchanged: PipelineFunctions["plan"] = async (payload, deps) => {
     const plan = await fakes(yard).plan(payload, deps);
     assert.ok(plan !== null && typeof plan === "object");
-    return { ...plan, outcome: "unchanged", stages: [], version: "v" };
+    return { ...plan, outcome: "unchanged", stages: [], version: "v", current: { version: "v", run: null } };
   };
   const { outcome, started } = await runOn(yard, { functions: { plan: unchanged } });
   assert.ok(outcome.status === "done");

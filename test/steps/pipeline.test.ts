@@ -165,6 +165,7 @@ test("a person's choice of version stands when the pipeline finds nothing change
   const third = await runPipeline(yard, deps);
   assert.equal(third.plan.outcome, "unchanged");
   assert.equal(third.plan.version, second.result?.version);
+  assert.deepEqual(third.plan.current, { version, run: null }, "and it is told which version the channel has");
   assert.equal((await readRecord(yard, "channels/ab/nightly.json", channelSchema))?.value.version, version);
 });
 
