@@ -231,6 +231,7 @@ function viewOf(tensor: UnitTensor, sources: readonly ResolvedSource[], { rules,
   const inputs = tensor.inputs.map((input, index) => ({
     model: input.model ?? sources[index]?.model ?? "",
     isBase: input.isBase,
+    working: input.working,
     statistic: input.statistic,
     parameters: input.parameters,
   }));

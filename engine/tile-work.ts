@@ -3,11 +3,11 @@
 // one thread.
 import assert from "node:assert/strict";
 import type { CombinePass, Pass, StoredPass, TensorProgram } from "../core/methods/method.ts";
-import { type FloatDtype, isFloatDtype } from "../core/ops/cast.ts";
+import { type FloatDtype, type HalfDtype, isFloatDtype, roundingTo } from "../core/ops/cast.ts";
 import { COMBINE_SOURCES_MAX, type CombineDtype, isCombineDtype } from "../core/ops/combine.ts";
 import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
 import { inputElements } from "../core/plan/memory.ts";
-import type { UnitTensor } from "../core/plan/schema.ts";
+import type { UnitInput, UnitTensor } from "../core/plan/schema.ts";
 import { elementBytes } from "../core/tensor.ts";
 import type { Interference } from "./interference.ts";
 
@@ -124,19 +124,32 @@ function widenInputs(run: TileRun, place: TilePlace, counting: boolean): void {
   });
 }
 
-/** An input's values to its tile; returns how many are not finite. */
+/** An input's values to its tile, rounded where the plan says so; returns how many stored ones are not finite. */
 function widenInput({ kernels, tensor, buffers }: TileRun, place: TilePlace, index: number): number {
   const input = pick(tensor.inputs[index]);
   const dtype = floatDtype(input.dtype);
   const window = pick(buffers.windows[index]?.[place.slot]);
   const offset = place.offset * elementBytes(dtype, 1);
-  return kernels.widen(dtype, window, offset, pick(buffers.inputTiles[index]), inputElements(input, place.count));
+  const [tile, count] = [pick(buffers.inputTiles[index]), inputElements(input, place.count)];
+  const bad = kernels.widen(dtype, window, offset, tile, count);
+  if (isRounded(input)) {
+    const round = roundingTo(input.working);
+    for (let i = 0; i < count; i++) tile.values[i] = round(tile.values[i] ?? 0);
+  }
+  return bad;
+}
+
+/** True where the values that take part are not the stored ones. */
+function isRounded<I extends UnitInput>(input: I): input is I & { readonly working: HalfDtype } {
+  return input.working !== undefined && input.working !== input.dtype;
 }
 
 /** The stored dtype of all inputs, when it is one that kernels read directly. */
 function commonDtype({ inputs }: UnitTensor): CombineDtype | undefined {
   const dtype = inputs[0]?.dtype ?? "F32";
-  return isCombineDtype(dtype) && inputs.every((input) => input.dtype === dtype) ? dtype : undefined;
+  return isCombineDtype(dtype) && inputs.every((input) => input.dtype === dtype && !isRounded(input))
+    ? dtype
+    : undefined;
 }
 
 /** Windows by slot instead of by input. */

@@ -21,8 +21,8 @@ const { fround } = Math;
  * Arcee fusion: R = a + (b - a) where I >= median(I) + 1.5 (Q3(I) - Q1(I)), else a; a is the base, b the other model,
  * I = |b - a| KL(softmax(b) | softmax(a)) with a divergence for each row of the last axis. The base alone is returned.
  * Order and rounding: divergences in float64, rounded to float32; everything else rounds to float32. Quantile q is the
- * element at floor(fl(q (N - 1))), exact whatever N, where the reference samples a million elements. The output has the
- * base's dtype, where the reference gives float32.
+ * element at floor(fl(q (N - 1))), exact whatever N, where the reference samples a million elements. Under
+ * `strict` the output is float32, as the reference's, unless the recipe says `out_dtype`.
  * Source: mergekit `arcee_fusion`, merge reference section 4.14.
  */
 export const arcee_fusion = Object.freeze({
@@ -43,6 +43,7 @@ export const arcee_fusion = Object.freeze({
     );
   },
   seeded: false,
+  referenceDtype: "float32",
   embeddingMismatch: "common",
   parameters: z.strictObject({}),
   modelParameters: z.strictObject({}),

@@ -1,6 +1,7 @@
 import * as z from "zod";
-import { addUp, roundingTo } from "./frames/working-steps.ts";
-import { type HalfDtype, type MergeMethod, type MergeTensor, numberParameter, type Pass } from "./method.ts";
+import { type HalfDtype, roundingTo } from "../ops/cast.ts";
+import { addUp } from "./frames/working-steps.ts";
+import { type MergeMethod, type MergeTensor, numberParameter, type Pass } from "./method.ts";
 
 /**
  * Weighted sum or average: R = sum_i w_i W_i, divided by sum_i w_i when `normalize`.
@@ -20,7 +21,7 @@ export const linear = Object.freeze({
   scratchTiles: () => 0,
   seeded: false,
   embeddingMismatch: "common",
-  promotesDtypes: true,
+  referenceDtype: "promoted",
   parameters: z.strictObject({ normalize: z.boolean().default(true) }),
   modelParameters: z.strictObject({ weight: z.number() }),
   refuse(tensor) {
@@ -51,7 +52,7 @@ function workingPass(factors: readonly number[], normalizes: boolean, dtype: Hal
   return {
     tile({ inputs, output, count }) {
       for (let i = 0; i < count; i++) {
-        const terms = inputs.map(({ values }, model) => round((weights[model] ?? 0) * round(values[i] ?? 0)));
+        const terms = inputs.map(({ values }, model) => round((weights[model] ?? 0) * (values[i] ?? 0)));
         output.values[i] = round(addUp(terms, round) / divisor);
       }
     },

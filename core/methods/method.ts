@@ -3,7 +3,7 @@
 // registry.ts, a golden file. What several methods are built on is in frames/ and sparsify/.
 import assert from "node:assert/strict";
 import type * as z from "zod";
-import type { FloatDtype } from "../ops/cast.ts";
+import type { HalfDtype } from "../ops/cast.ts";
 import type { Combination, CombineDtype } from "../ops/combine.ts";
 import { type Block, type Kernels, TILE_ELEMENTS, type Tile } from "../ops/kernels.ts";
 import { elementCount, type Shape } from "../tensor.ts";
@@ -17,6 +17,8 @@ export type MergeInput = {
   readonly model: string;
   readonly isBase: boolean;
   readonly parameters: ParameterValues;
+  /** Under `rules.strict`: the dtype of 16 bits in which the reference holds the values; they come rounded to it. */
+  readonly working?: HalfDtype | undefined;
   /** Of what was measured of a model, not its weights: one value an element, or a tensor of a shape of its own. */
   readonly statistic?: "elements" | "whole" | undefined;
 };
@@ -42,12 +44,9 @@ export type MergeTensor = {
   readonly state?: ModelState | undefined;
 };
 
-/** Dtypes of 16 bits that the reference computes in. */
-export type HalfDtype = Extract<FloatDtype, "F16" | "BF16">;
-
 /** What scratch memory may depend on: a tensor's plan says it all. */
 export type ScratchTensor = Pick<MergeTensor, "shape" | "parameters" | "working"> & {
-  readonly inputs: readonly Pick<MergeInput, "isBase" | "statistic" | "parameters">[];
+  readonly inputs: readonly Pick<MergeInput, "isBase" | "statistic" | "parameters" | "working">[];
 };
 
 /** Rules of the whole recipe that change what a method does or refuses. */
@@ -251,10 +250,12 @@ export type MergeMethod = {
   readonly seeded: boolean;
   readonly embeddingMismatch: EmbeddingMismatch;
   /**
-   * Under `rules.strict`, inputs of several dtypes give a result of a dtype that holds them all: the reference's
-   * arithmetic promotes them. Unless said, the result has the base's dtype, or the first model's.
+   * What the reference makes of dtypes, followed under `rules.strict`. base: every input is cast to the base's;
+   * promoted: arithmetic and result have a dtype that holds those of all inputs; float32: arithmetic has that dtype,
+   * and the result is float32 unless the recipe says `out_dtype`. Unless said, the result has the base's dtype, or the
+   * first model's.
    */
-  readonly promotesDtypes?: boolean;
+  readonly referenceDtype?: "base" | "promoted" | "float32";
   /** Global parameters (evaluated once per output tensor) with the only copy of each default. */
   readonly parameters: z.ZodObject;
   /** Per-model parameters; required ones are not required of the base. */

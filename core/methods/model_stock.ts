@@ -26,7 +26,7 @@ export const model_stock = Object.freeze({
   scratchTiles: (inputs) => inputs,
   seeded: false,
   embeddingMismatch: "common",
-  promotesDtypes: true,
+  referenceDtype: "promoted",
   parameters: z.strictObject({ filter_wise: z.boolean().default(false), clamp_t: z.boolean().default(false) }),
   modelParameters: z.strictObject({}),
   compile(tensor, kernels) {

@@ -21,7 +21,7 @@ export const multislerp = Object.freeze({
   scratchTiles: () => 0,
   seeded: false,
   embeddingMismatch: "error",
-  promotesDtypes: true,
+  referenceDtype: "promoted",
   parameters: z.strictObject({
     normalize_weights: z.boolean().default(true),
     eps: z.number().positive().default(1e-8),

@@ -1,11 +1,16 @@
 import * as z from "zod";
 import { loneProgram, splitBase, splitTiles } from "./frames/base-tiles.ts";
-import { type MergeMethod, numberParameter } from "./method.ts";
+import { commonRound, hasWorkingSteps } from "./frames/working-differences.ts";
+import { type MergeMethod, type MergeTensor, numberParameter, type Pass } from "./method.ts";
+
+/** Distances below this count as this. Source: merge reference section 4.13. */
+const DISTANCE_FLOOR = 1e-6;
 
 /**
  * The other model where it is near the base, the base where it is far: R = q W1 + (1 - q) W0 with
  * q = clamp(t / max(|W1 - W0|, 1e-6), 0, 1). The base alone is returned as it is.
- * Order and rounding: every operation rounds to float32; the quotient is the reciprocal times t, as in the reference.
+ * Order and rounding: every operation rounds to float32, under `strict` to what the inputs promote to; the quotient is
+ * the reciprocal times t, as in the reference.
  * Source: mergekit `nearswap`, merge reference section 4.13.
  */
 export const nearswap = Object.freeze({
@@ -19,12 +24,13 @@ export const nearswap = Object.freeze({
   scratchTiles: () => 0,
   seeded: false,
   embeddingMismatch: "error",
-  promotesDtypes: true,
+  referenceDtype: "promoted",
   parameters: z.strictObject({ t: z.number() }),
   modelParameters: z.strictObject({}),
   isIdentity: ({ inputs }) => inputs.length === 1,
   compile(tensor, kernels) {
     if (tensor.inputs.length === 1) return loneProgram();
+    if (hasWorkingSteps(tensor)) return { reduce: [], apply: workingPass(tensor) };
     const split = splitBase(tensor);
     const t = numberParameter(tensor.parameters, "t");
     return {
@@ -39,3 +45,22 @@ export const nearswap = Object.freeze({
     };
   },
 } satisfies MergeMethod);
+
+/** Every step rounded to the dtype that the reference computes in; t stays float32. */
+function workingPass(tensor: MergeTensor): Pass {
+  const split = splitBase(tensor);
+  const round = commonRound(tensor);
+  const t = Math.fround(numberParameter(tensor.parameters, "t"));
+  const floor = round(DISTANCE_FLOOR);
+  return {
+    tile(view) {
+      const { base, others } = splitTiles(view, split);
+      for (let i = 0; i < view.count; i++) {
+        const [a, b] = [base.values[i] ?? 0, others[0]?.values[i] ?? 0];
+        const quotient = round(round(1 / Math.max(Math.abs(round(a - b)), floor)) * t);
+        const share = Math.min(Math.max(quotient, 0), 1);
+        view.output.values[i] = round(round(share * b) + round(round(1 - share) * a));
+      }
+    },
+  };
+}

@@ -30,7 +30,7 @@ export const nuslerp = Object.freeze({
   scratchTiles: (inputs) => inputs,
   seeded: false,
   embeddingMismatch: "common",
-  promotesDtypes: true,
+  referenceDtype: "promoted",
   parameters: z.strictObject({
     nuslerp_flatten: z.boolean().default(true),
     nuslerp_row_wise: z.boolean().default(false),

@@ -19,7 +19,7 @@ export const ram = Object.freeze({
   scratchBytes: overlapBytes,
   seeded: false,
   embeddingMismatch: "error",
-  promotesDtypes: true,
+  referenceDtype: "promoted",
   parameters: z.strictObject(OVERLAP_PARAMETERS),
   modelParameters: z.strictObject({}),
   compile: (tensor, kernels) => compileOverlap(tensor, kernels),

@@ -20,7 +20,7 @@ export const ramplus_tl = Object.freeze({
   scratchBytes: overlapBytes,
   seeded: false,
   embeddingMismatch: "error",
-  promotesDtypes: true,
+  referenceDtype: "float32",
   parameters: z.strictObject({
     ...OVERLAP_PARAMETERS,
     r: z.number().default(0.1),

@@ -1,11 +1,13 @@
 import assert from "node:assert/strict";
 import * as z from "zod";
-import type { MarkedBits } from "../ops/consensus.ts";
+import { type MarkedBits, WEIGHTS_FLOOR } from "../ops/consensus.ts";
 import { countBits } from "../ops/deltas.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { elementCount } from "../tensor.ts";
 import { splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
+import { compileSceWorking } from "./frames/sce-working.ts";
 import { selectByVariance, selectionBytes, selects } from "./frames/variance-selection.ts";
+import { differencesBytes, hasWorkingSteps } from "./frames/working-differences.ts";
 import { type MergeMethod, numberParameter, type Pass, type TileView } from "./method.ts";
 import { SELECTABLE_ELEMENTS_MAX } from "./sparsify/order-statistic.ts";
 
@@ -17,7 +19,8 @@ const ENERGY_FLOOR = 1e-6;
  * vary); w_i = mean(D_i^2) / sum of these; only values of the majority's sign count:
  * R = W0 + (sum_i D_i w_i e_i) / max(sum_i w_i e_i, 1e-6).
  * Order and rounding: variances and mean squares in float64 by tile, w_i rounded to float32; everything else rounds to
- * float32, sums in model order. Equal variances at the cut: the lowest index is kept.
+ * float32, sums in model order; under `strict` in 16 bits every step rounds to these. Equal variances at the cut: the
+ * lowest index is kept.
  * Source: FuseChat, arXiv:2408.07990; mergekit `sce`, merge reference section 4.11.
  */
 export const sce = Object.freeze({
@@ -30,11 +33,11 @@ export const sce = Object.freeze({
   reducePasses: 3,
   scratchTiles: () => 0,
   scratchBytes: (tensor) =>
-    2 * allocatedBytes(4 * tileElementsMax("element", tensor)) +
+    (hasWorkingSteps(tensor) ? differencesBytes(tensor) : 2 * allocatedBytes(4 * tileElementsMax("element", tensor))) +
     selectionBytes(tensor, numberParameter(tensor.parameters, "select_topk")),
   seeded: false,
   embeddingMismatch: "error",
-  promotesDtypes: true,
+  referenceDtype: "promoted",
   parameters: z.strictObject({ select_topk: z.number().default(1), int8_mask: z.boolean().default(false) }),
   modelParameters: z.strictObject({}),
   refuse({ shape, parameters }) {
@@ -44,6 +47,9 @@ export const sce = Object.freeze({
     return { parameter: "select_topk", found, expected: `at most ${SELECTABLE_ELEMENTS_MAX} to select among` };
   },
   compile(tensor, kernels) {
+    if (hasWorkingSteps(tensor)) {
+      return compileSceWorking(tensor, kernels, { energy: ENERGY_FLOOR, weights: WEIGHTS_FLOOR });
+    }
     const split = splitBase(tensor);
     const size = tileElementsMax("element", tensor);
     const [majority, weights] = [kernels.allocateTile(size), kernels.allocateTile(size)];

@@ -5,6 +5,9 @@ import type { Block, Tile } from "./memory.ts";
 export const FLOAT_DTYPES = ["F32", "F16", "BF16", "F64"] as const;
 export type FloatDtype = (typeof FLOAT_DTYPES)[number];
 
+/** Dtypes of 16 bits. */
+export type HalfDtype = Extract<FloatDtype, "F16" | "BF16">;
+
 /** True when arithmetic is defined for a dtype. */
 export function isFloatDtype(dtype: string): dtype is FloatDtype {
   return FLOAT_DTYPES.some((known) => known === dtype);
@@ -45,6 +48,12 @@ export function float32ToBfloat16(value: number): number {
 function roundToBfloat16(word: number): number {
   if ((word & 0x7fff_ffff) > 0x7f80_0000) return 0x7fc0;
   return ((word + 0x7fff + ((word >>> 16) & 1)) >> 16) & 0xffff;
+}
+
+/** A value rounded to float32, then to the dtype: nearest, ties to even. */
+export function roundingTo(dtype: HalfDtype): (value: number) => number {
+  if (dtype === "F16") return (value) => Math.f16round(Math.fround(value));
+  return (value) => bfloat16ToFloat32(float32ToBfloat16(Math.fround(value)));
 }
 
 export const scalarCast: Cast = Object.freeze({

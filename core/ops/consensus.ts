@@ -4,7 +4,7 @@ import { bitAt } from "./deltas.ts";
 import type { Block, Tile } from "./memory.ts";
 
 /** Sums of weights below this divide as this. Source: merge reference section 4.11 step 5. */
-const WEIGHTS_FLOOR = 1e-6;
+export const WEIGHTS_FLOOR = 1e-6;
 
 /** Bit bitOffset + i says whether element i is kept; bit offsets are multiples of BIT_GROUP. */
 export type MarkedBits = { readonly bits: Block; readonly bitOffset: number };

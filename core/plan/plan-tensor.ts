@@ -4,9 +4,9 @@
 import assert from "node:assert/strict";
 import type { TensorEntry } from "../checkpoint.ts";
 import { type ErrorPlace, MergeyardError } from "../error.ts";
-import type { HalfDtype, MergeMethod, MergeTensor, ParameterValues } from "../methods/method.ts";
+import type { MergeMethod, MergeTensor, ParameterValues } from "../methods/method.ts";
 import { passthrough } from "../methods/passthrough.ts";
-import { isFloatDtype } from "../ops/cast.ts";
+import { type HalfDtype, isFloatDtype } from "../ops/cast.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import type { ParameterResolver } from "../recipe/parameters.ts";
@@ -205,19 +205,38 @@ function outputDtype(stored: Dtype, recipe: Recipe): Dtype {
   return isFloatDtype(stored) ? (recipe.outputDtype ?? stored) : stored;
 }
 
-/** The base's dtype, or the first model's; under `strict` what the reference promotes inputs of several dtypes to. */
-function sharedDtype(inputs: readonly Present[], reference: Present, { method, recipe }: TensorPlanning): Dtype {
+/** The dtypes of a merged tensor. */
+type TensorDtypes = {
+  readonly output: Dtype;
+  /** Under `strict`, where it has 16 bits: what the reference computes in, and what it holds an input in. */
+  readonly working: HalfDtype | undefined;
+  workingOf(input: Present): HalfDtype | undefined;
+};
+
+/** By our rules: the recipe's dtype, else the base's or the first model's. Under `strict` by the reference's. */
+function dtypesOf(inputs: readonly Present[], reference: Present, { method, recipe }: TensorPlanning): TensorDtypes {
+  const own = reference.entry.dtype;
+  if (!recipe.strict) return { output: outputDtype(own, recipe), working: undefined, workingOf: () => undefined };
+  const promotes = method.referenceDtype === "promoted" || method.referenceDtype === "float32";
+  const common = promotes ? promotedDtype(inputs) : own;
+  const isWide = method.referenceDtype === "float32" && inputs.length > 1 && common !== "F64";
+  return {
+    output: isWide ? (recipe.castDtype ?? "F32") : outputDtype(common, recipe),
+    working: halfDtype(recipe.workingDtype ?? common),
+    workingOf: ({ entry }) => halfDtype(recipe.workingDtype ?? (method.referenceDtype === "base" ? own : entry.dtype)),
+  };
+}
+
+/** A dtype that holds those of all inputs. */
+function promotedDtype(inputs: readonly Present[]): Dtype {
   const dtypes = new Set(inputs.map(({ entry }) => entry.dtype));
-  if (dtypes.size === 1 || !recipe.strict || method.promotesDtypes !== true) return reference.entry.dtype;
+  const [first, second] = dtypes;
+  if (first !== undefined && second === undefined) return first;
   return dtypes.has("F64") ? "F64" : "F32";
 }
 
-/**
- * The 16-bit dtype that the reference would compute in: the recipe's, else the inputs'; reproduced under `strict` only.
- */
-function workingDtype(stored: Dtype, recipe: Recipe): HalfDtype | undefined {
-  const dtype = recipe.workingDtype ?? stored;
-  return recipe.strict && (dtype === "F16" || dtype === "BF16") ? dtype : undefined;
+function halfDtype(dtype: Dtype): HalfDtype | undefined {
+  return dtype === "F16" || dtype === "BF16" ? dtype : undefined;
 }
 
 /** The shape of the output, and the inputs that fit: cut where the method cuts embeddings, left out under `skip`. */
@@ -266,15 +285,15 @@ function mergeInputs(
   checkInputCount(tensor, inputs, planning);
   const parameters = resolver.global({ slice, position, tensor: name });
   const values = inputs.map((input) => resolver.model({ slice, position, tensor: input.name, source: input.source }));
-  const stored = sharedDtype(inputs, reference, planning);
-  const working = workingDtype(stored, recipe);
+  const { output: dtype, working, workingOf } = dtypesOf(inputs, reference, planning);
   const view: MergeTensor = {
     name,
     shape,
-    inputs: inputs.map(({ source }, index) => ({
-      model: source.model,
-      isBase: source.model === slice.base,
+    inputs: inputs.map((input, index) => ({
+      model: input.source.model,
+      isBase: input.source.model === slice.base,
       parameters: values[index] ?? {},
+      working: workingOf(input),
     })),
     parameters,
     seed: recipe.seed,
@@ -282,7 +301,6 @@ function mergeInputs(
     working,
   };
   refuseByMethod(view, tensor, inputs, planning);
-  const dtype = outputDtype(stored, recipe);
   const statistics = planning.statistics.inputsOf(name, inputs, shape);
   if (method.statistics !== undefined && statistics.length === 0) {
     notes.add(`tensors without ${method.statistics.title} are averaged`, name);
@@ -302,7 +320,11 @@ function mergeInputs(
     seed: recipe.seed,
     ...(isCopy || working === undefined ? {} : { working }),
     inputs: [
-      ...inputs.map((input, index) => unitInput(input, tensor, shape, isCopy ? {} : (values[index] ?? {}))),
+      ...inputs.map((input, index) =>
+        isCopy
+          ? unitInput(input, tensor, shape, {})
+          : unitInput(input, tensor, shape, values[index] ?? {}, workingOf(input)),
+      ),
       ...statistics,
     ],
   };
@@ -313,6 +335,7 @@ function unitInput(
   { slice }: OutputTensor,
   shape: Shape,
   parameters: ParameterValues,
+  working?: HalfDtype | undefined,
 ): UnitInput {
   const [rows = 0, columns = 0] = shape;
   return {
@@ -320,6 +343,7 @@ function unitInput(
     ...(sameShape(entry.shape, shape) ? {} : { cut: { rows, columns } }),
     ...(gathered === undefined ? {} : { rows: gathered }),
     isBase: source.model === slice.base,
+    ...(working === undefined ? {} : { working }),
     ...(isAdapted ? { model: source.model } : {}),
     parameters: defined(parameters),
   };

@@ -134,6 +134,8 @@ const rowGatherSchema = z.strictObject({
   runs: z.array(z.tuple([z.int().min(ROWS_PADDING), count, count])),
 });
 
+const halfDtype = z.enum(["F16", "BF16"]);
+
 /** The part of one source tensor that a unit reads. */
 export const unitInputSchema = z.strictObject({
   ...storedTensorSchema.shape,
@@ -142,6 +144,8 @@ export const unitInputSchema = z.strictObject({
   /** The rows that take part, when they are not the stored ones in their order. Never together with `cut`. */
   rows: rowGatherSchema.optional(),
   isBase: z.boolean(),
+  /** Under `mergekit_compat: strict`: the dtype of 16 bits that the reference reads it in; values are rounded to it. */
+  working: halfDtype.optional(),
   /**
    * What was measured of a model, given to the method beside the weights: one value for each of the tensor's elements,
    * or a tensor of a shape of its own, read whole.
@@ -164,7 +168,7 @@ const unitTensorSchema = z.strictObject({
   parameters: parameterValues,
   seed: count,
   /** Under `mergekit_compat: strict`: the dtype of 16 bits that the reference rounds to after every step. */
-  working: z.enum(["F16", "BF16"]).optional(),
+  working: halfDtype.optional(),
   inputs: z.array(unitInputSchema).min(1),
 });
 

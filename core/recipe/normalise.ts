@@ -39,6 +39,8 @@ export type Recipe = {
   readonly outputDtype: FloatDtype | undefined;
   /** The recipe's `dtype`, which mergekit computes in; only `strict` does. Undefined: the dtype of the base's file. */
   readonly workingDtype: FloatDtype | undefined;
+  /** The recipe's `out_dtype` alone, which mergekit casts results to; only `strict` asks. */
+  readonly castDtype: FloatDtype | undefined;
   readonly allowUnlisted: "copy" | "drop" | undefined;
   readonly onMismatch: "error" | "skip";
   readonly nonFinite: "error" | "propagate";
@@ -108,6 +110,7 @@ function normaliseDocument(
     ],
     outputDtype: dtype == null ? undefined : DTYPES[dtype],
     workingDtype: merge.dtype == null ? undefined : DTYPES[merge.dtype],
+    castDtype: merge.out_dtype == null ? undefined : DTYPES[merge.out_dtype],
     allowUnlisted: merge.allow_unlisted ?? undefined,
     onMismatch: merge.on_mismatch,
     nonFinite: merge.non_finite,

@@ -65,13 +65,13 @@ export function describeTensor(tensor: UnitTensor, sources: readonly (UnitSource
 }
 
 function describeInput(input: UnitInput, sources: readonly (UnitSource | undefined)[], seeded: boolean) {
-  const { cut, isBase, statistic, parameters } = input;
+  const { cut, isBase, working, statistic, parameters } = input;
   const model = seeded ? (input.model ?? sources[input.source]?.planned.model) : undefined;
   const rows = input.rows && {
     ...input.rows,
     others: input.rows.others.map((other) => describeStored(other, sources)),
   };
-  return { ...describeStored(input, sources), cut, rows, isBase, statistic, parameters, model };
+  return { ...describeStored(input, sources), cut, rows, isBase, working, statistic, parameters, model };
 }
 
 /** A tensor of any source, with its adapter, by its content. */

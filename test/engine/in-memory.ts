@@ -56,6 +56,7 @@ export function unitTensorOf(entry: TensorCase): UnitTensor {
       shape: [...shape],
       ranges: [],
       isBase: hasBase && source === 0,
+      ...(working === undefined ? {} : { working }),
       parameters: hasBase && source === 0 ? {} : parse(method.modelParameters, model.parameters ?? {}),
     })),
   };
@@ -83,9 +84,10 @@ export async function runTensor(
     seed,
     working: entry.working,
     rules: { nonFinite: "error", strict: false, ...rules },
-    inputs: tensor.inputs.map(({ isBase, parameters: own }, index) => ({
+    inputs: tensor.inputs.map(({ isBase, working, parameters: own }, index) => ({
       model: models[index]?.model ?? "",
       isBase,
+      working,
       parameters: own,
     })),
   };

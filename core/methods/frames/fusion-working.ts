@@ -1,11 +1,9 @@
 // Arcee fusion's importances in 16 bits, as the reference computes them when files or recipe say float16 or bfloat16:
 // every step is rounded to the working dtype, so that divergences may be negative. Only `mergekit_compat: strict` asks
 // for it; it is element by element and slow. Source: merge reference, sections 2.1 and 4.14.
-import { bfloat16ToFloat32, float32ToBfloat16 } from "../../ops/cast.ts";
+import { bfloat16ToFloat32, float32ToBfloat16, type HalfDtype, roundingTo } from "../../ops/cast.ts";
 import { type DivergenceScratch, PROBABILITY_FLOOR, softmax } from "../../ops/divergence.ts";
 import { logarithm } from "../../ops/exponential.ts";
-import type { HalfDtype } from "../method.ts";
-import { roundingTo } from "./working-steps.ts";
 
 /** Codes are 16 bits, moved up so that as float32 patterns they stay below every key's largest. */
 const CODE_SHIFT = 14;

@@ -4,6 +4,7 @@
 // Source: mergekit `GeneralizedTaskArithmeticMerge`, merge reference section 4.6.
 import assert from "node:assert/strict";
 import * as z from "zod";
+import { roundingTo } from "../../ops/cast.ts";
 import { countBits } from "../../ops/deltas.ts";
 import type { Block, Kernels } from "../../ops/kernels.ts";
 import { type BandedSource, MASKED_SOURCES_MAX, type MaskedSource } from "../../ops/masked.ts";
@@ -23,7 +24,7 @@ import { createMaskStore, type MaskStore, maskStoreBytes } from "../sparsify/mas
 import { divisorOf, type Round, rescaleOf, rescaling } from "../sparsify/rescale.ts";
 import type { DeltaTile, Sparsification, Sparsifier } from "../sparsify/sparsifier.ts";
 import { RESCALES, type Sparsified, type TaskVectorTask } from "./task-vector.ts";
-import { compileWorking, roundingTo, workingBytes } from "./working-steps.ts";
+import { compileWorking, workingBytes } from "./working-steps.ts";
 
 /** A member's place in the table. */
 export type TaskVectorRow = {
@@ -51,6 +52,7 @@ export function taskVectorMethod(row: TaskVectorRow): MergeMethod {
     source: row.source,
     inputCount: { min: 1, max: sparsifier === undefined ? Number.POSITIVE_INFINITY : MASKED_SOURCES_MAX + 1 },
     base: "required",
+    referenceDtype: "base",
     locality: localityOf(row),
     reducePasses: (sparsifier?.reducePasses ?? 0) + (row.rescale ? 1 : 0),
     scratchTiles: () => 0,

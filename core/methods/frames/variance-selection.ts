@@ -8,6 +8,7 @@ import { elementCount } from "../../tensor.ts";
 import type { MergeTensor, Pass, ScratchTensor, TileView } from "../method.ts";
 import { markLargest } from "../sparsify/magnitude.ts";
 import { createCutSearch, searchBytes } from "../sparsify/order-statistic.ts";
+import type { Round } from "../sparsify/rescale.ts";
 import type { DeltaTile } from "../sparsify/sparsifier.ts";
 import { blockOf, splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
 
@@ -40,12 +41,18 @@ export function selectionBytes(tensor: ScratchTensor, share: number): number {
 /**
  * Keeps the floor(share M) elements of largest population variance over the models' differences to the base, M the
  * number of elements where it is not 0; of equal variances those with the lowest index. A share of 1 or more keeps all
- * elements, of 0 or less none. Variances in float64 by Welford's rule, rounded to float32.
+ * elements, of 0 or less none. Variances in float64 by Welford's rule, rounded to float32, then by `round`. Under
+ * `strict` the product that is floored is float32, as the reference's.
  */
-export function selectByVariance(tensor: MergeTensor, kernels: Kernels, share: number): VarianceSelection {
+export function selectByVariance(
+  tensor: MergeTensor,
+  kernels: Kernels,
+  share: number,
+  round: Round = Math.fround,
+): VarianceSelection {
   const bits = kernels.allocateBlock(bitsBytes(tileElementsMax("element", tensor)));
   const marks = { bits, bitOffset: 0 };
-  if (selects(share)) return selectShare(tensor, kernels, share, marks);
+  if (selects(share)) return selectShare(tensor, kernels, share, marks, createVariances(tensor, kernels, round));
   return {
     reduce: [],
     startMarking() {
@@ -55,10 +62,16 @@ export function selectByVariance(tensor: MergeTensor, kernels: Kernels, share: n
   };
 }
 
-function selectShare(tensor: MergeTensor, kernels: Kernels, share: number, marks: MarkedBits): VarianceSelection {
-  const variances = createVariances(tensor, kernels);
+function selectShare(
+  tensor: MergeTensor,
+  kernels: Kernels,
+  share: number,
+  marks: MarkedBits,
+  variances: (view: TileView) => DeltaTile,
+): VarianceSelection {
   let nonzero = 0;
-  const kept = () => Math.floor(nonzero * share);
+  const { fround } = Math;
+  const kept = () => Math.floor(tensor.rules.strict ? fround(fround(nonzero) * fround(share)) : nonzero * share);
   const search = createCutSearch(kernels, elementCount(tensor.shape), [[kept]]);
   const counting: Pass = {
     tile(view) {
@@ -89,7 +102,7 @@ function selectShare(tensor: MergeTensor, kernels: Kernels, share: number, marks
 }
 
 /** Variances of a tile as magnitudes of differences to 0. */
-function createVariances(tensor: MergeTensor, kernels: Kernels): (view: TileView) => DeltaTile {
+function createVariances(tensor: MergeTensor, kernels: Kernels, round: Round): (view: TileView) => DeltaTile {
   const split = splitBase(tensor);
   const size = tileElementsMax("element", tensor);
   const moments = { means: kernels.allocateBlock(8 * size), squares: kernels.allocateBlock(8 * size) };
@@ -103,6 +116,7 @@ function createVariances(tensor: MergeTensor, kernels: Kernels): (view: TileView
       kernels.addMoments(moments, model, base, index + 1, count);
     });
     kernels.writeVariance(variance, moments, others.length, count);
+    if (round !== Math.fround) for (let i = 0; i < count; i++) variance.values[i] = round(variance.values[i] ?? 0);
     return { firstElement, count, tileElements: count, deltas: () => stored };
   };
 }

@@ -2,21 +2,15 @@
 // step is done in float32 and rounded to the working dtype, sums once at their end. Only `mergekit_compat: strict` asks
 // for it; it is element by element and slow. Source: merge reference, section 2.1.
 import assert from "node:assert/strict";
-import { bfloat16ToFloat32, float32ToBfloat16 } from "../../ops/cast.ts";
+import { type HalfDtype, roundingTo } from "../../ops/cast.ts";
 import { bitAt, type Deltas } from "../../ops/deltas.ts";
 import type { Block, Kernels, Tile } from "../../ops/kernels.ts";
 import { allocatedBytes } from "../../ops/memory.ts";
 import { elementCount, type Shape } from "../../tensor.ts";
-import { type HalfDtype, type Locality, type TensorProgram, type TileView, tileElementsOf } from "../method.ts";
+import { type Locality, type TensorProgram, type TileView, tileElementsOf } from "../method.ts";
 import { divisorOf, type Round } from "../sparsify/rescale.ts";
 import type { DeltaTile } from "../sparsify/sparsifier.ts";
 import type { Sparsified, TaskVectorTask } from "./task-vector.ts";
-
-/** float32 rounding, then nearest-even rounding to the dtype. */
-export function roundingTo(dtype: HalfDtype): Round {
-  if (dtype === "F16") return (value) => Math.f16round(Math.fround(value));
-  return (value) => bfloat16ToFloat32(float32ToBfloat16(Math.fround(value)));
-}
 
 /** Kernel memory of `compileWorking`: a tile of differences and one of zeros. */
 export function workingBytes(shape: Shape, locality: Locality): number {
@@ -58,7 +52,7 @@ export function compileWorking(
           let sum = task.elects ? electSum(own, task, round) : addUp(own, round);
           if (divisor !== 1) sum = round(sum / divisor);
           if (task.multiplier !== 1) sum = round(sum * Math.fround(task.multiplier));
-          view.output.values[i] = round(round(base[i] ?? 0) + sum);
+          view.output.values[i] = round((base[i] ?? 0) + sum);
         }
       },
     },
@@ -72,7 +66,7 @@ function createDifferences(task: TaskVectorTask, round: Round, kernels: Kernels,
   const stored: Deltas = { dtype: "F32", base: blockOf(zero), source: blockOf(delta), byteOffset: 0 };
   const fill = (view: TileView, input: number): void => {
     const [base, source] = [tileAt(view, task.base).values, tileAt(view, input).values];
-    for (let i = 0; i < view.count; i++) delta.values[i] = round(round(source[i] ?? 0) - round(base[i] ?? 0));
+    for (let i = 0; i < view.count; i++) delta.values[i] = round((source[i] ?? 0) - (base[i] ?? 0));
   };
   return {
     values(view: TileView, input: number): Float32Array {

@@ -324,4 +324,44 @@ describe("the working dtype", () => {
     assert.deepEqual(mixed("nearswap", `${strict}base_model: a\nparameters: {t: 0.1}\n`), ["F32", undefined]);
     assert.deepEqual(mixed("ties", `${strict}base_model: a\n`), ["F16", "F16"]);
   });
+
+  test("does not keep the reference's float32 masks and factors from making the output float32", () => {
+    const halves = {
+      base: makeCheckpoint({ norm: [8] }, { dtype: "BF16" }),
+      tuned: makeCheckpoint({ norm: [8] }, { dtype: "BF16" }),
+    };
+    for (const method of ["arcee_fusion", "ramplus_tl"]) {
+      const dtypes = (more: string, models = "[{model: tuned}]") => {
+        const text = `merge_method: ${method}\nbase_model: base\nmodels: ${models}\n${more}`;
+        const { dtype, working } = tensorOf(planText(text, halves), "norm");
+        return [dtype, working];
+      };
+      const strict = "mergekit_compat: strict\n";
+      assert.deepEqual(dtypes(""), ["BF16", undefined]);
+      assert.deepEqual(dtypes("dtype: float16\n"), ["F16", undefined]);
+      assert.deepEqual(dtypes(strict), ["F32", "BF16"]);
+      assert.deepEqual(dtypes(`${strict}dtype: float16\n`), ["F32", "F16"]);
+      assert.deepEqual(dtypes(`${strict}out_dtype: bfloat16\n`), ["BF16", "BF16"]);
+      if (method === "arcee_fusion") assert.deepEqual(dtypes(strict, "[{model: base}]"), ["BF16", undefined]);
+    }
+  });
+
+  test("of an input is the recipe's, else what the reference reads it in", () => {
+    const models = {
+      a: makeCheckpoint({ norm: [8] }, { dtype: "F16" }),
+      b: makeCheckpoint({ norm: [8] }, { dtype: "BF16" }),
+      c: makeCheckpoint({ norm: [8] }),
+    };
+    const inputs = (method: string, more: string) => {
+      const listed = "[{model: b, parameters: {weight: 1}}, {model: c, parameters: {weight: 1}}]";
+      const text = `merge_method: ${method}\nbase_model: a\nmodels: ${listed}\n${more}`;
+      return tensorOf(planText(text, models), "norm").inputs.map(({ working }) => working);
+    };
+    const strict = "mergekit_compat: strict\n";
+    assert.deepEqual(inputs("sce", ""), [undefined, undefined, undefined]);
+    assert.deepEqual(inputs("sce", strict), ["BF16", undefined, "F16"]);
+    assert.deepEqual(inputs("ties", strict), ["F16", "F16", "F16"]);
+    assert.deepEqual(inputs("sce", `${strict}dtype: bfloat16\n`), ["BF16", "BF16", "BF16"]);
+    assert.deepEqual(inputs("sce", `${strict}dtype: float32\n`), [undefined, undefined, undefined]);
+  });
 });

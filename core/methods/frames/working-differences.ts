@@ -1,0 +1,43 @@
+// Differences to the base as the reference has them in 16 bits, for methods beside the task-vector family: rounded to
+// the dtype that the model's and the base's promote to. Only `mergekit_compat: strict` asks for it; it is element by
+// element and slow. Source: merge reference, section 2.1.
+import { roundingTo } from "../../ops/cast.ts";
+import type { Kernels } from "../../ops/kernels.ts";
+import { allocatedBytes } from "../../ops/memory.ts";
+import type { MergeTensor, ScratchTensor, TileView } from "../method.ts";
+import type { Round } from "../sparsify/rescale.ts";
+import { splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
+
+/** True where the reference computes some step in 16 bits. */
+export function hasWorkingSteps({ inputs }: Pick<ScratchTensor, "inputs">): boolean {
+  return inputs.some(({ working }) => working !== undefined);
+}
+
+/** To the dtype that all inputs promote to. */
+export function commonRound({ working }: Pick<MergeTensor, "working">): Round {
+  return working === undefined ? Math.fround : roundingTo(working);
+}
+
+/** Kernel memory of `createWorkingDifferences`: a tile for every input. */
+export function differencesBytes(tensor: ScratchTensor): number {
+  return tensor.inputs.length * allocatedBytes(4 * tileElementsMax("element", tensor));
+}
+
+/** From a tile's view to the same with rounded differences in the models' places and 0 in the base's. */
+export function createWorkingDifferences(tensor: MergeTensor, kernels: Kernels): (view: TileView) => TileView {
+  const split = splitBase(tensor);
+  const held = tensor.inputs.map(({ working }) => working);
+  const origin = held[split.base];
+  const tiles = tensor.inputs.map(() => kernels.allocateTile(tileElementsMax("element", tensor)));
+  tiles[split.base]?.values.fill(0);
+  const rounds = held.map((own) => (own === undefined || own !== origin ? Math.fround : roundingTo(own)));
+  return (view) => {
+    const { base, others } = splitTiles(view, split);
+    split.others.forEach((index, position) => {
+      const [target, source, round] = [tiles[index]?.values, others[position]?.values, rounds[index]];
+      if (target === undefined || source === undefined || round === undefined) return;
+      for (let i = 0; i < view.count; i++) target[i] = round((source[i] ?? 0) - (base.values[i] ?? 0));
+    });
+    return { ...view, inputs: tiles };
+  };
+}
