@@ -19,6 +19,11 @@ export function isModelStateFile(name: string): boolean {
   return MODEL.test(name) || MODEL_ZERO3.test(name);
 }
 
+/** True for a file of the model's state of stage 3, whose dict has a placeholder of every weight. */
+export function isStage3File(name: string): boolean {
+  return MODEL_ZERO3.test(baseName(name));
+}
+
 /** Ranks by number: model-parallel outside, data-parallel inside. */
 export type RankGrid = readonly (readonly CheckpointFile[])[];
 

@@ -20,6 +20,7 @@ import {
 import { placeTorchTensor, readTorchFile } from "../torch/file.ts";
 import type { TorchFile } from "../torch/storage.ts";
 import type { PlacedTorchTensor } from "../torch/tensor.ts";
+import { isStage3File } from "./files.ts";
 
 export type NamedShape = { readonly name: string; readonly shape: Shape };
 export type PlacedByName = ReadonlyMap<string, PlacedTorchTensor>;
@@ -30,6 +31,8 @@ export type ModelState = {
   readonly groups: readonly (readonly NamedShape[])[];
   /** bit16 weights and buffers; those of a pipeline lie in files of its layers, where these were read. */
   readonly module: PlacedByName | undefined;
+  /** Stage 3: its weights are empty placeholders. Elsewhere an empty one is an uneven slice. */
+  readonly hasPlaceholders: boolean;
   readonly buffers: readonly string[];
   readonly frozenShapes: readonly NamedShape[];
   readonly frozen: PlacedByName;
@@ -87,6 +90,7 @@ export async function readModelState(folder: FolderReader, file: CheckpointFile)
     dropped: dropped.filter((name) => !OWN_KEYS.has(name.split(".")[0] ?? "")),
     groups,
     module,
+    hasPlaceholders: isStage3File(file.name),
     buffers: (itemsOf(get("buffer_names")) ?? []).filter((name) => typeof name === "string"),
     frozenShapes:
       get("frozen_param_shapes") === null ? [] : shapesOf(get("frozen_param_shapes"), "frozen_param_shapes", file),

@@ -36,14 +36,14 @@ export function weightsOf(model: ModelState): readonly ExtractedParameter[] {
  * Weights with no place in the optimizer that the module's dict alone holds: frozen ones of stage 1, and those that the
  * trainer gave to no optimizer. `lost` are names of which stage 3 left placeholders.
  */
-function besideOptimizer({ module, buffers, groups, frozenShapes, shared }: ModelState) {
+function besideOptimizer({ module, hasPlaceholders, buffers, groups, frozenShapes, shared }: ModelState) {
   const stated = [...groups.flat(), ...frozenShapes].map(({ name }) => name);
   const known = new Set([...buffers, ...stated, ...shared.keys()]);
   const others = [...(module ?? [])].filter(([name]) => !known.has(name));
-  const isEmpty = ([, { shape }]: (typeof others)[number]) => elementCount(shape) === 0;
+  const isLost = ([, { shape }]: (typeof others)[number]) => hasPlaceholders && elementCount(shape) === 0;
   return {
-    held: others.filter((each) => !isEmpty(each)).map(([name, tensor]) => untrained(name, tensor)),
-    lost: others.filter(isEmpty).map(([name]) => name),
+    held: others.filter((each) => !isLost(each)).map(([name, tensor]) => untrained(name, tensor)),
+    lost: others.filter(isLost).map(([name]) => name),
   };
 }
 

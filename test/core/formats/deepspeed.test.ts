@@ -8,6 +8,8 @@ import { deepspeed } from "../../../core/formats/deepspeed/deepspeed.ts";
 import { expertRanks } from "../../../core/formats/deepspeed/experts.ts";
 import { deepspeedUniversal } from "../../../core/formats/deepspeed/universal.ts";
 import { recogniseFormat } from "../../../core/formats/registry.ts";
+import { createDirectoryStore } from "../../../stores/directory.ts";
+import { gatherTensor } from "../../../tools/golden/tensors.ts";
 import { runGolden } from "../../../tools/golden.ts";
 import { dict, int, type Op, ops, readerOf, tensor, text, torchOf, tuple } from "./torch-parts.ts";
 
@@ -39,7 +41,7 @@ const refuses = (code: string, files: Files) => assert.rejects(deepspeed.open(fo
 
 suite("DeepSpeed checkpoints", () => {
   test("consolidate to the bits of the real converter, and are refused for the golden set's reasons", async () => {
-    assert.deepEqual(await runGolden(GOLDEN), { passed: 22, failed: [], skipped: [] });
+    assert.deepEqual(await runGolden(GOLDEN), { passed: 23, failed: [], skipped: [] });
   });
 
   test("are refused with the code of what is damaged", async () => {
@@ -182,6 +184,34 @@ suite("DeepSpeed checkpoints", () => {
     const alone = await deepspeed.open(folderOf(Object.fromEntries(weights)));
     const shapes = (list: typeof conversion) => list.map(({ name, shape }) => `${name} ${shape}`).sort();
     assert.deepEqual(shapes(alone.conversion ?? []), shapes(conversion));
+  });
+
+  test("with ZeRO 1 have frozen weights whole, also where a rank's slice of them is empty", async () => {
+    const name = "z1_tp2_pp1_dp1_bf16_uneven_frozen";
+    const { conversion = [], warnings } = await deepspeed.open(folderOf(load(name)));
+    assert.deepEqual(warnings, []);
+    const store = createDirectoryStore(join(GOLDEN, name), { durable: false });
+    const frozen = conversion.filter(({ name: own, training }) => training === undefined && own !== "scale");
+    assert.deepEqual(
+      frozen.map(({ name: own, shape }) => `${own} ${shape}`).sort(),
+      ["norm.bias 4", "thin_down.bias 4", "thin_down.weight 4,1", "thin_up.bias 1", "thin_up.weight 1,4"].concat([
+        "up.bias 3",
+        "up.weight 3,4",
+      ]),
+    );
+    for (const parameter of frozen) {
+      const bytes = await gatherTensor(store, parameter.name, parameter.shape, parameter);
+      // BF16: the upper halves of 1, 2, 3, ... in float32.
+      const values = new Float32Array(
+        new Uint32Array(new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2)).map((half) => half << 16)
+          .buffer,
+      );
+      assert.deepEqual(
+        [...values],
+        Array.from(values, (_, index) => index + 1),
+        parameter.name,
+      );
+    }
   });
 
   test("number experts by the order in which ranks share them", () => {
