@@ -4,6 +4,7 @@ import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { InvalidArgumentError, Option } from "commander";
+import { parsePublicKeys } from "../core/artifact/public-key.ts";
 import { MergeyardError } from "../core/error.ts";
 import { FAMILY_IDS } from "../core/universal/family-ids.ts";
 import type { Terminal } from "./terminal.ts";
@@ -52,18 +53,22 @@ export function keyOption(): Option {
   return new Option("--key <file>", "public keys (PEM), one of which must have signed (default: MERGEYARD_PUBLIC_KEY)");
 }
 
-/** The text of the trusted keys that the option or MERGEYARD_PUBLIC_KEY names; undefined: none is asked for. */
+/**
+ * The text of the trusted keys that the option or MERGEYARD_PUBLIC_KEY names; undefined: none is asked for. Throws
+ * SigningKeyInvalid.
+ */
 export async function readTrustedKeys(
   option: string | undefined,
   { env, cwd }: Pick<Terminal, "env" | "cwd">,
 ): Promise<string | undefined> {
   const file = option ?? (env.MERGEYARD_PUBLIC_KEY || undefined);
   if (file === undefined) return undefined;
-  try {
-    return await readFile(path.resolve(cwd, file), "utf8");
-  } catch (cause) {
+  const text = await readFile(path.resolve(cwd, file), "utf8").catch((cause: unknown) => {
     throw new MergeyardError("SigningKeyInvalid", { where: { file }, found: "no file that can be read", cause });
-  }
+  });
+  // The step gets the text alone: what is wrong with it is said here, with the file's name.
+  parsePublicKeys(text, file);
+  return text;
 }
 
 /** Of `--patterns FILE`, which patterns-file.ts reads. */
@@ -92,9 +97,17 @@ export function parseSeconds(text: string): number {
   return seconds;
 }
 
-/** URI of a folder or object given as a path (seen from `cwd`) or as a URI already. */
+/** True for a URI; anything else is a path. Throws StoreUriInvalid for what looks like `s3:/bucket`. */
+export function isUri(text: string): boolean {
+  if (/^[a-z][a-z0-9+.-]*:\/\//.test(text)) return true;
+  // As a path it would be a folder of that name here, made without a word.
+  if (/^(?:s3|file):/i.test(text)) throw new MergeyardError("StoreUriInvalid", { where: { store: text } });
+  return false;
+}
+
+/** URI of a folder or object given as a path (seen from `cwd`) or as a URI already. Throws StoreUriInvalid. */
 export function toUri(text: string, cwd: string): string {
-  if (/^[a-z][a-z0-9+.-]*:\/\//.test(text)) return text.replace(/\/+$/, "");
+  if (isUri(text)) return text.replace(/(?<=[^/:])\/+$/, "");
   const { href } = pathToFileURL(path.resolve(cwd, text));
   return href.endsWith("/") ? href.slice(0, -1) : href;
 }
@@ -114,7 +127,7 @@ export function splitUri(uri: string): { store: string; key: string } {
 /** A path of this machine, for what cannot be made elsewhere. */
 export function parseLocalPath(text: string): string {
   if (text === "") throw new InvalidArgumentError("It must be a path.");
-  if (/^[a-z][a-z0-9+.-]*:\/\//.test(text)) throw new InvalidArgumentError("It must be a folder of this machine.");
+  if (isUri(text)) throw new InvalidArgumentError("It must be a folder of this machine.");
   return text;
 }
 

@@ -19,10 +19,17 @@ export function exitStatus(error: MergeyardError): number {
 
 /** The error as its block (or JSON line), newline included. A fault of Mergeyard itself carries its stack. */
 export function renderError(error: MergeyardError, json: boolean): string {
-  const record = error.toJSON();
+  const record = namePlainly(error.toJSON());
   if (json) return `${JSON.stringify({ error: record })}\n`;
   const stack = error.code === "CliInternal" && error.cause instanceof Error ? (error.cause.stack ?? "") : "";
   return `${renderBlock(record)}${stack === "" ? "" : `${stack}\n`}`;
+}
+
+/** The store as the user named it, without the option by which it was opened for plain output. */
+function namePlainly(record: ErrorRecord): ErrorRecord {
+  const { store } = record.where;
+  if (store === undefined) return record;
+  return { ...record, where: { ...record.where, store: store.replace(/\?durable=false$/, "") } };
 }
 
 function renderBlock(record: ErrorRecord): string {

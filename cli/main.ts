@@ -74,8 +74,10 @@ export async function runMain(): Promise<void> {
   }
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
     // The reader of a pipe has gone (`| head`): there is nobody left to print for.
-    if (error.code !== "EPIPE") throw error;
-    process.exit(EXIT.done);
+    if (error.code === "EPIPE") process.exit(EXIT.done);
+    const failure = new MergeyardError("CliPrintFailed", { found: error.code, cause: error });
+    process.stderr.write(renderError(failure, process.argv.includes("--json")));
+    process.exit(EXIT.failed);
   });
   process.exitCode = await main(process.argv.slice(2), {
     stdout: process.stdout,

@@ -3,7 +3,7 @@ import path from "node:path";
 import { beginOutputFolder } from "../local/output-folder.ts";
 import type { StepDeps } from "../steps/step.ts";
 import { createStoreOpener } from "../stores/open.ts";
-import { toOutputUri } from "./arguments.ts";
+import { isUri, toOutputUri } from "./arguments.ts";
 import { findModelUri } from "./model-uri.ts";
 import { createStepDeps } from "./step-deps.ts";
 import type { Terminal } from "./terminal.ts";
@@ -20,10 +20,10 @@ export type CommandOutput = {
  * writes last what makes the target a checkpoint. Throws CliOutputOccupied.
  */
 export async function openOutput(out: string, terminal: Terminal): Promise<CommandOutput> {
-  if (/^[a-z][a-z0-9+.-]*:\/\//.test(out)) {
+  if (isUri(out)) {
     return { target: toOutputUri(out, terminal.cwd), commit: async () => {}, discard: async () => {} };
   }
-  const output = await beginOutputFolder(path.resolve(terminal.cwd, out), { force: false });
+  const output = await beginOutputFolder(path.resolve(terminal.cwd, out), { force: undefined });
   return { target: toOutputUri(output.path, terminal.cwd), commit: output.commit, discard: output.discard };
 }
 

@@ -5,7 +5,7 @@ import { MergeyardError } from "../core/error.ts";
 import type { CheckpointInfo } from "../core/universal/checkpoint-info.ts";
 import { openPlace, type StoredCheckpoint } from "../steps/open-checkpoint.ts";
 import type { OpenStore } from "../stores/store.ts";
-import { toUri } from "./arguments.ts";
+import { isUri, toUri } from "./arguments.ts";
 import type { Terminal } from "./terminal.ts";
 
 /** Where a path leads: a folder, or one file of a folder. */
@@ -24,7 +24,7 @@ export async function openSource(
 
 /** A path is looked at; of a URI, one whose last part has a checkpoint file's extension is a file. */
 export function locateSource(text: string, cwd: string): SourcePlace {
-  if (/^[a-z][a-z0-9+.-]*:\/\//.test(text)) {
+  if (isUri(text)) {
     const match = /^(.*)\/([^/]+\.(?:safetensors|gguf|bin|pt|pth|ckpt))$/.exec(text);
     return match === null ? { folder: toUri(text, cwd), file: undefined } : { folder: match[1] ?? "", file: match[2] };
   }

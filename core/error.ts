@@ -92,6 +92,7 @@ const REFUSALS: ReadonlySet<ErrorCode> = new Set([
   "StoreBucketMissing",
   "StoreCredentialsInvalid",
   "StoreFailed",
+  "StoreRegionMissing",
 ]);
 
 /**

@@ -25,10 +25,14 @@ const SCRATCH = "stages";
 
 /**
  * Begins a folder that will be at `target` (absolute). Throws CliOutputOccupied when something is there: an empty
- * folder is fine, and with `force` a former output of ours that holds nothing but the files of its own manifest. What
- * the file system refuses, here and when it is committed, is an error of a store.
+ * folder is fine, and with `force` a former output of ours that holds nothing but the files of its own manifest
+ * (undefined: the command has no such option). What the file system refuses, here and when it is committed, is an error
+ * of a store.
  */
-export async function beginOutputFolder(target: string, options: { readonly force: boolean }): Promise<OutputFolder> {
+export async function beginOutputFolder(
+  target: string,
+  options: { readonly force: boolean | undefined },
+): Promise<OutputFolder> {
   const [parent, name] = [path.dirname(target), path.basename(target)];
   const partial = await guardFile(parent, name, async () => {
     await checkPlace(target, options.force);
@@ -75,7 +79,7 @@ function isRunning(pid: number): boolean {
   }
 }
 
-async function checkPlace(target: string, force: boolean): Promise<void> {
+async function checkPlace(target: string, force: boolean | undefined): Promise<void> {
   const entries = await listEntries(target);
   if (entries === undefined || entries.length === 0) return;
   const foreign = await findForeignEntry(target, entries);
@@ -85,11 +89,12 @@ async function checkPlace(target: string, force: boolean): Promise<void> {
       where,
       found: foreign,
       expected: "an empty folder, or none",
-      hint: "choose another folder; only a former output of Mergeyard is ever replaced",
+      hint:
+        force === undefined ? undefined : "choose another folder; only a former output of Mergeyard is ever replaced",
     });
   }
-  if (!force) {
-    const hint = "add --force to replace this former output, or choose another folder";
+  if (force !== true) {
+    const hint = force === false ? "add --force to replace this former output, or choose another folder" : undefined;
     throw new MergeyardError("CliOutputOccupied", { where, found: "a former output", hint });
   }
 }

@@ -11,12 +11,17 @@ export type FileKey = Signer & { readonly publicKey: PublicKey };
 
 /** The key in a file. Throws SigningKeyInvalid. */
 export async function openFileKey(file: string): Promise<FileKey> {
+  const where = { file };
+  const text = await readFile(file, "utf8").catch((cause: unknown) => {
+    throw new MergeyardError("SigningKeyInvalid", { where, found: "no file that can be read", cause });
+  });
   let key: KeyObject;
   try {
-    key = createPrivateKey(await readFile(file));
+    key = createPrivateKey(text);
   } catch (cause) {
-    const found = cause instanceof Error ? cause.message : String(cause);
-    throw new MergeyardError("SigningKeyInvalid", { where: { file }, found, cause });
+    const [found = "no PEM block"] = /-----BEGIN [A-Z ]+-----/.exec(text) ?? [];
+    const expected = "a private key in PEM: ed25519, or ECDSA on P-256";
+    throw new MergeyardError("SigningKeyInvalid", { where, found, expected, cause });
   }
   const publicKey = toPublicKey(key, file);
   return {

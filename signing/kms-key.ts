@@ -11,11 +11,13 @@ export type KmsKey = Signer & { readonly publicKey: PublicKey };
 type KeyService = Pick<KMSClient, "send">;
 
 /**
- * `keyId` is an id, ARN or `alias/name`. Throws SigningKeyInvalid (another kind of key, or none), SigningDenied,
- * SigningUnavailable.
+ * `keyId` is an id, ARN (which says its region) or `alias/name`. Throws SigningKeyInvalid (another kind of key, or
+ * none), SigningDenied, SigningUnavailable.
  */
 export async function openKmsKey(keyId: string, settings: { readonly endpoint: string | undefined }): Promise<KmsKey> {
-  const client: KeyService = new KMSClient(settings.endpoint === undefined ? {} : { endpoint: settings.endpoint });
+  const { endpoint } = settings;
+  const region = /^arn:[^:]+:kms:([^:]+):/.exec(keyId)?.[1];
+  const client: KeyService = new KMSClient({ ...(endpoint && { endpoint }), ...(region && { region }) });
   const place = `awskms:///${keyId}`;
   const answer = await ask(place, () => client.send(new GetPublicKeyCommand({ KeyId: keyId })));
   const key = createPublicKey({ key: Buffer.from(answer.PublicKey ?? []), format: "der", type: "spki" });

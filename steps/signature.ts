@@ -66,7 +66,7 @@ export async function readSignatures(
     if (cause instanceof MergeyardError && cause.code === "StoreAccessDenied") return undefined;
     throw cause;
   });
-  return found && { ...found, envelopes: parseEnvelopes(found.bytes, key) };
+  return found && { ...found, envelopes: parseEnvelopes(found.bytes, { store: store.uri, file: key }) };
 }
 
 export type CheckedSignature = Signature & {
@@ -85,10 +85,10 @@ export async function checkSignature(
   signal: AbortSignal,
 ): Promise<CheckedSignature> {
   const { store, prefix } = place;
-  const key = `${prefix}${SIGNATURE_FILE}`;
+  const where = { store: store.uri, file: `${prefix}${SIGNATURE_FILE}` };
   const envelopes = (await readSignatures(store, prefix, signal))?.envelopes ?? [];
   if (trusted.length > 0) {
-    const { keyId, statement } = verifyEnvelopes(envelopes, trusted, manifest, key);
+    const { keyId, statement } = verifyEnvelopes(envelopes, trusted, manifest, where);
     return { status: "valid", keyIds: [keyId], statement };
   }
   const status = envelopes.length === 0 ? "absent" : "unchecked";

@@ -70,6 +70,8 @@ export function toS3Error(error: unknown, store: string, key: string): unknown {
   if (system !== undefined && CONNECTION_ERRORS.has(system)) {
     return new MergeyardError("StoreUnavailable", { ...place, found: system });
   }
+  // The client has no name or code for it.
+  if (error.message === "Region is missing") return new MergeyardError("StoreRegionMissing", place);
   const code = CODE_OF_NAME[error.name];
   if (code !== undefined) return new MergeyardError(code, { ...place, found: error.name });
   // The client met an answer that it could not read: a proxy's page, or one cut short.

@@ -1,4 +1,5 @@
 // `mergeyard merge CONFIG --out DIR`: one merge, file to file, without a yard.
+import { statSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import path from "node:path";
@@ -13,6 +14,7 @@ import { createStoreOpener } from "../../stores/open.ts";
 import { createMergeExecutor } from "../../workers/executor.ts";
 import { defaultThreads } from "../../workers/pool.ts";
 import {
+  isUri,
   jsonOption,
   memoryOption,
   modelOption,
@@ -69,7 +71,7 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
   try {
     const result = await mergeFolder(
       {
-        recipe: splitUri(toUri(config, terminal.cwd)),
+        recipe: splitUri(recipeUri(config, terminal)),
         models: options.model,
         currentFolder: toUri(terminal.cwd, terminal.cwd),
         hubCache: toUri(hubCacheFolder(terminal.env), terminal.cwd),
@@ -106,6 +108,15 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
     progress.end();
     await executor.close();
   }
+}
+
+/** Models are named in the recipe: a folder in its place is a common mistake. */
+function recipeUri(config: string, { cwd }: Terminal): string {
+  if (!isUri(config) && statSync(path.resolve(cwd, config), { throwIfNoEntry: false })?.isDirectory()) {
+    const expected = "a file, a mergekit configuration";
+    throw new MergeyardError("CliSourceMissing", { where: { file: config }, found: "a folder", expected });
+  }
+  return toUri(config, cwd);
 }
 
 /** Draws the report. A merge that only copies has nothing to draw: that is said, not left out. */

@@ -1,5 +1,6 @@
 // `mergeyard quantize SRC --scheme ID --out PLACE`: a checkpoint as one GGUF file, or as a folder that servers load.
 // The scheme tells which, unless `--format` does.
+import { statSync } from "node:fs";
 import path from "node:path";
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
@@ -13,7 +14,16 @@ import { runStep } from "../../steps/step.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { defaultThreads } from "../../workers/pool.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
-import { jsonOption, memoryOption, parseCount, splitUri, threadsOption, toOutputUri, toUri } from "../arguments.ts";
+import {
+  isUri,
+  jsonOption,
+  memoryOption,
+  parseCount,
+  splitUri,
+  threadsOption,
+  toOutputUri,
+  toUri,
+} from "../arguments.ts";
 import {
   addPlanOptions,
   type ChooseSchemes,
@@ -147,12 +157,21 @@ async function dispatch(source: string, options: Options, terminal: Terminal): P
   else await quantizeFolder(source, { ...options, format }, choose, terminal);
 }
 
+/** Found before anything is read, not when the file is written. */
+function refuseFolder(out: string, { cwd }: Terminal): void {
+  if (isUri(out) || !statSync(path.resolve(cwd, out), { throwIfNoEntry: false })?.isDirectory()) return;
+  const expected = `the name of a file, such as ${path.join(out, "model.gguf")}`;
+  throw new MergeyardError("CliOutputOccupied", { where: { file: out }, found: "a folder", expected });
+}
+
 async function quantize(source: string, options: Options, choose: ChooseSchemes, terminal: Terminal): Promise<void> {
   const openStore = createStoreOpener(terminal.env);
   const { checkpoint } = await openSource(source, openStore, terminal);
   const { folder, file } = locateSource(source, terminal.cwd);
-  const target = toOutputUri(path.posix.dirname(toUri(options.out, terminal.cwd)), terminal.cwd);
+  const place = path.posix.dirname(toUri(options.out, terminal.cwd));
+  const target = toOutputUri(place, terminal.cwd);
   const name = path.basename(options.out);
+  refuseFolder(options.out, terminal);
   const progress = createProgress(terminal, { silent: options.json === true });
   progress.begin(
     "quantize",
@@ -172,7 +191,8 @@ async function quantize(source: string, options: Options, choose: ChooseSchemes,
     const from = { source: folder, ...(file === undefined ? {} : { sourceFile: file }), ...imatrix };
     const { scheme, planned } = await choose({ ...from, tokenizer });
     const split = { maxBytes: options.splitMaxSize, maxTensors: options.splitMaxTensors };
-    const result = await runStep(quantizeStep, { ...from, target, name, scheme, tokenizer, split }, deps);
+    const made = await runStep(quantizeStep, { ...from, target, name, scheme, tokenizer, split }, deps);
+    const result = { ...made, target: place };
     progress.end();
     const drawn = { output: `gguf ${result.scheme}`, tensors: result.losses };
     await writeQuantizationReport(options.report, drawn, planned, terminal);

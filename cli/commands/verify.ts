@@ -11,6 +11,7 @@ import { createStoreOpener } from "../../stores/open.ts";
 import type { ObjectStore, OpenStore } from "../../stores/store.ts";
 import { jsonOption, keyOption, readTrustedKeys, toUri } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
+import { locateSource } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeSignature, formatBytes } from "../text.ts";
@@ -66,7 +67,15 @@ async function findTargets(
 ): Promise<readonly Target[]> {
   if (options.yard === undefined) {
     if (target === undefined) throw new MergeyardError("CliUsage", { found: "neither a folder nor --yard" });
-    return [{ title: target, folder: toUri(target, terminal.cwd), version: undefined }];
+    const { folder, file } = locateSource(target, terminal.cwd);
+    if (file !== undefined) {
+      throw new MergeyardError("YardManifestMissing", {
+        where: { file: target },
+        found: "a file",
+        expected: "a folder",
+      });
+    }
+    return [{ title: target, folder, version: undefined }];
   }
   const yard = await openYard(openStore, toUri(options.yard, terminal.cwd));
   const toTarget = (model: string, version: string): Target => ({

@@ -4,7 +4,7 @@
 // Sources: in-toto attestation framework v1 (Statement, Bundle), DSSE v1, SLSA provenance v1.
 import * as z from "zod";
 import { toDotPath } from "zod/v4/core";
-import { MergeyardError } from "../error.ts";
+import { type ErrorPlace, MergeyardError } from "../error.ts";
 import { ARTIFACT_LIMITS } from "../limits.ts";
 import { canonicalJson, type Digest } from "./digest.ts";
 import { MANIFEST_FILE, type Manifest, manifestDigest } from "./manifest.ts";
@@ -118,18 +118,18 @@ function preAuthEncoding(type: string, body: Uint8Array): Uint8Array {
 }
 
 /** The envelopes of a signature file. Throws SignatureInvalid with the line. */
-export function parseEnvelopes(bytes: Uint8Array, file: string): readonly Envelope[] {
+export function parseEnvelopes(bytes: Uint8Array, where: ErrorPlace): readonly Envelope[] {
   const lines = new TextDecoder()
     .decode(bytes)
     .split("\n")
     .filter((line) => line.trim() !== "");
   if (lines.length > ARTIFACT_LIMITS.signatures) {
-    throw invalid(file, `${lines.length} signatures`, `at most ${ARTIFACT_LIMITS.signatures}`);
+    throw invalid(where, `${lines.length} signatures`, `at most ${ARTIFACT_LIMITS.signatures}`);
   }
   return lines.map((line, index) => {
     const parsed = envelopeSchema.safeParse(parseJson(line));
     if (parsed.success) return parsed.data;
-    throw invalid(file, parsed.error.issues[0]?.message ?? "no envelope", "a DSSE envelope", index + 1);
+    throw invalid(where, parsed.error.issues[0]?.message ?? "no envelope", "a DSSE envelope", index + 1);
   });
 }
 
@@ -150,23 +150,23 @@ export function verifyEnvelopes(
   envelopes: readonly Envelope[],
   trusted: readonly PublicKey[],
   manifest: Digest,
-  file: string,
+  where: ErrorPlace,
 ): Verified {
   const expected = trusted.map(({ id }) => id).join(", ");
-  if (envelopes.length === 0) throw new MergeyardError("SignatureMissing", { where: { file }, expected });
+  if (envelopes.length === 0) throw new MergeyardError("SignatureMissing", { where, expected });
   const signed = envelopes.flatMap((envelope) => findSigner(envelope, trusted) ?? []);
   if (signed.length === 0) {
     const found = namedKeys(envelopes).join(", ") || "signatures that name no key";
-    throw new MergeyardError("SignatureUntrusted", { where: { file }, found, expected });
+    throw new MergeyardError("SignatureUntrusted", { where, found, expected });
   }
-  const statements = signed.map(({ keyId, body }) => ({ keyId, statement: parseStatement(body, file) }));
+  const statements = signed.map(({ keyId, body }) => ({ keyId, statement: parseStatement(body, where) }));
   const verified = statements.find(({ statement }) =>
     statement.subject.some(({ name, digest }) => name === MANIFEST_FILE && `sha256:${digest.sha256}` === manifest),
   );
   if (verified !== undefined) return verified;
   const subjects = statements.flatMap(({ statement }) => statement.subject);
   const found = subjects.map(({ name, digest }) => `${name} at sha256:${digest.sha256}`).join(", ");
-  throw new MergeyardError("SignatureWrong", { where: { file }, found, expected: manifest });
+  throw new MergeyardError("SignatureWrong", { where, found, expected: manifest });
 }
 
 /** The first trusted key whose signature is right. The `keyid` of an envelope is a hint and is not relied on. */
@@ -183,11 +183,11 @@ function findSigner(
   return key === undefined ? undefined : { keyId: key.id, body };
 }
 
-function parseStatement(body: Uint8Array, file: string): Statement {
+function parseStatement(body: Uint8Array, where: ErrorPlace): Statement {
   const parsed = statementSchema.safeParse(parseJson(new TextDecoder().decode(body)));
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
-  throw invalid(file, `${toDotPath(issue?.path ?? [])}: ${issue?.message}`, "a statement of provenance");
+  throw invalid(where, `${toDotPath(issue?.path ?? [])}: ${issue?.message}`, "a statement of provenance");
 }
 
 /** Folders of the yard that the statement says its inputs lay in, each with the digest that the input had. */
@@ -199,8 +199,8 @@ export function placesInYard({ predicate }: Statement): readonly { place: string
   );
 }
 
-function invalid(file: string, found: string, expected: string, line?: number): MergeyardError {
-  return new MergeyardError("SignatureInvalid", { where: { file, line }, found, expected });
+function invalid(where: ErrorPlace, found: string, expected: string, line?: number): MergeyardError {
+  return new MergeyardError("SignatureInvalid", { where: { ...where, line }, found, expected });
 }
 
 function parseJson(text: string): unknown {

@@ -15,12 +15,17 @@ export const CLI_CODES = {
   CliOutputOccupied: {
     meaning: "the output folder holds something already",
     retryable: false,
-    remedy: "choose another folder; --force replaces a former output of Mergeyard, and nothing else",
+    remedy: "choose another folder, or remove what is there",
   },
   CliPricesInvalid: {
     meaning: "the file of prices cannot be read",
     retryable: false,
     remedy: "copy core/cost/prices.json and change its numbers",
+  },
+  CliPrintFailed: {
+    meaning: "the result could not be printed; what the command did stands",
+    retryable: false,
+    remedy: "free space, or print to another place; then run the command again where it only reads",
   },
   CliRunFailed: {
     meaning: "the run failed for a reason that has no code of its own",

@@ -87,6 +87,11 @@ export const STORE_CODES = {
     retryable: false,
     remedy: "renew the credentials (AWS_ACCESS_KEY_ID and so on, or the profile)",
   },
+  StoreRegionMissing: {
+    meaning: "it is not said in which AWS region the bucket lies",
+    retryable: false,
+    remedy: "set AWS_REGION, or the region of the profile; for another server than AWS, MERGEYARD_S3_ENDPOINT",
+  },
   StoreBucketMissing: {
     meaning: "there is no such bucket",
     retryable: false,

@@ -137,7 +137,8 @@ function encodeFiles(
 async function checkFree(target: ObjectStore, file: string, signal: AbortSignal): Promise<void> {
   if ((await target.head(file, { signal })) === undefined) return;
   const where = { store: target.uri, file };
-  throw new MergeyardError("YardTargetOccupied", { where, found: "a file", expected: "no file of that name" });
+  const hint = "choose another name, or remove the file";
+  throw new MergeyardError("YardTargetOccupied", { where, found: "a file", expected: "no file of that name", hint });
 }
 
 /** One file after the other; when one fails, those before it go. Losses are by the model's tensors. */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
 import path from "node:path";
 import test from "node:test";
 import { main } from "../../cli/main.ts";
@@ -66,6 +66,29 @@ test("a path that leads nowhere is refused with status 1 and named", async () =>
   assert.equal(where.file, "/nowhere/models/missing");
 });
 
+const MISTAKEN: readonly (readonly [string, readonly string[], object])[] = [
+  ["a folder for a recipe", ["merge", "examples", "--out", "x"], { code: "CliSourceMissing", found: "a folder" }],
+  ["nothing to verify", ["verify", "no-such-folder"], { code: "CliSourceMissing", found: undefined }],
+  ["a file to verify", ["verify", "README.md"], { code: "YardManifestMissing", found: "a file" }],
+  ["a URI with one slash", ["init", "s3:/bucket/yard"], { code: "StoreUriInvalid", found: undefined }],
+  ["a URI without a bucket", ["ls", "--yard", "s3://"], { code: "StoreUriInvalid", found: "no bucket's name" }],
+  [
+    "a folder for a GGUF file",
+    ["quantize", "examples/models/base", "--scheme", "q8_0", "--out", "examples"],
+    { code: "CliOutputOccupied", found: "a folder" },
+  ],
+];
+
+for (const [what, args, expected] of MISTAKEN) {
+  test(`refused with what was found: ${what}`, async () => {
+    const terminal = createRecorder({ cwd: ROOT });
+    assert.equal(await main([...args, "--json"], terminal), 1);
+    const { code, found } = errorOf(terminal.err());
+    assert.deepEqual({ code, found }, expected);
+    assert.equal(existsSync(path.join(ROOT, "s3:")), false);
+  });
+}
+
 test("an interrupted command says so and exits with 130", async () => {
   const terminal = createRecorder({ cwd: ROOT });
   terminal.interrupt();
@@ -92,4 +115,18 @@ test("help and local commands load neither the S3 client nor the kernels", () =>
 test("a reader that goes away ends the program quietly", () => {
   const run = spawnSync("sh", ["-c", `"${process.execPath}" "${BIN}" --help | head -c 1`], { encoding: "utf8" });
   assert.equal(run.stderr, "");
+});
+
+test("a result that cannot be printed is one error", {
+  skip: !existsSync("/dev/full") && "no full device here",
+}, () => {
+  const full = openSync("/dev/full", "w");
+  const run = spawnSync(process.execPath, [BIN, "inspect", "examples/models/base", "--json"], {
+    cwd: ROOT,
+    encoding: "utf8",
+    stdio: ["ignore", full, "pipe"],
+  });
+  closeSync(full);
+  const { error } = JSON.parse(run.stderr);
+  assert.deepEqual([run.status, error.code, error.found], [1, "CliPrintFailed", "ENOSPC"]);
 });

@@ -59,7 +59,9 @@ test("quantize writes one file, says what was lost, and inspect reads it", async
   assert.deepEqual([format, types.Q8_0.count, metadata["llama.block_count"]], ["gguf", 9, 1]);
   const again = createRecorder({ cwd });
   assert.notEqual(await main(["quantize", ".", "--scheme", "q8_0", "--out", "m.gguf", "--json"], again), 0);
-  assert.equal(JSON.parse(again.err()).error.code, "YardTargetOccupied");
+  const { code, where } = JSON.parse(again.err()).error;
+  const place = `file://${cwd}`;
+  assert.deepEqual([code, where, result.target], ["YardTargetOccupied", { store: place, file: "m.gguf" }, place]);
   const words = createRecorder({ cwd });
   assert.equal(await main(["quantize", ".", "--scheme", "f16", "--out", "n.gguf"], words), 0, words.err());
   assert.match(words.out(), /^f16 in n\.gguf: 12 tensors \(9 f16, 3 f32\), .*nothing lost; no tokenizer/);

@@ -143,8 +143,10 @@ test("a run with a signing key publishes what --key accepts, and other keys refu
   assert.equal(Object(run.out.result).outcome, "published", run.events);
   assert.equal((await call("public-key", "publisher.pem")).out.keyId, keyId);
   const pull = ["pull", "bard-and-snake:nightly", "signed-pull", "--yard", yard];
-  assert.equal((await call(...pull, "--key", "stranger.pem.pub")).error?.code, "SignatureUntrusted");
-  assert.equal((await call(...pull, "--key", "publisher.pem")).error?.code, "SigningKeyInvalid");
+  const stranger = (await call(...pull, "--key", "stranger.pem.pub")).error;
+  assert.deepEqual([stranger?.code, Object(stranger?.where).store], ["SignatureUntrusted", `file://${yard}`]);
+  const secret = (await call(...pull, "--key", "publisher.pem")).error;
+  assert.deepEqual([secret?.code, secret?.where], ["SigningKeyInvalid", { file: "publisher.pem" }]);
   const pulled = await call(...pull, "--key", "publisher.pem.pub");
   assert.deepEqual(pulled.out.signature, { status: "valid", keyIds: [keyId] });
   const trusting = { MERGEYARD_PUBLIC_KEY: "publisher.pem.pub" };

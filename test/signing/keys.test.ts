@@ -48,8 +48,16 @@ test("without a key nothing signs; a key that is none is refused", async () => {
     rsa,
     generateKeyPairSync("rsa", { modulusLength: 2048 }).privateKey.export({ type: "pkcs8", format: "pem" }),
   );
-  for (const place of [file, rsa, path.join(folder, "absent")]) {
-    await assert.rejects(openSigner({ MERGEYARD_SIGNING_KEY: place }), { code: "SigningKeyInvalid" });
+  const half = path.join(folder, "half.pem");
+  await writeFile(half, pair.publicKey.export({ type: "spki", format: "pem" }));
+  const cases = [
+    [file, "no PEM block"],
+    [rsa, "a key of kind rsa "],
+    [half, "-----BEGIN PUBLIC KEY-----"],
+    [path.join(folder, "absent"), "no file that can be read"],
+  ];
+  for (const [place, found] of cases) {
+    await assert.rejects(openSigner({ MERGEYARD_SIGNING_KEY: place }), { code: "SigningKeyInvalid", found });
   }
 });
 
@@ -94,6 +102,14 @@ test("a key of KMS signs the digest of the message, and never leaves the service
     asked.map(({ target }) => target),
     ["TrentService.GetPublicKey", "TrentService.Sign"],
   );
+});
+
+test("a key named by its ARN is asked for in its own region", async (context) => {
+  const { env } = await playKms();
+  const region = process.env.AWS_REGION;
+  context.after(() => Object.assign(process.env, { AWS_REGION: region }));
+  delete process.env.AWS_REGION;
+  assert.ok((await openSigner(env))?.keyId);
 });
 
 test("what KMS refuses is told apart from what may pass", async () => {

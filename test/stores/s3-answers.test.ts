@@ -347,6 +347,12 @@ test("missing credentials are named before any request", () =>
     ),
   ));
 
+test("a region that nobody says is asked for before any request", () =>
+  withAwsSettings({ AWS_ACCESS_KEY_ID: "scripted", AWS_SECRET_ACCESS_KEY: "scripted" }, async () => {
+    const error = await rejectsWith(openStore("s3://bucket/a", {}).head("b"), "StoreRegionMissing");
+    assert.deepEqual([error.retryable, error.where], [false, { store: "s3://bucket/a", file: "b" }]);
+  }));
+
 test("a place in S3 opens at the endpoint that its environment names, and a foreign server's writes are checked", () =>
   withAwsSettings({ AWS_ACCESS_KEY_ID: "scripted", AWS_SECRET_ACCESS_KEY: "scripted" }, async () => {
     const put = answer(200, "", { etag: '"e1"' });

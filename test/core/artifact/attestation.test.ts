@@ -61,10 +61,10 @@ const DIGEST = manifestDigest(manifest);
 const HEX = DIGEST.replace("sha256:", "");
 const check = (bundle: string, ...keys: KeyObject[]) =>
   verifyEnvelopes(
-    parseEnvelopes(Buffer.from(bundle), SIGNATURE_FILE),
+    parseEnvelopes(Buffer.from(bundle), { file: SIGNATURE_FILE }),
     keys.map((key) => toPublicKey(key, "k")),
     DIGEST,
-    SIGNATURE_FILE,
+    { file: SIGNATURE_FILE },
   );
 
 test("a statement names the manifest's own bytes, the inputs, the recipe, the engine, the images and the run", () => {
