@@ -7,7 +7,7 @@ import * as z from "zod";
 import type { Digest } from "../core/artifact/digest.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
-import { encodeRecord, mapBounded, readRecord } from "../steps/records.ts";
+import { encodeRecord, readRecord, readRecords } from "../steps/records.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import type { ExecutionResult } from "./asl/execute.ts";
 import type { Finished, Journal, JournalKey } from "./asl/journal.ts";
@@ -92,7 +92,10 @@ function canResume(entries: readonly Entry[], definition: Digest): boolean {
   return begun && !entries.some((entry) => entry.kind === "end" || (entry.kind === "state" && entry.caught !== null));
 }
 
-async function readLastAttempt(store: ObjectStore, run: string): Promise<{ attempt: number; entries: Entry[] }> {
+async function readLastAttempt(
+  store: ObjectStore,
+  run: string,
+): Promise<{ attempt: number; entries: readonly Entry[] }> {
   let attempt = 0;
   let keys: string[] = [];
   for await (const { key } of store.list(layout.journals(run))) {
@@ -101,9 +104,8 @@ async function readLastAttempt(store: ObjectStore, run: string): Promise<{ attem
     attempt = Math.max(attempt, of);
     if (of === attempt) keys.push(key);
   }
-  const records = await mapBounded(keys, (key) => readRecord(store, key, entrySchema));
   // Keys come in order and nothing deletes single entries: the n-th is entry n.
-  return { attempt, entries: records.flatMap((record) => (record === undefined ? [] : [record.value])) };
+  return { attempt, entries: await readRecords(store, keys, entrySchema) };
 }
 
 /**

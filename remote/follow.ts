@@ -1,11 +1,10 @@
 // Following an execution to its end: its status from Step Functions, one request a look; all else from the yard.
-import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
 import { readPlan, type StoredPlan } from "../steps/plan-file.ts";
-import { readRecord } from "../steps/records.ts";
+import { readFailures } from "../steps/runs/failures.ts";
 import type { KnownProgress } from "../steps/runs/job-progress.ts";
 import { type RunStatus, readRunStatus } from "../steps/runs/status.ts";
-import { type FailureRecord, failureSchema, runOutputSchema } from "../steps/schemas.ts";
+import { type FailureRecord, runOutputSchema } from "../steps/schemas.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import type { Execution, ExecutionState, Executions } from "./executions.ts";
 
@@ -94,16 +93,6 @@ async function describeEnd(
     status: "failed",
     error,
     cause,
-    failure: run === undefined ? undefined : await lastFailure(yard, run, signal),
+    failure: run === undefined ? undefined : (await readFailures(yard, run, signal)).at(-1),
   };
-}
-
-/** The record of the failure that ended the run last. */
-async function lastFailure(yard: ObjectStore, run: string, signal: AbortSignal): Promise<FailureRecord | undefined> {
-  let last: string | undefined;
-  const prefix = layout.failures(run);
-  for await (const { key } of yard.list(prefix, { signal })) {
-    if (/^\d+\.json$/.test(key.slice(prefix.length))) last = key;
-  }
-  return last === undefined ? undefined : (await readRecord(yard, last, failureSchema, signal))?.value;
 }

@@ -1,9 +1,9 @@
 // Telling how a run ended: sums up its receipts, keeps the summary as the run's events.jsonl and logs it. It reports
 // what others decided and decides nothing.
 import { layout } from "../core/artifact/layout.ts";
-import { type Receipt, receiptSchema } from "../core/plan/receipt.ts";
+import type { Receipt } from "../core/plan/receipt.ts";
 import type { ObjectStore } from "../stores/store.ts";
-import { mapBounded, readRecord } from "./records.ts";
+import { readReceipts } from "./runs/receipts.ts";
 import { keepRunReport } from "./runs/report.ts";
 import { notifyInputSchema, notifyOutputSchema } from "./schemas.ts";
 import { defineStep, type StepDeps } from "./step.ts";
@@ -15,7 +15,7 @@ export const notifyStep = defineStep({
   output: notifyOutputSchema,
   async run({ yard, run, outcome }, deps) {
     const store = deps.openStore(yard);
-    const receipts = run === null ? [] : await readReceipts(store, run);
+    const receipts = run === null ? [] : await readReceipts(store, run, deps.signal);
     const summary = {
       yard,
       run,
@@ -53,13 +53,6 @@ async function keepEvents(store: ObjectStore, key: string, text: string, deps: S
   } catch (cause) {
     deps.log({ event: "events-not-kept", error: describeError(cause) });
   }
-}
-
-async function readReceipts(store: ObjectStore, run: string): Promise<readonly Receipt[]> {
-  const keys: string[] = [];
-  for await (const { key } of store.list(layout.receipts(run))) keys.push(key);
-  const records = await mapBounded(keys, (key) => readRecord(store, key, receiptSchema));
-  return records.flatMap((record) => (record === undefined ? [] : [record.value]));
 }
 
 /** A receipt without its tensors: the receipts themselves keep those. */

@@ -19,6 +19,24 @@ export function readRecord<Schema extends z.ZodType>(
   return findJson(store, key, schema, STORE_LIMITS.conditionalBytes, { signal });
 }
 
+/** Those of some records that are there, in the order of their keys. Throws StoreJsonInvalid when one was damaged. */
+export async function readRecords<Schema extends z.ZodType>(
+  store: ObjectStore,
+  keys: readonly string[],
+  schema: Schema,
+  signal?: AbortSignal,
+): Promise<readonly z.output<Schema>[]> {
+  const found = await mapBounded(keys, (key) => readRecord(store, key, schema, signal));
+  return found.flatMap((record) => (record === undefined ? [] : [record.value]));
+}
+
+/** Keys of the objects whose key starts with `prefix`, in their order. */
+export async function listKeys(store: ObjectStore, prefix: string, signal?: AbortSignal): Promise<readonly string[]> {
+  const keys: string[] = [];
+  for await (const { key } of store.list(prefix, { signal })) keys.push(key);
+  return keys;
+}
+
 /** UTF-8 JSON of a record, one field a line, ending in a newline. */
 export function encodeRecord(value: unknown): Uint8Array {
   return new TextEncoder().encode(`${JSON.stringify(value, null, 1)}\n`);
@@ -42,6 +60,17 @@ export async function createOnce(
     found: digestBytes(there),
     expected: digestBytes(bytes),
   });
+}
+
+/** Writes a small object over the one that may be there; when another writer is at it, one of the two stays. */
+export async function overwrite(
+  store: ObjectStore,
+  key: string,
+  bytes: Uint8Array,
+  signal?: AbortSignal,
+): Promise<void> {
+  const { created, etag } = await store.create(key, bytes, { signal });
+  if (!created) await store.replace(key, bytes, etag, { signal });
 }
 
 /** Results of `work` over `items`, in their order, a bounded number at a time; rejects with the first failure. */

@@ -29,11 +29,17 @@ export const layout = Object.freeze({
   /** The last failure of a unit; counts only while the unit has no receipt. */
   unitFailure: (run: string, stage: number, index: number) =>
     `runs/${run}/failures/unit-${pad(stage)}-${pad(index)}.json`,
+  unitFailures: (run: string) => `runs/${run}/failures/unit-`,
   /** One object per finished state of the local interpreter's execution. */
   journal: (run: string, attempt: number, entry: number) => `runs/${run}/journal/${pad(attempt)}-${pad(entry)}.json`,
   journals: (run: string) => `runs/${run}/journal/`,
   cache: (key: string) => `cache/${key.replace("sha256:", "")}.json`,
 });
+
+/** True for the key of a run's failure, and not of a unit's. */
+export function isRunFailure(key: string): boolean {
+  return /^runs\/[^/]+\/failures\/\d+\.json$/.test(key);
+}
 
 /** First 16 hex digits: names folders; the full digest is always inside, and is checked. */
 export function shortDigest(digest: string): string {

@@ -15,7 +15,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { ARTIFACT_LIMITS } from "../../core/limits.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { readManifest } from "../checkpoint-listing.ts";
-import { encodeRecord, mapBounded, readRecord } from "../records.ts";
+import { encodeRecord, mapBounded, overwrite, readRecord } from "../records.ts";
 import type { StepDeps } from "../step.ts";
 import { fileIsWhole, STREAMS_IN_FLIGHT } from "../stream.ts";
 import { dropFetches } from "./fetch-file.ts";
@@ -65,7 +65,7 @@ export async function openPullFolder(
   // A marker says that the files are ours in any case; without one, what no listing knows was made by the user.
   if (marker === undefined && before.length > 0) await refuseChanged(folder, earlier, whole, wanted, signal);
   const record = { pull: 1, model: wanted.model, version: wanted.version, before };
-  await writeMarker(folder, record, signal);
+  await overwrite(folder, MARKER, encodeRecord(record), signal);
   if (before.length > 0) {
     await folder.delete(MANIFEST_FILE, { signal });
     await folder.delete(SIGNATURE_FILE, { signal });
@@ -172,12 +172,6 @@ async function refuseStrangers(folder: ObjectStore, wanted: Wanted, signal: Abor
     const found = isOther ? "a file of this name with other content" : "weights that are no part of the version";
     throw occupied(folder, key, found, wanted);
   }
-}
-
-async function writeMarker(folder: ObjectStore, record: object, signal: AbortSignal): Promise<void> {
-  const bytes = encodeRecord(record);
-  const { created, etag } = await folder.create(MARKER, bytes, { signal });
-  if (!created) await folder.replace(MARKER, bytes, etag, { signal });
 }
 
 function occupied(

@@ -13,7 +13,7 @@ import { parsePublicKeys } from "../../core/artifact/public-key.ts";
 import { MergeyardError } from "../../core/error.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { readManifest } from "../checkpoint-listing.ts";
-import { createOnce, mapBounded } from "../records.ts";
+import { createOnce, mapBounded, overwrite } from "../records.ts";
 import { pullInputSchema, pullOutputSchema } from "../schemas.ts";
 import { checkSignature, readSignatures } from "../signature.ts";
 import { defineStep, type StepDeps } from "../step.ts";
@@ -75,8 +75,7 @@ async function pullSignatures(
 ): Promise<void> {
   const found = await readSignatures(source.store, source.prefix, signal);
   if (found === undefined) return;
-  const { created, etag } = await target.create(SIGNATURE_FILE, found.bytes, { signal });
-  if (!created) await target.replace(SIGNATURE_FILE, found.bytes, etag, { signal });
+  await overwrite(target, SIGNATURE_FILE, found.bytes, signal);
 }
 
 /** A version's name is made from its manifest; another manifest under it was put there by hand. */

@@ -1,9 +1,9 @@
 // What happened in a run, in the order of time, from its folder in the yard: it needs no more than read access, is the
 // same for a run on this machine and for one on AWS, and outlives the log service's retention.
-import { layout } from "../../core/artifact/layout.ts";
+import { isRunFailure, layout } from "../../core/artifact/layout.ts";
 import { receiptSchema } from "../../core/plan/receipt.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { mapBounded, readRecord } from "../records.ts";
+import { readRecord, readRecords } from "../records.ts";
 import { failureSchema, resultSchema } from "../schemas.ts";
 import type { StepDeps } from "../step.ts";
 import { currentJobs, isLost, readJobProgress } from "./job-progress.ts";
@@ -36,17 +36,12 @@ export async function readRunLog(
       const result = await readRecord(yard, key, resultSchema, signal);
       if (result !== undefined) events.push({ event: "run-published", atMs, ...result.value });
     }
-    if (/^\d+\.json$/.test(key.slice(layout.failures(run).length)) && key.startsWith(layout.failures(run))) {
+    if (isRunFailure(key)) {
       const failure = await readRecord(yard, key, failureSchema, signal);
       if (failure !== undefined) events.push({ event: "run-failed", atMs, ...failure.value });
     }
   }
-  const finished = await mapBounded(
-    receipts,
-    async (key) => (await readRecord(yard, key, receiptSchema, signal))?.value,
-  );
-  for (const receipt of finished) {
-    if (receipt === undefined) continue;
+  for (const receipt of await readRecords(yard, receipts, receiptSchema, signal)) {
     const { stage, index: unit, op, cached, bytesRead, bytesWritten, wallMs, startedMs } = receipt;
     const atMs = startedMs + wallMs;
     events.push({ event: "unit-finished", atMs, stage, unit, op, cached, bytesRead, bytesWritten, wallMs });
@@ -95,7 +90,7 @@ export async function listRuns(yard: ObjectStore, signal: AbortSignal): Promise<
   for await (const { key, modifiedMs } of yard.list("runs/", { signal })) {
     const run = key.split("/")[1] ?? "";
     const found = runs.get(run) ?? { run, plannedMs: modifiedMs, state: "unfinished" };
-    const isFailure = found.state === "unfinished" && /\/failures\/\d+\.json$/.test(key);
+    const isFailure = found.state === "unfinished" && isRunFailure(key);
     const state = key === layout.result(run) ? "published" : isFailure ? "failed" : found.state;
     const plannedMs = key === layout.plan(run) ? modifiedMs : found.plannedMs;
     runs.set(run, { run, plannedMs, state });

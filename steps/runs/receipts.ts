@@ -1,10 +1,11 @@
-// All units of a run with their receipts: what check, publish and notify go through.
+// The receipts of a run, and all its units with them: what check, publish, notify and reports go through.
 import assert from "node:assert/strict";
 import { layout } from "../../core/artifact/layout.ts";
 import { MergeyardError } from "../../core/error.ts";
-import type { Receipt, TensorFile } from "../../core/plan/receipt.ts";
+import { type Receipt, receiptSchema, type TensorFile } from "../../core/plan/receipt.ts";
 import type { MergeUnit, Unit } from "../../core/plan/schema.ts";
-import { mapBounded } from "../records.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { listKeys, mapBounded, readRecords } from "../records.ts";
 import { needReceipt, type UnitContext } from "../units/context.ts";
 
 export type FinishedUnit = { readonly unit: Unit; readonly receipt: Receipt };
@@ -17,14 +18,18 @@ export type FinishedMerge = {
   readonly outputKey: string;
 };
 
+/** The receipts that a run has so far, in the order of stages and units. */
+export async function readReceipts(yard: ObjectStore, run: string, signal: AbortSignal): Promise<readonly Receipt[]> {
+  return readRecords(yard, await listKeys(yard, layout.receipts(run), signal), receiptSchema, signal);
+}
+
 /** Units of the plan in order, each with its receipt. Throws YardUnitsUnfinished with how many have none. */
 export async function readFinishedUnits(context: UnitContext): Promise<readonly FinishedUnit[]> {
   const { yard, run, plan, deps } = context;
   const places = plan.header.stages.flatMap((stage) =>
     Array.from({ length: stage.units }, (_, index) => ({ stage: stage.index, index })),
   );
-  const present = new Set<string>();
-  for await (const { key } of yard.list(layout.receipts(run), { signal: deps.signal })) present.add(key);
+  const present = new Set(await listKeys(yard, layout.receipts(run), deps.signal));
   const missing = places.filter(({ stage, index }) => !present.has(layout.receipt(run, stage, index)));
   const [first] = missing;
   if (first !== undefined) {

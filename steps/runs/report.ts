@@ -4,31 +4,21 @@ import { layout } from "../../core/artifact/layout.ts";
 import { collectStatistics } from "../../core/artifact/statistics.ts";
 import { PRICES } from "../../core/cost/estimate.ts";
 import { warnOfLosses } from "../../core/plan/loss-warnings.ts";
-import { receiptSchema } from "../../core/plan/receipt.ts";
 import { type ReportedRun, renderRunReport } from "../../core/report/run-report.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { readPlan } from "../plan-file.ts";
-import { mapBounded, readRecord } from "../records.ts";
-import { failureSchema, resultSchema } from "../schemas.ts";
+import { overwrite, readRecord } from "../records.ts";
+import { resultSchema } from "../schemas.ts";
+import { readFailures } from "./failures.ts";
 import { readJobProgress } from "./job-progress.ts";
+import { readReceipts } from "./receipts.ts";
 
 /** The page, of the run as it is now. Throws YardRunMissing. */
 export async function makeRunReport(yard: ObjectStore, run: string, signal: AbortSignal): Promise<string> {
   const { header } = await readPlan(yard, run, signal);
-  const keys = {
-    receipts: await listKeys(yard, layout.receipts(run)),
-    failures: await listKeys(yard, layout.failures(run)),
-  };
-  const found = await mapBounded(
-    keys.receipts,
-    async (key) => (await readRecord(yard, key, receiptSchema, signal))?.value,
-  );
-  const receipts = found.flatMap((receipt) => receipt ?? []);
+  const receipts = await readReceipts(yard, run, signal);
   const records = await readJobProgress(yard, run, new Map(), signal);
-  const failures = await mapBounded(
-    keys.failures.filter((key) => /\/\d+\.json$/.test(key)),
-    async (key) => (await readRecord(yard, key, failureSchema, signal))?.value,
-  );
+  const failures = await readFailures(yard, run, signal);
   const result = (await readRecord(yard, layout.result(run), resultSchema, signal))?.value;
   const published = result?.version == null ? result?.outcome : `published ${result.model}@${result.version}`;
   const report: ReportedRun = {
@@ -40,9 +30,7 @@ export async function makeRunReport(yard: ObjectStore, run: string, signal: Abor
     units: receipts.map(({ index: unit, ...receipt }) => ({ ...receipt, unit })),
     retries: records.flatMap(({ stage, job, attempt }) => (attempt > 1 ? [{ stage, job, attempts: attempt }] : [])),
     workerMs: records.reduce((sum, { workerMs }) => sum + workerMs, 0),
-    failures: failures.flatMap((failure) =>
-      failure === undefined ? [] : [{ code: failure.error.code, text: describe(failure.error) }],
-    ),
+    failures: failures.map(({ error }) => ({ code: error.code, text: describe(error) })),
     warnings: [...header.warnings, ...warnOfLosses(receipts.flatMap(({ losses }) => losses))],
     statistics: collectStatistics(
       header.method,
@@ -57,15 +45,8 @@ function describe({ meaning, where, found }: { meaning: string; where: object; f
   return `${meaning} (${JSON.stringify(where)})${found === undefined ? "" : `; found ${found}`}`;
 }
 
-async function listKeys(yard: ObjectStore, prefix: string): Promise<string[]> {
-  const keys: string[] = [];
-  for await (const { key } of yard.list(prefix)) keys.push(key);
-  return keys;
-}
-
 /** Keeps the report in the run's folder, over the one of an earlier attempt. */
 export async function keepRunReport(yard: ObjectStore, run: string, signal: AbortSignal): Promise<void> {
   const bytes = new TextEncoder().encode(await makeRunReport(yard, run, signal));
-  const { created, etag } = await yard.create(layout.report(run), bytes, { signal });
-  if (!created) await yard.replace(layout.report(run), bytes, etag, { signal });
+  await overwrite(yard, layout.report(run), bytes, signal);
 }

@@ -4,7 +4,7 @@ import * as z from "zod";
 import { layout } from "../../core/artifact/layout.ts";
 import { ERROR_CODES, MergeyardError } from "../../core/error.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { encodeRecord, mapBounded, readRecord } from "../records.ts";
+import { encodeRecord, listKeys, mapBounded, overwrite, readRecords } from "../records.ts";
 import { type ErrorFields, errorRecordSchema } from "../schemas.ts";
 
 const unitFailureSchema = z.strictObject({
@@ -46,20 +46,14 @@ export const INTERNAL_HINT =
 export async function recordUnitFailure(yard: ObjectStore, run: string, failure: UnitFailure): Promise<void> {
   const key = layout.unitFailure(run, failure.stage, failure.index);
   const bytes = encodeRecord({ unitFailure: 1, ...failure });
-  if ((await yard.create(key, bytes)).created) return;
-  const before = await yard.head(key);
-  if (before !== undefined) await yard.replace(key, bytes, before.etag);
+  await overwrite(yard, key, bytes);
 }
 
 /** Failures of units that still have no receipt, in the order of stages and units. */
 export async function readUnitFailures(yard: ObjectStore, run: string): Promise<readonly UnitFailure[]> {
-  const keys: string[] = [];
-  for await (const { key } of yard.list(`${layout.failures(run)}unit-`)) keys.push(key);
-  const failures = await mapBounded(keys, async (key) => (await readRecord(yard, key, unitFailureSchema))?.value);
-  const open = await mapBounded(failures, async (failure) => {
-    if (failure === undefined) return [];
-    const receipt = await yard.head(layout.receipt(run, failure.stage, failure.index));
-    const { stage, index, error } = failure;
+  const failures = await readRecords(yard, await listKeys(yard, layout.unitFailures(run)), unitFailureSchema);
+  const open = await mapBounded(failures, async ({ stage, index, error }) => {
+    const receipt = await yard.head(layout.receipt(run, stage, index));
     return receipt === undefined ? [{ stage, index, error }] : [];
   });
   return open.flat();
