@@ -2,8 +2,8 @@
 // few attempts the queue moves it to its dead letters, from where it is sent back once the reason is gone.
 import * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
+import { describeError } from "../steps/error-record.ts";
 import type { StepDeps } from "../steps/step.ts";
-import { describeError } from "../steps/units/failures.ts";
 import { createLambda } from "./handler.ts";
 
 const batchSchema = z.looseObject({

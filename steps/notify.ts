@@ -2,12 +2,11 @@
 // what others decided and decides nothing.
 import { layout } from "../core/artifact/layout.ts";
 import type { Receipt } from "../core/plan/receipt.ts";
-import type { ObjectStore } from "../stores/store.ts";
+import { orLog } from "./error-record.ts";
 import { readReceipts } from "./runs/receipts.ts";
 import { keepRunReport } from "./runs/report.ts";
 import { notifyInputSchema, notifyOutputSchema } from "./schemas.ts";
-import { defineStep, type StepDeps } from "./step.ts";
-import { describeError } from "./units/failures.ts";
+import { defineStep } from "./step.ts";
 
 export const notifyStep = defineStep({
   name: "notify",
@@ -31,29 +30,14 @@ export const notifyStep = defineStep({
     if (run !== null && outcome !== "failed") {
       const units = receipts.map((receipt) => ({ event: "unit-finished", ...withoutListing(receipt) }));
       const lines = [...units, { event: "run-ended", ...summary }].map((line) => `${JSON.stringify(line)}\n`);
-      await keepEvents(store, layout.events(run), lines.join(""), deps);
+      const bytes = new TextEncoder().encode(lines.join(""));
+      await orLog(deps.log, "events-not-kept", () => store.create(layout.events(run), bytes, { signal: deps.signal }));
     }
-    if (run !== null) await keepReport(store, run, deps);
+    // The run has ended, whether its summary and its report can be kept or not.
+    if (run !== null) await orLog(deps.log, "report-not-kept", () => keepRunReport(store, run, deps.signal));
     return summary;
   },
 });
-
-async function keepReport(store: ObjectStore, run: string, deps: StepDeps): Promise<void> {
-  try {
-    await keepRunReport(store, run, deps.signal);
-  } catch (cause) {
-    deps.log({ event: "report-not-kept", error: describeError(cause) });
-  }
-}
-
-/** The run has ended, whether its summary can be kept or not. */
-async function keepEvents(store: ObjectStore, key: string, text: string, deps: StepDeps): Promise<void> {
-  try {
-    await store.create(key, new TextEncoder().encode(text), { signal: deps.signal });
-  } catch (cause) {
-    deps.log({ event: "events-not-kept", error: describeError(cause) });
-  }
-}
 
 /** A receipt without its tensors: the receipts themselves keep those. */
 function withoutListing({ file, ...receipt }: Receipt) {

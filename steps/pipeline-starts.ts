@@ -8,10 +8,10 @@ import { RECIPE_LIMITS } from "../core/limits.ts";
 import type { ParsedRecipe } from "../core/recipe/parse.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
+import { describeError } from "./error-record.ts";
 import { readRecipe } from "./read-recipe.ts";
 import { errorRecordSchema } from "./schemas.ts";
 import type { StepDeps } from "./step.ts";
-import { describeError } from "./units/failures.ts";
 
 /** An execution to start. A name is at most 80 characters of letters, digits, `-` and `_`. */
 const startSchema = z.strictObject({

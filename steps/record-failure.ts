@@ -5,6 +5,7 @@ import * as z from "zod";
 import { layout } from "../core/artifact/layout.ts";
 import { ERROR_CODES, type ErrorCode, MergeyardError } from "../core/error.ts";
 import type { ObjectStore } from "../stores/store.ts";
+import { describeError, INTERNAL_HINT, orLog } from "./error-record.ts";
 import { encodeRecord } from "./records.ts";
 import { currentJobs, type JobProgress, readJobProgress } from "./runs/job-progress.ts";
 import {
@@ -15,7 +16,7 @@ import {
   recordFailureOutputSchema,
 } from "./schemas.ts";
 import { defineStep, type StepDeps } from "./step.ts";
-import { describeError, INTERNAL_HINT, readUnitFailures, type UnitFailure } from "./units/failures.ts";
+import { readUnitFailures, type UnitFailure } from "./units/failures.ts";
 
 /** Failed units that a record holds; it travels through the state machine, which carries 256 KiB. */
 const UNITS_LISTED_MAX = 20;
@@ -39,7 +40,8 @@ export const recordFailureStep = defineStep({
   async run({ yard, run, state, error }, deps) {
     const store = deps.openStore(yard);
     const caught = parseCaught(error.Error, error.Cause ?? "");
-    const units = run === null || caught.isFunction ? [] : await readUnits(store, run, deps);
+    const readUnits = () => (run === null || caught.isFunction ? Promise.resolve([]) : readUnitFailures(store, run));
+    const units = (await orLog(deps.log, "unit-failures-unreadable", readUnits)) ?? [];
     const failure: FailureRecord = {
       failure: 1,
       run,
@@ -53,29 +55,16 @@ export const recordFailureStep = defineStep({
   },
 });
 
-async function readUnits(store: ObjectStore, run: string, deps: StepDeps): Promise<readonly UnitFailure[]> {
-  try {
-    return await readUnitFailures(store, run);
-  } catch (cause) {
-    deps.log({ event: "unit-failures-unreadable", error: describeError(cause) });
-    return [];
-  }
-}
-
 /**
  * The error of a failed array of jobs none of which left one: the job that was last heard of first. Batch says of an
  * array only that a child failed.
  */
 async function nameLost(store: ObjectStore, run: string | null, caught: Caught, deps: StepDeps): Promise<ErrorFields> {
   if (run === null || caught.isFunction || isCode(caught.error.code)) return caught.error;
-  try {
-    const records = currentJobs(await readJobProgress(store, run, new Map(), deps.signal));
-    const lost = records.filter(({ state }) => state === "running").sort((a, b) => a.atMs - b.atMs);
-    return lost[0] === undefined ? caught.error : describeError(lostWorker(store, lost[0], lost.length, caught.error));
-  } catch (cause) {
-    deps.log({ event: "progress-unreadable", error: describeError(cause) });
-    return caught.error;
-  }
+  const read = () => readJobProgress(store, run, new Map(), deps.signal);
+  const records = currentJobs((await orLog(deps.log, "progress-unreadable", read)) ?? []);
+  const lost = records.filter(({ state }) => state === "running").sort((a, b) => a.atMs - b.atMs);
+  return lost[0] === undefined ? caught.error : describeError(lostWorker(store, lost[0], lost.length, caught.error));
 }
 
 function lostWorker(
@@ -147,14 +136,14 @@ function parseJson(text: string): unknown {
 
 /** Writes the record under the next free number; null without a run, or when it cannot be written. */
 async function keepRecord(store: ObjectStore, failure: FailureRecord, deps: StepDeps): Promise<string | null> {
-  if (failure.run === null) return null;
-  try {
+  const { run } = failure;
+  if (run === null) return null;
+  const key = await orLog(deps.log, "failure-not-recorded", async () => {
     for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt += 1) {
-      const key = layout.failure(failure.run, attempt);
-      if ((await store.create(key, encodeRecord(failure))).created) return key;
+      const place = layout.failure(run, attempt);
+      if ((await store.create(place, encodeRecord(failure))).created) return place;
     }
-  } catch (cause) {
-    deps.log({ event: "failure-not-recorded", error: describeError(cause) });
-  }
-  return null;
+    return undefined;
+  });
+  return key ?? null;
 }

@@ -6,10 +6,11 @@ import { MergeyardError } from "../core/error.ts";
 import { MEMORY_BYTES_DEFAULT } from "../core/plan/defaults.ts";
 import type { ExecuteConvert } from "../engine/convert-request.ts";
 import type { ExecuteMeasure, ExecuteMerge } from "../engine/request.ts";
+import { describeError, orLog } from "../steps/error-record.ts";
 import { beatMs, openProgress, type ProgressKeeper } from "../steps/runs/job-progress.ts";
 import type { StepEvent, StepProgress, UnitDeps } from "../steps/step.ts";
 import { openRun, type UnitContext } from "../steps/units/context.ts";
-import { describeError, recordUnitFailure } from "../steps/units/failures.ts";
+import { recordUnitFailure } from "../steps/units/failures.ts";
 import { runUnit } from "../steps/units/run-unit.ts";
 import { createStoreOpener } from "../stores/open.ts";
 import type { OpenStore } from "../stores/store.ts";
@@ -135,11 +136,11 @@ async function tellFailure(
   const record = describeError(error);
   log({ event: "unit-failed", ...place, code: record.code, error: record });
   if (context === undefined || unit === undefined) return;
-  try {
-    await recordUnitFailure(context.yard, run, { stage, index: unit, error: record });
-  } catch (cause) {
-    log({ event: "failure-not-recorded", ...place, error: describeError(cause) });
-  }
+  const { yard } = context;
+  const logPlaced = (event: StepEvent): void => log({ ...event, ...place });
+  await orLog(logPlaced, "failure-not-recorded", () =>
+    recordUnitFailure(yard, run, { stage, index: unit, error: record }),
+  );
 }
 
 function throttle(deps: WorkerDeps, place: () => object): (done: StepProgress) => void {

@@ -5,9 +5,9 @@ import * as z from "zod";
 import { layout } from "../../core/artifact/layout.ts";
 import { YARD_LIMITS } from "../../core/limits.ts";
 import type { ObjectStore } from "../../stores/store.ts";
+import { orLog } from "../error-record.ts";
 import { encodeRecord, mapBounded, readRecord } from "../records.ts";
 import type { StepDeps, StepEvent, StepProgress } from "../step.ts";
-import { describeError } from "../units/failures.ts";
 
 const count = z.int().nonnegative();
 
@@ -91,7 +91,8 @@ export async function openProgress(
   const { yard, run, units, ...job } = place;
   const key = layout.progress(run, job.stage, job.job);
   const startedMs = deps.now();
-  const before = await readBefore(yard, key, deps);
+  const read = () => readRecord(yard, key, jobProgressSchema, deps.signal);
+  const before = await orLog(deps.log, "progress-not-kept", read);
   const done = { bytesRead: before?.value.bytesRead ?? 0, bytesWritten: before?.value.bytesWritten ?? 0, unitsDone: 0 };
   let etag = before?.etag;
   let unit: number | null = null;
@@ -114,13 +115,11 @@ export async function openProgress(
   });
   const write = async (state: JobProgress["state"]): Promise<void> => {
     const bytes = encodeRecord(describe(state));
-    try {
+    await orLog(deps.log, "progress-not-kept", async () => {
       const created = etag === undefined ? await yard.create(key, bytes) : undefined;
       if (created?.created === true) etag = created.etag;
       else etag = (await yard.replace(key, bytes, created?.etag ?? etag ?? "")).etag;
-    } catch (error) {
-      deps.log({ event: "progress-not-kept", error: describeError(error) });
-    }
+    });
   };
   let writing: Promise<void> | undefined;
   const beat = async (): Promise<void> => {
@@ -154,15 +153,6 @@ export async function openProgress(
       await write(state);
     },
   };
-}
-
-async function readBefore(yard: ObjectStore, key: string, { log, signal }: Pick<StepDeps, "log" | "signal">) {
-  try {
-    return await readRecord(yard, key, jobProgressSchema, signal);
-  } catch (error) {
-    log({ event: "progress-not-kept", error: describeError(error) });
-    return undefined;
-  }
 }
 
 /** Characters of one event that are kept. */

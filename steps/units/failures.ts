@@ -2,10 +2,9 @@
 // so the worker writes its typed error beside the receipts. It counts only as long as the unit has no receipt.
 import * as z from "zod";
 import { layout } from "../../core/artifact/layout.ts";
-import { ERROR_CODES, MergeyardError } from "../../core/error.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { encodeRecord, listKeys, mapBounded, overwrite, readRecords } from "../records.ts";
-import { type ErrorFields, errorRecordSchema } from "../schemas.ts";
+import { errorRecordSchema } from "../schemas.ts";
 
 const unitFailureSchema = z.strictObject({
   unitFailure: z.literal(1),
@@ -16,31 +15,6 @@ const unitFailureSchema = z.strictObject({
 
 /** A failed unit and its error. */
 export type UnitFailure = Omit<z.infer<typeof unitFailureSchema>, "unitFailure">;
-
-/** An error as data. What is not ours (a crash) keeps its name and text, and is not worth trying again. */
-export function describeError(error: unknown): ErrorFields {
-  if (error instanceof MergeyardError) {
-    const { code, where, found, expected, hint, retryable } = error;
-    const places = Object.entries(where).flatMap(([key, value]) =>
-      value === undefined ? [] : [[key, value] as const],
-    );
-    return {
-      code,
-      meaning: ERROR_CODES[code].meaning,
-      where: Object.fromEntries(places),
-      ...(found === undefined ? {} : { found }),
-      ...(expected === undefined ? {} : { expected }),
-      hint,
-      retryable,
-    };
-  }
-  const [name, message] = error instanceof Error ? [error.name, error.message] : ["Error", String(error)];
-  return { code: name, meaning: message, where: {}, hint: INTERNAL_HINT, retryable: false };
-}
-
-/** What to do about an error that is none of ours. */
-export const INTERNAL_HINT =
-  "this is a fault of the program or of its platform; please report it with the run's folder";
 
 /** Records the failure of a unit, over an earlier one of the same unit. */
 export async function recordUnitFailure(yard: ObjectStore, run: string, failure: UnitFailure): Promise<void> {

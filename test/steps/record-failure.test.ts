@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";
+import { describeError } from "../../steps/error-record.ts";
 import { recordFailureStep } from "../../steps/record-failure.ts";
 import { readRecord } from "../../steps/records.ts";
 import { openProgress } from "../../steps/runs/job-progress.ts";
 import { failureSchema } from "../../steps/schemas.ts";
 import { runStep } from "../../steps/step.ts";
-import { describeError, recordUnitFailure } from "../../steps/units/failures.ts";
+import { recordUnitFailure } from "../../steps/units/failures.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { createFullStore } from "./failing-stores.ts";
 
