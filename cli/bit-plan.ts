@@ -11,7 +11,7 @@ import { planBitsStep } from "../steps/quantize/plan-bits.ts";
 import { readBitPlan } from "../steps/quantize/read-bit-plan.ts";
 import { runStep } from "../steps/step.ts";
 import type { OpenStore } from "../stores/store.ts";
-import { createMeasure } from "../workers/measure-executor.ts";
+import { createMeasureSchemes } from "../workers/measure-executor.ts";
 import { parseLocalPath, splitUri, toUri } from "./arguments.ts";
 import { createStepDeps } from "./step-deps.ts";
 import type { Terminal } from "./terminal.ts";
@@ -97,7 +97,7 @@ export async function planBits(
     ...(candidates === undefined ? {} : { candidates }),
     ...(sensitivity === undefined ? {} : { sensitivity }),
   };
-  const deps = { ...createStepDeps(terminal, openStore), measureSchemes: createMeasure(openStore) };
+  const deps = { ...createStepDeps(terminal, openStore), measureSchemes: createMeasureSchemes(openStore) };
   const planned = await runStep(planBitsStep, input, deps);
   if (options.savePlan !== undefined) {
     await writeFile(path.resolve(terminal.cwd, options.savePlan), renderBitPlan(headline(planned), planned.tensors));

@@ -68,7 +68,7 @@ type ExecuteOptions = { readonly signal: AbortSignal; readonly progress?: (done:
 
 /**
  * Runs a merge unit: the output file is whole at `target` when the promise resolves, and nothing is there when it
- * rejects. Edges construct it (workers/executor.ts) with their stores and kernels.
+ * rejects. Edges construct it (workers/merge-executor.ts) with their stores and kernels.
  */
 export type ExecuteMerge = (request: MergeRequest, options: ExecuteOptions) => Promise<MergeResult>;
 

@@ -17,7 +17,6 @@ export function createConvert(openStore: OpenStore, pool: Pool): ExecuteConvert 
     const store = openStore(target.store);
     const spans = regions.map(({ offset, bytes }) => ({ offset, bytes }));
     const ticket = await store.beginWrite(target.key, fileBytes, spans, { signal });
-    const failure = new AbortController();
     try {
       const jobs = regions.map(({ tensors }, index) => {
         const prologue = index === 0 ? header : new Uint8Array(0);
@@ -26,17 +25,13 @@ export function createConvert(openStore: OpenStore, pool: Pool): ExecuteConvert 
           task: { index, ticket, source, targetStore: target.store, prologue, tensors },
         };
       });
-      const both = AbortSignal.any([signal, failure.signal]);
       // Gathering needs no kernels.
-      const { outcomes } = await pool.run(jobs, { threads, capacityBytes: 0, signal: both, progress });
+      const { outcomes } = await pool.run(jobs, { threads, capacityBytes: 0, signal, progress });
       const results = outcomes.map(resultOf);
       const receipts = results.map(({ receipt }) => receipt);
       await store.finishWrite(ticket, receipts, { signal });
       return { digests: results.flatMap(({ digests }) => digests), threads };
     } catch (error) {
-      failure.abort(error);
-      // Worker threads may be in the middle of a region: they go before what they write does.
-      await pool.close();
       await store.abortWrite(ticket).catch(() => undefined);
       throw error;
     }

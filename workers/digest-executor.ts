@@ -8,24 +8,13 @@ const JOB_BYTES = 32 * 2 ** 20;
 
 export function createDigest(pool: Pool): DigestRanges {
   return async (ranges, { threads, signal, progress }) => {
-    const failure = new AbortController();
-    try {
-      const jobs = cutJobs(ranges).map((own) => ({ kind: "digest" as const, ranges: own }));
-      const { outcomes } = await pool.run(jobs, {
-        threads: Math.min(threads, jobs.length),
-        capacityBytes: 0,
-        signal: AbortSignal.any([signal, failure.signal]),
-        progress,
-      });
-      return outcomes.flatMap((outcome) => {
-        assert.ok(outcome.kind === "digest");
-        return outcome.result;
-      });
-    } catch (error) {
-      failure.abort(error);
-      await pool.close();
-      throw error;
-    }
+    const jobs = cutJobs(ranges).map((own) => ({ kind: "digest" as const, ranges: own }));
+    const options = { threads: Math.min(threads, jobs.length), capacityBytes: 0, signal, progress };
+    const { outcomes } = await pool.run(jobs, options);
+    return outcomes.flatMap((outcome) => {
+      assert.ok(outcome.kind === "digest");
+      return outcome.result;
+    });
   };
 }
 

@@ -15,7 +15,7 @@ import { runUnit } from "../steps/units/run-unit.ts";
 import { createStoreOpener } from "../stores/open.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { readContainerImage } from "./container-image.ts";
-import { createMergeExecutor } from "./executor.ts";
+import { createMergeExecutor } from "./merge-executor.ts";
 import { defaultThreads } from "./pool.ts";
 import { awaitSpotNotice } from "./spot-notice.ts";
 

@@ -6,7 +6,7 @@ import type { OpenStore } from "../stores/store.ts";
 /** Room for one sample of the widest matrices, stored, widened and as blocks. */
 const CAPACITY_BYTES = 64 << 20;
 
-export function createMeasure(openStore: OpenStore): MeasureSchemes {
+export function createMeasureSchemes(openStore: OpenStore): MeasureSchemes {
   return (request, { signal, progress }) => {
     let read = 0;
     const kernels = createWasmKernels(CAPACITY_BYTES);

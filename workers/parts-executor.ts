@@ -33,23 +33,15 @@ export function createPartsExecutor(openStore: OpenStore): PartsExecutor {
   const execute: ExecuteParts = async (request, { signal, progress }) => {
     signal.throwIfAborted();
     const fit = fitParts(request, request.threads);
-    const failure = new AbortController();
-    const both = AbortSignal.any([signal, failure.signal]);
-    const counted = createCounter(pool, fit, both, progress);
+    const counted = createCounter(pool, fit, signal, progress);
     const run: Run = { request, openStore, signal, runJobs: counted.runJobs };
-    try {
-      const largest = await measureSets(run);
-      const losses = new Map<string, PartsLoss>();
-      for (const shard of request.model.shards) {
-        for (const loss of await makeShard(run, shard, largest, pool)) losses.set(loss.tensor, loss);
-      }
-      const ordered = request.model.units.flatMap(({ entry }) => losses.get(entry.name) ?? []);
-      return { ...counted.done(), losses: ordered, threads: fit.threads };
-    } catch (error) {
-      failure.abort(error);
-      await pool.close();
-      throw error;
+    const largest = await measureSets(run);
+    const losses = new Map<string, PartsLoss>();
+    for (const shard of request.model.shards) {
+      for (const loss of await makeShard(run, shard, largest)) losses.set(loss.tensor, loss);
     }
+    const ordered = request.model.units.flatMap(({ entry }) => losses.get(entry.name) ?? []);
+    return { ...counted.done(), losses: ordered, threads: fit.threads };
   };
   return { execute, close: pool.close };
 }
@@ -90,7 +82,6 @@ async function makeShard(
   { request, openStore, signal, runJobs }: Run,
   shard: PlannedShard,
   largest: ReadonlyMap<string, number>,
-  pool: Pool,
 ): Promise<readonly PartsLoss[]> {
   const regions = cutParts(shard, request.model.units, request.threads);
   const target = openStore(request.target);
@@ -111,8 +102,6 @@ async function makeShard(
     );
     return results.flatMap(({ losses }) => losses);
   } catch (error) {
-    // Worker threads may be in the middle of a region: they go before what they write does.
-    await pool.close();
     await target.abortWrite(ticket);
     throw error;
   }

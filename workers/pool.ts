@@ -23,7 +23,10 @@ export type PoolOptions = {
 export type Finished = { readonly outcomes: readonly RegionOutcome[]; readonly done: MergeProgress };
 
 export type Pool = {
-  /** Hands jobs to threads as they become free; rejects at the first failure. */
+  /**
+   * Hands jobs to threads as they become free; rejects at the first failure. Worker threads have ended then: what
+   * they were writing may be taken away.
+   */
   run(jobs: readonly RegionJob[], options: PoolOptions): Promise<Finished>;
   /** Ends the threads, in the middle of a region if need be. The pool may be used again, with new ones. */
   close(): Promise<void>;
@@ -36,6 +39,9 @@ export function createPool(openStore: OpenStore): Pool {
     while (runners.length < count) runners.push(createThreadRunner());
     return runners.slice(0, count);
   };
+  const close = async (): Promise<void> => {
+    await Promise.all(runners.splice(0).map((runner) => runner.close()));
+  };
   return {
     async run(jobs, { threads, capacityBytes, signal, progress }) {
       const outcomes: RegionOutcome[] = [];
@@ -44,18 +50,24 @@ export function createPool(openStore: OpenStore): Pool {
         done = { bytesRead: done.bytesRead + more.bytesRead, bytesWritten: done.bytesWritten + more.bytesWritten };
         progress?.(done);
       };
+      const failure = new AbortController();
+      const options = { signal: AbortSignal.any([signal, failure.signal]), progress: count };
       let next = 0;
       const drain = async (runner: RegionRunner): Promise<void> => {
         for (let index = next++; index < jobs.length; index = next++) {
           const job = jobs[index];
-          if (job !== undefined) outcomes[index] = await runner.run(job, capacityBytes, { signal, progress: count });
+          if (job !== undefined) outcomes[index] = await runner.run(job, capacityBytes, options);
         }
       };
-      await Promise.all(ensureRunners(threads).map(drain));
+      try {
+        await Promise.all(ensureRunners(threads).map(drain));
+      } catch (error) {
+        failure.abort(error);
+        await close();
+        throw error;
+      }
       return { outcomes, done };
     },
-    async close() {
-      await Promise.all(runners.splice(0).map((runner) => runner.close()));
-    },
+    close,
   };
 }

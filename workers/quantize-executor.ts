@@ -25,14 +25,12 @@ export function createQuantizeExecutor(openStore: OpenStore): QuantizeExecutor {
     const { threads, threadBytes } = fitPortions(request, Math.min(request.threads, regions.length));
     const spans = regions.map(({ offset, bytes }) => ({ offset, bytes }));
     const ticket = await target.beginWrite(request.target.key, request.fileBytes, spans, { signal });
-    const failure = new AbortController();
     try {
       const jobs = regions.map((region, index) => regionJob(request, ticket, region, index));
-      const both = AbortSignal.any([signal, failure.signal]);
       const { outcomes, done } = await pool.run(jobs, {
         threads,
         capacityBytes: threadBytes,
-        signal: both,
+        signal,
         progress,
       });
       const results = outcomes.map(resultOf);
@@ -40,9 +38,6 @@ export function createQuantizeExecutor(openStore: OpenStore): QuantizeExecutor {
       await target.finishWrite(ticket, receipts, { signal });
       return { ...done, losses: addLosses(request.tensors, results), threads };
     } catch (error) {
-      failure.abort(error);
-      // Worker threads may be in the middle of a region: they go before what they write does.
-      await pool.close();
       await target.abortWrite(ticket);
       throw error;
     }

@@ -9,11 +9,13 @@ import type { ThreadReply, ThreadTask } from "./thread-messages.ts";
 /** Progress is told at most this often, so that it costs nothing. */
 const PROGRESS_INTERVAL_MS = 100;
 
+/** Who wants no more of a thread ends it. */
+const NEVER = new AbortController().signal;
+
 const port = parentPort;
 if (port === null) throw new Error("thread.ts is started by region-runner.ts, in a worker thread");
 const reply = (message: ThreadReply): void => port.postMessage(message);
 const openStore = createStoreOpener(process.env);
-const abort = new AbortController();
 const kernelsFor = createKernelKeeper();
 
 async function run({ job, capacityBytes }: ThreadTask): Promise<void> {
@@ -25,7 +27,7 @@ async function run({ job, capacityBytes }: ThreadTask): Promise<void> {
   const outcome = await runRegionJob(job, {
     kernels: () => kernelsFor(capacityBytes),
     openStore,
-    signal: abort.signal,
+    signal: NEVER,
     progress: (moreRead, moreWritten) => {
       read += moreRead;
       written += moreWritten;
@@ -36,12 +38,8 @@ async function run({ job, capacityBytes }: ThreadTask): Promise<void> {
   reply({ type: "done", outcome });
 }
 
-port.on("message", (message: ThreadTask | "abort") => {
-  if (message === "abort") {
-    abort.abort();
-    return;
-  }
-  run(message).catch((error: unknown) => {
+port.on("message", (task: ThreadTask) => {
+  run(task).catch((error: unknown) => {
     const record = error instanceof MergeyardError ? error.toJSON() : undefined;
     reply({ type: "failed", record, text: error instanceof Error ? (error.stack ?? error.message) : String(error) });
   });

@@ -11,7 +11,7 @@ import type { OutputRequest } from "../../core/recipe/outputs.ts";
 import { renderInterference } from "../../core/report/interference.ts";
 import { type MergeFolderResult, mergeFolder } from "../../local/merge-folder.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { createMergeExecutor } from "../../workers/executor.ts";
+import { createMergeExecutor } from "../../workers/merge-executor.ts";
 import { defaultThreads } from "../../workers/pool.ts";
 import {
   isUri,

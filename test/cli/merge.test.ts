@@ -20,7 +20,7 @@ import { planDigest } from "../../steps/checkpoint-digest.ts";
 import { openPlace } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { createMergeExecutor } from "../../workers/executor.ts";
+import { createMergeExecutor } from "../../workers/merge-executor.ts";
 import { createRecorder } from "./recorder.ts";
 
 const EXAMPLES = path.resolve(import.meta.dirname, "../../examples");

@@ -17,7 +17,7 @@ import { elementCount, tensorBytes } from "../../core/tensor.ts";
 import { measuredTensors } from "../../engine/measure-tensors.ts";
 import type { MergeRequest } from "../../engine/request.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { createMergeExecutor } from "../../workers/executor.ts";
+import { createMergeExecutor } from "../../workers/merge-executor.ts";
 import { runTensor, type TensorCase, unitTensorOf } from "./in-memory.ts";
 
 const METHODS = [

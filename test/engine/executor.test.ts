@@ -11,7 +11,7 @@ import type { MergeUnit, UnitTensor } from "../../core/plan/schema.ts";
 import { type Dtype, elementBytes, elementCount, tensorBytes } from "../../core/tensor.ts";
 import type { MergeRequest } from "../../engine/request.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { createMergeExecutor } from "../../workers/executor.ts";
+import { createMergeExecutor } from "../../workers/merge-executor.ts";
 
 type Spec = { readonly name: string; readonly dtype: Dtype; readonly shape: readonly number[] };
 

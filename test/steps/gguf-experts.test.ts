@@ -28,7 +28,7 @@ import { runStep } from "../../steps/step.ts";
 import { initYard } from "../../steps/yard.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { createMeasure } from "../../workers/measure-executor.ts";
+import { createMeasureSchemes } from "../../workers/measure-executor.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { imatrixOf } from "./imatrix.ts";
@@ -414,7 +414,7 @@ test("every expert of a stack is quantized with its own part of the importance m
   });
   assert.deepEqual(Buffer.from(made), Buffer.concat(expected));
   const openStore = openerOf(source);
-  const deps = { ...testDeps(openStore), measureSchemes: createMeasure(openStore) };
+  const deps = { ...testDeps(openStore), measureSchemes: createMeasureSchemes(openStore) };
   const planned = await runStep(planBitsStep, { source: source.uri, budget: "6bpw", imatrix }, deps);
   assert.equal(planned.sensitivity, "importance");
   assert.ok(planned.tensors.some(({ tensor, relativeError }) => tensor === name && relativeError > 0));

@@ -18,7 +18,7 @@ import { runStep } from "../../steps/step.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { OpenStore } from "../../stores/store.ts";
-import { createMeasure } from "../../workers/measure-executor.ts";
+import { createMeasureSchemes } from "../../workers/measure-executor.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 
@@ -28,7 +28,7 @@ const target = newStore();
 const openStore: OpenStore = (uri) => (uri === target.uri ? target : createDirectoryStore(FOLDER, { durable: false }));
 
 function plan(budget: string, more: Record<string, unknown> = {}) {
-  const deps = { ...testDeps(openStore), measureSchemes: createMeasure(openStore) };
+  const deps = { ...testDeps(openStore), measureSchemes: createMeasureSchemes(openStore) };
   return runStep(planBitsStep, { source, budget, tokenizer: false, ...more }, deps);
 }
 
@@ -77,7 +77,7 @@ test("a file of a budget of bytes is within it, with its tokenizer", async () =>
   const tokenizer = { model: { type: "BPE", vocab: tokens, merges: [] }, pre_tokenizer, added_tokens: [] };
   await putText(store, "tokenizer.json", JSON.stringify(tokenizer));
   const open = openerOf(store, target);
-  const deps = { ...testDeps(open), measureSchemes: createMeasure(open) };
+  const deps = { ...testDeps(open), measureSchemes: createMeasureSchemes(open) };
   const planned = await runStep(planBitsStep, { source: store.uri, budget: "600kB" }, deps);
   const scheme = Object.fromEntries(planned.tensors.map((each) => [each.tensor, each.scheme]));
   const making = { ...testDeps(open), executeQuantize: createQuantizeExecutor(open).execute };

@@ -15,7 +15,7 @@ import { runStep } from "../../steps/step.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore, OpenStore } from "../../stores/store.ts";
-import { createMeasure } from "../../workers/measure-executor.ts";
+import { createMeasureSchemes } from "../../workers/measure-executor.ts";
 import { gaussians } from "../core/schemes/gaussians.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { imatrixOf } from "./imatrix.ts";
@@ -30,7 +30,7 @@ function openBase(...stores: readonly ObjectStore[]): OpenStore {
 }
 
 function plan(budget: string, more: Record<string, unknown> = {}, openStore: OpenStore = openBase()) {
-  const deps = { ...testDeps(openStore), measureSchemes: createMeasure(openStore) };
+  const deps = { ...testDeps(openStore), measureSchemes: createMeasureSchemes(openStore) };
   return runStep(planBitsStep, { source: BASE, format: "compressed-tensors", budget, ...more }, deps);
 }
 

@@ -15,7 +15,7 @@ import { type Matrix, rowBytes } from "../../core/schemes/scheme.ts";
 import { elementCount } from "../../core/tensor.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
-import { createMeasure } from "../../workers/measure-executor.ts";
+import { createMeasureSchemes } from "../../workers/measure-executor.ts";
 import { readTensor, valuesOf } from "../golden/tensors.ts";
 
 /** The widest block there is. */
@@ -124,7 +124,7 @@ async function chooseSchemes(
   if ("scheme" in format) return new Map(matrices.map(({ name }) => [name, format.scheme]));
   const { candidates, bits } = format;
   const joined = matrices.map((entry) => ({ entry, matrix: joinRows(entry.shape) }));
-  const measure = createMeasure((uri) => createDirectoryStore(uri, { durable: false }));
+  const measure = createMeasureSchemes((uri) => createDirectoryStore(uri, { durable: false }));
   const errors = await measure(
     {
       source: folder,

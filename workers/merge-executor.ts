@@ -24,8 +24,8 @@ import type {
 import type { OpenStore } from "../stores/store.ts";
 import { createConvert } from "./convert-executor.ts";
 import { createDigest } from "./digest-executor.ts";
-import { createMeasure } from "./measure.ts";
 import { createPool } from "./pool.ts";
+import { createMeasure } from "./prepare-executor.ts";
 import type { RegionOutcome } from "./region-job.ts";
 
 export type MergeExecutor = {
@@ -46,7 +46,6 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
     const regions = cutRegions(request.unit, request.threads);
     const fit = fitUnit(request.unit, Math.min(request.threads, regions.length), request.memoryBytes);
     const writes = await beginUnitWrites(request, regions, target, signal);
-    const failure = new AbortController();
     try {
       const header = headerOf(request.unit);
       const jobs = regions.map((region, index) => ({
@@ -56,7 +55,7 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
       const { outcomes, done } = await pool.run(jobs, {
         threads: fit.threads,
         capacityBytes: fit.threadBytes,
-        signal: AbortSignal.any([signal, failure.signal]),
+        signal,
         progress,
       });
       const results = outcomes.map(resultOf);
@@ -64,9 +63,6 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
       const made = { ...summarise(request, header, results), ...describeDerived(request.unit, results) };
       return { ...made, ...done, kernels: "wasm", threads: fit.threads };
     } catch (error) {
-      failure.abort(error);
-      // Worker threads may be in the middle of a region: they go before what they write does.
-      await pool.close();
       await writes.abort();
       throw error;
     }

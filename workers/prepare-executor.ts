@@ -1,4 +1,5 @@
-// Measuring a merge unit for one round on a pool of threads: shared out as merging is, but nothing is written.
+// The prepare executor: measures a merge unit for one round on a pool of threads, shared out as merging is. Nothing is
+// written.
 import assert from "node:assert/strict";
 import { joinTotals, type PartTotals } from "../core/artifact/totals.ts";
 import { measuredTensors, roundOf } from "../engine/measure-tensors.ts";
@@ -25,20 +26,10 @@ export function createMeasure(pool: Pool): ExecuteMeasure {
       kind: "measure" as const,
       task: { round, tensors, rules, sources, state, windowElements },
     }));
-    const failure = new AbortController();
-    const options = { threads: fit.threads, capacityBytes: fit.threadBytes, progress };
-    try {
-      const { outcomes, done } = await pool.run(jobs, {
-        ...options,
-        signal: AbortSignal.any([signal, failure.signal]),
-      });
-      const part = joinTotals(roundOf(first, round).specs, outcomes.map(totalsOf));
-      return { part, bytesRead: done.bytesRead, kernels: "wasm", threads: fit.threads };
-    } catch (error) {
-      failure.abort(error);
-      await pool.close();
-      throw error;
-    }
+    const options = { threads: fit.threads, capacityBytes: fit.threadBytes, signal, progress };
+    const { outcomes, done } = await pool.run(jobs, options);
+    const part = joinTotals(roundOf(first, round).specs, outcomes.map(totalsOf));
+    return { part, bytesRead: done.bytesRead, kernels: "wasm", threads: fit.threads };
   };
 }
 
