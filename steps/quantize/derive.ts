@@ -3,9 +3,7 @@
 // few tensors are in memory. Where the original is given, it is quantized directly beside, to say how far they differ.
 import assert from "node:assert/strict";
 import * as z from "zod";
-import { MergeyardError } from "../../core/error.ts";
 import type { PlannedShard } from "../../core/formats/safetensors/shard-plan.ts";
-import { fileRole } from "../../core/formats/side-files.ts";
 import { addLoss, type Loss, NO_LOSS, signalToNoise } from "../../core/ops/loss.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { type DerivedCopy, type DerivedMatrix, derivedSpecs, planDerivedModel } from "../../core/plan/derived-model.ts";
@@ -14,11 +12,12 @@ import { allocateParts } from "../../core/schemes/part-matrix.ts";
 import { type Part, partRange } from "../../core/schemes/scheme.ts";
 import { elementCount, tensorBytes } from "../../core/tensor.ts";
 import { type DerivedWindow, type DeriveSource, deriveWindows } from "../../engine/derive-parts.ts";
-import { copyAcross, writeBytes, writeObject } from "../../stores/objects.ts";
-import { openPlace, travellingFiles, writtenDocuments } from "../open-checkpoint.ts";
+import { writeObject } from "../../stores/objects.ts";
+import { openPlace } from "../open-checkpoint.ts";
 import { defineStep, type StepDeps } from "../step.ts";
 import { createDirectComparison, type DirectComparison, type DirectLoss } from "./derive-direct.ts";
 import { lossSchema, measureLoss, summariseLosses } from "./losses.ts";
+import { checkEmpty, writeBesideShards } from "./model-folder.ts";
 
 /** Bytes of a copied tensor in memory at a time. */
 const COPY_BYTES = 8 * 2 ** 20;
@@ -71,9 +70,7 @@ export const deriveStep = defineStep({
     const [store, target] = [deps.openStore(input.source.store), deps.openStore(input.target)];
     const { prefix } = input.source;
     const opened = await openPlace({ ...input.source, store }, signal);
-    for await (const { key } of target.list("", { signal })) {
-      throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
-    }
+    await checkEmpty(target, signal);
     const model = planDerivedModel(opened.checkpoint, input.bits, input.shardBytes);
     const matrices = model.units.filter((unit) => unit.kind === "matrix");
     const work: Deriving = {
@@ -88,18 +85,13 @@ export const deriveStep = defineStep({
     for (const shard of model.shards) {
       await writeObject(target, shard.file, writeShard(work, shard), shard.fileBytes, { signal });
     }
-    const sides = travellingFiles(opened).filter(({ name }) => !REPLACED.has(fileRole(name)));
-    for (const { name } of sides) await copyAcross(store, `${prefix}${name}`, target, name, { signal });
-    const made = writtenDocuments(opened).filter(({ name }) => !REPLACED.has(fileRole(name)));
-    const texts = [...(model.index === undefined ? [] : [model.index]), { name: "config.json", text: model.config }];
-    const documents = [...made, ...texts.map(({ name, text }) => ({ name, bytes: new TextEncoder().encode(text) }))];
-    for (const { name, bytes } of documents) await writeBytes(target, name, bytes, { signal });
+    const beside = await writeBesideShards({ store, prefix, opened }, target, model, signal);
     const elements = matrices.reduce((sum, { entry }) => sum + elementCount(entry.shape), 0);
     const losses = [...work.losses].map(([tensor, measured]) => ({ tensor, scheme: model.scheme.id, ...measured }));
     return {
       target: target.uri,
       scheme: model.scheme.id,
-      files: model.shards.length + sides.length + documents.length,
+      files: model.shards.length + beside,
       tensors: model.shards.reduce((sum, { tensors }) => sum + tensors.length, 0),
       elements: opened.checkpoint.tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
       bytes: model.shards.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
@@ -111,9 +103,6 @@ export const deriveStep = defineStep({
     };
   },
 });
-
-/** Written anew. */
-const REPLACED: ReadonlySet<string> = new Set(["config", "index", "record"]);
 
 type Measured = { readonly loss: Loss; readonly direct: DirectLoss | undefined };
 

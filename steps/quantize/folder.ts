@@ -4,8 +4,6 @@ import assert from "node:assert/strict";
 import * as z from "zod";
 import { followFolderPlan } from "../../core/bit-plan/folder.ts";
 import type { Checkpoint } from "../../core/checkpoint.ts";
-import { MergeyardError } from "../../core/error.ts";
-import { fileRole } from "../../core/formats/side-files.ts";
 import { type ChooseScheme, type CompressedUnit, planCompressedModel } from "../../core/plan/compressed-model.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { findHessian } from "../../core/plan/hessians.ts";
@@ -13,11 +11,11 @@ import type { HessianFile } from "../../core/plan/merge-task.ts";
 import { FOLDER_SCHEMES, knownFolderScheme } from "../../core/schemes/registry.ts";
 import { elementCount } from "../../core/tensor.ts";
 import type { Hessians } from "../../engine/parts-request.ts";
-import { copyAcross, writeBytes } from "../../stores/objects.ts";
-import { openPlace, travellingFiles, writtenDocuments } from "../open-checkpoint.ts";
+import { openPlace } from "../open-checkpoint.ts";
 import { openHessianFile } from "../open-hessians.ts";
 import { defineStep, type PartsDeps } from "../step.ts";
 import { lossSchema, summariseLosses } from "./losses.ts";
+import { checkEmpty, writeBesideShards } from "./model-folder.ts";
 
 const count = z.int().nonnegative();
 
@@ -63,9 +61,7 @@ export const quantizeFolderStep = defineStep({
     const [source, target] = [deps.openStore(input.source), deps.openStore(input.target)];
     const { signal } = deps;
     const opened = await openPlace({ store: source, prefix: "", file: input.sourceFile }, signal);
-    for await (const { key } of target.list("", { signal })) {
-      throw new MergeyardError("YardTargetOccupied", { where: { store: target.uri }, found: key, expected: "nothing" });
-    }
+    await checkEmpty(target, signal);
     const { checkpoint } = opened;
     const choose = chooserOf(input.scheme, checkpoint, input.ignore);
     const model = planCompressedModel(checkpoint, choose, input.ignore, input.shardBytes);
@@ -85,22 +81,13 @@ export const quantizeFolderStep = defineStep({
       },
       { signal, progress: deps.progress },
     );
-    const sides = travellingFiles(opened).filter(({ name }) => !REPLACED.has(fileRole(name)));
-    for (const { name } of sides) await copyAcross(source, name, target, name, { signal });
-    for (const { name, bytes } of writtenDocuments(opened).filter(({ name }) => !REPLACED.has(fileRole(name)))) {
-      await writeBytes(target, name, bytes, { signal });
-    }
-    const texts = [...(model.index === undefined ? [] : [model.index]), { name: "config.json", text: model.config }];
-    for (const { name, text } of texts) {
-      const bytes = new TextEncoder().encode(text);
-      await writeBytes(target, name, bytes, { signal });
-    }
+    const beside = await writeBesideShards({ store: source, prefix: "", opened }, target, model, signal);
     const matrices = model.units.filter((unit) => unit.kind === "matrix");
     const schemes = new Map(matrices.map(({ entry, scheme }) => [entry.name, scheme]));
     return {
       target: target.uri,
       scheme: typeof input.scheme === "string" ? input.scheme : "bit plan",
-      files: model.shards.length + sides.length + texts.length,
+      files: model.shards.length + beside,
       tensors: model.shards.reduce((sum, { tensors }) => sum + tensors.length, 0),
       elements: checkpoint.tensors.reduce((sum, { shape }) => sum + elementCount(shape), 0),
       bytes: model.shards.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
@@ -140,6 +127,3 @@ function countSchemes(schemes: ReadonlyMap<string, string>): Record<string, numb
   const groups = Map.groupBy(schemes.values(), (scheme) => scheme);
   return Object.fromEntries([...groups].map(([scheme, own]) => [scheme, own.length]));
 }
-
-/** Written anew. */
-const REPLACED: ReadonlySet<string> = new Set(["config", "index", "record"]);
