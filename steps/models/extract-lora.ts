@@ -1,24 +1,17 @@
 // Extracting a LoRA adapter: the change from a base to a fine-tuned model as low-rank factors, in a folder as PEFT
 // saves it. Tensors go one by one; the adapter itself is in memory until it is written.
 import * as z from "zod";
-import { type ExtractOptions, extractFactors, extractKind } from "../../core/adapter/extract.ts";
-import {
-  ADAPTER_MODEL_FILE,
-  biasName,
-  encodeAdapterConfig,
-  factorNames,
-  wholeName,
-} from "../../core/adapter/write-peft.ts";
+import { extractFactors, extractKind } from "../../core/adapter/extract.ts";
+import { biasName, wholeName } from "../../core/adapter/write-peft.ts";
 import type { TensorEntry } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { type FloatDtype, isFloatDtype } from "../../core/ops/cast.ts";
-import { allocateMatrix, type Matrix, onHeap, transpose } from "../../core/ops/linalg/matrix.ts";
+import { allocateMatrix, type Matrix, onHeap, transposed } from "../../core/ops/linalg/matrix.ts";
 import { describeArchitecture } from "../../core/plan/architecture.ts";
-import { ADAPTER_CONFIG_FILE } from "../../core/plan/documents.ts";
-import { sameShape } from "../../core/tensor.ts";
+import { elementCount, sameShape } from "../../core/tensor.ts";
 import { compilePattern } from "../../core/universal/name-pattern.ts";
-import { writeBytes } from "../../stores/objects.ts";
 import { defineStep, type StepDeps } from "../step.ts";
+import { factorTensors, writeAdapter } from "./adapter-folder.ts";
 import { writeFolderManifest } from "./folder-manifest.ts";
 import {
   openReadable,
@@ -27,7 +20,6 @@ import {
   readTensorBytes,
   roundValues,
   type WholeTensor,
-  writeTensors,
 } from "./whole-tensors.ts";
 
 const count = z.int().nonnegative();
@@ -88,16 +80,15 @@ export const extractLoraStep = defineStep({
       });
     }
     addEmptyFactors(extraction);
-    const bytes = await writeTensors(target, ADAPTER_MODEL_FILE, extraction.tensors, deps.signal);
-    const config = encodeAdapterConfig({
+    const adapter = {
       base: input.baseName,
       taskType: "CAUSAL_LM",
       storesInputFirst: input.inputFirst,
       ranks: extraction.ranks,
       whole: extraction.whole,
       hasBias: extraction.biases.length > 0,
-    });
-    await writeBytes(target, ADAPTER_CONFIG_FILE, config, { signal: deps.signal });
+    };
+    const bytes = await writeAdapter(target, extraction.tensors, adapter, deps.signal);
     const { model: _model, base: _base, target: _target, ...settings } = input;
     const making = { step: "extract-lora", settings, inputs: [model, base] };
     const version = await writeFolderManifest(target, making, deps.signal);
@@ -107,7 +98,7 @@ export const extractLoraStep = defineStep({
       modules: extraction.ranks.size,
       whole: extraction.whole.length,
       rank: Math.max(0, ...extraction.ranks.values()),
-      bytes: bytes + config.length,
+      bytes,
       kept: energy.all === 0 ? 1 : energy.kept / energy.all,
     };
   },
@@ -186,23 +177,12 @@ function addFactors(
   energy: { all: number; kept: number },
 ): void {
   const { entry, module, isEmbedding } = target;
-  const options: ExtractOptions = input;
-  const factors = extractFactors(isEmbedding || input.inputFirst ? transposed(change) : change, options);
+  const factors = extractFactors(isEmbedding || input.inputFirst ? transposed(change) : change, input);
   energy.all += change.values.reduce((sum, value) => sum + value * value, 0);
   if (factors === undefined) return;
   const { a, b } = factors;
-  const names = factorNames(module, isEmbedding);
   const dtype = isFloatDtype(entry.dtype) ? entry.dtype : "F32";
-  // A convolution's kernel stays on A; its B has a kernel of one element.
-  const kernel = entry.shape.slice(2);
-  const aShape = kernel.length === 0 ? [a.rows, a.columns] : [a.rows, ...entry.shape.slice(1)];
-  tensors.push({ name: names.a, dtype, shape: aShape, bytes: roundValues(a.values, dtype) });
-  tensors.push({
-    name: names.b,
-    dtype,
-    shape: [b.rows, b.columns, ...kernel.map(() => 1)],
-    bytes: roundValues(b.values, dtype),
-  });
+  tensors.push(...factorTensors({ module, isEmbedding, dtype, shape: entry.shape }, factors));
   ranks.set(module, a.rows);
   energy.kept += normOfProduct(a, b);
 }
@@ -217,12 +197,6 @@ function normOfProduct(a: Matrix, b: Matrix): number {
     sum += row * column;
   }
   return sum;
-}
-
-function transposed(matrix: Matrix): Matrix {
-  const turned = allocateMatrix(onHeap, matrix.columns, matrix.rows);
-  transpose(turned, matrix);
-  return turned;
 }
 
 /** fl32(W - W0), the first axis by all others. */
@@ -245,16 +219,10 @@ async function isSame({ model, base, deps }: Extraction, entry: TensorEntry, own
 function addEmptyFactors({ biases, ranks, tensors }: Extraction): void {
   for (const { module, dtype, weight } of biases) {
     if (ranks.has(module)) continue;
-    const [outputs = 0, ...rest] = weight.shape;
-    const names = factorNames(module, false);
-    const shapes = [
-      { name: names.a, shape: [1, ...rest] },
-      { name: names.b, shape: [outputs, 1, ...rest.slice(1).map(() => 1)] },
-    ];
-    for (const { name, shape } of shapes) {
-      const size = shape.reduce((product, length) => product * length, 1);
-      tensors.push({ name, dtype, shape, bytes: roundValues(new Float64Array(size), dtype) });
-    }
+    const { shape } = weight;
+    const [rows, columns] = [shape[0] ?? 0, elementCount(shape.slice(1))];
+    const zeros = { a: allocateMatrix(onHeap, 1, columns), b: allocateMatrix(onHeap, rows, 1) };
+    tensors.push(...factorTensors({ module, isEmbedding: false, dtype, shape }, zeros));
     ranks.set(module, 1);
   }
 }

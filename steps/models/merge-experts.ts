@@ -19,7 +19,7 @@ import {
   type Matrix,
   onHeap,
   rowOf,
-  transpose,
+  transposed,
 } from "../../core/ops/linalg/matrix.ts";
 import { openCheckpointFile } from "../open-checkpoint.ts";
 import { defineStep, type StepDeps } from "../step.ts";
@@ -188,9 +188,7 @@ async function readStatistics(
       if (usage.values.length !== experts.length || usage.values.some((value) => value < 0)) {
         throw invalid(`${prefix}.usage_frequency`);
       }
-      const columns = allocateMatrix(onHeap, logits.columns, logits.rows);
-      transpose(columns, logits);
-      return { usage: [...usage.values], similarity: similarityOf(columns) };
+      return { usage: [...usage.values], similarity: similarityOf(transposed(logits)) };
     }),
   );
 }
@@ -251,13 +249,11 @@ async function matchUnits(
   const inner = reference.last.shape[1] ?? 0;
   const score = allocateMatrix(onHeap, inner, inner);
   const add = async (a: TensorEntry, b: TensorEntry, isLast: boolean): Promise<void> => {
-    const [left, right] = [await readMatrix(model, a, signal), await readMatrix(model, b, signal)].map((matrix) => {
-      if (!isLast) return matrix;
-      const turned = allocateMatrix(onHeap, matrix.columns, matrix.rows);
-      transpose(turned, matrix);
-      return turned;
-    });
-    if (left === undefined || right === undefined) return;
+    const read = async (entry: TensorEntry): Promise<Matrix> => {
+      const matrix = await readMatrix(model, entry, signal);
+      return isLast ? transposed(matrix) : matrix;
+    };
+    const [left, right] = [await read(a), await read(b)];
     for (let i = 0; i < inner; i++) {
       const [row, target] = [rowOf(left, i), rowOf(score, i)];
       for (let j = 0; j < inner; j++) target[j] = (target[j] ?? 0) + dotDoubles(row, rowOf(right, j));
@@ -294,11 +290,11 @@ async function mergePart(
 /** Units are rows of the first matrices and columns of the last. */
 function moveUnits(matrix: Matrix, move: Int32Array | undefined, isLast: boolean): Matrix {
   if (move === undefined) return matrix;
-  const { rows, columns, values } = matrix;
+  const { rows, columns } = matrix;
   const moved = allocateMatrix(onHeap, rows, columns);
   for (let i = 0; i < rows; i++) {
     const from = rowOf(matrix, isLast ? i : (move[i] ?? 0));
     for (let j = 0; j < columns; j++) moved.values[i * columns + j] = from[isLast ? (move[j] ?? 0) : j] ?? 0;
   }
-  return values.length === 0 ? matrix : moved;
+  return moved;
 }

@@ -2,34 +2,22 @@
 // until it is written: it is as small as an adapter.
 import assert from "node:assert/strict";
 import * as z from "zod";
-import {
-  COMBINATIONS,
-  type Combination,
-  type CombineOptions,
-  combineFactors,
-  type WeightedFactors,
-} from "../../core/adapter/combine.ts";
+import { COMBINATIONS, type Combination, combineFactors, type WeightedFactors } from "../../core/adapter/combine.ts";
 import { groupAdapter, type ModuleFactors, type WholeTensor as WholePart } from "../../core/adapter/modules.ts";
 import { type AdapterConfig, readAdapterConfig } from "../../core/adapter/peft.ts";
-import { ADAPTER_MODEL_FILE, encodeAdapterConfig, factorNames, wholeName } from "../../core/adapter/write-peft.ts";
+import { wholeName } from "../../core/adapter/write-peft.ts";
 import type { TensorEntry } from "../../core/checkpoint.ts";
 import { type ErrorPlace, MergeyardError } from "../../core/error.ts";
 import { TOKENIZER_LIMITS } from "../../core/limits.ts";
 import { isFloatDtype } from "../../core/ops/cast.ts";
 import { ADAPTER_CONFIG_FILE } from "../../core/plan/documents.ts";
 import { streamKey } from "../../core/random.ts";
-import { findJson, writeBytes } from "../../stores/objects.ts";
+import { findJson } from "../../stores/objects.ts";
 import { openCheckpoint } from "../open-checkpoint.ts";
 import { defineStep, type StepDeps } from "../step.ts";
+import { factorTensors, writeAdapter } from "./adapter-folder.ts";
 import { writeFolderManifest } from "./folder-manifest.ts";
-import {
-  type ReadableModel,
-  readMatrix,
-  readTensorBytes,
-  roundValues,
-  type WholeTensor,
-  writeTensors,
-} from "./whole-tensors.ts";
+import { type ReadableModel, readMatrix, readTensorBytes, type WholeTensor } from "./whole-tensors.ts";
 
 const count = z.int().nonnegative();
 const share = z.number().min(0).max(1);
@@ -78,28 +66,20 @@ export const mergeLoraStep = defineStep({
     const whole = adapters.flatMap((adapter) => adapter.whole.map((part) => ({ adapter, part })));
     checkWhole(whole);
     for (const { adapter, part } of whole) tensors.push(copyWhole(adapter, part, deps));
-    const bytes = await writeTensors(target, ADAPTER_MODEL_FILE, tensors, deps.signal);
-    const config = encodeAdapterConfig({
+    const written = {
       base: first.document.base_model_name_or_path ?? null,
       taskType: first.document.task_type ?? null,
       storesInputFirst: first.config.storesInputFirst,
       ranks,
       whole: whole.map(({ part }) => part.name.replace(/\.[^.]+$/, "")),
       hasBias: false,
-    });
-    await writeBytes(target, ADAPTER_CONFIG_FILE, config, { signal: deps.signal });
+    };
+    const bytes = await writeAdapter(target, tensors, written, deps.signal);
     const { adapters: weighed, target: _target, ...options } = input;
     const settings = { ...options, weights: weighed.map(({ weight }) => weight) };
     const version = await writeFolderManifest(target, { step: "merge-lora", settings, inputs: adapters }, deps.signal);
     const rank = Math.max(0, ...ranks.values());
-    return {
-      target: target.uri,
-      version,
-      modules: ranks.size,
-      whole: whole.length,
-      rank,
-      bytes: bytes + config.length,
-    };
+    return { target: target.uri, version, modules: ranks.size, whole: whole.length, rank, bytes };
   },
 });
 
@@ -161,23 +141,13 @@ async function combineModule(
   // One adapter alone is scaled, whatever is asked for. Source: PEFT, add_weighted_adapter.
   const how = combinationOf(input.adapters.length === 1 ? "linear" : input.combination);
   checkShapes(how, parts, factors);
-  const options: CombineOptions = { ...input, rank: input.rank, clamp: input.clamp };
-  const { a, b } = combineFactors(how, factors, options);
+  const combined = combineFactors(how, factors, { ...input, rank: input.rank, clamp: input.clamp });
   const [first] = parts;
   assert.ok(first !== undefined, `a module of no adapter: ${key}`);
   const { module, kind, a: own } = first.factors;
-  const names = factorNames(module, kind === "embedding");
   const dtype = own !== undefined && isFloatDtype(own.dtype) ? own.dtype : "F32";
-  const kernel = own?.shape.slice(2) ?? [];
-  const shapes = {
-    a: kernel.length === 0 ? [a.rows, a.columns] : [a.rows, ...(own?.shape.slice(1) ?? [])],
-    b: [b.rows, b.columns, ...kernel.map(() => 1)],
-  };
-  const tensors = [
-    { name: names.a, dtype, shape: shapes.a, bytes: roundValues(a.values, dtype) },
-    { name: names.b, dtype, shape: shapes.b, bytes: roundValues(b.values, dtype) },
-  ];
-  return { module, rank: a.rows, tensors };
+  const named = { module, isEmbedding: kind === "embedding", dtype, shape: own?.shape ?? [] };
+  return { module, rank: combined.a.rows, tensors: factorTensors(named, combined) };
 }
 
 function combinationOf(id: string): Combination {

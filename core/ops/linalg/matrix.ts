@@ -109,6 +109,13 @@ export function gramOfRows(target: Matrix, a: Matrix): void {
   }
 }
 
+/** a^T, in memory of its own. */
+export function transposed(a: Matrix): Matrix {
+  const target = allocateMatrix(onHeap, a.columns, a.rows);
+  transpose(target, a);
+  return target;
+}
+
 /** target = a^T. */
 export function transpose(target: Matrix, a: Matrix): void {
   for (let i = 0; i < a.rows; i++) {
