@@ -5,7 +5,7 @@ import { MergeyardError } from "../error.ts";
 import { alignUp, GGUF_ALIGNMENT } from "../formats/gguf/gguf.ts";
 import { checkImportance, type Importance } from "../formats/gguf/imatrix.ts";
 import { type GgufModel, type GgufModelTensor, planGgufModel } from "../formats/gguf/model.ts";
-import { GGUF_TYPE_OF, type GgufMetadata } from "../formats/gguf/type-codes.ts";
+import { type GgufMetadata, ggufTypeOf } from "../formats/gguf/type-codes.ts";
 import { encodeGgufHeader } from "../formats/gguf/write.ts";
 import { MIXES } from "../schemes/mixes.ts";
 import { BLOCK_SCHEME_IDS, BLOCK_SCHEMES, type BlockSchemeId, isBlockSchemeId } from "../schemes/registry.ts";
@@ -91,7 +91,6 @@ function storedBytes(shape: readonly number[], scheme: BlockSchemeId): number {
 
 /** Of the file, whatever the schemes: a type is a number of 4 bytes. */
 function headerBytes({ metadata, constants, tensors }: GgufModel): number {
-  const listed = tensors.map(({ name, shape, scheme }) => ({ name, shape, type: GGUF_TYPE_OF.get(scheme) }));
-  const typed = listed.flatMap(({ type, ...tensor }) => (type === undefined ? [] : [{ ...tensor, type }]));
-  return encodeGgufHeader(metadata, typed, constants).header.length;
+  const listed = tensors.map(({ name, shape, scheme }) => ({ name, shape, type: ggufTypeOf(scheme) }));
+  return encodeGgufHeader(metadata, listed, constants).header.length;
 }

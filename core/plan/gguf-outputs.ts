@@ -9,7 +9,7 @@ import { stackOf } from "../formats/gguf/names.ts";
 import { splitMetadata, splitName } from "../formats/gguf/split.ts";
 import { NO_TOKENIZER } from "../formats/gguf/tokenizer.ts";
 import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../formats/gguf/tokenizer-files.ts";
-import { GGUF_TYPE_OF } from "../formats/gguf/type-codes.ts";
+import { ggufTypeOf } from "../formats/gguf/type-codes.ts";
 import { encodeGgufHeader } from "../formats/gguf/write.ts";
 import type { PlannedShard } from "../formats/safetensors/shard-plan.ts";
 import type { GgufOutput } from "../recipe/outputs.ts";
@@ -65,11 +65,7 @@ function planOutput(
       fileBytes,
     } = encodeGgufHeader(
       splitMetadata(model.metadata, index, shards.length, model.constants.length + model.tensors.length),
-      inFile.map(({ name, shape, scheme }) => {
-        const type = GGUF_TYPE_OF.get(scheme);
-        assert.ok(type !== undefined, "every scheme of blocks has a GGUF type");
-        return { name, shape, type };
-      }),
+      inFile.map(({ name, shape, scheme }) => ({ name, shape, type: ggufTypeOf(scheme) })),
       index === 0 ? model.constants : [],
     );
     return {

@@ -10,7 +10,7 @@ import { type GgufModel, type GgufModelTensor, planGgufModel } from "../../core/
 import { type GgufSplitLimits, splitMetadata, splitName, splitTensors } from "../../core/formats/gguf/split.ts";
 import { NO_TOKENIZER } from "../../core/formats/gguf/tokenizer.ts";
 import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../../core/formats/gguf/tokenizer-files.ts";
-import { GGUF_TYPE_OF } from "../../core/formats/gguf/type-codes.ts";
+import { ggufTypeOf } from "../../core/formats/gguf/type-codes.ts";
 import { encodeGgufHeader } from "../../core/formats/gguf/write.ts";
 import { isFloatDtype } from "../../core/ops/cast.ts";
 import { type Loss, NO_LOSS } from "../../core/ops/loss.ts";
@@ -114,7 +114,7 @@ function encodeFiles(
   importance: Importance,
 ): readonly QuantizedFile[] {
   const bytesOf = ({ shape, scheme }: GgufModelTensor) => {
-    const { blockElements, blockBytes } = typeOf(scheme);
+    const { blockElements, blockBytes } = ggufTypeOf(scheme);
     return alignUp((elementCount(shape) / blockElements) * blockBytes, GGUF_ALIGNMENT);
   };
   const groups = splitTensors(tensors, bytesOf, split);
@@ -122,7 +122,7 @@ function encodeFiles(
   return groups.map((own, index) => {
     const { header, fileBytes, ...encoded } = encodeGgufHeader(
       splitMetadata(metadata, index, groups.length, constants.length + tensors.length),
-      own.map(({ name, shape, scheme }) => ({ name, shape, type: typeOf(scheme) })),
+      own.map(({ name, shape, scheme }) => ({ name, shape, type: ggufTypeOf(scheme) })),
       index === 0 ? constants : [],
     );
     return {
@@ -180,12 +180,6 @@ function mixOf(scheme: string | Readonly<Record<string, string>>): Mix {
   const mix = MIXES.get(scheme);
   assert.ok(mix !== undefined, "the schema lets only known mixes through");
   return mix;
-}
-
-function typeOf(scheme: GgufModelTensor["scheme"]) {
-  const type = GGUF_TYPE_OF.get(scheme);
-  assert.ok(type !== undefined, "every scheme has a GGUF type");
-  return type;
 }
 
 /** Float weights that ranges of bytes hold, as they are or packed. */

@@ -10,7 +10,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { readImatrix } from "../../core/formats/gguf/imatrix.ts";
 import { planGgufModel } from "../../core/formats/gguf/model.ts";
 import { NO_TOKENIZER } from "../../core/formats/gguf/tokenizer.ts";
-import { GGUF_TYPE_OF } from "../../core/formats/gguf/type-codes.ts";
+import { ggufTypeOf } from "../../core/formats/gguf/type-codes.ts";
 import { encodeGgufHeader } from "../../core/formats/gguf/write.ts";
 import { encodeSafetensorsHeader, readSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { planGgufOutputs } from "../../core/plan/gguf-outputs.ts";
@@ -422,7 +422,7 @@ test("every expert of a stack is quantized with its own part of the importance m
 
 test("sums of every expert over its own tokens are read, and a matrix of fewer experts is refused", async () => {
   const name = "blk.0.ffn_gate_exps.weight";
-  const float = GGUF_TYPE_OF.get("f32");
+  const float = ggufTypeOf("f32");
   assert.ok(float !== undefined);
   const specs = [
     { name: `${name}.in_sum2`, shape: [3, HIDDEN], type: float },

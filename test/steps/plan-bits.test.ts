@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { renderBitPlan } from "../../core/bit-plan/document.ts";
 import { MergeyardError } from "../../core/error.ts";
-import { GGUF_TYPE_OF } from "../../core/formats/gguf/type-codes.ts";
+import { ggufTypeOf } from "../../core/formats/gguf/type-codes.ts";
 import { drawFrontier } from "../../core/report/frontier.ts";
 import { BLOCK_SCHEME_IDS } from "../../core/schemes/registry.ts";
 import { sampleRuns } from "../../engine/measure-schemes.ts";
@@ -58,7 +58,7 @@ test("a file made by a plan has the planned schemes and bytes, within the budget
   const types = new Map(header.tensors.map(({ name, type }) => [name, type]));
   for (const { tensor, scheme } of planned.tensors) {
     const id = BLOCK_SCHEME_IDS.find((each) => each === scheme);
-    assert.equal(types.get(tensor), GGUF_TYPE_OF.get(id ?? "f32"), tensor);
+    assert.equal(types.get(tensor), ggufTypeOf(id ?? "f32"), tensor);
   }
   const first = Math.min(...header.tensors.map(({ offset }) => offset));
   assert.equal(made.bytes - first, planned.bytes);

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";
 import type { GgufTensor } from "../../core/formats/gguf/gguf.ts";
-import { GGUF_TYPE_OF } from "../../core/formats/gguf/type-codes.ts";
+import { ggufTypeOf } from "../../core/formats/gguf/type-codes.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
 import { BLOCK_SCHEME_IDS } from "../../core/schemes/registry.ts";
@@ -252,7 +252,7 @@ test("NaN, infinity and scales that overflow are refused with the tensor, and no
 test("an importance matrix of either form moves the loss to the columns that matter less", async () => {
   const name = "blk.0.attn_output.weight";
   const { encodeGgufHeader } = await import("../../core/formats/gguf/write.ts");
-  const float = GGUF_TYPE_OF.get("f32");
+  const float = ggufTypeOf("f32");
   assert.ok(float !== undefined);
   const specs = [
     { name: `${name}.in_sum2`, shape: [1, 256], type: float },

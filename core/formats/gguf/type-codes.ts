@@ -1,5 +1,6 @@
 // What a GGUF file may hold: kinds of metadata values and tensor types, each with its number in the format.
 // Source: ggml, gguf.h and ggml.h; quantization reference section 2.
+import assert from "node:assert/strict";
 import type { BlockSchemeId } from "../../schemes/registry.ts";
 
 /** Metadata values of one number, by the number of their kind. */
@@ -88,7 +89,13 @@ export const GGUF_TYPES: ReadonlyMap<number, GgufType> = new Map(
   ]),
 );
 
-/** The tensor type that a scheme writes. */
-export const GGUF_TYPE_OF: ReadonlyMap<BlockSchemeId, GgufType> = new Map(
-  [...GGUF_TYPES.values()].flatMap((type) => (type.scheme === undefined ? [] : [[type.scheme, type] as const])),
+const TYPES_BY_SCHEME: ReadonlyMap<string | undefined, GgufType> = new Map(
+  [...GGUF_TYPES.values()].map((type) => [type.scheme, type]),
 );
+
+/** The tensor type that a scheme writes. */
+export function ggufTypeOf(scheme: BlockSchemeId): GgufType {
+  const type = TYPES_BY_SCHEME.get(scheme);
+  assert.ok(type !== undefined, "every scheme of blocks has a GGUF type");
+  return type;
+}

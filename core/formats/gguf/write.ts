@@ -1,9 +1,7 @@
 // Writing the header of a GGUF file, version 3: the bytes before the tensor data, and every tensor's place, so that
 // both are known before any weight is read.
-import assert from "node:assert/strict";
 import { MergeyardError } from "../../error.ts";
 import { GGUF_LIMITS } from "../../limits.ts";
-import type { BlockSchemeId } from "../../schemes/registry.ts";
 import type { Shape } from "../../tensor.ts";
 import { alignUp, GGUF_ALIGNMENT, GGUF_MAGIC, GGUF_VERSION, type GgufTensor } from "./gguf.ts";
 import type { GgufConstant } from "./rope.ts";
@@ -11,11 +9,11 @@ import {
   GGUF_ARRAY,
   GGUF_SCALARS,
   GGUF_STRING,
-  GGUF_TYPE_OF,
   type GgufMetadata,
   type GgufScalarKind,
   type GgufType,
   type GgufValue,
+  ggufTypeOf,
 } from "./type-codes.ts";
 
 /** A tensor to be written: rows of whole blocks. */
@@ -77,13 +75,7 @@ export function encodeGgufHeader(
   return { header, tensors, fileBytes: data + next };
 }
 
-const F32 = typeOf("f32");
-
-function typeOf(scheme: BlockSchemeId): GgufType {
-  const type = GGUF_TYPE_OF.get(scheme);
-  assert.ok(type !== undefined, "every scheme of blocks has a GGUF type");
-  return type;
-}
+const F32 = ggufTypeOf("f32");
 
 /** Bytes of a tensor that can be written. */
 function checkSpec({ name, shape, type }: GgufTensorSpec, names: Set<string>): number {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import { MergeyardError } from "../../../core/error.ts";
 import { type GgufHeader, readGgufHeader } from "../../../core/formats/gguf/gguf.ts";
-import { GGUF_TYPE_OF, GGUF_TYPES, type GgufMetadata, type GgufType } from "../../../core/formats/gguf/type-codes.ts";
+import { GGUF_TYPES, type GgufMetadata, type GgufType, ggufTypeOf } from "../../../core/formats/gguf/type-codes.ts";
 import { encodeGgufHeader, type GgufTensorSpec } from "../../../core/formats/gguf/write.ts";
 import { BLOCK_SCHEME_IDS, BLOCK_SCHEMES } from "../../../core/schemes/registry.ts";
 
@@ -126,7 +126,7 @@ suite("gguf", () => {
 
   test("every scheme but none of the others is a type whose block agrees", () => {
     for (const id of BLOCK_SCHEME_IDS) {
-      const type = GGUF_TYPE_OF.get(id);
+      const type = ggufTypeOf(id);
       const { blockElements, blockBytes } = BLOCK_SCHEMES[id];
       assert.deepEqual([type?.blockElements, type?.blockBytes], [blockElements, blockBytes], id);
       assert.equal(type?.name.toLowerCase(), id);
