@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { TensorEntry } from "../core/checkpoint.ts";
-import type { CompressedCopy, CompressedMatrix } from "../core/plan/compressed-model.ts";
+import type { CompressedMatrix, CopiedTensor } from "../core/plan/compressed-model.ts";
 import type { PartBytes } from "../core/schemes/part-matrix.ts";
 import { knownFolderScheme } from "../core/schemes/registry.ts";
 import type { RegionReceipt, WriteTicket } from "../stores/store.ts";
@@ -109,7 +109,7 @@ export async function measureLargestOf({ source, tensors }: LargestTask, deps: R
   return largest;
 }
 
-async function* copyPieces({ source, deps, mayBlock }: Work, { entry }: CompressedCopy): AsyncGenerator<Uint8Array> {
+async function* copyPieces({ source, deps, mayBlock }: Work, { entry }: CopiedTensor): AsyncGenerator<Uint8Array> {
   if (entry.packing !== undefined) {
     for await (const piece of elementPieces(entry, { ...deps, source, mayBlock })) yield piece;
     deps.progress(storedBytes(entry), 0);

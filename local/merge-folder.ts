@@ -15,10 +15,10 @@ import { describeWarning } from "../core/formats/format.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
 import { documentNames } from "../core/plan/documents.ts";
 import { warnOfLosses } from "../core/plan/loss-warnings.ts";
-import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
+import { completedBytes } from "../core/plan/model-card.ts";
 import type { MergePlan } from "../core/plan/plan-merge.ts";
 import { type DocumentPlan, planRecipe } from "../core/plan/plan-recipe.ts";
-import { type PlanSource, type SideFile, writtenBytes } from "../core/plan/schema.ts";
+import type { PlanSource, SideFile } from "../core/plan/schema.ts";
 import { listSources, normaliseRecipe, placeOfSource } from "../core/recipe/normalise.ts";
 import { type OutputRequest, type Outputs, readOutputs } from "../core/recipe/outputs.ts";
 import type { ParsedRecipe } from "../core/recipe/parse.ts";
@@ -185,9 +185,7 @@ async function putStatistics(
   listings: ManifestFile[],
   deps: MergeFolderDeps,
 ): Promise<Statistics | undefined> {
-  const measured = results.flatMap((result) => result.statistics ?? []);
-  const losses = results.flatMap((result) => result.losses);
-  const statistics = collectStatistics(method, measured, losses);
+  const statistics = collectStatistics(method, results);
   if (statistics === undefined) return undefined;
   const bytes = encodeStatistics(statistics);
   await writeBytes(target, STATISTICS_FILE, bytes, deps);
@@ -334,8 +332,7 @@ async function putSideFile(
   { signal }: MergeFolderDeps,
 ): Promise<ManifestFile> {
   if (file.from === "text") {
-    const text = file.name === MODEL_CARD_FILE ? completeModelCard(file.text, digests) : file.text;
-    const bytes = writtenBytes({ ...file, text });
+    const bytes = completedBytes(file, digests);
     await writeBytes(target, file.name, bytes, { signal });
     return { name: file.name, bytes: bytes.length, digest: digestBytes(bytes) };
   }

@@ -15,8 +15,8 @@ import {
   versionName,
 } from "../core/artifact/manifest.ts";
 import { collectStatistics, encodeStatistics, STATISTICS_FILE } from "../core/artifact/statistics.ts";
-import { completeModelCard, MODEL_CARD_FILE } from "../core/plan/model-card.ts";
-import { type SideFile, writtenBytes } from "../core/plan/schema.ts";
+import { completedBytes } from "../core/plan/model-card.ts";
+import type { SideFile } from "../core/plan/schema.ts";
 import { type CachedFile, recordCached } from "./cache.ts";
 import { moveChannel } from "./channel.ts";
 import { createOnce, encodeRecord, mapBounded } from "./records.ts";
@@ -134,9 +134,8 @@ function describeStatistics(
   { yard, plan, deps }: UnitContext,
   merges: readonly FinishedMerge[],
 ): VersionFile | undefined {
-  const measured = merges.flatMap(({ receipt }) => receipt.statistics ?? []);
-  const losses = merges.flatMap(({ receipt }) => receipt.losses);
-  const statistics = collectStatistics(plan.header.method, measured, losses);
+  const receipts = merges.map(({ receipt }) => receipt);
+  const statistics = collectStatistics(plan.header.method, receipts);
   if (statistics === undefined) return undefined;
   const bytes = encodeStatistics(statistics);
   const listing: PlainFile = { name: STATISTICS_FILE, bytes: bytes.length, digest: digestBytes(bytes) };
@@ -151,8 +150,7 @@ async function describeSideFile(
   const { yard, deps } = context;
   if (file.from === "text") {
     const digests = inputs.map(({ digest }) => digest ?? undefined);
-    const text = file.name === MODEL_CARD_FILE ? completeModelCard(file.text, digests) : file.text;
-    const bytes = writtenBytes({ ...file, text });
+    const bytes = completedBytes(file, digests);
     const listing: PlainFile = { name: file.name, bytes: bytes.length, digest: digestBytes(bytes) };
     return { listing, put: (key) => createOnce(yard, key, bytes, deps.signal) };
   }

@@ -5,7 +5,7 @@ import { digestBytes, digestTensorFile } from "../core/artifact/digest.ts";
 import { encodeSafetensorsHeader } from "../core/formats/safetensors/safetensors.ts";
 import { HF_METADATA } from "../core/formats/safetensors/shard-plan.ts";
 import type { TensorFile, UnitStatistics } from "../core/plan/receipt.ts";
-import { type MergeUnit, modelsOf, type UnitInput } from "../core/plan/schema.ts";
+import { type MergeUnit, modelName, modelsOf } from "../core/plan/schema.ts";
 import { elementCount } from "../core/tensor.ts";
 import type { ExecuteConvert } from "../engine/convert-request.ts";
 import { beginUnitWrites, derivedParts, describeDerived, type UnitWrites } from "../engine/derived-files.ts";
@@ -123,7 +123,7 @@ function summarise(
   const inputs: Record<string, number> = {};
   tensorResults.forEach((result, index) => {
     unit.tensors[index]?.inputs.forEach((input, position) => {
-      const model = input.model ?? sources[input.source]?.model ?? "";
+      const model = modelName(input, sources);
       inputs[model] = (inputs[model] ?? 0) + (result.nonFiniteInputs[position] ?? 0);
     });
   });
@@ -156,15 +156,14 @@ function listStatistics({ unit, sources }: MergeRequest, results: readonly Tenso
   return results.flatMap(({ interference, nonFiniteInputs }, index) => {
     const tensor = unit.tensors[index];
     if (tensor === undefined || interference === undefined) return [];
-    const nameOf = (input: UnitInput): string => input.model ?? sources[input.source]?.model ?? "";
     const models = modelsOf(tensor.inputs);
     const base = models.find(({ isBase }) => isBase);
     const { norms, cosines, signConflicts, kept } = interference;
     return {
       name: tensor.name,
       elements: elementCount(tensor.shape),
-      models: models.filter(({ isBase }) => !isBase).map(nameOf),
-      base: base === undefined ? null : nameOf(base),
+      models: models.filter(({ isBase }) => !isBase).map((input) => modelName(input, sources)),
+      base: base === undefined ? null : modelName(base, sources),
       norms: [...norms],
       cosines: [...cosines],
       signConflicts,

@@ -3,10 +3,8 @@
 import * as z from "zod";
 import { blockFileSchema, tensorFileSchema } from "../plan/receipt.ts";
 import { tensorBytes } from "../tensor.ts";
-import { digestTensorFile } from "./digest.ts";
+import { digestSchema, digestTensorFile } from "./digest.ts";
 import { fileNameSchema, listedNameSchema } from "./file-name.ts";
-
-export const digestSchema = z.string().regex(/^sha256:[0-9a-f]{64}$/, "sha256: and 64 hex digits");
 
 /** A file without parts: its digest covers its bytes. */
 export const plainFileSchema = z.strictObject({
@@ -36,10 +34,35 @@ export type ListingProblem = { readonly field: string; readonly found: string; r
  * end, and the file's digest made of its parts'. Undefined when nothing is wrong.
  */
 export function findBlockProblem(file: BlockFileListing): ListingProblem | undefined {
+  return findPartProblem(file, "blocks", file.blocks);
+}
+
+/** Why a tensor file's listing cannot be true, from itself alone: sizes by dtype and shape, and as above. */
+export function findListingProblem(file: TensorFileListing): ListingProblem | undefined {
+  const start = file.tensors[0]?.offset ?? file.bytes;
+  if (start < 8 || start > file.bytes) {
+    return { field: "tensors[0].offset", found: `offset ${start}`, expected: "an offset after the header" };
+  }
+  for (const [index, tensor] of file.tensors.entries()) {
+    const bytes = tensorBytes(tensor.dtype, tensor.shape);
+    if (tensor.bytes === bytes) continue;
+    const [found, expected] = [`${tensor.bytes} bytes`, `${bytes} by dtype and shape`];
+    return { field: `tensors[${index}].bytes`, found, expected };
+  }
+  return findPartProblem(file, "tensors", file.tensors);
+}
+
+type ListedPart = { readonly name: string; readonly offset: number; readonly bytes: number; readonly digest: string };
+
+function findPartProblem(
+  file: Pick<TensorFileListing, "bytes" | "digest" | "headerDigest">,
+  list: "tensors" | "blocks",
+  parts: readonly ListedPart[],
+): ListingProblem | undefined {
   const names = new Set<string>();
-  let position = file.blocks[0]?.offset ?? file.bytes;
-  for (const [index, { name, offset, bytes }] of file.blocks.entries()) {
-    const field = `blocks[${index}]`;
+  let position = parts[0]?.offset ?? file.bytes;
+  for (const [index, { name, offset, bytes }] of parts.entries()) {
+    const field = `${list}[${index}]`;
     if (names.has(name)) return { field, found: `${name} again`, expected: "every name once" };
     names.add(name);
     if (offset !== position) {
@@ -48,44 +71,12 @@ export function findBlockProblem(file: BlockFileListing): ListingProblem | undef
     position += bytes;
   }
   if (position !== file.bytes) {
-    return { field: "bytes", found: `${file.bytes} bytes`, expected: `${position} by its blocks` };
+    return { field: "bytes", found: `${file.bytes} bytes`, expected: `${position} by its ${list}` };
   }
-  const digests = file.blocks.map((block) => block.digest);
-  const digest = digestTensorFile(file.headerDigest, digests);
-  return file.digest === digest
-    ? undefined
-    : { field: "digest", found: file.digest, expected: `${digest} by its parts` };
-}
-
-/**
- * Why a tensor file's listing cannot be true, from itself alone: names once, sizes by dtype and shape, tensors one
- * after another up to the file's end, and the file's digest made of its parts'. Undefined when nothing is wrong.
- */
-export function findListingProblem(file: TensorFileListing): ListingProblem | undefined {
-  const names = new Set<string>();
-  let position = file.tensors[0]?.offset ?? file.bytes;
-  if (position < 8 || position > file.bytes) {
-    return { field: "tensors[0].offset", found: `offset ${position}`, expected: "an offset after the header" };
-  }
-  for (const [index, tensor] of file.tensors.entries()) {
-    const field = `tensors[${index}]`;
-    if (names.has(tensor.name)) return { field, found: `${tensor.name} again`, expected: "every name once" };
-    names.add(tensor.name);
-    const bytes = tensorBytes(tensor.dtype, tensor.shape);
-    if (tensor.bytes !== bytes) {
-      return { field: `${field}.bytes`, found: `${tensor.bytes} bytes`, expected: `${bytes} by dtype and shape` };
-    }
-    if (tensor.offset !== position) {
-      return { field: `${field}.offset`, found: `offset ${tensor.offset}`, expected: `${position}, the end before it` };
-    }
-    position += tensor.bytes;
-  }
-  if (position !== file.bytes) {
-    return { field: "bytes", found: `${file.bytes} bytes`, expected: `${position} by its tensors` };
-  }
-  const digests = file.tensors.map((tensor) => tensor.digest);
-  const digest = digestTensorFile(file.headerDigest, digests);
-  return file.digest === digest
-    ? undefined
-    : { field: "digest", found: file.digest, expected: `${digest} by its parts` };
+  const digest = digestTensorFile(
+    file.headerDigest,
+    parts.map((part) => part.digest),
+  );
+  if (file.digest === digest) return undefined;
+  return { field: "digest", found: file.digest, expected: `${digest} by its parts` };
 }

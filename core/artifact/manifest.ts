@@ -4,12 +4,11 @@ import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { ARTIFACT_LIMITS } from "../limits.ts";
 import { compareUtf8, sortByName } from "../utf8-order.ts";
-import { type Digest, digestBytes, digestJson } from "./digest.ts";
+import { type Digest, digestBytes, digestJson, digestSchema } from "./digest.ts";
 import { checkDocument, type DocumentKind, encodeDocument, parseDocument } from "./document.ts";
 import { shortDigest } from "./layout.ts";
 import {
   blockFileListingSchema,
-  digestSchema,
   findBlockProblem,
   findListingProblem,
   type ListingProblem,

@@ -51,15 +51,19 @@ export function listPairs(models: number): readonly (readonly [number, number])[
   );
 }
 
+/** What a unit of a merge measured, if it was asked to, and lost. */
+type MeasuredUnit = {
+  readonly statistics: readonly UnitStatistics[] | null;
+  readonly losses: readonly UnitLoss[];
+};
+
 /**
  * The document of a merge from what its units measured and lost; undefined when there is neither. Models come in order
  * of first mention, tensors by name; a model that takes no part in a tensor has null there.
  */
-export function collectStatistics(
-  method: string,
-  measured: readonly UnitStatistics[],
-  losses: readonly UnitLoss[],
-): Statistics | undefined {
+export function collectStatistics(method: string, units: readonly MeasuredUnit[]): Statistics | undefined {
+  const measured = units.flatMap(({ statistics }) => statistics ?? []);
+  const losses = units.flatMap((unit) => unit.losses);
   const models = [...new Set(measured.flatMap((tensor) => tensor.models))];
   if (models.length === 0 && losses.length === 0) return undefined;
   const pairs = listPairs(models.length);

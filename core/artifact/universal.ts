@@ -3,20 +3,14 @@
 // docs/format.md is the normative text.
 import * as z from "zod";
 import { MergeyardError } from "../error.ts";
-import { DTYPES, type Dtype, type Shape, tensorBytes } from "../tensor.ts";
+import { DTYPES, type Shape, tensorBytes } from "../tensor.ts";
 import { FAMILY_IDS } from "../universal/family-ids.ts";
 import { trainingStateSchema } from "../universal/training-state.ts";
 import { sortByName } from "../utf8-order.ts";
-import { type Digest, digestJson } from "./digest.ts";
+import { type Digest, digestJson, digestSchema } from "./digest.ts";
 import { type DocumentKind, encodeDocument, parseDocument } from "./document.ts";
 import { fileNameSchema } from "./file-name.ts";
-import {
-  digestSchema,
-  findListingProblem,
-  type PlainFile,
-  plainFileSchema,
-  type TensorFileListing,
-} from "./listed-file.ts";
+import { findListingProblem, type PlainFile, plainFileSchema, type TensorFileListing } from "./listed-file.ts";
 
 export const UNIVERSAL_FILE = "universal.json";
 
@@ -151,10 +145,15 @@ export function checkpointDigest(universal: Universal): Digest {
 export function contentDigest({ parameters }: Universal): Digest {
   return digestJson(
     sortByName(parameters).map(({ name, dtype, shape, digest, aliases = [], states }) => {
-      const moments = [states?.fp32, states?.exp_avg, states?.exp_avg_sq].map((place) => place?.digest ?? null);
+      const moments = placesOf(states).map((place) => place?.digest ?? null);
       return { name, dtype, shape, digest, aliases: [...aliases].sort(), step: states?.step ?? null, states: moments };
     }),
   );
+}
+
+/** Where the states of a parameter are, in the order of their files; undefined for those that it does not have. */
+function placesOf(states: UniversalParameter["states"]): readonly (TensorPlace | undefined)[] {
+  return [states?.fp32, states?.exp_avg, states?.exp_avg_sq];
 }
 
 /** Throws UniversalInvalid, UniversalVersionUnsupported. */
@@ -177,7 +176,7 @@ export function listTensorFiles(universal: Universal): TensorFileListing[] {
     tensors.get(file)?.push({ name, dtype, shape: [...shape], offset, bytes, digest });
   for (const { name, shape, states, ...own } of universal.parameters) {
     place(name, shape, own);
-    for (const state of [states?.fp32, states?.exp_avg, states?.exp_avg_sq]) {
+    for (const state of placesOf(states)) {
       if (state !== undefined) place(name, shape, state);
     }
   }
@@ -187,13 +186,7 @@ export function listTensorFiles(universal: Universal): TensorFileListing[] {
   }));
 }
 
-type TensorPlace = {
-  readonly dtype: Dtype;
-  readonly file: string;
-  readonly offset: number;
-  readonly bytes: number;
-  readonly digest: Digest;
-};
+type TensorPlace = z.infer<typeof tensorPlaceSchema>;
 
 /** What the schema cannot say: names once, every place in a listed file, files filled, patterns that fit the shape. */
 export function checkUniversal(universal: Universal, file: string): void {
@@ -213,7 +206,7 @@ export function checkUniversal(universal: Universal, file: string): void {
       if (names.has(each)) refuse("parameters", `${each} again`, "every name once", name);
       names.add(each);
     }
-    for (const place of [parameter, states?.fp32, states?.exp_avg, states?.exp_avg_sq]) {
+    for (const place of [parameter, ...placesOf(states)]) {
       if (place === undefined) continue;
       if (!tensorFiles.has(place.file)) refuse("file", place.file, "a file of `files`", name);
       const bytes = tensorBytes(place.dtype, shape);

@@ -27,9 +27,9 @@ export type CompressedMatrix = {
 };
 
 /** A tensor that stays as it is. */
-export type CompressedCopy = { readonly kind: "copy"; readonly entry: TensorEntry };
+export type CopiedTensor = { readonly kind: "copy"; readonly entry: TensorEntry };
 
-export type CompressedUnit = CompressedMatrix | CompressedCopy;
+export type CompressedUnit = CompressedMatrix | CopiedTensor;
 
 /** What of a model is quantized, and what its folder says of it. */
 export type CompressedUnits = {
@@ -88,7 +88,9 @@ export function planCompressedUnits(
 }
 
 /** The tensors that a unit puts into the file, in the order in which they are made. */
-export function specsOf(unit: CompressedUnit): readonly TensorSpec[] {
+export function specsOf(
+  unit: CopiedTensor | Pick<CompressedMatrix, "kind" | "module" | "parts">,
+): readonly TensorSpec[] {
   if (unit.kind === "copy") return [unit.entry];
   return unit.parts.map(({ name, dtype, shape }) => ({ name: `${unit.module}.${name}`, dtype, shape }));
 }

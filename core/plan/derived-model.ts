@@ -3,12 +3,12 @@
 import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { describeCompressed } from "../formats/quantized/compressed-tensors-config.ts";
-import type { TensorSpec } from "../formats/safetensors/safetensors.ts";
 import { planUnitShards, type ShardPlan } from "../formats/safetensors/shard-plan.ts";
 import { type Derivation, type LowerBits, planDerivation } from "../schemes/double-rounding.ts";
 import type { IntegerScheme } from "../schemes/integers.ts";
 import type { Matrix, Part, StoredScheme } from "../schemes/scheme.ts";
 import { compareUtf8 } from "../utf8-order.ts";
+import { type CopiedTensor, specsOf } from "./compressed-model.ts";
 import { listIgnored } from "./linear-modules.ts";
 import { partsMatrix } from "./memory.ts";
 import { stringifyConfig } from "./output-config.ts";
@@ -25,12 +25,9 @@ export type DerivedMatrix = {
   readonly parts: readonly Part[];
 };
 
-/** A tensor that stays as it is. */
-export type DerivedCopy = { readonly kind: "copy"; readonly entry: TensorEntry };
-
 export type DerivedModel = ShardPlan & {
   /** In the order in which they are made. */
-  readonly units: readonly (DerivedMatrix | DerivedCopy)[];
+  readonly units: readonly (DerivedMatrix | CopiedTensor)[];
   readonly scheme: IntegerScheme;
   /** Text of config.json. */
   readonly config: string;
@@ -54,19 +51,13 @@ export function planDerivedModel(checkpoint: Checkpoint, bits: LowerBits, maxSha
     const found = `scales as in ${other.derivation.target.id}, others as in ${target.id}`;
     throw unsupported({ tensor: other.entry.name }, found, "one form for all modules");
   }
-  const shards = planUnitShards(units.map(derivedSpecs), maxShardBytes);
+  const shards = planUnitShards(units.map(specsOf), maxShardBytes);
   const ignore = listIgnored(checkpoint, ({ packing }) => packing !== undefined);
   const config = {
     ...checkpoint.config,
     quantization_config: describeCompressed([{ form: target.form, modules: [] }], ignore),
   };
   return { ...shards, units, scheme: target, config: stringifyConfig(config), ignore };
-}
-
-/** The tensors that a unit puts into the file, in the order in which they are made. */
-export function derivedSpecs(unit: DerivedMatrix | DerivedCopy): readonly TensorSpec[] {
-  if (unit.kind === "copy") return [unit.entry];
-  return unit.parts.map(({ name, dtype, shape }) => ({ name: `${unit.module}.${name}`, dtype, shape }));
 }
 
 function planMatrix(entry: TensorEntry, bits: LowerBits): DerivedMatrix {

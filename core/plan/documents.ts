@@ -41,8 +41,11 @@ export function documentPlace({ source }: MergeModel, name: string): ErrorPlace 
 /** A document that holds one JSON object; undefined when the model has no such file. Throws PlanDocumentInvalid. */
 export function readDocument(model: MergeModel, name: string): Readonly<Record<string, unknown>> | undefined {
   const bytes = model.documents?.get(name);
-  if (bytes === undefined) return undefined;
-  const where = documentPlace(model, name);
+  return bytes === undefined ? undefined : parseObject(bytes, documentPlace(model, name));
+}
+
+/** The one JSON object that a document holds. Throws PlanDocumentInvalid. */
+export function parseObject(bytes: Uint8Array, where: ErrorPlace): Readonly<Record<string, unknown>> {
   const value = parseJsonDocument(bytes, {
     pythonNumbers: true,
     refuse: ({ offset, found, expected }) =>

@@ -44,7 +44,10 @@ export function makeMergeUnits(
     });
     const { recipe } = options;
     const made = derived[index] ?? [];
-    const fit = fitPlanned(placed, made, options);
+    const sinks = sinkBytes(made);
+    const bytesOf = (tensor: UnitTensor, windowElements: number) =>
+      kernelBytes(methodOf(tensor, options), tensor, windowElements, options.statistics) + sinks;
+    const fit = fitTensors(placed, bytesOf, options);
     const kept = keptBytes(fit, options.memoryBytes, placed);
     const isPrepared = options.prepared !== undefined && placed.some(({ method }) => method === options.method.id);
     return {
@@ -94,35 +97,25 @@ export function bytesOfInputs(tensor: UnitTensor): number {
   return tensor.inputs.reduce((sum, input) => sum + bytesOf(input), 0);
 }
 
-/** How the unit fits into a worker. Throws PlanMemoryExceeded. */
-function fitPlanned(tensors: readonly UnitTensor[], derived: readonly DerivedFile[], options: UnitOptions): Fit {
-  const { threads, memoryBytes, memoryBytesMax } = options;
-  const sinks = sinkBytes(derived);
-  const needs = (windowElements: number) => (tensor: UnitTensor) =>
-    kernelBytes(methodOf(tensor, options), tensor, windowElements, options.statistics) + sinks;
-  const fit = fitMemory(
-    (windowElements) => tensors.map(needs(windowElements)).reduce((most, bytes) => Math.max(most, bytes), 0),
-    threads,
-    memoryBytes,
-  );
-  if (fit.peakBytes <= memoryBytesMax) return fit;
-  throw memoryExceeded(
-    tensors.find((tensor) => needs(fit.windowElements)(tensor) === fit.threadBytes),
-    fit,
-    options,
-  );
-}
-
-/** The refusal of a tensor that does not fit. */
-export function memoryExceeded(
-  largest: UnitTensor | undefined,
-  { peakBytes }: Fit,
-  options: UnitOptions,
-): MergeyardError {
-  return new MergeyardError("PlanMemoryExceeded", {
-    where: { ...fieldPlace(options.recipe.origin, ["merge_method"]), tensor: largest?.name },
-    found: `${peakBytes} bytes for ${options.method.id} of ${modelsOf(largest?.inputs ?? []).length} models`,
-    expected: `at most ${options.memoryBytesMax} bytes`,
+/**
+ * How a unit of these tensors fits into a worker, whose thread needs `bytesOf` of each. Throws PlanMemoryExceeded, with
+ * the tensor that needs most.
+ */
+export function fitTensors(
+  tensors: readonly UnitTensor[],
+  bytesOf: (tensor: UnitTensor, windowElements: number) => number,
+  { recipe, method, threads, memoryBytes, memoryBytesMax }: UnitOptions,
+): Fit {
+  const needs = (windowElements: number) =>
+    tensors.reduce((most, tensor) => Math.max(most, bytesOf(tensor, windowElements)), 0);
+  const fit = fitMemory(needs, threads, memoryBytes);
+  const { windowElements, threadBytes, peakBytes } = fit;
+  if (peakBytes <= memoryBytesMax) return fit;
+  const largest = tensors.find((tensor) => bytesOf(tensor, windowElements) === threadBytes);
+  throw new MergeyardError("PlanMemoryExceeded", {
+    where: { ...fieldPlace(recipe.origin, ["merge_method"]), tensor: largest?.name },
+    found: `${peakBytes} bytes for ${method.id} of ${modelsOf(largest?.inputs ?? []).length} models`,
+    expected: `at most ${memoryBytesMax} bytes`,
     hint: `give a worker at least ${Math.ceil(peakBytes / 2 ** 20)} MiB (--memory)`,
   });
 }

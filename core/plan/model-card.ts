@@ -1,6 +1,7 @@
 // The output's README.md: what it is made of, by which method, with which recipe. The inputs' digests are known only
 // once they are adopted, so the card is planned with marks and completed when the version is published.
 import type { MergeMethod } from "../methods/method.ts";
+import { type SideFile, writtenBytes } from "./schema.ts";
 
 /** Name of the card's file. */
 export const MODEL_CARD_FILE = "README.md";
@@ -67,4 +68,13 @@ export function completeModelCard(card: string, digests: readonly (string | unde
     (text, digest, index) => text.replace(digestMark(index), digest ?? "not digested"),
     card,
   );
+}
+
+/** What a planned text file holds once the digests of the plan's sources are known: of the card, with them in place. */
+export function completedBytes(
+  file: Extract<SideFile, { from: "text" }>,
+  digests: readonly (string | undefined)[],
+): Uint8Array {
+  const text = file.name === MODEL_CARD_FILE ? completeModelCard(file.text, digests) : file.text;
+  return writtenBytes({ ...file, text });
 }

@@ -1,6 +1,5 @@
 // The small files of an output as other outputs of the same merge need them at plan time: config.json, the tokenizer.
-import { MergeyardError } from "../error.ts";
-import { parseJsonDocument } from "../formats/json-scan.ts";
+import { parseObject } from "./documents.ts";
 import type { MergeModel } from "./merge-task.ts";
 import { type SideFile, writtenBytes } from "./schema.ts";
 
@@ -21,11 +20,5 @@ export function outputDocument({ sideFiles, models }: OutputDocuments, name: str
 /** The same of JSON that holds an object. Throws PlanDocumentInvalid. */
 export function outputObject(parts: OutputDocuments, name: string): Readonly<Record<string, unknown>> | undefined {
   const bytes = outputDocument(parts, name);
-  if (bytes === undefined) return undefined;
-  const value = parseJsonDocument(bytes, {
-    pythonNumbers: true,
-    refuse: ({ offset, found, expected }) =>
-      new MergeyardError("PlanDocumentInvalid", { where: { file: name, offset }, found, expected }),
-  });
-  return typeof value === "object" && value !== null && !Array.isArray(value) ? { ...value } : undefined;
+  return bytes === undefined ? undefined : parseObject(bytes, { file: name });
 }

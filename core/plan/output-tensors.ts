@@ -101,12 +101,7 @@ function mergeWhole(recipe: Recipe, slice: RecipeSlice, models: ModelsByName): r
     const place = parseLayerName(name);
     const layers = place === undefined ? 0 : (stacks.get(place.prefix) ?? 0);
     const position = place === undefined ? 0 : layerPosition(place.layer, layers);
-    const inputs = slice.sources.map((source, index) => ({
-      source,
-      name,
-      entry: architectures[index]?.tensors.get(name),
-    }));
-    return { name, slice, position, inputs };
+    return { name, slice, position, inputs: inputsOf(name, slice, models) };
   });
 }
 
@@ -284,14 +279,12 @@ function frameOf(slice: RecipeSlice, models: ModelsByName, more: readonly string
     [...tensors.keys()].filter((name) => parseLayerName(name)?.prefix !== mainStack),
   );
   const names = new Set([...own, ...more]);
-  return [...names].map((name) => {
-    const inputs = slice.sources.map((source, index) => ({
-      source,
-      name,
-      entry: architectures[index]?.tensors.get(name),
-    }));
-    return { name, slice, position: 0, inputs };
-  });
+  return [...names].map((name) => ({ name, slice, position: 0, inputs: inputsOf(name, slice, models) }));
+}
+
+/** The tensor of this name of every source. */
+function inputsOf(name: string, { sources }: RecipeSlice, models: ModelsByName): readonly OutputInput[] {
+  return sources.map((source) => ({ source, name, entry: architectureOf(models, source).tensors.get(name) }));
 }
 
 function architectureOf(models: ModelsByName, source: RecipeSource): Architecture {

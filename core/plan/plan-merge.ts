@@ -18,7 +18,7 @@ import { describeModels, type ViewsByName } from "./model-view.ts";
 import { createNotes } from "./notes.ts";
 import { listOutputs, type OutputTensor } from "./output-tensors.ts";
 import { planTensor } from "./plan-tensor.ts";
-import type { MergeUnit, PrepareUnit, SideFile } from "./schema.ts";
+import { type MergeUnit, modelName, type PrepareUnit, type SideFile } from "./schema.ts";
 import { planSideFiles } from "./side-files.ts";
 import { createStatisticsPlan } from "./statistics.ts";
 import { planVocabulary } from "./vocabulary.ts";
@@ -92,7 +92,8 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
   const outputParts = { name, shards, sideFiles: ownFiles, models, imatrices, hessians, notes };
   const { derived, sideFiles } = planDerived(outputParts, options.outputs);
   const first = options.stage ?? 0;
-  const whole = planRounds(tensors, method, recipe, (input) => input.model ?? models[input.source]?.source.model ?? "");
+  const sources = models.map(({ source }) => source);
+  const whole = planRounds(tensors, method, recipe, (input) => modelName(input, sources));
   const memoryBytes = options.memoryBytes ?? MEMORY_BYTES_DEFAULT;
   const unitOptions = {
     recipe,

@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import { digestJson } from "../artifact/digest.ts";
 import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
-import { parseJsonDocument } from "../formats/json-scan.ts";
 import type { Recipe, RecipeStage } from "../recipe/normalise.ts";
 import { documentNames } from "./documents.ts";
 import type { MergeModel, MergeOptions } from "./merge-task.ts";
+import { type OutputDocuments, outputDocument, outputObject } from "./output-documents.ts";
 import { type MergePlan, planMerge } from "./plan-merge.ts";
 import {
   type MergeUnit,
@@ -157,12 +157,10 @@ function describeResult(
     method: method.id,
     inputs: [...used].map((source) => pick(known, source).model.source.fingerprint),
   });
+  const files: OutputDocuments = { sideFiles, models: known.map(({ model }) => model) };
   const documents = new Map(
     at.names.flatMap((file) => {
-      const bytes = documentBytes(
-        sideFiles.find((entry) => entry.name === file),
-        known,
-      );
+      const bytes = outputDocument(files, file);
       return bytes === undefined ? [] : [[file, bytes] as const];
     }),
   );
@@ -175,27 +173,20 @@ function describeResult(
     state: "merged",
     mergedBy: { stage: at.stage },
   };
-  return { model: { source, checkpoint: describeCheckpoint(units, sideFiles), documents }, sideFiles };
+  return { model: { source, checkpoint: describeCheckpoint(units, files), documents }, sideFiles };
 }
 
-function documentBytes(file: SideFile | undefined, known: readonly PlannedModel[]): Uint8Array | undefined {
-  if (file === undefined) return undefined;
-  if (file.from === "text") return writtenBytes(file);
-  return pick(known, file.source).model.documents?.get(file.file);
-}
-
-function describeCheckpoint(units: readonly MergeUnit[], sideFiles: readonly SideFile[]): Checkpoint {
-  const config = sideFiles.find(({ name }) => name === "config.json");
+function describeCheckpoint(units: readonly MergeUnit[], files: OutputDocuments): Checkpoint {
   return {
     format: "safetensors",
     tensorFiles: units.map(({ file, fileBytes }) => ({ name: file, bytes: fileBytes })),
-    sideFiles: sideFiles.map((file) => ({
+    sideFiles: files.sideFiles.map((file) => ({
       name: file.name,
       bytes: file.from === "text" ? writtenBytes(file).length : file.bytes,
     })),
     tensors: units.flatMap(entriesOf),
     metadata: new Map(),
-    config: config?.from === "text" ? parseConfig(config.text) : undefined,
+    config: outputObject(files, "config.json"),
   };
 }
 
@@ -208,12 +199,4 @@ function entriesOf({ file, fileBytes, tensors }: MergeUnit): readonly TensorEntr
     shape,
     ranges: [{ file, offset: headerBytes + offset, bytes }],
   }));
-}
-
-/** What writeOutputConfig wrote, as an object. */
-function parseConfig(text: string): Readonly<Record<string, unknown>> {
-  const refuse = () => new assert.AssertionError({ message: "a config that the plan wrote is JSON" });
-  const value = parseJsonDocument(new TextEncoder().encode(text), { pythonNumbers: true, refuse });
-  assert.ok(typeof value === "object" && value !== null, "a config is an object");
-  return { ...value };
 }

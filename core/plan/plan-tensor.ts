@@ -13,6 +13,7 @@ import type { ParameterResolver } from "../recipe/parameters.ts";
 import { type Dtype, type Shape, sameShape } from "../tensor.ts";
 import { findTied, tensorRole } from "./architecture.ts";
 import { gatherInputs, hasTokenRows } from "./gather-rows.ts";
+import { valueDtype } from "./memory.ts";
 import type { ViewsByName } from "./model-view.ts";
 import type { Notes } from "./notes.ts";
 import type { OutputInput, OutputTensor } from "./output-tensors.ts";
@@ -133,11 +134,6 @@ function gatherTokens(tensor: OutputTensor, present: readonly Present[], plannin
   });
 }
 
-/** The dtype in which an input's values come to the method. */
-function valueDtype({ entry, rows }: Present): Dtype {
-  return rows?.dtype ?? entry.dtype;
-}
-
 function anyStored(name: string, models: ViewsByName): { entry: TensorEntry } | undefined {
   for (const { tensors } of models.values()) {
     const entry = tensors.get(name);
@@ -193,7 +189,7 @@ function copyTensor(tensor: OutputTensor, input: Present, planning: TensorPlanni
     name: tensor.name,
     dtype: output,
     shape: [...shape],
-    method: output === valueDtype(input) ? "copy" : passthrough.id,
+    method: output === valueDtype({ dtype: input.entry.dtype, rows: input.rows }) ? "copy" : passthrough.id,
     parameters: {},
     seed: 0,
     inputs: [unitInput(input, tensor, shape, {})],
@@ -305,7 +301,8 @@ function mergeInputs(
   if (method.statistics !== undefined && statistics.length === 0) {
     notes.add(`tensors without ${method.statistics.title} are averaged`, name);
   }
-  const isCopy = method.isIdentity?.(view) === true && dtype === valueDtype(reference);
+  const isCopy =
+    method.isIdentity?.(view) === true && dtype === valueDtype({ dtype: reference.entry.dtype, rows: reference.rows });
   if (isCopy) noteKeptDtype(tensor, dtype, planning);
   else checkFloats(tensor, inputs, planning);
   if (shape.length === 2 && inputs.some(({ entry }) => !sameShape(entry.shape, shape))) {

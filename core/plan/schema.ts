@@ -1,11 +1,11 @@
 // The plan: a JSON Lines file, one header line and one line per unit. Written by the planner from headers alone, read
 // by every worker. The zod schemas are its only definition; all types are inferred from them.
 import * as z from "zod";
+import { digestSchema as digest } from "../artifact/digest.ts";
 import { BLOCK_SCHEME_IDS } from "../schemes/registry.ts";
 import { DTYPES } from "../tensor.ts";
 
 const count = z.int().nonnegative();
-const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/);
 const dtype = z.enum(DTYPES);
 const shape = z.array(count);
 const parameterValues = z.record(z.string(), z.union([z.number(), z.boolean(), z.string()]));
@@ -408,6 +408,14 @@ export type TensorPlace = Omit<StoredTensor, "lora">;
 /** Inputs that are models' weights; statistics come after them. */
 export function modelsOf(inputs: UnitTensor["inputs"]): readonly UnitInput[] {
   return inputs.filter(({ statistic }) => statistic === undefined);
+}
+
+/** The reference to an input's model as the recipe spells it; `sources` are the plan's. */
+export function modelName(
+  { model, source }: Pick<UnitInput, "model" | "source">,
+  sources: readonly { readonly model: string }[],
+): string {
+  return model ?? sources[source]?.model ?? "";
 }
 
 /** Everything stored that an input reads: its own tensor first. */

@@ -7,8 +7,8 @@ import type { MergeMethod, ModelExtent, Round } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { describeValue, fieldPlace } from "../recipe/origin.ts";
 import { elementCount } from "../tensor.ts";
-import { fitMemory, type MeasuringMethod, measuringBytes } from "./memory.ts";
-import { bytesOfInputs, memoryExceeded, type UnitOptions } from "./merge-units.ts";
+import { measuringBytes } from "./memory.ts";
+import { bytesOfInputs, fitTensors, type UnitOptions } from "./merge-units.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
 import { type MergeUnit, modelsOf, type PrepareUnit, type UnitTensor } from "./schema.ts";
 
@@ -99,8 +99,11 @@ export function makePrepareUnits(
   options: UnitOptions,
 ): readonly (readonly PrepareUnit[])[] {
   const measuring = units.filter(({ prepared }) => prepared !== undefined);
-  return rounds.map((round, place) =>
-    measuring.map((unit, index): PrepareUnit => {
+  const { locality } = options.method;
+  return rounds.map((round, place) => {
+    const bytesOf = (tensor: UnitTensor, windowElements: number) =>
+      measuringBytes({ locality, round }, tensor, windowElements);
+    return measuring.map((unit, index): PrepareUnit => {
       const tensors = unit.tensors.filter(({ method }) => method === options.method.id);
       const [first] = tensors;
       const totals = first === undefined ? {} : round.totals(first);
@@ -110,25 +113,10 @@ export function makePrepareUnits(
         index,
         round: place,
         of: { stage: unit.stage, index: unit.index },
-        peakBytes: boundMeasuring(tensors, { locality: options.method.locality, round }, options),
+        peakBytes: fitTensors(tensors, bytesOf, options).peakBytes,
         bytesRead: tensors.reduce((sum, tensor) => sum + bytesOfInputs(tensor), 0),
         bytesWritten: layOutTotals(totals, tensors.length).fileBytes,
       };
-    }),
-  );
-}
-
-function boundMeasuring(tensors: readonly UnitTensor[], measuring: MeasuringMethod, options: UnitOptions): number {
-  const needs = (windowElements: number) => (tensor: UnitTensor) => measuringBytes(measuring, tensor, windowElements);
-  const fit = fitMemory(
-    (windowElements) => tensors.map(needs(windowElements)).reduce((most, bytes) => Math.max(most, bytes), 0),
-    options.threads,
-    options.memoryBytes,
-  );
-  if (fit.peakBytes <= options.memoryBytesMax) return fit.peakBytes;
-  throw memoryExceeded(
-    tensors.find((tensor) => needs(fit.windowElements)(tensor) === fit.threadBytes),
-    fit,
-    options,
-  );
+    });
+  });
 }

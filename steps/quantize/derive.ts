@@ -5,8 +5,9 @@ import assert from "node:assert/strict";
 import * as z from "zod";
 import type { PlannedShard } from "../../core/formats/safetensors/shard-plan.ts";
 import { addLoss, type Loss, NO_LOSS, signalToNoise } from "../../core/ops/loss.ts";
+import { type CopiedTensor, specsOf } from "../../core/plan/compressed-model.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
-import { type DerivedCopy, type DerivedMatrix, derivedSpecs, planDerivedModel } from "../../core/plan/derived-model.ts";
+import { type DerivedMatrix, planDerivedModel } from "../../core/plan/derived-model.ts";
 import { LOWER_BITS } from "../../core/schemes/double-rounding.ts";
 import { allocateParts } from "../../core/schemes/part-matrix.ts";
 import { type Part, partRange } from "../../core/schemes/scheme.ts";
@@ -76,7 +77,7 @@ export const deriveStep = defineStep({
     const work: Deriving = {
       source: { store, prefix, signal },
       deps,
-      makers: new Map(model.units.flatMap((unit) => derivedSpecs(unit).map(({ name }) => [name, unit] as const))),
+      makers: new Map(model.units.flatMap((unit) => specsOf(unit).map(({ name }) => [name, unit] as const))),
       direct: input.original === undefined ? undefined : await createDirectComparison(input.original, matrices, deps),
       done: { bytesRead: 0, bytesWritten: 0 },
       kept: new Map(),
@@ -110,7 +111,7 @@ type Deriving = {
   readonly source: DeriveSource;
   readonly deps: StepDeps;
   /** What makes each tensor of the files, by its name. */
-  readonly makers: ReadonlyMap<string, DerivedMatrix | DerivedCopy>;
+  readonly makers: ReadonlyMap<string, DerivedMatrix | CopiedTensor>;
   readonly direct: DirectComparison | undefined;
   readonly done: { bytesRead: number; bytesWritten: number };
   /** Parts whose turn in the file comes later, by the name of the tensor they become. */
@@ -135,7 +136,7 @@ async function* writeShard(work: Deriving, { header, tensors }: PlannedShard): A
   }
 }
 
-async function* copyPieces({ source, done }: Deriving, { entry }: DerivedCopy): AsyncGenerator<Uint8Array> {
+async function* copyPieces({ source, done }: Deriving, { entry }: CopiedTensor): AsyncGenerator<Uint8Array> {
   const { store, prefix, signal } = source;
   for (const { file, offset, bytes } of entry.ranges) {
     const buffer = new Uint8Array(Math.min(COPY_BYTES, bytes));

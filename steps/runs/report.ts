@@ -32,11 +32,7 @@ export async function makeRunReport(yard: ObjectStore, run: string, signal: Abor
     workerMs: records.reduce((sum, { workerMs }) => sum + workerMs, 0),
     failures: failures.map(({ error }) => ({ code: error.code, text: describe(error) })),
     warnings: [...header.warnings, ...warnOfLosses(receipts.flatMap(({ losses }) => losses))],
-    statistics: collectStatistics(
-      header.method,
-      receipts.flatMap(({ statistics }) => statistics ?? []),
-      receipts.flatMap(({ losses }) => losses),
-    ),
+    statistics: collectStatistics(header.method, receipts),
   };
   return renderRunReport(report, PRICES);
 }

@@ -9,7 +9,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { STORE_LIMITS } from "../../core/limits.ts";
 import type { ModelExtent, ModelState, WholeModel } from "../../core/methods/method.ts";
 import { findMethod } from "../../core/methods/registry.ts";
-import { type MergeUnit, modelsOf, type PrepareUnit, type UnitTensor } from "../../core/plan/schema.ts";
+import { type MergeUnit, modelName, modelsOf, type PrepareUnit, type UnitTensor } from "../../core/plan/schema.ts";
 import { ENGINE_VERSION } from "../../core/version.ts";
 import { measuredTensors, roundOf } from "../../engine/measure-tensors.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
@@ -140,8 +140,8 @@ function extentOf({ plan }: UnitContext, { prepared }: MergeUnit, { parameters, 
     elements,
     tensors,
     parameters,
-    inputs: modelsOf(inputs).map(({ model, source, isBase, parameters: own }) => {
-      return { model: model ?? sources[source]?.model ?? "", isBase, parameters: own };
+    inputs: modelsOf(inputs).map((input) => {
+      return { model: modelName(input, sources), isBase: input.isBase, parameters: input.parameters };
     }),
   };
 }
