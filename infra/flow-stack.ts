@@ -200,7 +200,7 @@ function runnerStatements(stack: Stack, name: string, machineArn: string, props:
     allow("RunJobs", ["batch:DescribeJobs", "batch:ListJobs"], ["*"]),
     allow("RunEndJobs", ["batch:TerminateJob"], [arnOf(stack, "batch", "job", "*")]),
     ...yardStatements(stack, "runner", props.place, []),
-    allow("RunLogs", ["logs:GetLogEvents", "logs:FilterLogEvents", "logs:StartQuery"], [logs]),
+    allow("RunLogs", ["logs:GetLogEvents", "logs:FilterLogEvents"], [logs]),
   ];
 }
 

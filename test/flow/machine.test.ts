@@ -164,6 +164,21 @@ test("an unchanged run that publishes nothing has no current version", async () 
   assert.equal(result.output.result.version, null);
 });
 
+test("a submission that Batch itself did not take is made again, for one job and for an array", async () => {
+  const fail = { batch: ["Batch.TooManyRequestsException", "Batch.ServerException", "Batch.AWSBatchException"] };
+  for (const jobs of [1, 2]) {
+    const { result, calls } = await run({ plan: planned([jobs]), fail });
+    assert.equal(result.status, "SUCCEEDED");
+    assert.equal(calls.filter(([task]) => task === "batch").length, 4);
+  }
+});
+
+test("a job that failed is not submitted again: Batch has tried it as often as it may be", async () => {
+  const { result, calls } = await run({ plan: planned([2]), fail: { batch: ["States.TaskFailed"] } });
+  assert.equal(result.status, "FAILED");
+  assert.equal(calls.filter(([task]) => task === "batch").length, 1);
+});
+
 for (const [state, task, before] of [
   ["RunStageJob", "batch", ["plan"]],
   ["Check", "check", ["plan", "batch"]],
