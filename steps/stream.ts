@@ -18,29 +18,45 @@ export const STREAMS_IN_FLIGHT = 4;
 /** An object as the streaming functions see it. */
 export type StreamSource = { readonly store: ObjectStore; readonly key: string; readonly bytes: number };
 
+/** Bytes [offset, offset + bytes) of an object. */
+export type StreamRange = StreamSource & { readonly offset: number };
+
+/** The bytes of [start, source.bytes) in order, as `readRanges` gives them. */
+export function readPieces(source: StreamSource, signal: AbortSignal, start = 0): AsyncGenerator<Uint8Array> {
+  return readRanges([{ ...source, offset: start, bytes: source.bytes - start }], signal);
+}
+
 /**
- * The bytes of [start, source.bytes) in order, piece by piece; a piece is only valid until the next is asked for.
- * Throws what the store throws (StoreObjectMissing, StoreShortRead) and the signal's reason. Memory: 2 pieces.
+ * The bytes of the ranges in order, piece by piece; a piece is only valid until the next is asked for.
+ * Throws what the stores throw (StoreObjectMissing, StoreShortRead) and the signal's reason. Memory: 2 pieces.
  */
-export async function* readPieces(source: StreamSource, signal: AbortSignal, start = 0): AsyncGenerator<Uint8Array> {
-  const pieceBytes = Math.min(PIECE_BYTES, source.bytes - start);
-  const buffers = [new Uint8Array(pieceBytes), new Uint8Array(source.bytes - start > pieceBytes ? pieceBytes : 0)];
-  const read = async (offset: number, turn: number): Promise<Uint8Array> => {
-    const piece = (buffers[turn % 2] ?? new Uint8Array(0)).subarray(0, Math.min(pieceBytes, source.bytes - offset));
-    await source.store.readInto(source.key, offset, piece, { signal });
-    return piece;
+export async function* readRanges(ranges: readonly StreamRange[], signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  const pieces = ranges.flatMap(cutPieces);
+  const largest = pieces.reduce((most, { bytes }) => Math.max(most, bytes), 0);
+  const buffers = [new Uint8Array(largest), new Uint8Array(pieces.length > 1 ? largest : 0)] as const;
+  const read = async (turn: number): Promise<Uint8Array | undefined> => {
+    const piece = pieces[turn];
+    if (piece === undefined) return undefined;
+    const into = buffers[turn % 2 === 0 ? 0 : 1].subarray(0, piece.bytes);
+    await piece.store.readInto(piece.key, piece.offset, into, { signal });
+    return into;
   };
-  if (source.bytes === start) return;
-  let ahead = read(start, 0);
-  for (let offset = start, turn = 0; offset < source.bytes; offset += pieceBytes, turn += 1) {
-    const piece = await ahead;
+  let ahead = read(0);
+  for (let turn = 1; ; turn += 1) {
+    const bytes = await ahead;
+    if (bytes === undefined) return;
     signal.throwIfAborted();
-    if (offset + pieceBytes < source.bytes) {
-      ahead = read(offset + pieceBytes, turn + 1);
-      ahead.catch(() => undefined); // awaited by the next turn, or dropped when the reader stops before
-    }
-    yield piece;
+    ahead = read(turn);
+    ahead.catch(() => undefined); // awaited by the next turn, or dropped when the reader stops before
+    yield bytes;
   }
+}
+
+function cutPieces({ store, key, offset, bytes }: StreamRange): readonly StreamRange[] {
+  return Array.from({ length: Math.ceil(bytes / PIECE_BYTES) }, (_, index) => {
+    const done = index * PIECE_BYTES;
+    return { store, key, offset: offset + done, bytes: Math.min(PIECE_BYTES, bytes - done) };
+  });
 }
 
 /** A file as a manifest, a receipt or a universal checkpoint lists it: with parts when it holds tensors. */
@@ -111,18 +127,18 @@ export async function verifyFile(
       expected: `${file.bytes} bytes`,
     });
   }
-  for await (const _ of verifiedPieces(source, file, signal, took));
+  for await (const _ of verifyPieces(readPieces(source, signal), file, where, took));
 }
 
-/** The file's pieces; ends with YardFileCorrupt instead of silently when they are not what the listing says. */
-async function* verifiedPieces(
-  source: StreamSource,
+/** The pieces of a file; ends with YardFileCorrupt instead of silently when they are not what the listing says. */
+export async function* verifyPieces(
+  pieces: AsyncIterable<Uint8Array>,
   file: ListedFile,
-  signal: AbortSignal,
+  where: { readonly store: string; readonly key: string },
   took?: (bytes: number) => void,
 ): AsyncGenerator<Uint8Array> {
-  const verifier = createFileVerifier(file, { store: source.store.uri, key: source.key });
-  for await (const piece of readPieces(source, signal)) {
+  const verifier = createFileVerifier(file, where);
+  for await (const piece of pieces) {
     verifier.update(piece);
     yield piece;
     took?.(piece.length);
@@ -141,7 +157,8 @@ export async function copyVerified(
   signal: AbortSignal,
   took?: (bytes: number) => void,
 ): Promise<void> {
-  const pieces = verifiedPieces(source, file, signal, took);
+  const where = { store: source.store.uri, key: source.key };
+  const pieces = verifyPieces(readPieces(source, signal), file, where, took);
   await writeObject(target.store, target.key, pieces, file.bytes, { signal });
 }
 

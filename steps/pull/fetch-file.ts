@@ -9,7 +9,7 @@ import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore, RegionReceipt, WriteTicket } from "../../stores/store.ts";
 import { encodeRecord, readRecord } from "../records.ts";
 import { createSender, cutRegions, recoverWrite } from "../region-sender.ts";
-import { copyVerified, createFileVerifier, readPieces, type StreamSource, verifyFile } from "../stream.ts";
+import { copyVerified, createFileVerifier, fileIsWhole, readPieces, type StreamSource } from "../stream.ts";
 
 /** How the keys of records begin; they are there while their files are fetched. */
 const RECORD = ".mergeyard-fetch-";
@@ -104,7 +104,7 @@ async function fetchRest(fetch: Fetch): Promise<boolean> {
     first = missing.indexOf(true, last);
   }
   await target.finishWrite(ticket, [...receipts.values()], { signal });
-  return verifyFile({ store: target, key: file.name, bytes: file.bytes }, file, signal).then(() => true, unlessCorrupt);
+  return await fileIsWhole(target, file.name, file, signal);
 }
 
 /** The bytes from the start of a region up to `endByte`. */
@@ -124,9 +124,4 @@ async function fetchSpan(
   } finally {
     await sender.settle();
   }
-}
-
-function unlessCorrupt(cause: unknown): false {
-  if (cause instanceof MergeyardError && cause.code === "YardFileCorrupt") return false;
-  throw cause;
 }

@@ -42,7 +42,10 @@ export const pullStep = defineStep({
     const { status, keyIds } = await checkSignature(source, manifestDigest(manifest), trusted, deps.signal);
     const target = deps.openStore(targetUri);
     const folder = await openPullFolder(yard, target, { ...place, manifest }, deps);
-    const local = locateTensors(folder.whole.filter((file) => "tensors" in file));
+    const local = locateTensors(
+      target,
+      folder.whole.filter((file) => "tensors" in file),
+    );
     const done = { fetched: 0, reused: 0, present: 0 };
     await mapBounded(
       manifest.files,
@@ -103,7 +106,7 @@ async function pullFile(
   deps: StepDeps,
   done: Done,
 ): Promise<void> {
-  const key = `${source.prefix}${file.name}`;
+  const remote = { store: source.store, key: `${source.prefix}${file.name}`, bytes: file.bytes };
   const took = (bytes: number) => {
     done.fetched += bytes;
     deps.progress?.({ bytesRead: done.fetched, bytesWritten: done.fetched + done.reused });
@@ -114,13 +117,11 @@ async function pullFile(
     deps.log({ event: "file-present", file: file.name, bytes: file.bytes });
     return;
   }
-  const assembly = "tensors" in file ? planAssembly(file, key, held.local) : undefined;
-  if (assembly !== undefined && "tensors" in file) {
+  const assembly = "tensors" in file ? planAssembly(file, remote, held.local) : undefined;
+  if (assembly !== undefined) {
     const reused = file.bytes - assembly.fetchedBytes;
-    const isMade = await assembleFile(source.store, target, file, assembly.segments, deps.signal, () => undefined).then(
-      () => true,
-      unlessCorrupt,
-    );
+    const made = assembleFile(target, file, assembly.ranges, deps.signal);
+    const isMade = await made.then(() => true, unlessCorrupt);
     done.fetched += assembly.fetchedBytes;
     if (isMade) {
       done.reused += reused;
@@ -128,8 +129,7 @@ async function pullFile(
       return;
     }
   }
-  const from = { store: source.store, key, bytes: file.bytes };
-  const known = await fetchFile(from, target, file, deps.signal, took);
+  const known = await fetchFile(remote, target, file, deps.signal, took);
   done.reused += known;
   deps.log({ event: "file-pulled", file: file.name, bytes: file.bytes });
 }
