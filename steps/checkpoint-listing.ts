@@ -1,6 +1,6 @@
 // What a universal checkpoint or a published version says of its own files, read from its one document: the files with
 // their digests, and each tensor's. Tensor files are not touched; open-checkpoint.ts reads their headers too.
-import { MANIFEST_FILE, type Manifest, manifestDigest, parseManifest } from "../core/artifact/manifest.ts";
+import { MANIFEST_FILE, type Manifest, manifestDigest, parseManifest, versionName } from "../core/artifact/manifest.ts";
 import { checkpointDigest, listTensorFiles, parseUniversal, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
 import { MergeyardError } from "../core/error.ts";
 import { ARTIFACT_LIMITS } from "../core/limits.ts";
@@ -54,6 +54,23 @@ export async function readManifest(
     });
   }
   return { manifest, bytes: found.bytes };
+}
+
+/** `readManifest` of a published version. Throws YardFileCorrupt too: its name is made from the manifest. */
+export async function readVersion(
+  yard: ObjectStore,
+  { prefix, version }: { readonly prefix: string; readonly version: string },
+  signal: AbortSignal,
+): ReturnType<typeof readManifest> {
+  const read = await readManifest(yard, prefix, signal);
+  const name = versionName(read.manifest);
+  if (name === version) return read;
+  const where = { store: yard.uri, file: `${prefix}${MANIFEST_FILE}` };
+  throw new MergeyardError("YardFileCorrupt", {
+    where,
+    found: `the manifest of version ${name}`,
+    expected: version,
+  });
 }
 
 /** The listing of a universal checkpoint. Throws StoreObjectMissing and Universal codes. */

@@ -2,7 +2,7 @@
 // channels that point to it.
 import type { Command } from "commander";
 import type { Manifest } from "../../core/artifact/manifest.ts";
-import { readManifest } from "../../steps/checkpoint-listing.ts";
+import { readVersion } from "../../steps/checkpoint-listing.ts";
 import {
   findVersion,
   listModel,
@@ -26,7 +26,7 @@ export function addShow(program: Command, terminal: Terminal): void {
     .action(async (model: string, options: { yard: string; json?: boolean }) => {
       const yard = await openYard(createStoreOpener(terminal.env), toUri(options.yard, terminal.cwd));
       const place = await findVersion(yard, parseVersionReference(model));
-      const { manifest } = await readManifest(yard, place.prefix, terminal.signal);
+      const { manifest } = await readVersion(yard, place, terminal.signal);
       const listing = await listModel(yard, place.model);
       const channels = channelsOf(listing, place.version);
       const data = { model: place.model, version: place.version, prefix: place.prefix, channels, manifest };

@@ -80,7 +80,7 @@ export const YARD_CODES = {
   YardRunMissing: {
     meaning: "the yard has no such run, or its plan is not whole",
     retryable: false,
-    remedy: "plan the pipeline first",
+    remedy: "check the name: `mergeyard logs` lists the yard's runs; `mergeyard run` makes one",
   },
   YardUnitsUnfinished: {
     meaning: "units of the run have no receipt",

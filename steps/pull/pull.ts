@@ -1,18 +1,11 @@
 // Pulling a published version into a folder: every file is checked against the manifest, appears whole under its final
 // name, and the manifest comes last. A pull that was interrupted goes on where it stopped, also within a file. A folder
 // that holds another version of the model is brought up to date: only files and tensors that changed are fetched.
-import {
-  MANIFEST_FILE,
-  type Manifest,
-  type ManifestFile,
-  manifestDigest,
-  SIGNATURE_FILE,
-  versionName,
-} from "../../core/artifact/manifest.ts";
+import { MANIFEST_FILE, type ManifestFile, manifestDigest, SIGNATURE_FILE } from "../../core/artifact/manifest.ts";
 import { parsePublicKeys } from "../../core/artifact/public-key.ts";
 import { MergeyardError } from "../../core/error.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { readManifest } from "../checkpoint-listing.ts";
+import { readVersion } from "../checkpoint-listing.ts";
 import { createOnce, mapBounded, overwrite } from "../records.ts";
 import { pullInputSchema, pullOutputSchema } from "../schemas.ts";
 import { checkSignature, readSignatures } from "../signature.ts";
@@ -36,8 +29,7 @@ export const pullStep = defineStep({
     const trusted = trustedKeys === undefined ? [] : parsePublicKeys(trustedKeys, "trusted keys");
     const yard = await openYard(deps.openStore, uri);
     const place = await findVersion(yard, parseVersionReference(model));
-    const { manifest, bytes } = await readManifest(yard, place.prefix, deps.signal);
-    checkVersion(yard, manifest, place.prefix, place.version);
+    const { manifest, bytes } = await readVersion(yard, place, deps.signal);
     const source = { store: yard, prefix: place.prefix };
     const { status, keyIds } = await checkSignature(source, manifestDigest(manifest), trusted, deps.signal);
     const target = deps.openStore(targetUri);
@@ -79,16 +71,6 @@ async function pullSignatures(
   const found = await readSignatures(source.store, source.prefix, signal);
   if (found === undefined) return;
   await overwrite(target, SIGNATURE_FILE, found.bytes, signal);
-}
-
-/** A version's name is made from its manifest; another manifest under it was put there by hand. */
-function checkVersion(store: ObjectStore, manifest: Manifest, prefix: string, version: string): void {
-  if (versionName(manifest) === version) return;
-  throw new MergeyardError("YardFileCorrupt", {
-    where: { store: store.uri, file: `${prefix}${MANIFEST_FILE}` },
-    found: `the manifest of version ${versionName(manifest)}`,
-    expected: version,
-  });
 }
 
 /** A version's own folder in the yard. */

@@ -73,6 +73,11 @@ const MISTAKEN: readonly (readonly [string, readonly string[], object])[] = [
   ["a URI with one slash", ["init", "s3:/bucket/yard"], { code: "StoreUriInvalid", found: undefined }],
   ["a URI without a bucket", ["ls", "--yard", "s3://"], { code: "StoreUriInvalid", found: "no bucket's name" }],
   [
+    "weights without their config",
+    ["quantize", "examples/models/lora-python", "--scheme", "q8_0", "--out", "x"],
+    { code: "QuantizeModelUnsupported", found: "no such file" },
+  ],
+  [
     "a folder for a GGUF file",
     ["quantize", "examples/models/base", "--scheme", "q8_0", "--out", "examples"],
     { code: "CliOutputOccupied", found: "a folder" },

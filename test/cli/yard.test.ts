@@ -175,6 +175,18 @@ test("what is asked for and is not there is named, with what there is", async ()
   }
 });
 
+test("a version whose manifest was changed is not shown as what its name says", async () => {
+  const yard = path.join(scratch, "changed");
+  cpSync(WHOLE, yard, { recursive: true });
+  const { version, prefix } = (await call("show", "bard-and-snake:nightly", "--yard", yard)).out;
+  const file = path.join(yard, String(prefix), "manifest.json");
+  const text = readFileSync(file, "utf8");
+  rmSync(file);
+  writeFileSync(file, text.replace("task_arithmetic", "task_aritmetic"));
+  const { error } = await call("show", "bard-and-snake:nightly", "--yard", yard);
+  assert.deepEqual([error?.code, error?.expected], ["YardFileCorrupt", version]);
+});
+
 test("a truncated shard fails the plan before anything is written, with the file and what to do", async () => {
   const yard = await makeYard("truncated");
   truncateSync(path.join(yard, "incoming/python/1/model.safetensors"), 1_000_000);

@@ -155,6 +155,10 @@ type Known = {
 };
 
 function readModel(value: unknown): Known {
+  if (value === undefined) {
+    const [where, expected] = [{ file: "config.json" }, "a config.json of the model"];
+    throw new MergeyardError("QuantizeModelUnsupported", { where, found: "no such file", expected });
+  }
   const parsed = configSchema.safeParse(value);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
