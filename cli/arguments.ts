@@ -118,8 +118,9 @@ export function toOutputUri(text: string, cwd: string): string {
   return uri.startsWith("file:") ? `${uri}?durable=false` : uri;
 }
 
-/** The store and the key of a file's URI. */
-export function splitUri(uri: string): { store: string; key: string } {
+/** The store and the key of a file given as a path (seen from `cwd`) or as a URI. Throws StoreUriInvalid. */
+export function locateFile(text: string, cwd: string): { store: string; key: string } {
+  const uri = toUri(text, cwd);
   const slash = uri.lastIndexOf("/");
   return { store: uri.slice(0, slash), key: decodeURIComponent(uri.slice(slash + 1)) };
 }

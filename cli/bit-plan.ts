@@ -12,7 +12,7 @@ import { readBitPlan } from "../steps/quantize/read-bit-plan.ts";
 import { runStep } from "../steps/step.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { createMeasureSchemes } from "../workers/measure-executor.ts";
-import { parseLocalPath, splitUri, toUri } from "./arguments.ts";
+import { locateFile, parseLocalPath } from "./arguments.ts";
 import { createStepDeps } from "./step-deps.ts";
 import type { Terminal } from "./terminal.ts";
 import { formatBytes } from "./text.ts";
@@ -63,15 +63,15 @@ export function isPlannedFormat(format: string): boolean {
 
 /** The schemes of a plan file by matrix. Throws BitPlanInvalid and what the store throws. */
 export async function readPlanFile(file: string, openStore: OpenStore, terminal: Terminal) {
-  const { store, key } = splitUri(toUri(file, terminal.cwd));
+  const { store, key } = locateFile(file, terminal.cwd);
   return readBitPlan(openStore(store), key, terminal.signal);
 }
 
 /** What is planned: a model, and what else decides its size and errors. */
 export type PlanPlace = {
   readonly source: string;
-  readonly sourceFile?: string;
-  readonly imatrix?: object;
+  readonly sourceFile: string | undefined;
+  readonly imatrix: object | undefined;
   readonly format: string;
   readonly tokenizer?: boolean;
   readonly ignore?: readonly string[];

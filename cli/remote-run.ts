@@ -9,7 +9,7 @@ import { submit } from "../remote/submit.ts";
 import type { RunStatus } from "../steps/runs/status.ts";
 import { openYard } from "../steps/yard.ts";
 import { createStoreOpener } from "../stores/open.ts";
-import { splitUri, toUri } from "./arguments.ts";
+import { locateFile, toUri } from "./arguments.ts";
 import { createProgress, type Progress } from "./progress.ts";
 import { describeOutcome, toError } from "./run-outcome.ts";
 import { printResult, type Terminal } from "./terminal.ts";
@@ -35,7 +35,7 @@ export async function runRemote(pipeline: string, options: Options, terminal: Te
   const executions = openExecutions(machineArn, { env, signal });
   const submission = {
     yard: yard.uri,
-    pipeline: splitUri(toUri(pipeline, terminal.cwd)),
+    pipeline: locateFile(pipeline, terminal.cwd),
     models: options.model,
   };
   const { execution, isNew } = await submit(submission, executions, { openStore, now, signal });

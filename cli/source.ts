@@ -22,6 +22,17 @@ export async function openSource(
   return openPlace({ store: openStore(folder), prefix: "", file }, terminal.signal, patterns);
 }
 
+/** What a checkpoint is called in the input of a step. */
+export function sourceInput(text: string, cwd: string): { source: string; sourceFile: string | undefined } {
+  const { folder, file } = locateSource(text, cwd);
+  return { source: folder, sourceFile: file };
+}
+
+/** Bytes to read of all tensors. */
+export function tensorBytes({ checkpoint }: Pick<StoredCheckpoint, "checkpoint">): number {
+  return checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0);
+}
+
 /** A path is looked at; of a URI, one whose last part has a checkpoint file's extension is a file. */
 export function locateSource(text: string, cwd: string): SourcePlace {
   if (isUri(text)) {

@@ -7,7 +7,7 @@ import { alignStep } from "../../steps/models/align.ts";
 import { runStep } from "../../steps/step.ts";
 import { readJson } from "../../stores/objects.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { jsonOption, lookupOption, parseLocalPath, splitUri, toUri } from "../arguments.ts";
+import { jsonOption, locateFile, lookupOption, parseLocalPath, toUri } from "../arguments.ts";
 import { parsePositive, parseSeed } from "../number-arguments.ts";
 import { intoFolder } from "../output.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -52,7 +52,7 @@ async function align(model: string, options: Options, terminal: Terminal): Promi
 }
 
 async function readSpec(file: string, terminal: Terminal) {
-  const { store, key } = splitUri(toUri(file, terminal.cwd));
+  const { store, key } = locateFile(file, terminal.cwd);
   const { signal } = terminal;
   const opened = createStoreOpener(terminal.env)(store);
   return (await readJson(opened, key, permutationSpecSchema, ARTIFACT_LIMITS.documentBytes, { signal })).axes_to_perm;

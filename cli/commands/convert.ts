@@ -6,7 +6,6 @@ import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { convertStep } from "../../steps/convert/convert.ts";
 import { CONVERSION_TARGETS, type WEIGHT_DTYPES } from "../../steps/schemas.ts";
 import { runStep } from "../../steps/step.ts";
-import { createStoreOpener } from "../../stores/open.ts";
 import { createConvert } from "../../workers/convert-executor.ts";
 import { createPool, defaultThreads } from "../../workers/pool.ts";
 import {
@@ -18,11 +17,10 @@ import {
   threadsOption,
   toUri,
 } from "../arguments.ts";
-import { openOutput } from "../output.ts";
+import { intoFolder } from "../output.ts";
 import { type PatternOptions, readPatterns } from "../patterns-file.ts";
 import { createProgress } from "../progress.ts";
-import { locateSource } from "../source.ts";
-import { createStepDeps } from "../step-deps.ts";
+import { sourceInput } from "../source.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatBytes } from "../text.ts";
 
@@ -89,53 +87,38 @@ function parseZeroStage(text: string): Topology["zero"] {
   return stage;
 }
 
-/** Absent where no option names a rank: then the target is one rank's, or takes no topology. */
-function topologyOf({ tp, pp, dp, zero }: Options): { topology?: Topology } {
-  if ([tp, pp, dp, zero].every((value) => value === undefined)) return {};
-  return { topology: { tp: tp ?? 1, pp: pp ?? 1, dp: dp ?? 1, zero: zero ?? 1 } };
+/** Undefined where no option names a rank: then the target is one rank's, or takes no topology. */
+function topologyOf({ tp, pp, dp, zero }: Options): Topology | undefined {
+  if ([tp, pp, dp, zero].every((value) => value === undefined)) return undefined;
+  return { tp: tp ?? 1, pp: pp ?? 1, dp: dp ?? 1, zero: zero ?? 1 };
 }
 
 async function convert(source: string, options: Options, terminal: Terminal): Promise<void> {
-  const openStore = createStoreOpener(terminal.env);
-  const patterns = readPatterns(options, terminal.cwd);
-  const { folder, file } = locateSource(source, terminal.cwd);
-  const output = await openOutput(options.out, terminal);
-  const progress = createProgress(terminal, { silent: options.json === true });
-  const pool = createPool(openStore);
-  const deps = {
-    ...createStepDeps(terminal, openStore),
-    executeConvert: createConvert(openStore, pool),
-    threads: options.threads ?? defaultThreads(),
-    memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
-    begun: (sourceBytes: number) => progress.begin("convert", sourceBytes),
-    progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
+  const input = {
+    ...sourceInput(source, terminal.cwd),
+    to: options.to,
+    patterns: readPatterns(options, terminal.cwd),
+    topology: topologyOf(options),
+    dtype: options.dtype,
+    vocabularyMultiple: options.vocabMultiple,
   };
-  try {
-    const { target } = output;
-    const input = {
-      source: folder,
-      target,
-      to: options.to,
-      ...(file === undefined ? {} : { sourceFile: file }),
-      ...(patterns === undefined ? {} : { patterns }),
-      ...topologyOf(options),
-      ...(options.dtype === undefined ? {} : { dtype: options.dtype }),
-      ...(options.vocabMultiple === undefined ? {} : { vocabularyMultiple: options.vocabMultiple }),
+  const progress = createProgress(terminal, { silent: options.json === true });
+  const result = await intoFolder(options, terminal, async ({ target, deps }) => {
+    const pool = createPool(deps.openStore);
+    const own = {
+      ...deps,
+      executeConvert: createConvert(deps.openStore, pool),
+      threads: options.threads ?? defaultThreads(),
+      memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
+      begun: (sourceBytes: number) => progress.begin("convert", sourceBytes),
+      progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
     };
-    const result = await runStep(convertStep, input, deps);
-    await output.commit();
-    for (const warning of result.warnings) progress.note(`warning: ${warning}`);
-    progress.end();
-    printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
-      const digest = result.digest === null ? "" : `, ${result.digest}`;
-      const counts = `${countOf(result.files, "file")}, ${countOf(result.tensors, "tensor")}`;
-      return `${options.to} in ${options.out}: ${counts}, ${formatBytes(result.bytes)}${digest}`;
-    });
-  } catch (error) {
-    await output.discard();
-    throw error;
-  } finally {
-    progress.end();
-    await pool.close();
-  }
+    return runStep(convertStep, { ...input, target }, own).finally(() => pool.close());
+  }).finally(() => progress.end());
+  for (const warning of result.warnings) progress.note(`warning: ${warning}`);
+  printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
+    const digest = result.digest === null ? "" : `, ${result.digest}`;
+    const counts = `${countOf(result.files, "file")}, ${countOf(result.tensors, "tensor")}`;
+    return `${options.to} in ${options.out}: ${counts}, ${formatBytes(result.bytes)}${digest}`;
+  });
 }

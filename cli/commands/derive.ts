@@ -11,10 +11,9 @@ import { openYard } from "../../steps/yard.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import type { OpenStore } from "../../stores/store.ts";
 import { jsonOption, parseLocalPath, toUri } from "../arguments.ts";
-import { openOutput } from "../output.ts";
+import { intoFolder } from "../output.ts";
 import { createProgress } from "../progress.ts";
-import { locateSource, openSource } from "../source.ts";
-import { createStepDeps } from "../step-deps.ts";
+import { locateSource, openSource, tensorBytes } from "../source.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
 
@@ -50,32 +49,19 @@ async function derive(model: string, options: Options, terminal: Terminal): Prom
   const source = await findModel(model, options.yard, openStore, terminal);
   const original =
     options.original === undefined ? undefined : await findModel(options.original, undefined, openStore, terminal);
-  const output = await openOutput(options.out, terminal);
   const progress = createProgress(terminal, { silent: options.json === true });
-  const deps = {
-    ...createStepDeps(terminal, openStore),
-    progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
-  };
-  try {
-    const { bits } = options;
-    progress.begin("derive", source.bytes);
-    const { target } = output;
-    const places = { source: source.place, ...(original === undefined ? {} : { original: original.place }) };
-    const result = await runStep(deriveStep, { ...places, bits, target }, deps);
-    await output.commit();
-    progress.end();
-    printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
-      const each = ((8 * result.bytes) / result.elements).toFixed(2);
-      const counts = `${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}, ${each} bits each`;
-      const line = `${result.scheme} in ${options.out}: ${countOf(result.derived, "module")} derived; ${counts}`;
-      return `${line}; against INT8: ${describeLoss(result)}${describeOriginal(result.original)}`;
-    });
-  } catch (error) {
-    await output.discard();
-    throw error;
-  } finally {
-    progress.end();
-  }
+  progress.begin("derive", source.bytes);
+  const result = await intoFolder(options, terminal, ({ target, deps }) => {
+    const input = { source: source.place, original: original?.place, bits: options.bits, target };
+    const show = ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead);
+    return runStep(deriveStep, input, { ...deps, progress: show });
+  }).finally(() => progress.end());
+  printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
+    const each = ((8 * result.bytes) / result.elements).toFixed(2);
+    const counts = `${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}, ${each} bits each`;
+    const line = `${result.scheme} in ${options.out}: ${countOf(result.derived, "module")} derived; ${counts}`;
+    return `${line}; against INT8: ${describeLoss(result)}${describeOriginal(result.original)}`;
+  });
 }
 
 function describeOriginal(original: { derived: number; direct: number; gap: number } | null): string {
@@ -88,17 +74,14 @@ function describeOriginal(original: { derived: number; direct: number; gap: numb
 
 /** A path or URI that exists, else a name of the yard. */
 async function findModel(text: string, yard: string | undefined, openStore: OpenStore, terminal: Terminal) {
-  const bytesOf = (files: readonly { readonly bytes: number }[]) => files.reduce((sum, { bytes }) => sum + bytes, 0);
   if (yard === undefined) {
-    const { checkpoint } = await openSource(text, openStore, terminal);
     const { folder, file } = locateSource(text, terminal.cwd);
-    const named = file === undefined ? {} : { file };
-    return { place: { store: folder, prefix: "", ...named }, bytes: bytesOf(checkpoint.tensorFiles) };
+    const opened = await openSource(text, openStore, terminal);
+    return { place: { store: folder, prefix: "", file }, bytes: tensorBytes(opened) };
   }
   const opened = await openYard(openStore, toUri(yard, terminal.cwd));
   const scope = { openStore, yard: opened, aliases: [], folders: [toUri(".", terminal.cwd)], signal: terminal.signal };
   const { store, prefix, file } = await resolveModel(scope, text);
-  const { checkpoint } = await openPlace({ store, prefix, file }, terminal.signal);
-  const named = file === undefined ? {} : { file };
-  return { place: { store: store.uri, prefix, ...named }, bytes: bytesOf(checkpoint.tensorFiles) };
+  const bytes = tensorBytes(await openPlace({ store, prefix, file }, terminal.signal));
+  return { place: { store: store.uri, prefix, file }, bytes };
 }

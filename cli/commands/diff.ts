@@ -6,7 +6,7 @@ import { runStep } from "../../steps/step.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption } from "../arguments.ts";
 import { createProgress } from "../progress.ts";
-import { locateSource, openSource } from "../source.ts";
+import { locateSource, openSource, tensorBytes } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatCount, renderTable } from "../text.ts";
@@ -24,9 +24,8 @@ export function addDiff(program: Command, terminal: Terminal): void {
 async function diff(a: string, b: string, options: { json?: boolean }, terminal: Terminal): Promise<void> {
   const openStore = createStoreOpener(terminal.env);
   const sides = await Promise.all([openSource(a, openStore, terminal), openSource(b, openStore, terminal)]);
-  const bytes = sides.flatMap(({ checkpoint }) => checkpoint.tensorFiles).reduce((sum, file) => sum + file.bytes, 0);
   const progress = createProgress(terminal, { silent: options.json === true });
-  progress.begin("diff", bytes);
+  progress.begin("diff", tensorBytes(sides[0]) + tensorBytes(sides[1]));
   const deps = {
     ...createStepDeps(terminal, openStore),
     progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),

@@ -4,7 +4,7 @@ import { Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
 import { mergeExpertsStep } from "../../steps/models/merge-experts.ts";
 import { runStep } from "../../steps/step.ts";
-import { jsonOption, lookupOption, parseLocalPath, splitUri, toUri } from "../arguments.ts";
+import { jsonOption, locateFile, lookupOption, parseLocalPath, toUri } from "../arguments.ts";
 import { parseNumber } from "../number-arguments.ts";
 import { intoFolder } from "../output.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -67,7 +67,7 @@ async function mergeExperts(model: string, options: Options, terminal: Terminal)
         groups,
         align,
         shrink: options.shrink === true,
-        statistics: statistics === undefined ? undefined : splitUri(toUri(statistics, terminal.cwd)),
+        statistics: statistics === undefined ? undefined : locateFile(statistics, terminal.cwd),
         compress: rankRatio === undefined ? undefined : { rankRatio, residualRatio },
       },
       deps,

@@ -9,18 +9,18 @@ import { MergeyardError } from "../../core/error.ts";
 import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import type { OutputRequest } from "../../core/recipe/outputs.ts";
 import { renderInterference } from "../../core/report/interference.ts";
-import { type MergeFolderResult, mergeFolder } from "../../local/merge-folder.ts";
+import { type MergeFolderRequest, type MergeFolderResult, mergeFolder } from "../../local/merge-folder.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { createMergeExecutor } from "../../workers/merge-executor.ts";
 import { defaultThreads } from "../../workers/pool.ts";
 import {
   isUri,
   jsonOption,
+  locateFile,
   memoryOption,
   modelOption,
   parseLocalPath,
   parseSize,
-  splitUri,
   threadsOption,
   toUri,
 } from "../arguments.ts";
@@ -71,7 +71,7 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
   try {
     const result = await mergeFolder(
       {
-        recipe: splitUri(recipeUri(config, terminal)),
+        recipe: locateRecipe(config, terminal),
         models: options.model,
         currentFolder: toUri(terminal.cwd, terminal.cwd),
         hubCache: toUri(hubCacheFolder(terminal.env), terminal.cwd),
@@ -111,12 +111,12 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
 }
 
 /** Models are named in the recipe: a folder in its place is a common mistake. */
-function recipeUri(config: string, { cwd }: Terminal): string {
+function locateRecipe(config: string, { cwd }: Terminal): MergeFolderRequest["recipe"] {
   if (!isUri(config) && statSync(path.resolve(cwd, config), { throwIfNoEntry: false })?.isDirectory()) {
     const expected = "a file, a mergekit configuration";
     throw new MergeyardError("CliSourceMissing", { where: { file: config }, found: "a folder", expected });
   }
-  return toUri(config, cwd);
+  return locateFile(config, cwd);
 }
 
 /** Draws the report. A merge that only copies has nothing to draw: that is said, not left out. */

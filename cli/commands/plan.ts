@@ -11,7 +11,7 @@ import { preparePlan } from "../../steps/plan.ts";
 import { openYard } from "../../steps/yard.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { defaultThreads } from "../../workers/pool.ts";
-import { jsonOption, memoryOption, modelOption, splitUri, threadsOption, toUri, yardOption } from "../arguments.ts";
+import { jsonOption, locateFile, memoryOption, modelOption, threadsOption, toUri, yardOption } from "../arguments.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { formatBytes, formatCount, formatDuration, formatMemory, renderTable } from "../text.ts";
@@ -47,7 +47,7 @@ async function plan(pipeline: string, options: Options, terminal: Terminal): Pro
   const prepared = await preparePlan(
     {
       yard: yard.uri,
-      pipeline: splitUri(toUri(pipeline, terminal.cwd)),
+      pipeline: locateFile(pipeline, terminal.cwd),
       models: { ...options.model },
       folder: toUri(terminal.cwd, terminal.cwd),
       threads,

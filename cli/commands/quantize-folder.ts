@@ -5,13 +5,12 @@ import { runStep } from "../../steps/step.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { createPartsExecutor } from "../../workers/parts-executor.ts";
 import { defaultThreads } from "../../workers/pool.ts";
-import { splitUri, toUri } from "../arguments.ts";
+import { locateFile, toUri } from "../arguments.ts";
 import { type ChooseSchemes, describePlan } from "../bit-plan.ts";
-import { openOutput } from "../output.ts";
+import { intoFolder } from "../output.ts";
 import { createProgress } from "../progress.ts";
 import { writeQuantizationReport } from "../quantization-report.ts";
-import { locateSource, openSource } from "../source.ts";
-import { createStepDeps } from "../step-deps.ts";
+import { openSource, sourceInput, tensorBytes } from "../source.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
 
@@ -35,48 +34,36 @@ export async function quantizeFolder(
   choose: ChooseSchemes,
   terminal: Terminal,
 ): Promise<void> {
-  const openStore = createStoreOpener(terminal.env);
-  const { checkpoint } = await openSource(source, openStore, terminal);
-  const { folder, file } = locateSource(source, terminal.cwd);
-  const output = await openOutput(options.out, terminal);
+  const bytes = tensorBytes(await openSource(source, createStoreOpener(terminal.env), terminal));
   const progress = createProgress(terminal, { silent: options.json === true });
-  progress.begin(
-    "quantize",
-    checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0),
-  );
-  const executor = createPartsExecutor(openStore);
-  const deps = {
-    ...createStepDeps(terminal, openStore),
-    executeParts: executor.execute,
-    threads: options.threads ?? defaultThreads(),
-    memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
-    progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
-  };
-  try {
-    const { ignore } = options;
-    const { target } = output;
-    const place = { source: folder, ...(file === undefined ? {} : { sourceFile: file }), ignore };
-    const imatrix = options.imatrix === undefined ? {} : { imatrix: splitUri(toUri(options.imatrix, terminal.cwd)) };
-    const { scheme, planned } = await choose({ ...place, ...imatrix });
-    const hessian = options.hessian === undefined ? {} : { hessian: splitUri(toUri(options.hessian, terminal.cwd)) };
-    const result = await runStep(quantizeFolderStep, { ...place, target, scheme, ...hessian }, deps);
-    await output.commit();
-    progress.end();
-    const drawn = { output: `${options.format} ${result.scheme}`, tensors: result.losses };
-    await writeQuantizationReport(options.report, drawn, planned, terminal);
-    const made = { ...result, target: toUri(options.out, terminal.cwd) };
-    printResult(terminal, options.json, planned === undefined ? made : { ...made, plan: planned }, () => {
-      const bits = (8 * result.bytes) / result.elements;
-      const counts = `${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}, ${bits.toFixed(2)} bits each`;
-      const quantized = `${countOf(result.quantized, "module")} quantized`;
-      const line = `${result.scheme} in ${options.out}: ${quantized}; ${counts}; ${describeLoss(result)}`;
-      return planned === undefined ? line : `${describePlan(planned)}\n${line}`;
-    });
-  } catch (error) {
-    await output.discard();
-    throw error;
-  } finally {
-    progress.end();
-    await executor.close();
-  }
+  progress.begin("quantize", bytes);
+  const { result, planned } = await intoFolder(options, terminal, async ({ target, deps }) => {
+    const executor = createPartsExecutor(deps.openStore);
+    const fileOf = (file: string | undefined) => (file === undefined ? undefined : locateFile(file, terminal.cwd));
+    try {
+      const place = { ...sourceInput(source, terminal.cwd), ignore: options.ignore };
+      const { scheme, planned } = await choose({ ...place, imatrix: fileOf(options.imatrix) });
+      const input = { ...place, target, scheme, hessian: fileOf(options.hessian) };
+      const result = await runStep(quantizeFolderStep, input, {
+        ...deps,
+        executeParts: executor.execute,
+        threads: options.threads ?? defaultThreads(),
+        memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
+        progress: ({ bytesRead }) => progress.update(bytesRead),
+      });
+      return { result, planned };
+    } finally {
+      await executor.close();
+    }
+  }).finally(() => progress.end());
+  const drawn = { output: `${options.format} ${result.scheme}`, tensors: result.losses };
+  await writeQuantizationReport(options.report, drawn, planned, terminal);
+  const made = { ...result, target: toUri(options.out, terminal.cwd) };
+  printResult(terminal, options.json, planned === undefined ? made : { ...made, plan: planned }, () => {
+    const bits = (8 * result.bytes) / result.elements;
+    const counts = `${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}, ${bits.toFixed(2)} bits each`;
+    const quantized = `${countOf(result.quantized, "module")} quantized`;
+    const line = `${result.scheme} in ${options.out}: ${quantized}; ${counts}; ${describeLoss(result)}`;
+    return planned === undefined ? line : `${describePlan(planned)}\n${line}`;
+  });
 }

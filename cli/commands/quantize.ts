@@ -17,9 +17,9 @@ import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import {
   isUri,
   jsonOption,
+  locateFile,
   memoryOption,
   parseCount,
-  splitUri,
   threadsOption,
   toOutputUri,
   toUri,
@@ -36,7 +36,7 @@ import {
 } from "../bit-plan.ts";
 import { createProgress } from "../progress.ts";
 import { reportOption, writeQuantizationReport } from "../quantization-report.ts";
-import { locateSource, openSource } from "../source.ts";
+import { openSource, sourceInput, tensorBytes } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
@@ -166,17 +166,13 @@ function refuseFolder(out: string, { cwd }: Terminal): void {
 
 async function quantize(source: string, options: Options, choose: ChooseSchemes, terminal: Terminal): Promise<void> {
   const openStore = createStoreOpener(terminal.env);
-  const { checkpoint } = await openSource(source, openStore, terminal);
-  const { folder, file } = locateSource(source, terminal.cwd);
+  const bytes = tensorBytes(await openSource(source, openStore, terminal));
   const place = path.posix.dirname(toUri(options.out, terminal.cwd));
   const target = toOutputUri(place, terminal.cwd);
   const name = path.basename(options.out);
   refuseFolder(options.out, terminal);
   const progress = createProgress(terminal, { silent: options.json === true });
-  progress.begin(
-    "quantize",
-    checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0),
-  );
+  progress.begin("quantize", bytes);
   const executor = createQuantizeExecutor(openStore);
   const deps = {
     ...createStepDeps(terminal, openStore),
@@ -187,8 +183,8 @@ async function quantize(source: string, options: Options, choose: ChooseSchemes,
   };
   try {
     const { tokenizer } = options;
-    const imatrix = options.imatrix === undefined ? {} : { imatrix: splitUri(toUri(options.imatrix, terminal.cwd)) };
-    const from = { source: folder, ...(file === undefined ? {} : { sourceFile: file }), ...imatrix };
+    const imatrix = options.imatrix === undefined ? undefined : locateFile(options.imatrix, terminal.cwd);
+    const from = { ...sourceInput(source, terminal.cwd), imatrix };
     const { scheme, planned } = await choose({ ...from, tokenizer });
     const split = { maxBytes: options.splitMaxSize, maxTensors: options.splitMaxTensors };
     const made = await runStep(quantizeStep, { ...from, target, name, scheme, tokenizer, split }, deps);

@@ -12,10 +12,10 @@ import type { OpenStore } from "../../stores/store.ts";
 import {
   jobsOption,
   jsonOption,
+  locateFile,
   memoryOption,
   modelOption,
   parseSeconds,
-  splitUri,
   stateMachineOption,
   threadsOption,
   toUri,
@@ -91,7 +91,7 @@ async function run(pipeline: string, options: Options, terminal: Terminal): Prom
   const outcome = await runPipeline(
     {
       yard,
-      pipeline: splitUri(toUri(pipeline, terminal.cwd)),
+      pipeline: locateFile(pipeline, terminal.cwd),
       models: options.model,
       folder: toUri(terminal.cwd, terminal.cwd),
       jobs: options.jobs ?? Math.min(JOBS_MAX, availableParallelism()),
