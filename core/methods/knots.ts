@@ -22,13 +22,14 @@ import {
 
 /**
  * KnOTS with TIES: the D_i side by side have one decomposition U S V^T, which gives every task coordinates
- * T_i = S V_i^T in the shared basis U. Of the T_i of all tensors together the floor(density N) largest elements are
- * kept, and all that equal the smallest of them as float32; signs are elected by their sum, a sum of 0 being positive,
- * and R = W0 + scale U M, M the mean of the kept elements that agree. Singular values up to `eps` are left out. Tensors
- * that are not 2-D take the mean of the D_i.
+ * T_i = S V_i^T in the shared basis U. Of the T_i of all tensors together the floor(density N) + 1 largest elements are
+ * kept, and all that equal the smallest of them as float32, none at a density of 0; signs are elected by their sum, a
+ * sum of 0 being positive, and R = W0 + scale U M, M the mean of the kept elements that agree. Singular values up to
+ * `eps` are left out. Tensors that are not 2-D take the mean of the D_i.
  * Each decomposition is one of [rows, n columns], in float64, held whole: `svd` states the time. Where a density is
  * below 1 it is made three times, twice to find the threshold of the whole model.
- * Source: Stoica et al., arXiv:2410.19735; merge reference section 13.
+ * Source: Stoica et al., arXiv:2410.19735, and its code (gstoica27/KnOTS), which keeps one more too; merge reference
+ * section 13.
  */
 export const knots = Object.freeze({
   id: "knots",
@@ -68,7 +69,7 @@ function leastKept(tensor: MergeTensor): readonly number[] {
   if (densities.every((density) => density >= 1)) return densities.map(() => 0);
   const [keys, total] = [stateList(tensor.state, "magnitudes"), coordinatesOf(tensor.state)];
   return densities.map((density, task) =>
-    Math.floor(density * total) === 0 ? Number.POSITIVE_INFINITY : magnitudeOf(keys[task] ?? 0),
+    density === 0 || total === 0 ? Number.POSITIVE_INFINITY : magnitudeOf(keys[task] ?? 0),
   );
 }
 
@@ -79,7 +80,7 @@ function coordinatesOf(state: ModelState | undefined): number {
 
 function ranksOf(model: ModelExtent, state: ModelState): readonly number[] {
   const total = coordinatesOf(state);
-  return densitiesOf(model).map((density) => Math.min(total, Math.max(1, Math.floor(density * total))));
+  return densitiesOf(model).map((density) => Math.min(total, 1 + Math.floor(density * total)));
 }
 
 /** The threshold of every task over the coordinates of all tensors. */

@@ -2,17 +2,19 @@
 // another dtype count as if they were stored in the recipe's. What the steps give is pinned by the golden cases.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { passthrough } from "../../../core/methods/passthrough.ts";
 import { findMethod } from "../../../core/methods/registry.ts";
 import { scalarCast } from "../../../core/ops/cast.ts";
 import { createScalarKernels } from "../../../core/ops/kernels.ts";
 import { kernelBytes } from "../../../core/plan/memory.ts";
 import { runTensor, type TensorCase, unitTensorOf } from "../../engine/in-memory.ts";
 
-const COUNT = 40_000;
+const COUNT = 20_000;
 const PARAMETERS = {
   arcee_fusion: {},
   linear: {},
   nearswap: { t: 0.01 },
+  passthrough: {},
   ram: { epsilon: 0.01 },
   ramplus_tl: { epsilon: 0.01 },
   sce: { select_topk: 0.3 },
@@ -36,10 +38,14 @@ function caseOf(id: keyof typeof PARAMETERS, working: "F16" | "BF16"): TensorCas
     values: base.map((value, i) => (i % 5 === index ? value : value + next() / 10)),
     parameters: { weight: 0.4, density: 0.5 },
   }));
-  const first = { model: "base", values: base, ...(method.base === "none" ? { parameters: { weight: 0.3 } } : {}) };
+  const first = {
+    model: "base",
+    values: base,
+    ...(method.base === "none" ? { parameters: { weight: 0.3, scale: 0.7 } } : {}),
+  };
   return {
     method,
-    shape: [200, 200],
+    shape: [100, 200],
     hasBase: method.base !== "none",
     models: [first, ...models].map(({ parameters, ...model }) => ({
       ...model,
@@ -84,9 +90,17 @@ for (const id of Object.keys(PARAMETERS) as (keyof typeof PARAMETERS)[]) {
     test("windows and kernels change nothing, and memory stays within what the plan reserves", async () => {
       const entry = storedAs(caseOf(id, "BF16"), "BF16");
       const { values } = await runTensor(entry);
-      const windowElements = 2 ** 14;
+      const windowElements = 2 ** 13;
       const kernels = createScalarKernels(kernelBytes(entry.method, unitTensorOf(entry), windowElements, false));
       assert.deepEqual((await runTensor(entry, { kernels, windowElements })).values, values);
     });
   });
 }
+
+test("passthrough rounds what it has scaled", async () => {
+  const models = [
+    { model: "m", dtype: "BF16" as const, values: Float32Array.of(1.0078125), parameters: { scale: 1.228 } },
+  ];
+  const { values } = await runTensor({ method: passthrough, shape: [1], hasBase: false, models, working: "BF16" });
+  assert.deepEqual([...values], [1.234375]);
+});
