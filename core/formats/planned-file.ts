@@ -1,11 +1,6 @@
 // A file that a writer has planned: every byte's place is known, the tensors' bytes are not read yet. Made by the
 // writers of torch files, DeepSpeed folders and distributed checkpoints; steps/convert/write-planned.ts follows it.
-import type { Gather } from "../checkpoint.ts";
-import type { Dtype, Shape } from "../tensor.ts";
-import type { SourceRange } from "../universal/box.ts";
-
-/** A tensor of the target: what its bytes are made of. */
-export type TargetTensor = { readonly dtype: Dtype; readonly shape: Shape; readonly gather: Gather<SourceRange> };
+import type { TargetTensor } from "../universal/box.ts";
 
 export type PlannedSection =
   | { readonly kind: "bytes"; readonly bytes: Uint8Array }

@@ -2,8 +2,7 @@
 // once. Called by the conversion of a folder.
 import { type FloatDtype, isFloatDtype } from "../ops/cast.ts";
 import { configInDtype } from "../plan/output-config.ts";
-import { elementBytes, elementCount } from "../tensor.ts";
-import { gatherWhole } from "../universal/box.ts";
+import { convertTensor } from "../universal/box.ts";
 import type { TargetParameter } from "../universal/conversion.ts";
 import { type OpenedCheckpoint, parametersIn, type WritableCheckpoint } from "./format.ts";
 import { fileRole } from "./side-files.ts";
@@ -30,13 +29,6 @@ export function weightsIn(opened: OpenedCheckpoint, dtype: FloatDtype): Writable
 
 function inDtype(parameter: TargetParameter, as: FloatDtype): TargetParameter {
   const { dtype, shape, gather } = parameter;
-  if (!isFloatDtype(dtype) || dtype === as) return { ...parameter, training: undefined };
-  const tensor = { dtype, shape, gather };
-  const bytes = elementBytes(as, elementCount(shape));
-  return {
-    ...parameter,
-    dtype: as,
-    gather: gatherWhole([{ tensor, as, offset: 0, bytes }], shape),
-    training: undefined,
-  };
+  if (!isFloatDtype(dtype)) return { ...parameter, training: undefined };
+  return { ...parameter, ...convertTensor({ dtype, shape, gather }, as), training: undefined };
 }

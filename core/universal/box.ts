@@ -3,15 +3,17 @@
 // the readers of distributed checkpoints make boxes, the converter follows them.
 import assert from "node:assert/strict";
 import type { Box, ByteRange, Gather, Packing } from "../checkpoint.ts";
-import { type Dtype, elementBytes, elementCount, type Shape } from "../tensor.ts";
+import { type Dtype, elementBytes, elementCount, type Shape, tensorBytes } from "../tensor.ts";
 
 /** Bytes that are zero: padding. */
 export type ZeroRange = { readonly zeros: true; readonly offset: number; readonly bytes: number };
 /** Bytes that the planner knows: the step of an optimizer. */
 export type LiteralRange = { readonly literal: Uint8Array; readonly offset: number; readonly bytes: number };
+/** A tensor of a target: what its bytes are made of. */
+export type TargetTensor = { readonly dtype: Dtype; readonly shape: Shape; readonly gather: Gather<SourceRange> };
 /** Bytes of another gathered tensor, row-major, each element converted to the dtype `as` (rounded once to nearest). */
 export type TensorRange = {
-  readonly tensor: { readonly dtype: Dtype; readonly shape: Shape; readonly gather: Gather<SourceRange> };
+  readonly tensor: TargetTensor;
   readonly as: Dtype;
   readonly offset: number;
   readonly bytes: number;
@@ -34,6 +36,13 @@ export function wholeBox<R>(ranges: readonly R[], shape: Shape, targetOffset: Sh
 export function gatherWhole<R>(ranges: readonly R[], shape: Shape, packing?: Packing): Gather<R> {
   const gather = { rule: "join" as const, copies: [[wholeBox(ranges, shape)]] };
   return packing === undefined ? gather : { ...gather, packing };
+}
+
+/** The same values in another dtype, rounded once. */
+export function convertTensor(tensor: TargetTensor, as: Dtype): TargetTensor {
+  if (tensor.dtype === as) return tensor;
+  const { shape } = tensor;
+  return { dtype: as, shape, gather: gatherWhole([{ tensor, as, offset: 0, bytes: tensorBytes(as, shape) }], shape) };
 }
 
 /** Bytes that gathering a tensor reads. */

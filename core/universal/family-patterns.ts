@@ -81,12 +81,11 @@ export function familyPatterns(
     const [found, ...others] = rows.filter(({ matches }) => matches(parameter.name));
     assert.ok(others.length === 0, `${family.id} names ${parameter.name} once`);
     if (found === undefined) throw missing(family, parameter.name, "a parameter that the family's table does not name");
-    const own = settleCut({ family, row: found.row, parameter, byName, facts });
+    const task = { family, row: found.row, parameter, byName, facts };
+    const own = settleCut(task);
     const before = settled.get(found.text) ?? own;
     if (JSON.stringify(before) !== JSON.stringify(own)) {
-      const where = { tensor: parameter.name };
-      const found2 = "another cut than parameters of such names before it";
-      throw new MergeyardError("UniversalShapeMismatch", { where, found: found2, expected: `shapes of ${family.id}` });
+      throw shapeError(task, "another cut than parameters of such names before it", `shapes of ${family.id}`);
     }
     settled.set(found.text, own);
   }
@@ -178,10 +177,7 @@ function settleEmbedding(task: Task): Settled {
   const { parameter, byName, row, facts } = task;
   const ranks = parameter.shapes.length;
   const hidden = [...byName.values()].find(({ name }) => name.endsWith(row.beside ?? ""))?.shapes[0]?.[0];
-  const [sumOf, most] = [
-    (axis: number) => parameter.shapes.reduce((sum, shape) => sum + (shape[axis] ?? 0), 0),
-    Math.max(...parameter.shapes.map(([rows = 0]) => rows)),
-  ];
+  const sumOf = (axis: number) => parameter.shapes.reduce((sum, shape) => sum + (shape[axis] ?? 0), 0);
   if (ranks === 1) return { lists: [LIST_OF.replicated] };
   if (hidden === sumOf(1)) return { lists: [LIST_OF.row] };
   const { vocabularySize } = facts;
@@ -189,7 +185,7 @@ function settleEmbedding(task: Task): Settled {
     const found = `[${parameter.shapes[0]}] on each of ${ranks} ranks, and no vocab_size in config.json`;
     throw missing(task.family, parameter.name, found);
   }
-  if (most >= vocabularySize) return { lists: [LIST_OF.replicated] };
+  if (parameter.shapes.some(([rows = 0]) => rows >= vocabularySize)) return { lists: [LIST_OF.replicated] };
   if (sumOf(0) >= vocabularySize) return vocabulary(facts);
   throw shapeError(task, `${sumOf(0)} rows on ${ranks} ranks`, `at least ${vocabularySize}, the vocabulary`);
 }

@@ -2,14 +2,10 @@
 // slice of a tensor-parallel rank (reshard.ts) is cut over data-parallel ranks: in stages 1 and 2 of ZeRO the flattened
 // group of slices, in stage 3 every slice by itself. Nothing is read.
 // Source: reference checkpoint-formats.md sections 3.4, 3.5, 5.
-import type { Box, Gather } from "../checkpoint.ts";
-import { type Dtype, elementBytes, elementCount, type Shape } from "../tensor.ts";
-import { gatherWhole, type SourceRange, type TensorRange } from "./box.ts";
+import { elementBytes, elementCount, tensorBytes } from "../tensor.ts";
+import { gatherWhole, type SourceRange, type TargetTensor, type TensorRange, wholeBox } from "./box.ts";
 import type { ConversionParameter } from "./conversion.ts";
-import { sliceParameter } from "./reshard.ts";
-
-/** A tensor of a rank. */
-export type RankTensor = { readonly dtype: Dtype; readonly shape: Shape; readonly gather: Gather<SourceRange> };
+import { boxesOf, sliceParameter, stateRun } from "./reshard.ts";
 
 /**
  * The part of `tensor`, a tensor of the parameter's shape, that tensor-parallel rank `rank` of `tp` holds; `paddedRows`
@@ -17,38 +13,22 @@ export type RankTensor = { readonly dtype: Dtype; readonly shape: Shape; readonl
  */
 export function sliceForRank(
   { name, shape, pattern }: Pick<ConversionParameter, "name" | "shape" | "pattern">,
-  { dtype, gather }: Pick<RankTensor, "dtype" | "gather">,
+  { dtype, gather }: Pick<TargetTensor, "dtype" | "gather">,
   { rank, tp, paddedRows }: { readonly rank: number; readonly tp: number; readonly paddedRows: number | undefined },
-): RankTensor {
+): TargetTensor {
   const vocabulary = paddedRows === undefined ? undefined : { paddedRows };
   const slice = sliceParameter({ name, shape: [...shape], pattern, vocabulary }, tp, rank);
-  const whole = wholeRange({ dtype, shape, gather });
-  const boxes = slice.boxes.map((box): Box<SourceRange> => {
-    return { ranges: [whole], sourceShape: shape, sourceOffset: box.offset, size: box.size, targetOffset: box.target };
-  });
+  const boxes = boxesOf<SourceRange>(slice, [wholeRange({ dtype, shape, gather })], shape);
   if (slice.zeroRows === 0) return { dtype, shape: slice.shape, gather: { rule: "join", copies: [boxes] } };
   const own = (slice.shape[0] ?? 0) - slice.zeroRows;
   const padding = slice.shape.with(0, slice.zeroRows);
-  const zeros: SourceRange = { zeros: true, offset: 0, bytes: elementBytes(dtype, elementCount(padding)) };
-  boxes.push({
-    ranges: [zeros],
-    sourceShape: padding,
-    sourceOffset: padding.map(() => 0),
-    size: padding,
-    targetOffset: padding.map(() => 0).with(0, own),
-  });
-  return { dtype, shape: slice.shape, gather: { rule: "join", copies: [boxes] } };
+  const zeros: SourceRange = { zeros: true, offset: 0, bytes: tensorBytes(dtype, padding) };
+  const padded = [...boxes, wholeBox([zeros], padding, padding.map(() => 0).with(0, own))];
+  return { dtype, shape: slice.shape, gather: { rule: "join", copies: [padded] } };
 }
 
-function wholeRange(tensor: RankTensor): TensorRange {
-  return { tensor, as: tensor.dtype, offset: 0, bytes: elementBytes(tensor.dtype, elementCount(tensor.shape)) };
-}
-
-/** The same values in another dtype, rounded once. */
-export function convertTensor(tensor: RankTensor, as: Dtype): RankTensor {
-  if (tensor.dtype === as) return tensor;
-  const bytes = elementBytes(as, elementCount(tensor.shape));
-  return { dtype: as, shape: tensor.shape, gather: gatherWhole([{ tensor, as, offset: 0, bytes }], tensor.shape) };
+function wholeRange(tensor: TargetTensor): TensorRange {
+  return { tensor, as: tensor.dtype, offset: 0, bytes: tensorBytes(tensor.dtype, tensor.shape) };
 }
 
 /** A piece of a data-parallel rank's partition: elements of one slice, and where they begin in the partition. */
@@ -60,7 +40,7 @@ export type Partition = { readonly pieces: readonly Piece[]; readonly elements: 
 /** Stages 1 and 2: the flattened group is padded to a multiple of 2 x ranks and cut evenly. */
 export function cutFlattened(counts: readonly number[], ranks: number): readonly Partition[] {
   const total = counts.reduce((sum, count) => sum + count, 0);
-  const elements = (Math.ceil(total / (2 * ranks)) * 2 * ranks) / ranks;
+  const elements = 2 * Math.ceil(total / (2 * ranks));
   return Array.from({ length: ranks }, (_, rank) => {
     const [low, high] = [rank * elements, (rank + 1) * elements];
     const pieces: Piece[] = [];
@@ -79,10 +59,9 @@ export function cutEach(counts: readonly number[], ranks: number): readonly Part
   return Array.from({ length: ranks }, (_, rank) => {
     let start = 0;
     const pieces = counts.map((count, slice): Piece => {
-      const width = Math.ceil(count / ranks);
-      const first = Math.min(count, rank * width);
-      const piece = { slice, first, count: Math.min(count, first + width) - first, start };
-      start += width;
+      const run = stateRun(count, ranks, rank);
+      const piece = { slice, first: run.start, count: run.count, start };
+      start += Math.ceil(count / ranks);
       return piece;
     });
     return { pieces, elements: start };
@@ -90,7 +69,7 @@ export function cutEach(counts: readonly number[], ranks: number): readonly Part
 }
 
 /** The first `elements` elements of a partition as a flat float32 tensor: pieces of slices, zeros where none lies. */
-export function flatTensor({ pieces }: Partition, slices: readonly RankTensor[], elements: number): RankTensor {
+export function flatTensor({ pieces }: Partition, slices: readonly TargetTensor[], elements: number): TargetTensor {
   const ranges: SourceRange[] = [];
   let filled = 0;
   const fillTo = (start: number): void => {
@@ -109,14 +88,14 @@ export function flatTensor({ pieces }: Partition, slices: readonly RankTensor[],
 }
 
 /** Rank `rank` of `ranks` of a flattened tensor, padded with zeros to a multiple of the ranks. */
-export function cutPiece(tensor: RankTensor, rank: number, ranks: number): RankTensor {
+export function cutPiece(tensor: TargetTensor, rank: number, ranks: number): TargetTensor {
   const { dtype } = tensor;
-  const [piece] = cutEach([elementCount(tensor.shape)], ranks)[rank]?.pieces ?? [];
-  const width = Math.ceil(elementCount(tensor.shape) / ranks);
-  const { first, count } = piece ?? { first: 0, count: 0 };
+  const elements = elementCount(tensor.shape);
+  const width = Math.ceil(elements / ranks);
+  const { start, count } = stateRun(elements, ranks, rank);
   const ranges: SourceRange[] = [];
   if (count > 0)
-    ranges.push({ ...wholeRange(tensor), offset: elementBytes(dtype, first), bytes: elementBytes(dtype, count) });
+    ranges.push({ ...wholeRange(tensor), offset: elementBytes(dtype, start), bytes: elementBytes(dtype, count) });
   if (width > count) ranges.push({ zeros: true, offset: 0, bytes: elementBytes(dtype, width - count) });
   return { dtype, shape: [width], gather: gatherWhole(ranges, [width]) };
 }
@@ -131,10 +110,10 @@ export function vocabularyRows(
   { from, to, multiple }: { readonly from: number; readonly to: number; readonly multiple: number | undefined },
 ): number {
   const padTo = (step: number) => Math.ceil(rows / step) * step;
+  if (multiple !== undefined) return padTo(multiple * to);
   let inferred = 1;
   while (padTo(inferred * from) !== paddedRows && inferred < paddedRows) inferred *= 2;
   const isExplained = padTo(inferred * from) === paddedRows;
-  if (multiple !== undefined) return padTo(multiple * to);
   if (from === to || !isExplained) return Math.ceil(paddedRows / to) * to;
   return padTo(inferred * to);
 }

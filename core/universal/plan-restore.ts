@@ -7,7 +7,18 @@ import type { EncodedHeader } from "../formats/safetensors/safetensors.ts";
 import { planShards } from "../formats/safetensors/shard-plan.ts";
 import { type Dtype, elementBytes, elementCount, type Shape, tensorBytes } from "../tensor.ts";
 import { flattenBoxes, gatherWhole, sliceRanges } from "./box.ts";
-import { createStageRule, type Parallelism, placeOfRank, type SliceBox, sliceParameter, stateRun } from "./reshard.ts";
+import { STATE_NAMES } from "./conversion.ts";
+import {
+  boxesOf,
+  createStageRule,
+  type Parallelism,
+  type ParameterSlice,
+  placeOfRank,
+  type SliceBox,
+  type StateRun,
+  sliceParameter,
+  stateRun,
+} from "./reshard.ts";
 
 /** Ranges that a rank's run of a state may be read by; more rows than any vocabulary. */
 const RANGES_MAX = 4_000_000;
@@ -47,7 +58,7 @@ export type RestorePlan = {
   readonly parameters: readonly RestoredParameter[];
 };
 
-const STATES = ["fp32", "exp_avg", "exp_avg_sq"] as const;
+const STATES = ["fp32", ...STATE_NAMES] as const;
 
 /** Throws UniversalPatternsMissing, UniversalShapeMismatch. */
 export function planRestore(
@@ -80,29 +91,21 @@ export function planRestore(
 }
 
 type Stored = Pick<UniversalParameter, "name" | "shape" | "dtype" | "file" | "offset" | "bytes" | "digest">;
-type Slice = ReturnType<typeof sliceParameter>;
 
-function boxesOf({ shape, file, offset, bytes }: Stored, { boxes }: Slice): readonly Box[] {
-  const ranges = [{ file, offset, bytes }];
-  return boxes.map((box) => ({
-    ranges,
-    sourceShape: shape,
-    sourceOffset: box.offset,
-    size: box.size,
-    targetOffset: box.target,
-  }));
+function storedBoxes({ shape, file, offset, bytes }: Stored, slice: ParameterSlice): readonly Box[] {
+  return boxesOf(slice, [{ file, offset, bytes }], shape);
 }
 
-function sliceTensor(stored: Stored, slice: Slice): RestoredTensor {
+function sliceTensor(stored: Stored, slice: ParameterSlice): RestoredTensor {
   const { name, dtype, digest } = stored;
   const gathered = slice.zeroRows === 0 ? slice.shape : slice.shape.with(0, (slice.shape[0] ?? 0) - slice.zeroRows);
   const zeroBytes = tensorBytes(dtype, slice.shape) - tensorBytes(dtype, gathered);
-  const gather = { rule: "join" as const, copies: [boxesOf(stored, slice)] };
+  const gather = { rule: "join" as const, copies: [storedBoxes(stored, slice)] };
   return { name, dtype, shape: slice.shape, gathered, gather, zeroBytes, digest: slice.isWhole ? digest : undefined };
 }
 
 /** A run of the flattened slice, as a tensor of one axis. What of it lies in the padding is zero. */
-function runTensor(stored: Stored, slice: Slice, { start, count }: { start: number; count: number }): RestoredTensor {
+function runTensor(stored: Stored, slice: ParameterSlice, { start, count }: StateRun): RestoredTensor {
   const { name, dtype } = stored;
   const whole = sliceTensor(stored, slice);
   const live = Math.max(0, Math.min(start + count, elementCount(whole.gathered)) - start);
@@ -118,9 +121,15 @@ function runTensor(stored: Stored, slice: Slice, { start, count }: { start: numb
   };
 }
 
-function rangesOf(stored: Stored, slice: Slice, shape: Shape, start: number, count: number): readonly ByteRange[] {
+function rangesOf(
+  stored: Stored,
+  slice: ParameterSlice,
+  shape: Shape,
+  start: number,
+  count: number,
+): readonly ByteRange[] {
   const unit = elementBytes(stored.dtype, 1);
-  const ranges = flattenBoxes(boxesOf(stored, slice), shape, unit, RANGES_MAX) ?? [];
+  const ranges = flattenBoxes(storedBoxes(stored, slice), shape, unit, RANGES_MAX) ?? [];
   return sliceRanges(ranges, start * unit, count * unit);
 }
 

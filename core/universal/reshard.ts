@@ -3,6 +3,7 @@
 // from universal.json alone.
 // Source: reference checkpoint-formats.md section 5; Universal Checkpointing, arXiv:2406.18820, section 3.
 import type { UniversalParameter } from "../artifact/universal.ts";
+import type { Box } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import type { Shape } from "../tensor.ts";
 
@@ -90,6 +91,13 @@ function padRows(slice: ParameterSlice, zeroRows: number): ParameterSlice {
 function wholeSlice(shape: Shape): ParameterSlice {
   const zero = shape.map(() => 0);
   return { shape, boxes: [{ offset: zero, size: shape, target: zero }], zeroRows: 0, isWhole: true };
+}
+
+/** The slice's boxes of a parameter whose elements are those of `ranges`. */
+export function boxesOf<R>(slice: ParameterSlice, ranges: readonly R[], shape: Shape): readonly Box<R>[] {
+  return slice.boxes.map(({ offset, size, target }) => {
+    return { ranges, sourceShape: shape, sourceOffset: offset, size, targetOffset: target };
+  });
 }
 
 function boxOf(shape: Shape, dim: number, start: number, width: number, target: number): SliceBox {

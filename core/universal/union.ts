@@ -7,7 +7,7 @@ import type { UniversalParameter } from "../artifact/universal.ts";
 import type { Box, ByteRange, Gather } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { elementCount, type Shape, sameShape } from "../tensor.ts";
-import { wholeBox } from "./box.ts";
+import { gatherWhole, wholeBox } from "./box.ts";
 import type { CheckpointInfo, SubParams } from "./checkpoint-info.ts";
 import { compilePattern, type NamePattern } from "./name-pattern.ts";
 
@@ -81,7 +81,8 @@ export function createUnionRules(info: CheckpointInfo): UnionRules {
       };
       const task: UnionTask = { name, slices, widths: info.sub_param_shard_widths?.[subPattern?.text ?? ""] };
       const united = uniteSlices(task, kinds, sub?.params);
-      return has(lists.vocabulary) ? stripVocabulary(name, united, info.original_vocab_size) : united;
+      if (!has(lists.vocabulary)) return { ...united, paddedRows: undefined };
+      return stripVocabulary(name, united, info.original_vocab_size);
     },
     isColumn: (name) => find(lists.column, name) !== undefined,
     isPipelineReplicated: (name) => find(pipeline, name) !== undefined,
@@ -103,20 +104,19 @@ type UnionTask = {
 
 type Kinds = Readonly<Record<"replicated" | "averaged" | "two" | "row", boolean>>;
 
-function uniteSlices(task: UnionTask, kinds: Kinds, subParams: SubParams | undefined): UnitedTensor {
+/** Slices united, rows of padding included. */
+type WithPadding = Omit<UnitedTensor, "paddedRows">;
+
+function uniteSlices(task: UnionTask, kinds: Kinds, subParams: SubParams | undefined): WithPadding {
   const { slices } = task;
   if (kinds.replicated || kinds.averaged) {
     const shape = slices[0]?.shape ?? [];
     const other = slices.find((slice) => !sameShape(slice.shape, shape));
     if (other !== undefined) throw shapeError(task, `[${other.shape}]`, `[${shape}] on every rank`);
     const copies = slices.map((slice) => [wholeBox(slice.ranges, shape)]);
-    if (slices.length === 1) {
-      const kind = kinds.replicated ? "replicated" : "averaged";
-      return { shape, gather: { rule: "join", copies }, pattern: { kind }, paddedRows: undefined };
-    }
-    return kinds.replicated
-      ? { shape, gather: { rule: "equal", copies }, pattern: { kind: "replicated" }, paddedRows: undefined }
-      : { shape, gather: { rule: "mean", copies }, pattern: { kind: "averaged" }, paddedRows: undefined };
+    const kind = kinds.replicated ? "replicated" : "averaged";
+    const rule = kinds.replicated ? "equal" : "mean";
+    return { shape, gather: { rule: slices.length === 1 ? "join" : rule, copies }, pattern: { kind } };
   }
   if (kinds.two) return joinParts(task, 0, equalParts(task, 0, 2));
   if (subParams !== undefined) {
@@ -125,19 +125,10 @@ function uniteSlices(task: UnionTask, kinds: Kinds, subParams: SubParams | undef
   }
   const dim = kinds.row ? 1 : 0;
   if (slices.length === 1 && slices[0]?.shape.length === 0) {
-    return {
-      shape: [],
-      gather: joinOf([wholeBox(slices[0].ranges, [])]),
-      pattern: { kind: "replicated" },
-      paddedRows: undefined,
-    };
+    return { shape: [], gather: gatherWhole(slices[0].ranges, []), pattern: { kind: "replicated" } };
   }
   const joined = joinParts(task, dim, [slices.map(({ shape }) => shape[dim] ?? -1)]);
   return { ...joined, pattern: { kind: "fragment", dim, ...unevenWidths(task, dim) } };
-}
-
-function joinOf(boxes: readonly Box[]): Gather {
-  return { rule: "join", copies: [boxes] };
 }
 
 /** A plain join whose ranks hold different lengths says so as one part with its widths. */
@@ -174,7 +165,7 @@ function subParamWidths(task: UnionTask, { shape, partition_dim: dim }: SubParam
 }
 
 /** Joins the pieces of each part over the ranks, then the parts: `widths[part][rank]` along `dim`. */
-function joinParts(task: UnionTask, dim: number, widths: readonly (readonly number[])[]): UnitedTensor {
+function joinParts(task: UnionTask, dim: number, widths: readonly (readonly number[])[]): WithPadding {
   const { slices } = task;
   const first = slices[0]?.shape ?? [];
   slices.forEach(({ shape }, rank) => {
@@ -211,19 +202,19 @@ function joinParts(task: UnionTask, dim: number, widths: readonly (readonly numb
     const length = part.reduce((sum, width) => sum + width, 0);
     return part.every((width) => width === part[0]) ? { length } : { length, widths: [...part] };
   });
-  const gather = joinOf(boxes.filter(({ size }) => elementCount(size) > 0 || boxes.length === 1));
-  return { shape, gather, pattern: { kind: "fragment", dim, parts }, paddedRows: undefined };
+  const live = boxes.filter(({ size }) => elementCount(size) > 0 || boxes.length === 1);
+  return { shape, gather: { rule: "join", copies: [live] }, pattern: { kind: "fragment", dim, parts } };
 }
 
 /** StripPadding of the vocabulary: the first `rows` rows. */
-function stripVocabulary(name: string, united: UnitedTensor, rows: number | undefined): UnitedTensor {
+function stripVocabulary(name: string, united: WithPadding, rows: number | undefined): UnitedTensor {
   const padded = united.shape[0];
   if (rows === undefined || padded === undefined || rows > padded) {
     const where = { tensor: name };
     const found = `[${united.shape}] and original_vocab_size ${rows ?? "not given"}`;
     throw new MergeyardError("UniversalShapeMismatch", { where, found, expected: "at least as many rows" });
   }
-  if (rows === padded) return united;
+  if (rows === padded) return { ...united, paddedRows: undefined };
   const copies = united.gather.copies.map((boxes) => boxes.flatMap((box) => cutRows(box, rows)));
   const { pattern } = united;
   const isCut = pattern.kind === "fragment" && pattern.dim === 0;

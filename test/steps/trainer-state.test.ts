@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type Picklable, pyDict, pyList, pyRecord, pySize } from "../../core/formats/pickle/write.ts";
-import type { TargetTensor } from "../../core/formats/planned-file.ts";
 import { planTorchFile, pyTensor } from "../../core/formats/torch/write.ts";
+import type { TargetTensor } from "../../core/universal/box.ts";
 import { gatherWhole } from "../../core/universal/box.ts";
 import { writePlanned } from "../../steps/convert/write-planned.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";

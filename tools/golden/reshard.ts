@@ -6,7 +6,7 @@ import { cutGroups, cutParameter, flatState } from "../../core/formats/deepspeed
 import { groupsOf } from "../../core/formats/deepspeed/write-model.ts";
 import { parametersIn } from "../../core/formats/format.ts";
 import type { Topology } from "../../core/formats/target.ts";
-import type { RankTensor } from "../../core/universal/partition.ts";
+import type { TargetTensor } from "../../core/universal/box.ts";
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { failed, PASSED, type Verdict } from "./case.ts";
@@ -32,7 +32,7 @@ export async function runReshard(folder: string, source: string, { target, file 
     topology,
     vocabularyMultiple: undefined,
   };
-  const held = new Map<string, RankTensor>();
+  const held = new Map<string, TargetTensor>();
   for (let tp = 0; tp < topology.tp; tp += 1) {
     const groups = groupsOf(request.parameters).map((group) => group.map((each) => cutParameter(each, request, tp)));
     // Stage 3 is told of by parameter, so each is a group of its own.

@@ -3,7 +3,7 @@
 // optimizer's groups in both forms that a trainer may ask for; a model without optimizer states keeps its own names.
 // Source: reference checkpoint-formats.md section 6.1.
 import type { Shape } from "../../tensor.ts";
-import { gatherWhole } from "../../universal/box.ts";
+import type { TargetTensor } from "../../universal/box.ts";
 import { STATE_NAMES, type TargetParameter } from "../../universal/conversion.ts";
 import { compareUtf8 } from "../../utf8-order.ts";
 import {
@@ -17,10 +17,10 @@ import {
   type StoredTensor,
   torchDtype,
 } from "../pickle/write.ts";
-import { type PlannedArchive, type PlannedFile, plainPlannedFile, type TargetTensor } from "../planned-file.ts";
+import { type PlannedArchive, type PlannedFile, plainPlannedFile } from "../planned-file.ts";
 import { groupUnits } from "../safetensors/shard-plan.ts";
 import type { PlannedFolder, TargetFormat, TargetRequest } from "../target.ts";
-import { planTorchArchive, pyTensor } from "../torch/write.ts";
+import { planTorchArchive, pyTensor, scalarTensor } from "../torch/write.ts";
 import { type DcpPath, type GroupObject, groupObjects } from "./groups-write.ts";
 
 export const dcpTarget = Object.freeze({
@@ -100,12 +100,6 @@ function statesOf({ name, shape, training }: TargetParameter): readonly DcpTenso
     return moment === undefined ? [] : [{ ...moment, shape, names: nameOf(state) }];
   });
   return [...moments, { ...scalarTensor(training.step), names: nameOf("step") }];
-}
-
-/** A float32 of no axes, as torch's optimizers keep their step. Exact up to 2^24. */
-export function scalarTensor(value: number): TargetTensor {
-  const literal = new Uint8Array(Float32Array.of(value).buffer);
-  return { dtype: "F32", shape: [], gather: gatherWhole([{ literal, offset: 0, bytes: literal.length }], []) };
 }
 
 const METADATA = "torch.distributed.checkpoint.metadata";

@@ -3,17 +3,15 @@
 // the source has model-state files they are copied as they are, like DeepSpeed's converter does.
 // Source: reference checkpoint-formats.md section 4.
 import type { CheckpointFile } from "../../checkpoint.ts";
-import { elementCount } from "../../tensor.ts";
-import { gatherWhole } from "../../universal/box.ts";
+import { convertTensor, gatherWhole, type TargetTensor } from "../../universal/box.ts";
 import { parseCheckpointInfo, type SubParams } from "../../universal/checkpoint-info.ts";
 import { STATE_NAMES, type TargetParameter } from "../../universal/conversion.ts";
 import { compilePattern } from "../../universal/name-pattern.ts";
 import type { TrainedOne } from "../../universal/optimizer-groups.ts";
-import { scalarTensor } from "../dcp/write.ts";
 import { type Picklable, pyDict, pyList, pyRecord, pyTuple } from "../pickle/write.ts";
-import { type PlannedFile, plainPlannedFile, type TargetTensor } from "../planned-file.ts";
+import { type PlannedFile, plainPlannedFile } from "../planned-file.ts";
 import type { PlannedFolder, TargetFormat, TargetRequest } from "../target.ts";
-import { planTorchFile, pyTensor, type TorchValue } from "../torch/write.ts";
+import { planTorchFile, pyTensor, scalarTensor, type TorchValue } from "../torch/write.ts";
 import { isModelStateFile } from "./files.ts";
 import { groupsOf, groupValues, modelStateValue, optimizerCommon, stepFolder, stepOf } from "./write-model.ts";
 import { planOthers } from "./write-others.ts";
@@ -96,22 +94,11 @@ function planParameter(folder: string, parameter: TrainedOne, subParams: FindSub
   ];
   return [
     ...states.map(([state, tensor]) => {
-      const param = asF32({ ...tensor, shape });
+      const param = convertTensor({ ...tensor, shape }, "F32");
       return planTorchFile(`${folder}/${state}.pt`, pyDict([...meta, ["param", pyTensor(param)] as const]));
     }),
     planTorchFile(`${folder}/step.pt`, pyTensor(scalarTensor(training.step))),
   ];
-}
-
-/** Master weights and moments are float32 there. */
-function asF32(tensor: TargetTensor): TargetTensor {
-  if (tensor.dtype === "F32") return tensor;
-  const bytes = 4 * elementCount(tensor.shape);
-  return {
-    dtype: "F32",
-    shape: tensor.shape,
-    gather: gatherWhole([{ tensor, as: "F32", offset: 0, bytes }], tensor.shape),
-  };
 }
 
 /** The keys that say how the loader cuts the tensor for its ranks. */

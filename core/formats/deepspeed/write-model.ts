@@ -3,9 +3,9 @@
 // Source: reference checkpoint-formats.md sections 3.2, 3.3, 4.
 import { MergeyardError } from "../../error.ts";
 import type { Shape } from "../../tensor.ts";
+import type { TargetTensor } from "../../universal/box.ts";
 import type { TargetParameter } from "../../universal/conversion.ts";
 import { groupTrained, type TrainedOne } from "../../universal/optimizer-groups.ts";
-import type { RankTensor } from "../../universal/partition.ts";
 import type { Json, JsonObject, TrainingState } from "../../universal/training-state.ts";
 import { picklableOf, tuplesOf } from "../pickle/json.ts";
 import { type Picklable, pyDict, pyList, pyRecord, pySize } from "../pickle/write.ts";
@@ -16,7 +16,7 @@ import { isExpert } from "./experts.ts";
 /** The version that the keys written here follow, where the source states none. */
 const DEEPSPEED_VERSION = "0.14.4";
 
-export type NamedTensor = readonly [name: string, tensor: RankTensor];
+export type NamedTensor = readonly [name: string, tensor: TargetTensor];
 
 export type GroupShapes = readonly (readonly { readonly name: string; readonly shape: Shape }[])[];
 

@@ -2,8 +2,9 @@
 // cuts over data-parallel ranks. Called by the writers of ZeRO files and of the universal folder.
 // Source: reference checkpoint-formats.md sections 3.2, 3.6; DeepSpeed's zero_to_fp32.py (frozen_param_fragments).
 import { isFloatDtype } from "../../ops/cast.ts";
+import type { TargetTensor } from "../../universal/box.ts";
 import type { TargetParameter } from "../../universal/conversion.ts";
-import { cutPiece, type RankTensor, sliceForRank, vocabularyRows } from "../../universal/partition.ts";
+import { cutPiece, sliceForRank, vocabularyRows } from "../../universal/partition.ts";
 import type { TrainingState } from "../../universal/training-state.ts";
 import type { TargetRequest } from "../target.ts";
 import { pyTensor } from "../torch/write.ts";
@@ -44,7 +45,7 @@ export function planOthers(others: readonly TargetParameter[], request: TargetRe
 }
 
 /** What stands in the module's dict of stage 3. */
-export function placeholderOf({ dtype }: Pick<RankTensor, "dtype">): RankTensor {
+export function placeholderOf({ dtype }: Pick<TargetTensor, "dtype">): TargetTensor {
   return { dtype, shape: [0], gather: { rule: "join", copies: [[]] } };
 }
 

@@ -3,24 +3,16 @@
 // bytes are written. `latest` comes last.
 // Source: reference checkpoint-formats.md sections 3 and 5.
 import { elementCount, type Shape } from "../../tensor.ts";
+import { convertTensor, type TargetTensor } from "../../universal/box.ts";
 import { STATE_NAMES } from "../../universal/conversion.ts";
 import { areGroupsKnown, type TrainedOne } from "../../universal/optimizer-groups.ts";
-import {
-  convertTensor,
-  cutEach,
-  cutFlattened,
-  flatTensor,
-  type Partition,
-  type RankTensor,
-  sliceForRank,
-} from "../../universal/partition.ts";
+import { cutEach, cutFlattened, flatTensor, type Partition, sliceForRank } from "../../universal/partition.ts";
 import type { TrainingState } from "../../universal/training-state.ts";
-import { scalarTensor } from "../dcp/write.ts";
 import { picklableOf } from "../pickle/json.ts";
 import { type Picklable, pyDict, pyList, pyRecord } from "../pickle/write.ts";
 import { type PlannedFile, plainPlannedFile } from "../planned-file.ts";
 import type { PlannedFolder, TargetFormat, TargetRequest, Topology } from "../target.ts";
-import { planTorchFile, pyTensor, type TorchValue } from "../torch/write.ts";
+import { planTorchFile, pyTensor, scalarTensor, type TorchValue } from "../torch/write.ts";
 import {
   groupsOf,
   groupValues,
@@ -47,7 +39,7 @@ export type RankParameter = {
   readonly name: string;
   readonly shape: Shape;
   readonly step: number;
-  readonly states: ReadonlyMap<string, RankTensor>;
+  readonly states: ReadonlyMap<string, TargetTensor>;
 };
 
 function planDeepspeed(request: TargetRequest): PlannedFolder {
@@ -97,7 +89,7 @@ function planRank(rank: Rank): readonly PlannedFile[] {
 export function cutParameter(parameter: TrainedOne, request: TargetRequest, rank: number): RankParameter {
   const cut = { rank, tp: request.topology.tp, paddedRows: rowsOf(request, parameter) };
   const fp32 = sliceForRank(parameter, parameter, cut);
-  const states = new Map<string, RankTensor>([["fp32", fp32]]);
+  const states = new Map<string, TargetTensor>([["fp32", fp32]]);
   for (const state of STATE_NAMES) {
     const tensor = parameter.training.states[state];
     if (tensor !== undefined) states.set(state, sliceForRank(parameter, tensor, cut));
@@ -176,7 +168,7 @@ function stage12State(
     const held = partition.pieces.reduce((sum, { count }) => sum + count, 0);
     return [{ group, partition, held }];
   });
-  return pyDict<RankTensor>([
+  return pyDict<TargetTensor>([
     ...Object.entries(optimizerCommon(training)),
     ["base_optimizer_state", baseState(cut, dp, training)],
     [
@@ -208,7 +200,7 @@ function stage3State(
     const partition = group.partitions[dp];
     return partition === undefined ? [] : [pyTensor(flatState(group, partition, "fp32"))];
   });
-  return pyDict<RankTensor>([
+  return pyDict<TargetTensor>([
     ["zero_stage", 3],
     ...Object.entries(optimizerCommon(training, { needsScaler: true })),
     ["partition_count", ranks],

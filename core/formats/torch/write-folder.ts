@@ -2,10 +2,11 @@
 // states are left out. Tied weights share their storage.
 // Source: reference checkpoint-formats.md sections 1.4, 2.4.
 import { tensorBytes } from "../../tensor.ts";
+import type { TargetTensor } from "../../universal/box.ts";
 import type { TargetParameter } from "../../universal/conversion.ts";
 import { compareUtf8 } from "../../utf8-order.ts";
 import { pyDict } from "../pickle/write.ts";
-import { type PlannedFile, plainPlannedFile, type TargetTensor } from "../planned-file.ts";
+import { type PlannedFile, plainPlannedFile } from "../planned-file.ts";
 import { encodeShardIndex } from "../safetensors/shard-index.ts";
 import { groupUnits } from "../safetensors/shard-plan.ts";
 import type { PlannedFolder, TargetFormat, TargetRequest } from "../target.ts";

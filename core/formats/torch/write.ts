@@ -2,18 +2,24 @@
 // as long as the value holds tensors and plain values. Two places of one tensor share its storage (tied weights).
 // Source: reference checkpoint-formats.md section 2.4.
 import { tensorBytes } from "../../tensor.ts";
+import { gatherWhole, type TargetTensor } from "../../universal/box.ts";
 import type { Json } from "../../universal/training-state.ts";
 import { picklableOf, tuplesOf } from "../pickle/json.ts";
 import { encodePickle, type Picklable } from "../pickle/write.ts";
-import type { PlannedArchive, PlannedFile, PlannedSection, TargetTensor } from "../planned-file.ts";
+import type { PlannedArchive, PlannedFile, PlannedSection } from "../planned-file.ts";
 import { planZip } from "./zip-write.ts";
 
 /** A value of Python whose tensors are still to be gathered. */
 export type TorchValue = Picklable<TargetTensor>;
 
-/** Where the tensor came from, for errors while it is written. */
 export function pyTensor(tensor: TargetTensor): TorchValue {
   return { kind: "tensor", tensor };
+}
+
+/** A float32 of no axes, as torch's optimizers keep their step. Exact up to 2^24. */
+export function scalarTensor(value: number): TargetTensor {
+  const literal = new Uint8Array(Float32Array.of(value).buffer);
+  return { dtype: "F32", shape: [], gather: gatherWhole([{ literal, offset: 0, bytes: literal.length }], []) };
 }
 
 /** A hyper-parameter of an optimizer's group: betas are a tuple. */

@@ -14,12 +14,12 @@ import {
   pyTuple,
   torchDtype,
 } from "../../../core/formats/pickle/write.ts";
-import type { TargetTensor } from "../../../core/formats/planned-file.ts";
 import { placeTorchTensor, readTorchFile } from "../../../core/formats/torch/file.ts";
 import { planTorchFile, pyTensor } from "../../../core/formats/torch/write.ts";
 import { readZip } from "../../../core/formats/torch/zip.ts";
 import { planZip } from "../../../core/formats/torch/zip-write.ts";
 import { DTYPES, type Dtype, tensorBytes } from "../../../core/tensor.ts";
+import type { TargetTensor } from "../../../core/universal/box.ts";
 import { gatherWhole } from "../../../core/universal/box.ts";
 import { writePlanned } from "../../../steps/convert/write-planned.ts";
 import { readAll } from "../../../stores/objects.ts";

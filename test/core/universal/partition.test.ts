@@ -1,21 +1,13 @@
 // Cutting parameters for the ranks of another topology: every element once, padding zero.
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
-import { gatherWhole } from "../../../core/universal/box.ts";
+import { convertTensor, gatherWhole, type TargetTensor } from "../../../core/universal/box.ts";
 import type { ConversionParameter } from "../../../core/universal/conversion.ts";
-import {
-  convertTensor,
-  cutEach,
-  cutFlattened,
-  flatTensor,
-  type RankTensor,
-  sliceForRank,
-  vocabularyRows,
-} from "../../../core/universal/partition.ts";
+import { cutEach, cutFlattened, flatTensor, sliceForRank, vocabularyRows } from "../../../core/universal/partition.ts";
 import { gatherPieces } from "../../../engine/gather.ts";
 import { newStore } from "../../steps/deps.ts";
 
-type Counting = RankTensor & Omit<ConversionParameter, "gather">;
+type Counting = TargetTensor & Omit<ConversionParameter, "gather">;
 
 /** The values 1, 2, 3 … in float32. */
 function counting(shape: readonly number[], pattern: ConversionParameter["pattern"]): Counting {
@@ -25,7 +17,7 @@ function counting(shape: readonly number[], pattern: ConversionParameter["patter
   return { name: "w", dtype: "F32", shape, pattern, gather, paddedRows: undefined, aliases: [], training: undefined };
 }
 
-async function valuesOf(tensor: RankTensor): Promise<readonly number[]> {
+async function valuesOf(tensor: TargetTensor): Promise<readonly number[]> {
   const pieces: Uint8Array[] = [];
   const named = [{ name: "w", ...tensor }];
   for await (const piece of gatherPieces({ store: newStore(), prefix: "" }, named, new AbortController().signal)) {
