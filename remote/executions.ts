@@ -12,6 +12,7 @@ import {
 } from "@aws-sdk/client-sfn";
 import * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
+import { parseJson } from "../core/json.ts";
 import { type PlanOutput, planOutputSchema } from "../steps/schemas.ts";
 import { ask } from "./aws-errors.ts";
 
@@ -144,19 +145,11 @@ const payloadSchema = z.looseObject({ Payload: planOutputSchema });
 const jobSchema = z.looseObject({ JobId: z.string() });
 
 function planIn({ taskSucceededEventDetails: details }: HistoryEvent): readonly PlanOutput[] {
-  const parsed = payloadSchema.safeParse(parseJson(details?.output));
+  const parsed = payloadSchema.safeParse(parseJson(details?.output ?? ""));
   return details?.resourceType === "lambda" && parsed.success ? [parsed.data.Payload] : [];
 }
 
 function jobIn({ taskSubmittedEventDetails: details }: HistoryEvent): readonly string[] {
-  const parsed = jobSchema.safeParse(parseJson(details?.output));
+  const parsed = jobSchema.safeParse(parseJson(details?.output ?? ""));
   return details?.resourceType === "batch" && parsed.success ? [parsed.data.JobId] : [];
-}
-
-function parseJson(text: string | undefined): unknown {
-  try {
-    return JSON.parse(text ?? "");
-  } catch {
-    return undefined;
-  }
 }

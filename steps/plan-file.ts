@@ -3,6 +3,7 @@
 import type * as z from "zod";
 import { layout } from "../core/artifact/layout.ts";
 import { type ErrorDetails, MergeyardError } from "../core/error.ts";
+import { parseJson } from "../core/json.ts";
 import { PLAN_LIMITS, STORE_LIMITS } from "../core/limits.ts";
 import {
   type Plan,
@@ -74,15 +75,6 @@ function lineOf(stages: readonly Stage[], stage: number, index: number): number 
     line += entry.units;
   }
   return undefined;
-}
-
-/** Undefined, which no schema takes, when the bytes are not JSON. */
-function parseJson(bytes: Uint8Array): unknown {
-  try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch {
-    return undefined;
-  }
 }
 
 /** Start and end of every line, newlines left out. */

@@ -4,6 +4,7 @@
 import * as z from "zod";
 import { layout } from "../core/artifact/layout.ts";
 import { ERROR_CODES, type ErrorCode, MergeyardError } from "../core/error.ts";
+import { parseJson } from "../core/json.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { describeError, INTERNAL_HINT, orLog } from "./error-record.ts";
 import { encodeRecord } from "./records.ts";
@@ -124,14 +125,6 @@ function describeName(name: string, message: string): ErrorFields {
 
 function isCode(name: string): name is ErrorCode {
   return Object.hasOwn(ERROR_CODES, name);
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }
 
 /** Writes the record under the next free number; null without a run, or when it cannot be written. */

@@ -12,6 +12,7 @@ import { hostname } from "node:os";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { MergeyardError } from "../core/error.ts";
+import { parseJson } from "../core/json.ts";
 import { errnoOf } from "./directory-paths.ts";
 
 /** What a lock's link says of its holder. */
@@ -184,12 +185,8 @@ function describeHolder(): string {
 }
 
 function parseHolder(text: string): Holder | undefined {
-  try {
-    const value: unknown = JSON.parse(text);
-    return isHolder(value) ? value : undefined;
-  } catch {
-    return undefined;
-  }
+  const value = parseJson(text);
+  return isHolder(value) ? value : undefined;
 }
 
 function isHolder(value: unknown): value is Holder {

@@ -5,6 +5,7 @@
 import * as z from "zod";
 import { toDotPath } from "zod/v4/core";
 import { type ErrorPlace, MergeyardError } from "../error.ts";
+import { parseJson } from "../json.ts";
 import { ARTIFACT_LIMITS } from "../limits.ts";
 import { canonicalJson, type Digest } from "./digest.ts";
 import { MANIFEST_FILE, type Manifest, manifestDigest } from "./manifest.ts";
@@ -201,12 +202,4 @@ export function placesInYard({ predicate }: Statement): readonly { place: string
 
 function invalid(where: ErrorPlace, found: string, expected: string, line?: number): MergeyardError {
   return new MergeyardError("SignatureInvalid", { where: { ...where, line }, found, expected });
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }

@@ -5,6 +5,7 @@
 // parallel, and a changed tensor names itself. See docs/format.md and docs/adr/0002-digests.md.
 import { createHash } from "node:crypto";
 import * as z from "zod";
+import { isJsonObject } from "../json.ts";
 
 /** `sha256:<64 hex digits>`. */
 export type Digest = string;
@@ -70,7 +71,7 @@ export function digestJson(value: unknown): Digest {
 /** JSON with sorted object keys and no spaces; undefined fields are left out. */
 export function canonicalJson(value: unknown): string {
   return JSON.stringify(value, (_key, item: unknown) =>
-    item !== null && typeof item === "object" && !Array.isArray(item)
+    isJsonObject(item)
       ? Object.fromEntries(Object.entries(item).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0)))
       : item,
   );

@@ -4,6 +4,7 @@
 // content, or none (docs/yards.md).
 import * as z from "zod";
 import { MergeyardError } from "../error.ts";
+import { parseJson } from "../json.ts";
 import { sortByName } from "../utf8-order.ts";
 import { digestSchema } from "./digest.ts";
 
@@ -91,14 +92,7 @@ export type UploadMarker = z.infer<typeof uploadMarkerSchema>;
 
 /** The marker in `bytes`; undefined when another tool wrote it. */
 export function parseUploadMarker(bytes: Uint8Array): UploadMarker | undefined {
-  let value: unknown;
-  try {
-    value = JSON.parse(new TextDecoder().decode(bytes));
-  } catch {
-    return undefined;
-  }
-  const parsed = uploadMarkerSchema.safeParse(value);
-  return parsed.success ? parsed.data : undefined;
+  return uploadMarkerSchema.safeParse(parseJson(bytes)).data;
 }
 
 /**

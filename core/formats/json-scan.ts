@@ -1,6 +1,7 @@
 // A strict, bounded JSON scanner that a caller pulls values from. JSON.parse is not used on outside bytes because it
 // hides names given twice, rounds integers above 2^53 and bounds nothing. Used for safetensors headers (field by
 // field, without building values) and, through `parseJsonDocument`, for indexes, configs and manifests.
+import { isJsonObject } from "../json.ts";
 import { JSON_LIMITS } from "../limits.ts";
 
 /** What is wrong with a text and where; the caller makes the typed error of it. */
@@ -277,6 +278,14 @@ export function parseJsonDocument(bytes: Uint8Array, options: JsonOptions): unkn
   const value = scanner.readValue();
   scanner.readEnd();
   return value;
+}
+
+/** The same for a document that has to be one object. */
+export function parseJsonObject(bytes: Uint8Array, options: JsonOptions): Readonly<Record<string, unknown>> {
+  const value = parseJsonDocument(bytes, options);
+  if (isJsonObject(value)) return value;
+  const found = Array.isArray(value) ? "an array" : String(value);
+  throw options.refuse({ kind: "type", offset: 0, found, expected: "a JSON object" });
 }
 
 function matchAt(pattern: RegExp, text: string, index: number): string | undefined {

@@ -5,7 +5,7 @@ import { MergeyardError } from "../error.ts";
 import { FOLDER_LIMITS } from "../limits.ts";
 import { sortByName } from "../utf8-order.ts";
 import type { CheckpointWarning } from "./format.ts";
-import { parseJsonDocument } from "./json-scan.ts";
+import { parseJsonObject } from "./json-scan.ts";
 
 /**
  * config: rewritten for the output. generation, processor: from the base. tokenizer: one whole set from one parent.
@@ -101,19 +101,9 @@ async function readConfig(folder: FolderReader, file: CheckpointFile): Promise<R
       expected,
     });
   }
-  const value = parseJsonDocument(await folder.read(file.name, 0, file.bytes), {
+  return parseJsonObject(await folder.read(file.name, 0, file.bytes), {
     pythonNumbers: true,
     refuse: ({ offset, found, expected }) =>
       new MergeyardError("CheckpointConfigInvalid", { where: { file: file.name, offset }, found, expected }),
   });
-  if (isRecord(value)) return value;
-  throw new MergeyardError("CheckpointConfigInvalid", {
-    where: { file: file.name },
-    found: Array.isArray(value) ? "an array" : String(value),
-    expected: "a JSON object",
-  });
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

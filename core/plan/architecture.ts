@@ -1,6 +1,7 @@
 // What a checkpoint's tensor names and config say of its build: layers, embeddings, heads. There is no file per
 // architecture: names with `.<number>.` are layers, and embeddings are known by their names, shapes and vocabulary.
 import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
+import { isJsonObject } from "../json.ts";
 
 /** A tensor of a layer: `prefix` ends before the number, `suffix` starts after it, dots included. */
 export type LayerName = { readonly prefix: string; readonly layer: number; readonly suffix: string };
@@ -95,11 +96,7 @@ function configNumbers(config: Checkpoint["config"], keys: readonly string[]): r
 /** The config, and the sub-configs of its language part, as objects. */
 export function configSections(config: Checkpoint["config"]): readonly Readonly<Record<string, unknown>>[] {
   if (config === undefined) return [];
-  return [config, ...TEXT_CONFIG_KEYS.map((key) => config[key]).filter(isObject)];
-}
-
-function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
+  return [config, ...TEXT_CONFIG_KEYS.map((key) => config[key]).filter(isJsonObject)];
 }
 
 /** Last parts of names that always mean a role; source: parameter names of transformers' model classes. */

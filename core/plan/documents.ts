@@ -2,7 +2,7 @@
 // fetches them; everything else beside the weights is only ever copied.
 import { type ErrorPlace, MergeyardError } from "../error.ts";
 import { GGUF_TOKENIZER_FILES } from "../formats/gguf/tokenizer-files.ts";
-import { parseJsonDocument } from "../formats/json-scan.ts";
+import { parseJsonObject } from "../formats/json-scan.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import type { Outputs } from "../recipe/outputs.ts";
 import type { MergeModel } from "./merge-task.ts";
@@ -46,15 +46,9 @@ export function readDocument(model: MergeModel, name: string): Readonly<Record<s
 
 /** The one JSON object that a document holds. Throws PlanDocumentInvalid. */
 export function parseObject(bytes: Uint8Array, where: ErrorPlace): Readonly<Record<string, unknown>> {
-  const value = parseJsonDocument(bytes, {
+  return parseJsonObject(bytes, {
     pythonNumbers: true,
     refuse: ({ offset, found, expected }) =>
       new MergeyardError("PlanDocumentInvalid", { where: { ...where, offset }, found, expected }),
   });
-  if (isObject(value)) return value;
-  throw new MergeyardError("PlanDocumentInvalid", { where, found: "no object", expected: "a JSON object" });
-}
-
-function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

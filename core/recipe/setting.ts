@@ -1,6 +1,7 @@
 // Parameter settings of a recipe: a number, a gradient over the layers, or a list of values with filters on tensor
 // names. This file says what may be written and how one setting is evaluated; precedence is in parameters.ts.
 import * as z from "zod";
+import { isJsonObject } from "../json.ts";
 import { RECIPE_LIMITS } from "../limits.ts";
 import { describeValue } from "./origin.ts";
 
@@ -49,7 +50,7 @@ const ENTRY_KEYS = ["filter", "value"];
 type UnknownKeys = (path: readonly (string | number)[], keys: readonly string[]) => void;
 
 function readSetting(input: unknown, report: Report, unknownKeys: UnknownKeys): Setting | undefined {
-  if (isMap(input)) {
+  if (isJsonObject(input)) {
     report(
       [],
       describeValue(input),
@@ -58,7 +59,7 @@ function readSetting(input: unknown, report: Report, unknownKeys: UnknownKeys): 
     );
     return undefined;
   }
-  if (!Array.isArray(input) || !input.some((item: unknown) => isMap(item))) return readValue(input, [], report);
+  if (!Array.isArray(input) || !input.some((item: unknown) => isJsonObject(item))) return readValue(input, [], report);
   if (input.length > RECIPE_LIMITS.settingItems) {
     report([], `${input.length} entries`, `at most ${RECIPE_LIMITS.settingItems} entries`);
     return undefined;
@@ -68,7 +69,7 @@ function readSetting(input: unknown, report: Report, unknownKeys: UnknownKeys): 
 }
 
 function readEntry(item: unknown, index: number, report: Report, unknownKeys: UnknownKeys): SettingEntry | undefined {
-  if (!isMap(item)) {
+  if (!isJsonObject(item)) {
     report(
       [index],
       describeValue(item),
@@ -120,10 +121,6 @@ function readScalar(input: unknown): SettingScalar | undefined {
   if (WORD.test(input)) return input;
   if (!NUMERIC.test(input)) return undefined;
   return Number.isFinite(Number(input)) ? Number(input) : undefined;
-}
-
-function isMap(input: unknown): input is Record<string, unknown> {
-  return typeof input === "object" && input !== null && !Array.isArray(input);
 }
 
 /** True when the entry applies to a tensor of that name: a plain, case-sensitive part of it. */

@@ -9,10 +9,6 @@ export type JsonObject = { readonly [field: string]: Json };
 /** Any JSON value. */
 export const jsonSchema: z.ZodType<Json> = z.json();
 
-export function isJsonObject(value: Json | undefined): value is JsonObject {
-  return value !== null && typeof value === "object" && !Array.isArray(value);
-}
-
 /** Bytes of a value as JSON in UTF-8: what the service counts. */
 export function jsonBytes(value: Json): number {
   return Buffer.byteLength(JSON.stringify(value));

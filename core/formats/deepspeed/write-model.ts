@@ -2,6 +2,7 @@
 // as a whole, from what the source's trainer saved. Called by the writers of ZeRO files and of the universal folder.
 // Source: reference checkpoint-formats.md sections 3.2, 3.3, 4.
 import { MergeyardError } from "../../error.ts";
+import { isJsonObject } from "../../json.ts";
 import type { Shape } from "../../tensor.ts";
 import type { TargetTensor } from "../../universal/box.ts";
 import type { TargetParameter } from "../../universal/conversion.ts";
@@ -79,7 +80,7 @@ export function moduleValue(named: readonly NamedTensor[]): TorchValue {
 
 /** Sizes are tuples where DeepSpeed's converter counts on tuples. */
 function clientValue(name: string, value: Json): Picklable {
-  if (name !== "universal_checkpoint_info" || !isObject(value)) return picklableOf(value);
+  if (name !== "universal_checkpoint_info" || !isJsonObject(value)) return picklableOf(value);
   return pyDict(
     Object.entries(value).map(([field, member]) => {
       const isSubParams = field === "parameter_with_sub_params" && Array.isArray(member);
@@ -89,16 +90,12 @@ function clientValue(name: string, value: Json): Picklable {
 }
 
 function subParamsValue(value: Json): Picklable {
-  if (!isObject(value)) return picklableOf(value);
+  if (!isJsonObject(value)) return picklableOf(value);
   return pyDict(
     Object.entries(value).map(([field, member]) => {
       return [field, field === "shape" ? tuplesOf(member) : picklableOf(member)] as const;
     }),
   );
-}
-
-function isObject(value: Json | undefined): value is JsonObject {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function shapesOf(group: GroupShapes[number]): Picklable {
@@ -121,8 +118,8 @@ export function optimizerCommon(
   { needsScaler = false } = {},
 ): Record<string, Picklable> {
   const { loss_scaler: stated, ...others } = training?.optimizer ?? {};
-  const isDynamic = isObject(stated) && stated.class === DYNAMIC_SCALER;
-  const isStatic = isObject(stated) && stated.class === STATIC_SCALER.class;
+  const isDynamic = isJsonObject(stated) && stated.class === DYNAMIC_SCALER;
+  const isStatic = isJsonObject(stated) && stated.class === STATIC_SCALER.class;
   const { class: _, ...scaler } = isDynamic || isStatic ? stated : STATIC_SCALER;
   const name = isDynamic ? DYNAMIC_SCALER : STATIC_SCALER.class;
   const common: JsonObject = { dynamic_loss_scale: false, overflow: false, ds_version: DEEPSPEED_VERSION, ...others };

@@ -2,7 +2,7 @@
 // tokenizer.json. Called by whatever writes GGUF files.
 // Source: llama.cpp, convert_hf_to_gguf.py: LlamaModel.set_vocab.
 import { MergeyardError } from "../../error.ts";
-import { parseJsonDocument } from "../json-scan.ts";
+import { parseJsonObject } from "../json-scan.ts";
 import { describeSentencePiece } from "./sentencepiece.ts";
 import { describeTokenizer } from "./tokenizer.ts";
 import type { GgufMetadata, GgufValue } from "./type-codes.ts";
@@ -47,12 +47,9 @@ function readObject(
 ): Readonly<Record<string, unknown>> | undefined {
   const bytes = files.get(file);
   if (bytes === undefined) return undefined;
-  const refuse = (found: string, expected: string, offset?: number) =>
-    new MergeyardError("QuantizeTokenizerUnsupported", { where: { file, offset }, found, expected });
-  const value = parseJsonDocument(bytes, {
+  return parseJsonObject(bytes, {
     pythonNumbers: true,
-    refuse: ({ offset, found, expected }) => refuse(found, expected, offset),
+    refuse: ({ offset, found, expected }) =>
+      new MergeyardError("QuantizeTokenizerUnsupported", { where: { file, offset }, found, expected }),
   });
-  if (typeof value === "object" && value !== null && !Array.isArray(value)) return { ...value };
-  throw refuse("another form", "a JSON object");
 }

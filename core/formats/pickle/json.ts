@@ -1,4 +1,5 @@
 // Plain values of a pickle as JSON, and JSON as what a pickle is written from.
+import { isJsonObject } from "../../json.ts";
 import type { Json, JsonObject } from "../../universal/training-state.ts";
 import { isObject, type PickleValue } from "./value.ts";
 import { type Picklable, pyDict, pyList, pyTuple } from "./write.ts";
@@ -32,10 +33,6 @@ export function jsonOf(value: PickleValue, dropped?: (name: string) => void, pat
 export function jsonObjectOf(value: PickleValue | undefined, dropped?: (name: string) => void): JsonObject {
   const json = value === undefined ? undefined : jsonOf(value, dropped);
   return isJsonObject(json) ? json : {};
-}
-
-function isJsonObject(value: Json | undefined): value is JsonObject {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** Lists stay lists, objects become dicts. */
