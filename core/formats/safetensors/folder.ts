@@ -2,20 +2,17 @@
 // them. Which file is the model is settled by name and never guessed: an ambiguous folder is refused.
 import assert from "node:assert/strict";
 import type { CheckpointFile, FolderReader, ReadRange, TensorEntry } from "../../checkpoint.ts";
-import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { FOLDER_LIMITS } from "../../limits.ts";
 import type { CheckpointFormat, CheckpointWarning, FileHeader, OpenedCheckpoint } from "../format.ts";
 import { readSideFiles, topLevelFiles } from "../side-files.ts";
 import { completeHeader, parseSafetensorsHeader, readHeaderStart, type SafetensorsHeader } from "./safetensors.ts";
-import { compareIndex, parseShardIndex, type ShardIndex } from "./shard-index.ts";
+import { compareIndex, fileError, isShardName, readShardIndex } from "./shard-index.ts";
 
 /** Header reads in flight: hides a store's latency, and bounds memory at 16 guesses of 1 MiB. */
 const READS_IN_FLIGHT = 16;
 
 const EXTENSION = ".safetensors";
 const INDEX_EXTENSION = ".safetensors.index.json";
-/** `model-00002-of-00005.safetensors`: stem, number, count. */
-const SHARD_NAME = /^(.*)-(\d{5,})-of-(\d{5,})\.safetensors$/;
 
 /** Single files that are the model even when others lie beside them; the first present one is taken. */
 const SINGLE_NAMES = ["model.safetensors", "consolidated.safetensors"];
@@ -34,8 +31,7 @@ async function openSafetensorsFolder(folder: FolderReader): Promise<OpenedCheckp
   const files = topLevelFiles(folder.files);
   const indexFile = chooseIndex(files);
   if (indexFile === undefined) return assemble(folder, [chooseSingle(files)], () => []);
-  const index = await readIndex(folder, indexFile);
-  const shards = findShards(index, indexFile, files);
+  const { index, shards } = await readShardIndex(folder, indexFile);
   return assemble(folder, shards, (tensors) => compareIndex(index, indexFile, tensors));
 }
 
@@ -83,7 +79,7 @@ export async function readHeaders(
     tensors += header.tensors.length;
     headers[index] = header;
     if (tensors <= tensorsMax) return;
-    throw folderError("CheckpointTooManyTensors", file.name, `${tensors} up to this file`, `at most ${tensorsMax}`);
+    throw fileError("CheckpointTooManyTensors", file.name, `${tensors} up to this file`, `at most ${tensorsMax}`);
   };
   const large: number[] = [];
   const pending = files.entries();
@@ -111,11 +107,11 @@ function chooseIndex(files: readonly CheckpointFile[]): CheckpointFile | undefin
   const single = files.find(({ name }) => name === SINGLE_NAMES[0]);
   if (main !== undefined && single !== undefined) {
     const found = `${single.name} and ${main.name}`;
-    throw folderError("CheckpointAmbiguous", single.name, found, "one of them");
+    throw fileError("CheckpointAmbiguous", single.name, found, "one of them");
   }
   if (main !== undefined || single !== undefined) return main;
   if (indexes.length < 2) return indexes[0];
-  throw folderError("CheckpointAmbiguous", indexes[0]?.name, indexes.map(({ name }) => name).join(", "), "one index");
+  throw fileError("CheckpointAmbiguous", indexes[0]?.name, indexes.map(({ name }) => name).join(", "), "one index");
 }
 
 function chooseSingle(files: readonly CheckpointFile[]): CheckpointFile {
@@ -124,43 +120,12 @@ function chooseSingle(files: readonly CheckpointFile[]): CheckpointFile {
     const file = candidates.find(({ name }) => name === wanted);
     if (file !== undefined) return file;
   }
-  const shard = candidates.find(({ name }) => Number(SHARD_NAME.exec(name)?.[3] ?? 0) > 1);
+  const shard = candidates.find(({ name }) => isShardName(name));
   if (shard !== undefined) {
-    throw folderError("CheckpointIndexMissing", shard.name, "a shard and no index", "model.safetensors.index.json");
+    throw fileError("CheckpointIndexMissing", shard.name, "a shard and no index", "model.safetensors.index.json");
   }
   const [only, ...others] = candidates;
   if (only !== undefined && others.length === 0) return only;
   const found = candidates.map(({ name }) => name).join(", ");
-  throw folderError("CheckpointAmbiguous", only?.name, found, "model.safetensors, or an index, or a single file");
-}
-
-async function readIndex(folder: FolderReader, file: CheckpointFile): Promise<ShardIndex> {
-  if (file.bytes > FOLDER_LIMITS.indexBytes) {
-    const expected = `at most ${FOLDER_LIMITS.indexBytes} bytes`;
-    throw folderError("CheckpointIndexInvalid", file.name, `${file.bytes} bytes`, expected);
-  }
-  return parseShardIndex(await folder.read(file.name, 0, file.bytes), file.name);
-}
-
-/** The shards that the index names, in name order; none may be missing, and none of their family may be left over. */
-function findShards(index: ShardIndex, indexFile: CheckpointFile, files: readonly CheckpointFile[]): CheckpointFile[] {
-  const names = new Set(index.weightMap.values());
-  const present = files.filter(({ name }) => names.has(name));
-  if (present.length < names.size) {
-    const known = new Set(present.map(({ name }) => name));
-    const missing = [...names].filter((name) => !known.has(name)).sort();
-    const found = `${present.length} of ${names.size} files`;
-    throw folderError("CheckpointShardMissing", missing[0], found, `every file that ${indexFile.name} names`);
-  }
-  const stems = new Set([...names].map((name) => SHARD_NAME.exec(name)?.[1]));
-  const extra = files.find(({ name }) => {
-    const stem = SHARD_NAME.exec(name)?.[1];
-    return stem !== undefined && stems.has(stem) && !names.has(name);
-  });
-  if (extra === undefined) return present;
-  throw folderError("CheckpointShardUnexpected", extra.name, "a shard that the index does not name", "no such file");
-}
-
-function folderError(code: ErrorCode, file: string | undefined, found: string, expected: string): MergeyardError {
-  return new MergeyardError(code, { where: { file }, found, expected });
+  throw fileError("CheckpointAmbiguous", only?.name, found, "model.safetensors, or an index, or a single file");
 }

@@ -1,11 +1,35 @@
-// `model.safetensors.index.json`: which tensor is in which shard. Parsed strictly, compared with the shards' headers,
-// and written as HF tools write it.
+// `model.safetensors.index.json` and the shards it names, as HF tools name them; folders of torch files have the same.
+// An index is parsed strictly, compared with the folder and with what its shards hold, and written as those tools do.
 import { isPlainFileName } from "../../artifact/file-name.ts";
-import type { CheckpointFile, TensorEntry } from "../../checkpoint.ts";
+import type { CheckpointFile, FolderReader, TensorEntry } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
+import { FOLDER_LIMITS } from "../../limits.ts";
 import { compareUtf8 } from "../../utf8-order.ts";
 import type { CheckpointWarning } from "../format.ts";
 import { decodeUtf8, type JsonFault, type JsonOptions, JsonScanner } from "../json-scan.ts";
+import { topLevelFiles } from "../side-files.ts";
+
+/** `model-00002-of-00005.safetensors`: stem, number, count, extension. */
+const SHARD_NAME = /^(.*)-(\d{5,})-of-(\d{5,})(\.safetensors|\.bin)$/;
+
+/** True for the name of one file of several. */
+export function isShardName(name: string): boolean {
+  return Number(SHARD_NAME.exec(name)?.[3] ?? 0) > 1;
+}
+
+/** Name of a shard: for index 1 of 5 and `model.safetensors`, as the only one is named, the name above. */
+export function shardName(single: string, index: number, count: number): string {
+  if (count === 1) return single;
+  const digits = (value: number) => String(value).padStart(5, "0");
+  const dot = single.lastIndexOf(".");
+  return `${single.slice(0, dot)}-${digits(index + 1)}-of-${digits(count)}${single.slice(dot)}`;
+}
+
+/** Of the shards of one model, the name of the file that would hold it alone; undefined for other names. */
+function singleName(name: string): string | undefined {
+  const [, stem, , , extension = ""] = SHARD_NAME.exec(name) ?? [];
+  return stem === undefined ? undefined : `${stem}${extension}`;
+}
 
 export type ShardIndex = {
   /** Tensor name to file name, in the index's order. */
@@ -15,10 +39,41 @@ export type ShardIndex = {
 };
 
 /**
- * The index of a sharded folder.
- * Throws: CheckpointIndexNotJson, CheckpointIndexInvalid, CheckpointIndexNameRepeated, CheckpointIndexFileNameInvalid.
+ * The index of a sharded folder, and the shards that it names in the folder's order: none may be missing, and none of
+ * their family may be left over.
+ * Throws: CheckpointIndexNotJson, CheckpointIndexInvalid, CheckpointIndexNameRepeated, CheckpointIndexFileNameInvalid,
+ * CheckpointShardMissing, CheckpointShardUnexpected.
  */
-export function parseShardIndex(bytes: Uint8Array, file: string): ShardIndex {
+export async function readShardIndex(
+  folder: FolderReader,
+  file: CheckpointFile,
+): Promise<{ readonly index: ShardIndex; readonly shards: readonly CheckpointFile[] }> {
+  if (file.bytes > FOLDER_LIMITS.indexBytes) {
+    const expected = `at most ${FOLDER_LIMITS.indexBytes} bytes`;
+    throw fileError("CheckpointIndexInvalid", file.name, `${file.bytes} bytes`, expected);
+  }
+  const index = parseShardIndex(await folder.read(file.name, 0, file.bytes), file.name);
+  const files = topLevelFiles(folder.files);
+  const names = new Set(index.weightMap.values());
+  const shards = files.filter(({ name }) => names.has(name));
+  const present = new Set(shards.map(({ name }) => name));
+  const [missing] = [...names].filter((name) => !present.has(name)).sort();
+  if (missing !== undefined) {
+    const found = `${shards.length} of ${names.size} files`;
+    throw fileError("CheckpointShardMissing", missing, found, `every file that ${file.name} names`);
+  }
+  const families = new Set([...names].flatMap((name) => singleName(name) ?? []));
+  const extra = files.find(({ name }) => !names.has(name) && families.has(singleName(name) ?? ""));
+  if (extra === undefined) return { index, shards };
+  throw fileError("CheckpointShardUnexpected", extra.name, "a shard that the index does not name", "no such file");
+}
+
+/** What is wrong with a file of the folder, or with the choice among its files. */
+export function fileError(code: ErrorCode, file: string | undefined, found: string, expected: string): MergeyardError {
+  return new MergeyardError(code, { where: { file }, found, expected });
+}
+
+function parseShardIndex(bytes: Uint8Array, file: string): ShardIndex {
   const fail = (code: ErrorCode, found: string, expected: string, field?: string) =>
     new MergeyardError(code, { where: { file, field }, found, expected });
   const options: JsonOptions = { refuse: (fault) => faultError(fault, file) };

@@ -3,7 +3,7 @@
 import { MergeyardError } from "../../error.ts";
 import { tensorBytes } from "../../tensor.ts";
 import { compareSpecs, type EncodedHeader, encodeSafetensorsHeader, type TensorSpec } from "./safetensors.ts";
-import { encodeShardIndex } from "./shard-index.ts";
+import { encodeShardIndex, shardName } from "./shard-index.ts";
 
 /** One file of the output. `tensors` are in file order, their offsets count from the first byte after the header. */
 export type PlannedShard = EncodedHeader & { readonly file: string };
@@ -16,6 +16,8 @@ export type ShardPlan = {
   readonly totalBytes: number;
 };
 
+const SINGLE_FILE = "model.safetensors";
+
 /** What HF's loaders ask for: the framework that wrote the file. */
 export const HF_METADATA: ReadonlyMap<string, string> = new Map([["format", "pt"]]);
 
@@ -25,16 +27,12 @@ export const HF_METADATA: ReadonlyMap<string, string> = new Map([["format", "pt"
  * `model-00001-of-0000N.safetensors` and an index. No tensors give one shard without any.
  * Throws: SafetensorsNameRepeated, SafetensorsNameInvalid, SafetensorsHeaderTooLarge.
  */
-export function planShards(
-  tensors: readonly TensorSpec[],
-  maxShardBytes: number,
-  metadata: ReadonlyMap<string, string> = HF_METADATA,
-): ShardPlan {
+export function planShards(tensors: readonly TensorSpec[], maxShardBytes: number): ShardPlan {
   const groups = groupUnits(
     tensors.map((tensor) => [tensor]),
     maxShardBytes,
   );
-  return nameShards(groups.map((group) => encodeSafetensorsHeader(group, metadata)));
+  return nameShards(groups.map((group) => encodeSafetensorsHeader(group, HF_METADATA)));
 }
 
 /**
@@ -56,12 +54,12 @@ function alignInOrder(tensors: readonly TensorSpec[]): readonly TensorSpec[] {
 }
 
 function nameShards(encoded: readonly EncodedHeader[]): ShardPlan {
-  const shards = encoded.map((header, index) => ({ file: shardName(index, encoded.length), ...header }));
+  const shards = encoded.map((header, index) => ({ file: shardName(SINGLE_FILE, index, encoded.length), ...header }));
   const totalBytes = shards.reduce((sum, shard) => sum + shard.fileBytes - shard.header.length, 0);
   if (shards.length === 1) return { shards, index: undefined, totalBytes };
   const weightMap = mapWeights(shards);
   const text = encodeShardIndex(weightMap, totalBytes);
-  return { shards, index: { name: "model.safetensors.index.json", text }, totalBytes };
+  return { shards, index: { name: `${SINGLE_FILE}.index.json`, text }, totalBytes };
 }
 
 /** Units of tensors in order, by file: each file is filled until the next unit would go beyond `maxShardBytes`. */
@@ -83,12 +81,6 @@ export function groupUnits<Tensor extends TensorSpec>(
     groupBytes += bytes;
   }
   return groups;
-}
-
-/** `model-00002-of-00005.safetensors` for index 1 of 5. */
-function shardName(index: number, count: number): string {
-  const digits = (value: number) => String(value).padStart(5, "0");
-  return count === 1 ? "model.safetensors" : `model-${digits(index + 1)}-of-${digits(count)}.safetensors`;
 }
 
 function mapWeights(shards: readonly PlannedShard[]): Map<string, string> {

@@ -1,11 +1,11 @@
 // Files of torch.save as checkpoints: one file, or a folder as Hugging Face wrote them before safetensors, with
 // `pytorch_model.bin` or shards and their index. Which files are the model is settled by name and never guessed.
 import type { CheckpointFile, FolderReader, ReadRange, TensorEntry } from "../../checkpoint.ts";
-import { type ErrorCode, MergeyardError } from "../../error.ts";
+import { MergeyardError } from "../../error.ts";
 import { FOLDER_LIMITS } from "../../limits.ts";
 import { parametersOf } from "../../universal/conversion.ts";
 import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "../format.ts";
-import { compareIndex, parseShardIndex } from "../safetensors/shard-index.ts";
+import { compareIndex, fileError, isShardName, readShardIndex } from "../safetensors/shard-index.ts";
 import { fileRole, readSideFiles, topLevelFiles } from "../side-files.ts";
 import { readTorchFile } from "./file.ts";
 import { chooseWeights, placeTensors } from "./tree.ts";
@@ -14,7 +14,6 @@ const EXTENSIONS = [".bin", ".pt", ".pth", ".ckpt"];
 const INDEX = "pytorch_model.bin.index.json";
 const SINGLE = "pytorch_model.bin";
 const RANK_FILE = /(model|optim)_states\.pt$/;
-const SHARD_NAME = /^(.*)-(\d{5,})-of-(\d{5,})\.bin$/;
 
 export const torch = Object.freeze({
   id: "torch",
@@ -38,48 +37,21 @@ async function openTorchFolder(folder: FolderReader): Promise<OpenedCheckpoint> 
   const indexFile = files.find(({ name }) => name === INDEX);
   const single = files.find(({ name }) => name === SINGLE);
   if (indexFile !== undefined && single !== undefined) {
-    throw folderError("CheckpointAmbiguous", SINGLE, `${SINGLE} and ${INDEX}`, "one of them");
+    throw fileError("CheckpointAmbiguous", SINGLE, `${SINGLE} and ${INDEX}`, "one of them");
   }
   if (indexFile === undefined) return openTorchFiles(folder, [single ?? chooseOnly(folder.files)]);
-  if (indexFile.bytes > FOLDER_LIMITS.indexBytes) {
-    const expected = `at most ${FOLDER_LIMITS.indexBytes} bytes`;
-    throw folderError("CheckpointIndexInvalid", INDEX, `${indexFile.bytes} bytes`, expected);
-  }
-  const index = parseShardIndex(await folder.read(INDEX, 0, indexFile.bytes), INDEX);
-  const names = new Set(index.weightMap.values());
-  const shards = files.filter(({ name }) => names.has(name));
-  const present = new Set(shards.map(({ name }) => name));
-  const missing = [...names].find((name) => !present.has(name));
-  if (missing !== undefined) {
-    const found = `${shards.length} of ${names.size} files`;
-    throw folderError("CheckpointShardMissing", missing, found, `every file that ${INDEX} names`);
-  }
-  const extra = files.find(({ name }) => SHARD_NAME.exec(name)?.[1] === "pytorch_model" && !names.has(name));
-  if (extra !== undefined) {
-    throw folderError("CheckpointShardUnexpected", extra.name, "a shard that the index does not name", "no such file");
-  }
+  const { index, shards } = await readShardIndex(folder, indexFile);
   return openTorchFiles(folder, shards, (tensors) => compareIndex(index, indexFile, tensors));
 }
 
 function chooseOnly(files: readonly CheckpointFile[]): CheckpointFile {
   const candidates = weightFiles(files);
-  const shard = candidates.find(({ name }) => Number(SHARD_NAME.exec(name)?.[3] ?? 0) > 1);
-  if (shard !== undefined) {
-    throw folderError("CheckpointIndexMissing", shard.name, "a shard and no index", INDEX);
-  }
+  const shard = candidates.find(({ name }) => isShardName(name));
+  if (shard !== undefined) throw fileError("CheckpointIndexMissing", shard.name, "a shard and no index", INDEX);
   const [only, ...others] = candidates;
   if (only !== undefined && others.length === 0) return only;
   const found = candidates.map(({ name }) => name).join(", ");
-  throw folderError(
-    "CheckpointAmbiguous",
-    only?.name,
-    found.slice(0, 500),
-    `${SINGLE}, or its index, or a single file`,
-  );
-}
-
-function folderError(code: ErrorCode, file: string | undefined, found: string, expected: string): MergeyardError {
-  return new MergeyardError(code, { where: { file }, found, expected });
+  throw fileError("CheckpointAmbiguous", only?.name, found.slice(0, 500), `${SINGLE}, or its index, or a single file`);
 }
 
 async function openTorchFile(read: ReadRange, file: CheckpointFile): Promise<OpenedCheckpoint> {
@@ -98,7 +70,7 @@ async function openTorchFiles(
     const opened = await readTorchFile((offset, bytes) => folder.read(file.name, offset, bytes), file);
     const weights = chooseWeights(opened.value);
     if (weights.tensors.length === 0) {
-      throw folderError("TorchNoTensors", file.name, "no tensors", "a state_dict, or one inside a dict");
+      throw fileError("TorchNoTensors", file.name, "no tensors", "a state_dict, or one inside a dict");
     }
     for (const entry of placeTensors(opened, weights.tensors, file)) tensors.push(entry);
     if (weights.ignored > 0) {
@@ -106,7 +78,7 @@ async function openTorchFiles(
     }
     if (tensors.length > FOLDER_LIMITS.tensors) {
       const found = `${tensors.length} up to this file`;
-      throw folderError("CheckpointTooManyTensors", file.name, found, `at most ${FOLDER_LIMITS.tensors}`);
+      throw fileError("CheckpointTooManyTensors", file.name, found, `at most ${FOLDER_LIMITS.tensors}`);
     }
   }
   const { sideFiles, config, warnings: sideWarnings } = await readSideFiles(folder, files);

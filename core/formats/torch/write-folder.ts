@@ -7,7 +7,7 @@ import type { TargetParameter } from "../../universal/conversion.ts";
 import { compareUtf8 } from "../../utf8-order.ts";
 import { pyDict } from "../pickle/write.ts";
 import { type PlannedFile, plainPlannedFile } from "../planned-file.ts";
-import { encodeShardIndex } from "../safetensors/shard-index.ts";
+import { encodeShardIndex, shardName } from "../safetensors/shard-index.ts";
 import { groupUnits } from "../safetensors/shard-plan.ts";
 import type { PlannedFolder, TargetFormat, TargetRequest } from "../target.ts";
 import { planTorchFile, pyTensor } from "./write.ts";
@@ -20,7 +20,7 @@ export const torchTarget = Object.freeze({
   plan: planTorchFolder,
 } satisfies TargetFormat);
 
-const NAME = "pytorch_model";
+const SINGLE_FILE = "pytorch_model.bin";
 
 function planTorchFolder({ parameters, shardBytes }: TargetRequest): PlannedFolder {
   const sorted = [...parameters].sort((a, b) => compareUtf8(a.name, b.name));
@@ -28,9 +28,7 @@ function planTorchFolder({ parameters, shardBytes }: TargetRequest): PlannedFold
     sorted.map((parameter) => [parameter]),
     shardBytes,
   );
-  const digits = (value: number) => String(value).padStart(5, "0");
-  const nameOf = (index: number) =>
-    groups.length === 1 ? `${NAME}.bin` : `${NAME}-${digits(index + 1)}-of-${digits(groups.length)}.bin`;
+  const nameOf = (index: number) => shardName(SINGLE_FILE, index, groups.length);
   const files = groups.map((group, index) => planShard(nameOf(index), group));
   if (groups.length === 1) return { files, last: undefined };
   const weightMap = new Map(
@@ -39,7 +37,7 @@ function planTorchFolder({ parameters, shardBytes }: TargetRequest): PlannedFold
     ),
   );
   const total = sorted.reduce((sum, { dtype, shape }) => sum + tensorBytes(dtype, shape), 0);
-  return { files, last: plainPlannedFile(`${NAME}.bin.index.json`, encodeShardIndex(weightMap, total)) };
+  return { files, last: plainPlannedFile(`${SINGLE_FILE}.index.json`, encodeShardIndex(weightMap, total)) };
 }
 
 function planShard(file: string, parameters: readonly TargetParameter[]): PlannedFile {
