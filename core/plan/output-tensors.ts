@@ -147,7 +147,7 @@ function restack(recipe: Recipe, module: RecipeModule, models: ModelsByName, not
   }
   const prefix = cuts[0]?.cut[0]?.prefix ?? "";
   return {
-    tensors: [...tensors, ...frameTensors(module, models, notes)],
+    tensors: [...tensors, ...frameTensors(module, models, recipe.strict, notes)],
     stacks: [{ prefix, isModule: module.name !== undefined, origins }],
   };
 }
@@ -248,10 +248,20 @@ function stackLayer(slice: RecipeSlice, cut: readonly CutLayers[], step: number,
   }));
 }
 
-/** Tensors outside the restacked layers: those before them from the first slice, those after from the last. */
-function frameTensors({ slices }: RecipeModule, models: ModelsByName, notes: Notes): readonly OutputTensor[] {
+/**
+ * Tensors outside the restacked layers: those before them from the first slice, those after from the last; under
+ * `strict`, as in the reference, only from as many of its sources as the first slice has.
+ */
+function frameTensors(
+  { slices }: RecipeModule,
+  models: ModelsByName,
+  strict: boolean,
+  notes: Notes,
+): readonly OutputTensor[] {
   const first = slices[0];
-  const last = slices.at(-1);
+  const end = slices.at(-1);
+  const isCut = strict && (first?.sources.length ?? 0) < (end?.sources.length ?? 0);
+  const last = end && isCut ? { ...end, sources: end.sources.slice(0, first?.sources.length) } : end;
   if (first === undefined || last === undefined) return [];
   const before = frameOf(first, models, []);
   const after = first === last ? before : frameOf(last, models, listHeads(models));

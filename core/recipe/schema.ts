@@ -15,7 +15,11 @@ function closed<Shape extends z.ZodRawShape>(shape: Shape) {
   return z.strictObject(shape, { error: (issue) => (issue.code === "unrecognized_keys" ? known : undefined) });
 }
 
-const layerIndex = z.int().nonnegative().max(RECIPE_LIMITS.layers);
+/** mergekit also takes whole numbers in quotes. */
+const layerIndex = z.preprocess(
+  (value) => (typeof value === "string" && /^\d{1,9}$/.test(value) ? Number(value) : value),
+  z.int().nonnegative().max(RECIPE_LIMITS.layers),
+);
 const text = z.string().min(1).max(RECIPE_LIMITS.textCharacters);
 
 /** A model reference: what lies where, at which revision, and the adapter to merge into it first. */

@@ -38,6 +38,17 @@ test("what stands before the layers comes from the first slice, what stands afte
   assert.deepEqual([source("model.norm.weight"), source("lm_head.weight")], [[1], [1]]);
 });
 
+test("surplus sources of the last slice take part after the layers, but under strict", () => {
+  const weighted = (model: string) => `{model: ${model}, layer_range: [0, 1], parameters: {weight: 1}}`;
+  const text = stack(weighted("a"), `${weighted("b")}, ${weighted("a")}`).replace("passthrough", "linear");
+  const sources = (recipe: string, name: string) =>
+    tensorOf(planText(recipe, MODELS), name).inputs.map((input) => input.source);
+  assert.deepEqual(sources(text, "model.norm.weight"), [1, 0]);
+  const strict = `${text}mergekit_compat: strict\n`;
+  assert.deepEqual(sources(strict, "model.norm.weight"), [1]);
+  assert.deepEqual(sources(strict, UP(1)), [1, 0]);
+});
+
 test("a last slice whose model ties its head fills the head that another model stores", () => {
   const models = { a: makeLlama(), b: makeLlama({ tied: true, head: false }) };
   const plan = planText(stack("{model: a, layer_range: [0, 1]}", "{model: b, layer_range: [0, 1]}"), models);

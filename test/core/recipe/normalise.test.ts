@@ -52,7 +52,7 @@ parameters: {normalize: false}
 slices:
   - sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [1, 3], parameters: {weight: 3}}]
     parameters: {weight: 2}
-  - sources: [{model: c, layer_range: [4, 5]}]
+  - sources: [{model: c, layer_range: ["4", 5.0]}]
     base_model: c
 `);
   assert.equal(recipe.restacks, true);
