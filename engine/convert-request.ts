@@ -2,11 +2,11 @@
 // Plain data both ways. Called by workers/convert-executor.ts.
 import type { Digest } from "../core/artifact/digest.ts";
 import type { TensorFileListing } from "../core/artifact/listed-file.ts";
-import { MergeyardError } from "../core/error.ts";
-import { type Fit, fitMemory } from "../core/plan/memory.ts";
+import { type Fit, fitMemory, needFit } from "../core/plan/memory.ts";
 import { tensorBytes } from "../core/tensor.ts";
 import type { Region } from "../stores/store.ts";
 import { GATHER_PEAK_BYTES, type GatherTensor } from "./gather.ts";
+import { regionBytes } from "./region-size.ts";
 import type { MergeProgress } from "./request.ts";
 
 export type ConvertRequest = {
@@ -44,17 +44,12 @@ export type ExecuteConvert = (
   options: { readonly signal: AbortSignal; readonly progress?: ((done: MergeProgress) => void) | undefined },
 ) => Promise<ConvertResult>;
 
-/** Smallest region but the last: a store may need parts of at least 5 MiB (S3). */
-const REGION_BYTES_MIN = 8 * 2 ** 20;
-/** Enough regions that threads end together. */
-const REGIONS_PER_THREAD = 8;
-
 /** Whole tensors: a digest is taken from a tensor's start to its end. */
 export type ConvertRegion = Region & { readonly tensors: readonly GatherTensor[] };
 
 /** Regions of the file in order; they cover it exactly, the first one with the header. */
 export function cutConversion({ tensors, header, fileBytes, threads }: ConvertRequest): readonly ConvertRegion[] {
-  const target = Math.max(REGION_BYTES_MIN, Math.ceil(fileBytes / (threads * REGIONS_PER_THREAD)));
+  const target = regionBytes(fileBytes, threads);
   const regions: ConvertRegion[] = [];
   let [offset, bytes, own]: [number, number, GatherTensor[]] = [0, header.byteLength, []];
   for (const tensor of tensors) {
@@ -70,10 +65,5 @@ export function cutConversion({ tensors, header, fileBytes, threads }: ConvertRe
 /** Threads for the request within its memory. Throws EngineMemoryTooSmall when one does not fit. */
 export function fitConversion({ memoryBytes, target }: ConvertRequest, threads: number): Fit {
   const fit = fitMemory(() => GATHER_PEAK_BYTES, threads, memoryBytes);
-  if (fit.peakBytes <= memoryBytes) return fit;
-  throw new MergeyardError("EngineMemoryTooSmall", {
-    where: { file: target.key },
-    found: `${memoryBytes} bytes`,
-    expected: `at least ${fit.peakBytes} bytes`,
-  });
+  return needFit(fit, memoryBytes, { file: target.key });
 }

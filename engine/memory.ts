@@ -1,6 +1,13 @@
 // The windows and threads of a merge unit on this machine, within a bound on memory. Neither ever changes a result.
-import { MergeyardError } from "../core/error.ts";
-import { type Fit, fitMemory, keptBytes, kernelBytes, measuringBytes, sinkBytes } from "../core/plan/memory.ts";
+import {
+  type Fit,
+  fitMemory,
+  keptBytes,
+  kernelBytes,
+  measuringBytes,
+  needFit,
+  sinkBytes,
+} from "../core/plan/memory.ts";
 import type { MergeUnit } from "../core/plan/schema.ts";
 import { measuredTensors, roundOf } from "./measure-tensors.ts";
 import { methodOf } from "./merge-region.ts";
@@ -17,7 +24,7 @@ export type UnitFit = Fit & { readonly keptBytes: number };
  */
 export function fitUnit(unit: MergeUnit, threads: number, memoryBytes: number): UnitFit {
   const least = fitMemory((windowElements) => threadBytes(unit, windowElements), threads, memoryBytes);
-  const fit = refuseSmall(unit, least, memoryBytes);
+  const fit = needFit(least, memoryBytes, { file: unit.file });
   const kept = keptBytes(fit, memoryBytes, unit.tensors);
   return {
     ...fit,
@@ -27,15 +34,6 @@ export function fitUnit(unit: MergeUnit, threads: number, memoryBytes: number): 
   };
 }
 
-function refuseSmall(unit: MergeUnit, fit: Fit, memoryBytes: number): Fit {
-  if (fit.peakBytes <= memoryBytes) return fit;
-  throw new MergeyardError("EngineMemoryTooSmall", {
-    where: { file: unit.file },
-    found: `${memoryBytes} bytes`,
-    expected: `at least ${fit.peakBytes} bytes`,
-  });
-}
-
 /** How a round of a unit's method is measured within `memoryBytes`. Throws EngineMemoryTooSmall. */
 export function fitMeasuring(unit: MergeUnit, round: number, threads: number, memoryBytes: number): Fit {
   const tensors = measuredTensors(unit).map((tensor) => ({ tensor, ...roundOf(tensor, round) }));
@@ -43,7 +41,7 @@ export function fitMeasuring(unit: MergeUnit, round: number, threads: number, me
     tensors
       .map((own) => measuringBytes({ ...own.method, round: own.round }, own.tensor, windowElements))
       .reduce((most, one) => Math.max(most, one), 0);
-  return refuseSmall(unit, fitMemory(needs, threads, memoryBytes), memoryBytes);
+  return needFit(fitMemory(needs, threads, memoryBytes), memoryBytes, { file: unit.file });
 }
 
 /** Kernel memory of a thread that may get any tensor of the unit. */

@@ -1,7 +1,6 @@
 // Cuts the shards of a folder of quantized parts into regions, which one thread writes from start to end, and says how
 // much memory a thread takes. Neither changes a byte: a tensor's parts are made by one thread, whole.
 import assert from "node:assert/strict";
-import { MergeyardError } from "../core/error.ts";
 import type { PlannedShard } from "../core/formats/safetensors/shard-plan.ts";
 import {
   type CompressedMatrix,
@@ -9,7 +8,7 @@ import {
   type CompressedUnit,
   specsOf,
 } from "../core/plan/compressed-model.ts";
-import { type Fit, fitMemory, hessianBytes } from "../core/plan/memory.ts";
+import { type Fit, fitMemory, hessianBytes, needFit } from "../core/plan/memory.ts";
 import { knownFolderScheme } from "../core/schemes/registry.ts";
 import type { Region } from "../stores/store.ts";
 import type { PartsRequest } from "./parts-request.ts";
@@ -21,12 +20,7 @@ import {
   streamBytes,
   windowRows,
 } from "./quantize-parts.ts";
-
-/** Smallest region but the last: a store may need parts of at least 5 MiB (S3). */
-const REGION_BYTES_MIN = 8 * 2 ** 20;
-/** Enough regions that threads end together, and fewer than a store takes. */
-const REGIONS_PER_THREAD = 8;
-const REGIONS_MAX = 900;
+import { REGION_BYTES_MIN, regionBytes } from "./region-size.ts";
 
 /** A tensor of the file, and the unit that it is a part of. */
 export type PlacedPart = { readonly name: string; readonly bytes: number; readonly unit: CompressedUnit };
@@ -47,8 +41,7 @@ export function cutParts(
   threads: number,
 ): readonly PartsRegion[] {
   const makers = makersOf(units);
-  const wanted = Math.ceil(fileBytes / Math.min(REGIONS_MAX, threads * REGIONS_PER_THREAD));
-  const target = Math.max(REGION_BYTES_MIN, wanted);
+  const target = regionBytes(fileBytes, threads);
   const regions: PartsRegion[] = [];
   const begun = new Set<CompressedUnit>();
   let [offset, bytes, placed, isLate]: [number, number, PlacedPart[], boolean] = [0, header.byteLength, [], false];
@@ -99,17 +92,12 @@ export function fitParts(request: PartsRequest, threads: number): Fit {
   const firsts = firstParts(shards, units);
   const kept = matrices.reduce((most, unit) => Math.max(most, keptBytes(unit.parts, firsts.get(unit))), 0);
   const late = shards.reduce((most, shard) => Math.max(most, lateBytes(shard, units, request.threads)), 0);
-  // They lie here and in the thread that gets them.
-  const memoryBytes = request.memoryBytes - 2 * late;
   const hessian =
     request.hessians === undefined ? 0 : matrices.reduce((most, unit) => Math.max(most, hessianBytes(unit.matrix)), 0);
-  const fit = fitMemory(() => kernelBytes + kept + hessian, threads, memoryBytes);
-  if (fit.peakBytes <= memoryBytes) return { ...fit, threadBytes: kernelBytes };
-  throw new MergeyardError("EngineMemoryTooSmall", {
-    where: { store: request.target },
-    found: `${request.memoryBytes} bytes`,
-    expected: `at least ${fit.peakBytes + 2 * late} bytes`,
-  });
+  const fit = fitMemory(() => kernelBytes + kept + hessian, threads, request.memoryBytes - 2 * late);
+  // Late parts lie here and in the thread that gets them.
+  const whole = { ...fit, threadBytes: kernelBytes, peakBytes: fit.peakBytes + 2 * late };
+  return needFit(whole, request.memoryBytes, { store: request.target });
 }
 
 /** Parts that wait for the last region of a shard. */

@@ -1,23 +1,18 @@
 // Cuts a quantized file into portions, which are read, quantized and written at a time, and those into regions, which
 // one thread writes from start to end. Portions depend on the tensors alone: what is measured of them is added in their
 // order and is the same for any number of threads.
-import { MergeyardError } from "../core/error.ts";
 import { isFloatDtype } from "../core/ops/cast.ts";
 import { allocatedBytes } from "../core/ops/memory.ts";
-import { type Fit, fitMemory, packedBytes, rowQuantizerBytes } from "../core/plan/memory.ts";
+import { type Fit, fitMemory, needFit, packedBytes, rowQuantizerBytes } from "../core/plan/memory.ts";
 import { BLOCK_SCHEMES } from "../core/schemes/registry.ts";
 import { rowBytes } from "../core/schemes/scheme.ts";
 import { DTYPE_BITS, elementCount } from "../core/tensor.ts";
 import type { Region } from "../stores/store.ts";
 import type { QuantizeRequest, QuantizeTensor } from "./quantize-request.ts";
+import { regionBytes } from "./region-size.ts";
 
 /** Elements of a portion, unless one head of attention has more: 1 MiB of BF16. Higher: more memory, no less work. */
 const PORTION_ELEMENTS = 1 << 19;
-/** Smallest region but the last: a store may need parts of at least 5 MiB (S3). */
-const REGION_BYTES_MIN = 8 * 2 ** 20;
-/** Enough regions that threads end together, and fewer than a store takes. */
-const REGIONS_PER_THREAD = 8;
-const REGIONS_MAX = 900;
 
 /** How a tensor is cut: rows of `columns`, whole heads of `headRows` at a time. */
 export type PortionShape = {
@@ -50,8 +45,7 @@ export function shapePortions({ source, permutedHeads }: QuantizeTensor): Portio
 
 /** Regions of the file in order; they cover it exactly, the first one with the header. */
 export function cutPortions({ tensors, header, fileBytes, threads }: QuantizeRequest): readonly PortionRegion[] {
-  const wanted = Math.ceil(fileBytes / Math.min(REGIONS_MAX, threads * REGIONS_PER_THREAD));
-  const target = Math.max(REGION_BYTES_MIN, wanted);
+  const target = regionBytes(fileBytes, threads);
   const regions: PortionRegion[] = [];
   let [offset, bytes, portions]: [number, number, Portion[]] = [0, header.byteLength, []];
   const close = (): void => {
@@ -78,12 +72,7 @@ export function cutPortions({ tensors, header, fileBytes, threads }: QuantizeReq
 export function fitPortions(request: QuantizeRequest, threads: number): Fit {
   const threadBytes = request.tensors.reduce((most, tensor) => Math.max(most, portionBytes(tensor)), 0);
   const fit = fitMemory(() => threadBytes, threads, request.memoryBytes);
-  if (fit.peakBytes <= request.memoryBytes) return fit;
-  throw new MergeyardError("EngineMemoryTooSmall", {
-    where: { file: request.target.key },
-    found: `${request.memoryBytes} bytes`,
-    expected: `at least ${fit.peakBytes} bytes`,
-  });
+  return needFit(fit, request.memoryBytes, { file: request.target.key });
 }
 
 /** Kernel memory for one tensor: two portions as stored, one quantized, one row of values, and the quantizer's. */

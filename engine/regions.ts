@@ -1,13 +1,7 @@
 // Cuts the output files of a merge unit into regions: runs of whole tensors that one thread merges from start to end.
 import type { DerivedFile, MergeUnit } from "../core/plan/schema.ts";
 import type { Region } from "../stores/store.ts";
-
-/**
- * Smallest region but the last: a store may need parts of at least 5 MiB (S3), and threads want work worth a message.
- */
-const REGION_BYTES_MIN = 8 * 2 ** 20;
-/** Enough regions that threads end together. */
-const REGIONS_PER_THREAD = 8;
+import { REGION_BYTES_MIN, regionBytes } from "./region-size.ts";
 
 export type MergeRegion = Region & {
   /** Tensors [firstTensor, endTensor) of the unit, in file order. */
@@ -23,7 +17,7 @@ export type MergeRegion = Region & {
  */
 export function cutRegions(unit: MergeUnit, threads: number): readonly MergeRegion[] {
   const headerBytes = unit.fileBytes - unit.tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
-  const target = Math.max(REGION_BYTES_MIN, Math.ceil(unit.fileBytes / (threads * REGIONS_PER_THREAD)));
+  const target = regionBytes(unit.fileBytes, threads);
   const spans = findSpans(unit);
   const regions: MergeRegion[] = [];
   let [offset, bytes, firstTensor] = [0, headerBytes, 0];

@@ -2,6 +2,7 @@
 // kernel memory, so that the bound the plan shows is the bound that holds.
 import assert from "node:assert/strict";
 import type { PartsPacking, TensorEntry } from "../checkpoint.ts";
+import { type ErrorPlace, MergeyardError } from "../error.ts";
 import { columnOrder } from "../formats/quantized/compressed-tensors-read.ts";
 import { type MergeMethod, type Round, type ScratchTensor, tileElementsOf } from "../methods/method.ts";
 import { TILE_ELEMENTS } from "../ops/kernels.ts";
@@ -302,4 +303,11 @@ export function fitMemory(needs: (windowElements: number) => number, threads: nu
   const threadBytes = needs(WINDOW_ELEMENTS_MIN);
   const peakBytes = processBytes(threadBytes, 1);
   return { windowElements: WINDOW_ELEMENTS_MIN, threads: 1, threadBytes, peakBytes };
+}
+
+/** The fit, where it is within `memoryBytes`. Throws EngineMemoryTooSmall. */
+export function needFit(fit: Fit, memoryBytes: number, where: ErrorPlace): Fit {
+  if (fit.peakBytes <= memoryBytes) return fit;
+  const expected = `at least ${fit.peakBytes} bytes`;
+  throw new MergeyardError("EngineMemoryTooSmall", { where, found: `${memoryBytes} bytes`, expected });
 }
