@@ -1,7 +1,8 @@
 import * as z from "zod";
-import { outerProducts, outerProductsBytes } from "../ops/linalg/orthogonal.ts";
+import { outerProductsBytes } from "../ops/linalg/orthogonal.ts";
 import { svd, svdBytes } from "../ops/linalg/svd.ts";
 import { compileTaskMatrices, TASK_MATRIX_MODEL_PARAMETERS, taskMatrixBytes } from "./frames/task-matrices.ts";
+import { spreadEvenly } from "./frames/triplets.ts";
 import type { MergeMethod } from "./method.ts";
 
 /**
@@ -34,12 +35,7 @@ export const iso_c = Object.freeze({
       kernels,
       (tasks, target) => {
         tasks.sum(target);
-        tasks.scoped((allocate) => {
-          const { left, values, right } = svd(target, allocate);
-          const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-          outerProducts(target, left, right, allocate);
-          for (let i = 0; i < target.values.length; i++) target.values[i] = mean * (target.values[i] ?? 0);
-        });
+        tasks.scoped((allocate) => spreadEvenly(target, svd(target, allocate), allocate));
       },
       "scale",
     ),

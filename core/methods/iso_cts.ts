@@ -1,6 +1,6 @@
 import * as z from "zod";
-import { addScaledDoubles, allocateMatrix, doublesBytes, firstRows, type Matrix, rowOf } from "../ops/linalg/matrix.ts";
-import { orthogonalPart, orthogonalPartBytes, outerProducts, outerProductsBytes } from "../ops/linalg/orthogonal.ts";
+import { addScaledDoubles, doublesBytes, type Matrix, rowOf } from "../ops/linalg/matrix.ts";
+import { orthogonalPart, orthogonalPartBytes, outerProductsBytes } from "../ops/linalg/orthogonal.ts";
 import { svd, svdBytes } from "../ops/linalg/svd.ts";
 import {
   compileTaskMatrices,
@@ -8,6 +8,7 @@ import {
   type TaskMatrices,
   taskMatrixBytes,
 } from "./frames/task-matrices.ts";
+import { allocateTriplets, keepTriplets, spreadEvenly, tripletsBytes } from "./frames/triplets.ts";
 import { type MergeMethod, numberParameter } from "./method.ts";
 
 /**
@@ -30,7 +31,7 @@ export const iso_cts = Object.freeze({
   scratchBytes: (tensor) =>
     taskMatrixBytes(tensor, ({ rows, columns }) => {
       const kept = Math.min(rows, columns);
-      const stacked = doublesBytes(kept * rows) + doublesBytes(kept * columns) + doublesBytes(kept);
+      const stacked = tripletsBytes(kept, rows, columns);
       const projected = doublesBytes(columns) + svdBytes(rows, columns);
       const orthogonal = Math.max(orthogonalPartBytes(kept, rows), orthogonalPartBytes(kept, columns));
       return stacked + Math.max(projected, orthogonal, outerProductsBytes(kept));
@@ -48,19 +49,13 @@ export const iso_cts = Object.freeze({
   },
 } satisfies MergeMethod);
 
-/** Singular vectors of the tasks, each as many, then the common ones: rows of left and right, and their values. */
-type Stack = { readonly left: Matrix; readonly right: Matrix; readonly values: Float64Array };
-
+/** The stack has triplets of the tasks, each as many, then the common ones. */
 function mergeSpaces(tasks: TaskMatrices, target: Matrix, fraction: number): void {
   const { rows, columns, count } = tasks;
   const all = Math.min(rows, columns);
   const each = specificEach(all, count, fraction);
   tasks.scoped((allocate) => {
-    const stack = {
-      left: allocateMatrix(allocate, all, rows),
-      right: allocateMatrix(allocate, all, columns),
-      values: allocate(all),
-    };
+    const stack = allocateTriplets(allocate, all, rows, columns);
     tasks.sum(target);
     tasks.scoped((scratch) => keepTriplets(stack, count * each, all - count * each, svd(target, scratch)));
     const common = stack.left.values.subarray(count * each * rows);
@@ -72,9 +67,7 @@ function mergeSpaces(tasks: TaskMatrices, target: Matrix, fraction: number): voi
       });
     }
     for (const vectors of [stack.left, stack.right]) tasks.scoped((scratch) => orthogonalPart(vectors, scratch));
-    const mean = stack.values.reduce((sum, value) => sum + value, 0) / all;
-    tasks.scoped((scratch) => outerProducts(target, stack.left, stack.right, scratch));
-    for (let i = 0; i < target.values.length; i++) target.values[i] = mean * (target.values[i] ?? 0);
+    tasks.scoped((scratch) => spreadEvenly(target, stack, scratch));
   });
 }
 
@@ -84,12 +77,6 @@ function specificEach(all: number, count: number, fraction: number): number {
   const below = Math.floor(share);
   const rounded = share - below === 0.5 ? below + (below % 2) : Math.round(share);
   return Math.min(rounded, Math.floor(all / count));
-}
-
-function keepTriplets(stack: Stack, first: number, count: number, { left, values, right }: Stack): void {
-  stack.left.values.set(firstRows(left, count).values, first * left.columns);
-  stack.right.values.set(firstRows(right, count).values, first * right.columns);
-  stack.values.set(values.subarray(0, count), first);
 }
 
 /** D := D - U U^T D, U's columns given as the rows of `space`; `part` is a row of D. */

@@ -1,5 +1,5 @@
 import * as z from "zod";
-import { allocateMatrix, doublesBytes, firstRows, type Matrix, rowOf } from "../ops/linalg/matrix.ts";
+import { type Matrix, rowOf } from "../ops/linalg/matrix.ts";
 import { orthogonalPart, orthogonalPartBytes, outerProducts, outerProductsBytes } from "../ops/linalg/orthogonal.ts";
 import { svd, svdBytes } from "../ops/linalg/svd.ts";
 import {
@@ -9,6 +9,7 @@ import {
   type TaskMatrices,
   taskMatrixBytes,
 } from "./frames/task-matrices.ts";
+import { allocateTriplets, keepTriplets, tripletsBytes } from "./frames/triplets.ts";
 import type { MergeMethod } from "./method.ts";
 
 /**
@@ -32,7 +33,7 @@ export const tsv_m = Object.freeze({
   scratchBytes: (tensor) =>
     taskMatrixBytes(tensor, ({ rows, columns, tasks }) => {
       const kept = tasks * Math.floor(Math.min(rows, columns) / tasks);
-      const stacked = doublesBytes(kept * rows) + doublesBytes(kept * columns) + doublesBytes(kept);
+      const stacked = tripletsBytes(kept, rows, columns);
       const each = svdBytes(rows, columns);
       return stacked + Math.max(each, stackedBytes(kept, rows), stackedBytes(kept, columns), outerProductsBytes(kept));
     }),
@@ -55,18 +56,12 @@ function mergeTriplets(tasks: TaskMatrices, target: Matrix): void {
     return;
   }
   tasks.scoped((allocate) => {
-    const left = allocateMatrix(allocate, count * each, rows);
-    const right = allocateMatrix(allocate, count * each, columns);
-    const values = allocate(count * each);
+    const stack = allocateTriplets(allocate, count * each, rows, columns);
     for (let task = 0; task < count; task++) {
       tasks.read(task, target);
-      tasks.scoped((scratch) => {
-        const own = svd(target, scratch);
-        left.values.set(firstRows(own.left, each).values, task * each * rows);
-        right.values.set(firstRows(own.right, each).values, task * each * columns);
-        values.set(own.values.subarray(0, each), task * each);
-      });
+      tasks.scoped((scratch) => keepTriplets(stack, task * each, each, svd(target, scratch)));
     }
+    const { left, right, values } = stack;
     for (const vectors of [left, right]) tasks.scoped((scratch) => orthogonalPart(vectors, scratch));
     values.forEach((value, index) => {
       const row = rowOf(left, index);
