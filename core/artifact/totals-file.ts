@@ -1,6 +1,11 @@
 // The file of a prepare unit: what one round measured of the unit's tensors, a safetensors file of float64 vectors. A
 // total that is a sum has one row for each tensor, in the unit's order. Written and read by steps/units/prepare.ts.
-import { encodeSafetensorsHeader, type PlacedTensor } from "../formats/safetensors/safetensors.ts";
+import {
+  encodeSafetensorsFile,
+  encodeSafetensorsHeader,
+  type PlacedTensor,
+  type TensorSpec,
+} from "../formats/safetensors/safetensors.ts";
 import { type TotalSpecs, totalOf } from "../methods/method.ts";
 import type { TensorFile } from "../plan/receipt.ts";
 import { digestBytes, digestTensorFile } from "./digest.ts";
@@ -15,25 +20,19 @@ type TotalsLayout = {
 
 /** The layout of a file with the totals of so many tensors; nothing in it depends on what was measured. */
 export function layOutTotals(specs: TotalSpecs, tensorCount: number): TotalsLayout {
-  const vectors = Object.entries(specs).map(([name, { kind, length }]) => ({
-    name,
-    dtype: "F64" as const,
-    shape: kind === "sum" ? [tensorCount, length] : [length],
-  }));
-  const { header, tensors: totals, fileBytes } = encodeSafetensorsHeader(vectors);
+  const { header, tensors: totals, fileBytes } = encodeSafetensorsHeader(specsOfTotals(specs, tensorCount));
   return { header, totals, fileBytes };
+}
+
+function specsOfTotals(specs: TotalSpecs, tensorCount: number): readonly TensorSpec[] {
+  return Object.entries(specs).map(([name, { kind, length }]) => {
+    return { name, dtype: "F64", shape: kind === "sum" ? [tensorCount, length] : [length] };
+  });
 }
 
 /** The whole file of the totals of a unit. */
 export function encodeTotals(specs: TotalSpecs, { tensors, values }: PartTotals): Uint8Array {
-  const { header, totals, fileBytes } = layOutTotals(specs, tensors.length);
-  const file = new Uint8Array(fileBytes);
-  file.set(header);
-  for (const { name, offset } of totals) {
-    const { buffer, byteOffset, byteLength } = totalOf(values, name);
-    file.set(new Uint8Array(buffer, byteOffset, byteLength), header.length + offset);
-  }
-  return file;
+  return encodeSafetensorsFile(specsOfTotals(specs, tensors.length), ({ name }) => totalOf(values, name));
 }
 
 /** The listing of a totals file, its digest made of those of its parts like any tensor file's. */

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 import { main } from "../../cli/main.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
 import { gaussians } from "../core/schemes/gaussians.ts";
 import { createRecorder } from "./recorder.ts";
 
@@ -13,12 +13,8 @@ import { createRecorder } from "./recorder.ts";
 async function makeModels(): Promise<string> {
   const cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-derive-"));
   mkdirSync(path.join(cwd, "m"));
-  const { header, fileBytes } = encodeSafetensorsHeader([
-    { name: "model.layers.0.mlp.up_proj.weight", dtype: "F32", shape: [64, 256] },
-  ]);
-  const file = new Uint8Array(fileBytes);
-  file.set(header);
-  file.set(new Uint8Array(gaussians(64 * 256, 1).buffer), header.length);
+  const specs = [{ name: "model.layers.0.mlp.up_proj.weight", dtype: "F32" as const, shape: [64, 256] }];
+  const file = encodeSafetensorsFile(specs, () => gaussians(64 * 256, 1));
   writeFileSync(path.join(cwd, "m", "model.safetensors"), file);
   writeFileSync(path.join(cwd, "m", "config.json"), JSON.stringify({ model_type: "llama" }));
   const terminal = createRecorder({ cwd });

@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { main } from "../../cli/main.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { readTensor, valuesOf } from "../../tools/golden/tensors.ts";
@@ -19,10 +19,9 @@ export function writePlainModel(
   documents: Readonly<Record<string, unknown>> = {},
 ): void {
   const specs = Object.entries(tensors).map(([name, { shape }]) => ({ name, dtype: "F32" as const, shape }));
-  const { header, tensors: placed } = encodeSafetensorsHeader(specs, new Map());
-  const data = placed.map(({ name }) => Buffer.from(Float32Array.from(tensors[name]?.values ?? []).buffer));
   mkdirSync(folder, { recursive: true });
-  writeFileSync(path.join(folder, file), Buffer.concat([header, ...data]));
+  const bytes = encodeSafetensorsFile(specs, ({ name }) => Float32Array.from(tensors[name]?.values ?? []));
+  writeFileSync(path.join(folder, file), bytes);
   for (const [name, document] of Object.entries(documents)) {
     writeFileSync(path.join(folder, name), JSON.stringify(document));
   }

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 import { main } from "../../cli/main.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile, encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { createRecorder } from "./recorder.ts";
 
 const CONFIG = {
@@ -184,13 +184,12 @@ test("Hessians of the inputs change what GPTQ stores, and only schemes that use 
   const specs = [...MATRICES, ...INNER].map((name) => {
     return { name: `model.layers.0.${name}.weight`, dtype: "F32" as const, shape: [32, 32] };
   });
-  const { header, fileBytes, tensors } = encodeSafetensorsHeader(specs);
-  const file = new Uint8Array(fileBytes);
-  file.set(header);
   const inputs = Float32Array.from({ length: 1024 }, (_, at) => (at % 33 === 0 ? 1 + (at % 7) : 0.9));
-  for (const { offset } of tensors) file.set(new Uint8Array(inputs.buffer), header.length + offset);
   mkdirSync(path.join(cwd, "calibration"));
-  writeFileSync(path.join(cwd, "calibration/h.safetensors"), file);
+  writeFileSync(
+    path.join(cwd, "calibration/h.safetensors"),
+    encodeSafetensorsFile(specs, () => inputs),
+  );
   const run = async (out: string, ...more: readonly string[]) => {
     const terminal = createRecorder({ cwd });
     const status = await main(["quantize", ".", "--out", out, "--json", ...more], terminal);

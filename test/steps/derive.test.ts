@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { describeCompressed } from "../../core/formats/quantized/compressed-tensors-config.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
 import { deriveCodes, LOWER_BITS, type LowerBits, refitScale } from "../../core/schemes/double-rounding.ts";
 import { dequantizeMatrix, quantizeMatrix } from "../../core/schemes/part-matrix.ts";
 import { COMPRESSED_SCHEMES } from "../../core/schemes/registry.ts";
@@ -34,12 +34,7 @@ type Stored = {
 };
 
 async function putTensors(store: ObjectStore, prefix: string, tensors: readonly Stored[], config: object) {
-  const { header, tensors: placed, fileBytes } = encodeSafetensorsHeader(tensors);
-  const file = new Uint8Array(fileBytes);
-  file.set(header);
-  for (const { name, offset } of placed) {
-    file.set(tensors.find((tensor) => tensor.name === name)?.bytes ?? new Uint8Array(), header.length + offset);
-  }
+  const file = encodeSafetensorsFile(tensors, ({ name }) => tensors.find((tensor) => tensor.name === name)?.bytes);
   await writeBytes(store, `${prefix}model.safetensors`, file);
   await putText(store, `${prefix}config.json`, JSON.stringify({ model_type: "llama", vocab_size: 6, ...config }));
   await putText(store, `${prefix}tokenizer.json`, "{}");

@@ -1,7 +1,7 @@
 // What diff says of two checkpoints.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
 import type { Dtype } from "../../core/tensor.ts";
 import { diffStep } from "../../steps/diff.ts";
 import { runStep } from "../../steps/step.ts";
@@ -16,10 +16,7 @@ async function checkpoint(tensors: Readonly<Record<string, Tensor>>): Promise<Ob
   const specs = Object.entries(tensors).map(([name, { dtype = "F32", shape, values }]) => {
     return { name, dtype, shape: shape ?? [values.length] };
   });
-  const { header, tensors: placed, fileBytes } = encodeSafetensorsHeader(specs);
-  const file = new Uint8Array(fileBytes);
-  file.set(header);
-  for (const { name, dtype, offset } of placed) {
+  const file = encodeSafetensorsFile(specs, ({ name, dtype }) => {
     const values = tensors[name]?.values ?? [];
     const arrays: Partial<Record<Dtype, () => ArrayBufferView>> = {
       F32: () => Float32Array.from(values),
@@ -28,9 +25,8 @@ async function checkpoint(tensors: Readonly<Record<string, Tensor>>): Promise<Ob
       // The upper halves of values that BF16 holds exactly.
       BF16: () => Uint16Array.from(values, (value) => (new Uint32Array(Float32Array.of(value).buffer)[0] ?? 0) >>> 16),
     };
-    const { buffer } = arrays[dtype]?.() ?? assert.fail();
-    file.set(new Uint8Array(buffer), header.length + offset);
-  }
+    return arrays[dtype]?.();
+  });
   await writeBytes(store, "model.safetensors", file);
   return store;
 }

@@ -9,7 +9,7 @@ import { after, describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { main } from "../../cli/main.ts";
 import { parseManifest } from "../../core/artifact/manifest.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
 import type { MergeMethod } from "../../core/methods/method.ts";
 import { findMethod, METHOD_IDS } from "../../core/methods/registry.ts";
 import type { TensorFile } from "../../core/plan/receipt.ts";
@@ -87,16 +87,12 @@ async function putStatistics(store: ObjectStore, method: MergeMethod): Promise<v
     const own = method.statistics?.shapeOf(shape);
     return own === undefined ? [] : [{ name, dtype: "F32" as const, shape: [...own] }];
   });
-  const { header, tensors, fileBytes } = encodeSafetensorsHeader(specs);
-  const file = new Uint8Array(fileBytes);
-  file.set(header);
-  for (const { shape, offset, bytes } of tensors) {
+  const file = encodeSafetensorsFile(specs, ({ shape, bytes }) => {
     const columns = shape.at(-1) ?? 1;
-    const values = Float32Array.from({ length: bytes / 4 }, (_, i) =>
+    return Float32Array.from({ length: bytes / 4 }, (_, i) =>
       Math.floor(i / columns) === i % columns ? 2 + (i % columns) / 8 : 0.1,
     );
-    file.set(new Uint8Array(values.buffer), header.length + offset);
-  }
+  });
   await writeBytes(store, "incoming/statistics/1/model.safetensors", file);
 }
 

@@ -12,7 +12,11 @@ import { planGgufModel } from "../../core/formats/gguf/model.ts";
 import { NO_TOKENIZER } from "../../core/formats/gguf/tokenizer.ts";
 import { ggufTypeOf } from "../../core/formats/gguf/type-codes.ts";
 import { encodeGgufHeader } from "../../core/formats/gguf/write.ts";
-import { encodeSafetensorsHeader, readSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import {
+  encodeSafetensorsFile,
+  encodeSafetensorsHeader,
+  readSafetensorsHeader,
+} from "../../core/formats/safetensors/safetensors.ts";
 import { planGgufOutputs } from "../../core/plan/gguf-outputs.ts";
 import { createNotes } from "../../core/plan/notes.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
@@ -116,13 +120,9 @@ function shapesOf({ config, router, expert, hasHeadNorms }: Model): Map<string, 
 
 async function putModel(store: ObjectStore, model: Model): Promise<void> {
   const specs = [...shapesOf(model)].map(([name, shape]) => ({ name, dtype: "F32" as const, shape }));
-  const { header, tensors, fileBytes } = encodeSafetensorsHeader(specs);
-  const file = new Uint8Array(fileBytes);
-  file.set(header);
-  for (const [seed, { offset, bytes }] of tensors.entries()) {
-    const values = Float32Array.from({ length: bytes / 4 }, (_, at) => Math.sin(seed * 37 + at * 0.7));
-    file.set(new Uint8Array(values.buffer), header.length + offset);
-  }
+  const file = encodeSafetensorsFile(specs, ({ bytes }, seed) => {
+    return Float32Array.from({ length: bytes / 4 }, (_, at) => Math.sin(seed * 37 + at * 0.7));
+  });
   await writeBytes(store, "model.safetensors", file);
   await putText(store, "config.json", JSON.stringify(model.config));
 }

@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { renderBitPlan } from "../../core/bit-plan/document.ts";
 import { MergeyardError } from "../../core/error.ts";
-import { encodeSafetensorsHeader, readSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile, readSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
 import { planBitsStep } from "../../steps/quantize/plan-bits.ts";
 import { readBitPlan } from "../../steps/quantize/read-bit-plan.ts";
@@ -153,13 +153,7 @@ async function putModel(matrices: ReadonlyMap<string, Float32Array>, columns: nu
   const specs = [...matrices].map(([name, { length }]) => {
     return { name, dtype: "F32" as const, shape: length === columns ? [columns] : [length / columns, columns] };
   });
-  const { header, tensors, fileBytes } = encodeSafetensorsHeader(specs);
-  const file = new Uint8Array(fileBytes);
-  file.set(header);
-  for (const { name, offset } of tensors) {
-    const values = matrices.get(name) ?? new Float32Array();
-    file.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), header.length + offset);
-  }
+  const file = encodeSafetensorsFile(specs, ({ name }) => matrices.get(name));
   await writeBytes(store, "model.safetensors", file);
   await putText(store, "config.json", JSON.stringify({ model_type: "llama", vocab_size: 6, ...config }));
   return store;

@@ -7,7 +7,7 @@ import type { Checkpoint, CheckpointFile, TensorEntry } from "../../core/checkpo
 import { findForm, parseCompressedConfig } from "../../core/formats/quantized/compressed-tensors-config.ts";
 import { listCompressed } from "../../core/formats/quantized/compressed-tensors-read.ts";
 import { safetensors } from "../../core/formats/safetensors/folder.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
 import { partsMatrix } from "../../core/plan/memory.ts";
 import { FOLDER_SCHEMES } from "../../core/schemes/registry.ts";
 import { partRange } from "../../core/schemes/scheme.ts";
@@ -52,16 +52,13 @@ async function putModel({ shapes = {}, config = {}, first = {} }: Change = {}) {
     dtype: "F32" as const,
     shape,
   }));
-  const { header, tensors, fileBytes } = encodeSafetensorsHeader(specs);
-  const file = new Uint8Array(fileBytes);
-  file.set(header);
   const values = new Map<string, Float32Array>();
-  for (const [seed, { name, offset, bytes }] of tensors.entries()) {
+  const file = encodeSafetensorsFile(specs, ({ name, bytes }, seed) => {
     const own = Float32Array.from({ length: bytes / 4 }, (_, i) => (seed + 1) * Math.sin(seed * 37 + i * 0.7));
     if (first[name] !== undefined) own[0] = first[name];
     values.set(name, own);
-    file.set(new Uint8Array(own.buffer), header.length + offset);
-  }
+    return own;
+  });
   await writeBytes(store, "model.safetensors", file);
   await putText(store, "config.json", JSON.stringify({ model_type: "llama", vocab_size: 6, ...config }));
   await putText(store, "tokenizer.json", "{}");

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { MergeyardError } from "../../core/error.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
 import { convertStep } from "../../steps/convert/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { planStep } from "../../steps/plan.ts";
@@ -25,14 +25,11 @@ async function putTensors(store: ObjectStore, key: string, tensors: ReadonlyMap<
   const specs = [...tensors].map(([name, { length }]) => {
     return { name, dtype: "F32" as const, shape: [length / COLUMNS, COLUMNS] };
   });
-  const { header, tensors: placed, fileBytes } = encodeSafetensorsHeader(specs);
-  const file = new Uint8Array(fileBytes);
-  file.set(header);
-  for (const { name, offset } of placed) {
-    const values = tensors.get(name) ?? new Float32Array();
-    file.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), header.length + offset);
-  }
-  await writeBytes(store, key, file);
+  await writeBytes(
+    store,
+    key,
+    encodeSafetensorsFile(specs, ({ name }) => tensors.get(name)),
+  );
 }
 
 /** Sum of x x^T over inputs that have much in common, as those of a layer have. */

@@ -2,7 +2,7 @@
 // for, and what is refused of those that do not belong together. The words are packed here, one code at a time.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { encodeSafetensorsHeader, type TensorSpec } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile, type TensorSpec } from "../../core/formats/safetensors/safetensors.ts";
 import { convertStep } from "../../steps/convert/convert.ts";
 import { diffStep } from "../../steps/diff.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
@@ -43,12 +43,7 @@ async function putFolder({ config, parts }: Folder): Promise<ObjectStore> {
   const store = newStore();
   const all: Parts = { bias: floats([2], [1, 2]), ...parts };
   const specs = Object.entries(all).map(([name, { dtype, shape }]) => ({ name: `${MODULE}.${name}`, dtype, shape }));
-  const { header, tensors, fileBytes } = encodeSafetensorsHeader(specs);
-  const file = new Uint8Array(fileBytes);
-  file.set(header);
-  for (const { name, offset } of tensors) {
-    file.set(all[name.slice(MODULE.length + 1)]?.bytes ?? [], header.length + offset);
-  }
+  const file = encodeSafetensorsFile(specs, ({ name }) => all[name.slice(MODULE.length + 1)]?.bytes);
   await writeBytes(store, "model.safetensors", file);
   await putText(store, "config.json", JSON.stringify({ model_type: "llama", quantization_config: config }));
   return store;

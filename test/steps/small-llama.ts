@@ -1,6 +1,6 @@
 // A small model of the llama family with everything that a GGUF file of it holds: two layers, grouped heads, rows of
 // 288 elements that not every block divides. The values follow from the tensor's place alone.
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
 import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { putText } from "./deps.ts";
@@ -65,14 +65,11 @@ export async function putLlama(
   const all = new Map([...shapesOf(config.model_type === "qwen2"), ...Object.entries(shapes)]);
   if (without !== undefined) all.delete(without);
   const specs = [...all].map(([name, shape]) => ({ name, dtype: "F32" as const, shape }));
-  const { header, tensors, fileBytes } = encodeSafetensorsHeader(specs);
-  const file = new Uint8Array(fileBytes);
-  file.set(header);
-  for (const [seed, { name, offset, bytes }] of tensors.entries()) {
+  const file = encodeSafetensorsFile(specs, ({ name, bytes }, seed) => {
     const values = Float32Array.from({ length: bytes / 4 }, (_, i) => Math.sin(seed * 37 + i * 0.7) * 0.1);
     if (first[name] !== undefined) values[0] = first[name];
-    file.set(new Uint8Array(values.buffer), header.length + offset);
-  }
+    return values;
+  });
   await writeBytes(store, `${prefix}model.safetensors`, file);
   await putText(store, `${prefix}config.json`, JSON.stringify({ ...CONFIG, ...config }));
 }

@@ -1,6 +1,6 @@
 // Small checkpoints for pipeline tests: two layers, three shards, an index, a config and a tokenizer, as a team would
 // upload them. The values follow from the seed alone.
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
 import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { putText } from "./deps.ts";
@@ -38,17 +38,13 @@ function shardBytes(
     const [name = "", shape = []] = SHAPES[index] ?? [];
     return { name, dtype: "F32" as const, shape, index };
   });
-  const { header, tensors: placed, fileBytes } = encodeSafetensorsHeader(specs);
-  const file = new Uint8Array(fileBytes);
-  file.set(header);
-  for (const { name, offset, bytes } of placed) {
+  return encodeSafetensorsFile(specs, ({ name, bytes }) => {
     const index = SHAPES.findIndex(([known]) => known === name);
     const drawn = values(seed * 10 + index + (index === changedTensor ? 5 : 0), bytes / 4);
     const data = positive ? drawn.map(Math.abs) : drawn;
     if (index === 0 && nanAt !== undefined) data[nanAt] = Number.NaN;
-    file.set(new Uint8Array(data.buffer), header.length + offset);
-  }
-  return file;
+    return data;
+  });
 }
 
 /** Writes the model's files below `prefix`; the index last, which makes the upload complete. */

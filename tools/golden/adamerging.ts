@@ -5,7 +5,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import * as z from "zod";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
 import { adamerging } from "../../core/methods/adamerging.ts";
 import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
@@ -78,13 +78,10 @@ function partOf(values: Values, part: string) {
 /** The network before training, or what a task made of it. */
 async function writeModel(path: string, given: Values, task: string | undefined): Promise<void> {
   const base = partOf(given, "pre");
-  const { header, tensors } = encodeSafetensorsHeader(
-    base.map(([name, { shape }]) => ({ name, dtype: "F32" as const, shape })),
-  );
-  const data = tensors.map(({ name }) => {
-    const own = given.get(`pre.${name}`)?.values ?? new Float32Array();
+  const specs = base.map(([name, { shape }]) => ({ name, dtype: "F32" as const, shape }));
+  const file = encodeSafetensorsFile(specs, ({ name }) => {
     const change = task === undefined ? undefined : given.get(`${task}.${name}`)?.values;
-    return new Uint8Array(own.map((value, i) => value + (change?.[i] ?? 0)).buffer);
+    return given.get(`pre.${name}`)?.values.map((value, i) => value + (change?.[i] ?? 0));
   });
-  await writeFile(path, Buffer.concat([header, ...data]));
+  await writeFile(path, file);
 }

@@ -4,7 +4,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import * as z from "zod";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
 import { findMethod } from "../../core/methods/registry.ts";
 import { skipped, type Verdict } from "./case.ts";
 import { compareAll, readFileTensors } from "./compare.ts";
@@ -61,6 +61,8 @@ export async function runWithStatistics(folder: string, document: unknown): Prom
 
 async function writeTensors(path: string, tensors: MergedTensors): Promise<void> {
   const specs = [...tensors].map(([name, { shape }]) => ({ name, dtype: "F32" as const, shape }));
-  const { header, tensors: placed } = encodeSafetensorsHeader(specs);
-  await writeFile(path, Buffer.concat([header, ...placed.map(({ name }) => tensors.get(name)?.bytes ?? Buffer.of())]));
+  await writeFile(
+    path,
+    encodeSafetensorsFile(specs, ({ name }) => tensors.get(name)?.bytes),
+  );
 }

@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import * as z from "zod";
 import { COMBINATIONS } from "../../core/adapter/combine.ts";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
 import { extractLoraStep } from "../../steps/models/extract-lora.ts";
 import { mergeLoraStep } from "../../steps/models/merge-lora.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
@@ -113,9 +113,7 @@ function factorsOf(adapter: ReadonlyMap<string, Tensor>, module: string) {
 
 async function writeAdapter(store: ObjectStore, tensors: ReadonlyMap<string, Tensor>, scale: number): Promise<void> {
   const specs = [...tensors].map(([name, { shape }]) => ({ name, dtype: "F32" as const, shape }));
-  const { header, tensors: placed } = encodeSafetensorsHeader(specs, new Map());
-  const parts = placed.map(({ name }) => tensors.get(name)?.bytes ?? new Uint8Array(0));
-  const file = Buffer.concat([header, ...parts]);
+  const file = encodeSafetensorsFile(specs, ({ name }) => tensors.get(name)?.bytes);
   await writeBytes(store, "adapter_model.safetensors", file);
   const rank = [...tensors.values()][0]?.shape[0] ?? 1;
   const config = Buffer.from(JSON.stringify({ peft_type: "LORA", r: rank, lora_alpha: scale * rank }));

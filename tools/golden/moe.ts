@@ -1,7 +1,7 @@
 // Golden cases of mixture-of-experts models: the experts of a file as a Switch model, merged by the step that users
 // run. Source of the form: merge reference, sections 11 and 15.
 import * as z from "zod";
-import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
 import { similarityOf } from "../../core/moe/grouping.ts";
 import { mergeExpertsStep } from "../../steps/models/merge-experts.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
@@ -157,7 +157,9 @@ async function writeTensors(
 ): Promise<void> {
   const byName = new Map(tensors);
   const specs = tensors.map(([name, { shape }]) => ({ name, dtype: "F32" as const, shape }));
-  const { header, tensors: placed } = encodeSafetensorsHeader(specs, new Map());
-  const file = Buffer.concat([header, ...placed.map(({ name }) => byName.get(name)?.bytes ?? new Uint8Array())]);
-  await writeBytes(store, key, file);
+  await writeBytes(
+    store,
+    key,
+    encodeSafetensorsFile(specs, ({ name }) => byName.get(name)?.bytes),
+  );
 }

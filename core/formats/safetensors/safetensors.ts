@@ -216,6 +216,23 @@ export function encodeSafetensorsHeader(
   return { header, tensors, fileBytes: header.length + offset };
 }
 
+/** A whole file in memory, in the reference's order; `bytesOf` gives a tensor's bytes, all of them. */
+export function encodeSafetensorsFile(
+  specs: readonly TensorSpec[],
+  bytesOf: (tensor: PlacedTensor, index: number) => ArrayBufferView | undefined,
+  metadata?: ReadonlyMap<string, string>,
+): Uint8Array<ArrayBuffer> {
+  const { header, tensors, fileBytes } = encodeSafetensorsHeader(specs, metadata);
+  const file = new Uint8Array(fileBytes);
+  file.set(header);
+  for (const [index, tensor] of tensors.entries()) {
+    const data = bytesOf(tensor, index);
+    assert.ok(data?.byteLength === tensor.bytes, `${tensor.name} has ${tensor.bytes} bytes`);
+    file.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), header.length + tensor.offset);
+  }
+  return file;
+}
+
 /** Order of the reference: by dtype descending, then by name. */
 export function compareSpecs(a: TensorSpec, b: TensorSpec): number {
   return dtypeRank(b.dtype) - dtypeRank(a.dtype) || compareUtf8(a.name, b.name);

@@ -8,7 +8,7 @@ import path from "node:path";
 import { after, describe, test } from "node:test";
 import type { Checkpoint } from "../../../core/checkpoint.ts";
 import { MergeyardError } from "../../../core/error.ts";
-import { encodeSafetensorsHeader } from "../../../core/formats/safetensors/safetensors.ts";
+import { encodeSafetensorsFile } from "../../../core/formats/safetensors/safetensors.ts";
 import { runMerge } from "../../../tools/golden/run-merge.ts";
 import { valuesOf } from "../../../tools/golden/tensors.ts";
 import { type Models, makeCheckpoint, makeLlama, planDocuments, planText, tensorsOf } from "../plan/checkpoints.ts";
@@ -157,9 +157,8 @@ after(() => rmSync(scratch, { recursive: true }));
 
 function writeFile(name: string, tensors: Readonly<Record<string, readonly [readonly number[], readonly number[]]>>) {
   const specs = Object.entries(tensors).map(([own, [shape]]) => ({ name: own, dtype: "F32" as const, shape }));
-  const { header, tensors: placed } = encodeSafetensorsHeader(specs);
-  const data = placed.map((spec) => new Uint8Array(Float32Array.from(tensors[spec.name]?.[1] ?? []).buffer));
-  writeFileSync(path.join(scratch, `${name}.safetensors`), Buffer.concat([header, ...data]));
+  const file = encodeSafetensorsFile(specs, (spec) => Float32Array.from(tensors[spec.name]?.[1] ?? []));
+  writeFileSync(path.join(scratch, `${name}.safetensors`), file);
 }
 
 /** Merges two models of [2, 2] and [2] whose second has twice the values of the first. */
