@@ -5,7 +5,7 @@ import type { DerivedMatrix } from "../core/plan/derived-model.ts";
 import { deriveWindow } from "../core/schemes/double-rounding.ts";
 import type { PartBytes } from "../core/schemes/part-matrix.ts";
 import { type Matrix, type Part, partRange } from "../core/schemes/scheme.ts";
-import type { ObjectStore } from "../stores/store.ts";
+import type { FolderPlace } from "../stores/store.ts";
 
 /** Elements of a window: a few copies of them as float32 are in memory. */
 const WINDOW_ELEMENTS = 1 << 19;
@@ -23,7 +23,7 @@ export type DerivedWindow = {
 };
 
 /** Where the model lies: a store, and the folder in it. */
-export type DeriveSource = { readonly store: ObjectStore; readonly prefix: string; readonly signal: AbortSignal };
+export type DeriveSource = FolderPlace & { readonly signal: AbortSignal };
 
 /** All rows in their order; a window may be kept. Throws what reading throws. */
 export async function* deriveWindows(tensor: DerivedMatrix, source: DeriveSource): AsyncGenerator<DerivedWindow> {

@@ -4,7 +4,7 @@ import type { ByteRange, TensorEntry } from "../core/checkpoint.ts";
 import type { Block, Kernels } from "../core/ops/kernels.ts";
 import type { TensorPlace } from "../core/plan/schema.ts";
 import { DTYPE_BITS, type Dtype } from "../core/tensor.ts";
-import type { ObjectStore, OpenStore } from "../stores/store.ts";
+import type { FolderPlace, OpenStore } from "../stores/store.ts";
 import { createPackedReader, type ReadBytes, type Unpack } from "./packed-reader.ts";
 import type { ResolvedSource } from "./request.ts";
 
@@ -72,7 +72,7 @@ function createByteReader(tensor: TensorPlace, { sources, openStore, signal, may
  */
 export function createEntryReader(
   entry: TensorEntry,
-  { store, prefix }: { readonly store: ObjectStore; readonly prefix: string },
+  { store, prefix }: FolderPlace,
   signal: AbortSignal,
 ): (first: number, count: number, target: Uint8Array) => Promise<void> {
   const unit = DTYPE_BITS[entry.dtype] / 8;

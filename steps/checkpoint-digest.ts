@@ -9,13 +9,10 @@ import { MergeyardError } from "../core/error.ts";
 import type { TensorFile } from "../core/plan/receipt.ts";
 import { sortByName } from "../core/utf8-order.ts";
 import type { StoredRange } from "../engine/request.ts";
-import type { ObjectStore } from "../stores/store.ts";
-import { openPlace, type StoredCheckpoint, travellingFiles } from "./open-checkpoint.ts";
+import type { FolderPlace } from "../stores/store.ts";
+import { type CheckpointPlace, openPlace, type StoredCheckpoint, travellingFiles } from "./open-checkpoint.ts";
 import { digestFile } from "./stream.ts";
 import { type ListedHeader, listTensorFile, placeOf } from "./units/adopt.ts";
-
-/** A checkpoint's folder, or the one file of it that is meant. */
-type Place = { readonly store: ObjectStore; readonly prefix: string; readonly file?: string | undefined };
 
 /** What must still be read for a checkpoint's digest, and the digest once the ranges have theirs, in order. */
 export type DigestPlan = {
@@ -33,7 +30,7 @@ export type KnownRange = { readonly range: ByteRange; readonly digest: Digest };
  * need not be read again. Nothing is read: the headers were when it was opened.
  */
 export function planDigest(
-  place: Place,
+  place: CheckpointPlace,
   opened: StoredCheckpoint,
   known: readonly KnownRange[],
   signal: AbortSignal,
@@ -63,7 +60,7 @@ type FilePlan<Listing> = {
 };
 
 function joinPlans(
-  place: Place,
+  place: CheckpointPlace,
   opened: StoredCheckpoint,
   plain: readonly FilePlan<PlainFile>[],
   tensors: readonly FilePlan<TensorFile>[],
@@ -88,7 +85,7 @@ function joinPlans(
   };
 }
 
-function listPlain({ store, prefix }: Place, { name, bytes }: CheckpointFile): FilePlan<PlainFile> {
+function listPlain({ store, prefix }: CheckpointPlace, { name, bytes }: CheckpointFile): FilePlan<PlainFile> {
   return {
     ranges: [{ store: store.uri, key: `${prefix}${name}`, offset: 0, bytes }],
     list: ([digest = ""]) => ({ name, bytes, digest }),
@@ -96,7 +93,7 @@ function listPlain({ store, prefix }: Place, { name, bytes }: CheckpointFile): F
 }
 
 function listTensors(
-  { store, prefix }: Place,
+  { store, prefix }: CheckpointPlace,
   { name, bytes }: CheckpointFile,
   header: ListedHeader,
   known: ReadonlyMap<string, Digest>,
@@ -120,7 +117,7 @@ function rangeKey({ file, offset, bytes }: ByteRange): string {
   return `${offset} ${bytes} ${file}`;
 }
 
-async function checkUnchanged(place: Place, opened: StoredCheckpoint, signal: AbortSignal): Promise<void> {
+async function checkUnchanged(place: CheckpointPlace, opened: StoredCheckpoint, signal: AbortSignal): Promise<void> {
   const { fingerprint } = await openPlace(place, signal);
   if (fingerprint === opened.fingerprint) return;
   const where = { store: place.store.uri, file: place.prefix };
@@ -129,7 +126,7 @@ async function checkUnchanged(place: Place, opened: StoredCheckpoint, signal: Ab
 
 /** Files of a checkpoint, each read once and digested. */
 export async function digestFiles(
-  { store, prefix }: Pick<Place, "store" | "prefix">,
+  { store, prefix }: FolderPlace,
   files: readonly CheckpointFile[],
   signal: AbortSignal,
 ): Promise<readonly PlainFile[]> {

@@ -15,7 +15,7 @@ import { readRecipe } from "./read-recipe.ts";
 import { createOnce, readRecord } from "./records.ts";
 import { gcInputSchema, gcOutputSchema } from "./schemas.ts";
 import { defineStep, type StepDeps } from "./step.ts";
-import { listModel, listModels, type ModelListing, openYard, readChannel } from "./yard.ts";
+import { listFolders, listModel, listModels, type ModelListing, openYard, readChannel } from "./yard.ts";
 
 /** Throws YardMissing, Recipe codes of a pipeline that cannot be read, YardPlanInvalid, and what the stores throw. */
 export const gcStep = defineStep({
@@ -153,19 +153,6 @@ async function readHeld(yard: ObjectStore, { model, channels }: ModelListing, si
     }
   }
   return held;
-}
-
-async function listFolders(
-  yard: ObjectStore,
-  area: string,
-  signal: AbortSignal,
-): Promise<ReadonlyMap<string, ObjectInfo[]>> {
-  const folders = new Map<string, ObjectInfo[]>();
-  for await (const info of yard.list(area, { signal })) {
-    const folder = info.key.slice(area.length).split("/")[0] ?? "";
-    folders.set(folder, [...(folders.get(folder) ?? []), info]);
-  }
-  return folders;
 }
 
 /** False when it turned out to be needed. */

@@ -2,8 +2,8 @@
 // yard is there, and is at the digest that the version names; and so are the inputs of those.
 import { placesInYard, type Statement } from "../core/artifact/attestation.ts";
 import { shortDigest } from "../core/artifact/layout.ts";
-import { type Manifest, manifestDigest } from "../core/artifact/manifest.ts";
-import { checkpointDigest } from "../core/artifact/universal.ts";
+import { MANIFEST_FILE, type Manifest, manifestDigest } from "../core/artifact/manifest.ts";
+import { checkpointDigest, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { readManifest, readUniversal } from "./checkpoint-listing.ts";
@@ -83,8 +83,8 @@ async function checkStated(
   signal: AbortSignal,
 ): Promise<void> {
   for (const [document, kind] of [
-    ["manifest.json", "version"],
-    ["universal.json", "checkpoint"],
+    [MANIFEST_FILE, "version"],
+    [UNIVERSAL_FILE, "checkpoint"],
   ] as const) {
     if ((await yard.head(`${prefix}${document}`, { signal })) === undefined) continue;
     if (digest !== undefined) await readInput(yard, { prefix, kind }, digest, signal);

@@ -12,7 +12,7 @@ import { fileRole } from "../core/formats/side-files.ts";
 import { FOLDER_LIMITS } from "../core/limits.ts";
 import type { CheckpointInfo } from "../core/universal/checkpoint-info.ts";
 import { readRange } from "../stores/objects.ts";
-import type { ObjectInfo, ObjectStore } from "../stores/store.ts";
+import type { FolderPlace, ObjectInfo, ObjectStore } from "../stores/store.ts";
 
 export type StoredCheckpoint = OpenedCheckpoint & {
   /**
@@ -63,9 +63,12 @@ export async function openCheckpointFile(
   });
 }
 
+/** A checkpoint's folder, or the one file of it that is meant. */
+export type CheckpointPlace = FolderPlace & { readonly file?: string | undefined };
+
 /** The checkpoint in a folder, or the one file of it that is named. Throws as `openCheckpoint`. */
 export function openPlace(
-  { store, prefix, file }: { readonly store: ObjectStore; readonly prefix: string; readonly file?: string | undefined },
+  { store, prefix, file }: CheckpointPlace,
   signal?: AbortSignal,
   patterns?: CheckpointInfo,
 ): Promise<StoredCheckpoint> {

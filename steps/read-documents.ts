@@ -3,14 +3,14 @@ import type { Checkpoint } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
 import { TOKENIZER_LIMITS } from "../core/limits.ts";
 import { readAll } from "../stores/objects.ts";
-import type { ObjectStore } from "../stores/store.ts";
+import type { FolderPlace } from "../stores/store.ts";
 
 /**
  * Those of `names` that the checkpoint in the folder has, as files or in other words. Throws PlanDocumentInvalid, and
  * what the store throws.
  */
 export async function readDocuments(
-  { store, prefix }: { readonly store: ObjectStore; readonly prefix: string },
+  { store, prefix }: FolderPlace,
   checkpoint: Checkpoint,
   names: readonly string[],
   signal: AbortSignal,

@@ -32,9 +32,7 @@ export async function readRecords<Schema extends z.ZodType>(
 
 /** Keys of the objects whose key starts with `prefix`, in their order. */
 export async function listKeys(store: ObjectStore, prefix: string, signal?: AbortSignal): Promise<readonly string[]> {
-  const keys: string[] = [];
-  for await (const { key } of store.list(prefix, { signal })) keys.push(key);
-  return keys;
+  return Array.fromAsync(store.list(prefix, { signal }), ({ key }) => key);
 }
 
 /** UTF-8 JSON of a record, one field a line, ending in a newline. */

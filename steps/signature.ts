@@ -16,7 +16,7 @@ import { SIGNATURE_FILE } from "../core/artifact/manifest.ts";
 import type { PublicKey } from "../core/artifact/public-key.ts";
 import { MergeyardError } from "../core/error.ts";
 import { ARTIFACT_LIMITS } from "../core/limits.ts";
-import type { ObjectStore } from "../stores/store.ts";
+import type { FolderPlace, ObjectStore } from "../stores/store.ts";
 import type { Signature } from "./schemas.ts";
 
 /**
@@ -24,7 +24,7 @@ import type { Signature } from "./schemas.ts";
  * Throws SignatureInvalid for a damaged file, and what signing and the stores throw.
  */
 export async function addSignature(
-  place: { readonly store: ObjectStore; readonly prefix: string },
+  place: FolderPlace,
   parts: StatementParts,
   signer: Signer,
   signal: AbortSignal,
@@ -79,7 +79,7 @@ export type CheckedSignature = Signature & {
  * SignatureMissing, SignatureUntrusted, SignatureWrong, SignatureInvalid. Without any, nothing is proven.
  */
 export async function checkSignature(
-  place: { readonly store: ObjectStore; readonly prefix: string },
+  place: FolderPlace,
   manifest: Digest,
   trusted: readonly PublicKey[],
   signal: AbortSignal,

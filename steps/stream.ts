@@ -4,7 +4,7 @@ import { createHasher, createPartHasher, digestTensorFile } from "../core/artifa
 import { MergeyardError } from "../core/error.ts";
 import type { BlockFile, TensorFile } from "../core/plan/receipt.ts";
 import { writeObject } from "../stores/objects.ts";
-import type { ObjectStore } from "../stores/store.ts";
+import type { ObjectPlace, ObjectStore } from "../stores/store.ts";
 
 /**
  * Bytes of one piece. Two are held at a time. Large enough that a ranged read of an object store is mostly transfer,
@@ -16,7 +16,7 @@ const PIECE_BYTES = 8 * 1024 * 1024;
 export const STREAMS_IN_FLIGHT = 4;
 
 /** An object as the streaming functions see it. */
-export type StreamSource = { readonly store: ObjectStore; readonly key: string; readonly bytes: number };
+export type StreamSource = ObjectPlace & { readonly bytes: number };
 
 /** Bytes [offset, offset + bytes) of an object. */
 export type StreamRange = StreamSource & { readonly offset: number };
@@ -152,7 +152,7 @@ export async function* verifyPieces(
  */
 export async function copyVerified(
   source: StreamSource,
-  target: { readonly store: ObjectStore; readonly key: string },
+  target: ObjectPlace,
   file: ListedFile,
   signal: AbortSignal,
   took?: (bytes: number) => void,
@@ -168,7 +168,7 @@ export async function copyVerified(
  */
 export async function putFile(
   source: StreamSource,
-  target: { readonly store: ObjectStore; readonly key: string },
+  target: ObjectPlace,
   file: ListedFile,
   signal: AbortSignal,
 ): Promise<number> {

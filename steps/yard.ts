@@ -133,34 +133,21 @@ async function listVersions(
   model: string,
   channels: ReadonlyMap<string, ChannelRecord>,
 ): Promise<readonly VersionListing[]> {
-  const folders = new Map<string, { bytes: number; publishedMs: number | undefined }>();
-  const prefix = `artifacts/${checkName(model)}/`;
-  for await (const { key, bytes, modifiedMs } of store.list(prefix)) {
-    const [version = ""] = key.slice(prefix.length).split("/");
-    const folder = folders.get(version) ?? { bytes: 0, publishedMs: undefined };
-    folder.bytes += bytes;
-    if (key === layout.versionManifest(model, version)) folder.publishedMs = modifiedMs;
-    folders.set(version, folder);
-  }
-  const versions = [...folders].flatMap(([version, { bytes, publishedMs }]): VersionListing[] => {
+  const folders = await listFolders(store, `artifacts/${checkName(model)}/`);
+  const versions = [...folders].flatMap(([version, files]): VersionListing[] => {
+    const manifest = files.find(({ key }) => key === layout.versionManifest(model, version));
+    if (manifest === undefined) return [];
+    const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
     const pointing = [...channels].filter(([, record]) => record.version === version).map(([channel]) => channel);
-    return publishedMs === undefined ? [] : [{ version, bytes, publishedMs, channels: pointing }];
+    return [{ version, bytes, publishedMs: manifest.modifiedMs, channels: pointing }];
   });
   return versions.sort((a, b) => b.publishedMs - a.publishedMs || compareUtf8(a.version, b.version));
 }
 
 /** Uploads of a model, newest first; complete or not. */
 export async function listUploads(store: ObjectStore, model: string): Promise<readonly UploadListing[]> {
-  const byUpload = new Map<string, ObjectInfo[]>();
-  const prefix = `incoming/${checkName(model)}/`;
-  for await (const info of store.list(prefix)) {
-    const [upload = "", file] = info.key.slice(prefix.length).split("/");
-    if (file === undefined) continue;
-    const files = byUpload.get(upload);
-    if (files === undefined) byUpload.set(upload, [info]);
-    else files.push(info);
-  }
-  const uploads = [...byUpload].map(([upload, files]) => ({
+  const folders = await listFolders(store, `incoming/${checkName(model)}/`);
+  const uploads = [...folders].map(([upload, files]) => ({
     upload,
     prefix: layout.upload(model, upload),
     files,
@@ -168,6 +155,17 @@ export async function listUploads(store: ObjectStore, model: string): Promise<re
     modifiedMs: Math.max(...files.map((file) => file.modifiedMs)),
   }));
   return uploads.sort((a, b) => b.modifiedMs - a.modifiedMs || compareUtf8(b.upload, a.upload));
+}
+
+/** What lies below an area, by the folder in it; objects that are in none are passed over. */
+export async function listFolders(
+  store: ObjectStore,
+  area: string,
+  signal?: AbortSignal,
+): Promise<ReadonlyMap<string, readonly ObjectInfo[]>> {
+  const objects = await Array.fromAsync(store.list(area, { signal }));
+  const inFolders = objects.filter(({ key }) => key.includes("/", area.length));
+  return Map.groupBy(inFolders, ({ key }) => key.slice(area.length, key.indexOf("/", area.length)));
 }
 
 /** A version asked for: by its name, by a channel, or by nothing (`latest`). */

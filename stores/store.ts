@@ -124,5 +124,11 @@ export interface ObjectStore {
 
 export type StoredObject = { readonly bytes: Uint8Array; readonly etag: string };
 
+/** An object of a store. */
+export type ObjectPlace = { readonly store: ObjectStore; readonly key: string };
+
+/** A folder of a store: what has keys that begin with `prefix`, which is empty or ends in `/`. */
+export type FolderPlace = { readonly store: ObjectStore; readonly prefix: string };
+
 /** Opens a store by its URI; edges (cli, workers, functions, local) pass one to the steps. */
 export type OpenStore = (uri: string) => ObjectStore;

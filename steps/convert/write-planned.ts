@@ -6,7 +6,7 @@ import type { PlannedFile, PlannedSection } from "../../core/formats/planned-fil
 import { tensorBytes } from "../../core/tensor.ts";
 import { type GatherSource, gatherPieces } from "../../engine/gather.ts";
 import { writeObject } from "../../stores/objects.ts";
-import type { ObjectStore } from "../../stores/store.ts";
+import type { ObjectPlace } from "../../stores/store.ts";
 
 /**
  * Writes the file under `target.key`, whole or not at all. `took` learns of bytes as they are written.
@@ -15,7 +15,7 @@ import type { ObjectStore } from "../../stores/store.ts";
 export async function writePlanned(
   source: GatherSource,
   file: PlannedFile,
-  target: { readonly store: ObjectStore; readonly key: string },
+  target: ObjectPlace,
   signal: AbortSignal,
   took?: (bytes: number) => void,
 ): Promise<void> {

@@ -12,12 +12,12 @@ import { type Dtype, elementBytes, elementCount, type Shape, tensorBytes } from 
 import { checkReadable } from "../../core/universal/conversion.ts";
 import { createEntryReader } from "../../engine/stored-reader.ts";
 import { copyAcross, writeBytes, writeObject } from "../../stores/objects.ts";
-import type { ObjectStore } from "../../stores/store.ts";
+import type { FolderPlace, ObjectStore } from "../../stores/store.ts";
 import { openCheckpoint, type StoredCheckpoint, travellingFiles } from "../open-checkpoint.ts";
 import type { StepDeps } from "../step.ts";
 
 /** A checkpoint and where its files lie. */
-export type ReadableModel = { readonly store: ObjectStore; readonly prefix: string; readonly opened: StoredCheckpoint };
+export type ReadableModel = FolderPlace & { readonly opened: StoredCheckpoint };
 
 /** Opens a folder whose tensors can be read as they lie. Throws what opening a checkpoint throws. */
 export async function openReadable(uri: string, { openStore, signal }: StepDeps): Promise<ReadableModel> {
@@ -29,7 +29,7 @@ export async function openReadable(uri: string, { openStore, signal }: StepDeps)
 
 /** The bytes of a tensor. Throws what the store throws. */
 export async function readTensorBytes(
-  { store, prefix }: Pick<ReadableModel, "store" | "prefix">,
+  { store, prefix }: FolderPlace,
   entry: TensorEntry,
   signal: AbortSignal,
 ): Promise<Uint8Array> {

@@ -4,7 +4,7 @@
 import { MANIFEST_FILE, type ManifestFile, manifestDigest, SIGNATURE_FILE } from "../../core/artifact/manifest.ts";
 import { parsePublicKeys } from "../../core/artifact/public-key.ts";
 import { MergeyardError } from "../../core/error.ts";
-import type { ObjectStore } from "../../stores/store.ts";
+import type { FolderPlace, ObjectStore } from "../../stores/store.ts";
 import { readVersion } from "../checkpoint-listing.ts";
 import { createOnce, mapBounded, overwrite } from "../records.ts";
 import { pullInputSchema, pullOutputSchema } from "../schemas.ts";
@@ -63,25 +63,18 @@ export const pullStep = defineStep({
 });
 
 /** The signatures as they are now; a version may have been signed since it was pulled. */
-async function pullSignatures(
-  source: { readonly store: ObjectStore; readonly prefix: string },
-  target: ObjectStore,
-  signal: AbortSignal,
-): Promise<void> {
+async function pullSignatures(source: FolderPlace, target: ObjectStore, signal: AbortSignal): Promise<void> {
   const found = await readSignatures(source.store, source.prefix, signal);
   if (found === undefined) return;
   await overwrite(target, SIGNATURE_FILE, found.bytes, signal);
 }
-
-/** A version's own folder in the yard. */
-type VersionFolder = { readonly store: ObjectStore; readonly prefix: string };
 
 /** What a pull has done so far, in bytes of files. */
 type Done = { fetched: number; reused: number; present: number };
 
 /** Fetches one file, or makes it of what the folder holds, or leaves it where it is. */
 async function pullFile(
-  source: VersionFolder,
+  source: FolderPlace,
   target: ObjectStore,
   file: ManifestFile,
   held: { readonly whole: readonly ManifestFile[]; readonly local: LocalTensors },

@@ -80,7 +80,7 @@ async function pushSnapshot(
   if (wanted.ranks === 1) await checkSnapshot(snapshot, deps.signal);
   const upload = checkName(wanted.upload ?? nameUpload(snapshot, wanted));
   const place = { yard, prefix: layout.upload(wanted.model, upload) };
-  const run: Push = { place, snapshot, wanted, upload, deps, done: { read: 0, sent: 0 }, counts: { files: 0 } };
+  const run: Push = { place, snapshot, wanted, upload, deps, done: { read: 0, sent: 0, files: 0 } };
   const there = await readUploadMarker(place, deps.signal);
   if (there !== undefined) checkMarker(run, there);
   const marker = there ?? (await uploadAll(run, base, async () => checkUnchanged(taken, await takeAgain())));
@@ -93,7 +93,7 @@ async function pushSnapshot(
     outcome: there !== undefined ? "present" : marker === undefined ? "waiting" : "committed",
     files: files.length,
     bytes: files.reduce((sum, file) => sum + file.bytes, 0),
-    sentFiles: run.counts.files,
+    sentFiles: run.done.files,
     sentBytes: run.done.sent,
     base: base ?? null,
     changed: [...changed],
@@ -106,8 +106,8 @@ type Push = {
   readonly wanted: PushTarget;
   readonly upload: string;
   readonly deps: StepDeps;
-  readonly done: { read: number; sent: number };
-  readonly counts: { files: number };
+  /** Bytes, and files. */
+  readonly done: { read: number; sent: number; files: number };
 };
 
 /** The same files give the same name, so that a push that was killed finds what it has uploaded. */
@@ -191,7 +191,7 @@ async function uploadOne(
   file: SnapshotFile,
   present: ReadonlyMap<string, number>,
 ): Promise<void> {
-  const { place, snapshot, deps, done, counts } = run;
+  const { place, snapshot, deps, done } = run;
   const known = record.files().find(({ name }) => name === file.name);
   const isThere = present.get(file.name) === file.bytes;
   const took = (bytesRead: number, bytesSent: number) => {
@@ -218,7 +218,7 @@ async function uploadOne(
         },
       });
   record.note(file.name, { digest });
-  if (!isThere) counts.files += 1;
+  if (!isThere) done.files += 1;
   deps.log({ event: isThere ? "file-present" : "file-pushed", file: file.name, bytes: file.bytes });
   await record.storeSoon();
 }

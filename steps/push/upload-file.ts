@@ -3,7 +3,7 @@
 import { createHasher } from "../../core/artifact/digest.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { writeObject } from "../../stores/objects.ts";
-import type { ObjectStore, WriteTicket } from "../../stores/store.ts";
+import type { ObjectPlace, WriteTicket } from "../../stores/store.ts";
 import { createSender, cutRegions, recoverWrite } from "../region-sender.ts";
 import { readPieces, type StreamSource } from "../stream.ts";
 import { sourceChanged } from "./upload-snapshot.ts";
@@ -12,7 +12,7 @@ export type FileUpload = {
   readonly source: StreamSource;
   /** At which the source was found. */
   readonly etag: string;
-  readonly target: { readonly store: ObjectStore; readonly key: string };
+  readonly target: ObjectPlace;
   /** The large object that an earlier push began. */
   readonly ticket: WriteTicket | undefined;
   /** Called before any byte of a file of several regions is sent: whoever goes on later needs the ticket. */

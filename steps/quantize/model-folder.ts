@@ -4,7 +4,8 @@ import { MergeyardError } from "../../core/error.ts";
 import { fileRole } from "../../core/formats/side-files.ts";
 import { copyAcross, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { type StoredCheckpoint, travellingFiles, writtenDocuments } from "../open-checkpoint.ts";
+import type { ReadableModel } from "../models/whole-tensors.ts";
+import { travellingFiles, writtenDocuments } from "../open-checkpoint.ts";
 
 /** Written anew. */
 const REPLACED: ReadonlySet<string> = new Set(["config", "index", "record"]);
@@ -21,7 +22,7 @@ export async function checkEmpty(target: ObjectStore, signal: AbortSignal): Prom
  * are. Throws what the stores throw.
  */
 export async function writeBesideShards(
-  source: { readonly store: ObjectStore; readonly prefix: string; readonly opened: StoredCheckpoint },
+  source: ReadableModel,
   target: ObjectStore,
   { index, config }: { readonly index: { name: string; text: string } | undefined; readonly config: string },
   signal: AbortSignal,

@@ -8,7 +8,7 @@ import type { Receipt } from "../../core/plan/receipt.ts";
 import type { AdoptUnit, ConvertUnit, MergeUnit } from "../../core/plan/schema.ts";
 import { encodeConverted } from "../../core/universal/convert-plan.ts";
 import { ENGINE_VERSION } from "../../core/version.ts";
-import { findCachedFile } from "../cache.ts";
+import { type CachedFile, findCachedFile } from "../cache.ts";
 import { convertFile } from "../convert/file.ts";
 import { checkUnitHessians } from "../open-hessians.ts";
 import { openUnitImportance } from "../open-imatrix.ts";
@@ -145,32 +145,16 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
   const sources = await locateSources(context, unit.tensors);
   const state = await decideRounds(context, unit);
   const key = mergeKey(unit, sources, state);
-  const outputKey =
-    unit.intermediate === true
-      ? `${layout.stageOutput(run, unit.stage)}${unit.file}`
-      : layout.unitOutput(run, unit.file);
+  const isIntermediate = unit.intermediate === true;
+  const outputKey = isIntermediate
+    ? `${layout.stageOutput(run, unit.stage)}${unit.file}`
+    : layout.unitOutput(run, unit.file);
   const cached = await findCachedFile(yard, key, deps.signal);
   if (cached !== undefined) {
     // Later stages look for all of its files in one folder; the store copies or links it there.
-    if (unit.intermediate === true && cached.file !== outputKey)
-      await yard.copy(cached.file, outputKey, { signal: deps.signal });
-    return {
-      key,
-      cached: true,
-      outputKey: unit.intermediate === true ? outputKey : cached.file,
-      file: { ...cached.listing, name: unit.file },
-      derived: cached.derived.map(({ file: at, listing }, index) => {
-        return { key: at, file: { ...listing, name: unit.derived[index]?.file ?? listing.name } };
-      }),
-      losses: cached.losses,
-      checkpoint: null,
-      nonFinite: cached.nonFinite,
-      statistics: cached.statistics,
-      bytesRead: 0,
-      bytesWritten: 0,
-      kernels: "none",
-      threads: 0,
-    };
+    const isElsewhere = isIntermediate && cached.file !== outputKey;
+    if (isElsewhere) await yard.copy(cached.file, outputKey, { signal: deps.signal });
+    return { ...cachedWork(unit, cached), key, outputKey: isIntermediate ? outputKey : cached.file };
   }
   // A file of another format may be named as the unit's own is.
   const derivedPrefix = layout.unitOutput(run, "derived/");
@@ -192,5 +176,23 @@ async function runMerge(context: UnitContext<UnitDeps>, unit: MergeUnit): Promis
     derived: derived.map((file) => ({ key: `${derivedPrefix}${file.name}`, file })),
     losses: [...losses],
     ...rest,
+  };
+}
+
+/** Of a unit whose files are there already, under the names that this plan gives them. */
+function cachedWork({ file, derived }: MergeUnit, cached: CachedFile): Omit<UnitWork, "key" | "outputKey"> {
+  return {
+    ...PLAIN_WORK,
+    cached: true,
+    file: { ...cached.listing, name: file },
+    derived: cached.derived.map(({ file: key, listing }, index) => {
+      return { key, file: { ...listing, name: derived[index]?.file ?? listing.name } };
+    }),
+    losses: cached.losses,
+    nonFinite: cached.nonFinite,
+    statistics: cached.statistics,
+    bytesRead: 0,
+    bytesWritten: 0,
+    threads: 0,
   };
 }
