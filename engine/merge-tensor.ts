@@ -143,6 +143,7 @@ function startRun(context: TensorContext, passes: number): Run {
     nonFiniteInputs: tensor.inputs.map(() => 0),
     inputsCounted: false,
     nonFiniteOutput: 0,
+    settled: method.referenceDtype === "float32" || tensor.working === tensor.dtype ? undefined : tensor.working,
     interference: context.statistics ? createInterference(kernels, modelsOf(tensor.inputs), tile) : undefined,
     keptWindows,
     isKept: false,

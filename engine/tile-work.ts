@@ -30,6 +30,8 @@ export type TileRun = {
   readonly nonFiniteInputs: number[];
   inputsCounted: boolean;
   nonFiniteOutput: number;
+  /** The dtype of 16 bits that results have before the output's; undefined where that is the same, or float32. */
+  readonly settled: HalfDtype | undefined;
   /** What the apply pass changed so far, ||result - base||^2, in float64 by tile; undefined: nobody asks. */
   delta: number | undefined;
   /** Watches the apply pass, when asked for. */
@@ -95,6 +97,7 @@ function applyTile(run: TileRun, program: TensorProgram): HandleTile {
       run.interference.tile(buffers.inputTiles, count);
     }
     compute(place);
+    if (run.settled !== undefined) roundTile(buffers.outputTile, run.settled, count);
     const bad = kernels.narrow(dtype, buffers.outputTile, buffers.outputs[place.output], offset * unit, count);
     run.nonFiniteOutput += bad;
     if (run.delta !== undefined) {
@@ -132,11 +135,13 @@ function widenInput({ kernels, tensor, buffers }: TileRun, place: TilePlace, ind
   const offset = place.offset * elementBytes(dtype, 1);
   const [tile, count] = [pick(buffers.inputTiles[index]), inputElements(input, place.count)];
   const bad = kernels.widen(dtype, window, offset, tile, count);
-  if (isRounded(input)) {
-    const round = roundingTo(input.working);
-    for (let i = 0; i < count; i++) tile.values[i] = round(tile.values[i] ?? 0);
-  }
+  if (isRounded(input)) roundTile(tile, input.working, count);
   return bad;
+}
+
+function roundTile({ values }: Tile, dtype: HalfDtype, count: number): void {
+  const round = roundingTo(dtype);
+  for (let i = 0; i < count; i++) values[i] = round(values[i] ?? 0);
 }
 
 /** True where the values that take part are not the stored ones. */

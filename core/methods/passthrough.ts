@@ -1,10 +1,8 @@
 import * as z from "zod";
-import { roundingTo } from "../ops/cast.ts";
 import { type MergeMethod, numberParameter } from "./method.ts";
 
 /**
- * One model as it is, or scaled: R = W, or R = W * scale in float32, under `strict` in 16 bits rounded to these. Layer
- * stacking is several slices of this.
+ * One model as it is, or scaled: R = W, or R = W * scale in float32. Layer stacking is several slices of this.
  * Without `scale` and without a change of dtype the planner copies the stored bytes instead.
  * Source: mergekit `passthrough`, merge reference section 4.15.
  */
@@ -24,7 +22,6 @@ export const passthrough = Object.freeze({
   isIdentity: ({ inputs }) => inputs.length === 1 && (inputs[0]?.parameters.scale ?? 1) === 1,
   compile(tensor, kernels) {
     const scale = tensor.inputs[0]?.parameters.scale;
-    const round = tensor.working === undefined ? undefined : roundingTo(tensor.working);
     return {
       reduce: [],
       apply: {
@@ -32,7 +29,6 @@ export const passthrough = Object.freeze({
           if (input === undefined) return;
           if (scale === undefined) kernels.copy(output, input, count);
           else kernels.scale(output, input, numberParameter({ scale }, "scale"), count);
-          if (round !== undefined) for (let i = 0; i < count; i++) output.values[i] = round(output.values[i] ?? 0);
         },
       },
     };

@@ -97,7 +97,7 @@ for (const id of Object.keys(PARAMETERS) as (keyof typeof PARAMETERS)[]) {
   });
 }
 
-test("passthrough rounds what it has scaled", async () => {
+test("results have the working dtype before the output's", async () => {
   const models = [
     { model: "m", dtype: "BF16" as const, values: Float32Array.of(1.0078125), parameters: { scale: 1.228 } },
   ];
