@@ -70,18 +70,6 @@ export type Masked = {
     target: Tile,
     count: number,
   ): void;
-  /**
-   * combineMasked without election from the start of every block, narrowed to the sources' dtype as `narrow` does;
-   * returns what it returns. `target` has room for `count` rounded up to 16.
-   */
-  combineMaskedStored(
-    dtype: CombineDtype,
-    base: Block,
-    sources: readonly MaskedSource[],
-    combination: Pick<MaskedCombination, "divisor" | "multiplier">,
-    target: Block,
-    count: number,
-  ): number;
   /** combineMasked with V_j = fl(D_j (kept ? weight_j : 0)): the same where every scale is 1. */
   combineBanded(
     dtype: CombineDtype,
@@ -92,6 +80,29 @@ export type Masked = {
     target: Tile,
     count: number,
   ): void;
+  /**
+   * combineMasked, narrowed to the sources' dtype as `narrow` does, to the same byte offset of `target`; returns what
+   * it returns. There is room for `count` rounded up to 16.
+   */
+  combineMaskedStored(
+    dtype: CombineDtype,
+    base: Block,
+    sources: readonly MaskedSource[],
+    byteOffset: number,
+    combination: MaskedCombination,
+    target: Block,
+    count: number,
+  ): number;
+  /** combineBanded, narrowed in the same way. */
+  combineBandedStored(
+    dtype: CombineDtype,
+    base: Block,
+    sources: readonly BandedSource[],
+    byteOffset: number,
+    combination: MaskedCombination,
+    target: Block,
+    count: number,
+  ): number;
 };
 
 const { fround } = Math;
@@ -105,36 +116,58 @@ export const scalarMasked: Masked = Object.freeze({
       sums.kept += sumRuns(kept.subarray(done, done + tileElements));
     }
   },
-  combineMasked: combineScalar,
-  combineMaskedStored(dtype, base, sources, combination, target, count) {
-    const result = { address: 0, values: new Float32Array(count) };
-    combineScalar(dtype, base, sources, 0, { elects: false, normalizes: false, ...combination }, result, count);
-    return scalarCast.narrow(dtype, result, target, 0, count);
+  combineMasked(dtype, base, sources, byteOffset, combination, target, count) {
+    const weighted = weighMasked(dtype, base, sources, byteOffset, count);
+    addWeighted(widened(dtype, base, byteOffset, count), weighted, combination, target);
   },
   combineBanded(dtype, base, sources, byteOffset, combination, target, count) {
-    const weighted = sources.map(({ block, low, high, weight }) => {
-      const deltas = { dtype, base, source: block, byteOffset };
-      const keys = keysOf(deltas, count);
-      const isKept = (i: number) => low <= (keys[i] ?? 0) && (keys[i] ?? 0) <= high;
-      const values = readDeltas(deltas, count).map((delta, i) => fround(delta * (isKept(i) ? fround(weight) : 0)));
-      return { weight: fround(weight), values };
-    });
+    const weighted = weighBanded(dtype, base, sources, byteOffset, count);
     addWeighted(widened(dtype, base, byteOffset, count), weighted, combination, target);
+  },
+  combineMaskedStored(dtype, base, sources, byteOffset, combination, target, count) {
+    const result = { address: 0, values: new Float32Array(count) };
+    scalarMasked.combineMasked(dtype, base, sources, byteOffset, combination, result, count);
+    return scalarCast.narrow(dtype, result, target, byteOffset, count);
+  },
+  combineBandedStored(dtype, base, sources, byteOffset, combination, target, count) {
+    const result = { address: 0, values: new Float32Array(count) };
+    scalarMasked.combineBanded(dtype, base, sources, byteOffset, combination, result, count);
+    return scalarCast.narrow(dtype, result, target, byteOffset, count);
   },
 } satisfies Masked);
 
-function combineScalar(...args: Parameters<Masked["combineMasked"]>): void {
-  const [dtype, base, sources, byteOffset, combination, target, count] = args;
-  const weighted = sources.map(({ block, bits, bitOffset, scale, weight }) => ({
+type Weighted = { readonly weight: number; readonly values: Float32Array };
+
+function weighMasked(
+  dtype: CombineDtype,
+  base: Block,
+  sources: readonly MaskedSource[],
+  byteOffset: number,
+  count: number,
+): readonly Weighted[] {
+  return sources.map(({ block, bits, bitOffset, scale, weight }) => ({
     weight: fround(weight),
     values: readDeltas({ dtype, base, source: block, byteOffset }, count).map((delta, i) =>
       fround(fround(delta * (bitAt(bits, bitOffset + i) ? fround(scale) : 0)) * fround(weight)),
     ),
   }));
-  addWeighted(widened(dtype, base, byteOffset, count), weighted, combination, target);
 }
 
-type Weighted = { readonly weight: number; readonly values: Float32Array };
+function weighBanded(
+  dtype: CombineDtype,
+  base: Block,
+  sources: readonly BandedSource[],
+  byteOffset: number,
+  count: number,
+): readonly Weighted[] {
+  return sources.map(({ block, low, high, weight }) => {
+    const deltas = { dtype, base, source: block, byteOffset };
+    const keys = keysOf(deltas, count);
+    const isKept = (i: number) => low <= (keys[i] ?? 0) && (keys[i] ?? 0) <= high;
+    const values = readDeltas(deltas, count).map((delta, i) => fround(delta * (isKept(i) ? fround(weight) : 0)));
+    return { weight: fround(weight), values };
+  });
+}
 
 function widened(dtype: CombineDtype, block: Block, byteOffset: number, count: number): Float32Array {
   const tile = { address: 0, values: new Float32Array(count) };

@@ -14,10 +14,10 @@ export type Bracket = { readonly low: number; readonly high: number };
 export type KeyBand = { readonly low: number; readonly high: number };
 
 export type BracketCounts = {
-  /** Keys above `high`, from `high` up, and from `low` up. */
+  /** Keys above `high`, equal to it, and from `low` to `high`. */
   readonly above: number;
-  readonly fromHigh: number;
-  readonly fromLow: number;
+  readonly atHigh: number;
+  readonly held: number;
   /** Keys in the list now. */
   readonly listed: number;
 };
@@ -26,10 +26,19 @@ export type Select = {
   /** target[first + i] = key of element i, as 32-bit words. */
   writeKeys(deltas: Deltas, target: Block, first: number, count: number): void;
   /**
-   * Counts keys against a bracket and appends those strictly inside it to `list`, in order, after the `listed` words
-   * that it holds; the list has room for `count` more and one.
+   * Counts keys against a bracket; and by tile, three words of `tally` each: those equal to `high`, strictly inside,
+   * and from `low` to `high`. Those inside are appended to `list`, in order, after the `listed` words that it holds.
+   * Undefined, and what was counted of no use, when the list has no room for all keys of a tile.
    */
-  countBracket(deltas: Deltas, bracket: Bracket, list: Block, listed: number, count: number): BracketCounts;
+  countBracket(
+    deltas: Deltas,
+    bracket: Bracket,
+    list: Block,
+    listed: number,
+    tally: Block,
+    count: number,
+    tileElements: number,
+  ): BracketCounts | undefined;
   /** Adds 1 to word (key - origin) >>> shift of `bins` for every key where that is below `binCount`. */
   countKeys(deltas: Deltas, origin: number, shift: number, bins: Block, binCount: number, count: number): void;
   /** Keys equal to `key`. */
@@ -42,17 +51,22 @@ export const scalarSelect: Select = Object.freeze({
   writeKeys(deltas, target, first, count) {
     wordsOf(target).set(keysOf(deltas, count), first);
   },
-  countBracket(deltas, { low, high }, list, listed, count) {
+  countBracket(deltas, { low, high }, list, listed, tally, count, tileElements) {
     const keys = keysOf(deltas, count);
-    const inside = keys.filter((key) => key > low && key < high);
-    wordsOf(list).set(inside, listed);
-    const countFrom = (least: number) => keys.reduce((sum, key) => sum + (key >= least ? 1 : 0), 0);
-    return {
-      above: countFrom(high + 1),
-      fromHigh: countFrom(high),
-      fromLow: countFrom(low),
-      listed: listed + inside.length,
-    };
+    const counts = { above: keys.filter((key) => key > high).length, atHigh: 0, held: 0, listed };
+    for (let done = 0; done < count; done += tileElements) {
+      const tile = keys.subarray(done, done + tileElements);
+      if (4 * (counts.listed + tile.length) > list.bytes.length) return undefined;
+      const held = tile.filter((key) => key >= low && key <= high);
+      const inside = held.filter((key) => key > low && key < high);
+      const atHigh = held.filter((key) => key === high).length;
+      wordsOf(list).set(inside, counts.listed);
+      wordsOf(tally).set([atHigh, inside.length, held.length], (3 * done) / tileElements);
+      counts.atHigh += atHigh;
+      counts.held += held.length;
+      counts.listed += inside.length;
+    }
+    return counts;
   },
   countKeys(deltas, origin, shift, bins, binCount, count) {
     const counts = wordsOf(bins);

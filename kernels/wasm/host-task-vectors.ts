@@ -4,23 +4,49 @@ import assert from "node:assert/strict";
 import type { CombineDtype } from "../../core/ops/combine.ts";
 import { BIT_GROUP, type Deltas } from "../../core/ops/deltas.ts";
 import { type Mask, thresholdOf } from "../../core/ops/mask.ts";
-import { MASKED_SOURCES_MAX, type Masked, type MaskedCombination, type MaskedSource } from "../../core/ops/masked.ts";
-import type { Block, Tile } from "../../core/ops/memory.ts";
+import {
+  type BandedSource,
+  MASKED_SOURCES_MAX,
+  type Masked,
+  type MaskedCombination,
+  type MaskedSource,
+} from "../../core/ops/masked.ts";
+import type { Block } from "../../core/ops/memory.ts";
 import type { RankedMask } from "../../core/ops/ranked-mask.ts";
 import { KEY_MAX, type Select } from "../../core/ops/select.ts";
 
 /** Leading parameters of the operations on differences: dtype, source, base, count. */
 type DeltasIn = readonly [dtype: number, source: number, base: number];
 
-/** Combines the `n` sources of the table: divided by one number, or where signs are elected, where it is not 0. */
+/** Combines the `n` sources of the table: divided by one number, or with election by weights unless it is 0. */
 type CombineTable = (
-  ...args: [dtype: number, base: number, n: number, divides: number, multiplier: number, target: number, count: number]
-) => void;
+  ...args: [
+    dtype: number,
+    base: number,
+    n: number,
+    elects: number,
+    divisor: number,
+    multiplier: number,
+    target: number,
+    count: number,
+  ]
+) => number;
 
 /** The functions of kernels.wasm that this file calls; addresses in bytes. */
 export type TaskVectorExports = {
   readonly writeKeys: (...args: [...DeltasIn, target: number, count: number]) => void;
-  readonly countBracket: (...args: [...DeltasIn, count: number, low: number, high: number, list: number]) => number;
+  readonly countBracket: (
+    ...args: [
+      ...DeltasIn,
+      count: number,
+      low: number,
+      high: number,
+      list: number,
+      listEnd: number,
+      tally: number,
+      tileElements: number,
+    ]
+  ) => number;
   readonly selectCounts: () => number;
   readonly countKeys: (
     ...args: [...DeltasIn, count: number, origin: number, shift: number, bins: number, binCount: number]
@@ -31,11 +57,10 @@ export type TaskVectorExports = {
   readonly maskedSums: () => number;
   readonly maskedTable: () => number;
   readonly combineMasked: CombineTable;
-  readonly combineMaskedStored: (...args: Parameters<CombineTable>) => number;
   readonly combineBanded: CombineTable;
-  readonly electMasked: CombineTable;
-  readonly electBanded: CombineTable;
-  readonly electLargest: CombineTable;
+  readonly combineMaskedStored: CombineTable;
+  readonly combineBandedStored: CombineTable;
+  readonly combineLargestStored: CombineTable;
   readonly drawMask: (
     ...args: [key0: number, key1: number, first: number, high: number, low: number, bits: number, count: number]
   ) => void;
@@ -59,9 +84,6 @@ export type TaskVectorExports = {
 /** Dtypes as the module numbers them. */
 const DTYPE: Readonly<Record<CombineDtype, number>> = { BF16: 0, F16: 1, F32: 2 };
 
-/** Combinations work on whole groups of 16 elements, as `combine` does. */
-const GROUP_ELEMENTS = 16;
-
 function deltasIn({ dtype, source, base, byteOffset }: Deltas): DeltasIn {
   return [DTYPE[dtype], source.address + byteOffset, base.address + byteOffset];
 }
@@ -77,13 +99,15 @@ export function hostTaskVectors(wasm: TaskVectorExports, buffer: ArrayBuffer): S
 }
 
 function hostSelect(wasm: TaskVectorExports, buffer: ArrayBuffer): Select {
-  const counts = new Int32Array(buffer, wasm.selectCounts(), 3);
+  const counts = new Uint32Array(buffer, wasm.selectCounts(), 3);
   return {
     writeKeys: (deltas, target, first, count) => wasm.writeKeys(...deltasIn(deltas), target.address + 4 * first, count),
-    countBracket(deltas, { low, high }, list, listed, count) {
-      const end = wasm.countBracket(...deltasIn(deltas), count, low, high, list.address + 4 * listed);
-      const [above = 0, fromHigh = 0, fromLow = 0] = counts;
-      return { above, fromHigh, fromLow, listed: (end - list.address) / 4 };
+    countBracket(deltas, { low, high }, { address, bytes }, listed, tally, count, tileElements) {
+      const [list, end] = [address + 4 * listed, address + bytes.length];
+      const rest = [list, end, tally.address, tileElements] as const;
+      const listEnd = wasm.countBracket(...deltasIn(deltas), count, low, high, ...rest);
+      const [above = 0, atHigh = 0, held = 0] = counts;
+      return listEnd === 0 ? undefined : { above, atHigh, held, listed: (listEnd - address) / 4 };
     },
     countKeys: (deltas, origin, shift, bins, binCount, count) =>
       wasm.countKeys(...deltasIn(deltas), count, origin, shift, bins.address, binCount),
@@ -107,6 +131,15 @@ function hostMasked(wasm: TaskVectorExports, buffer: ArrayBuffer): Masked {
       lanes[4 * index + 3] = weight;
     });
   };
+  const setBanded = (sources: readonly BandedSource[], byteOffset: number): void => {
+    assert.ok(sources.length <= MASKED_SOURCES_MAX);
+    sources.forEach(({ block, low, high, weight }, index) => {
+      addresses[4 * index] = block.address + byteOffset;
+      addresses[4 * index + 1] = low;
+      addresses[4 * index + 2] = high;
+      lanes[4 * index + 3] = weight;
+    });
+  };
   return {
     addMagnitudes(own, deltas, bits, bitOffset, count, tileElements) {
       assert.ok(tileElements % BIT_GROUP === 0 || count <= tileElements, `tiles of ${tileElements} elements`);
@@ -114,44 +147,34 @@ function hostMasked(wasm: TaskVectorExports, buffer: ArrayBuffer): Masked {
       wasm.addMagnitudes(...deltasIn(deltas), bitsIn(bits, bitOffset), count, tileElements);
       [own.all = 0, own.kept = 0] = sums;
     },
-    combineMaskedStored(dtype, base, sources, { divisor, multiplier }, target, count) {
-      setMasked(sources, 0);
-      const n = sources.length;
-      return wasm.combineMaskedStored(DTYPE[dtype], base.address, n, divisor, multiplier, target.address, count);
-    },
     combineMasked(dtype, base, sources, byteOffset, combination, target, count) {
       setMasked(sources, byteOffset);
-      const kernels = { elect: wasm.electMasked, combine: wasm.combineMasked };
-      run(kernels, DTYPE[dtype], base.address + byteOffset, sources.length, combination, target, count);
+      const [b, n, how] = [base.address + byteOffset, sources.length, combinationIn(combination)];
+      wasm.combineMasked(DTYPE[dtype], b, n, ...how, target.address, count);
     },
     combineBanded(dtype, base, sources, byteOffset, combination, target, count) {
-      assert.ok(sources.length <= MASKED_SOURCES_MAX);
-      sources.forEach(({ block, low, high, weight }, index) => {
-        addresses[4 * index] = block.address + byteOffset;
-        addresses[4 * index + 1] = low;
-        addresses[4 * index + 2] = high;
-        lanes[4 * index + 3] = weight;
-      });
+      setBanded(sources, byteOffset);
+      const [b, n, how] = [base.address + byteOffset, sources.length, combinationIn(combination)];
+      wasm.combineBanded(DTYPE[dtype], b, n, ...how, target.address, count);
+    },
+    combineMaskedStored(dtype, base, sources, byteOffset, combination, target, count) {
+      setMasked(sources, byteOffset);
+      const [b, n, how] = [base.address + byteOffset, sources.length, combinationIn(combination)];
+      return wasm.combineMaskedStored(DTYPE[dtype], b, n, ...how, target.address + byteOffset, count);
+    },
+    combineBandedStored(dtype, base, sources, byteOffset, combination, target, count) {
+      setBanded(sources, byteOffset);
+      const [b, n, how] = [base.address + byteOffset, sources.length, combinationIn(combination)];
       const isOpen = sources.every(({ high }) => high === KEY_MAX);
-      const kernels = { elect: isOpen ? wasm.electLargest : wasm.electBanded, combine: wasm.combineBanded };
-      run(kernels, DTYPE[dtype], base.address + byteOffset, sources.length, combination, target, count);
+      const combine = isOpen ? wasm.combineLargestStored : wasm.combineBandedStored;
+      return combine(DTYPE[dtype], b, n, ...how, target.address + byteOffset, count);
     },
   };
 }
 
-/** Combines the sources of the table, by election or without. */
-function run(
-  { elect, combine }: { readonly elect: CombineTable; readonly combine: CombineTable },
-  dtype: number,
-  base: number,
-  n: number,
-  { elects, normalizes, divisor, multiplier }: MaskedCombination,
-  target: Tile,
-  count: number,
-): void {
-  const groups = Math.ceil(count / GROUP_ELEMENTS) * GROUP_ELEMENTS;
-  if (elects) elect(dtype, base, n, normalizes ? 1 : 0, multiplier, target.address, groups);
-  else combine(dtype, base, n, divisor, multiplier, target.address, groups);
+function combinationIn(combination: MaskedCombination): [elects: number, divisor: number, multiplier: number] {
+  const { elects, normalizes, divisor, multiplier } = combination;
+  return elects ? [1, normalizes ? 1 : 0, multiplier] : [0, divisor, multiplier];
 }
 
 function hostMask(wasm: TaskVectorExports): Mask & RankedMask {

@@ -7,8 +7,9 @@ import { type Deltas, wordsOf } from "../../core/ops/deltas.ts";
 import type { Kernels } from "../../core/ops/kernels.ts";
 import type { Block } from "../../core/ops/memory.ts";
 import { rankedScratchBytes, writeThresholds } from "../../core/ops/ranked-mask.ts";
-import { KEY_MAX } from "../../core/ops/select.ts";
+import { KEY_MAX, keysOf } from "../../core/ops/select.ts";
 import { streamKey, uniformAt } from "../../core/random.ts";
+import { elementBytes } from "../../core/tensor.ts";
 import { createWasmKernels } from "../../kernels/wasm/host.ts";
 import { fillImage, LENGTHS, onBoth, tileBytes } from "./oracle.ts";
 
@@ -62,20 +63,41 @@ describe("wasm operations on task vectors give the bits of the scalar oracle", (
 
   test("countBracket counts against both ends and lists what lies inside, in order", () => {
     eachDeltas((kernels, deltas, count) => {
+      const sequence = [...keysOf(deltas, count)];
       const keys = sortedKeys(kernels, deltas, count);
       const pick = (share: number) => keys[Math.floor(share * (count - 1))] ?? 0;
-      const list = filled(kernels, 4 * (LENGTH_MAX + 64));
+      const [list, tally] = [filled(kernels, 4 * (LENGTH_MAX + 7)), filled(kernels, 12 * 11)];
       const brackets = [
         { low: pick(0.3), high: pick(0.6) },
         { low: pick(0.5), high: pick(0.5) },
         { low: 0, high: pick(0.1) },
         { low: pick(0.9), high: 0x7fffffff },
+        { low: pick(0.2), high: KEY_MAX },
       ];
       const result = brackets.map((bracket) => {
-        const counts = kernels.countBracket(deltas, bracket, list, 7, count);
-        return { counts, listed: [...wordsOf(list).slice(7, counts.listed)] };
+        const counts = kernels.countBracket(deltas, bracket, list, 7, tally, count, 96);
+        assert.ok(counts !== undefined, "the list has room for all keys");
+        const listed = [...wordsOf(list).slice(7, counts.listed)];
+        assert.deepEqual(
+          listed,
+          sequence.filter((key) => key > bracket.low && key < bracket.high),
+        );
+        return { counts, listed, tally: [...tally.bytes] };
       });
       return { bytes: new Uint8Array(0), result };
+    });
+  });
+
+  test("countBracket stops at a tile for whose keys the list has no room", () => {
+    eachDeltas((kernels, deltas, count) => {
+      const tally = filled(kernels, 12 * 11);
+      const bracket = { low: 0, high: KEY_MAX };
+      const found = [count, count - 1].map((room) =>
+        kernels.countBracket(deltas, bracket, filled(kernels, 4 * Math.max(0, room)), 0, tally, count, 1000),
+      );
+      assert.equal(found[0] !== undefined, true);
+      assert.equal(found[1] !== undefined, count === 0);
+      return { bytes: new Uint8Array(0), result: found };
     });
   });
 
@@ -115,6 +137,14 @@ describe("wasm operations on task vectors give the bits of the scalar oracle", (
     test(`combineMasked and combineBanded of ${sourceCount} sources, with and without election`, () => {
       eachDeltas((kernels, deltas, count) => combineCase(kernels, deltas, sourceCount, count));
     });
+  }
+
+  for (const dtype of COMBINE_DTYPES) {
+    for (const odd of [[], [0], [1500], [1023, 1024, 2700]]) {
+      test(`stored results of many chunks: ${dtype}, not finite at [${odd}]`, () => {
+        for (const sourceCount of [1, 2, 3]) onBoth((kernels) => storedCase(kernels, dtype, sourceCount, odd));
+      });
+    }
   }
 
   test("combineBanded gives the bits of combineMasked under marks of the same keys", () => {
@@ -218,6 +248,39 @@ function rankedCase(
     kernels.drawRankedMask(key, first, thresholds, keys, { outer, length, inner }, bits, bit, scratch);
   }
   return { bytes: bits.bytes };
+}
+
+/** Weights of several chunks; at `odd` elements a source is NaN, the next one as large as can be. */
+function storedCase(kernels: Kernels, dtype: CombineDtype, sourceCount: number, odd: readonly number[]) {
+  const [count, skip] = [2701, 16];
+  const tile = kernels.allocateTile(skip + count);
+  const blocks = Array.from({ length: sourceCount + 1 }, (_, index) => {
+    fillImage(new Uint8Array(tile.values.buffer, tile.address, 4 * (skip + count)), 41 + index, true);
+    if (index === 1) for (const at of odd) tile.values.set([Number.NaN, 3.4e38].slice(0, count - at), skip + at);
+    const block = kernels.allocateBlock(elementBytes(dtype, skip + count) + 64);
+    kernels.narrow(dtype, tile, block, 0, skip + count);
+    return block;
+  });
+  const [base, ...others] = blocks;
+  assert.ok(base !== undefined);
+  const bits = kernels.allocateBlock(count / 8 + 64);
+  fillImage(bits.bytes, 44, false);
+  const sources = others.map((block, index) => {
+    const kept = { bits, bitOffset: 32 * index, scale: 1.5, low: 0x3d000000, high: KEY_MAX };
+    return { block, ...kept, weight: index % 2 === 0 ? 0.7 : -0.4 };
+  });
+  const all = [false, true].flatMap((elects) => {
+    const combination = { elects, normalizes: sourceCount < 3, divisor: 1.5, multiplier: elects ? 1 : 0.5 };
+    const ranked = [KEY_MAX, 0x3e000000].map((high) => sources.map((source) => ({ ...source, high })));
+    return [sources, ...ranked].map((own, index) => {
+      const target = kernels.allocateBlock(elementBytes(dtype, skip + count) + 64);
+      const combine = index === 0 ? kernels.combineMaskedStored : kernels.combineBandedStored;
+      const bad = combine(dtype, base, own, elementBytes(dtype, skip), combination, target, count);
+      assert.equal(bad > 0, odd.length > 0);
+      return { bad, bytes: target.bytes.subarray(elementBytes(dtype, skip), elementBytes(dtype, skip + count)) };
+    });
+  });
+  return { bytes: Buffer.concat(all.map(({ bytes }) => bytes)), result: all.map(({ bad }) => bad) };
 }
 
 /** Ends of bands: of half the magnitudes or so, of all, of none. */

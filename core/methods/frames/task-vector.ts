@@ -38,7 +38,9 @@ export type Sparsified = {
   readonly masks: MaskStore;
   /** Masks are made, and hold, for windows. */
   readonly takesWindows: boolean;
-  /** Where kept elements are told by the keys of a tile, and none is rescaled. */
+  /** Tiles are whole groups of elements, which is what kernels write: results may go right behind one another. */
+  readonly wholeGroups: boolean;
+  /** Where kept elements are told by their keys, and none is rescaled. */
   readonly bandIn: Sparsification["bandIn"];
   /** By sparse model; known after the passes. */
   readonly scales: readonly number[];

@@ -5,10 +5,11 @@
 import assert from "node:assert/strict";
 import * as z from "zod";
 import { roundingTo } from "../../ops/cast.ts";
-import { countBits } from "../../ops/deltas.ts";
+import { BIT_GROUP, countBits } from "../../ops/deltas.ts";
 import type { Block, Kernels } from "../../ops/kernels.ts";
 import { type BandedSource, MASKED_SOURCES_MAX, type MaskedSource } from "../../ops/masked.ts";
 import { KEY_MAX, type KeyBand } from "../../ops/select.ts";
+import { elementBytes } from "../../tensor.ts";
 import {
   type Locality,
   type MergeInput,
@@ -19,6 +20,7 @@ import {
   type StoredView,
   type StoredWindow,
   type TensorProgram,
+  tileElementsOf,
 } from "../method.ts";
 import { createMaskStore, type MaskStore, maskStoreBytes } from "../sparsify/mask-store.ts";
 import { divisorOf, type Round, rescaleOf, rescaling } from "../sparsify/rescale.ts";
@@ -176,51 +178,94 @@ function sparsify(row: TaskVectorRow, task: TaskVectorTask, kernels: Kernels, ro
   const takesWindows = masks.holdsWindows && sparsification.marksWindows === true;
   const { scales, passes } = rescaling(task, masks, takesWindows, kernels, round);
   const bandIn = task.rescale === "none" ? sparsification.bandIn : undefined;
-  return { masks, takesWindows, bandIn, scales, reduce: [...sparsification.reduce, ...passes] };
+  const wholeGroups = tileElementsOf(localityOf(row), task.tensor.shape) % BIT_GROUP === 0;
+  return { masks, takesWindows, wholeGroups, bandIn, scales, reduce: [...sparsification.reduce, ...passes] };
 }
 
 /** No model is sparse. */
-const KEEPS_ALL: Sparsification = { reduce: [], mark: () => {}, bandIn: () => undefined };
+const KEEPS_ALL: Sparsification = {
+  reduce: [],
+  mark: () => {},
+  bandIn: (_, { count }) => ({ band: ALL_KEYS, count }),
+};
 const ALL_KEYS: KeyBand = { low: 0, high: KEY_MAX };
 
 function compileMasked(task: TaskVectorTask, sparsified: Sparsified, kernels: Kernels): TensorProgram {
-  const { masks, takesWindows, reduce } = sparsified;
   const combination = {
     elects: task.elects,
     normalizes: task.normalizes,
     divisor: divisorOf(task, Math.fround),
     multiplier: task.multiplier,
   };
-  // The marks of a model whose elements are all kept are those of a tile.
-  const canStore = takesWindows && !task.elects && task.vectors.every(({ sparse }) => sparse !== undefined);
-  const storedWindow = (view: StoredWindow): number => {
-    const { dtype, inputs, output, count } = view;
-    masks.enter(deltaTile(task, { ...view, byteOffset: 0 }));
+  const { masks } = sparsified;
+  const storedTile = (view: StoredView): void => {
+    const { dtype, inputs, byteOffset, output, count } = view;
+    const base = blockAt(inputs, task.base);
+    // Also where bands tell: kept elements may be counted afterwards.
+    masks.enter(deltaTile(task, view));
+    const { banded } = bandsFrom(task, sparsified, view);
+    if (banded !== undefined) {
+      kernels.combineBanded(dtype, base, banded, byteOffset, combination, output, count);
+      return;
+    }
     const sources = maskedSources(task, sparsified, inputs);
-    return kernels.combineMaskedStored(dtype, blockAt(inputs, task.base), sources, combination, output, count);
+    kernels.combineMasked(dtype, base, sources, byteOffset, combination, output, count);
+  };
+  const storedWindow = ({ output, ...window }: StoredWindow): number => {
+    const { dtype, inputs, firstElement } = window;
+    const base = blockAt(inputs, task.base);
+    let nonFinite = 0;
+    for (let done = 0; done < window.count; ) {
+      const byteOffset = elementBytes(dtype, done);
+      const rest = { ...window, byteOffset, firstElement: firstElement + done, count: window.count - done };
+      const { banded, count } = bandsFrom(task, sparsified, rest);
+      if (banded !== undefined) {
+        nonFinite += kernels.combineBandedStored(dtype, base, banded, byteOffset, combination, output, count);
+      } else {
+        masks.enter(deltaTile(task, { ...rest, count }));
+        const sources = maskedSources(task, sparsified, inputs);
+        nonFinite += kernels.combineMaskedStored(dtype, base, sources, byteOffset, combination, output, count);
+      }
+      done += count;
+    }
+    return nonFinite;
   };
   return {
-    reduce: reduce.map(({ tile, ...options }) => ({
+    reduce: sparsified.reduce.map(({ tile, ...options }) => ({
       ...options,
       storedTile: (view: StoredView) => tile(deltaTile(task, view)),
     })),
-    apply: {
-      storedTile(view) {
-        const { dtype, inputs, byteOffset, output, count } = view;
-        const base = blockAt(inputs, task.base);
-        const tile = deltaTile(task, view);
-        masks.enter(tile);
-        const banded = bandedSources(task, sparsified, view, tile);
-        if (banded !== undefined) {
-          kernels.combineBanded(dtype, base, banded, byteOffset, combination, output, count);
-          return;
-        }
-        const sources = maskedSources(task, sparsified, inputs);
-        kernels.combineMasked(dtype, base, sources, byteOffset, combination, output, count);
-      },
-      ...(canStore ? { storedWindow } : {}),
-    },
+    apply: { storedTile, ...(sparsified.wholeGroups ? { storedWindow } : {}) },
   };
+}
+
+type TileSpan = Omit<StoredView, "output">;
+
+/**
+ * How many elements from the start of a span on are kept alike, at least a tile; and the sources, where bands of keys
+ * tell which elements are kept.
+ */
+function bandsFrom(
+  { vectors }: TaskVectorTask,
+  { bandIn, takesWindows }: Sparsified,
+  span: TileSpan,
+): { readonly count: number; readonly banded?: readonly BandedSource[] } {
+  if (bandIn === undefined) {
+    // The marks of a model whose elements are all kept are those of a tile.
+    const isWhole = takesWindows && vectors.every(({ sparse }) => sparse !== undefined);
+    return { count: isWhole ? span.count : Math.min(span.count, span.tileElements) };
+  }
+  const runs = vectors.map(({ sparse }) =>
+    sparse === undefined ? { band: ALL_KEYS, count: span.count } : bandIn(sparse, span),
+  );
+  const count = runs.reduce((least, run) => Math.min(least, run.count), span.count);
+  const banded: BandedSource[] = [];
+  for (const [index, { input, weight }] of vectors.entries()) {
+    const band = runs[index]?.band;
+    if (band === undefined) return { count };
+    banded.push({ block: blockAt(span.inputs, input), low: band.low, high: band.high, weight });
+  }
+  return { count, banded };
 }
 
 /** All sources under the marks of the tile entered last. */
@@ -237,25 +282,8 @@ function maskedSources(
   }));
 }
 
-/** Undefined where the kept elements of some model are not told by a band. */
-function bandedSources(
-  { vectors }: TaskVectorTask,
-  { bandIn }: Sparsified,
-  { inputs }: StoredView,
-  tile: DeltaTile,
-): readonly BandedSource[] | undefined {
-  if (bandIn === undefined) return undefined;
-  const sources: BandedSource[] = [];
-  for (const { input, weight, sparse } of vectors) {
-    const band = sparse === undefined ? ALL_KEYS : bandIn(sparse, tile);
-    if (band === undefined) return undefined;
-    sources.push({ block: blockAt(inputs, input), low: band.low, high: band.high, weight });
-  }
-  return sources;
-}
-
 /** The sparse models' differences in a tile of stored values. */
-function deltaTile({ sparseInputs, base }: TaskVectorTask, view: Omit<StoredView, "output">): DeltaTile {
+function deltaTile({ sparseInputs, base }: TaskVectorTask, view: TileSpan): DeltaTile {
   const { dtype, inputs, byteOffset, firstElement, count, tileElements } = view;
   const from = blockAt(inputs, base);
   return {

@@ -166,11 +166,27 @@ function markBands(
     mark(source, tile, bits, bitOffset) {
       markBand(kernels, bandAt(source), search.scratch(source), tile.deltas(source), tile, bits, bitOffset);
     },
-    bandIn(source, tile) {
-      const { band, splits } = bandInTile(bandAt(source), tile);
-      return splits.length === 0 ? band : undefined;
+    bandIn(source, { firstElement, count }) {
+      const own = bandAt(source);
+      const first = firstElement / TILE_ELEMENTS;
+      const { band, splits } = bandInTile(own, first);
+      if (splits.length > 0) return { band: undefined, count: Math.min(count, TILE_ELEMENTS) };
+      const end = own.classes.reduce(
+        (least, each) => changeOf(each, first, least),
+        Math.ceil(count / TILE_ELEMENTS) + first,
+      );
+      return { band, count: Math.min(count, (end - first) * TILE_ELEMENTS) };
     },
   };
+}
+
+/** The first tile behind `first`, up to `end`, that may keep another part of the class. */
+function changeOf({ from, to, equalBefore }: EqualClass, first: number, end: number): number {
+  const equalUpTo = (tile: number) => equalBefore[tile + 1] ?? 0;
+  const bound = [from, to].find((ordinal) => equalUpTo(first) <= ordinal) ?? Number.POSITIVE_INFINITY;
+  let tile = first + 1;
+  while (tile < end && equalUpTo(tile) <= bound) tile++;
+  return tile;
 }
 
 /** Of the keys that are equal to one in a tile, those whose ordinal is in [skip, end). */
@@ -179,9 +195,8 @@ type Split = { readonly key: number; readonly skip: number; readonly end: number
 /** What a band keeps of a tile: the keys of another, and parts of classes that begin or end within the tile. */
 function bandInTile(
   { classes, low, high }: Band,
-  { firstElement }: DeltaTile,
+  index: number,
 ): { readonly band: KeyBand; readonly splits: readonly Split[] } {
-  const index = firstElement / TILE_ELEMENTS;
   const left = classes.flatMap(({ key, from, to, equalBefore }): readonly Split[] => {
     const [before, after] = [equalBefore[index] ?? 0, equalBefore[index + 1] ?? 0];
     const [skip, end] = [Math.max(0, from - before), Math.min(after, to) - before];
@@ -202,7 +217,7 @@ function markBand(
   bits: Block,
   bitOffset: number,
 ): void {
-  const { band, splits } = bandInTile(own, tile);
+  const { band, splits } = bandInTile(own, tile.firstElement / TILE_ELEMENTS);
   kernels.markKeys(deltas, band, bits, bitOffset, tile.count);
   for (const split of splits) {
     kernels.writeKeys(deltas, scratch, 0, tile.count);

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { wordsOf } from "../../ops/deltas.ts";
 import { type Block, type Kernels, TILE_ELEMENTS } from "../../ops/kernels.ts";
 import { allocatedBytes } from "../../ops/memory.ts";
-import type { Bracket } from "../../ops/select.ts";
+import type { Bracket, BracketCounts } from "../../ops/select.ts";
 import type { ElementSpan } from "../method.ts";
 import type { DeltaPass, DeltaTile } from "./sparsifier.ts";
 
@@ -84,9 +84,9 @@ type Search = {
   readonly list: Block;
   readonly bins: Block;
   bracket: Bracket | undefined;
-  readonly counts: { above: number; fromHigh: number; fromLow: number; listed: number };
-  /** By tile: keys equal to the bracket's upper end, inside it, equal to its lower end. */
-  readonly tally: Uint32Array;
+  readonly counts: { -readonly [kind in keyof BracketCounts]: number };
+  /** Three words a tile: keys equal to the bracket's upper end, inside it, and both with its lower end. */
+  readonly tally: Block;
   readonly equalBefore: Uint32Array;
   /** Of the histograms: the coarse bin that holds the rank, and the keys above it. */
   coarse: { bin: number; above: number };
@@ -143,7 +143,6 @@ function createSearch(
   at: { total: number; lists: number; source: number; rank: Rank; index: number },
 ): Search {
   const [words, tiles] = [tallyWords(at.total), tilesOf(at.total)];
-  const tally = wordsOf(part(tallies, at.index * words, words));
   const keys = at.total <= SAMPLE_ELEMENTS ? 0 : listKeys(at.total, at.lists);
   const bins = at.total <= SAMPLE_ELEMENTS ? 0 : FINE_BINS;
   return {
@@ -152,9 +151,9 @@ function createSearch(
     list: part(block, at.index * keys, keys),
     bins: part(block, bins === 0 ? 0 : COARSE_BINS + at.index * bins, bins),
     bracket: undefined,
-    counts: { above: 0, fromHigh: 0, fromLow: 0, listed: 0 },
-    tally: tally.subarray(0, 3 * tiles),
-    equalBefore: tally.subarray(3 * tiles),
+    counts: { above: 0, atHigh: 0, held: 0, listed: 0 },
+    tally: part(tallies, at.index * words, 3 * tiles),
+    equalBefore: wordsOf(part(tallies, at.index * words + 3 * tiles, tiles + 1)),
     coarse: { bin: 0, above: 0 },
     found: undefined,
     cut: undefined,
@@ -253,8 +252,9 @@ function countBetween(keys: Uint32Array, low: number, high: number, start: numbe
 function bracketPass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
   return {
     isNeeded: () => searches.some(({ bracket }) => bracket !== undefined),
+    takesWindows: true,
     tile(tile) {
-      for (const search of searches) countTile(kernels, search, tile);
+      for (const search of searches) countTiles(kernels, search, tile);
     },
     finish() {
       for (const search of searches) if (search.bracket !== undefined) search.cut = cutInBracket(search);
@@ -262,47 +262,45 @@ function bracketPass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
   };
 }
 
-function countTile(kernels: Kernels, search: Search, tile: DeltaTile): void {
+function countTiles(kernels: Kernels, search: Search, tile: DeltaTile): void {
   const { bracket, counts, list, tally } = search;
   if (bracket === undefined) return;
-  if (4 * (counts.listed + tile.count + 1) > list.bytes.length) {
+  const at = 3 * Math.floor(tile.firstElement / TILE_ELEMENTS);
+  const own = part(tally, at, wordsOf(tally).length - at);
+  const deltas = tile.deltas(search.source);
+  const found = kernels.countBracket(deltas, bracket, list, counts.listed, own, tile.count, TILE_ELEMENTS);
+  if (found === undefined) {
     search.bracket = undefined;
     return;
   }
-  const found = kernels.countBracket(tile.deltas(search.source), bracket, list, counts.listed, tile.count);
-  const inside = found.listed - counts.listed;
   counts.above += found.above;
-  counts.fromHigh += found.fromHigh;
-  counts.fromLow += found.fromLow;
+  counts.atHigh += found.atHigh;
+  counts.held += found.held;
   counts.listed = found.listed;
-  const at = 3 * Math.floor(tile.firstElement / TILE_ELEMENTS);
-  tally[at] = found.fromHigh - found.above;
-  tally[at + 1] = inside;
-  tally[at + 2] = found.fromLow - found.fromHigh - inside;
 }
 
 /** The cut, when it lies in the bracket after all. */
 function cutInBracket(search: Search): Cut | undefined {
-  const { rank: rankOf, bracket, counts, list, tally } = search;
+  const { rank: rankOf, bracket, counts, list } = search;
+  const { above, atHigh, held, listed } = counts;
   const rank = rankOf();
-  if (bracket === undefined || rank <= counts.above || rank > counts.fromLow) return undefined;
-  if (rank <= counts.fromHigh) {
-    const found = { key: bracket.high, above: counts.above, equal: counts.fromHigh - counts.above };
-    return cutOf(search, found, (tile) => tally[3 * tile] ?? 0);
+  if (bracket === undefined || rank <= above || rank > above + held) return undefined;
+  const tally = wordsOf(search.tally);
+  if (rank <= above + atHigh) {
+    return cutOf(search, { key: bracket.high, above, equal: atHigh }, (tile) => tally[3 * tile] ?? 0);
   }
-  const belowHigh = rank - counts.fromHigh;
-  if (belowHigh > counts.listed) {
-    const above = counts.fromHigh + counts.listed;
-    return cutOf(
-      search,
-      { key: bracket.low, above, equal: counts.fromLow - above },
-      (tile) => tally[3 * tile + 2] ?? 0,
-    );
+  const belowHigh = rank - above - atHigh;
+  if (belowHigh > listed) {
+    const found = { key: bracket.low, above: above + atHigh + listed, equal: held - atHigh - listed };
+    return cutOf(search, found, (tile) => {
+      const [high = 0, inside = 0, all = 0] = tally.subarray(3 * tile, 3 * tile + 3);
+      return all - high - inside;
+    });
   }
-  const keys = wordsOf(list).subarray(0, counts.listed);
+  const keys = wordsOf(list).subarray(0, listed);
   const inside = searchAmong(keys)(belowHigh);
   let end = 0;
-  return cutOf(search, { ...inside, above: counts.fromHigh + inside.above }, (tile) => {
+  return cutOf(search, { ...inside, above: above + atHigh + inside.above }, (tile) => {
     const start = end;
     end += tally[3 * tile + 1] ?? 0;
     return countBetween(keys, inside.key - 1, inside.key + 1, start, end);
@@ -357,12 +355,13 @@ function equalPass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
     tile(tile) {
       for (const { source, found, tally } of uncut(searches)) {
         const equal = kernels.countEqual(tile.deltas(source), found?.key ?? 0, tile.count);
-        tally[Math.floor(tile.firstElement / TILE_ELEMENTS)] = equal;
+        wordsOf(tally)[Math.floor(tile.firstElement / TILE_ELEMENTS)] = equal;
       }
     },
     finish() {
       for (const search of uncut(searches)) {
-        const { found, tally } = search;
+        const { found } = search;
+        const tally = wordsOf(search.tally);
         if (found !== undefined) search.cut = cutOf(search, found, (tile) => tally[tile] ?? 0);
       }
     },

@@ -35,9 +35,12 @@ export type Sparsification = {
   readonly mark: MarkTile;
   /** True: `mark` takes windows as well as tiles. */
   readonly marksWindows?: boolean;
-  /** Where magnitudes alone decide: the keys that a model keeps in a tile, unless equal ones are kept in part. */
-  bandIn?(source: number, tile: DeltaTile): KeyBand | undefined;
+  /** Where magnitudes alone decide: what a model keeps from the start of a span of tiles on. */
+  bandIn?(source: number, span: Pick<DeltaTile, "firstElement" | "count">): BandRun;
 };
+
+/** Elements that are kept by one band of keys; no band: a tile of which equal ones are kept in part. */
+export type BandRun = { readonly band: KeyBand | undefined; readonly count: number };
 
 export type Sparsifier = {
   /** Parameters besides density, with the only copy of each default. */

@@ -6,7 +6,6 @@ export * from "./reduce";
 export * from "./combine";
 export * from "./select";
 export * from "./masked";
-export * from "./masked-election";
 export * from "./masked-magnitudes";
 export { maskedTable } from "./masked-sources";
 export * from "./mask";

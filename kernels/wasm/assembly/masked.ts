@@ -1,15 +1,18 @@
-// core/ops/masked.ts: task vectors under masks, combined, sixteen elements at a time.
-import { KeyBand, loadFirst, MaskBits, TABLE, weigh } from "./masked-sources";
+// core/ops/masked.ts: task vectors under masks, combined with or without election, sixteen elements at a time.
+import { elect, electPair, GROUP } from "./masked-election";
+import { KeyBand, LeastKey, loadFirst, MaskBits, TABLE, weigh } from "./masked-sources";
 import { addMagnitudes, areFinite, CHUNK, finish, narrowAgain, storeGroup, WIDE } from "./narrow-group";
-import { lower, rest, upper } from "./stored";
+import { isBF16, lower, rest, upper } from "./stored";
 
 /**
- * Elements from byte `offset` of every source on. `narrows`: results are stored as the sources are, and what is returned
- * says whether they were right to be; else they are float32.
+ * Elements from byte `offset` of every source on. `elects`: values of the majority's sign are added, and divided by
+ * their weights unless the divisor is 0. `narrows`: results are stored as the sources are, and what is returned says
+ * whether they were right to be; else they are float32.
  */
 @inline function combineOf<T, How>(
   b: usize,
   n: i32,
+  elects: bool,
   divisor: f32,
   multiplier: f32,
   offset: usize,
@@ -19,7 +22,7 @@ import { lower, rest, upper } from "./stored";
 ): bool {
   const half: usize = 8 * sizeof<T>();
   const tableEnd = TABLE + (<usize>n << 4);
-  const divides = divisor != 1;
+  const divides = !elects && divisor != 1;
   const divisors = f32x4.splat(divisor);
   const multiplies = multiplier != 1;
   const multipliers = f32x4.splat(multiplier);
@@ -38,21 +41,29 @@ import { lower, rest, upper } from "./stored";
     let sum1 = f32x4.splat(0);
     let sum2 = f32x4.splat(0);
     let sum3 = f32x4.splat(0);
-    for (let entry = TABLE; entry < tableEnd; entry += 16) {
+    let stored = GROUP;
+    for (let entry = TABLE; entry < tableEnd; entry += 16, stored += 64) {
       const source = <usize>load<u32>(entry) + offset;
       const first = loadFirst<How>(entry, bitOffset);
       const second = v128.load32_splat(entry, 8);
       const weight = v128.load32_splat(entry, 12);
       const s0 = v128.load(source);
       const s1 = v128.load(source + half);
-      const d0 = f32x4.sub(lower<T>(s0), base0);
-      const d1 = f32x4.sub(upper<T>(rest<T>(source, s0)), base1);
-      const d2 = f32x4.sub(lower<T>(s1), base2);
-      const d3 = f32x4.sub(upper<T>(rest<T>(source + half, s1)), base3);
-      sum0 = f32x4.add(sum0, weigh<How>(d0, 0, first, second, weight));
-      sum1 = f32x4.add(sum1, weigh<How>(d1, 1, first, second, weight));
-      sum2 = f32x4.add(sum2, weigh<How>(d2, 2, first, second, weight));
-      sum3 = f32x4.add(sum3, weigh<How>(d3, 3, first, second, weight));
+      const v0 = weigh<How>(f32x4.sub(lower<T>(s0), base0), 0, first, second, weight);
+      const v1 = weigh<How>(f32x4.sub(upper<T>(rest<T>(source, s0)), base1), 1, first, second, weight);
+      const v2 = weigh<How>(f32x4.sub(lower<T>(s1), base2), 2, first, second, weight);
+      const v3 = weigh<How>(f32x4.sub(upper<T>(rest<T>(source + half, s1)), base3), 3, first, second, weight);
+      if (elects) storeGroup<f32>(stored, v0, v1, v2, v3);
+      sum0 = f32x4.add(sum0, v0);
+      sum1 = f32x4.add(sum1, v1);
+      sum2 = f32x4.add(sum2, v2);
+      sum3 = f32x4.add(sum3, v3);
+    }
+    if (elects) {
+      sum0 = elect(0, sum0, tableEnd, divisor != 0);
+      sum1 = elect(16, sum1, tableEnd, divisor != 0);
+      sum2 = elect(32, sum2, tableEnd, divisor != 0);
+      sum3 = elect(48, sum3, tableEnd, divisor != 0);
     }
     sum0 = finish(sum0, base0, true, divides, divisors, multiplies, multipliers);
     sum1 = finish(sum1, base1, true, divides, divisors, multiplies, multipliers);
@@ -66,69 +77,207 @@ import { lower, rest, upper } from "./stored";
   return !narrows || areFinite<T>(magnitudes);
 }
 
+/** A quarter of a group of two sources: what is elected of their differences, added to the base. */
+@inline function electQuarter<How>(
+  base: v128,
+  v: v128,
+  w: v128,
+  quarter: usize,
+  bitOffset: usize,
+  divides: bool,
+  multiplies: bool,
+  multipliers: v128,
+): v128 {
+  const weightV = v128.load32_splat(TABLE, 12);
+  const weightW = v128.load32_splat(TABLE, 28);
+  const firstV = loadFirst<How>(TABLE, bitOffset);
+  const firstW = loadFirst<How>(TABLE + 16, bitOffset);
+  const valueV = weigh<How>(f32x4.sub(v, base), quarter, firstV, v128.load32_splat(TABLE, 8), weightV);
+  const valueW = weigh<How>(f32x4.sub(w, base), quarter, firstW, v128.load32_splat(TABLE, 24), weightW);
+  const sum = electPair(valueV, valueW, weightV, weightW, divides);
+  return finish(sum, base, true, false, sum, multiplies, multipliers);
+}
+
+/** combineOf with election, narrowing, for two sources of BF16: the usual case. */
+@inline function electPairOf<How>(
+  b: usize,
+  divides: bool,
+  multiplier: f32,
+  offset: usize,
+  target: usize,
+  count: i32,
+): bool {
+  const v = <usize>load<u32>(TABLE);
+  const w = <usize>load<u32>(TABLE, 16);
+  const multiplies = multiplier != 1;
+  const by = f32x4.splat(multiplier);
+  let at = offset >> 4;
+  let magnitudes = f32x4.splat(0);
+  const end = offset + (<usize>((count + 15) >> 4) << 5);
+  for (let t = target; offset < end; t += 32, offset += 32, at += 2) {
+    const b0 = v128.load(b + offset);
+    const b1 = v128.load(b + offset, 16);
+    const v0 = v128.load(v + offset);
+    const v1 = v128.load(v + offset, 16);
+    const w0 = v128.load(w + offset);
+    const w1 = v128.load(w + offset, 16);
+    const sum0 = electQuarter<How>(lower<u16>(b0), lower<u16>(v0), lower<u16>(w0), 0, at, divides, multiplies, by);
+    const sum1 = electQuarter<How>(upper<u16>(b0), upper<u16>(v0), upper<u16>(w0), 1, at, divides, multiplies, by);
+    const sum2 = electQuarter<How>(lower<u16>(b1), lower<u16>(v1), lower<u16>(w1), 2, at, divides, multiplies, by);
+    const sum3 = electQuarter<How>(upper<u16>(b1), upper<u16>(v1), upper<u16>(w1), 3, at, divides, multiplies, by);
+    magnitudes = addMagnitudes(magnitudes, sum0, sum1, sum2, sum3);
+    storeGroup<u16>(t, sum0, sum1, sum2, sum3);
+  }
+  return areFinite<u16>(magnitudes);
+}
+
+/** Results in float32. */
+function combineWide<T, How>(
+  b: usize,
+  n: i32,
+  elects: bool,
+  divisor: f32,
+  multiplier: f32,
+  offset: usize,
+  target: usize,
+  count: i32,
+): void {
+  if (elects) combineOf<T, How>(b, n, true, divisor, multiplier, offset, target, count, false);
+  else combineOf<T, How>(b, n, false, divisor, multiplier, offset, target, count, false);
+}
+
 @inline function combineBy<How>(
   dtype: i32,
-  base: usize,
+  b: usize,
   n: i32,
+  elects: bool,
   divisor: f32,
   multiplier: f32,
   target: usize,
   count: i32,
 ): void {
-  if (dtype == 0) combineOf<u16, How>(base, n, divisor, multiplier, 0, target, count, false);
-  else if (dtype == 1) combineOf<i16, How>(base, n, divisor, multiplier, 0, target, count, false);
-  else combineOf<f32, How>(base, n, divisor, multiplier, 0, target, count, false);
+  if (dtype == 0) combineWide<u16, How>(b, n, elects, divisor, multiplier, 0, target, count);
+  else if (dtype == 1) combineWide<i16, How>(b, n, elects, divisor, multiplier, 0, target, count);
+  else combineWide<f32, How>(b, n, elects, divisor, multiplier, 0, target, count);
 }
 
-/** Without election; the divisor is one number. */
-export function combineMasked(
-  dtype: i32,
-  base: usize,
+@inline function narrowChunk<T, How>(
+  b: usize,
   n: i32,
+  elects: bool,
   divisor: f32,
   multiplier: f32,
+  offset: usize,
   target: usize,
   count: i32,
-): void {
-  combineBy<MaskBits>(dtype, base, n, divisor, multiplier, target, count);
+): bool {
+  if (!elects) return combineOf<T, How>(b, n, false, divisor, multiplier, offset, target, count, true);
+  if (isBF16<T>() && n == 2) return electPairOf<How>(b, divisor != 0, multiplier, offset, target, count);
+  return combineOf<T, How>(b, n, true, divisor, multiplier, offset, target, count, true);
 }
 
-@inline function combineStoredOf<T>(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): i32 {
-  let nonFinite = 0;
-  for (let done = 0; done < count; done += CHUNK) {
-    const offset = <usize>done * sizeof<T>();
-    const now = min(CHUNK, count - done);
-    if (combineOf<T, MaskBits>(b, n, divisor, multiplier, offset, target + offset, now, true)) continue;
-    combineOf<T, MaskBits>(b, n, divisor, multiplier, offset, WIDE, now, false);
-    nonFinite += narrowAgain<T>(target + offset, now);
-  }
-  return nonFinite;
-}
-
-/** combineMasked, narrowed; returns how many of the `count` values are not finite. */
-export function combineMaskedStored(
-  dtype: i32,
-  base: usize,
+/** `Again`: a way to keep that says the same, for chunks that are combined once more. */
+@inline function combineStoredOf<T, How, Again>(
+  b: usize,
   n: i32,
+  elects: bool,
   divisor: f32,
   multiplier: f32,
   target: usize,
   count: i32,
 ): i32 {
-  if (dtype == 0) return combineStoredOf<u16>(base, n, divisor, multiplier, target, count);
-  if (dtype == 1) return combineStoredOf<i16>(base, n, divisor, multiplier, target, count);
-  return combineStoredOf<f32>(base, n, divisor, multiplier, target, count);
+  let nonFinite = 0;
+  for (let done = 0; done < count; done += CHUNK) {
+    const offset = <usize>done * sizeof<T>();
+    const now = min(CHUNK, count - done);
+    if (narrowChunk<T, How>(b, n, elects, divisor, multiplier, offset, target + offset, now)) continue;
+    combineWide<T, Again>(b, n, elects, divisor, multiplier, offset, WIDE, now);
+    nonFinite += narrowAgain<T>(target + offset, now);
+  }
+  return nonFinite;
 }
 
-/** Without election, kept by keys. */
-export function combineBanded(
+@inline function combineStoredBy<How, Again>(
   dtype: i32,
-  base: usize,
+  b: usize,
   n: i32,
+  elects: bool,
+  divisor: f32,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): i32 {
+  if (dtype == 0) return combineStoredOf<u16, How, Again>(b, n, elects, divisor, multiplier, target, count);
+  if (dtype == 1) return combineStoredOf<i16, How, Again>(b, n, elects, divisor, multiplier, target, count);
+  return combineStoredOf<f32, How, Again>(b, n, elects, divisor, multiplier, target, count);
+}
+
+/** Kept by marks. */
+export function combineMasked(
+  dtype: i32,
+  b: usize,
+  n: i32,
+  elects: bool,
   divisor: f32,
   multiplier: f32,
   target: usize,
   count: i32,
 ): void {
-  combineBy<KeyBand>(dtype, base, n, divisor, multiplier, target, count);
+  combineBy<MaskBits>(dtype, b, n, elects, divisor, multiplier, target, count);
+}
+
+/** Kept by keys. */
+export function combineBanded(
+  dtype: i32,
+  b: usize,
+  n: i32,
+  elects: bool,
+  divisor: f32,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): void {
+  combineBy<KeyBand>(dtype, b, n, elects, divisor, multiplier, target, count);
+}
+
+/** combineMasked, narrowed; returns how many of the `count` values are not finite. */
+export function combineMaskedStored(
+  dtype: i32,
+  b: usize,
+  n: i32,
+  elects: bool,
+  divisor: f32,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): i32 {
+  return combineStoredBy<MaskBits, MaskBits>(dtype, b, n, elects, divisor, multiplier, target, count);
+}
+
+/** combineBanded, narrowed. */
+export function combineBandedStored(
+  dtype: i32,
+  b: usize,
+  n: i32,
+  elects: bool,
+  divisor: f32,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): i32 {
+  return combineStoredBy<KeyBand, KeyBand>(dtype, b, n, elects, divisor, multiplier, target, count);
+}
+
+/** combineBandedStored where no key is too large. */
+export function combineLargestStored(
+  dtype: i32,
+  b: usize,
+  n: i32,
+  elects: bool,
+  divisor: f32,
+  multiplier: f32,
+  target: usize,
+  count: i32,
+): i32 {
+  return combineStoredBy<LeastKey, KeyBand>(dtype, b, n, elects, divisor, multiplier, target, count);
 }

@@ -8,15 +8,13 @@ const MAGNITUDE: i32 = 0x7fffffff;
 
 /** The keys of a group of sixteen, where a loop wants them one by one. */
 const GROUP: usize = memory.data(64);
-/** Three counts of countBracket. */
-const COUNTS: usize = memory.data(16);
+/** Three counts of countBracket: keys above the bracket, equal to its upper end, and in it, both ends included. */
+const ABOVE: usize = memory.data(12);
+const AT_HIGH: usize = ABOVE + 4;
+const HELD: usize = ABOVE + 8;
 
 export function selectCounts(): usize {
-  return COUNTS;
-}
-
-@inline function keysOf(delta: v128): v128 {
-  return i32x4.min_s(v128.and(delta, magnitude()), nanKey());
+  return ABOVE;
 }
 
 @inline function keyOf(delta: f32): i32 {
@@ -24,12 +22,20 @@ export function selectCounts(): usize {
   return bits < NAN_KEY ? bits : NAN_KEY;
 }
 
+@inline function lowerMagnitudes<T>(source: v128, base: v128): v128 {
+  return v128.and(f32x4.sub(lower<T>(source), lower<T>(base)), magnitude());
+}
+
+@inline function upperMagnitudes<T>(source: v128, base: v128): v128 {
+  return v128.and(f32x4.sub(upper<T>(source), upper<T>(base)), magnitude());
+}
+
 @inline function lowerKeys<T>(source: v128, base: v128): v128 {
-  return keysOf(f32x4.sub(lower<T>(source), lower<T>(base)));
+  return i32x4.min_s(lowerMagnitudes<T>(source, base), nanKey());
 }
 
 @inline function upperKeys<T>(source: v128, base: v128): v128 {
-  return keysOf(f32x4.sub(upper<T>(source), upper<T>(base)));
+  return i32x4.min_s(upperMagnitudes<T>(source, base), nanKey());
 }
 
 @inline function sumLanes(counts: v128): i32 {
@@ -64,22 +70,34 @@ export function writeKeys(dtype: i32, source: usize, base: usize, target: usize,
   else writeKeysOf<f32>(source, base, target, count);
 }
 
-/** Appends the keys of the stored group that lie strictly between, in order; returns the list's new end. */
-@inline function listGroup(list: usize, low: i32, high: i32): usize {
-  for (let at: usize = 0; at < 64; at += 4) {
-    const key = load<i32>(GROUP + at);
+/** How many of sixteen are larger, in four sums, negative. */
+@inline function countAbove(m0: v128, m1: v128, m2: v128, m3: v128, bound: v128): v128 {
+  const first = i32x4.add(i32x4.gt_s(m0, bound), i32x4.gt_s(m1, bound));
+  return i32x4.add(first, i32x4.add(i32x4.gt_s(m2, bound), i32x4.gt_s(m3, bound)));
+}
+
+@inline function addCount(address: usize, count: i32): void {
+  store<i32>(address, load<i32>(address) + count);
+}
+
+/** Appends the keys of a group that lie strictly between, in order; returns the list's new end. */
+function listGroup<T>(source: usize, base: usize, low: i32, high: i32, list: usize): usize {
+  for (let i: usize = 0; i < 16; i++) {
+    const key = keyOf(one<T>(source + i * sizeof<T>()) - one<T>(base + i * sizeof<T>()));
     store<i32>(list, key);
     list += <usize>(i32(key > low) & i32(key < high)) << 2;
   }
   return list;
 }
 
-@inline function countBracketOf<T>(source: usize, base: usize, count: i32, low: i32, high: i32, list: usize): usize {
+/** One tile; returns the list's new end. */
+@inline function countTile<T>(source: usize, base: usize, count: i32, low: i32, high: i32, list: usize): usize {
   const half: usize = 8 * sizeof<T>();
   const lows = i32x4.splat(low);
   const belowLows = i32x4.splat(low - 1);
-  const highs = i32x4.splat(high);
-  const belowHighs = i32x4.splat(high - 1);
+  // Magnitudes of NaN are no single number: of keys, none is above the largest.
+  const highs = i32x4.splat(high < NAN_KEY ? high : MAGNITUDE);
+  const belowHighs = i32x4.splat(high <= NAN_KEY ? high - 1 : MAGNITUDE);
   let above = i32x4.splat(0);
   let fromHigh = i32x4.splat(0);
   let fromLow = i32x4.splat(0);
@@ -91,54 +109,64 @@ export function writeKeys(dtype: i32, source: usize, base: usize, target: usize,
     const b0 = v128.load(b);
     const s1 = v128.load(s + half);
     const b1 = v128.load(b + half);
-    const k0 = lowerKeys<T>(s0, b0);
-    const k1 = upperKeys<T>(rest<T>(s, s0), rest<T>(b, b0));
-    const k2 = lowerKeys<T>(s1, b1);
-    const k3 = upperKeys<T>(rest<T>(s + half, s1), rest<T>(b + half, b1));
-    above = i32x4.sub(above, i32x4.gt_s(k0, highs));
-    above = i32x4.sub(above, i32x4.gt_s(k1, highs));
-    above = i32x4.sub(above, i32x4.gt_s(k2, highs));
-    above = i32x4.sub(above, i32x4.gt_s(k3, highs));
-    const h0 = i32x4.gt_s(k0, belowHighs);
-    const h1 = i32x4.gt_s(k1, belowHighs);
-    const h2 = i32x4.gt_s(k2, belowHighs);
-    const h3 = i32x4.gt_s(k3, belowHighs);
-    fromHigh = i32x4.sub(i32x4.sub(i32x4.sub(i32x4.sub(fromHigh, h0), h1), h2), h3);
-    fromLow = i32x4.sub(fromLow, i32x4.gt_s(k0, belowLows));
-    fromLow = i32x4.sub(fromLow, i32x4.gt_s(k1, belowLows));
-    fromLow = i32x4.sub(fromLow, i32x4.gt_s(k2, belowLows));
-    fromLow = i32x4.sub(fromLow, i32x4.gt_s(k3, belowLows));
-    const inside01 = v128.or(v128.andnot(i32x4.gt_s(k0, lows), h0), v128.andnot(i32x4.gt_s(k1, lows), h1));
-    const inside23 = v128.or(v128.andnot(i32x4.gt_s(k2, lows), h2), v128.andnot(i32x4.gt_s(k3, lows), h3));
-    if (v128.any_true(v128.or(inside01, inside23))) {
-      v128.store(GROUP, k0);
-      v128.store(GROUP, k1, 16);
-      v128.store(GROUP, k2, 32);
-      v128.store(GROUP, k3, 48);
-      list = listGroup(list, low, high);
-    }
+    const m0 = lowerMagnitudes<T>(s0, b0);
+    const m1 = upperMagnitudes<T>(rest<T>(s, s0), rest<T>(b, b0));
+    const m2 = lowerMagnitudes<T>(s1, b1);
+    const m3 = upperMagnitudes<T>(rest<T>(s + half, s1), rest<T>(b + half, b1));
+    above = i32x4.sub(above, countAbove(m0, m1, m2, m3, highs));
+    fromLow = i32x4.sub(fromLow, countAbove(m0, m1, m2, m3, belowLows));
+    const groupFromHigh = countAbove(m0, m1, m2, m3, belowHighs);
+    fromHigh = i32x4.sub(fromHigh, groupFromHigh);
+    // Counts are negative. Where both ends are one key, fewer are above it than from it on, and none is inside.
+    const inside = i32x4.gt_s(groupFromHigh, countAbove(m0, m1, m2, m3, lows));
+    if (v128.any_true(inside)) list = listGroup<T>(s, b, low, high, list);
   }
   let tailAbove = sumLanes(above);
-  let tailHigh = sumLanes(fromHigh);
-  let tailLow = sumLanes(fromLow);
+  let tailHigh = sumLanes(fromHigh) - tailAbove;
+  let tailHeld = sumLanes(fromLow) - tailAbove;
   const end = source + <usize>count * sizeof<T>();
   for (; s < end; s += sizeof<T>(), b += sizeof<T>()) {
     const key = keyOf(one<T>(s) - one<T>(b));
     tailAbove += i32(key > high);
-    tailHigh += i32(key >= high);
-    tailLow += i32(key >= low);
-    if (key > low && key < high) {
-      store<i32>(list, key);
-      list += 4;
-    }
+    tailHeld += i32(key >= low && key <= high);
+    tailHigh += i32(key == high);
+    store<i32>(list, key);
+    list += <usize>(i32(key > low) & i32(key < high)) << 2;
   }
-  store<i32>(COUNTS, tailAbove);
-  store<i32>(COUNTS, tailHigh, 4);
-  store<i32>(COUNTS, tailLow, 8);
+  addCount(ABOVE, tailAbove);
+  addCount(AT_HIGH, tailHigh);
+  addCount(HELD, tailHeld);
   return list;
 }
 
-/** Returns the new end of the list; it may write one key past it. The counts are at `selectCounts`. */
+@inline function countBracketOf<T>(
+  source: usize,
+  base: usize,
+  count: i32,
+  low: i32,
+  high: i32,
+  list: usize,
+  listEnd: usize,
+  tally: usize,
+  tileElements: i32,
+): usize {
+  memory.fill(ABOVE, 0, 12);
+  for (let tile = 0; tile < count; tile += tileElements, tally += 12) {
+    const end = min(tile + tileElements, count);
+    if (list + (<usize>(end - tile) << 2) > listEnd) return 0;
+    const listed = list;
+    const atHigh = load<i32>(AT_HIGH);
+    const held = load<i32>(HELD);
+    const offset = <usize>tile * sizeof<T>();
+    list = countTile<T>(source + offset, base + offset, end - tile, low, high, list);
+    store<i32>(tally, load<i32>(AT_HIGH) - atHigh);
+    store<i32>(tally, <i32>((list - listed) >> 2), 4);
+    store<i32>(tally, load<i32>(HELD) - held, 8);
+  }
+  return list;
+}
+
+/** Returns the list's new end, 0 where it has no room. The counts of all tiles are at `selectCounts`. */
 export function countBracket(
   dtype: i32,
   source: usize,
@@ -147,10 +175,13 @@ export function countBracket(
   low: i32,
   high: i32,
   list: usize,
+  listEnd: usize,
+  tally: usize,
+  tileElements: i32,
 ): usize {
-  if (dtype == 0) return countBracketOf<u16>(source, base, count, low, high, list);
-  if (dtype == 1) return countBracketOf<i16>(source, base, count, low, high, list);
-  return countBracketOf<f32>(source, base, count, low, high, list);
+  if (dtype == 0) return countBracketOf<u16>(source, base, count, low, high, list, listEnd, tally, tileElements);
+  if (dtype == 1) return countBracketOf<i16>(source, base, count, low, high, list, listEnd, tally, tileElements);
+  return countBracketOf<f32>(source, base, count, low, high, list, listEnd, tally, tileElements);
 }
 
 @inline function countKey(key: i32, origin: i32, shift: i32, bins: usize, binCount: u32): void {

@@ -3,6 +3,10 @@
 // code that works on eight is the same for all three.
 import { halvesToFloats } from "./cast";
 
+@inline export function isBF16<T>(): bool {
+  return !isFloat<T>() && !isSigned<T>();
+}
+
 /** The second vector of eight values whose first vector, at `address`, is `first`. */
 @inline export function rest<T>(address: usize, first: v128): v128 {
   if (isFloat<T>()) return v128.load(address, 16);
