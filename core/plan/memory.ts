@@ -63,7 +63,7 @@ export function kernelBytes(
   const window = Math.min(cut.windowElements, total);
   const tile = Math.min(cut.tileElements, total);
   const inputWindows = tensor.inputs.reduce(
-    (sum, input) => sum + 2 * allocatedBytes(elementBytes(input.dtype, inputElements(input, window))),
+    (sum, input) => sum + 2 * allocatedBytes(elementBytes(valueDtype(input), inputElements(input, window))),
     0,
   );
   const inputTiles = tensor.inputs.reduce((sum, input) => sum + allocatedBytes(4 * inputElements(input, tile)), 0);
