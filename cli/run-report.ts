@@ -25,7 +25,8 @@ const shownEventSchema = z.discriminatedUnion("event", [
   }),
   z.object({ event: z.literal("unit-progress"), unit: count, bytesRead: count, bytesWritten: count }),
   z.object({
-    event: z.literal("unit-finished"),
+    // Found: it was finished before this call, and is as it was.
+    event: z.enum(["unit-finished", "unit-found"]),
     unit: count,
     cached: z.boolean(),
     bytesRead: count,
@@ -55,9 +56,17 @@ const TITLES: Readonly<Record<string, string>> = {
   RecordFailure: "record the failure",
 };
 
+type DoneUnit = {
+  readonly read: number;
+  readonly written: number;
+  readonly cached: boolean;
+  /** Before this call. */
+  readonly found: boolean;
+};
+
 type Stage = {
   readonly name: string;
-  readonly done: Map<number, { readonly read: number; readonly written: number; readonly cached: boolean }>;
+  readonly done: Map<number, DoneUnit>;
   readonly running: Map<number, number>;
 };
 
@@ -76,10 +85,11 @@ export function createRunReport(progress: Progress): RunReport {
     } else if (event.event === "unit-progress") {
       stage.running.set(event.unit, event.bytesRead + event.bytesWritten);
       showBytes();
-    } else if (event.event === "unit-finished") {
-      unitsEnded += 1;
+    } else if (event.event === "unit-finished" || event.event === "unit-found") {
+      const found = event.event === "unit-found";
+      if (!found) unitsEnded += 1;
       stage.running.delete(event.unit);
-      stage.done.set(event.unit, { read: event.bytesRead, written: event.bytesWritten, cached: event.cached });
+      stage.done.set(event.unit, { read: event.bytesRead, written: event.bytesWritten, cached: event.cached, found });
       showBytes();
     } else {
       const line = event.event === "jobs-ended" ? describeStage(stage, event.failed.length) : describeEvent(event);
@@ -104,15 +114,17 @@ function stageOf(job: string): string {
 }
 
 function describeStage({ name, done }: Stage, failed: number): string {
-  const units = [...done.values()];
-  const sum = (measure: (unit: (typeof units)[number]) => number) =>
-    units.reduce((total, unit) => total + measure(unit), 0);
+  const units = [...done.values()].filter(({ found }) => !found);
+  const before = done.size - units.length;
+  const sum = (measure: (unit: DoneUnit) => number) => units.reduce((total, unit) => total + measure(unit), 0);
   const cached = units.filter((unit) => unit.cached).length;
   const parts = [
-    countOf(units.length, "unit"),
+    countOf(done.size, "unit"),
+    ...(before > 0 ? [before === done.size ? "done before" : `${formatCount(before)} done before`] : []),
     ...(cached > 0 ? [`${formatCount(cached)} from the cache`] : []),
-    `${formatBytes(sum((unit) => unit.read))} read`,
-    `${formatBytes(sum((unit) => unit.written))} written`,
+    ...(units.length > 0
+      ? [`${formatBytes(sum((unit) => unit.read))} read`, `${formatBytes(sum((unit) => unit.written))} written`]
+      : []),
     ...(failed > 0 ? [`${countOf(failed, "job")} FAILED`] : []),
   ];
   return renderLine(name, parts.join(", "));

@@ -109,10 +109,19 @@ async function runStageJob(job: Job, deps: WorkerDeps): Promise<number> {
       deps.signal.throwIfAborted();
       keeper.unitStarted(unit);
       log({ event: "unit-started", ...place() });
-      const receipt = await runUnit(context, stage, unit);
+      const { receipt, found } = await runUnit(context, stage, unit);
       keeper.unitFinished(receipt);
       const { op, cached, bytesRead, bytesWritten, cpuMs, wallMs } = receipt;
-      log({ event: "unit-finished", ...place(), op, cached, bytesRead, bytesWritten, cpuMs, wallMs });
+      log({
+        event: found ? "unit-found" : "unit-finished",
+        ...place(),
+        op,
+        cached,
+        bytesRead,
+        bytesWritten,
+        cpuMs,
+        wallMs,
+      });
     }
     return await end("done", EXIT_DONE);
   } catch (error) {

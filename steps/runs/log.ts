@@ -11,7 +11,7 @@ import { currentJobs, isLost, readJobProgress } from "./job-progress.ts";
 export type LoggedEvent = { readonly event: string; readonly atMs: number; readonly [field: string]: unknown };
 
 /** Events that receipts tell better. */
-const FROM_RECEIPTS: ReadonlySet<string> = new Set(["unit-started", "unit-finished"]);
+const FROM_RECEIPTS: ReadonlySet<string> = new Set(["unit-started", "unit-finished", "unit-found"]);
 
 /**
  * Every finished unit, the last words of every job, failures, jobs that are lost, and the result. Empty when the yard

@@ -29,20 +29,23 @@ export const runUnitStep = defineStep({
   input: unitInputSchema,
   output: unitOutputSchema,
   async run({ yard, run, stage, index }, deps: UnitDeps) {
-    return runUnit(await openRun({ yard, run }, deps), stage, index);
+    return (await runUnit(await openRun({ yard, run }, deps), stage, index)).receipt;
   },
 });
 
+/** `found`: the unit was done before, and nothing of it was done again. */
+export type UnitEnd = { readonly receipt: Receipt; readonly found: boolean };
+
 /**
- * Runs a unit and returns its receipt; two workers on one unit write the same bytes, and the first receipt counts.
+ * Runs a unit, unless it was done before; two workers on one unit write the same bytes, and the first receipt counts.
  * Throws what the operation throws; nothing is left visible then but complete files under the run's own folder.
  */
-export async function runUnit(context: UnitContext<UnitDeps>, stage: number, index: number): Promise<Receipt> {
+export async function runUnit(context: UnitContext<UnitDeps>, stage: number, index: number): Promise<UnitEnd> {
   const { run, plan, deps } = context;
   const key = layout.receipt(run, stage, index);
   const finished = await findReceipt(context, stage, index);
   if (finished !== undefined) {
-    if (await outputStands(context, finished)) return finished;
+    if (await outputStands(context, finished)) return { receipt: finished, found: true };
     deps.log({ event: "receipt-dropped", stage, unit: index, output: finished.outputKey });
   }
   const unit = plan.unit(stage, index);
@@ -61,7 +64,7 @@ export async function runUnit(context: UnitContext<UnitDeps>, stage: number, ind
     startedMs,
     image: work.cached ? null : (deps.image ?? null),
   };
-  return keepReceipt(context, key, receipt);
+  return { receipt: await keepReceipt(context, key, receipt), found: false };
 }
 
 /**

@@ -38,3 +38,26 @@ test("a state whose error was caught is told as failed", () => {
   report.handle({ event: "state-finished", state: "RecordFailure", caught: null });
   assert.deepEqual(terminal.err().trimEnd().split("\n"), ["plan       failed", "record the failure done"]);
 });
+
+test("units that were done before are told apart, and are no work of this run", () => {
+  const terminal = createRecorder();
+  const report = createRunReport(createProgress(terminal, { silent: false }));
+  const ended = (event: string, unit: number) =>
+    report.handle({ event, unit, cached: false, bytesRead: 1000, bytesWritten: 10 });
+  for (const [stage, events] of [
+    ["adopt", ["unit-found", "unit-found"]],
+    ["merge", ["unit-found", "unit-finished"]],
+    ["apply", ["unit-finished"]],
+  ] as const) {
+    const job = `mergeyard-${stage}-0123456789abcdef`;
+    report.handle({ event: "jobs-submitted", job, jobs: 1 });
+    for (const [unit, event] of events.entries()) ended(event, unit);
+    report.handle({ event: "jobs-ended", job, failed: [] });
+  }
+  assert.deepEqual(terminal.err().trimEnd().split("\n"), [
+    "adopt      2 units, done before",
+    "merge      2 units, 1 done before, 1.00 kB read, 10 B written",
+    "apply      1 unit, 1.00 kB read, 10 B written",
+  ]);
+  assert.equal(report.unitsEnded(), 2);
+});

@@ -130,7 +130,7 @@ async function throughYard(
     for (const index of order) {
       // Every unit in a process of its own.
       const context = await openRun({ yard: yard.uri, run: planned.run }, deps);
-      const { file } = await runUnit(context, stage, index);
+      const { file } = (await runUnit(context, stage, index)).receipt;
       if (kind === "apply" && file !== null) files.push(file);
     }
   }

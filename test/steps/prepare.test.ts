@@ -218,7 +218,7 @@ async function runStages(store: ObjectStore, planned: PlanOutput, kinds: readonl
   for (const { index: stage, kind, units } of planned.stages) {
     if (!kinds.includes(kind)) continue;
     for (let index = 0; index < units; index++) {
-      const { file } = await runUnit(context, stage, index);
+      const { file } = (await runUnit(context, stage, index)).receipt;
       if (kind === "apply" && file !== null) files.push(file);
     }
   }

@@ -67,6 +67,9 @@ test("job i of n runs units i, i + n, i + 2n and tells of each", async () => {
   assert.equal(second.exitCode, 0);
   assert.deepEqual(unitsOf(second.events, "unit-started"), [1, 5]);
   assert.deepEqual(unitsOf(second.events, "unit-finished"), [1, 5]);
+  const again = await job(0, { env: { MERGEYARD_JOBS: "4", AWS_BATCH_JOB_ARRAY_INDEX: "1" } });
+  assert.deepEqual(unitsOf(again.events, "unit-finished"), [], "metrics count what was done once");
+  assert.deepEqual(unitsOf(again.events, "unit-found"), [1, 5]);
   const none = await job(0, { env: { MERGEYARD_JOBS: "10", AWS_BATCH_JOB_ARRAY_INDEX: "9" } });
   assert.deepEqual([none.exitCode, none.events], [0, []]);
 });
