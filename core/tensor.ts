@@ -35,6 +35,11 @@ export type Dtype = keyof typeof DTYPE_BITS;
 /** Dtypes that weights have before they are quantized, and that scales take from them. */
 export type ScaleDtype = "F32" | "BF16" | "F16";
 
+/** The dtype where scales may have it. */
+export function asScaleDtype(dtype: Dtype): ScaleDtype | undefined {
+  return dtype === "F32" || dtype === "BF16" || dtype === "F16" ? dtype : undefined;
+}
+
 /** All dtypes in the safetensors order: a later one is written first. */
 export const DTYPES: readonly Dtype[] = Object.freeze(Object.keys(DTYPE_BITS).filter(isDtype));
 

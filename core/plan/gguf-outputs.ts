@@ -6,12 +6,13 @@ import type { GgufTensor } from "../formats/gguf/gguf.ts";
 import { checkImportance } from "../formats/gguf/imatrix.ts";
 import { type GgufModelTensor, planGgufModel } from "../formats/gguf/model.ts";
 import { stackOf } from "../formats/gguf/names.ts";
-import { splitMetadata, splitName } from "../formats/gguf/split.ts";
+import { splitMetadata } from "../formats/gguf/split.ts";
 import { NO_TOKENIZER } from "../formats/gguf/tokenizer.ts";
 import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../formats/gguf/tokenizer-files.ts";
 import { ggufTypeOf } from "../formats/gguf/type-codes.ts";
 import { encodeGgufHeader } from "../formats/gguf/write.ts";
 import type { PlannedShard } from "../formats/safetensors/shard-plan.ts";
+import { shardName } from "../formats/shards.ts";
 import type { GgufOutput } from "../recipe/outputs.ts";
 import type { MergeModel, PlannedImatrix } from "./merge-task.ts";
 import type { Notes } from "./notes.ts";
@@ -71,7 +72,7 @@ function planOutput(
     return {
       format: "gguf",
       output: `gguf ${mix.id}`,
-      file: splitName(`${parts.name}-${mix.id}`, index, shards.length),
+      file: shardName(`${parts.name}-${mix.id}.gguf`, index, shards.length),
       fileBytes,
       header: Buffer.from(header).toString("base64"),
       ...(imatrix === undefined ? {} : { imatrix: { store: imatrix.store, key: imatrix.key, digest: imatrix.digest } }),

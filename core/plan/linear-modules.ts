@@ -7,7 +7,7 @@ import { matchesModule } from "../formats/quantized/compressed-tensors-config.ts
 import { FOLDER_ROWS } from "../schemes/folder-form.ts";
 import type { FolderScheme } from "../schemes/registry.ts";
 import type { Matrix } from "../schemes/scheme.ts";
-import type { ScaleDtype } from "../tensor.ts";
+import { asScaleDtype } from "../tensor.ts";
 import { compareUtf8 } from "../utf8-order.ts";
 import { configSections, parseLayerName, tensorRole } from "./architecture.ts";
 
@@ -43,7 +43,6 @@ const NEVER = [
 ];
 
 const WEIGHT = ".weight";
-const SCALE_DTYPES: Readonly<Record<string, ScaleDtype>> = { F32: "F32", BF16: "BF16", F16: "F16" };
 
 /**
  * Linear modules in layers, by name of their weights, but for those that `ignored` names, by path or as `re:` and an
@@ -119,7 +118,7 @@ function isLinear(entry: TensorEntry): boolean {
 
 function matrixOf(entry: TensorEntry): Matrix {
   const [rows = 0, columns = 0] = entry.shape;
-  const dtype = SCALE_DTYPES[entry.dtype];
+  const dtype = asScaleDtype(entry.dtype);
   const where = { tensor: entry.name };
   if (dtype === undefined) throw unsupported(where, entry.dtype, "F32, F16 or BF16");
   if (/\.c_attn$/.test(moduleOf(entry)) && columns > rows) {

@@ -7,11 +7,12 @@ import { MergeyardError } from "../../core/error.ts";
 import { alignUp, GGUF_ALIGNMENT } from "../../core/formats/gguf/gguf.ts";
 import { checkImportance, type Importance } from "../../core/formats/gguf/imatrix.ts";
 import { type GgufModel, type GgufModelTensor, planGgufModel } from "../../core/formats/gguf/model.ts";
-import { type GgufSplitLimits, splitMetadata, splitName, splitTensors } from "../../core/formats/gguf/split.ts";
+import { splitMetadata, splitTensors } from "../../core/formats/gguf/split.ts";
 import { NO_TOKENIZER } from "../../core/formats/gguf/tokenizer.ts";
 import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../../core/formats/gguf/tokenizer-files.ts";
 import { ggufTypeOf } from "../../core/formats/gguf/type-codes.ts";
 import { encodeGgufHeader } from "../../core/formats/gguf/write.ts";
+import { type FileLimits, shardName } from "../../core/formats/shards.ts";
 import { isFloatDtype } from "../../core/ops/cast.ts";
 import { type Loss, NO_LOSS } from "../../core/ops/loss.ts";
 import { MIXES, type Mix, plannedMix } from "../../core/schemes/mixes.ts";
@@ -110,7 +111,7 @@ type QuantizedFile = Pick<QuantizeRequest, "header" | "fileBytes" | "tensors"> &
 /** Every file of the model, from start to end but for the blocks. */
 function encodeFiles(
   { metadata, constants, tensors }: GgufModel,
-  { name, split }: { readonly name: string; readonly split: GgufSplitLimits },
+  { name, split }: { readonly name: string; readonly split: FileLimits },
   importance: Importance,
 ): readonly QuantizedFile[] {
   const bytesOf = ({ shape, scheme }: GgufModelTensor) => {
@@ -126,7 +127,7 @@ function encodeFiles(
       index === 0 ? constants : [],
     );
     return {
-      name: groups.length === 1 ? name : splitName(stem, index, groups.length),
+      name: groups.length === 1 ? name : shardName(`${stem}.gguf`, index, groups.length),
       header,
       fileBytes,
       tensors: own.map((tensor, at) => placeTensor(tensor, encoded.tensors[at], importance)),

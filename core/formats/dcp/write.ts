@@ -2,7 +2,7 @@
 // written last. Names are those of get_model_state_dict and get_optimizer_state_dict under "model" and "optim", the
 // optimizer's groups in both forms that a trainer may ask for; a model without optimizer states keeps its own names.
 // Source: reference checkpoint-formats.md section 6.1.
-import type { Shape } from "../../tensor.ts";
+import { type Shape, tensorBytes } from "../../tensor.ts";
 import type { TargetTensor } from "../../universal/box.ts";
 import { STATE_NAMES, type TargetParameter } from "../../universal/conversion.ts";
 import { compareUtf8 } from "../../utf8-order.ts";
@@ -18,7 +18,7 @@ import {
   torchDtype,
 } from "../pickle/write.ts";
 import { type PlannedArchive, type PlannedFile, plainPlannedFile } from "../planned-file.ts";
-import { groupUnits } from "../safetensors/shard-plan.ts";
+import { fillFiles } from "../shards.ts";
 import type { PlannedFolder, TargetFormat, TargetRequest } from "../target.ts";
 import { planTorchArchive, pyTensor, scalarTensor } from "../torch/write.ts";
 import { type DcpPath, type GroupObject, groupObjects } from "./groups-write.ts";
@@ -47,15 +47,13 @@ function planDcp({ parameters, training, shardBytes }: TargetRequest): PlannedFo
     ...sorted.flatMap((parameter) => statesOf(parameter)),
   ];
   const placed: PlacedDcpTensor[] = [];
-  const files = groupUnits(
-    tensors.map((tensor) => [{ ...tensor, name: tensor.names[0]?.name ?? "" }]),
-    shardBytes,
-  ).map((group, index): PlannedFile => {
+  const bytesOf = ({ dtype, shape }: DcpTensor) => tensorBytes(dtype, shape);
+  const files = fillFiles(tensors, bytesOf, { maxBytes: shardBytes }).map((group, index): PlannedFile => {
     const file = `__0_${index}.distcp`;
     const archives: PlannedArchive[] = [];
     let offset = 0;
     for (const tensor of group) {
-      const archive = planTorchArchive(pyTensor(tensor), tensor.name);
+      const archive = planTorchArchive(pyTensor(tensor), tensor.names[0]?.name ?? "");
       placed.push({ ...tensor, file, offset, bytes: archive.bytes });
       archives.push(archive);
       offset += archive.bytes;

@@ -6,6 +6,7 @@ import { isFloatDtype } from "../../ops/cast.ts";
 import { isDtype, type Shape } from "../../tensor.ts";
 import { parametersOf } from "../../universal/conversion.ts";
 import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "../format.ts";
+import { singleName } from "../shards.ts";
 import { readSideFiles, topLevelFiles } from "../side-files.ts";
 import { type GgufConfig, numberOf, readGgufConfig } from "./config.ts";
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./gguf.ts";
@@ -15,8 +16,6 @@ import { rebuildTokenizer } from "./tokenizer-json.ts";
 import type { GgufMetadata } from "./type-codes.ts";
 
 const EXTENSION = ".gguf";
-/** `model-00002-of-00005.gguf`: stem, number, count. */
-const SPLIT_NAME = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/;
 
 export const gguf = Object.freeze({
   id: "gguf",
@@ -29,7 +28,7 @@ export const gguf = Object.freeze({
 
 async function openGgufFolder(folder: FolderReader): Promise<OpenedCheckpoint> {
   const files = topLevelFiles(folder.files).filter(({ name }) => name.endsWith(EXTENSION));
-  const sets = Map.groupBy(files, ({ name }) => SPLIT_NAME.exec(name)?.[1] ?? name);
+  const sets = Map.groupBy(files, ({ name }) => singleName(name) ?? name);
   const [first = [], ...others] = [...sets.values()];
   if (others.length > 0) {
     const found = [...sets.keys()].join(", ").slice(0, 500);

@@ -6,7 +6,7 @@ import { MergeyardError } from "../../error.ts";
 import type { CompressedForm } from "../../schemes/compressed-form.ts";
 import { compressedScheme } from "../../schemes/compressed-scheme.ts";
 import type { Matrix, Part } from "../../schemes/scheme.ts";
-import { elementCount, type ScaleDtype } from "../../tensor.ts";
+import { asScaleDtype, elementCount, type ScaleDtype } from "../../tensor.ts";
 import { findForm, parseCompressedConfig } from "./compressed-tensors-config.ts";
 import { checkPart, invalidPart, type ListQuantized, type ReadTensor, type StoredMatrix } from "./stored-matrix.ts";
 
@@ -69,8 +69,6 @@ export function columnOrder(columns: number): Part {
   return { name: ORDER, dtype: "I32", shape: [columns], along: undefined };
 }
 
-const SCALE_DTYPES: Readonly<Record<string, ScaleDtype>> = { F32: "F32", BF16: "BF16", F16: "F16" };
-
 /** Rows and columns: of packed words they are stored, since words may be filled in part. */
 async function shapeOf(
   module: string,
@@ -82,7 +80,7 @@ async function shapeOf(
   const codes = stored.get("weight") ?? stored.get("weight_packed");
   if (scales === undefined) throw invalidPart(`${module}.weight_scale`, "no such tensor", "a scale");
   if (codes === undefined) throw invalidPart(`${module}.weight`, "no such tensor", "codes");
-  const dtype = SCALE_DTYPES[scales.dtype] ?? "BF16";
+  const dtype = asScaleDtype(scales.dtype) ?? "BF16";
   const [rows = 0, width = 0] = codes.shape;
   if (codes.shape.length !== 2 || rows === 0 || width === 0)
     throw invalidPart(codes.name, `[${codes.shape}]`, "a matrix");

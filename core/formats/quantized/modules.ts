@@ -8,7 +8,7 @@ import type { Checkpoint, TensorEntry } from "../../checkpoint.ts";
 import type { OtherFolder } from "../../schemes/folder-form.ts";
 import { folderScheme } from "../../schemes/folder-scheme.ts";
 import { HQQ_PACKINGS } from "../../schemes/hqq.ts";
-import type { ScaleDtype } from "../../tensor.ts";
+import { asScaleDtype } from "../../tensor.ts";
 import { parseJsonDocument } from "../json-scan.ts";
 import {
   checkPart,
@@ -137,12 +137,11 @@ export const listHqq: ListQuantized = (checkpoint, read) =>
     if (shape.length !== 16) throw refuse("shape", `${shape.length} bytes`, "I64 [2]");
     const view = new DataView(shape.buffer, shape.byteOffset);
     const [rows, columns] = [Number(view.getBigInt64(0, true)), Number(view.getBigInt64(8, true))];
-    const stored = SCALE_DTYPES[tensors.get("scale")?.dtype ?? ""] ?? "F32";
+    const stored = asScaleDtype(tensors.get("scale")?.dtype ?? "F32") ?? "F32";
     return { form: { container: "hqq", bits: known, group, stored }, rows, columns };
   });
 
 const bitsSchema = z.literal([2, 3, 4, 8]);
-const SCALE_DTYPES: Readonly<Record<string, ScaleDtype>> = { F32: "F32", BF16: "BF16", F16: "F16" };
 
 /** Every module with a part that `mark` ends the name of, its parts checked against what their form stores. */
 async function listModules(

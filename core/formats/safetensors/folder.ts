@@ -4,9 +4,10 @@ import assert from "node:assert/strict";
 import type { CheckpointFile, FolderReader, ReadRange, TensorEntry } from "../../checkpoint.ts";
 import { FOLDER_LIMITS } from "../../limits.ts";
 import type { CheckpointFormat, CheckpointWarning, FileHeader, OpenedCheckpoint } from "../format.ts";
+import { isShardName } from "../shards.ts";
 import { readSideFiles, topLevelFiles } from "../side-files.ts";
 import { completeHeader, parseSafetensorsHeader, readHeaderStart, type SafetensorsHeader } from "./safetensors.ts";
-import { compareIndex, fileError, isShardName, readShardIndex } from "./shard-index.ts";
+import { compareIndex, fileError, readShardIndex } from "./shard-index.ts";
 
 /** Header reads in flight: hides a store's latency, and bounds memory at 16 guesses of 1 MiB. */
 const READS_IN_FLIGHT = 16;

@@ -1,4 +1,4 @@
-// `model.safetensors.index.json` and the shards it names, as HF tools name them; folders of torch files have the same.
+// `model.safetensors.index.json` and the shards it names; folders of torch files have the same.
 // An index is parsed strictly, compared with the folder and with what its shards hold, and written as those tools do.
 import { isPlainFileName } from "../../artifact/file-name.ts";
 import type { CheckpointFile, FolderReader, TensorEntry } from "../../checkpoint.ts";
@@ -7,29 +7,8 @@ import { FOLDER_LIMITS } from "../../limits.ts";
 import { compareUtf8 } from "../../utf8-order.ts";
 import type { CheckpointWarning } from "../format.ts";
 import { decodeUtf8, type JsonFault, type JsonOptions, JsonScanner } from "../json-scan.ts";
+import { singleName } from "../shards.ts";
 import { topLevelFiles } from "../side-files.ts";
-
-/** `model-00002-of-00005.safetensors`: stem, number, count, extension. */
-const SHARD_NAME = /^(.*)-(\d{5,})-of-(\d{5,})(\.safetensors|\.bin)$/;
-
-/** True for the name of one file of several. */
-export function isShardName(name: string): boolean {
-  return Number(SHARD_NAME.exec(name)?.[3] ?? 0) > 1;
-}
-
-/** Name of a shard: for index 1 of 5 and `model.safetensors`, as the only one is named, the name above. */
-export function shardName(single: string, index: number, count: number): string {
-  if (count === 1) return single;
-  const digits = (value: number) => String(value).padStart(5, "0");
-  const dot = single.lastIndexOf(".");
-  return `${single.slice(0, dot)}-${digits(index + 1)}-of-${digits(count)}${single.slice(dot)}`;
-}
-
-/** Of the shards of one model, the name of the file that would hold it alone; undefined for other names. */
-function singleName(name: string): string | undefined {
-  const [, stem, , , extension = ""] = SHARD_NAME.exec(name) ?? [];
-  return stem === undefined ? undefined : `${stem}${extension}`;
-}
 
 export type ShardIndex = {
   /** Tensor name to file name, in the index's order. */

@@ -2,8 +2,9 @@
 // the index, all known before a byte of weights is read.
 import { MergeyardError } from "../../error.ts";
 import { tensorBytes } from "../../tensor.ts";
+import { fillFiles, shardName } from "../shards.ts";
 import { compareSpecs, type EncodedHeader, encodeSafetensorsHeader, type TensorSpec } from "./safetensors.ts";
-import { encodeShardIndex, shardName } from "./shard-index.ts";
+import { encodeShardIndex } from "./shard-index.ts";
 
 /** One file of the output. `tensors` are in file order, their offsets count from the first byte after the header. */
 export type PlannedShard = EncodedHeader & { readonly file: string };
@@ -28,10 +29,7 @@ export const HF_METADATA: ReadonlyMap<string, string> = new Map([["format", "pt"
  * Throws: SafetensorsNameRepeated, SafetensorsNameInvalid, SafetensorsHeaderTooLarge.
  */
 export function planShards(tensors: readonly TensorSpec[], maxShardBytes: number): ShardPlan {
-  const groups = groupUnits(
-    tensors.map((tensor) => [tensor]),
-    maxShardBytes,
-  );
+  const groups = fillFiles(tensors, bytesOf, { maxBytes: maxShardBytes });
   return nameShards(groups.map((group) => encodeSafetensorsHeader(group, HF_METADATA)));
 }
 
@@ -41,15 +39,20 @@ export function planShards(tensors: readonly TensorSpec[], maxShardBytes: number
  * reference's order, so that every tensor begins at a multiple of its element.
  */
 export function planUnitShards(units: readonly (readonly TensorSpec[])[], maxShardBytes: number): ShardPlan {
-  const groups = groupUnits(units, maxShardBytes);
-  return nameShards(groups.map((group) => encodeSafetensorsHeader(alignInOrder(group), HF_METADATA, "given")));
+  const unitBytes = (unit: readonly TensorSpec[]) => unit.reduce((sum, tensor) => sum + bytesOf(tensor), 0);
+  const groups = fillFiles(units, unitBytes, { maxBytes: maxShardBytes });
+  return nameShards(groups.map((group) => encodeSafetensorsHeader(alignInOrder(group.flat()), HF_METADATA, "given")));
+}
+
+function bytesOf({ dtype, shape }: TensorSpec): number {
+  return tensorBytes(dtype, shape);
 }
 
 /** Bytes of the largest element. */
 const ALIGNMENT_BYTES = 8;
 
 function alignInOrder(tensors: readonly TensorSpec[]): readonly TensorSpec[] {
-  const isEven = ({ dtype, shape }: TensorSpec) => tensorBytes(dtype, shape) % ALIGNMENT_BYTES === 0;
+  const isEven = (tensor: TensorSpec) => bytesOf(tensor) % ALIGNMENT_BYTES === 0;
   return [...tensors.filter(isEven), ...tensors.filter((tensor) => !isEven(tensor)).sort(compareSpecs)];
 }
 
@@ -60,27 +63,6 @@ function nameShards(encoded: readonly EncodedHeader[]): ShardPlan {
   const weightMap = mapWeights(shards);
   const text = encodeShardIndex(weightMap, totalBytes);
   return { shards, index: { name: `${SINGLE_FILE}.index.json`, text }, totalBytes };
-}
-
-/** Units of tensors in order, by file: each file is filled until the next unit would go beyond `maxShardBytes`. */
-export function groupUnits<Tensor extends TensorSpec>(
-  units: readonly (readonly Tensor[])[],
-  maxShardBytes: number,
-): Tensor[][] {
-  let group: Tensor[] = [];
-  let groupBytes = 0;
-  const groups = [group];
-  for (const unit of units) {
-    const bytes = unit.reduce((sum, { dtype, shape }) => sum + tensorBytes(dtype, shape), 0);
-    if (group.length > 0 && groupBytes + bytes > maxShardBytes) {
-      group = [];
-      groupBytes = 0;
-      groups.push(group);
-    }
-    group.push(...unit);
-    groupBytes += bytes;
-  }
-  return groups;
 }
 
 function mapWeights(shards: readonly PlannedShard[]): Map<string, string> {

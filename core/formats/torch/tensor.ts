@@ -3,7 +3,8 @@
 import type { ByteRange, FolderReader } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { SAFETENSORS_LIMITS, TORCH_LIMITS } from "../../limits.ts";
-import type { Dtype, Shape } from "../../tensor.ts";
+import { type Dtype, elementCount, type Shape } from "../../tensor.ts";
+import { pushRange } from "../../universal/box.ts";
 import { isCount, type PickleTensor } from "../pickle/value.ts";
 
 export type PlacedTorchTensor = {
@@ -28,7 +29,7 @@ export function placeTensor(tensor: PickleTensor, storage: ByteRange, name: stri
   if (size.length !== stride.length || size.length > rankMax || size.some((length) => length < 0)) {
     throw refuse("TorchShapeInvalid", shapeText, `at most ${rankMax} axes, a stride for each, no negative size`);
   }
-  const elements = size.reduce((product, length) => product * length, 1);
+  const elements = elementCount(size);
   if (elements > TORCH_LIMITS.elements || !size.every((length) => Number.isSafeInteger(length))) {
     throw refuse("TorchTensorTooLarge", `${elements} elements`, `at most ${TORCH_LIMITS.elements}`);
   }
@@ -54,12 +55,7 @@ export function placeTensor(tensor: PickleTensor, storage: ByteRange, name: stri
   const ranges: ByteRange[] = [];
   for (const start of startsOf(size.slice(0, runs.outerAxes), stride)) {
     const offset = storage.offset + (base + start) * element.bytes;
-    const before = ranges.at(-1);
-    if (before !== undefined && before.offset + before.bytes === offset) {
-      ranges[ranges.length - 1] = { ...before, bytes: before.bytes + bytes };
-    } else {
-      ranges.push({ file: storage.file, offset, bytes });
-    }
+    pushRange(ranges, { file: storage.file, offset, bytes });
   }
   return { dtype, shape: size, ranges };
 }
@@ -72,7 +68,7 @@ function cutRuns(size: readonly number[], stride: readonly number[]) {
     if (length !== 1 && stride[outerAxes - 1] !== elements) break;
     elements *= length;
   }
-  const count = size.slice(0, outerAxes).reduce((product, length) => product * length, 1);
+  const count = elementCount(size.slice(0, outerAxes));
   return { elements, outerAxes, count };
 }
 

@@ -7,8 +7,8 @@ import type { TargetParameter } from "../../universal/conversion.ts";
 import { compareUtf8 } from "../../utf8-order.ts";
 import { pyDict } from "../pickle/write.ts";
 import { type PlannedFile, plainPlannedFile } from "../planned-file.ts";
-import { encodeShardIndex, shardName } from "../safetensors/shard-index.ts";
-import { groupUnits } from "../safetensors/shard-plan.ts";
+import { encodeShardIndex } from "../safetensors/shard-index.ts";
+import { fillFiles, shardName } from "../shards.ts";
 import type { PlannedFolder, TargetFormat, TargetRequest } from "../target.ts";
 import { planTorchFile, pyTensor } from "./write.ts";
 
@@ -24,10 +24,7 @@ const SINGLE_FILE = "pytorch_model.bin";
 
 function planTorchFolder({ parameters, shardBytes }: TargetRequest): PlannedFolder {
   const sorted = [...parameters].sort((a, b) => compareUtf8(a.name, b.name));
-  const groups = groupUnits(
-    sorted.map((parameter) => [parameter]),
-    shardBytes,
-  );
+  const groups = fillFiles(sorted, ({ dtype, shape }) => tensorBytes(dtype, shape), { maxBytes: shardBytes });
   const nameOf = (index: number) => shardName(SINGLE_FILE, index, groups.length);
   const files = groups.map((group, index) => planShard(nameOf(index), group));
   if (groups.length === 1) return { files, last: undefined };
