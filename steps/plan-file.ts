@@ -5,6 +5,7 @@ import { layout } from "../core/artifact/layout.ts";
 import { type ErrorDetails, MergeyardError } from "../core/error.ts";
 import { parseJson } from "../core/json.ts";
 import { PLAN_LIMITS, STORE_LIMITS } from "../core/limits.ts";
+import { parseAs } from "../core/parse-as.ts";
 import {
   type Plan,
   type PlanHeader,
@@ -47,10 +48,9 @@ export async function readPlan(store: ObjectStore, run: string, signal: AbortSig
     new MergeyardError("YardPlanInvalid", { ...details, where: { ...place, line, ...details.where } });
   const parse = <Schema extends z.ZodType>(line: number, schema: Schema): z.output<Schema> => {
     const [start, end] = lines[line] ?? [0, 0];
-    const parsed = schema.safeParse(parseJson(bytes.subarray(start, end)));
-    if (parsed.success) return parsed.data;
-    const issue = parsed.error.issues[0];
-    throw invalid(line + 1, { where: { field: issue?.path.map(String).join(".") }, found: issue?.message });
+    return parseAs(schema, parseJson(bytes.subarray(start, end)), (field, found) =>
+      invalid(line + 1, { where: { field }, found }),
+    );
   };
   const header = parse(0, planHeaderSchema);
   const expected = header.stages.reduce((sum, stage) => sum + stage.units, 1);

@@ -3,6 +3,7 @@
 // Source: peft at 5d602fdb, LoraConfig and the state dict that save_pretrained writes; reference section 12.
 import * as z from "zod";
 import { type ErrorPlace, MergeyardError } from "../error.ts";
+import { parseAs } from "../parse-as.ts";
 import { compilePattern } from "../universal/name-pattern.ts";
 
 const patternValues = z.record(z.string(), z.number().positive());
@@ -41,13 +42,11 @@ const PLAIN_INITS: readonly unknown[] = [true, false, "gaussian", "eva", "orthog
 
 /** Reads adapter_config.json. Throws PlanAdapterInvalid, PlanAdapterNotSupported. */
 export function readAdapterConfig(document: unknown, where: ErrorPlace): AdapterConfig {
-  const parsed = configSchema.safeParse(document);
-  if (!parsed.success) {
-    const [issue] = parsed.error.issues;
-    const field = issue?.path.map(String).join(".");
-    throw new MergeyardError("PlanAdapterInvalid", { where: { ...where, field }, found: issue?.message });
-  }
-  const config = parsed.data;
+  const config = parseAs(
+    configSchema,
+    document,
+    (field, found) => new MergeyardError("PlanAdapterInvalid", { where: { ...where, field }, found }),
+  );
   refuseKinds(config, where);
   const ranks = compilePatterns(config.rank_pattern ?? {}, { ...where, field: "rank_pattern" });
   const alphas = compilePatterns(config.alpha_pattern ?? {}, { ...where, field: "alpha_pattern" });

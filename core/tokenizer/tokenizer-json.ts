@@ -5,6 +5,7 @@ import * as z from "zod";
 import { type ErrorPlace, MergeyardError } from "../error.ts";
 import { parseJsonDocument } from "../formats/json-scan.ts";
 import { TOKENIZER_LIMITS } from "../limits.ts";
+import { parseAs } from "../parse-as.ts";
 import type { AddedToken, Tokenizer, TokenPair, Vocabulary } from "./tokenizer.ts";
 
 const tokenId = z.int().nonnegative().max(TOKENIZER_LIMITS.tokens);
@@ -55,13 +56,11 @@ export function readTokenizerJson(bytes: Uint8Array, where: ErrorPlace): Tokeniz
     refuse: ({ offset, found, expected }) =>
       new MergeyardError("PlanTokenizerInvalid", { where: { ...where, offset }, found, expected }),
   });
-  const parsed = documentSchema.safeParse(value);
-  if (!parsed.success) {
-    const [issue] = parsed.error.issues;
-    const field = issue?.path.map(String).join(".");
-    throw new MergeyardError("PlanTokenizerInvalid", { where: { ...where, field }, found: issue?.message });
-  }
-  const document = parsed.data;
+  const document = parseAs(
+    documentSchema,
+    value,
+    (field, found) => new MergeyardError("PlanTokenizerInvalid", { where: { ...where, field }, found }),
+  );
   const model = modelName(document);
   const prefix = document.model.continuing_subword_prefix ?? "";
   return {

@@ -3,6 +3,7 @@ import { parse } from "yaml";
 import { bitPlanSchema } from "../../core/bit-plan/document.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { RECIPE_LIMITS } from "../../core/limits.ts";
+import { parseAs } from "../../core/parse-as.ts";
 import { readAll } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 
@@ -19,10 +20,7 @@ export async function readBitPlan(
       found,
       expected: "`bit_plan: 1` and a scheme for every matrix under `tensors`",
     });
-  const parsed = bitPlanSchema.safeParse(parseYaml(bytes, refuse));
-  if (parsed.success) return parsed.data.tensors;
-  const [issue] = parsed.error.issues;
-  throw refuse(issue?.message ?? "another form", issue?.path.join("."));
+  return parseAs(bitPlanSchema, parseYaml(bytes, refuse), (path, found) => refuse(found, path)).tensors;
 }
 
 function parseYaml(bytes: Uint8Array, refuse: (found: string) => MergeyardError): unknown {

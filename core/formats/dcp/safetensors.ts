@@ -5,6 +5,7 @@
 import * as z from "zod";
 import type { CheckpointFile, FolderReader, TensorEntry } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
+import { parseAs } from "../../parse-as.ts";
 import { type Shape, tensorBytes } from "../../tensor.ts";
 import { findTilingProblem, wholeBox } from "../../universal/box.ts";
 import { type ConversionParameter, plainParameter } from "../../universal/conversion.ts";
@@ -78,9 +79,8 @@ function readSharding(text: string | undefined, file: string): ReadonlyMap<strin
   const value = parseJsonDocument(new TextEncoder().encode(text), {
     refuse: ({ found, expected }) => refuse(found, expected),
   });
-  const parsed = shardingSchema.safeParse(value);
-  if (!parsed.success) throw refuse(parsed.error.issues[0]?.message ?? "another form", "offsets by name");
-  return new Map(Object.entries(parsed.data).map(([name, { saved_offsets: offsets }]) => [name, offsets]));
+  const offsets = parseAs(shardingSchema, value, (_, found) => refuse(found, "offsets by name"));
+  return new Map(Object.entries(offsets).map(([name, { saved_offsets: own }]) => [name, own]));
 }
 
 function joinParts(name: string, parts: readonly Part[]): ConversionParameter {

@@ -5,6 +5,7 @@
 // llama-model.cpp; transformers, modeling_gemma2.py and modeling_gemma3.py.
 import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
+import { parseAs } from "../../parse-as.ts";
 import type { GgufWindows } from "./names.ts";
 import type { GgufValue } from "./type-codes.ts";
 
@@ -37,12 +38,7 @@ const WINDOW = "attention.sliding_window";
 
 /** Entries without the architecture. Throws QuantizeModelUnsupported: a number that readers would not follow. */
 export function describeWindows(value: unknown, windows: GgufWindows): readonly (readonly [string, GgufValue])[] {
-  const parsed = configSchema.safeParse(value);
-  if (!parsed.success) {
-    const [issue] = parsed.error.issues;
-    throw unsupported(issue?.path.map(String).join(".") ?? "", issue?.message ?? "", "a number above 0");
-  }
-  const config = parsed.data;
+  const config = parseAs(configSchema, value, (field, found) => unsupported(field, found, "a number above 0"));
   checkFixed(config, windows);
   const caps = CAPS.flatMap(([field, key]) => {
     const cap = config[field];

@@ -4,6 +4,7 @@
 import * as z from "zod";
 import type { Checkpoint, TensorEntry } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
+import { parseAs } from "../../parse-as.ts";
 import { chooseScheme, type Mix, type MixPlace, type TensorKind } from "../../schemes/mixes.ts";
 import type { BlockSchemeId } from "../../schemes/registry.ts";
 import { elementCount, type Shape } from "../../tensor.ts";
@@ -159,22 +160,19 @@ function readModel(value: unknown): Known {
     const [where, expected] = [{ file: "config.json" }, "a config.json of the model"];
     throw new MergeyardError("QuantizeModelUnsupported", { where, found: "no such file", expected });
   }
-  const parsed = configSchema.safeParse(value);
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0];
-    const field = issue?.path.join(".") ?? "";
-    throw unsupported({ field }, issue?.message ?? "no config", "a config.json of the model");
-  }
-  const family = GGUF_FAMILIES.find(({ modelType }) => modelType === parsed.data.model_type);
+  const stated = parseAs(configSchema, value, (field, found) =>
+    unsupported({ field }, found, "a config.json of the model"),
+  );
+  const family = GGUF_FAMILIES.find(({ modelType }) => modelType === stated.model_type);
   if (family === undefined) {
     const written = GGUF_FAMILIES.map(({ modelType }) => modelType).join(", ");
-    throw unsupported({ field: "model_type" }, parsed.data.model_type, written);
+    throw unsupported({ field: "model_type" }, stated.model_type, written);
   }
-  const { rope_theta, rope_parameters, rope_scaling } = parsed.data;
+  const { rope_theta, rope_parameters, rope_scaling } = stated;
   // By kinds of layers where there are several.
   const rope = rope_parameters?.full_attention ?? rope_parameters;
   const theta = rope_theta ?? rope?.rope_theta ?? THETA;
-  const config = checkHeads({ ...parsed.data, head_dim: parsed.data.head_dim ?? family.headSize, theta });
+  const config = checkHeads({ ...stated, head_dim: stated.head_dim ?? family.headSize, theta });
   const scaling = planScaling({ scaling: rope_scaling ?? rope, theta, headSize: headSizeOf(config) });
   const windows = family.windows === undefined ? [] : describeWindows(config, family.windows);
   return { config, family, experts: readExperts(config, family), scaling, windows };

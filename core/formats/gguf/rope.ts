@@ -3,6 +3,7 @@
 // Source: llama.cpp, convert_hf_to_gguf.py: LlamaModel.generate_extra_tensors; transformers, modeling_rope_utils.py.
 import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
+import { parseAs } from "../../parse-as.ts";
 import type { GgufValue } from "./type-codes.ts";
 
 /** The tensor of Llama 3's scaling. */
@@ -66,15 +67,13 @@ const KINDS: Readonly<Record<string, Plan>> = {
     };
   },
   llama3({ scaling, theta, headSize }) {
-    const parsed = llama3Schema.safeParse(scaling);
-    if (!parsed.success) {
-      const [issue] = parsed.error.issues;
-      throw unsupported(`${issue?.path.map(String).join(".")}: ${issue?.message}`, "the numbers of Llama 3's scaling");
-    }
-    if (parsed.data.low_freq_factor === parsed.data.high_freq_factor) {
+    const numbers = parseAs(llama3Schema, scaling, (field, found) =>
+      unsupported(`${field}: ${found}`, "the numbers of Llama 3's scaling"),
+    );
+    if (numbers.low_freq_factor === numbers.high_freq_factor) {
       throw unsupported("low_freq_factor and high_freq_factor of one value", "two values");
     }
-    return { entries: [], constants: [{ name: FREQUENCIES, values: llama3Factors(parsed.data, theta, headSize) }] };
+    return { entries: [], constants: [{ name: FREQUENCIES, values: llama3Factors(numbers, theta, headSize) }] };
   },
 };
 

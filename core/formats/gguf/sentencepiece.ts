@@ -4,6 +4,7 @@
 // gguf/vocab.py (SpecialVocab).
 import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
+import { parseAs } from "../../parse-as.ts";
 import { type PieceKind, parseSentencePiece } from "../../tokenizer/sentencepiece.ts";
 import type { GgufMetadata, GgufValue } from "./type-codes.ts";
 
@@ -148,10 +149,7 @@ function addSpecial(
 /** A document by its schema; undefined where there is none. */
 function parse<Schema extends z.ZodType>(schema: Schema, value: unknown, file: string): z.output<Schema> | undefined {
   if (value === undefined) return undefined;
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  throw unsupported(file, issue?.path.map(String).join(".") ?? "", issue?.message ?? "another form", "tokens and ids");
+  return parseAs(schema, value, (field, found) => unsupported(file, field, found, "tokens and ids"));
 }
 
 function unsupported(file: string, field: string, found: string, expected: string): MergeyardError {

@@ -3,6 +3,7 @@
 // Source: llama.cpp's converter; quantization reference section 2.
 import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
+import { parseAs } from "../../parse-as.ts";
 import { parseJsonDocument } from "../json-scan.ts";
 import type { GgufMetadata, GgufValue } from "./type-codes.ts";
 
@@ -83,10 +84,8 @@ export function describeTokenizer({ tokenizerJson, tokenizerConfig, config }: To
     refuse: ({ offset, found, expected }) =>
       new MergeyardError("QuantizeTokenizerUnsupported", { where: { file: FILE, offset }, found, expected }),
   });
-  const parsed = tokenizerSchema.safeParse(value);
-  if (!parsed.success)
-    throw unsupported(parsed.error.issues[0]?.path.join(".") ?? "", "another form", "a BPE tokenizer");
-  const { model, added_tokens: added, normalizer, pre_tokenizer: splitting } = parsed.data;
+  const refuse = (field: string) => unsupported(field, "another form", "a BPE tokenizer");
+  const { model, added_tokens: added, normalizer, pre_tokenizer: splitting } = parseAs(tokenizerSchema, value, refuse);
   if (model.type !== "BPE" || model.byte_fallback === true) {
     const found = model.byte_fallback === true ? "BPE with byte fallback" : model.type;
     throw unsupported("model.type", found, "byte-level BPE");

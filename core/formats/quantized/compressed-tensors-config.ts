@@ -4,6 +4,7 @@
 // Source: compressed-tensors QuantizationConfig; quantization reference section 4.
 import * as z from "zod";
 import type { MergeyardError } from "../../error.ts";
+import { parseAs } from "../../parse-as.ts";
 import type { CompressedForm } from "../../schemes/compressed-form.ts";
 import { unsupportedForm } from "./stored-matrix.ts";
 
@@ -116,12 +117,9 @@ type CompressedConfig = {
  * Throws QuantizedFolderUnsupported for a format that cannot be read, or a description without sense.
  */
 export function parseCompressedConfig(value: unknown): CompressedConfig {
-  const parsed = configSchema.safeParse(value);
-  if (!parsed.success) {
-    const [issue] = parsed.error.issues;
-    throw unsupported(`quantization_config.${issue?.path.map(String).join(".")}`, issue?.message ?? "another form");
-  }
-  const { config_groups, ignore, format } = parsed.data;
+  const { config_groups, ignore, format } = parseAs(configSchema, value, (field, found) =>
+    unsupported(`quantization_config.${field}`, found),
+  );
   const groups = Object.entries(config_groups).flatMap(([name, { targets, weights, format: own }]) => {
     if (weights === null || weights === undefined) return [];
     return [{ targets, form: formOf(`quantization_config.config_groups.${name}`, own ?? format, weights) }];

@@ -5,6 +5,7 @@
 // hqq, core/quantize.py: HQQLinear.state_dict and core/utils.py: encode_safetensor_type.
 import * as z from "zod";
 import type { Checkpoint, TensorEntry } from "../../checkpoint.ts";
+import { parseAs } from "../../parse-as.ts";
 import type { OtherFolder } from "../../schemes/folder-form.ts";
 import { folderScheme } from "../../schemes/folder-scheme.ts";
 import { HQQ_PACKINGS } from "../../schemes/hqq.ts";
@@ -110,9 +111,7 @@ const stateSchema = z.looseObject({
 async function readState({ path, tensors }: Module, name: string, read: ReadTensor) {
   const bytes = await readDescription(path, name, tensors, read);
   const refuse = (found: string) => invalidPart(`${path}.${name}`, found, "JSON of a quantization state");
-  const parsed = stateSchema.safeParse(parseJsonDocument(bytes, { refuse: ({ found }) => refuse(found) }));
-  if (parsed.success) return parsed.data;
-  throw refuse(parsed.error.issues[0]?.path.map(String).join(".") ?? "another form");
+  return parseAs(stateSchema, parseJsonDocument(bytes, { refuse: ({ found }) => refuse(found) }), refuse);
 }
 
 /** hqq's own modules, which say everything of themselves as tensors. */
@@ -206,10 +205,7 @@ async function readDescription(
 }
 
 function parseConfig<Schema extends z.ZodType>({ config }: Checkpoint, schema: Schema): z.output<Schema> {
-  const parsed = schema.safeParse(config?.quantization_config);
-  if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  throw unsupported(issue?.path.map(String).join(".") ?? "", issue?.message ?? "another form", "a form known here");
+  return parseAs(schema, config?.quantization_config, (field, found) => unsupported(field, found, "a form known here"));
 }
 
 function unsupported(field: string, found: string, expected: string) {
