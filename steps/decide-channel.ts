@@ -86,8 +86,8 @@ async function checkStillThere(
 }
 
 /**
- * The version that counted before the channel's own did first: what a rollback came back to is not what it left, so
- * that rolling back twice goes two versions back.
+ * The version that counted before the channel's own: where a person put it, before it did last, since what a rollback
+ * came back to is not what it left, so that rolling back twice goes two versions back.
  */
 async function findEarlier(
   yard: ObjectStore,
@@ -99,7 +99,7 @@ async function findEarlier(
   if (record === undefined) {
     throw new MergeyardError("YardChannelMissing", { where, found: "no such channel", expected: channel });
   }
-  const own = record.history.findIndex(({ version }) => version === record.version);
+  const own = record.run === null ? record.history.findIndex(({ version }) => version === record.version) : -1;
   for (const { version } of record.history.slice(own + 1)) {
     if (version === record.version) continue;
     if ((await yard.head(layout.versionManifest(model, version), { signal })) !== undefined) return version;

@@ -64,6 +64,14 @@ test("rolling back goes one version back each time, passes over what is gone, an
   await assert.rejects(rollback(yard, NIGHTLY, "v2", deps()), { code: "YardVersionMissing" });
 });
 
+test("what a run published again is rolled back to the version that it replaced", async () => {
+  const yard = await threeVersions();
+  await moveChannel(yard, NIGHTLY, { version: "v1", run: "run-v1", decidedMs: 20 }, signal);
+  const { version, before } = await rollback(yard, NIGHTLY, undefined, deps());
+  assert.deepEqual([version, before], ["v3", "v1"]);
+  assert.equal((await rollback(yard, NIGHTLY, undefined, deps())).version, "v2");
+});
+
 test("a version that is removed while it is promoted leaves the channel where it was", async () => {
   const yard = await threeVersions();
   let looks = 0;
