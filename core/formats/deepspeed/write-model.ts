@@ -9,7 +9,7 @@ import type { TargetParameter } from "../../universal/conversion.ts";
 import { groupTrained, type TrainedOne } from "../../universal/optimizer-groups.ts";
 import type { Json, JsonObject, TrainingState } from "../../universal/training-state.ts";
 import { picklableOf, tuplesOf } from "../pickle/json.ts";
-import { type Picklable, pyDict, pyList, pyRecord, pySize } from "../pickle/write.ts";
+import { type Picklable, pyDict, pyList, pyRecord, pySize, torchDtype } from "../pickle/write.ts";
 import type { Topology } from "../target.ts";
 import { hyperparameterValue, pyTensor, type TorchValue } from "../torch/write.ts";
 import { isExpert } from "./experts.ts";
@@ -105,27 +105,48 @@ function shapesOf(group: GroupShapes[number]): Picklable {
   );
 }
 
-/** What DeepSpeed makes by itself where its file has none. */
+/** What DeepSpeed makes by itself where its file has none; of float16, as its configuration's defaults say. */
 const STATIC_SCALER = { class: "LossScaler", cur_scale: 1, dynamic: false } as const;
-const DYNAMIC_SCALER = "DynamicLossScaler";
+const DYNAMIC_SCALER = {
+  class: "DynamicLossScaler",
+  cur_scale: 65_536,
+  dynamic: true,
+  cur_iter: 0,
+  last_overflow_iter: -1,
+  scale_factor: 2,
+  scale_window: 1000,
+  min_scale: 1,
+  delayed_shift: 2,
+  cur_hysteresis: 2,
+  consecutive_hysteresis: false,
+  raise_error_at_min_scale: true,
+} as const;
 
 /**
  * What a rank's optimizer says as a whole: scaler, clipping, version. `needsScaler`: the loader takes the file's scaler
- * whatever it is, as that of stage 3 does; else a static one is left out, so that the file loads without its class.
+ * whatever it is, as that of stage 3 does; else only a dynamic one that the source states is written, so that the file
+ * loads without its class.
  */
 export function optimizerCommon(
   training: TrainingState | undefined,
   { needsScaler = false } = {},
 ): Record<string, Picklable> {
   const { loss_scaler: stated, ...others } = training?.optimizer ?? {};
-  const isDynamic = isJsonObject(stated) && stated.class === DYNAMIC_SCALER;
-  const isStatic = isJsonObject(stated) && stated.class === STATIC_SCALER.class;
-  const { class: _, ...scaler } = isDynamic || isStatic ? stated : STATIC_SCALER;
-  const name = isDynamic ? DYNAMIC_SCALER : STATIC_SCALER.class;
-  const common: JsonObject = { dynamic_loss_scale: false, overflow: false, ds_version: DEEPSPEED_VERSION, ...others };
+  const known = [STATIC_SCALER, DYNAMIC_SCALER].find((each) => isJsonObject(stated) && stated.class === each.class);
+  const own = known ?? (training?.weights === "F16" ? DYNAMIC_SCALER : STATIC_SCALER);
+  const { class: name, dynamic: isDynamic } = own;
+  const { class: _, ...fields } = known !== undefined && isJsonObject(stated) ? stated : own;
+  const common: JsonObject = {
+    dynamic_loss_scale: isDynamic,
+    overflow: false,
+    ds_version: DEEPSPEED_VERSION,
+    ...others,
+  };
+  // The class looks at its dtype when gradients overflow first.
+  const scaler = { ...picklablesOf(fields), ...(isDynamic ? { dtype: torchDtype("F16") } : {}) };
   return {
-    ...(needsScaler || isDynamic
-      ? { loss_scaler: pyRecord(`deepspeed.runtime.fp16.loss_scaler ${name}`, picklablesOf(scaler)) }
+    ...(needsScaler || (isDynamic && known !== undefined)
+      ? { loss_scaler: pyRecord(`deepspeed.runtime.fp16.loss_scaler ${name}`, scaler) }
       : {}),
     ...picklablesOf(common),
   };
