@@ -369,7 +369,10 @@ export const convertInputSchema = z.strictObject({
       zero: z.literal([1, 2, 3]),
     })
     .optional(),
-  /** Float dtype of the weights, where the target holds weights alone; absent: as they are, master weights in F32. */
+  /**
+   * Float dtype of the weights, where the target holds weights alone, or of those that ranks compute with beside their
+   * masters; absent: as they are.
+   */
   dtype: z.enum(WEIGHT_DTYPES).optional(),
   /** The target's vocabulary is padded to a multiple of this and its tensor-parallel ranks. */
   vocabularyMultiple: z.int().positive().optional(),

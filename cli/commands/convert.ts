@@ -73,7 +73,7 @@ const DTYPE_NAMES = new Map<string, WeightDtype>([
 ]);
 
 function dtypeOption(): Option {
-  const help = "round the weights to it, for safetensors, torch and dcp: float32, float16 or bfloat16";
+  const help = "float32, float16 or bfloat16: of the weights of safetensors, torch and dcp, of computing in deepspeed";
   return new Option("--dtype <name>", help).argParser((text: string): WeightDtype => {
     const dtype = DTYPE_NAMES.get(text);
     if (dtype === undefined) throw new InvalidArgumentError("It must be float32, float16 or bfloat16.");

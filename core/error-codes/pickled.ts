@@ -238,7 +238,7 @@ export const PICKLED_CODES = {
     remedy: "merge it into its base (a model `base+adapter` of a recipe), or combine adapters with lora merge",
   },
   ConvertDtypeRefused: {
-    meaning: "the format to write keeps master weights, which have one dtype",
+    meaning: "the format to write keeps master weights alone, which have one dtype",
     retryable: false,
     remedy: "leave --dtype out, or convert to a format of weights alone",
   },

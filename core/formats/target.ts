@@ -1,6 +1,7 @@
 // What a format to convert into is: a frozen object that plans the files of a folder from the parameters of any source,
 // before a byte of weights is read. Adding one: its file and a line in targets.ts.
 import type { Checkpoint } from "../checkpoint.ts";
+import type { FloatDtype } from "../ops/cast.ts";
 import type { TargetParameter } from "../universal/conversion.ts";
 import type { TrainingState } from "../universal/training-state.ts";
 import type { CheckpointWarning } from "./format.ts";
@@ -19,6 +20,8 @@ export type TargetRequest = {
   /** Bytes of tensors of one file, at most, where the format leaves the choice. */
   readonly shardBytes: number;
   readonly topology: Topology;
+  /** What ranks of the target compute with; undefined: as the source's did. */
+  readonly computeDtype: FloatDtype | undefined;
   /** The trainer pads its vocabulary to a multiple of this and the tensor-parallel ranks; undefined: inferred. */
   readonly vocabularyMultiple: number | undefined;
 };
@@ -36,7 +39,7 @@ export type TargetFormat = {
   readonly title: string;
   /** True where `topology` says anything. */
   readonly isSharded: boolean;
-  /** True where the weights may be of any float dtype; else the format keeps master weights in F32. */
-  readonly takesDtype: boolean;
+  /** What may be of another float dtype: all weights, those that ranks compute with beside F32 masters, or nothing. */
+  readonly takesDtype: "weights" | "compute" | undefined;
   plan(request: TargetRequest): PlannedFolder;
 };

@@ -40,12 +40,12 @@ export const convertStep = defineStep({
   output: convertOutputSchema,
   async run({ source: sourceUri, sourceFile, target: targetUri, to, patterns, dtype, ...choice }, deps: ConvertDeps) {
     const [source, target] = [deps.openStore(sourceUri), deps.openStore(targetUri)];
-    checkDtype(to, dtype);
+    const isRounded = dtype !== undefined && checkDtype(to, dtype) === "weights";
     const stored = await openPlace({ store: source, prefix: "", file: sourceFile }, deps.signal, patterns);
     if (isAdapter(stored.checkpoint)) {
       throw new MergeyardError("ConvertAdapterRefused", { where: { store: source.uri }, expected: "a model" });
     }
-    const opened = dtype === undefined ? stored : weightsIn(stored, dtype);
+    const opened = isRounded ? weightsIn(stored, dtype) : stored;
     const conversion = { source: source.uri, of: stored.fingerprint, sourceFile, to, patterns, dtype, choice };
     const mark = await beginTarget(target, conversion, deps.signal);
     deps.begun?.(opened.checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0));
@@ -53,7 +53,7 @@ export const convertStep = defineStep({
     const converting =
       to === "universal" || to === "safetensors"
         ? convertToSafetensors(copying, to)
-        : convertToTarget(copying, needTarget(to), choice);
+        : convertToTarget(copying, needTarget(to), { ...choice, computeDtype: isRounded ? undefined : dtype });
     const { files, digest, contents, warnings } = await converting.catch(async (error: unknown) => {
       // Files without the document that was to come last could be taken for a checkpoint of another format.
       for await (const { key } of target.list("")) await target.delete(key);
@@ -130,13 +130,13 @@ async function convertToTarget(copying: Copying, format: TargetFormat, choice: T
   return { files: [...files, ...sideFiles, ...made], digest: null, contents: null, warnings };
 }
 
-/** Throws ConvertDtypeRefused where the target keeps master weights. */
-function checkDtype(to: (typeof CONVERSION_TARGETS)[number], dtype: string | undefined): void {
-  const isTaken = TARGETS.get(to)?.takesDtype ?? to === "safetensors";
-  if (dtype === undefined || isTaken) return;
-  const taking = [...TARGETS.values()].filter((target) => target.takesDtype).map(({ id }) => id);
+/** What the dtype is for. Throws ConvertDtypeRefused where the target has no choice. */
+function checkDtype(to: (typeof CONVERSION_TARGETS)[number], dtype: string): "weights" | "compute" {
+  const taken = to === "safetensors" ? "weights" : TARGETS.get(to)?.takesDtype;
+  if (taken !== undefined) return taken;
+  const taking = [...TARGETS.values()].filter(({ takesDtype }) => takesDtype !== undefined).map(({ id }) => id);
   throw new MergeyardError("ConvertDtypeRefused", {
-    found: `${dtype} for ${to}, which keeps master weights`,
+    found: `${dtype} for ${to}, which keeps master weights alone`,
     expected: `one of ${["safetensors", ...taking].join(", ")}`,
   });
 }

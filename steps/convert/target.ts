@@ -4,6 +4,7 @@
 import { type CheckpointWarning, parametersIn, type WritableCheckpoint } from "../../core/formats/format.ts";
 import type { PlannedFile } from "../../core/formats/planned-file.ts";
 import type { TargetFormat, Topology } from "../../core/formats/target.ts";
+import type { FloatDtype } from "../../core/ops/cast.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { checkSource } from "../../engine/checked-source.ts";
 import type { ObjectStore } from "../../stores/store.ts";
@@ -22,6 +23,7 @@ type Ends = { readonly source: ObjectStore; readonly target: ObjectStore; readon
 export type TargetChoice = {
   readonly topology?: Topology | undefined;
   readonly vocabularyMultiple?: number | undefined;
+  readonly computeDtype?: FloatDtype | undefined;
 };
 
 type WrittenTarget = {
@@ -39,7 +41,7 @@ export async function writeTarget(
   { source, target, deps }: Ends,
   opened: WritableCheckpoint,
   format: TargetFormat,
-  { topology = ONE_RANK, vocabularyMultiple }: TargetChoice,
+  { topology = ONE_RANK, vocabularyMultiple, computeDtype }: TargetChoice,
 ): Promise<WrittenTarget> {
   const {
     files,
@@ -52,6 +54,7 @@ export async function writeTarget(
     shardBytes: SHARD_BYTES_DEFAULT,
     topology,
     vocabularyMultiple,
+    computeDtype,
   });
   const checked = checkSource(source, "", opened.listings ?? []);
   let bytesWritten = 0;

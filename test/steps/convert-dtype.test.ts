@@ -109,8 +109,29 @@ suite("weights in another dtype", () => {
 
   test("are refused where the format keeps master weights", async () => {
     const source = await goldenStore("deepspeed/z1_tp2_pp2_dp2_bf16_tied");
-    for (const to of ["universal", "deepspeed", "deepspeed-universal"] as const) {
+    for (const to of ["universal", "deepspeed-universal"] as const) {
       await assert.rejects(convertInto(source, to, { dtype: "F16" }), { code: "ConvertDtypeRefused" });
+    }
+  });
+
+  test("of ranks change what they compute with, and neither masters nor moments", async () => {
+    const source = await goldenStore("deepspeed/z2_tp1_pp1_dp3_fp32_padding");
+    const { output: before } = await convertInto(source, "universal");
+    for (const [dtype, prefix] of [
+      ["BF16", "bf16_"],
+      ["F16", ""],
+    ] as const) {
+      for (const zero of [2, 3] as const) {
+        const { target } = await convertInto(source, "deepspeed", { dtype, topology: { tp: 1, pp: 1, dp: 2, zero } });
+        const names = await namesIn(target);
+        assert.ok(names.includes(`global_step3/${prefix}zero_pp_rank_1_mp_rank_00_optim_states.pt`), names.join());
+        const { training } = await openCheckpoint(target, "");
+        assert.deepEqual([training?.weights, training?.topology?.zero], [dtype, zero]);
+        const scaler = Reflect.get(Object(training?.optimizer.loss_scaler), "class");
+        assert.equal(scaler, zero === 2 ? undefined : dtype === "F16" ? "DynamicLossScaler" : "LossScaler");
+        // The vocabulary's padding stays, as the reader leaves it in stage 3.
+        if (zero === 2) assert.equal((await convertInto(target, "universal")).output.contents, before.contents);
+      }
     }
   });
 });

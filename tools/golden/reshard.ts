@@ -31,6 +31,7 @@ export async function runReshard(folder: string, source: string, { target, file 
     shardBytes: 0,
     topology,
     vocabularyMultiple: undefined,
+    computeDtype: undefined,
   };
   const held = new Map<string, TargetTensor>();
   for (let tp = 0; tp < topology.tp; tp += 1) {

@@ -27,7 +27,7 @@ export const dcpTarget = Object.freeze({
   id: "dcp",
   title: "PyTorch distributed checkpoint (DCP)",
   isSharded: false,
-  takesDtype: true,
+  takesDtype: "weights",
   plan: planDcp,
 } satisfies TargetFormat);
 

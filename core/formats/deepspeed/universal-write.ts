@@ -20,7 +20,7 @@ export const deepspeedUniversalTarget = Object.freeze({
   id: "deepspeed-universal",
   title: "DeepSpeed universal checkpoint",
   isSharded: true,
-  takesDtype: false,
+  takesDtype: undefined,
   plan: planDeepspeedUniversal,
 } satisfies TargetFormat);
 

@@ -13,6 +13,7 @@ import { type Picklable, pyDict, pyList, pyRecord } from "../pickle/write.ts";
 import { type PlannedFile, plainPlannedFile } from "../planned-file.ts";
 import type { PlannedFolder, TargetFormat, TargetRequest, Topology } from "../target.ts";
 import { planTorchFile, pyTensor, scalarTensor, type TorchValue } from "../torch/write.ts";
+import { computeIn } from "./compute-dtype.ts";
 import {
   groupsOf,
   groupValues,
@@ -30,7 +31,7 @@ export const deepspeedTarget = Object.freeze({
   id: "deepspeed",
   title: "DeepSpeed training checkpoint (ZeRO 1, 2, 3)",
   isSharded: true,
-  takesDtype: false,
+  takesDtype: "compute",
   plan: planDeepspeed,
 } satisfies TargetFormat);
 
@@ -42,8 +43,10 @@ export type RankParameter = {
   readonly states: ReadonlyMap<string, TargetTensor>;
 };
 
-function planDeepspeed(request: TargetRequest): PlannedFolder {
-  const { topology, training } = request;
+function planDeepspeed(asked: TargetRequest): PlannedFolder {
+  const training = computeIn(asked.training, asked.computeDtype);
+  const request = { ...asked, training };
+  const { topology } = request;
   const groups = groupsOf(request.parameters);
   const step = stepOf(groups.flat());
   const folder = stepFolder(training, step);

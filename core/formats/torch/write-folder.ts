@@ -16,7 +16,7 @@ export const torchTarget = Object.freeze({
   id: "torch",
   title: "torch files (pytorch_model.bin)",
   isSharded: false,
-  takesDtype: true,
+  takesDtype: "weights",
   plan: planTorchFolder,
 } satisfies TargetFormat);
 
