@@ -13,7 +13,7 @@ import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, o
 import { readSideFiles } from "../side-files.ts";
 import { areSharedOut, checkTrainedExperts, isExpert, withExperts } from "./experts.ts";
 import { type ExtractedParameter, extractParameters } from "./extract.ts";
-import { type DeepspeedFiles, findDeepspeedFiles, hasRankFiles } from "./files.ts";
+import { type DeepspeedFiles, findDeepspeedFiles, hasRankFiles, isStage3File } from "./files.ts";
 import { withLayers } from "./layers.ts";
 import { type ModelState, readModelState } from "./model.ts";
 import { type OptimizerRank, readOptimizerRank } from "./optimizer.ts";
@@ -113,7 +113,7 @@ type Topology = { readonly tp: number; readonly pp: number };
 
 /** As the files say; counts that ranks state must agree with the files that are there. */
 function readTopology(
-  { prefix, models: grid, optimizers, layerRanks }: DeepspeedFiles,
+  { prefix, models: grid, optimizers, layers, layerRanks }: DeepspeedFiles,
   models: readonly ModelState[],
 ): Topology {
   const ranks = grid.length;
@@ -129,6 +129,18 @@ function readTopology(
   }
   if (optimizers.length > 0 && optimizers.length !== ranks) {
     throw missingRank(prefix, `optimizer states of ${optimizers.length} model-parallel ranks`, `${ranks}`);
+  }
+  const held = grid[0]?.length ?? 0;
+  const partitions = optimizers[0]?.length ?? held;
+  if (isStage3File(grid[0]?.[0]?.name ?? "") && held !== partitions) {
+    throw missingRank(
+      prefix,
+      `model states of ${held} data-parallel ranks`,
+      `${partitions}, as there are optimizer states`,
+    );
+  }
+  for (const [layer, { length }] of Map.groupBy(layers, (each) => each.layer)) {
+    if (length !== layerRanks) throw missingRank(prefix, `${length} files of layer ${layer}`, `${layerRanks}`);
   }
   const stated = models[0]?.dimensions;
   const tp = stated?.tp ?? layerRanks ?? ranks;

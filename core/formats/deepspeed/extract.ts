@@ -117,9 +117,25 @@ function extractStage12(
         `${elementCount(shape)} elements`,
       );
     }
+    checkContinued(ranks, name);
     const states = gatherStates(ranks, (rank) => rank.fragments.get(name));
     return { name, shape, step, states, isTrained: true };
   });
+}
+
+/** A parameter that a rank began goes on at the start of the next partition: else files of ranks were exchanged. */
+function checkContinued(ranks: readonly RankGroup[], name: string): void {
+  const [, ...later] = ranks.filter(({ fragments }) => (fragments.get(name)?.count ?? 0) > 0);
+  const other = later.find(({ fragments }) => fragments.get(name)?.start !== 0);
+  if (other === undefined) return;
+  const found = `a fragment from ${other.fragments.get(name)?.start}, after those of ranks before it`;
+  throw rankError(
+    "DeepspeedFragmentCoverage",
+    other.file,
+    name,
+    found,
+    "one from 0: the files of two ranks are exchanged",
+  );
 }
 
 /** Fragments lie inside every state's partition, and no two of them overlap. */

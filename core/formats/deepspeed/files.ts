@@ -96,10 +96,19 @@ export async function findDeepspeedFiles(folder: FolderReader): Promise<Deepspee
   };
 }
 
-/** The model-state files among `files`; empty where there are none. Throws DeepspeedRankMissing. */
+/** The model-state files among `files`; empty for none. Throws DeepspeedRankMissing and CheckpointAmbiguous. */
 export function modelGrid(files: readonly CheckpointFile[], prefix: string): RankGrid {
   const plain = matchFiles(files, prefix, MODEL).map(({ file, numbers: [mp = 0] }) => ({ file, mp, dp: 0 }));
   const zero3 = matchFiles(files, prefix, MODEL_ZERO3).map(({ file, numbers: [dp = 0, mp = 0] }) => ({ file, mp, dp }));
+  const [first] = plain;
+  if (first !== undefined && zero3.length > 0) {
+    throw fileError(
+      "CheckpointAmbiguous",
+      first.file.name,
+      `model states of stage 3 in ${zero3[0]?.file.name}`,
+      "one stage",
+    );
+  }
   return gridOf(zero3.length > 0 ? zero3 : plain, prefix, "model states");
 }
 
@@ -152,16 +161,18 @@ function gridOf(ranked: readonly Ranked[], prefix: string, what: string): RankGr
   if (ranked.length === 0) return [];
   const mpCount = Math.max(...ranked.map(({ mp }) => mp)) + 1;
   const dpCount = Math.max(...ranked.map(({ dp }) => dp)) + 1;
-  if (ranked.length !== mpCount * dpCount) {
-    const found = `${ranked.length} files of ${what}`;
-    throw fileError("DeepspeedRankMissing", prefix, found, `${mpCount} x ${dpCount}, one for every rank`);
-  }
   const byRank = new Map(ranked.map(({ file, mp, dp }) => [mp * dpCount + dp, file]));
+  const other = ranked.find(({ file, mp, dp }) => byRank.get(mp * dpCount + dp) !== file);
+  if (other !== undefined) {
+    const twin = byRank.get(other.mp * dpCount + other.dp);
+    throw fileError("CheckpointAmbiguous", other.file.name, `${what} of the same rank in ${twin?.name}`, "one file");
+  }
   return Array.from({ length: mpCount }, (_, mp) =>
     Array.from({ length: dpCount }, (_rank, dp) => {
       const file = byRank.get(mp * dpCount + dp);
       if (file !== undefined) return file;
-      throw fileError("DeepspeedRankMissing", prefix, `no ${what} of rank ${dp} of ${mp}`, "a file for every rank");
+      const found = `no ${what} of data-parallel rank ${dp} of model-parallel rank ${mp}`;
+      throw fileError("DeepspeedRankMissing", prefix, found, `${mpCount} x ${dpCount} files, one for every rank`);
     }),
   );
 }

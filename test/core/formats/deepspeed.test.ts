@@ -59,6 +59,26 @@ suite("DeepSpeed checkpoints", () => {
     for (const [name, code] of Object.entries(codes)) await refuses(code, load(name));
   });
 
+  test("are refused where files of ranks were exchanged or lie there twice, or one of a layer is missing", async () => {
+    const files = load("z2_tp1_pp1_dp3_fp32_padding");
+    const rank = (dp: number) => `global_step3/zero_pp_rank_${dp}_mp_rank_00_optim_states.pt`;
+    const bytesOf = (name: string) => files[name] ?? assert.fail(name);
+    await refuses("DeepspeedFragmentCoverage", { ...files, [rank(0)]: bytesOf(rank(1)), [rank(1)]: bytesOf(rank(0)) });
+    await refuses("CheckpointAmbiguous", { ...files, [rank(1).replace("zero", "bf16_zero")]: bytesOf(rank(1)) });
+    const model = "global_step3/mp_rank_00_model_states.pt";
+    await refuses("CheckpointAmbiguous", { ...files, [model.replace("mp", "zero_pp_rank_0_mp")]: bytesOf(model) });
+    const { [rank(1)]: _, ...others } = files;
+    const found = "no optimizer states of data-parallel rank 1 of model-parallel rank 0";
+    await assert.rejects(deepspeed.open(folderOf(others)), { code: "DeepspeedRankMissing", found });
+    const { "global_step3/layer_02-model_00-model_states.pt": layer, ...stages } = load("z1_tp2_pp2_dp2_bf16_tied");
+    assert.ok(layer !== undefined);
+    await refuses("DeepspeedRankMissing", stages);
+    const { "global_step3/zero_pp_rank_1_mp_rank_00_model_states.pt": second, ...zero3 } =
+      load("z3_tp1_pp1_dp2_bf16_frozen");
+    assert.ok(second !== undefined);
+    await refuses("DeepspeedRankMissing", zero3);
+  });
+
   test("are found by latest, which must name a folder that is there", async () => {
     const files = load("z2_tp1_pp1_dp3_fp32_padding");
     const step = Object.fromEntries(Object.entries(files).filter(([name]) => name.startsWith("global_step3/")));
