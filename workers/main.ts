@@ -4,8 +4,6 @@
 import * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
 import { MEMORY_BYTES_DEFAULT } from "../core/plan/defaults.ts";
-import type { ExecuteConvert } from "../engine/convert-request.ts";
-import type { ExecuteMeasure, ExecuteMerge } from "../engine/request.ts";
 import { describeError, orLog } from "../steps/error-record.ts";
 import { beatMs, openProgress, type ProgressKeeper } from "../steps/runs/job-progress.ts";
 import type { StepEvent, StepProgress, UnitDeps } from "../steps/step.ts";
@@ -13,7 +11,6 @@ import { openRun, type UnitContext } from "../steps/units/context.ts";
 import { recordUnitFailure } from "../steps/units/failures.ts";
 import { runUnit } from "../steps/units/run-unit.ts";
 import { createStoreOpener } from "../stores/open.ts";
-import type { OpenStore } from "../stores/store.ts";
 import { readContainerImage } from "./container-image.ts";
 import { createMergeExecutor } from "./merge-executor.ts";
 import { defaultThreads } from "./pool.ts";
@@ -44,19 +41,11 @@ const environmentSchema = z.object({
   MERGEYARD_MEMORY_BYTES: whole.positive().default(MEMORY_BYTES_DEFAULT),
 });
 
-/** What a worker works with; the process below fills it in, tests their own way. */
-export type WorkerDeps = {
-  readonly openStore: OpenStore;
-  readonly executeMerge: ExecuteMerge;
-  readonly executeMeasure: ExecuteMeasure;
-  readonly executeConvert: ExecuteConvert;
-  readonly log: (event: StepEvent) => void;
-  readonly now: () => number;
-  readonly cpuMs: () => number;
-  readonly image?: string | undefined;
-  /** Aborted by SIGTERM, or when the parent is gone. */
-  readonly signal: AbortSignal;
-};
+/**
+ * What a worker works with, but for what the job's environment says; the process below fills it in, tests their own
+ * way. `signal` is aborted by SIGTERM, or when the parent is gone.
+ */
+export type WorkerDeps = Omit<UnitDeps, "threads" | "memoryBytes" | "progress" | "begun">;
 
 /** Runs the job that the environment describes and returns its exit status. Never rejects. */
 export async function runJob(
