@@ -3,6 +3,8 @@ import type { Kernels } from "../ops/kernels.ts";
 import { tileElementsMax } from "./frames/base-tiles.ts";
 import { createGramPass, type Gram, normsOf, product } from "./frames/gram.ts";
 import { rowLength, subTile } from "./frames/rows.ts";
+import { compileStockWorking } from "./frames/stock-working.ts";
+import { byRow, WHOLE } from "./frames/vector-groups.ts";
 import type { MergeMethod, MergeTensor, TensorProgram } from "./method.ts";
 
 /** A product of two norms below this counts as this. Source: merge reference section 4.12 step 2. */
@@ -12,7 +14,8 @@ const NORMS_FLOOR = 1e-6;
  * Model Stock: R = t mean(W_i) + (1 - t) W0 with t = n c / (1 + (n - 1) c) and c the mean cosine of the task vectors'
  * pairs, over the whole tensor or, `filter_wise`, row by row. t is not bounded unless `clamp_t`: a negative c goes
  * beyond the base, as in the reference.
- * Norms and products in float64 by tile; t in float64, the factors rounded to float32, the sum in model order.
+ * Norms and products in float64 by tile; t in float64, the factors rounded to float32, the sum in model order. Under
+ * `strict` in 16 bits every step rounds to these, as in the reference.
  * Source: Jang et al., arXiv:2403.19522; mergekit `model_stock`, merge reference section 4.12.
  */
 export const model_stock = Object.freeze({
@@ -32,6 +35,10 @@ export const model_stock = Object.freeze({
   compile(tensor, kernels) {
     const base = tensor.inputs.findIndex(({ isBase }) => isBase);
     const vectors = tensor.inputs.map((_, index) => index).filter((index) => index !== base);
+    if (tensor.working !== undefined) {
+      const grouping = tensor.parameters.filter_wise === true ? byRow(tensor, rowLength(tensor.shape)) : WHOLE;
+      return compileStockWorking(tensor, kernels, grouping, NORMS_FLOOR);
+    }
     if (tensor.parameters.filter_wise === true) return compileRows(tensor, kernels, vectors, base);
     const { pass, gram } = createGramPass(kernels, vectors, base);
     const combination = () => ({ factors: stockFactors(tensor, gram, base), divisor: 1, multiplier: 1 });

@@ -1,13 +1,16 @@
 import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { combinedProduct, createGramPass, type Gram, normsOf, scaleGram } from "./frames/gram.ts";
+import { compileMultislerpWorking } from "./frames/multislerp-working.ts";
+import { differencesBytes } from "./frames/working-differences.ts";
 import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
 
 /**
  * Barycentric interpolation on the sphere: the tensors' directions are projected to the tangent space at their weighted
  * mean, averaged there, and mapped back; the length is the weighted mean of the lengths. With a base, of the
  * differences to it. Exactly two opposite tensors give the straight weighted sum.
- * Everything follows from one pass of dot products, in float64; the result is one combination in model order.
+ * Everything follows from one pass of dot products, in float64; the result is one combination in model order. Under
+ * `strict` in 16 bits every step rounds to these, as in the reference, over four passes.
  * Source: mergekit `multislerp`, merge reference section 4.4.
  */
 export const multislerp = Object.freeze({
@@ -19,6 +22,7 @@ export const multislerp = Object.freeze({
   locality: "element",
   reducePasses: 1,
   scratchTiles: () => 0,
+  scratchBytes: (tensor) => (tensor.working === undefined ? 0 : differencesBytes(tensor)),
   seeded: false,
   embeddingMismatch: "error",
   referenceDtype: "promoted",
@@ -39,6 +43,10 @@ export const multislerp = Object.freeze({
     const base = tensor.inputs.findIndex(({ isBase }) => isBase);
     // A single tensor is returned as it is, also where there is a base.
     if (vectors.length === 1) return { reduce: [], apply: { deltas: false, combination: () => alone(tensor) } };
+    if (tensor.working !== undefined) {
+      const weights = vectors.map((index) => weightOf(tensor, index));
+      return compileMultislerpWorking(tensor, kernels, vectors, weights);
+    }
     const { pass, gram } = createGramPass(kernels, vectors, base < 0 ? undefined : base);
     const combination = () => {
       const own = sphericalFactors(tensor, vectors, gram);

@@ -2,7 +2,9 @@ import * as z from "zod";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import { tileElementsMax } from "./frames/base-tiles.ts";
 import { createGramPass, product } from "./frames/gram.ts";
+import { compileNuslerpWorking } from "./frames/nuslerp-working.ts";
 import { rowLength, subTile } from "./frames/rows.ts";
+import { byColumn, byRow, type Grouping, WHOLE } from "./frames/vector-groups.ts";
 import { type MergeMethod, type MergeTensor, numberParameter, type TensorProgram } from "./method.ts";
 
 /** Least length a vector is divided by. Source: merge reference section 4.3 step 5. */
@@ -11,12 +13,15 @@ const NORM_FLOOR = 1e-7;
 const WEIGHTS_FLOOR = 1e-6;
 /** Below this sine the vectors are parallel or opposite and the interpolation is a straight line; our rule, step 6. */
 const SINE_FLOOR = 1e-6;
+/** The reference's own floor, under `strict` in 16 bits. */
+const REFERENCE_SINE_FLOOR = 1e-8;
 
 /**
  * Spherical interpolation by weights, t = w2 / (w1 + w2): of whole tensors, of rows (`nuslerp_flatten: false`), or of
  * columns (`nuslerp_row_wise: true`, the reference's name for axis 0). With a base as third model, of the differences
  * to it. R = (sin((1-t) th) a + sin(t th) b) / sin th; a straight line where the sine is below 1e-6.
- * Norms and products in float64; trigonometry in float64 on scalars, factors rounded to float32.
+ * Norms and products in float64; trigonometry in float64 on scalars, factors rounded to float32. Under `strict` in 16
+ * bits every step rounds to these, as in the reference.
  * Source: mergekit `nuslerp`, merge reference section 4.3.
  */
 export const nuslerp = Object.freeze({
@@ -50,6 +55,10 @@ export const nuslerp = Object.freeze({
     const base = tensor.inputs.findIndex(({ isBase }) => isBase);
     const vectors = tensor.inputs.map((_, index) => index).filter((index) => index !== base);
     const pair: Pair = { tensor, kernels, vectors, base: base < 0 ? undefined : base, t: ratioOf(tensor, vectors) };
+    if (tensor.working !== undefined) {
+      const floors = { norm: NORM_FLOOR, sine: REFERENCE_SINE_FLOOR };
+      return compileNuslerpWorking(tensor, kernels, groupingOf(tensor), pair.t, floors);
+    }
     if (tensor.parameters.nuslerp_flatten === true) return compileWhole(pair);
     return tensor.parameters.nuslerp_row_wise === true ? compileColumns(pair) : compileRows(pair);
   },
@@ -62,6 +71,19 @@ type Pair = {
   readonly base: number | undefined;
   readonly t: number;
 };
+
+/** What is one vector. */
+function groupingOf(tensor: MergeTensor): Grouping {
+  if (tensor.parameters.nuslerp_flatten === true) return WHOLE;
+  return tensor.parameters.nuslerp_row_wise === true
+    ? byColumn(columnsOf(tensor))
+    : byRow(tensor, rowLength(tensor.shape));
+}
+
+/** Vectors along the first axis; a tensor of one axis is one. */
+function columnsOf({ shape }: MergeTensor): number {
+  return shape.length < 2 ? 1 : shape.slice(1).reduce((count, length) => count * length, 1);
+}
 
 function ratioOf({ inputs }: MergeTensor, [first = 0, second = 0]: readonly number[]): number {
   const weightOf = (index: number) => numberParameter(inputs[index]?.parameters ?? {}, "weight");
@@ -133,7 +155,7 @@ function compileRows(pair: Pair): TensorProgram {
 /** Columns: vectors along axis 0, their products added row by row in float64. A tensor of one axis is one vector. */
 function compileColumns(pair: Pair): TensorProgram {
   const { tensor, base, t } = pair;
-  const columns = tensor.shape.length < 2 ? 1 : tensor.shape.slice(1).reduce((count, length) => count * length, 1);
+  const columns = columnsOf(tensor);
   const products = { aa: new Float64Array(columns), ab: new Float64Array(columns), bb: new Float64Array(columns) };
   const factors = { a: new Float32Array(columns), b: new Float32Array(columns) };
   const differences = createDifferences(pair);

@@ -2,7 +2,7 @@
 // the working dtype, sums once at their end. Only `mergekit_compat: strict` asks for it; it is element by element and
 // slow. Source: merge reference, sections 2.1 and 4.11.
 import type { MarkedBits } from "../../ops/consensus.ts";
-import { bitAt } from "../../ops/deltas.ts";
+import { bitAt, countBits } from "../../ops/deltas.ts";
 import type { Kernels } from "../../ops/kernels.ts";
 import { elementCount } from "../../tensor.ts";
 import { type MergeTensor, numberParameter, type Pass, type TensorProgram, type TileView } from "../method.ts";
@@ -20,11 +20,13 @@ export function compileSceWorking(tensor: MergeTensor, kernels: Kernels, floors:
   const toDifferences = createWorkingDifferences(tensor, kernels);
   const selection = selectByVariance(tensor, kernels, numberParameter(tensor.parameters, "select_topk"), round);
   let mark: ((view: TileView) => MarkedBits) | undefined;
+  let marks: MarkedBits | undefined;
   /** The kept differences of a tile's element, by model. */
   const keptOf = (view: TileView): ((i: number) => readonly number[]) => {
     const differences = toDifferences(view);
     if (view.firstElement === 0 || mark === undefined) mark = selection.startMarking();
-    const { bits, bitOffset } = mark(differences);
+    marks = mark(differences);
+    const { bits, bitOffset } = marks;
     const { others } = splitTiles(differences, split);
     return (i) => others.map(({ values }) => (values[i] ?? 0) * (bitAt(bits, bitOffset + i) ? 1 : 0));
   };
@@ -69,6 +71,10 @@ export function compileSceWorking(tensor: MergeTensor, kernels: Kernels, floors:
           view.output.values[i] = round((base.values[i] ?? 0) + round(sum / divisor));
         }
       },
+    },
+    countKept({ count }) {
+      const kept = marks === undefined ? 0 : countBits(marks.bits, marks.bitOffset, count);
+      return split.others.map(() => kept);
     },
   };
 }

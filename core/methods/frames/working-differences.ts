@@ -4,7 +4,7 @@
 import { roundingTo } from "../../ops/cast.ts";
 import type { Kernels } from "../../ops/kernels.ts";
 import { allocatedBytes } from "../../ops/memory.ts";
-import type { MergeTensor, ScratchTensor, TileView } from "../method.ts";
+import type { Locality, MergeTensor, ScratchTensor, TileView } from "../method.ts";
 import type { Round } from "../sparsify/rescale.ts";
 import { splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
 
@@ -18,17 +18,25 @@ export function commonRound({ working }: Pick<MergeTensor, "working">): Round {
   return working === undefined ? Math.fround : roundingTo(working);
 }
 
-/** Kernel memory of `createWorkingDifferences`: a tile for every input. */
+/** Kernel memory of `createWorkingDifferences` at element locality: a tile for every input. */
 export function differencesBytes(tensor: ScratchTensor): number {
   return tensor.inputs.length * allocatedBytes(4 * tileElementsMax("element", tensor));
 }
 
-/** From a tile's view to the same with rounded differences in the models' places and 0 in the base's. */
-export function createWorkingDifferences(tensor: MergeTensor, kernels: Kernels): (view: TileView) => TileView {
+/**
+ * From a tile's view to the same with rounded differences in the models' places and 0 in the base's; without a base as
+ * it is.
+ */
+export function createWorkingDifferences(
+  tensor: MergeTensor,
+  kernels: Kernels,
+  locality: Locality = "element",
+): (view: TileView) => TileView {
   const split = splitBase(tensor);
+  if (split.base < 0) return (view) => view;
   const held = tensor.inputs.map(({ working }) => working);
   const origin = held[split.base];
-  const tiles = tensor.inputs.map(() => kernels.allocateTile(tileElementsMax("element", tensor)));
+  const tiles = tensor.inputs.map(() => kernels.allocateTile(tileElementsMax(locality, tensor)));
   tiles[split.base]?.values.fill(0);
   const rounds = held.map((own) => (own === undefined || own !== origin ? Math.fround : roundingTo(own)));
   return (view) => {

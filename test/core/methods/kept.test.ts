@@ -68,6 +68,9 @@ describe("kept elements are those that reach the output", () => {
     const entry: TensorCase = { ...caseOf("ties", [517], 1), working: "BF16", rules: { strict: true } };
     const { result } = await runTensor(entry, { statistics: true });
     assert.deepEqual(result.interference?.kept, [Math.floor(0.3 * 517)]);
+    const selected: TensorCase = { ...caseOf("sce", [517], 2), working: "BF16", rules: { strict: true } };
+    const kept = Math.floor(Math.fround(0.3) * 517);
+    assert.deepEqual((await runTensor(selected, { statistics: true })).result.interference?.kept, [kept, kept]);
   });
 });
 

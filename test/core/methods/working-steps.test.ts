@@ -13,7 +13,10 @@ const COUNT = 20_000;
 const PARAMETERS = {
   arcee_fusion: {},
   linear: {},
+  model_stock: {},
+  multislerp: {},
   nearswap: { t: 0.01 },
+  nuslerp: { nuslerp_flatten: false },
   passthrough: {},
   ram: { epsilon: 0.01 },
   ramplus_tl: { epsilon: 0.01 },
