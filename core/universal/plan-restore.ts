@@ -33,7 +33,7 @@ export type RestoredTensor = {
   readonly gathered: Shape;
   readonly gather: Gather;
   readonly zeroBytes: number;
-  /** Of what is gathered, when that is the whole parameter. */
+  /** Of what is gathered, when that is the whole parameter or state. */
   readonly digest: string | undefined;
 };
 
@@ -117,7 +117,7 @@ function runTensor(stored: Stored, slice: ParameterSlice, { start, count }: Stat
     gathered: [live],
     gather: gatherWhole(ranges, [live]),
     zeroBytes: tensorBytes(dtype, [count]) - tensorBytes(dtype, [live]),
-    digest: undefined,
+    digest: start === 0 && live === elementCount(whole.gathered) ? whole.digest : undefined,
   };
 }
 

@@ -175,11 +175,14 @@ test("a damaged tensor, a foreign folder and a missing checkpoint are refused", 
   await assert.rejects(restore("trained", occupied), { code: "YardTargetOccupied" });
   await assert.rejects(restore("other", newStore()), { code: "YardModelMissing" });
   await assert.rejects(restore(`trained@${"0".repeat(16)}`, newStore()), { code: "YardModelMissing" });
-  const key = `${prefix}model.safetensors`;
-  const file = await readAll(yard, key, 1e8);
-  file[file.length - 1] = (file.at(-1) ?? 0) ^ 1;
-  await writeBytes(yard, key, file);
-  const target = newStore();
-  await assert.rejects(restore("trained", target), { code: "YardFileCorrupt" });
-  assert.equal(await target.head("rank.json"), undefined);
+  // Of weights and of states: on one rank both are whole.
+  for (const name of ["exp_avg.safetensors", "model.safetensors"]) {
+    const key = `${prefix}${name}`;
+    const sound = await readAll(yard, key, 1e8);
+    await writeBytes(yard, key, sound.with(-1, (sound.at(-1) ?? 0) ^ 1));
+    const target = newStore();
+    await assert.rejects(restore("trained", target), { code: "YardFileCorrupt" }, name);
+    assert.equal(await target.head("rank.json"), undefined);
+    await writeBytes(yard, key, sound);
+  }
 });
