@@ -15,11 +15,17 @@ function closed<Shape extends z.ZodRawShape>(shape: Shape) {
   return z.strictObject(shape, { error: (issue) => (issue.code === "unrecognized_keys" ? known : undefined) });
 }
 
+const layerIndex = z.int().nonnegative().max(RECIPE_LIMITS.layers);
 /** mergekit also takes whole numbers in quotes. */
-const layerIndex = z.preprocess(
-  (value) => (typeof value === "string" && /^\d{1,9}$/.test(value) ? Number(value) : value),
-  z.int().nonnegative().max(RECIPE_LIMITS.layers),
+const layerRange = z.preprocess(
+  (value) => (Array.isArray(value) ? value.map(unquoted) : value),
+  z.tuple([layerIndex, layerIndex]),
 );
+
+function unquoted(value: unknown): unknown {
+  return typeof value === "string" && /^\d{1,9}$/.test(value) ? Number(value) : value;
+}
+
 const text = z.string().min(1).max(RECIPE_LIMITS.textCharacters);
 
 /** A model reference: what lies where, at which revision, and the adapter to merge into it first. */
@@ -104,7 +110,7 @@ const modelEntrySchema = closed({
 
 const sourceSchema = closed({
   model: modelReferenceSchema,
-  layer_range: z.tuple([layerIndex, layerIndex]).nullish(),
+  layer_range: layerRange.nullish(),
   statistics: modelReferenceSchema.nullish(),
   parameters: settingsSchema.nullish(),
 });
