@@ -4,13 +4,10 @@
 // of its parts (header first, then each tensor in offset order), so every byte is hashed once, tensors can be hashed in
 // parallel, and a changed tensor names itself. See docs/format.md and docs/adr/0002-digests.md.
 import { createHash } from "node:crypto";
-import * as z from "zod";
 import { isJsonObject } from "../json.ts";
 
 /** `sha256:<64 hex digits>`. */
 export type Digest = string;
-
-export const digestSchema = z.string().regex(/^sha256:[0-9a-f]{64}$/, "sha256: and 64 hex digits");
 
 /** Digest of bytes or of a string's UTF-8 form. */
 export function digestBytes(bytes: Uint8Array | string): Digest {

@@ -3,7 +3,8 @@
 import * as z from "zod";
 import { blockFileSchema, tensorFileSchema } from "../plan/receipt.ts";
 import { tensorBytes } from "../tensor.ts";
-import { digestSchema, digestTensorFile } from "./digest.ts";
+import { digestTensorFile } from "./digest.ts";
+import { digestSchema } from "./digest-schema.ts";
 import { fileNameSchema, listedNameSchema } from "./file-name.ts";
 
 /** A file without parts: its digest covers its bytes. */

@@ -4,7 +4,8 @@ import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { ARTIFACT_LIMITS } from "../limits.ts";
 import { compareUtf8, sortByName } from "../utf8-order.ts";
-import { type Digest, digestBytes, digestJson, digestSchema } from "./digest.ts";
+import { type Digest, digestBytes, digestJson } from "./digest.ts";
+import { digestSchema } from "./digest-schema.ts";
 import { checkDocument, type DocumentKind, encodeDocument, parseDocument } from "./document.ts";
 import { shortDigest } from "./layout.ts";
 import {

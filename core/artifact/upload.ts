@@ -6,7 +6,7 @@ import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { parseJson } from "../json.ts";
 import { sortByName } from "../utf8-order.ts";
-import { digestSchema } from "./digest.ts";
+import { digestSchema } from "./digest-schema.ts";
 
 /** Commit marker of an upload: an object of this name says that all files of the upload were there before it. */
 export const UPLOAD_MARKER = "_COMPLETE";

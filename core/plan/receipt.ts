@@ -1,7 +1,7 @@
 // The receipt of a unit: what it made, at which digests, and what that cost. Created once per run, stage and unit;
 // a unit with a receipt is never run again in that run.
 import * as z from "zod";
-import { digestSchema as digest } from "../artifact/digest.ts";
+import { digestSchema as digest } from "../artifact/digest-schema.ts";
 import { BLOCK_SCHEME_IDS } from "../schemes/registry.ts";
 import { DTYPES } from "../tensor.ts";
 

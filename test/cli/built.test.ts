@@ -57,6 +57,8 @@ test("what is built needs nothing beside it, and works in threads and in jobs as
     readFileSync(path.join(root, "dist", file)).includes("zod/v4/locales/fr"),
   );
   assert.deepEqual(withLanguages, []);
+  // Threads validate nothing, and only those that merge need what says so of methods.
+  assert.doesNotMatch(readFileSync(path.join(root, "dist/thread.mjs"), "utf8"), /node_modules\/zod/);
   const digests = [root, ROOT].map((from, index) => {
     const out = path.join(scratch, `merged-${index}`);
     launch(from, ["merge", path.join(ROOT, "examples/ties.yaml"), "--threads", "2", "--out", out]);
