@@ -6,7 +6,7 @@ import type { MergeMethod, MergeTensor, ModelState } from "../core/methods/metho
 import { findMethod } from "../core/methods/registry.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
 import { valueDtype } from "../core/plan/memory.ts";
-import type { MergeUnit, UnitTensor } from "../core/plan/schema.ts";
+import { type MergeUnit, modelName, type UnitTensor } from "../core/plan/schema.ts";
 import type { OpenStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
 import { copyTensor } from "./copy-tensor.ts";
 import { createInputReader } from "./input-reader.ts";
@@ -206,7 +206,7 @@ export function inputContext(
     kernels: deps.kernels,
     // Readers hand out values, perhaps of another dtype than the stored ones.
     tensor: { ...tensor, inputs: tensor.inputs.map((input) => ({ ...input, dtype: valueDtype(input) })) },
-    view: viewOf(tensor, sources, task),
+    view: viewOf(tensor, task),
     readers: tensor.inputs.map((input) => createInputReader(input, readerDeps)),
     // What is cut or gathered is not read from end to end, what is packed comes out as other bytes than the stored
     // ones: neither can be digested here; adapters' readers do it themselves.
@@ -226,10 +226,10 @@ function areLocal(sources: readonly ResolvedSource[], { openStore }: Pick<Region
   return sources.every(({ store }) => openStore(store).isLocal);
 }
 
-function viewOf(tensor: UnitTensor, sources: readonly ResolvedSource[], { rules, state }: InputTask): MergeTensor {
+function viewOf(tensor: UnitTensor, { sources, rules, state }: InputTask): MergeTensor {
   const { name, shape, parameters, seed, working } = tensor;
-  const inputs = tensor.inputs.map((input, index) => ({
-    model: input.model ?? sources[index]?.model ?? "",
+  const inputs = tensor.inputs.map((input) => ({
+    model: modelName(input, sources),
     isBase: input.isBase,
     working: input.working,
     statistic: input.statistic,

@@ -15,7 +15,7 @@ import {
 /** Indexes among the inputs: of the base, and of the others in order. */
 export type BaseSplit = { readonly base: number; readonly others: readonly number[] };
 
-/** The base and the others; the planner has seen to it that the base is there. */
+/** The base and the others. Where a method needs a base the planner has seen to it; else -1 says that there is none. */
 export function splitBase({ inputs }: Pick<MergeTensor, "inputs">): BaseSplit {
   const base = inputs.findIndex(({ isBase }) => isBase);
   return { base, others: inputs.map((_, index) => index).filter((index) => index !== base) };

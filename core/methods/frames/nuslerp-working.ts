@@ -3,6 +3,7 @@
 // and slow. Source: merge reference, sections 2.1 and 4.3.
 import type { Kernels } from "../../ops/kernels.ts";
 import type { MergeTensor, Pass, TensorProgram, TileView } from "../method.ts";
+import { splitBase } from "./base-tiles.ts";
 import type { Grouping } from "./vector-groups.ts";
 import { commonRound, createWorkingDifferences } from "./working-differences.ts";
 
@@ -21,13 +22,12 @@ export function compileNuslerpWorking(
   floors: NuslerpFloors,
 ): TensorProgram {
   const round = commonRound(tensor);
-  const base = tensor.inputs.findIndex(({ isBase }) => isBase);
-  const places = tensor.inputs.map((_, index) => index).filter((index) => index !== base);
+  const { base, others } = splitBase(tensor);
   const toDifferences = createWorkingDifferences(tensor, kernels, "row");
   const [first, second, between] = [new Float64Array(groups), new Float64Array(groups), new Float64Array(groups)];
   const eachPair = (view: TileView, take: (a: number, b: number, group: number, i: number) => void): void => {
     const { inputs } = toDifferences(view);
-    const [a, b] = places.map((place) => inputs[place]?.values);
+    const [a, b] = others.map((place) => inputs[place]?.values);
     for (let i = 0; i < view.count; i++) take(a?.[i] ?? 0, b?.[i] ?? 0, of(view.firstElement + i), i);
   };
   const lengths: Pass = {
