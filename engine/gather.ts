@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import type { Box, Gather, Packing } from "../core/checkpoint.ts";
 import { MergeyardError } from "../core/error.ts";
+import { mapBounded } from "../core/map-bounded.ts";
 import { isFloatDtype, scalarCast } from "../core/ops/cast.ts";
 import { type Dtype, elementBytes, elementCount, type Shape } from "../core/tensor.ts";
 import { measureRuns, runAt, type SourceRange, sliceRanges, type TensorRange } from "../core/universal/box.ts";
@@ -35,7 +36,6 @@ const CACHED_WINDOW_BYTES = 1024 * 1024;
 const SPAN_BYTES = 8 * 1024 * 1024;
 /** Runs of at least this many bytes are read where they go; shorter ones are read together and scattered. */
 const DIRECT_BYTES = 64 * 1024;
-const READS_IN_FLIGHT = 16;
 /** Elements that are converted to another dtype at a time. */
 const CONVERTED_ELEMENTS = 1024 * 1024;
 
@@ -299,11 +299,7 @@ async function runReads(source: GatherSource, reads: readonly Read[], signal: Ab
     for (const read of reads) await runRead(source, read, signal);
     return;
   }
-  const pending = reads[Symbol.iterator]();
-  const work = async (): Promise<void> => {
-    for (const read of pending) await runRead(source, read, signal);
-  };
-  await Promise.all(Array.from({ length: Math.min(READS_IN_FLIGHT, reads.length) }, work));
+  await mapBounded(reads, (read) => runRead(source, read, signal));
 }
 
 async function runRead(source: GatherSource, { name, range, into }: Read, signal: AbortSignal): Promise<void> {

@@ -13,6 +13,7 @@ import { collectStatistics, encodeStatistics, STATISTICS_FILE, type Statistics }
 import { MergeyardError } from "../core/error.ts";
 import { describeWarning } from "../core/formats/format.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
+import { mapBounded } from "../core/map-bounded.ts";
 import { documentNames } from "../core/plan/documents.ts";
 import { warnOfLosses } from "../core/plan/loss-warnings.ts";
 import { completedBytes } from "../core/plan/model-card.ts";
@@ -39,7 +40,6 @@ import { checkUnitHessians, openHessianFiles } from "../steps/open-hessians.ts";
 import { openImatrices, openUnitImportance } from "../steps/open-imatrix.ts";
 import { readDocuments } from "../steps/read-documents.ts";
 import { readRecipe } from "../steps/read-recipe.ts";
-import { mapBounded } from "../steps/records.ts";
 import { type ModelPlace, resolveModel } from "../steps/resolve-model.ts";
 import { copyVerified, digestFile } from "../steps/stream.ts";
 import { writeBytes } from "../stores/objects.ts";

@@ -15,11 +15,12 @@ import {
   versionName,
 } from "../core/artifact/manifest.ts";
 import { collectStatistics, encodeStatistics, STATISTICS_FILE } from "../core/artifact/statistics.ts";
+import { mapBounded } from "../core/map-bounded.ts";
 import { completedBytes } from "../core/plan/model-card.ts";
 import type { SideFile } from "../core/plan/schema.ts";
 import { type CachedFile, recordCached } from "./cache.ts";
 import { moveChannel } from "./channel.ts";
-import { createOnce, encodeRecord, mapBounded } from "./records.ts";
+import { createOnce, encodeRecord } from "./records.ts";
 import { type FinishedFile, type FinishedMerge, mergesOf, readFinishedUnits, stageFilesOf } from "./runs/receipts.ts";
 import { type PublishOutput, publishInputSchema, publishOutputSchema } from "./schemas.ts";
 import { addSignature } from "./signature.ts";

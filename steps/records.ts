@@ -3,11 +3,9 @@ import type * as z from "zod";
 import { digestBytes } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
 import { STORE_LIMITS } from "../core/limits.ts";
+import { mapBounded } from "../core/map-bounded.ts";
 import { type Found, findJson, readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
-
-/** Records in flight at once when many are read: enough to hide an object store's latency. */
-const READS_IN_FLIGHT = 16;
 
 /** A record with its ETag, undefined when there is none. Throws StoreJsonInvalid when it was damaged. */
 export function readRecord<Schema extends z.ZodType>(
@@ -69,19 +67,4 @@ export async function overwrite(
 ): Promise<void> {
   const { created, etag } = await store.create(key, bytes, { signal });
   if (!created) await store.replace(key, bytes, etag, { signal });
-}
-
-/** Results of `work` over `items`, in their order, a bounded number at a time; rejects with the first failure. */
-export async function mapBounded<Item, Result>(
-  items: readonly Item[],
-  work: (item: Item, index: number) => Promise<Result>,
-  inFlight: number = READS_IN_FLIGHT,
-): Promise<Result[]> {
-  const results = new Array<Result>(items.length);
-  const entries = items.entries();
-  const worker = async (): Promise<void> => {
-    for (const [index, item] of entries) results[index] = await work(item, index);
-  };
-  await Promise.all(Array.from({ length: Math.min(inFlight, items.length) }, worker));
-  return results;
 }

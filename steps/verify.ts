@@ -10,10 +10,10 @@ import {
 import { parsePublicKeys } from "../core/artifact/public-key.ts";
 import { checkpointDigest, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
 import { MergeyardError } from "../core/error.ts";
+import { mapBounded } from "../core/map-bounded.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { readManifest, readUniversal } from "./checkpoint-listing.ts";
 import { checkLineage } from "./lineage.ts";
-import { mapBounded } from "./records.ts";
 import { verifyInputSchema, verifyOutputSchema } from "./schemas.ts";
 import { checkSignature } from "./signature.ts";
 import { defineStep, type StepDeps } from "./step.ts";

@@ -4,11 +4,11 @@
 import { type CheckpointWarning, parametersIn, type WritableCheckpoint } from "../../core/formats/format.ts";
 import type { PlannedFile } from "../../core/formats/planned-file.ts";
 import type { TargetFormat, Topology } from "../../core/formats/target.ts";
+import { mapBounded } from "../../core/map-bounded.ts";
 import type { FloatDtype } from "../../core/ops/cast.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { checkSource } from "../../engine/checked-source.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { mapBounded } from "../records.ts";
 import type { StepDeps } from "../step.ts";
 import { writePlanned } from "./write-planned.ts";
 

@@ -13,9 +13,10 @@ import {
 } from "../../core/artifact/manifest.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { ARTIFACT_LIMITS } from "../../core/limits.ts";
+import { mapBounded } from "../../core/map-bounded.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { readManifest } from "../checkpoint-listing.ts";
-import { encodeRecord, mapBounded, overwrite, readRecord } from "../records.ts";
+import { encodeRecord, overwrite, readRecord } from "../records.ts";
 import type { StepDeps } from "../step.ts";
 import { fileIsWhole, STREAMS_IN_FLIGHT } from "../stream.ts";
 import { dropFetches } from "./fetch-file.ts";

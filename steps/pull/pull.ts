@@ -4,9 +4,10 @@
 import { MANIFEST_FILE, type ManifestFile, manifestDigest, SIGNATURE_FILE } from "../../core/artifact/manifest.ts";
 import { parsePublicKeys } from "../../core/artifact/public-key.ts";
 import { MergeyardError } from "../../core/error.ts";
+import { mapBounded } from "../../core/map-bounded.ts";
 import type { FolderPlace, ObjectStore } from "../../stores/store.ts";
 import { readVersion } from "../checkpoint-listing.ts";
-import { createOnce, mapBounded, overwrite } from "../records.ts";
+import { createOnce, overwrite } from "../records.ts";
 import { pullInputSchema, pullOutputSchema } from "../schemas.ts";
 import { checkSignature, readSignatures } from "../signature.ts";
 import { defineStep, type StepDeps } from "../step.ts";

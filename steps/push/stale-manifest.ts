@@ -4,7 +4,7 @@
 import { MANIFEST_FILE, type Manifest, parseManifest, versionName } from "../../core/artifact/manifest.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { ARTIFACT_LIMITS } from "../../core/limits.ts";
-import { mapBounded } from "../records.ts";
+import { mapBounded } from "../../core/map-bounded.ts";
 import type { StepDeps } from "../step.ts";
 import { fileIsWhole, STREAMS_IN_FLIGHT } from "../stream.ts";
 import type { Snapshot, SnapshotFile } from "./upload-snapshot.ts";

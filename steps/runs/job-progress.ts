@@ -4,9 +4,10 @@
 import * as z from "zod";
 import { layout } from "../../core/artifact/layout.ts";
 import { YARD_LIMITS } from "../../core/limits.ts";
+import { mapBounded } from "../../core/map-bounded.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { orLog } from "../error-record.ts";
-import { encodeRecord, mapBounded, readRecord } from "../records.ts";
+import { encodeRecord, readRecord } from "../records.ts";
 import type { StepDeps, StepEvent, StepProgress } from "../step.ts";
 
 const count = z.int().nonnegative();

@@ -2,10 +2,11 @@
 import assert from "node:assert/strict";
 import { layout } from "../../core/artifact/layout.ts";
 import { MergeyardError } from "../../core/error.ts";
+import { mapBounded } from "../../core/map-bounded.ts";
 import { type Receipt, receiptSchema, type TensorFile } from "../../core/plan/receipt.ts";
 import type { MergeUnit, Unit } from "../../core/plan/schema.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { listKeys, mapBounded, readRecords } from "../records.ts";
+import { listKeys, readRecords } from "../records.ts";
 import { needReceipt, type UnitContext } from "../units/context.ts";
 
 export type FinishedUnit = { readonly unit: Unit; readonly receipt: Receipt };

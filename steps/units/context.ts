@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { layout } from "../../core/artifact/layout.ts";
 import { MergeyardError } from "../../core/error.ts";
+import { mapBounded } from "../../core/map-bounded.ts";
 import type { ModelState } from "../../core/methods/method.ts";
 import { type Receipt, receiptSchema } from "../../core/plan/receipt.ts";
 import type { PlanSource } from "../../core/plan/schema.ts";
@@ -10,7 +11,7 @@ import type { ResolvedSource } from "../../engine/request.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { readDigests } from "../checkpoint-listing.ts";
 import { readPlan, type StoredPlan } from "../plan-file.ts";
-import { mapBounded, readRecord } from "../records.ts";
+import { readRecord } from "../records.ts";
 import type { RunRef } from "../schemas.ts";
 import type { StepDeps } from "../step.ts";
 import { openYard } from "../yard.ts";

@@ -2,8 +2,9 @@
 // so the worker writes its typed error beside the receipts. It counts only as long as the unit has no receipt.
 import * as z from "zod";
 import { layout } from "../../core/artifact/layout.ts";
+import { mapBounded } from "../../core/map-bounded.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { encodeRecord, listKeys, mapBounded, overwrite, readRecords } from "../records.ts";
+import { encodeRecord, listKeys, overwrite, readRecords } from "../records.ts";
 import { errorRecordSchema } from "../schemas.ts";
 
 const unitFailureSchema = z.strictObject({

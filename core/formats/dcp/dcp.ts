@@ -5,6 +5,7 @@
 import type { Box, ByteRange, CheckpointFile, FolderReader } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { FOLDER_LIMITS, PICKLE_LIMITS, RANK_LIMITS } from "../../limits.ts";
+import { mapBounded } from "../../map-bounded.ts";
 import { type Dtype, elementCount, type Shape, sameShape } from "../../tensor.ts";
 import { findTilingProblem, wholeBox } from "../../universal/box.ts";
 import { type ConversionParameter, plainParameter } from "../../universal/conversion.ts";
@@ -33,7 +34,6 @@ import { foldTraining } from "./training.ts";
 const METADATA = ".metadata";
 /** Classes of the document; Megatron's adds what its tensors were reshaped from. */
 const RECORDS = new Set(["Metadata", "MCoreMetadata"]);
-const READS_IN_FLIGHT = 16;
 /** Bytes of one pickled hyper-parameter; the names of a group's parameters are the largest. */
 const OBJECT_BYTES = 16_777_216;
 /** Names in a warning. */
@@ -92,7 +92,7 @@ async function openDcp(folder: FolderReader): Promise<OpenedCheckpoint> {
   });
   const ofGroups = folded.prefix === undefined ? [] : groupEntries(objects, folded.prefix);
   const entries = entriesToRead(ofGroups);
-  const groups = collectGroups(entries, await inFlight(entries, ({ object }) => readObject(folder, object)));
+  const groups = collectGroups(entries, await mapBounded(entries, ({ object }) => readObject(folder, object)));
   const placed = placeInGroups(folded.parameters, groups);
   const patterned = patternWhole(placed, { given: folder.patterns, family: undefined, prefix: "" });
   const { parameters } = patterned;
@@ -113,17 +113,6 @@ async function readObject(folder: FolderReader, { name, place }: StoredObject): 
   const bytes = await folder.read(place.file.name, place.offset, place.bytes);
   const read = async (from: number, length: number) => bytes.subarray(from, from + length);
   return jsonOf((await readTorchFile(read, { name: place.file.name, bytes: place.bytes })).value);
-}
-
-/** Results in the order of `items`, a few at a time. */
-async function inFlight<Item, Result>(items: readonly Item[], work: (item: Item) => Promise<Result>) {
-  const results = new Array<Result>(items.length);
-  const pending = items.entries();
-  const worker = async (): Promise<void> => {
-    for (const [index, item] of pending) results[index] = await work(item);
-  };
-  await Promise.all(Array.from({ length: Math.min(READS_IN_FLIGHT, items.length) }, worker));
-  return results;
 }
 
 function dcpError(code: ErrorCode, tensor: string | undefined, found: string, expected: string): MergeyardError {
@@ -274,7 +263,7 @@ async function placeChunks(
   { name, dtype, shape, chunks }: ChunkedTensor,
   places: ReadonlyMap<string, Place>,
 ): Promise<ConversionParameter> {
-  const boxes = await inFlight(chunks, async ({ offsets, sizes }): Promise<Box> => {
+  const boxes = await mapBounded(chunks, async ({ offsets, sizes }): Promise<Box> => {
     const place = places.get(placeKey(name, offsets));
     if (place === undefined)
       throw dcpError("DcpMetadataInvalid", name, `no place of chunk [${offsets}]`, "storage_data for it");

@@ -2,9 +2,10 @@
 // rank's fragments, Union joins them over tensor-parallel ranks; the result is every parameter and its optimizer states
 // as gathers of byte ranges of rank files. Weights alone are read where there are no optimizer states.
 // Source: reference checkpoint-formats.md sections 3 and 4.
-import type { CheckpointFile, FolderReader } from "../../checkpoint.ts";
+import type { FolderReader } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
 import { RANK_LIMITS } from "../../limits.ts";
+import { mapBounded } from "../../map-bounded.ts";
 import type { CheckpointInfo } from "../../universal/checkpoint-info.ts";
 import type { ConversionParameter } from "../../universal/conversion.ts";
 import type { JsonObject, TrainingState } from "../../universal/training-state.ts";
@@ -35,10 +36,8 @@ export const deepspeed = Object.freeze({
 
 async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {
   const files = await findDeepspeedFiles(folder);
-  const states = await readAll(
-    files.models.flatMap(([first]) => first ?? []),
-    (file) => readModelState(folder, file),
-  );
+  const firsts = files.models.flatMap(([first]) => first ?? []);
+  const states = await mapBounded(firsts, (file) => readModelState(folder, file), RANK_LIMITS.readsInFlight);
   const topology = readTopology(files, states);
   const whole = await withLayers(folder, files.layers, states, topology.tp);
   const held = await withExperts(folder, files.experts, whole, topology.tp);
@@ -168,7 +167,9 @@ async function readParameters(
   tp: number,
 ): Promise<Parameters> {
   const ranks: (readonly OptimizerRank[])[] = [];
-  for (const rankFiles of files.optimizers) ranks.push(await readAll(rankFiles, (f) => readOptimizerRank(folder, f)));
+  for (const rankFiles of files.optimizers) {
+    ranks.push(await mapBounded(rankFiles, (file) => readOptimizerRank(folder, file), RANK_LIMITS.readsInFlight));
+  }
   const isSharedOut = areSharedOut(files.experts, tp);
   const groups = ranks.map((own, mp) => {
     const model = models[mp];
@@ -199,18 +200,4 @@ function addAliases(
     aliases.set(stored, (aliases.get(stored) ?? new Set()).add(alias));
   }
   return parameters.map((parameter) => ({ ...parameter, aliases: [...(aliases.get(parameter.name) ?? [])].sort() }));
-}
-
-/** Reads files side by side, a few at a time; results in their order. */
-async function readAll<T>(
-  files: readonly CheckpointFile[],
-  read: (file: CheckpointFile) => Promise<T>,
-): Promise<readonly T[]> {
-  const results = new Array<T>(files.length);
-  const pending = files.entries();
-  const work = async (): Promise<void> => {
-    for (const [index, file] of pending) results[index] = await read(file);
-  };
-  await Promise.all(Array.from({ length: Math.min(RANK_LIMITS.readsInFlight, files.length) }, work));
-  return results;
 }

@@ -6,6 +6,7 @@ import type { UniversalParameter } from "../../artifact/universal.ts";
 import type { CheckpointFile, FolderReader } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { RANK_LIMITS } from "../../limits.ts";
+import { mapBounded } from "../../map-bounded.ts";
 import { elementCount, type Shape, sameShape } from "../../tensor.ts";
 import { gatherWhole } from "../../universal/box.ts";
 import { hasPatterns } from "../../universal/checkpoint-info.ts";
@@ -57,14 +58,9 @@ async function openDeepspeedUniversal(folder: FolderReader): Promise<OpenedCheck
   for (const [first] of grid) if (first !== undefined) models.push(await readModelState(folder, first));
   const common = await readCommon(folder, prefix);
   const context: Context = { folder, model: models[0], step: common?.step };
-  const names = [...byName.keys()].sort();
-  const parameters = new Array<ConversionParameter>(names.length);
-  const pending = names.entries();
-  const work = async (): Promise<void> => {
-    for (const [index, name] of pending)
-      parameters[index] = await readParameter(context, name, byName.get(name) ?? new Map());
-  };
-  await Promise.all(Array.from({ length: RANK_LIMITS.readsInFlight }, work));
+  const sorted = [...byName].sort(([a], [b]) => (a < b ? -1 : 1));
+  const read = ([name, files]: (typeof sorted)[number]) => readParameter(context, name, files);
+  const parameters = await mapBounded(sorted, read, RANK_LIMITS.readsInFlight);
   const documents = [...grid.flat(), ...folder.files.filter(({ name }) => name === `${prefix}${COMMON_FILE}`)];
   const files = [...byName.values()].flatMap((states) => [...states.values()]).concat(documents);
   const ordered = orderParameters(parameters, models, []);

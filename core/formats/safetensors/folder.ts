@@ -3,14 +3,12 @@
 import assert from "node:assert/strict";
 import type { CheckpointFile, FolderReader, ReadRange, TensorEntry } from "../../checkpoint.ts";
 import { FOLDER_LIMITS } from "../../limits.ts";
+import { mapBounded } from "../../map-bounded.ts";
 import type { CheckpointFormat, CheckpointWarning, FileHeader, OpenedCheckpoint } from "../format.ts";
 import { isShardName } from "../shards.ts";
 import { readSideFiles, topLevelFiles } from "../side-files.ts";
 import { completeHeader, parseSafetensorsHeader, readHeaderStart, type SafetensorsHeader } from "./safetensors.ts";
 import { compareIndex, fileError, readShardIndex } from "./shard-index.ts";
-
-/** Header reads in flight: hides a store's latency, and bounds memory at 16 guesses of 1 MiB. */
-const READS_IN_FLIGHT = 16;
 
 const EXTENSION = ".safetensors";
 const INDEX_EXTENSION = ".safetensors.index.json";
@@ -83,15 +81,11 @@ export async function readHeaders(
     throw fileError("CheckpointTooManyTensors", file.name, `${tensors} up to this file`, `at most ${tensorsMax}`);
   };
   const large: number[] = [];
-  const pending = files.entries();
-  const work = async () => {
-    for (const [index, file] of pending) {
-      const start = await readHeaderStart((offset, bytes) => folder.read(file.name, offset, bytes), file);
-      if (start.bytes.length >= start.headerBytes) keep(index, file, parseSafetensorsHeader(start.bytes, file));
-      else large.push(index);
-    }
-  };
-  await Promise.all(Array.from({ length: Math.min(READS_IN_FLIGHT, files.length) }, work));
+  await mapBounded(files, async (file, index) => {
+    const start = await readHeaderStart((offset, bytes) => folder.read(file.name, offset, bytes), file);
+    if (start.bytes.length >= start.headerBytes) keep(index, file, parseSafetensorsHeader(start.bytes, file));
+    else large.push(index);
+  });
   for (const index of large) {
     const file = files[index];
     assert.ok(file !== undefined);

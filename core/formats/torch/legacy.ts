@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import type { ByteRange, CheckpointFile, ReadRange } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { PICKLE_LIMITS, TORCH_LIMITS } from "../../limits.ts";
+import { mapBounded } from "../../map-bounded.ts";
 import { unpickle } from "../pickle/pickle.ts";
 import { fieldOf, itemsOf, type PickleStorage, type PickleValue } from "../pickle/value.ts";
 import { createStorageClaims, type TorchFile } from "./storage.ts";
@@ -14,7 +15,6 @@ const PROTOCOL = 1001;
 /** PROTO 2, LONG1 of 10 bytes: how the pickle of the magic number begins, and then the number itself. */
 const START = Uint8Array.from([0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e]);
 const COUNT_BYTES = 8;
-const READS_IN_FLIGHT = 16;
 
 /** True when a file begins with the pickle of the magic number. Another pickle is no torch file and is not read. */
 export function isLegacyStart(start: Uint8Array): boolean {
@@ -107,15 +107,11 @@ async function checkCounts(
   places: readonly { readonly storage: PickleStorage; readonly range: ByteRange }[],
   file: CheckpointFile,
 ): Promise<void> {
-  const pending = places[Symbol.iterator]();
-  const work = async (): Promise<void> => {
-    for (const { storage, range } of pending) {
-      const bytes = await read(range.offset - COUNT_BYTES, COUNT_BYTES);
-      const count = new DataView(bytes.buffer, bytes.byteOffset, COUNT_BYTES).getBigInt64(0, true);
-      if (count === BigInt(storage.count)) continue;
-      const found = `${count} elements`;
-      throw legacyError("TorchStorageSizeMismatch", file, found, `${storage.count}, as storage ${storage.key} says`);
-    }
-  };
-  await Promise.all(Array.from({ length: READS_IN_FLIGHT }, work));
+  await mapBounded(places, async ({ storage, range }) => {
+    const bytes = await read(range.offset - COUNT_BYTES, COUNT_BYTES);
+    const count = new DataView(bytes.buffer, bytes.byteOffset, COUNT_BYTES).getBigInt64(0, true);
+    if (count === BigInt(storage.count)) return;
+    const found = `${count} elements`;
+    throw legacyError("TorchStorageSizeMismatch", file, found, `${storage.count}, as storage ${storage.key} says`);
+  });
 }

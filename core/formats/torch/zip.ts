@@ -5,6 +5,7 @@
 import type { CheckpointFile, ReadRange } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { ZIP_LIMITS } from "../../limits.ts";
+import { mapBounded } from "../../map-bounded.ts";
 
 /** An entry's bytes in the file. */
 export type ZipEntry = { readonly name: string; readonly offset: number; readonly bytes: number };
@@ -28,7 +29,6 @@ const HEADER_GAP_BYTES = 16 * 1024;
 const WINDOW_BYTES = 256 * 1024;
 /** Bytes read behind the start of a window's last local header: its name and padding nearly always fit. */
 const HEADER_GUESS_BYTES = 1024;
-const READS_IN_FLIGHT = 16;
 
 type CentralEntry = {
   readonly name: string;
@@ -210,19 +210,15 @@ async function readDataStarts(
   file: CheckpointFile,
 ): Promise<ReadonlyMap<number, number>> {
   const starts = new Map<number, number>();
-  const windows = groupHeaders(sorted)[Symbol.iterator]();
-  const work = async (): Promise<void> => {
-    for (const group of windows) {
-      const from = group[0]?.header ?? 0;
-      const last = group.at(-1)?.header ?? from;
-      if (last + LOCAL_BYTES > limit) {
-        throw zipError("ZipInvalid", file, `a local header at byte ${last}`, `before the directory at ${limit}`);
-      }
-      const bytes = await read(from, Math.min(limit, last + HEADER_GUESS_BYTES) - from);
-      for (const record of group) starts.set(record.header, checkLocal(bytes, record.header - from, record, file));
+  await mapBounded(groupHeaders(sorted), async (group) => {
+    const from = group[0]?.header ?? 0;
+    const last = group.at(-1)?.header ?? from;
+    if (last + LOCAL_BYTES > limit) {
+      throw zipError("ZipInvalid", file, `a local header at byte ${last}`, `before the directory at ${limit}`);
     }
-  };
-  await Promise.all(Array.from({ length: READS_IN_FLIGHT }, work));
+    const bytes = await read(from, Math.min(limit, last + HEADER_GUESS_BYTES) - from);
+    for (const record of group) starts.set(record.header, checkLocal(bytes, record.header - from, record, file));
+  });
   return starts;
 }
 
