@@ -1,6 +1,7 @@
 // Ending an execution and its Batch jobs. Step Functions ends the job that it waits for by itself; that is looked
 // after, because a job that goes on costs money until somebody notices.
 import { BatchClient, DescribeJobsCommand, TerminateJobCommand } from "@aws-sdk/client-batch";
+import { matchName } from "../core/artifact/name-prefix.ts";
 import { MergeyardError } from "../core/error.ts";
 import { ask } from "./aws-errors.ts";
 import { type AwsSettings, type Execution, type Executions, regionOf } from "./executions.ts";
@@ -16,8 +17,8 @@ const ENDED: ReadonlySet<string | undefined> = new Set(["SUCCEEDED", "FAILED"]);
 const DESCRIBED_MAX = 100;
 
 /**
- * Stops the running execution of this name, ARN or run, and terminates its jobs that have not ended. Throws
- * RemoteExecutionMissing, RemoteUnavailable, RemoteRefused.
+ * Stops the running execution of this name, ARN or run (names may be cut short), and terminates its jobs that have not
+ * ended. Throws RemoteExecutionMissing, YardNameAmbiguous, RemoteUnavailable, RemoteRefused.
  */
 export async function cancelExecution(
   wanted: string,
@@ -53,9 +54,13 @@ async function findExecution(
 ): Promise<Execution> {
   const named = running.find(({ name, arn }) => name === wanted || arn === wanted);
   if (named !== undefined) return named;
+  const known = new Map(running.map((execution) => [execution.name, execution]));
   for (const execution of running) {
-    if ((await executions.readPlan(execution.arn))?.run === wanted) return execution;
+    const run = (await executions.readPlan(execution.arn))?.run;
+    if (run !== undefined) known.set(run, execution);
   }
+  const meant = known.get(matchName(wanted, known.keys()) ?? "");
+  if (meant !== undefined) return meant;
   const found =
     running
       .map(({ name }) => name)

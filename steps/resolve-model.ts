@@ -12,7 +12,7 @@ import { ARTIFACT_LIMITS } from "../core/limits.ts";
 import type { ObjectStore, OpenStore } from "../stores/store.ts";
 import { findInHubCache, parseHubName } from "./hub-cache.ts";
 import { openCheckpoint } from "./open-checkpoint.ts";
-import { findVersion, listModel, listUploads, parseVersionReference, type UploadListing } from "./yard.ts";
+import { findVersion, listModel, listUploads, parseVersionReference, readChannel, type UploadListing } from "./yard.ts";
 
 /** Where names are looked up. `yard` is absent for a merge without one. */
 export type ModelScope = {
@@ -118,9 +118,12 @@ async function findInYard(scope: ModelScope, text: string, tried: string[]): Pro
 async function findArtifact(yard: ObjectStore, text: string): Promise<ModelPlace> {
   const [name = "", folder = "", ...deeper] = text.replace(/\/$/, "").split("/");
   const asked = parseVersionReference(deeper.length > 0 ? text : name);
-  const isVersion =
-    asked.version !== undefined && (await yard.head(layout.versionManifest(asked.model, asked.version)));
-  const reference = isVersion ? asked : { ...asked, version: undefined, channel: asked.channel ?? asked.version };
+  const named = asked.version;
+  const isChannel =
+    named !== undefined &&
+    (await yard.head(layout.versionManifest(asked.model, named))) === undefined &&
+    (await readChannel(yard, asked.model, named)) !== undefined;
+  const reference = isChannel ? { ...asked, version: undefined, channel: named } : asked;
   const { model, prefix } = await findVersion(yard, reference);
   if (folder === "") return { store: yard, prefix, name: model, kind: "version" };
   const inside = `${prefix}${folder}/`;

@@ -3,6 +3,7 @@
 import * as z from "zod";
 import { checkName } from "../core/artifact/key.ts";
 import { layout } from "../core/artifact/layout.ts";
+import { matchName } from "../core/artifact/name-prefix.ts";
 import { MergeyardError } from "../core/error.ts";
 import { compareUtf8 } from "../core/utf8-order.ts";
 import type { ObjectInfo, ObjectStore, OpenStore } from "../stores/store.ts";
@@ -168,7 +169,7 @@ export async function listFolders(
   return Map.groupBy(inFolders, ({ key }) => key.slice(area.length, key.indexOf("/", area.length)));
 }
 
-/** A version asked for: by its name, by a channel, or by nothing (`latest`). */
+/** A version asked for: by its name or the beginning of it, by a channel, or by nothing (`latest`). */
 export type VersionReference = {
   readonly model: string;
   readonly version: string | undefined;
@@ -197,14 +198,19 @@ export type VersionPlace = {
   readonly prefix: string;
 };
 
-/** Finds a published version. Throws YardModelMissing, YardVersionMissing, YardChannelMissing with what there is. */
+/**
+ * Finds a published version. Throws YardModelMissing, YardVersionMissing, YardChannelMissing with what there is, and
+ * YardNameAmbiguous.
+ */
 export async function findVersion(store: ObjectStore, reference: VersionReference): Promise<VersionPlace> {
   const { model, channel } = reference;
   const version = reference.version ?? (await readChannel(store, model, channel ?? "latest"))?.value.version;
-  const found = version === undefined ? undefined : await store.head(layout.versionManifest(model, version));
-  if (version !== undefined && found !== undefined) {
-    return { model, version, channel, prefix: layout.version(model, version) };
+  const place = (name: string) => ({ model, version: name, channel, prefix: layout.version(model, name) });
+  if (version !== undefined && (await store.head(layout.versionManifest(model, version))) !== undefined) {
+    return place(version);
   }
+  const begun = reference.version === undefined ? undefined : await findByBeginning(store, model, reference.version);
+  if (begun !== undefined) return place(begun);
   const listing = await listModel(store, model);
   const where = { store: store.uri, model };
   if (listing.versions.length === 0) {
@@ -223,6 +229,15 @@ export async function findVersion(store: ObjectStore, reference: VersionReferenc
     .slice(0, 5)
     .join(", ");
   throw new MergeyardError("YardVersionMissing", { where, found: `versions: ${known}`, expected: version });
+}
+
+async function findByBeginning(store: ObjectStore, model: string, text: string): Promise<string | undefined> {
+  const names: string[] = [];
+  for await (const { key } of store.list(layout.version(model, text).slice(0, -1))) {
+    const version = key.split("/")[2] ?? "";
+    if (key === layout.versionManifest(model, version)) names.push(version);
+  }
+  return matchName(text, names, store.uri);
 }
 
 /** The channel's record and its ETag; undefined when the model has no such channel. */

@@ -9,7 +9,7 @@ export function addCancel(program: Command, terminal: Terminal): void {
   program
     .command("cancel")
     .description("stop an execution on AWS, and its jobs")
-    .argument("<execution>", "its name or ARN, or the run")
+    .argument("<execution>", "its name or ARN, or the run; the beginning of a name is enough")
     .addOption(stateMachineOption())
     .addOption(jsonOption())
     .action(async (wanted: string, options: { stateMachine?: string; json?: boolean }) => {

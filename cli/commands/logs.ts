@@ -1,8 +1,7 @@
 // `mergeyard logs [RUN] --yard YARD`: what happened in a run, from its folder in the yard; without a run, which runs
 // there are.
 import type { Command } from "commander";
-import { checkName } from "../../core/artifact/key.ts";
-import { MergeyardError } from "../../core/error.ts";
+import { findRun } from "../../steps/runs/find-run.ts";
 import { type LoggedEvent, listRuns, type RunListing, readRunLog } from "../../steps/runs/log.ts";
 import { openYard } from "../../steps/yard.ts";
 import { createStoreOpener } from "../../stores/open.ts";
@@ -14,25 +13,25 @@ export function addLogs(program: Command, terminal: Terminal): void {
   program
     .command("logs")
     .description("show what happened in a run: units, failures, workers' last words, the result")
-    .argument("[run]", "a run; without one, lists the runs of the yard")
+    .argument("[run]", "a run, or the beginning of its name; without one, lists the runs of the yard")
     .addOption(yardOption())
     .addOption(jsonOption())
     .action((run: string | undefined, options: { yard: string; json?: boolean }) => logs(run, options, terminal));
 }
 
 async function logs(
-  run: string | undefined,
+  text: string | undefined,
   options: { yard: string; json?: boolean },
   terminal: Terminal,
 ): Promise<void> {
   const yard = await openYard(createStoreOpener(terminal.env), toUri(options.yard, terminal.cwd));
-  if (run === undefined) {
+  if (text === undefined) {
     const runs = await listRuns(yard, terminal.signal);
     printResult(terminal, options.json, { runs }, () => renderRuns(runs));
     return;
   }
-  const events = await readRunLog(yard, checkName(run), terminal);
-  if (events.length === 0) throw new MergeyardError("YardRunMissing", { where: { store: yard.uri }, found: run });
+  const run = await findRun(yard, text, terminal.signal);
+  const events = await readRunLog(yard, run, terminal);
   printResult(terminal, options.json, { run, events }, () => events.map(renderEvent).join("\n"));
 }
 

@@ -2,7 +2,7 @@
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { Command } from "commander";
-import { checkName } from "../../core/artifact/key.ts";
+import { findRun } from "../../steps/runs/find-run.ts";
 import { makeRunReport } from "../../steps/runs/report.ts";
 import { openYard } from "../../steps/yard.ts";
 import { createStoreOpener } from "../../stores/open.ts";
@@ -15,13 +15,14 @@ export function addReport(program: Command, terminal: Terminal): void {
   program
     .command("report")
     .description("draw a run as an HTML page: timeline, retries, cost, failures, how the models agree")
-    .argument("<run>", "the run")
+    .argument("<run>", "the run, or the beginning of its name")
     .addOption(yardOption())
     .requiredOption("--out <file>", "the page to write", parseLocalPath)
     .addOption(jsonOption())
-    .action(async (run: string, options: Options) => {
+    .action(async (text: string, options: Options) => {
       const yard = await openYard(createStoreOpener(terminal.env), toUri(options.yard, terminal.cwd));
-      const page = await makeRunReport(yard, checkName(run), terminal.signal);
+      const run = await findRun(yard, text, terminal.signal);
+      const page = await makeRunReport(yard, run, terminal.signal);
       const file = path.resolve(terminal.cwd, options.out);
       await writeFile(file, page);
       printResult(terminal, options.json, { run, file, bytes: Buffer.byteLength(page) }, () => `wrote ${options.out}`);

@@ -82,6 +82,11 @@ export const YARD_CODES = {
     retryable: false,
     remedy: "check the name: `mergeyard logs` lists the yard's runs; `mergeyard run` makes one",
   },
+  YardNameAmbiguous: {
+    meaning: "several names begin so",
+    retryable: false,
+    remedy: "write more of the name",
+  },
   YardUnitsUnfinished: {
     meaning: "units of the run have no receipt",
     retryable: false,

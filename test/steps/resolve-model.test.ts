@@ -58,7 +58,7 @@ test("an artifact is named by version, by channel, or by latest", async () => {
     assert.equal((await resolveModel(scopeOf(yard), text)).prefix, "artifacts/chat/aaaa/", text);
   }
   await assert.rejects(resolveModel(scopeOf(yard), "artifacts/chat"), { code: "YardChannelMissing" });
-  await assert.rejects(resolveModel(scopeOf(yard), "artifacts/chat@bbbb"), { code: "YardChannelMissing" });
+  await assert.rejects(resolveModel(scopeOf(yard), "artifacts/chat@bbbb"), { code: "YardVersionMissing" });
   await assert.rejects(resolveModel(scopeOf(yard), "artifacts/nobody@1"), { code: "YardModelMissing" });
 });
 

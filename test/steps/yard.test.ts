@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { findRun } from "../../steps/runs/find-run.ts";
 import { findVersion, initYard, listModels, listUploads, openYard, parseVersionReference } from "../../steps/yard.ts";
 import { newStore, openerOf, putText } from "./deps.ts";
 
@@ -70,6 +71,33 @@ test("a version that is not there is refused with what is", async () => {
   await assert.rejects(find("chat@bbbb"), { code: "YardVersionMissing", expected: "bbbb", found: "versions: aaaa" });
   await putText(store, "channels/chat/latest.json", channelText("aaaa"));
   assert.equal((await find("chat")).prefix, "artifacts/chat/aaaa/");
+});
+
+test("a version is found by the beginning of its name, unless several begin so", async () => {
+  const store = newStore();
+  for (const name of ["1f2e3d4c", "1f2e9999", "77aa0000"])
+    await putText(store, `artifacts/chat/${name}/manifest.json`, "{}");
+  await putText(store, "artifacts/chat/77aabbbb/config.json", "{}");
+  const find = (text: string) => findVersion(store, parseVersionReference(text));
+  assert.equal((await find("chat@1f2e3")).version, "1f2e3d4c");
+  assert.equal((await find("chat@77aa")).prefix, "artifacts/chat/77aa0000/", "the other one was never published");
+  await assert.rejects(find("chat@1f2e"), {
+    code: "YardNameAmbiguous",
+    found: "1f2e3d4c, 1f2e9999",
+    expected: "1f2e",
+  });
+  await assert.rejects(find("chat@77a"), { code: "YardVersionMissing" }, "three characters are too few");
+  await putText(store, "artifacts/chat/1f2e/manifest.json", "{}");
+  assert.equal((await find("chat@1f2e")).version, "1f2e", "a whole name means itself");
+});
+
+test("a run is found by the beginning of its name, unless several begin so", async () => {
+  const store = newStore();
+  for (const run of ["0123aaaa", "0123aaaa-2", "0124bbbb"]) await putText(store, `runs/${run}/plan.jsonl`, "{}");
+  const find = (text: string) => findRun(store, text, new AbortController().signal);
+  assert.deepEqual([await find("0124"), await find("0123aaaa")], ["0124bbbb", "0123aaaa"]);
+  await assert.rejects(find("0123"), { code: "YardNameAmbiguous", found: "0123aaaa, 0123aaaa-2" });
+  await assert.rejects(find("012"), { code: "YardRunMissing", found: "012" });
 });
 
 test("uploads are listed newest first", async () => {
