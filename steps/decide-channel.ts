@@ -85,10 +85,7 @@ async function checkStillThere(
   throw new MergeyardError("YardVersionMissing", { where, found: "removed meanwhile", expected: version });
 }
 
-/**
- * The version that counted before the channel's own: where a person put it, before it did last, since what a rollback
- * came back to is not what it left, so that rolling back twice goes two versions back.
- */
+/** The version that counted before the channel's own, of those that are still there. */
 async function findEarlier(
   yard: ObjectStore,
   { model, channel }: ChannelPlace,
@@ -99,8 +96,7 @@ async function findEarlier(
   if (record === undefined) {
     throw new MergeyardError("YardChannelMissing", { where, found: "no such channel", expected: channel });
   }
-  const own = record.run === null ? record.history.findIndex(({ version }) => version === record.version) : -1;
-  for (const { version } of record.history.slice(own + 1)) {
+  for (const version of countingVersions(record).reverse()) {
     if (version === record.version) continue;
     if ((await yard.head(layout.versionManifest(model, version), { signal })) !== undefined) return version;
   }
@@ -108,4 +104,18 @@ async function findEarlier(
     where: { ...where, file: layout.channel(model, channel) },
     found: `${record.version}, and nothing before it that is still there`,
   });
+}
+
+/**
+ * The versions that count, oldest first, the channel's own last. What a person came back to ends all that followed it,
+ * so that rolling back twice goes two versions back; what a run published again follows what it replaced.
+ */
+function countingVersions(record: ChannelRecord): string[] {
+  const counting: string[] = [];
+  for (const { version, run } of [record, ...record.history].reverse()) {
+    const before = run === null ? counting.lastIndexOf(version) : -1;
+    if (before === -1) counting.push(version);
+    else counting.length = before + 1;
+  }
+  return counting;
 }

@@ -70,6 +70,8 @@ test("what a run published again is rolled back to the version that it replaced"
   const { version, before } = await rollback(yard, NIGHTLY, undefined, deps());
   assert.deepEqual([version, before], ["v3", "v1"]);
   assert.equal((await rollback(yard, NIGHTLY, undefined, deps())).version, "v2");
+  assert.equal((await rollback(yard, NIGHTLY, undefined, deps())).version, "v1", "where it was the first time");
+  await assert.rejects(rollback(yard, NIGHTLY, undefined, deps()), { code: "YardRollbackEnd" });
 });
 
 test("a version that is removed while it is promoted leaves the channel where it was", async () => {
