@@ -34,7 +34,11 @@ function isBuilt() {
   return !JSON.parse(readFileSync(list, "utf8")).some(isChanged);
 }
 
-if (Number(process.versions.node.split(".")[0]) >= NEEDED_MAJOR) {
+if (process.argv.length === 3 && process.argv[2] === "--version") {
+  // Scripts ask for it often, and nothing of the program is needed to say it.
+  const manifest = readFileSync(fileURLToPath(new URL("../package.json", import.meta.url)), "utf8");
+  process.stdout.write(`${JSON.parse(manifest).version}\n`);
+} else if (Number(process.versions.node.split(".")[0]) >= NEEDED_MAJOR) {
   module.enableCompileCache?.(fileURLToPath(new URL("../node_modules/.cache/compile", import.meta.url)));
   const { runMain } = await import(isBuilt() ? "../dist/main.mjs" : "./main.ts");
   await runMain();

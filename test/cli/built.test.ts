@@ -25,6 +25,12 @@ function launch(root: string, args: readonly string[] = []): string {
   return ended.stdout;
 }
 
+test("the launcher says the version by itself", () => {
+  const root = makeRoot("version");
+  writeFileSync(path.join(root, "package.json"), JSON.stringify({ version: "1.2.3" }));
+  assert.equal(launch(root, ["--version"]), "1.2.3\n");
+});
+
 test("the launcher takes what is built until a source is younger, or the building did not end", () => {
   const root = makeRoot("choice");
   writeFileSync(
