@@ -13,7 +13,6 @@ import {
 import * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
 import { parseJson } from "../core/json.ts";
-import { type PlanOutput, planOutputSchema } from "../steps/schemas.ts";
 import { ask } from "./aws-errors.ts";
 
 export type Execution = { readonly arn: string; readonly name: string; readonly startedMs: number };
@@ -26,6 +25,10 @@ export type ExecutionState = Execution & {
   readonly cause: string | undefined;
 };
 
+/** Of what the plan step gave, what is needed here: a deployment of another version gives more, or less. */
+const planSchema = z.looseObject({ run: z.string(), outcome: z.string() });
+type Planned = z.infer<typeof planSchema>;
+
 export type Executions = {
   /** The state machine's name: part of its executions' ARNs. */
   readonly machineArn: string;
@@ -35,7 +38,7 @@ export type Executions = {
   listRunning(): Promise<readonly Execution[]>;
   describe(arn: string): Promise<ExecutionState>;
   /** What the plan step gave; undefined until it has. */
-  readPlan(arn: string): Promise<PlanOutput | undefined>;
+  readPlan(arn: string): Promise<Planned | undefined>;
   /** Batch jobs that it has submitted, the last one first. */
   listJobs(arn: string): Promise<readonly string[]>;
   stop(arn: string): Promise<void>;
@@ -141,10 +144,10 @@ async function readHistory(
   return found;
 }
 
-const payloadSchema = z.looseObject({ Payload: planOutputSchema });
+const payloadSchema = z.looseObject({ Payload: planSchema });
 const jobSchema = z.looseObject({ JobId: z.string() });
 
-function planIn({ taskSucceededEventDetails: details }: HistoryEvent): readonly PlanOutput[] {
+function planIn({ taskSucceededEventDetails: details }: HistoryEvent): readonly Planned[] {
   const parsed = payloadSchema.safeParse(parseJson(details?.output ?? ""));
   return details?.resourceType === "lambda" && parsed.success ? [parsed.data.Payload] : [];
 }

@@ -1,5 +1,9 @@
 // Following an execution to its end: its status from Step Functions, one request a look; all else from the yard.
+import type * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
+import { parseJson } from "../core/json.ts";
+import { parseAs } from "../core/parse-as.ts";
+import { ENGINE_VERSION } from "../core/version.ts";
 import { readPlan, type StoredPlan } from "../steps/plan-file.ts";
 import { readFailures } from "../steps/runs/failures.ts";
 import type { KnownProgress } from "../steps/runs/job-progress.ts";
@@ -38,23 +42,26 @@ export type RemoteOutcome =
 /** Looks in a row that may fail before following is given up; the execution goes on. */
 const TROUBLES_MAX = 20;
 
-/** Resolves when the execution has ended. Throws RemoteStopped, RemoteRefused, what the stores throw, and on abort. */
+/**
+ * Resolves when the execution has ended. Throws RemoteStopped, RemoteRefused, RemoteVersionDiffers, what the stores
+ * throw, and on abort.
+ */
 export async function followExecution(
   execution: Execution,
   deps: FollowDeps,
   follower: Follower,
 ): Promise<RemoteOutcome> {
   const known: KnownProgress = new Map();
-  let plan: StoredPlan | undefined;
+  let planned: { readonly run: string; readonly plan: StoredPlan | undefined } | undefined;
   let troubles = 0;
   for (;;) {
     try {
       const state = await deps.executions.describe(execution.arn);
-      plan ??= await findPlan(execution, deps, follower);
-      if (plan !== undefined)
-        follower.progress(await readRunStatus(deps.yard, plan.header.run, plan.header, known, deps));
+      planned ??= await findPlan(execution, deps, follower);
+      if (planned?.plan !== undefined)
+        follower.progress(await readRunStatus(deps.yard, planned.run, planned.plan.header, known, deps));
       if (state.status !== "RUNNING" && state.status !== "PENDING_REDRIVE") {
-        return await describeEnd(state, plan?.header.run, deps);
+        return await describeEnd(state, planned?.run, deps);
       }
       troubles = 0;
     } catch (error) {
@@ -68,17 +75,24 @@ export async function followExecution(
   }
 }
 
-/** The run's plan, once the plan step has ended and found that there is work. */
+/**
+ * The run and its plan, once the plan step has ended and found that there is work. A plan that cannot be read (the
+ * deployment is of another version) is told, and the run is followed without it.
+ */
 async function findPlan(
   { arn }: Execution,
   { executions, yard, signal }: FollowDeps,
   follower: Follower,
-): Promise<StoredPlan | undefined> {
+): Promise<{ readonly run: string; readonly plan: StoredPlan | undefined } | undefined> {
   const planned = await executions.readPlan(arn);
   if (planned === undefined || planned.outcome === "unchanged") return undefined;
-  const plan = await readPlan(yard, planned.run, signal);
+  const plan = await readPlan(yard, planned.run, signal).catch((error: unknown) => {
+    if (!(error instanceof MergeyardError) || error.code !== "YardPlanInvalid") throw error;
+    follower.troubled(error);
+    return undefined;
+  });
   follower.planned(planned.run);
-  return plan;
+  return { run: planned.run, plan };
 }
 
 async function describeEnd(
@@ -86,7 +100,7 @@ async function describeEnd(
   run: string | undefined,
   { yard, signal }: FollowDeps,
 ): Promise<RemoteOutcome> {
-  if (status === "SUCCEEDED") return { status: "done", ...runOutputSchema.parse(JSON.parse(output ?? "null")) };
+  if (status === "SUCCEEDED") return { status: "done", ...readOutput(name, output) };
   if (status === "ABORTED")
     throw new MergeyardError("RemoteStopped", { where: { state: name }, found: cause || error });
   return {
@@ -95,4 +109,12 @@ async function describeEnd(
     cause,
     failure: run === undefined ? undefined : (await readFailures(yard, run, signal)).at(-1),
   };
+}
+
+/** Throws RemoteVersionDiffers. */
+function readOutput(execution: string, output = ""): z.output<typeof runOutputSchema> {
+  return parseAs(runOutputSchema, parseJson(output), (field, found) => {
+    const where = { state: execution, field };
+    return new MergeyardError("RemoteVersionDiffers", { where, found, expected: `as of Mergeyard ${ENGINE_VERSION}` });
+  });
 }

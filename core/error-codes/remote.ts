@@ -27,6 +27,11 @@ export const REMOTE_CODES = {
     retryable: false,
     remedy: "`run --remote` prints the execution's name; one that has ended needs no stopping",
   },
+  RemoteVersionDiffers: {
+    meaning: "the run succeeded, but the deployment tells its result in another version's form",
+    retryable: false,
+    remedy: "its result is in the yard: `mergeyard ls`; deploy this version, or use the deployment's command line",
+  },
   RemoteStopped: {
     meaning: "somebody stopped the execution",
     retryable: true,

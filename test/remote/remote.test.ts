@@ -137,15 +137,29 @@ test("a run that fails on AWS ends with the error of its unit", async () => {
   assert.equal(Object(told.get("unit-failed")).code, "EngineNonFinite");
 });
 
-test("cancel stops the execution and ends the jobs that go on, by name or by run", async () => {
-  for (const by of ["name", "run"]) {
+test("a deployment of another version is followed, and what it tells in another form is named", async () => {
+  const { aws, run } = await setUp();
+  aws.script.answer = (value) => ({ ...value, addedLater: 1 });
+  const done = await run();
+  assert.match(done.events, /"event":"run-planned"/);
+  assert.deepEqual([done.status, done.error?.code], [1, "RemoteVersionDiffers"], done.events);
+  assert.equal(done.error?.where.field, "result");
+});
+
+test("cancel stops the execution and ends the jobs that go on, by name, run or beginning", async () => {
+  for (const by of ["name", "run", "beginning"]) {
     const { aws, run, call } = await setUp();
     aws.script.beforeStage = (stage) => (stage === 1 ? new Promise(() => undefined) : Promise.resolve());
     await run({ interruptAt: /"unitsDone":[1-9]/ });
     const [execution] = aws.executions.values();
     assert.ok(execution !== undefined);
     const planned = JSON.parse(JSON.stringify(execution.events[0])).taskSucceededEventDetails.output;
-    const wanted = by === "name" ? execution.name : JSON.parse(planned).Payload.run;
+    const { run: planRun } = JSON.parse(planned).Payload;
+    const wanted =
+      new Map([
+        ["name", execution.name],
+        ["run", planRun],
+      ]).get(by) ?? planRun.slice(0, 6);
     const cancelled = await call(["cancel", wanted]);
     const open = execution.jobs.filter((job) => aws.jobs.get(job) === undefined);
     assert.deepEqual(cancelled.out, { execution: execution.name, jobs: open });
