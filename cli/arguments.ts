@@ -89,6 +89,11 @@ export function stateMachineOption(): Option {
   return new Option("--state-machine <arn>", "the deployed state machine (default: MERGEYARD_STATE_MACHINE)");
 }
 
+/** `--force`, of commands whose folder says by its manifest what it holds. */
+export function forceOption(): Option {
+  return new Option("--force", "replace a former output of Mergeyard").default(false, "refuse it");
+}
+
 /** Seconds, fractions too. */
 export function parseSeconds(text: string): number {
   const seconds = /^\d+(\.\d+)?$/.test(text) ? Number(text) : 0;

@@ -21,13 +21,11 @@ export type FolderWork = {
  * CliOutputOccupied.
  */
 export async function intoFolder<T>(
-  { out, yard }: { readonly out: string; readonly yard?: string },
+  { out, yard, force }: { readonly out: string; readonly yard?: string; readonly force?: boolean },
   terminal: Terminal,
   work: (making: FolderWork) => Promise<T>,
 ): Promise<T> {
-  const folder = isUri(out)
-    ? undefined
-    : await beginOutputFolder(path.resolve(terminal.cwd, out), { force: undefined });
+  const folder = isUri(out) ? undefined : await beginOutputFolder(path.resolve(terminal.cwd, out), { force });
   try {
     const openStore = createStoreOpener(terminal.env);
     const result = await work({
@@ -38,7 +36,6 @@ export async function intoFolder<T>(
     await folder?.commit();
     return result;
   } catch (error) {
-    await folder?.discard();
-    throw error;
+    throw folder === undefined ? error : await folder.discard(error);
   }
 }

@@ -173,8 +173,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
     const all = [...warnings, ...hidden];
     return { ...summary, target: request.target, version: versionName(manifest), warnings: all, hidden, statistics };
   } catch (error) {
-    await output.discard();
-    throw error;
+    throw await output.discard(error);
   }
 }
 

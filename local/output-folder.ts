@@ -4,6 +4,7 @@ import { randomBytes } from "node:crypto";
 import { mkdir, readdir, readFile, rename, rm, rmdir } from "node:fs/promises";
 import { hostname } from "node:os";
 import path from "node:path";
+import { pathToFileURL } from "node:url";
 import { MANIFEST_FILE, parseManifest } from "../core/artifact/manifest.ts";
 import { MergeyardError } from "../core/error.ts";
 import { guardFile } from "../stores/directory-paths.ts";
@@ -16,8 +17,8 @@ export type OutputFolder = {
   readonly scratch: string;
   /** Puts the folder in its place. */
   commit(): Promise<void>;
-  /** Takes away what was filled; nothing else was touched. */
-  discard(): Promise<void>;
+  /** Takes away what was filled, for an error; nothing else was touched. Returns the error, as one of the target. */
+  discard(error: unknown): Promise<unknown>;
 };
 
 const PARTIAL = ".partial-";
@@ -26,8 +27,8 @@ const SCRATCH = "stages";
 /**
  * Begins a folder that will be at `target` (absolute). Throws CliOutputOccupied when something is there: an empty
  * folder is fine, and with `force` a former output of ours that holds nothing but the files of its own manifest
- * (undefined: the command has no such option). What the file system refuses, here and when it is committed, is an error
- * of a store.
+ * (undefined: the command has no such option, since what it makes has no manifest). What the file system refuses, here
+ * and when it is committed, is an error of a store.
  */
 export async function beginOutputFolder(
   target: string,
@@ -52,8 +53,21 @@ export async function beginOutputFolder(
     path: partial,
     scratch: SCRATCH,
     commit: () => guardFile(parent, name, commit),
-    discard: () => rm(partial, { recursive: true, force: true }),
+    async discard(error) {
+      await rm(partial, { recursive: true, force: true });
+      return speakOf(target, partial, error);
+    },
   };
+}
+
+/** The error with the place that the user named, where it has that of the folder that is gone. */
+function speakOf(target: string, partial: string, error: unknown): unknown {
+  if (!(error instanceof MergeyardError)) return error;
+  const [uri, partialUri] = [pathToFileURL(target).href, pathToFileURL(partial).href];
+  const name = (text: string | undefined) => text?.replace(partialUri, () => uri).replace(partial, () => target);
+  const { code, where, found, expected, hint, cause } = error;
+  const place = { ...where, store: name(where.store), file: name(where.file) };
+  return new MergeyardError(code, { where: place, found: name(found), expected: name(expected), hint, cause });
 }
 
 function partialPrefix(name: string): string {

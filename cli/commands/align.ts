@@ -7,7 +7,7 @@ import { alignStep } from "../../steps/models/align.ts";
 import { runStep } from "../../steps/step.ts";
 import { readJson } from "../../stores/objects.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { jsonOption, locateFile, lookupOption, parseLocalPath, toUri } from "../arguments.ts";
+import { forceOption, jsonOption, locateFile, lookupOption, parseLocalPath, toUri } from "../arguments.ts";
 import { parsePositive, parseSeed } from "../number-arguments.ts";
 import { intoFolder } from "../output.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -16,6 +16,7 @@ import { countOf, formatBytes } from "../text.ts";
 type Options = {
   readonly to: string;
   readonly out: string;
+  readonly force: boolean;
   readonly yard?: string;
   readonly spec?: string;
   readonly seed: number;
@@ -30,6 +31,7 @@ export function addAlign(program: Command, terminal: Terminal): void {
     .argument("<model>", "the model to permute: a folder, an s3:// URI, or a name in --yard")
     .requiredOption("--to <model>", "the model that stays as it is")
     .requiredOption("--out <dir>", "the folder to make; it must be empty or absent", parseLocalPath)
+    .addOption(forceOption())
     .addOption(lookupOption())
     .option("--spec <file>", "which axes of which tensors are permuted together, as JSON")
     .addOption(new Option("--seed <n>", "seed of the order of visits").argParser(parseSeed).default(0))

@@ -6,7 +6,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { extractLoraStep } from "../../steps/models/extract-lora.ts";
 import { mergeLoraStep } from "../../steps/models/merge-lora.ts";
 import { runStep } from "../../steps/step.ts";
-import { jsonOption, lookupOption, parseLocalPath, toUri } from "../arguments.ts";
+import { forceOption, jsonOption, lookupOption, parseLocalPath, toUri } from "../arguments.ts";
 import { parseNumber, parseNumbers, parsePositive, parseSeed } from "../number-arguments.ts";
 import { intoFolder } from "../output.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -15,6 +15,7 @@ import { countOf, formatBytes } from "../text.ts";
 type ExtractOptions = {
   readonly base: string;
   readonly out: string;
+  readonly force: boolean;
   readonly yard?: string;
   readonly rank: number;
   readonly svEpsilon: number;
@@ -29,6 +30,7 @@ type ExtractOptions = {
 
 type MergeOptions = {
   readonly out: string;
+  readonly force: boolean;
   readonly yard?: string;
   readonly combination: string;
   readonly weights?: readonly number[];
@@ -49,6 +51,7 @@ export function addLora(program: Command, terminal: Terminal): void {
     .argument("<model>", "the fine-tuned model: a folder, an s3:// URI, or a name in --yard")
     .requiredOption("--base <model>", "the model that it was tuned from")
     .requiredOption("--out <dir>", "the folder to make; it must be empty or absent", parseLocalPath)
+    .addOption(forceOption())
     .addOption(lookupOption())
     .addOption(new Option("--rank <n>", "the largest rank of a module").argParser(parsePositive).default(128))
     .addOption(
@@ -67,6 +70,7 @@ export function addLora(program: Command, terminal: Terminal): void {
     .description("combine adapters of one model into one, as PEFT's add_weighted_adapter does")
     .argument("<adapters...>", "folders of adapters, s3:// URIs, or names in --yard")
     .requiredOption("--out <dir>", "the folder to make; it must be empty or absent", parseLocalPath)
+    .addOption(forceOption())
     .addOption(lookupOption())
     .addOption(new Option("--combination <type>", "how to combine").choices([...COMBINATIONS.keys()]).default("cat"))
     .addOption(new Option("--weights <list>", "weights of the adapters, such as 1,0.5").argParser(parseNumbers))

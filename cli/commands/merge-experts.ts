@@ -4,7 +4,7 @@ import { Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
 import { mergeExpertsStep } from "../../steps/models/merge-experts.ts";
 import { runStep } from "../../steps/step.ts";
-import { jsonOption, locateFile, lookupOption, parseLocalPath, toUri } from "../arguments.ts";
+import { forceOption, jsonOption, locateFile, lookupOption, parseLocalPath, toUri } from "../arguments.ts";
 import { parseNumber } from "../number-arguments.ts";
 import { intoFolder } from "../output.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -12,6 +12,7 @@ import { countOf, formatBytes } from "../text.ts";
 
 type Options = {
   readonly out: string;
+  readonly force: boolean;
   readonly yard?: string;
   readonly groups?: number;
   readonly statistics?: string;
@@ -29,6 +30,7 @@ export function addMergeExperts(program: Command, terminal: Terminal): void {
     .description("merge experts of a mixture-of-experts model that route alike, and perhaps compress them")
     .argument("<model>", "a folder, an s3:// URI, or a name in --yard")
     .requiredOption("--out <dir>", "the folder to make; it must be empty or absent", parseLocalPath)
+    .addOption(forceOption())
     .addOption(lookupOption())
     .addOption(new Option("--groups <n>", "groups of experts a layer, on average").argParser(parseNumber))
     .option("--statistics <file>", "router logits and uses on calibration data, as safetensors")

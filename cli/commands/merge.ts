@@ -14,6 +14,7 @@ import { createStoreOpener } from "../../stores/open.ts";
 import { createMergeExecutor } from "../../workers/merge-executor.ts";
 import { defaultThreads } from "../../workers/pool.ts";
 import {
+  forceOption,
   isUri,
   jsonOption,
   locateFile,
@@ -36,7 +37,7 @@ type Options = {
   readonly threads?: number;
   readonly memory?: number;
   readonly shardSize?: number;
-  readonly force?: boolean;
+  readonly force: boolean;
   readonly digestInputs: boolean;
   readonly report?: string;
   readonly output?: readonly OutputRequest[];
@@ -55,7 +56,7 @@ export function addMerge(program: Command, terminal: Terminal): void {
     .addOption(
       new Option("--shard-size <bytes>", "tensors of one output file, such as 2G (default: 5G)").argParser(parseSize),
     )
-    .option("--force", "replace a former output of Mergeyard")
+    .addOption(forceOption())
     .option("--no-digest-inputs", "leave out the digests of the inputs in the card and the manifest: faster")
     .addOption(outputOption())
     .option("--report <file>", "measure how the models agree, and draw it as an HTML page", parseLocalPath)
@@ -76,7 +77,7 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
         currentFolder: toUri(terminal.cwd, terminal.cwd),
         hubCache: toUri(hubCacheFolder(terminal.env), terminal.cwd),
         target: path.resolve(terminal.cwd, options.out),
-        force: options.force === true,
+        force: options.force,
         threads: options.threads ?? defaultThreads(),
         memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
         shardBytes: options.shardSize,

@@ -115,6 +115,11 @@ describe("align", () => {
     assert.equal(elsewhere.version, result.version);
     const other = await runJson(cwd, "align", "v/b", "--to", "v/a", "--out", "v/seeded", "--seed", "1");
     assert.notEqual(other.version, result.version);
+    const over = ["align", "v/b", "--to", "v/a", "--out", "v/seeded"];
+    assert.equal((await runJson(cwd, ...over)).code, "CliOutputOccupied");
+    assert.equal((await runJson(cwd, ...over, "--force")).version, result.version, "a former output is replaced");
+    writeFileSync(path.join(cwd, "v/seeded/notes.txt"), "mine");
+    assert.equal((await runJson(cwd, ...over, "--force")).found, "notes.txt");
     const checked = await runJson(cwd, "verify", "v/out");
     assert.equal(checked.status, undefined, JSON.stringify(checked));
     // A version is known by its digest, another folder by the digest that a merge states of it.

@@ -4,6 +4,8 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { pathToFileURL } from "node:url";
+import { MergeyardError } from "../../core/error.ts";
 import { beginOutputFolder } from "../../local/output-folder.ts";
 
 test("a place where no folder can be is refused by the code of what is wrong there", async () => {
@@ -17,6 +19,26 @@ test("a place where no folder can be is refused by the code of what is wrong the
     rmSync(join(root, "gone"), { recursive: true });
     await assert.rejects(output.commit(), { code: "StoreObjectMissing" });
     assert.deepEqual(readdirSync(root), ["file"]);
+  } finally {
+    rmSync(root, { recursive: true, force: true });
+  }
+});
+
+test("an error of the folder that was being filled speaks of the one that was asked for", async () => {
+  const root = mkdtempSync(join(tmpdir(), "mergeyard-output-"));
+  try {
+    const [target, { href }] = [join(root, "out $& put"), pathToFileURL(join(root, "out $& put"))];
+    const output = await beginOutputFolder(target, { force: false });
+    for (const [store, told] of [
+      [output.path, target],
+      [`${pathToFileURL(output.path).href}?durable=false`, `${href}?durable=false`],
+    ]) {
+      const full = new MergeyardError("StoreFull", { where: { store, file: "model.safetensors" }, found: "ENOSPC" });
+      const said = await output.discard(full);
+      assert.ok(said instanceof MergeyardError);
+      assert.deepEqual([said.code, said.where], ["StoreFull", { store: told, file: "model.safetensors" }]);
+    }
+    assert.deepEqual(readdirSync(root), []);
   } finally {
     rmSync(root, { recursive: true, force: true });
   }
