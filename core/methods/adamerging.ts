@@ -1,6 +1,7 @@
 import * as z from "zod";
 import { splitBase } from "./frames/base-tiles.ts";
-import { type MergeMethod, numberParameter } from "./method.ts";
+import { sumOfOthers } from "./frames/combinations.ts";
+import { type MergeMethod, numbersOf } from "./method.ts";
 
 /**
  * AdaMerging with coefficients that were learned elsewhere: R = W0 + sum_i clamp(l_i, 0, 1) D_i. One `coefficient` for
@@ -23,12 +24,9 @@ export const adamerging = Object.freeze({
   modelParameters: z.strictObject({ coefficient: z.number() }),
   isIdentity: ({ inputs }) => inputs.every(({ isBase }) => isBase),
   compile(tensor) {
-    const { others } = splitBase(tensor);
-    const factors = tensor.inputs.map(({ parameters }, index) => {
-      if (!others.includes(index)) return 0;
-      const coefficient = numberParameter(parameters, "coefficient");
-      return tensor.parameters.clamp === true ? Math.min(1, Math.max(0, coefficient)) : coefficient;
-    });
-    return { reduce: [], apply: { deltas: true, combination: () => ({ factors, divisor: 1, multiplier: 1 }) } };
+    const split = splitBase(tensor);
+    const given = numbersOf(tensor, split.others, "coefficient");
+    const coefficients = tensor.parameters.clamp === true ? given.map((own) => Math.min(1, Math.max(0, own))) : given;
+    return { reduce: [], apply: { deltas: true, combination: () => sumOfOthers(coefficients, split) } };
   },
 } satisfies MergeMethod);

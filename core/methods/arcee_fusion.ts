@@ -2,12 +2,16 @@ import * as z from "zod";
 import type { Deltas } from "../ops/deltas.ts";
 import { type DivergenceScratch, rowDivergence } from "../ops/divergence.ts";
 import type { Kernels, Tile } from "../ops/kernels.ts";
+import { doublesBytes, inMemory } from "../ops/linalg/matrix.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { elementCount, type Shape } from "../tensor.ts";
-import { type BaseSplit, blockOf, loneProgram, splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
+import { type BaseSplit, splitBase, splitTiles } from "./frames/base-tiles.ts";
+import { loneProgram } from "./frames/combinations.ts";
 import { type FusionSteps, fusionSteps } from "./frames/fusion-working.ts";
+import { blockOf, tileElementsMax, tilesBytes } from "./frames/tiles.ts";
+import { rowLength } from "./frames/vector-groups.ts";
 import type { MergeMethod, MergeTensor, Pass, TileView } from "./method.ts";
-import { type CutSearch, createCutSearch, SELECTABLE_ELEMENTS_MAX, searchBytes } from "./sparsify/order-statistic.ts";
+import { type CutSearch, createCutSearch, refuseUncountable, searchBytes } from "./sparsify/order-statistic.ts";
 import type { DeltaTile } from "./sparsify/sparsifier.ts";
 
 /** Positions, among the importances in ascending order, of the three quartiles. */
@@ -36,22 +40,16 @@ export const arcee_fusion = Object.freeze({
   scratchTiles: () => 0,
   scratchBytes({ shape, inputs }) {
     if (inputs.length === 1) return 0;
-    const tile = allocatedBytes(4 * tileElementsMax("row", { shape }));
     const { length, rows } = rowsOf(shape);
-    return (
-      2 * tile + allocatedBytes(4 * rows) + 2 * allocatedBytes(8 * length) + searchBytes(elementCount(shape), 1, 3)
-    );
+    const divergences = allocatedBytes(4 * rows) + 2 * doublesBytes(length);
+    return tilesBytes(2, "row", { shape }) + divergences + searchBytes(elementCount(shape), 1, 3);
   },
   seeded: false,
   referenceDtype: "float32",
   embeddingMismatch: "common",
   parameters: z.strictObject({}),
   modelParameters: z.strictObject({}),
-  refuse({ shape, inputs }) {
-    const total = elementCount(shape);
-    if (total <= SELECTABLE_ELEMENTS_MAX || inputs.length === 1) return undefined;
-    return { found: `a tensor of ${total} elements`, expected: `at most ${SELECTABLE_ELEMENTS_MAX}` };
-  },
+  refuse: (tensor) => (tensor.inputs.length === 1 ? undefined : refuseUncountable(tensor)),
   isIdentity: ({ inputs }) => inputs.length === 1,
   compile(tensor, kernels) {
     if (tensor.inputs.length === 1) return loneProgram();
@@ -78,7 +76,7 @@ export const arcee_fusion = Object.freeze({
 
 /** Rows of the last axis; a vector is one row. */
 function rowsOf(shape: Shape): { readonly length: number; readonly rows: number } {
-  const length = Math.max(1, shape.at(-1) ?? 1);
+  const length = rowLength(shape);
   return { length, rows: Math.max(1, elementCount(shape) / length) };
 }
 
@@ -117,7 +115,8 @@ function createImportance({ shape, working }: MergeTensor, kernels: Kernels, spl
   zero.values.fill(0);
   const factors = kernels.allocateBlock(4 * rows);
   const divergences = new Float32Array(factors.bytes.buffer, factors.bytes.byteOffset, rows);
-  const scratch: DivergenceScratch = { p: doubles(kernels, length), q: doubles(kernels, length) };
+  const allocate = inMemory(kernels);
+  const scratch: DivergenceScratch = { p: allocate(length), q: allocate(length) };
   const deltas = { dtype: "F32", base: blockOf(zero), source: blockOf(scores), byteOffset: 0 } as const;
   const steps = working === undefined ? undefined : fusionSteps(working);
   const pair = (view: TileView) => {
@@ -195,9 +194,4 @@ function workingScores(
       }
     },
   };
-}
-
-function doubles(kernels: Kernels, count: number): Float64Array {
-  const { bytes } = kernels.allocateBlock(8 * count);
-  return new Float64Array(bytes.buffer, bytes.byteOffset, count);
 }

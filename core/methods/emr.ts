@@ -1,10 +1,10 @@
 import * as z from "zod";
 import type { Kernels, Tile } from "../ops/kernels.ts";
-import { allocatedBytes } from "../ops/memory.ts";
 import { elementCount } from "../tensor.ts";
-import { type BaseSplit, splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
+import { type BaseSplit, splitBase, splitTiles } from "./frames/base-tiles.ts";
 import { countModels } from "./frames/model-cuts.ts";
 import { chosenTask, refuseChoice, TASK_PARAMETER } from "./frames/task-choice.ts";
+import { tileElementsMax, tilesBytes } from "./frames/tiles.ts";
 import {
   type MergeMethod,
   type MergeTensor,
@@ -34,7 +34,7 @@ export const emr = Object.freeze({
   locality: "element",
   reducePasses: 0,
   scratchTiles: () => 0,
-  scratchBytes: tilesBytes,
+  scratchBytes,
   seeded: false,
   embeddingMismatch: "base",
   parameters: z.strictObject({ emit: z.enum(EMITS).default("model") }),
@@ -78,7 +78,7 @@ const MEANS: Round = Object.freeze({
     own: { kind: "sum", length: countModels(tensor) },
     shared: { kind: "sum", length: countModels(tensor) },
   }),
-  scratchBytes: (tensor) => tilesBytes(tensor),
+  scratchBytes,
   measure(tensor, kernels) {
     const task = createTask(tensor, kernels);
     const [own, shared] = [new Float64Array(countModels(tensor)), new Float64Array(countModels(tensor))];
@@ -119,11 +119,8 @@ type Task = {
   /** Fills `own` with the unified differences under a model's mask. */
   mask(view: TileView, index: number): void;
 };
-
-const TILES = 4;
-
-function tilesBytes(tensor: ScratchTensor): number {
-  return TILES * allocatedBytes(4 * tileElementsMax("element", tensor));
+function scratchBytes(tensor: ScratchTensor): number {
+  return tilesBytes(4, "element", tensor);
 }
 
 function createTask(tensor: MergeTensor, kernels: Kernels): Task {

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { TILE_ELEMENTS, type Tile } from "../ops/kernels.ts";
+import { weightedSum } from "./frames/combinations.ts";
 import { splitStatistics } from "./frames/statistics.ts";
 import { type MergeMethod, type MergeTensor, numberParameter, type Round, stateList } from "./method.ts";
 
@@ -44,10 +45,7 @@ export const fisher = Object.freeze({
     const { models, statistics } = splitStatistics(tensor);
     if (statistics.length === 0) {
       const divisor = factors.reduce((sum, factor) => Math.fround(sum + Math.fround(factor)), 0);
-      return {
-        reduce: [],
-        apply: { deltas: false, combination: () => ({ factors, divisor, multiplier: 1 }) },
-      };
+      return { reduce: [], apply: { deltas: false, combination: () => weightedSum(factors, divisor) } };
     }
     const least = numberParameter(tensor.parameters, "minimal_fisher_weight");
     const [sums, totals] = [new Float64Array(TILE_ELEMENTS), new Float64Array(TILE_ELEMENTS)];

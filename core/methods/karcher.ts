@@ -1,4 +1,5 @@
 import * as z from "zod";
+import { weightedSum } from "./frames/combinations.ts";
 import { combinedProduct, createGramPass, type Gram, normsOf, scaleGram } from "./frames/gram.ts";
 import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
 
@@ -25,10 +26,8 @@ export const karcher = Object.freeze({
   modelParameters: z.strictObject({}),
   isIdentity: ({ inputs }) => inputs.length === 1,
   compile(tensor, kernels) {
-    const vectors = tensor.inputs.map((_, index) => index);
-    const { pass, gram } = createGramPass(kernels, vectors, undefined);
-    const combination = () => ({ factors: meanFactors(tensor, gram), divisor: 1, multiplier: 1 });
-    return { reduce: [pass], apply: { deltas: false, combination } };
+    const { pass, gram } = createGramPass(kernels, { base: -1, others: [...tensor.inputs.keys()] });
+    return { reduce: [pass], apply: { deltas: false, combination: () => weightedSum(meanFactors(tensor, gram)) } };
   },
 } satisfies MergeMethod);
 

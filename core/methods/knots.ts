@@ -1,14 +1,20 @@
 import * as z from "zod";
 import type { Deltas } from "../ops/deltas.ts";
 import type { Kernels } from "../ops/kernels.ts";
-import { allocateMatrix, doublesBytes, type Matrix, rowOf } from "../ops/linalg/matrix.ts";
+import { type Allocate, allocateMatrix, doublesBytes, type Matrix, rowOf } from "../ops/linalg/matrix.ts";
 import { outerProducts, outerProductsBytes } from "../ops/linalg/orthogonal.ts";
 import { type Svd, svdBytes } from "../ops/linalg/svd.ts";
 import { allocatedBytes } from "../ops/memory.ts";
-import { blockOf } from "./frames/base-tiles.ts";
 import { type CountList, countModels, magnitudeOf, searchRounds } from "./frames/model-cuts.ts";
-import { compileTaskMatrices, type TaskMatrices, taskMatrixBytes, taskMatrixPass } from "./frames/task-matrices.ts";
+import {
+  compileTaskMatrices,
+  type MatrixSizes,
+  type TaskMatrices,
+  taskMatrixBytes,
+  taskMatrixPass,
+} from "./frames/task-matrices.ts";
 import { alignTasks } from "./frames/task-space.ts";
+import { blockOf } from "./frames/tiles.ts";
 import {
   type MergeMethod,
   type MergeTensor,
@@ -153,10 +159,8 @@ function align(tasks: TaskMatrices, scratch: Matrix, eps: number, allocate: Allo
   return aligned;
 }
 
-type Allocate = Parameters<typeof allocateMatrix>[0];
-
 /** What `align` and `tie` take beside the target. */
-function alignedBytes({ rows, columns, tasks }: { rows: number; columns: number; tasks: number }): number {
+function alignedBytes({ rows, columns, tasks }: MatrixSizes): number {
   const kept = Math.min(rows, tasks * columns);
   const coordinates = doublesBytes(tasks * rows * columns) + doublesBytes(kept * columns);
   return coordinates + svdBytes(rows, tasks * columns) + outerProductsBytes(kept);

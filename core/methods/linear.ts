@@ -1,5 +1,6 @@
 import * as z from "zod";
 import { type HalfDtype, roundingTo } from "../ops/cast.ts";
+import { weightedSum } from "./frames/combinations.ts";
 import { addUp } from "./frames/working-steps.ts";
 import { type MergeMethod, type MergeTensor, numberParameter, type Pass } from "./method.ts";
 
@@ -34,7 +35,7 @@ export const linear = Object.freeze({
     const normalizes = tensor.parameters.normalize === true;
     if (tensor.working !== undefined) return { reduce: [], apply: workingPass(factors, normalizes, tensor.working) };
     const divisor = normalizes ? sumOfWeights(tensor) : 1;
-    return { reduce: [], apply: { deltas: false, combination: () => ({ factors, divisor, multiplier: 1 }) } };
+    return { reduce: [], apply: { deltas: false, combination: () => weightedSum(factors, divisor) } };
   },
 } satisfies MergeMethod);
 

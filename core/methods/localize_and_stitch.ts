@@ -1,8 +1,9 @@
 import * as z from "zod";
-import { allocatedBytes } from "../ops/memory.ts";
-import { countNonzero, splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
-import { magnitudeOf, refuseUncountable, searchDeltas } from "./frames/model-cuts.ts";
-import { type MergeMethod, type ModelExtent, numberParameter, type ScratchTensor, stateList } from "./method.ts";
+import { splitBase, splitTiles } from "./frames/base-tiles.ts";
+import { magnitudeOf, searchDeltas } from "./frames/model-cuts.ts";
+import { countNonzero, tileElementsMax, tilesBytes } from "./frames/tiles.ts";
+import { type MergeMethod, type ModelExtent, numberParameter, stateList } from "./method.ts";
+import { refuseUncountable } from "./sparsify/order-statistic.ts";
 
 /**
  * Localize-and-Stitch without data: of every task vector the elements above the magnitude of rank floor(density d), d
@@ -21,7 +22,7 @@ export const localize_and_stitch = Object.freeze({
   locality: "element",
   reducePasses: 0,
   scratchTiles: () => 0,
-  scratchBytes: tilesBytes,
+  scratchBytes: (tensor) => tilesBytes(2, "element", tensor),
   seeded: false,
   embeddingMismatch: "base",
   parameters: z.strictObject({}),
@@ -78,8 +79,4 @@ function countKept({ inputs, elements }: ModelExtent) {
     const density = numberParameter(parameters, "density");
     return { model, density, count: Math.floor(density * elements) };
   });
-}
-
-function tilesBytes(tensor: ScratchTensor): number {
-  return 2 * allocatedBytes(4 * tileElementsMax("element", tensor));
 }

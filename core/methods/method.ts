@@ -278,6 +278,11 @@ export function numberParameter(values: ParameterValues, name: string): number {
   return value;
 }
 
+/** A number of each of the inputs at `indexes`, in their order. */
+export function numbersOf({ inputs }: Pick<MergeTensor, "inputs">, indexes: readonly number[], name: string) {
+  return indexes.map((index) => numberParameter(inputs[index]?.parameters ?? {}, name));
+}
+
 /** A total by its name; a round gathers all that it says, so its absence is a fault of ours. */
 export function totalOf(totals: Totals, name: string): Float64Array {
   const total = totals[name];

@@ -1,10 +1,11 @@
 import * as z from "zod";
 import type { Kernels } from "../ops/kernels.ts";
-import { tileElementsMax } from "./frames/base-tiles.ts";
+import { type BaseSplit, splitBase, splitTiles } from "./frames/base-tiles.ts";
+import { weightedSum } from "./frames/combinations.ts";
 import { createGramPass, type Gram, normsOf, product } from "./frames/gram.ts";
-import { rowLength, subTile } from "./frames/rows.ts";
 import { compileStockWorking } from "./frames/stock-working.ts";
-import { byRow, WHOLE } from "./frames/vector-groups.ts";
+import { subTile, tileElementsMax } from "./frames/tiles.ts";
+import { byRow, rowLength, WHOLE } from "./frames/vector-groups.ts";
 import type { MergeMethod, MergeTensor, TensorProgram } from "./method.ts";
 
 /** A product of two norms below this counts as this. Source: merge reference section 4.12 step 2. */
@@ -33,37 +34,35 @@ export const model_stock = Object.freeze({
   parameters: z.strictObject({ filter_wise: z.boolean().default(false), clamp_t: z.boolean().default(false) }),
   modelParameters: z.strictObject({}),
   compile(tensor, kernels) {
-    const base = tensor.inputs.findIndex(({ isBase }) => isBase);
-    const vectors = tensor.inputs.map((_, index) => index).filter((index) => index !== base);
+    const split = splitBase(tensor);
     if (tensor.working !== undefined) {
-      const grouping = tensor.parameters.filter_wise === true ? byRow(tensor, rowLength(tensor.shape)) : WHOLE;
+      const grouping = tensor.parameters.filter_wise === true ? byRow(tensor.shape) : WHOLE;
       return compileStockWorking(tensor, kernels, grouping, NORMS_FLOOR);
     }
-    if (tensor.parameters.filter_wise === true) return compileRows(tensor, kernels, vectors, base);
-    const { pass, gram } = createGramPass(kernels, vectors, base);
-    const combination = () => ({ factors: stockFactors(tensor, gram, base), divisor: 1, multiplier: 1 });
+    if (tensor.parameters.filter_wise === true) return compileRows(tensor, kernels, split);
+    const { pass, gram } = createGramPass(kernels, split);
+    const combination = () => weightedSum(stockFactors(tensor, gram, split));
     return { reduce: [pass], apply: { deltas: false, combination } };
   },
 } satisfies MergeMethod);
 
 /** Every row on its own, in one pass: its products first, then its combination. */
-function compileRows(tensor: MergeTensor, kernels: Kernels, vectors: readonly number[], base: number): TensorProgram {
+function compileRows(tensor: MergeTensor, kernels: Kernels, split: BaseSplit): TensorProgram {
   const columns = rowLength(tensor.shape);
-  const deltas = vectors.map(() => kernels.allocateTile(tileElementsMax("row", tensor)));
+  const deltas = split.others.map(() => kernels.allocateTile(tileElementsMax("row", tensor)));
   return {
     reduce: [],
     apply: {
-      tile({ inputs, output, count }) {
-        const origin = inputs[base];
-        if (origin === undefined) return;
-        vectors.forEach((index, position) => {
-          const [own, delta] = [inputs[index], deltas[position]];
-          if (own !== undefined && delta !== undefined) kernels.subtract(delta, own, origin, count);
+      tile(view) {
+        const { inputs, output, count } = view;
+        const { base, others } = splitTiles(view, split);
+        deltas.forEach((delta, index) => {
+          kernels.subtract(delta, others[index] ?? base, base, count);
         });
         for (let start = 0; start < count; start += columns) {
           const rows = deltas.map((delta) => subTile(delta, start, columns));
           const gram = rows.map((a) => rows.map((b) => kernels.dot(a, b, columns)));
-          const factors = stockFactors(tensor, gram, base);
+          const factors = stockFactors(tensor, gram, split);
           const target = subTile(output, start, columns);
           kernels.fill(target, 0, columns);
           inputs.forEach((input, index) => {
@@ -76,7 +75,7 @@ function compileRows(tensor: MergeTensor, kernels: Kernels, vectors: readonly nu
 }
 
 /** Factors of all inputs: t/n for each model, 1 - t for the base. */
-function stockFactors(tensor: MergeTensor, gram: Gram, base: number): readonly number[] {
+function stockFactors(tensor: MergeTensor, gram: Gram, { base }: BaseSplit): readonly number[] {
   const count = gram.length;
   const norms = normsOf(gram);
   let [sum, pairs] = [0, 0];

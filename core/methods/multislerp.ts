@@ -1,9 +1,11 @@
 import * as z from "zod";
 import { MergeyardError } from "../error.ts";
+import { splitBase } from "./frames/base-tiles.ts";
+import { sumOfOthers } from "./frames/combinations.ts";
 import { combinedProduct, createGramPass, type Gram, normsOf, scaleGram } from "./frames/gram.ts";
 import { compileMultislerpWorking } from "./frames/multislerp-working.ts";
 import { differencesBytes } from "./frames/working-differences.ts";
-import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
+import { type MergeMethod, type MergeTensor, numberParameter, numbersOf } from "./method.ts";
 
 /**
  * Barycentric interpolation on the sphere: the tensors' directions are projected to the tangent space at their weighted
@@ -33,45 +35,28 @@ export const multislerp = Object.freeze({
   modelParameters: z.strictObject({ weight: z.number() }),
   isIdentity: ({ inputs }) => inputs.length === 1,
   refuse(tensor) {
-    const vectors = vectorsOf(tensor);
-    const sum = vectors.reduce((total, index) => total + weightOf(tensor, index), 0);
-    if (vectors.length === 1 || tensor.parameters.normalize_weights !== true || sum !== 0) return undefined;
+    const weights = numbersOf(tensor, splitBase(tensor).others, "weight");
+    const sum = weights.reduce((total, weight) => total + weight, 0);
+    if (weights.length === 1 || tensor.parameters.normalize_weights !== true || sum !== 0) return undefined;
     return { parameter: "weight", found: "weights that sum to 0", expected: "a sum other than 0" };
   },
   compile(tensor, kernels) {
-    const vectors = vectorsOf(tensor);
-    const base = tensor.inputs.findIndex(({ isBase }) => isBase);
+    const split = splitBase(tensor);
+    const weights = numbersOf(tensor, split.others, "weight");
     // A single tensor is returned as it is, also where there is a base.
-    if (vectors.length === 1) return { reduce: [], apply: { deltas: false, combination: () => alone(tensor) } };
-    if (tensor.working !== undefined) {
-      const weights = vectors.map((index) => weightOf(tensor, index));
-      return compileMultislerpWorking(tensor, kernels, vectors, weights);
+    if (weights.length === 1) {
+      return { reduce: [], apply: { deltas: false, combination: () => sumOfOthers([1], split) } };
     }
-    const { pass, gram } = createGramPass(kernels, vectors, base < 0 ? undefined : base);
-    const combination = () => {
-      const own = sphericalFactors(tensor, vectors, gram);
-      return { factors: tensor.inputs.map((_, index) => own[vectors.indexOf(index)] ?? 0), divisor: 1, multiplier: 1 };
-    };
-    return { reduce: [pass], apply: { deltas: base >= 0, combination } };
+    if (tensor.working !== undefined) return compileMultislerpWorking(tensor, kernels, split, weights);
+    const { pass, gram } = createGramPass(kernels, split);
+    const combination = () => sumOfOthers(sphericalFactors(tensor, weights, gram), split);
+    return { reduce: [pass], apply: { deltas: split.base >= 0, combination } };
   },
 } satisfies MergeMethod);
 
-function vectorsOf({ inputs }: MergeTensor): readonly number[] {
-  return inputs.map((_, index) => index).filter((index) => inputs[index]?.isBase !== true);
-}
-
-function weightOf({ inputs }: MergeTensor, index: number): number {
-  return numberParameter(inputs[index]?.parameters ?? {}, "weight");
-}
-
-function alone({ inputs }: MergeTensor) {
-  return { factors: inputs.map(({ isBase }) => (isBase ? 0 : 1)), divisor: 1, multiplier: 1 };
-}
-
 /** Factors of the vectors; throws EngineMethodDegenerate when more than two directions cancel out. */
-function sphericalFactors(tensor: MergeTensor, vectors: readonly number[], gram: Gram): readonly number[] {
+function sphericalFactors(tensor: MergeTensor, given: readonly number[], gram: Gram): readonly number[] {
   const eps = numberParameter(tensor.parameters, "eps");
-  const given = vectors.map((index) => weightOf(tensor, index));
   const total = given.reduce((sum, weight) => sum + weight, 0);
   const weights = tensor.parameters.normalize_weights === true ? given.map((weight) => weight / total) : given;
   const norms = normsOf(gram);
@@ -79,7 +64,7 @@ function sphericalFactors(tensor: MergeTensor, vectors: readonly number[], gram:
   const units = scaleGram(gram, inverse);
   const meanNorm = Math.sqrt(Math.max(0, combinedProduct(units, weights, weights)));
   if (meanNorm < eps) {
-    if (vectors.length === 2) return weights;
+    if (weights.length === 2) return weights;
     throw new MergeyardError("EngineMethodDegenerate", {
       where: { tensor: tensor.name },
       found: "directions that cancel out",

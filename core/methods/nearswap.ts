@@ -1,5 +1,6 @@
 import * as z from "zod";
-import { loneProgram, splitBase, splitTiles } from "./frames/base-tiles.ts";
+import { splitBase, splitTiles } from "./frames/base-tiles.ts";
+import { loneProgram } from "./frames/combinations.ts";
 import { commonRound, hasWorkingSteps } from "./frames/working-differences.ts";
 import { type MergeMethod, type MergeTensor, numberParameter, type Pass } from "./method.ts";
 

@@ -1,11 +1,12 @@
 import * as z from "zod";
 import type { Kernels, Tile } from "../ops/kernels.ts";
-import { tileElementsMax } from "./frames/base-tiles.ts";
+import { type BaseSplit, splitBase } from "./frames/base-tiles.ts";
+import { loneProgram, sumOfOthers } from "./frames/combinations.ts";
 import { createGramPass, product } from "./frames/gram.ts";
 import { compileNuslerpWorking } from "./frames/nuslerp-working.ts";
-import { rowLength, subTile } from "./frames/rows.ts";
-import { byColumn, byRow, type Grouping, WHOLE } from "./frames/vector-groups.ts";
-import { type MergeMethod, type MergeTensor, numberParameter, type TensorProgram } from "./method.ts";
+import { subTile, tileElementsMax } from "./frames/tiles.ts";
+import { byColumn, byRow, type Grouping, rowLength, WHOLE } from "./frames/vector-groups.ts";
+import { type MergeMethod, type MergeTensor, numbersOf, type TensorProgram } from "./method.ts";
 
 /** Least length a vector is divided by. Source: merge reference section 4.3 step 5. */
 const NORM_FLOOR = 1e-7;
@@ -49,12 +50,9 @@ export const nuslerp = Object.freeze({
     return inputs.length === (hasBase ? 3 : 2) ? undefined : { found: `${inputs.length} models`, expected };
   },
   compile(tensor, kernels) {
-    if (tensor.inputs.length === 1) {
-      return { reduce: [], apply: { deltas: false, combination: () => ({ factors: [1], divisor: 1, multiplier: 1 }) } };
-    }
-    const base = tensor.inputs.findIndex(({ isBase }) => isBase);
-    const vectors = tensor.inputs.map((_, index) => index).filter((index) => index !== base);
-    const pair: Pair = { tensor, kernels, vectors, base: base < 0 ? undefined : base, t: ratioOf(tensor, vectors) };
+    if (tensor.inputs.length === 1) return loneProgram();
+    const split = splitBase(tensor);
+    const pair: Pair = { tensor, kernels, split, t: ratioOf(tensor, split) };
     if (tensor.working !== undefined) {
       const floors = { norm: NORM_FLOOR, sine: REFERENCE_SINE_FLOOR };
       return compileNuslerpWorking(tensor, kernels, groupingOf(tensor), pair.t, floors);
@@ -67,28 +65,20 @@ export const nuslerp = Object.freeze({
 type Pair = {
   readonly tensor: MergeTensor;
   readonly kernels: Kernels;
-  readonly vectors: readonly number[];
-  readonly base: number | undefined;
+  readonly split: BaseSplit;
   readonly t: number;
 };
 
 /** What is one vector. */
-function groupingOf(tensor: MergeTensor): Grouping {
-  if (tensor.parameters.nuslerp_flatten === true) return WHOLE;
-  return tensor.parameters.nuslerp_row_wise === true
-    ? byColumn(columnsOf(tensor))
-    : byRow(tensor, rowLength(tensor.shape));
+function groupingOf({ parameters, shape }: MergeTensor): Grouping {
+  if (parameters.nuslerp_flatten === true) return WHOLE;
+  return parameters.nuslerp_row_wise === true ? byColumn(shape) : byRow(shape);
 }
 
-/** Vectors along the first axis; a tensor of one axis is one. */
-function columnsOf({ shape }: MergeTensor): number {
-  return shape.length < 2 ? 1 : shape.slice(1).reduce((count, length) => count * length, 1);
-}
-
-function ratioOf({ inputs }: MergeTensor, [first = 0, second = 0]: readonly number[]): number {
-  const weightOf = (index: number) => numberParameter(inputs[index]?.parameters ?? {}, "weight");
-  const sum = weightOf(first) + weightOf(second);
-  return Math.abs(sum) < WEIGHTS_FLOOR ? 0.5 : weightOf(second) / sum;
+function ratioOf(tensor: MergeTensor, { others }: BaseSplit): number {
+  const [first = 0, second = 0] = numbersOf(tensor, others, "weight");
+  const sum = first + second;
+  return Math.abs(sum) < WEIGHTS_FLOOR ? 0.5 : second / sum;
 }
 
 /** Factors of two vectors from their squared norms and product. */
@@ -100,26 +90,20 @@ function factorsOf(t: number, aa: number, ab: number, bb: number): readonly [num
   return [Math.sin((1 - t) * angle) / sine, Math.sin(t * angle) / sine];
 }
 
-function compileWhole({ tensor, kernels, vectors, base, t }: Pair): TensorProgram {
-  const { pass, gram } = createGramPass(kernels, vectors, base);
-  const combination = () => {
-    const own = factorsOf(t, product(gram, 0, 0), product(gram, 0, 1), product(gram, 1, 1));
-    return { factors: tensor.inputs.map((_, index) => own[vectors.indexOf(index)] ?? 0), divisor: 1, multiplier: 1 };
-  };
-  return { reduce: [pass], apply: { deltas: base !== undefined, combination } };
+function compileWhole({ kernels, split, t }: Pair): TensorProgram {
+  const { pass, gram } = createGramPass(kernels, split);
+  const combination = () =>
+    sumOfOthers(factorsOf(t, product(gram, 0, 0), product(gram, 0, 1), product(gram, 1, 1)), split);
+  return { reduce: [pass], apply: { deltas: split.base >= 0, combination } };
 }
 
 /** The two vectors of a tile: the inputs, or their differences to the base in tiles of their own. */
-function createDifferences({
-  tensor,
-  kernels,
-  vectors,
-  base,
-}: Pair): (inputs: readonly Tile[], count: number) => Tile[] {
-  const deltas = base === undefined ? [] : vectors.map(() => kernels.allocateTile(tileElementsMax("row", tensor)));
+function createDifferences({ tensor, kernels, split }: Pair): (inputs: readonly Tile[], count: number) => Tile[] {
+  const { base, others } = split;
+  const deltas = base < 0 ? [] : others.map(() => kernels.allocateTile(tileElementsMax("row", tensor)));
   return (inputs, count) =>
-    vectors.flatMap((index, position) => {
-      const [own, delta, origin] = [inputs[index], deltas[position], base === undefined ? undefined : inputs[base]];
+    others.flatMap((index, position) => {
+      const [own, delta, origin] = [inputs[index], deltas[position], inputs[base]];
       if (own === undefined) return [];
       if (delta === undefined || origin === undefined) return [own];
       kernels.subtract(delta, own, origin, count);
@@ -128,7 +112,7 @@ function createDifferences({
 }
 
 function compileRows(pair: Pair): TensorProgram {
-  const { tensor, kernels, base, t } = pair;
+  const { tensor, kernels, split, t } = pair;
   const columns = rowLength(tensor.shape);
   const differences = createDifferences(pair);
   return {
@@ -136,7 +120,7 @@ function compileRows(pair: Pair): TensorProgram {
     apply: {
       tile({ inputs, output, count }) {
         const [a, b] = differences(inputs, count);
-        const origin = base === undefined ? undefined : inputs[base];
+        const origin = inputs[split.base];
         if (a === undefined || b === undefined) return;
         for (let start = 0; start < count; start += columns) {
           const [rowA, rowB] = [subTile(a, start, columns), subTile(b, start, columns)];
@@ -154,8 +138,8 @@ function compileRows(pair: Pair): TensorProgram {
 
 /** Columns: vectors along axis 0, their products added row by row in float64. A tensor of one axis is one vector. */
 function compileColumns(pair: Pair): TensorProgram {
-  const { tensor, base, t } = pair;
-  const columns = columnsOf(tensor);
+  const { tensor, split, t } = pair;
+  const { groups: columns, of: columnOf } = byColumn(tensor.shape);
   const products = { aa: new Float64Array(columns), ab: new Float64Array(columns), bb: new Float64Array(columns) };
   const factors = { a: new Float32Array(columns), b: new Float32Array(columns) };
   const differences = createDifferences(pair);
@@ -166,7 +150,7 @@ function compileColumns(pair: Pair): TensorProgram {
           const [a, b] = differences(inputs, count);
           for (let element = 0; element < count; element++) {
             const [x, y] = [a?.values[element] ?? 0, b?.values[element] ?? 0];
-            const column = (firstElement + element) % columns;
+            const column = columnOf(firstElement + element);
             products.aa[column] = (products.aa[column] ?? 0) + x * x;
             products.ab[column] = (products.ab[column] ?? 0) + x * y;
             products.bb[column] = (products.bb[column] ?? 0) + y * y;
@@ -183,9 +167,9 @@ function compileColumns(pair: Pair): TensorProgram {
     apply: {
       tile({ inputs, output, firstElement, count }) {
         const [a, b] = differences(inputs, count);
-        const origin = base === undefined ? undefined : inputs[base];
+        const origin = inputs[split.base];
         for (let element = 0; element < count; element++) {
-          const column = (firstElement + element) % columns;
+          const column = columnOf(firstElement + element);
           const left = Math.fround((a?.values[element] ?? 0) * (factors.a[column] ?? 0));
           const sum = Math.fround(left + Math.fround((b?.values[element] ?? 0) * (factors.b[column] ?? 0)));
           output.values[element] = (origin?.values[element] ?? 0) + sum;

@@ -1,18 +1,20 @@
 import * as z from "zod";
 import type { Deltas } from "../ops/deltas.ts";
 import type { Kernels, Tile } from "../ops/kernels.ts";
-import { allocatedBytes } from "../ops/memory.ts";
-import { type BaseSplit, blockOf, countNonzero, splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
-import { countModels, magnitudeOf, refuseUncountable, searchDeltas, searchRounds } from "./frames/model-cuts.ts";
+import { splitBase, splitTiles } from "./frames/base-tiles.ts";
+import { countModels, magnitudeOf, searchDeltas, searchRounds } from "./frames/model-cuts.ts";
+import { blockOf, countNonzero, tileElementsMax, tilesBytes } from "./frames/tiles.ts";
 import {
   type MergeMethod,
   type MergeTensor,
   type ModelExtent,
   numberParameter,
+  numbersOf,
   type ScratchTensor,
   stateList,
   type TileView,
 } from "./method.ts";
+import { refuseUncountable } from "./sparsify/order-statistic.ts";
 
 /** The forms of the authors' code, and the share of a model's magnitudes that each clamps at both ends. */
 const CLAMP_RATIOS = { release: 0.0001, vision: 0.01 } as const;
@@ -36,7 +38,7 @@ export const pcb = Object.freeze({
   locality: "element",
   reducePasses: 0,
   scratchTiles: () => 0,
-  scratchBytes: tilesBytes,
+  scratchBytes,
   seeded: false,
   embeddingMismatch: "base",
   parameters: z.strictObject({
@@ -54,7 +56,7 @@ export const pcb = Object.freeze({
         lists: (tensor) => 2 * countModels(tensor),
         ranksPerList: 1,
         ranks: scoreRanks,
-        scratchBytes: tilesBytes,
+        scratchBytes,
         also: {
           totals: (tensor) => ({ "scores.most": { kind: "largest", length: countModels(tensor) } }),
           decide: ({ "scores.most": most }) => ({ most: Array.from(most ?? []) }),
@@ -91,7 +93,7 @@ export const pcb = Object.freeze({
     const tiles = allocateTiles(tensor, kernels);
     const score = createScoring(tensor, kernels, tiles);
     const split = splitBase(tensor);
-    const lambdas = split.others.map((input) => numberParameter(tensor.inputs[input]?.parameters ?? {}, "lambda"));
+    const lambdas = numbersOf(tensor, split.others, "lambda");
     const ranges = magnitudeRanges(tensor);
     const cuts = scoreRanges(tensor);
     /** Adds a model's part to the output, and its scores to `weights`. */
@@ -170,11 +172,8 @@ type Tiles = {
   readonly zero: Tile;
   readonly weights: Tile;
 };
-
-const TILES = 6;
-
-function tilesBytes(tensor: ScratchTensor): number {
-  return TILES * allocatedBytes(4 * tileElementsMax("element", tensor));
+function scratchBytes(tensor: ScratchTensor): number {
+  return tilesBytes(6, "element", tensor);
 }
 
 function allocateTiles(tensor: MergeTensor, kernels: Kernels): Tiles {
@@ -186,7 +185,7 @@ function allocateTiles(tensor: MergeTensor, kernels: Kernels): Tiles {
 
 /** Fills `scores` with those of the model at that place among the others; models in order, in every tile. */
 function createScoring(tensor: MergeTensor, kernels: Kernels, tiles: Tiles): (view: TileView, index: number) => void {
-  const split: BaseSplit = splitBase(tensor);
+  const split = splitBase(tensor);
   const ranges = magnitudeRanges(tensor);
   const { sum, places, other, scores } = tiles;
   const isRelease = tensor.parameters.variant === "release";

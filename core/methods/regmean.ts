@@ -3,7 +3,8 @@ import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import type { Kernels, Tile } from "../ops/kernels.ts";
 import { factorCholesky, solveCholesky } from "../ops/linalg/cholesky.ts";
-import { addProduct, allocateMatrix, doublesBytes, type Matrix } from "../ops/linalg/matrix.ts";
+import { addProduct, allocateMatrix, doublesBytes, inMemory, type Matrix } from "../ops/linalg/matrix.ts";
+import { weightedSum } from "./frames/combinations.ts";
 import { splitStatistics } from "./frames/statistics.ts";
 import { type MergeMethod, type MergeTensor, numberParameter, type TileView } from "./method.ts";
 
@@ -49,8 +50,11 @@ export const regmean = Object.freeze({
   compile(tensor, kernels) {
     const { models, statistics } = splitStatistics(tensor);
     if (statistics.length === 0) {
-      const combination = () => ({ factors: models.map(() => 1), divisor: models.length, multiplier: 1 });
-      return { reduce: [], apply: { deltas: false, combination } };
+      const mean = weightedSum(
+        models.map(() => 1),
+        models.length,
+      );
+      return { reduce: [], apply: { deltas: false, combination: () => mean } };
     }
     return { reduce: [], apply: { tile: (view) => solveTensor(tensor, view, kernels) } };
   },
@@ -59,10 +63,7 @@ export const regmean = Object.freeze({
 function solveTensor(tensor: MergeTensor, { inputs, output, count }: TileView, kernels: Kernels): void {
   const [rows = 0, columns = 0] = tensor.shape;
   const { models, statistics } = splitStatistics(tensor);
-  const allocate = (size: number): Float64Array => {
-    const { bytes } = kernels.allocateBlock(8 * size);
-    return new Float64Array(bytes.buffer, bytes.byteOffset, size);
-  };
+  const allocate = inMemory(kernels);
   const allFinite = statistics.every((place) => inputs[place]?.values.every(Number.isFinite));
   if (!allFinite) {
     output.values.fill(Number.NaN, 0, count);

@@ -2,14 +2,14 @@ import assert from "node:assert/strict";
 import * as z from "zod";
 import { type MarkedBits, WEIGHTS_FLOOR } from "../ops/consensus.ts";
 import { countBits } from "../ops/deltas.ts";
-import { allocatedBytes } from "../ops/memory.ts";
 import { elementCount } from "../tensor.ts";
-import { splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
+import { splitBase, splitTiles } from "./frames/base-tiles.ts";
 import { compileSceWorking } from "./frames/sce-working.ts";
+import { tileElementsMax, tilesBytes } from "./frames/tiles.ts";
 import { selectByVariance, selectionBytes, selects } from "./frames/variance-selection.ts";
 import { differencesBytes, hasWorkingSteps } from "./frames/working-differences.ts";
 import { type MergeMethod, numberParameter, type Pass, type TileView } from "./method.ts";
-import { SELECTABLE_ELEMENTS_MAX } from "./sparsify/order-statistic.ts";
+import { refuseUncountable } from "./sparsify/order-statistic.ts";
 
 /** Sums of mean squares below this give every model the same weight. Source: merge reference section 4.11 step 4. */
 const ENERGY_FLOOR = 1e-6;
@@ -33,18 +33,16 @@ export const sce = Object.freeze({
   reducePasses: 3,
   scratchTiles: () => 0,
   scratchBytes: (tensor) =>
-    (hasWorkingSteps(tensor) ? differencesBytes(tensor) : 2 * allocatedBytes(4 * tileElementsMax("element", tensor))) +
+    (hasWorkingSteps(tensor) ? differencesBytes(tensor) : tilesBytes(2, "element", tensor)) +
     selectionBytes(tensor, numberParameter(tensor.parameters, "select_topk")),
   seeded: false,
   embeddingMismatch: "error",
   referenceDtype: "promoted",
   parameters: z.strictObject({ select_topk: z.number().default(1), int8_mask: z.boolean().default(false) }),
   modelParameters: z.strictObject({}),
-  refuse({ shape, parameters }) {
-    const total = elementCount(shape);
-    if (total <= SELECTABLE_ELEMENTS_MAX || !selects(numberParameter(parameters, "select_topk"))) return undefined;
-    const found = `a tensor of ${total} elements`;
-    return { parameter: "select_topk", found, expected: `at most ${SELECTABLE_ELEMENTS_MAX} to select among` };
+  refuse(tensor) {
+    if (!selects(numberParameter(tensor.parameters, "select_topk"))) return undefined;
+    return refuseUncountable(tensor, { parameter: "select_topk" });
   },
   compile(tensor, kernels) {
     if (hasWorkingSteps(tensor)) {

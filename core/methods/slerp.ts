@@ -1,5 +1,5 @@
 import * as z from "zod";
-import type { Combination } from "../ops/combine.ts";
+import { loneProgram, weightedSum } from "./frames/combinations.ts";
 import { createGramPass, type Gram, normsOf, product } from "./frames/gram.ts";
 import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts";
 
@@ -30,20 +30,11 @@ export const slerp = Object.freeze({
   modelParameters: z.strictObject({}),
   isIdentity: ({ inputs }) => inputs.length === 1,
   compile(tensor, kernels) {
-    if (tensor.inputs.length === 1) return { reduce: [], apply: combination([1]) };
-    const { pass, gram } = createGramPass(kernels, [0, 1], undefined);
-    return {
-      reduce: [pass],
-      apply: { deltas: false, combination: () => ({ factors: coefficients(tensor, gram), ...PLAIN }) },
-    };
+    if (tensor.inputs.length === 1) return loneProgram();
+    const { pass, gram } = createGramPass(kernels, { base: -1, others: [0, 1] });
+    return { reduce: [pass], apply: { deltas: false, combination: () => weightedSum(coefficients(tensor, gram)) } };
   },
 } satisfies MergeMethod);
-
-const PLAIN = { divisor: 1, multiplier: 1 } as const;
-
-function combination(factors: readonly number[]): { deltas: false; combination: () => Combination } {
-  return { deltas: false, combination: () => ({ factors, ...PLAIN }) };
-}
 
 /** The factors of the two inputs in their order. */
 function coefficients(tensor: MergeTensor, gram: Gram): readonly number[] {

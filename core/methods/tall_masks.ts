@@ -1,8 +1,8 @@
 import * as z from "zod";
-import { allocatedBytes } from "../ops/memory.ts";
-import { splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
+import { splitBase, splitTiles } from "./frames/base-tiles.ts";
 import { chosenTask, refuseChoice, TASK_PARAMETER } from "./frames/task-choice.ts";
-import { type MergeMethod, numberParameter } from "./method.ts";
+import { tileElementsMax, tilesBytes } from "./frames/tiles.ts";
+import { type MergeMethod, numberParameter, numbersOf } from "./method.ts";
 
 const EMITS = ["model", "mask"] as const;
 
@@ -23,7 +23,7 @@ export const tall_masks = Object.freeze({
   locality: "element",
   reducePasses: 0,
   scratchTiles: () => 0,
-  scratchBytes: (tensor) => 2 * allocatedBytes(4 * tileElementsMax("element", tensor)),
+  scratchBytes: (tensor) => tilesBytes(2, "element", tensor),
   seeded: false,
   embeddingMismatch: "base",
   parameters: z.strictObject({
@@ -49,9 +49,7 @@ export const tall_masks = Object.freeze({
     const chosen = chosenTask(tensor);
     const least = chosen === undefined ? numberParameter(tensor.parameters, "consensus") : 1;
     const lambda = numberParameter(tensor.parameters, "lambda");
-    const shares = split.others.map((index) =>
-      numberParameter(tensor.inputs[index]?.parameters ?? {}, "tall_mask_lambda"),
-    );
+    const shares = numbersOf(tensor, split.others, "tall_mask_lambda");
     return {
       reduce: [],
       apply: {

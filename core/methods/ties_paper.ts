@@ -1,8 +1,8 @@
 import * as z from "zod";
 import type { Kernels, Tile } from "../ops/kernels.ts";
-import { allocatedBytes } from "../ops/memory.ts";
-import { type BaseSplit, countNonzero, splitBase, splitTiles, tileElementsMax } from "./frames/base-tiles.ts";
-import { countModels, magnitudeOf, refuseUncountable, searchDeltas } from "./frames/model-cuts.ts";
+import { type BaseSplit, splitBase, splitTiles } from "./frames/base-tiles.ts";
+import { countModels, magnitudeOf, searchDeltas } from "./frames/model-cuts.ts";
+import { countNonzero, tileElementsMax, tilesBytes } from "./frames/tiles.ts";
 import {
   type MergeMethod,
   type MergeTensor,
@@ -12,6 +12,7 @@ import {
   stateList,
   type TileView,
 } from "./method.ts";
+import { refuseUncountable } from "./sparsify/order-statistic.ts";
 
 const ELECTIONS = ["mass", "normfrac", "normmass"] as const;
 const MERGES = ["dis-mean", "dis-sum", "dis-max"] as const;
@@ -36,7 +37,7 @@ export const ties_paper = Object.freeze({
   locality: "element",
   reducePasses: 0,
   scratchTiles: () => 0,
-  scratchBytes: tilesBytes,
+  scratchBytes,
   seeded: false,
   embeddingMismatch: "base",
   parameters: z.strictObject({
@@ -97,7 +98,7 @@ export const ties_paper = Object.freeze({
 /** Squared norms of the trimmed differences, for elections that weigh by them. */
 const NORMS: Round = Object.freeze({
   totals: (tensor) => ({ squares: { kind: "sum", length: countModels(tensor) } }),
-  scratchBytes: (tensor) => tilesBytes(tensor),
+  scratchBytes,
   measure(tensor, kernels) {
     const task = createTask(tensor, kernels);
     const squares = new Float64Array(countModels(tensor));
@@ -120,7 +121,7 @@ const NORMS: Round = Object.freeze({
 /** Elected positive signs less negative ones. */
 const BALANCE: Round = Object.freeze({
   totals: () => ({ balance: { kind: "count", length: 1 } }),
-  scratchBytes: (tensor) => tilesBytes(tensor),
+  scratchBytes,
   measure(tensor, kernels) {
     const task = createTask(tensor, kernels);
     let balance = 0;
@@ -148,12 +149,9 @@ type Task = {
   /** Fills `elected` with numbers of the elected signs. */
   elect(view: TileView): void;
 };
-
-/** Tiles: trimmed, elected, and counts, which a largest square uses before. */
-const TILES = 3;
-
-function tilesBytes(tensor: ScratchTensor): number {
-  return TILES * allocatedBytes(4 * tileElementsMax("element", tensor));
+/** Trimmed, elected, and counts, which a largest square uses before. */
+function scratchBytes(tensor: ScratchTensor): number {
+  return tilesBytes(3, "element", tensor);
 }
 
 function createTask(tensor: MergeTensor, kernels: Kernels): Task {

@@ -1,4 +1,5 @@
 import * as z from "zod";
+import { weightedSum } from "./frames/combinations.ts";
 import type { MergeMethod } from "./method.ts";
 
 /**
@@ -20,11 +21,11 @@ export const uniform_soup = Object.freeze({
   parameters: z.strictObject({}),
   modelParameters: z.strictObject({}),
   isIdentity: ({ inputs }) => inputs.length === 1,
-  compile: ({ inputs }) => ({
-    reduce: [],
-    apply: {
-      deltas: false,
-      combination: () => ({ factors: inputs.map(() => 1), divisor: inputs.length, multiplier: 1 }),
-    },
-  }),
+  compile({ inputs }) {
+    const mean = weightedSum(
+      inputs.map(() => 1),
+      inputs.length,
+    );
+    return { reduce: [], apply: { deltas: false, combination: () => mean } };
+  },
 } satisfies MergeMethod);

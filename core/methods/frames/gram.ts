@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import type { Block, Kernels } from "../../ops/kernels.ts";
 import type { StoredPass } from "../method.ts";
+import type { BaseSplit } from "./base-tiles.ts";
 
 /** Symmetric matrix of the dot products of n vectors, row by row, in float64. */
 export type Gram = readonly (readonly number[])[];
@@ -12,10 +13,10 @@ export type Gram = readonly (readonly number[])[];
 export type GramPass = { readonly pass: StoredPass; readonly gram: Gram };
 
 /**
- * A reduce pass that fills `gram` with the products of the inputs at `vectors`, or, when `base` is an index, of their
- * differences to that input. Order: float64 by tile, tiles in order.
+ * A reduce pass that fills `gram` with the products of the inputs beside the base, or, where there is a base, of their
+ * differences to it. Order: float64 by tile, tiles in order.
  */
-export function createGramPass(kernels: Kernels, vectors: readonly number[], base: number | undefined): GramPass {
+export function createGramPass(kernels: Kernels, { base, others: vectors }: BaseSplit): GramPass {
   const n = vectors.length;
   const gram = vectors.map(() => vectors.map(() => 0));
   const sums = new Float64Array(n * n);
@@ -23,7 +24,7 @@ export function createGramPass(kernels: Kernels, vectors: readonly number[], bas
     takesWindows: true,
     storedTile({ dtype, inputs, byteOffset, count, tileElements }) {
       const sources = vectors.map((index) => inputAt(inputs, index));
-      const origin = base === undefined ? undefined : inputAt(inputs, base);
+      const origin = base < 0 ? undefined : inputAt(inputs, base);
       kernels.addProducts(sums, { dtype, base: origin, sources, byteOffset }, count, tileElements);
     },
     finish() {

@@ -5,13 +5,11 @@ import assert from "node:assert/strict";
 import { type Deltas, wordsOf } from "../../ops/deltas.ts";
 import type { Block, Kernels } from "../../ops/kernels.ts";
 import { allocatedBytes } from "../../ops/memory.ts";
-import { elementCount } from "../../tensor.ts";
 import {
   type Measurement,
   type MergeTensor,
   type ModelExtent,
   type ModelState,
-  type Refusal,
   type Round,
   type RoundTensor,
   type ScratchTensor,
@@ -21,7 +19,7 @@ import {
   type Totals,
   totalOf,
 } from "../method.ts";
-import { COARSE_BINS, FINE_BINS, findBin, SELECTABLE_ELEMENTS_MAX } from "../sparsify/order-statistic.ts";
+import { COARSE_BINS, FINE_BINS, findBin } from "../sparsify/order-statistic.ts";
 import { splitBase } from "./base-tiles.ts";
 
 /** Called in a tile for every list, with the values whose magnitudes count. */
@@ -117,13 +115,6 @@ export function searchDeltas(name: string, ranksPerList: number, ranks: ModelSea
       return { pass, totals: () => ({}) };
     },
   });
-}
-
-/** A tensor with more elements than a bin can count. */
-export function refuseUncountable({ shape }: Pick<MergeTensor, "shape">): Refusal | undefined {
-  const total = elementCount(shape);
-  if (total <= SELECTABLE_ELEMENTS_MAX) return undefined;
-  return { found: `a tensor of ${total} elements`, expected: `at most ${SELECTABLE_ELEMENTS_MAX}` };
 }
 
 /** Inputs beside the base. */

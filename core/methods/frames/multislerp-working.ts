@@ -5,7 +5,8 @@ import { MergeyardError } from "../../error.ts";
 import type { Kernels } from "../../ops/kernels.ts";
 import { type MergeTensor, numberParameter, type Pass, type TensorProgram, type TileView } from "../method.ts";
 import type { Round } from "../sparsify/rescale.ts";
-import { commonRound, createWorkingDifferences } from "./working-differences.ts";
+import type { BaseSplit } from "./base-tiles.ts";
+import { addBase, commonRound, createWorkingDifferences } from "./working-differences.ts";
 import { addUp } from "./working-steps.ts";
 
 /** The steps at one element, and what the passes have found of the whole tensor. */
@@ -112,12 +113,11 @@ function measures(sphere: Sphere, tensor: string): readonly Pass[] {
 export function compileMultislerpWorking(
   tensor: MergeTensor,
   kernels: Kernels,
-  vectors: readonly number[],
+  split: BaseSplit,
   given: readonly number[],
 ): TensorProgram {
-  const sphere = createSphere(tensor, kernels, vectors, given);
+  const sphere = createSphere(tensor, kernels, split.others, given);
   const { round, weighted } = sphere;
-  const base = tensor.inputs.findIndex(({ isBase }) => isBase);
   /** The straight weighted sum where two directions cancel out. */
   const interpolate = (own: readonly number[]): number => {
     const { angle, meanNorm, eps, norms } = sphere;
@@ -130,10 +130,9 @@ export function compileMultislerpWorking(
     reduce: measures(sphere, tensor.name),
     apply: {
       tile(view) {
-        const origin = base < 0 ? undefined : view.inputs[base]?.values;
+        const origin = view.inputs[split.base];
         sphere.eachElement(view, (own, i) => {
-          const value = interpolate(own);
-          view.output.values[i] = origin === undefined ? value : round((origin[i] ?? 0) + value);
+          view.output.values[i] = addBase(interpolate(own), origin, i, round);
         });
       },
     },

@@ -5,7 +5,7 @@ import type { Kernels } from "../../ops/kernels.ts";
 import type { MergeTensor, Pass, TensorProgram, TileView } from "../method.ts";
 import { splitBase } from "./base-tiles.ts";
 import type { Grouping } from "./vector-groups.ts";
-import { commonRound, createWorkingDifferences } from "./working-differences.ts";
+import { addBase, commonRound, createWorkingDifferences } from "./working-differences.ts";
 
 /** Constants of the method, which round to the working dtype too. */
 type NuslerpFloors = { readonly norm: number; readonly sine: number };
@@ -66,12 +66,11 @@ export function compileNuslerpWorking(
     reduce: [lengths, products],
     apply: {
       tile(view) {
-        const origin = base < 0 ? undefined : view.inputs[base]?.values;
+        const origin = view.inputs[base];
         eachPair(view, (left, right, group, i) => {
           const { a, b, divisor } = arcs[group] ?? { a: rest, b: share, divisor: 1 };
           const sum = round(round(a * left) + round(b * right));
-          const value = divisor === 1 ? sum : round(sum / divisor);
-          view.output.values[i] = origin === undefined ? value : round((origin[i] ?? 0) + value);
+          view.output.values[i] = addBase(divisor === 1 ? sum : round(sum / divisor), origin, i, round);
         });
       },
     },

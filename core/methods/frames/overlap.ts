@@ -2,7 +2,6 @@
 // several models made to the same element are averaged. Source: mergekit `ram`, merge reference section 4.16.
 import * as z from "zod";
 import type { Kernels, Tile } from "../../ops/kernels.ts";
-import { allocatedBytes } from "../../ops/memory.ts";
 import type { LargeTally } from "../../ops/overlap.ts";
 import {
   type MergeTensor,
@@ -12,7 +11,8 @@ import {
   type TensorProgram,
   type TileView,
 } from "../method.ts";
-import { splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
+import { splitBase, splitTiles } from "./base-tiles.ts";
+import { tileElementsMax, tilesBytes } from "./tiles.ts";
 import { commonRound, createWorkingDifferences, differencesBytes, hasWorkingSteps } from "./working-differences.ts";
 import { addUp } from "./working-steps.ts";
 
@@ -22,7 +22,7 @@ export const OVERLAP_PARAMETERS = { epsilon: z.number().default(1e-5) };
 /** Kernel memory of `compileOverlap`: the counts of a tile, or its differences. */
 export function overlapBytes(tensor: ScratchTensor): number {
   if (hasWorkingSteps(tensor)) return differencesBytes(tensor);
-  return allocatedBytes(4 * tileElementsMax("element", tensor));
+  return tilesBytes(1, "element", tensor);
 }
 
 /** From a model's numbers of unique and overlapping changes to the factor of its unique ones. */

@@ -4,11 +4,12 @@
 import assert from "node:assert/strict";
 import * as z from "zod";
 import type { Kernels } from "../../ops/kernels.ts";
-import { type Allocate, allocateMatrix, doublesBytes, type Matrix } from "../../ops/linalg/matrix.ts";
+import { type Allocate, allocateMatrix, doublesBytes, inMemory, type Matrix } from "../../ops/linalg/matrix.ts";
 import { elementCount, type Shape } from "../../tensor.ts";
 import {
   type MergeTensor,
   numberParameter,
+  numbersOf,
   type Pass,
   type ScratchTensor,
   type TensorProgram,
@@ -101,8 +102,8 @@ export function meanOf(tasks: TaskMatrices, target: Matrix): void {
   for (let i = 0; i < target.values.length; i++) target.values[i] = (target.values[i] ?? 0) / tasks.count;
 }
 
-function weightsOf({ inputs }: MergeTensor, { others }: BaseSplit): readonly number[] {
-  return others.map((index) => numberParameter(inputs[index]?.parameters ?? {}, "weight"));
+function weightsOf(tensor: MergeTensor, { others }: BaseSplit): readonly number[] {
+  return numbersOf(tensor, others, "weight");
 }
 
 function isMatrix(shape: Shape): boolean {
@@ -117,10 +118,7 @@ function openTasks(
   { rows, columns }: { readonly rows: number; readonly columns: number },
 ): TaskMatrices {
   const { base, others } = splitTiles(view, split);
-  const allocate: Allocate = (count) => {
-    const { bytes } = kernels.allocateBlock(8 * count);
-    return new Float64Array(bytes.buffer, bytes.byteOffset, count);
-  };
+  const allocate = inMemory(kernels);
   const add = (index: number, target: Matrix): void => {
     const [values, weight] = [others[index]?.values, weights[index] ?? 1];
     assert.ok(values !== undefined, "a task of the tensor");

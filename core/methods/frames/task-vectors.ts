@@ -100,7 +100,7 @@ function scratchBytes(row: TaskVectorRow, tensor: ScratchTensor): number {
   return (
     (sparse.inputs.length === 0 ? 0 : (row.sparsifier?.scratchBytes(sparse) ?? 0)) +
     maskStoreBytes(sparse, localityOf(row), keeps) +
-    (tensor.working === undefined ? 0 : workingBytes(tensor.shape, localityOf(row)))
+    (tensor.working === undefined ? 0 : workingBytes(tensor, localityOf(row)))
   );
 }
 

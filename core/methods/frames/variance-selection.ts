@@ -1,29 +1,24 @@
 // Which elements models differ in most: those of largest variance over the models, exactly as many as asked for. Tiles
 // of variances are made anew in every pass; the cut is found as that of magnitudes is, variances being their own.
 import type { MarkedBits } from "../../ops/consensus.ts";
-import { BIT_GROUP, type Deltas } from "../../ops/deltas.ts";
+import type { Deltas } from "../../ops/deltas.ts";
 import type { Kernels } from "../../ops/kernels.ts";
 import { allocatedBytes } from "../../ops/memory.ts";
 import { elementCount } from "../../tensor.ts";
 import type { MergeTensor, Pass, ScratchTensor, TileView } from "../method.ts";
 import { markLargest } from "../sparsify/magnitude.ts";
+import { marksBytes } from "../sparsify/mask-store.ts";
 import { createCutSearch, searchBytes } from "../sparsify/order-statistic.ts";
 import type { Round } from "../sparsify/rescale.ts";
 import type { DeltaTile } from "../sparsify/sparsifier.ts";
-import { blockOf, splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
+import { splitBase, splitTiles } from "./base-tiles.ts";
+import { blockOf, tileElementsMax } from "./tiles.ts";
 
 export type VarianceSelection = {
   readonly reduce: readonly Pass[];
   /** Begins a pass over all tiles in order; what it returns marks the kept elements of each. */
   startMarking(): (view: TileView) => MarkedBits;
 };
-
-/** Kernels read marks in words: a little may be read past the last group. */
-const SLACK_BYTES = 8;
-
-function bitsBytes(tile: number): number {
-  return (BIT_GROUP / 8) * Math.ceil(tile / BIT_GROUP) + SLACK_BYTES;
-}
 
 /** True where the share says neither all nor nothing. */
 export function selects(share: number): boolean {
@@ -33,9 +28,9 @@ export function selects(share: number): boolean {
 /** Kernel memory of `selectByVariance`. */
 export function selectionBytes(tensor: ScratchTensor, share: number): number {
   const tile = tileElementsMax("element", tensor);
-  if (!selects(share)) return allocatedBytes(bitsBytes(tile));
+  if (!selects(share)) return allocatedBytes(marksBytes(tile));
   const tiles = 2 * allocatedBytes(8 * tile) + 2 * allocatedBytes(4 * tile);
-  return allocatedBytes(bitsBytes(tile)) + tiles + searchBytes(elementCount(tensor.shape), 1, 1);
+  return allocatedBytes(marksBytes(tile)) + tiles + searchBytes(elementCount(tensor.shape), 1, 1);
 }
 
 /**
@@ -50,7 +45,7 @@ export function selectByVariance(
   share: number,
   round: Round = Math.fround,
 ): VarianceSelection {
-  const bits = kernels.allocateBlock(bitsBytes(tileElementsMax("element", tensor)));
+  const bits = kernels.allocateBlock(marksBytes(tileElementsMax("element", tensor)));
   const marks = { bits, bitOffset: 0 };
   if (selects(share)) return selectShare(tensor, kernels, share, marks, createVariances(tensor, kernels, round));
   return {

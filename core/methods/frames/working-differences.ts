@@ -2,11 +2,11 @@
 // the dtype that the model's and the base's promote to. Only `mergekit_compat: strict` asks for it; it is element by
 // element and slow. Source: merge reference, section 2.1.
 import { roundingTo } from "../../ops/cast.ts";
-import type { Kernels } from "../../ops/kernels.ts";
-import { allocatedBytes } from "../../ops/memory.ts";
+import type { Kernels, Tile } from "../../ops/kernels.ts";
 import type { Locality, MergeTensor, ScratchTensor, TileView } from "../method.ts";
 import type { Round } from "../sparsify/rescale.ts";
-import { splitBase, splitTiles, tileElementsMax } from "./base-tiles.ts";
+import { splitBase, splitTiles } from "./base-tiles.ts";
+import { tileElementsMax, tilesBytes } from "./tiles.ts";
 
 /** True where the reference computes some step in 16 bits. */
 export function hasWorkingSteps({ inputs }: Pick<ScratchTensor, "inputs">): boolean {
@@ -20,7 +20,12 @@ export function commonRound({ working }: Pick<MergeTensor, "working">): Round {
 
 /** Kernel memory of `createWorkingDifferences` at element locality: a tile for every input. */
 export function differencesBytes(tensor: ScratchTensor): number {
-  return tensor.inputs.length * allocatedBytes(4 * tileElementsMax("element", tensor));
+  return tilesBytes(tensor.inputs.length, "element", tensor);
+}
+
+/** The base added back to what was merged of an element, rounded; without a base that alone. */
+export function addBase(merged: number, origin: Tile | undefined, i: number, round: Round): number {
+  return origin === undefined ? merged : round((origin.values[i] ?? 0) + merged);
 }
 
 /**

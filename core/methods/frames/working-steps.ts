@@ -1,24 +1,19 @@
 // The task-vector family in 16 bits, as the reference computes it when files or recipe say float16 or bfloat16: every
 // step is done in float32 and rounded to the working dtype, sums once at their end. Only `mergekit_compat: strict` asks
 // for it; it is element by element and slow. Source: merge reference, section 2.1.
-import assert from "node:assert/strict";
 import { type HalfDtype, roundingTo } from "../../ops/cast.ts";
 import { bitAt, type Deltas } from "../../ops/deltas.ts";
-import type { Block, Kernels, Tile } from "../../ops/kernels.ts";
-import { allocatedBytes } from "../../ops/memory.ts";
-import { elementCount, type Shape } from "../../tensor.ts";
-import { type Locality, type TensorProgram, type TileView, tileElementsOf } from "../method.ts";
+import type { Kernels } from "../../ops/kernels.ts";
+import type { Locality, ScratchTensor, TensorProgram, TileView } from "../method.ts";
 import { divisorOf, type Round } from "../sparsify/rescale.ts";
 import type { DeltaTile } from "../sparsify/sparsifier.ts";
+import { tileAt } from "./base-tiles.ts";
 import type { Sparsified, TaskVectorTask } from "./task-vector.ts";
+import { blockOf, tileElementsMax, tilesBytes } from "./tiles.ts";
 
 /** Kernel memory of `compileWorking`: a tile of differences and one of zeros. */
-export function workingBytes(shape: Shape, locality: Locality): number {
-  return 2 * allocatedBytes(4 * tileOf(shape, locality));
-}
-
-function tileOf(shape: Shape, locality: Locality): number {
-  return Math.min(tileElementsOf(locality, shape), Math.max(1, elementCount(shape)));
+export function workingBytes(tensor: Pick<ScratchTensor, "shape">, locality: Locality): number {
+  return tilesBytes(2, locality, tensor);
 }
 
 /** Every step of the frame, rounded to `dtype`. */
@@ -29,7 +24,7 @@ export function compileWorking(
   kernels: Kernels,
 ): TensorProgram {
   const round = roundingTo(dtype);
-  const differences = createDifferences(task, round, kernels, tileOf(task.tensor.shape, locality));
+  const differences = createDifferences(task, round, kernels, tileElementsMax(locality, task.tensor));
   const divisor = divisorOf(task, round);
   return {
     reduce: reduce.map(({ tile, ...options }) => ({
@@ -46,7 +41,7 @@ export function compileWorking(
             .values(view, input)
             .map((value, i) => round(round(value * (bitAt(bits, bitOffset + i) ? scale : 0)) * round(weight)));
         });
-        const base = tileAt(view, task.base).values;
+        const base = tileAt(view.inputs, task.base).values;
         for (let i = 0; i < view.count; i++) {
           const own = values.map((value) => value[i] ?? 0);
           let sum = task.elects ? electSum(own, task, round) : addUp(own, round);
@@ -65,7 +60,7 @@ function createDifferences(task: TaskVectorTask, round: Round, kernels: Kernels,
   zero.values.fill(0);
   const stored: Deltas = { dtype: "F32", base: blockOf(zero), source: blockOf(delta), byteOffset: 0 };
   const fill = (view: TileView, input: number): void => {
-    const [base, source] = [tileAt(view, task.base).values, tileAt(view, input).values];
+    const [base, source] = [tileAt(view.inputs, task.base).values, tileAt(view.inputs, input).values];
     for (let i = 0; i < view.count; i++) delta.values[i] = round((source[i] ?? 0) - (base[i] ?? 0));
   };
   return {
@@ -100,14 +95,4 @@ function electSum(values: readonly number[], { vectors, normalizes }: TaskVector
   const weights = vectors.map(({ weight }, j) => round(weight) * (votes[j] ?? 0));
   const divisor = addUp(weights, round);
   return round(sum / (divisor === 0 ? 1 : divisor));
-}
-
-function tileAt({ inputs }: TileView, index: number): Tile {
-  const tile = inputs[index];
-  assert.ok(tile !== undefined, "an input of the tensor");
-  return tile;
-}
-
-function blockOf({ address, values }: Tile): Block {
-  return { address, bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength) };
 }

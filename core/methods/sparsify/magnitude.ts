@@ -7,8 +7,8 @@ import { type Deltas, setBit, wordsOf } from "../../ops/deltas.ts";
 import { type Block, type Kernels, TILE_ELEMENTS } from "../../ops/kernels.ts";
 import { KEY_MAX, type KeyBand } from "../../ops/select.ts";
 import { elementCount } from "../../tensor.ts";
-import { type MergeInput, type MergeTensor, numberParameter, type Refusal } from "../method.ts";
-import { type Cut, createCutSearch, SELECTABLE_ELEMENTS_MAX, searchBytes } from "./order-statistic.ts";
+import { type MergeInput, type MergeTensor, numberParameter } from "../method.ts";
+import { type Cut, createCutSearch, refuseUncountable, searchBytes } from "./order-statistic.ts";
 import type { DeltaTile, MarkTile, Sparsification, Sparsifier } from "./sparsifier.ts";
 
 /**
@@ -25,7 +25,7 @@ export const magnitude: Sparsifier = Object.freeze({
   scratchBytes: ({ shape, inputs }) => searchBytes(elementCount(shape), inputs.length, 1),
   refuse(tensor, input) {
     const total = elementCount(tensor.shape);
-    if (total === 0 || keptCount(tensor, input) >= 1) return refuseSize(total, input);
+    if (total === 0 || keptCount(tensor, input) >= 1) return refuseUncountable(tensor, input);
     return {
       model: input.model,
       parameter: "density",
@@ -62,7 +62,7 @@ export const outliers: Sparsifier = Object.freeze({
   scratchBytes: ({ shape, inputs }) => searchBytes(elementCount(shape), inputs.length, 2),
   refuse(tensor, input) {
     const parameter = ["density", "gamma"].find((name) => numberParameter(input.parameters, name) < 0);
-    if (parameter === undefined) return refuseSize(elementCount(tensor.shape), input);
+    if (parameter === undefined) return refuseUncountable(tensor, input);
     const found = `${numberParameter(input.parameters, parameter)}`;
     return { model: input.model, parameter, found, expected: "0 or more" };
   },
@@ -89,11 +89,6 @@ export const outliers: Sparsifier = Object.freeze({
 function keptCount(tensor: MergeTensor, input: MergeInput): number {
   const count = Math.floor(numberParameter(input.parameters, "density") * elementCount(tensor.shape));
   return Math.max(count, numberParameter(tensor.parameters, "min_keep"));
-}
-
-function refuseSize(total: number, { model }: MergeInput): Refusal | undefined {
-  if (total <= SELECTABLE_ELEMENTS_MAX) return undefined;
-  return { model, found: `a tensor of ${total} elements`, expected: `at most ${SELECTABLE_ELEMENTS_MAX}` };
 }
 
 /** Positions [first, end) in ascending order that are kept. */

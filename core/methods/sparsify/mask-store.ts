@@ -13,6 +13,15 @@ const KEPT_BYTES_MAX = 32 * 2 ** 20;
 /** Kernels read marks in words: a little may be read past the last group. */
 const SLACK_BYTES = 8;
 
+/** Bytes of the marks of `count` elements, whole groups. */
+export function marksBytes(count: number): number {
+  return groupsBytes(count) + SLACK_BYTES;
+}
+
+function groupsBytes(count: number): number {
+  return (BIT_GROUP / 8) * Math.ceil(count / BIT_GROUP);
+}
+
 type Marks = { readonly bits: Block; readonly bitOffset: number };
 
 export type MaskStore = {
@@ -28,7 +37,7 @@ export type MaskStore = {
 function sizesOf({ shape, inputs }: ScratchTensor, locality: Locality, keeps: boolean) {
   const total = Math.max(1, elementCount(shape));
   const tile = Math.min(tileElementsOf(locality, shape), total);
-  const tileBytes = (BIT_GROUP / 8) * Math.ceil(tile / BIT_GROUP);
+  const tileBytes = groupsBytes(tile);
   const whole = tileBytes * Math.ceil(total / tile);
   const isKept = keeps && inputs.length * whole <= KEPT_BYTES_MAX;
   return { tile, tileBytes: tileBytes + SLACK_BYTES, ownBytes: (isKept ? whole : tileBytes) + SLACK_BYTES, isKept };

@@ -7,7 +7,8 @@ import { wordsOf } from "../../ops/deltas.ts";
 import { type Block, type Kernels, TILE_ELEMENTS } from "../../ops/kernels.ts";
 import { allocatedBytes } from "../../ops/memory.ts";
 import type { Bracket, BracketCounts } from "../../ops/select.ts";
-import type { ElementSpan } from "../method.ts";
+import { elementCount } from "../../tensor.ts";
+import type { ElementSpan, MergeTensor, Refusal } from "../method.ts";
 import type { DeltaPass, DeltaTile } from "./sparsifier.ts";
 
 /** The key of one rank, how many keys are larger, and how many are equal to it, itself included. */
@@ -38,7 +39,17 @@ export const FINE_BINS = 2 ** 16;
 const ABOVE_ALL = 0x7fffffff;
 
 /** More elements would overflow a bin. */
-export const SELECTABLE_ELEMENTS_MAX = 2 ** 32 - 1;
+const SELECTABLE_ELEMENTS_MAX = 2 ** 32 - 1;
+
+/** A tensor with more elements than a bin can count; `of` says whose or which parameter's fault it is. */
+export function refuseUncountable(
+  { shape }: Pick<MergeTensor, "shape">,
+  of: Pick<Refusal, "model" | "parameter"> = {},
+): Refusal | undefined {
+  const total = elementCount(shape);
+  if (total <= SELECTABLE_ELEMENTS_MAX) return undefined;
+  return { ...of, found: `a tensor of ${total} elements`, expected: `at most ${SELECTABLE_ELEMENTS_MAX}` };
+}
 
 export type CutSearch = {
   readonly passes: readonly DeltaPass[];

@@ -5,7 +5,7 @@ import type * as z from "zod";
 import type { Deltas } from "../../ops/deltas.ts";
 import type { Block, Kernels } from "../../ops/kernels.ts";
 import type { KeyBand } from "../../ops/select.ts";
-import type { ElementSpan, Locality, MergeInput, MergeTensor, Refusal, ScratchTensor } from "../method.ts";
+import type { Locality, MergeInput, MergeTensor, PassOptions, Refusal, ScratchTensor } from "../method.ts";
 
 /** One tile of every sparse model, in the order of the tensor's inputs; where said so, a window of many. */
 export type DeltaTile = {
@@ -18,13 +18,7 @@ export type DeltaTile = {
 };
 
 /** A reduce pass over the differences; as a method's pass otherwise. */
-export type DeltaPass = {
-  tile(tile: DeltaTile): void;
-  finish?(): void;
-  isNeeded?(): boolean;
-  readonly takesWindows?: boolean;
-  readonly spans?: readonly ElementSpan[] | undefined;
-};
+export type DeltaPass = PassOptions & { tile(tile: DeltaTile): void; readonly takesWindows?: boolean };
 
 /** Marks the kept elements of one model in one tile: bit bitOffset + i of `bits`. */
 export type MarkTile = (source: number, tile: DeltaTile, bits: Block, bitOffset: number) => void;

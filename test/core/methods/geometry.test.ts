@@ -2,7 +2,7 @@
 // invariants. Method: methods compiled on the scalar kernels, a whole small tensor as one tile.
 import assert from "node:assert/strict";
 import test from "node:test";
-import { blockOf } from "../../../core/methods/frames/base-tiles.ts";
+import { blockOf } from "../../../core/methods/frames/tiles.ts";
 import { karcher } from "../../../core/methods/karcher.ts";
 import type { MergeInput, MergeMethod, MergeTensor } from "../../../core/methods/method.ts";
 import { model_stock } from "../../../core/methods/model_stock.ts";
