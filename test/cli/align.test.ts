@@ -8,7 +8,8 @@ import { after, before, describe, test } from "node:test";
 import { derivePermutations } from "../../core/align/permutation-spec.ts";
 import { elementOffsets } from "../../core/align/weight-matching.ts";
 import { type Manifest, manifestDigest, parseManifest } from "../../core/artifact/manifest.ts";
-import { type PlainTensors, plainNumbers, readPlainModel, runJson, writePlainModel } from "./model-files.ts";
+import { plainNumbers } from "../random-numbers.ts";
+import { type PlainTensors, readPlainModel, runJson, writePlainModel } from "./model-files.ts";
 
 let cwd = "";
 before(() => {

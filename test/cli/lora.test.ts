@@ -6,7 +6,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { parseManifest } from "../../core/artifact/manifest.ts";
-import { type PlainTensors, plainNumbers, readPlainModel, runJson, writePlainModel } from "./model-files.ts";
+import { plainNumbers } from "../random-numbers.ts";
+import { type PlainTensors, readPlainModel, runJson, writePlainModel } from "./model-files.ts";
 
 let cwd = "";
 const run = (...args: readonly string[]) => runJson(cwd, ...args);

@@ -7,7 +7,8 @@ import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { parseManifest } from "../../core/artifact/manifest.ts";
 import { countGroups, groupExperts } from "../../core/moe/grouping.ts";
-import { type PlainTensor, plainNumbers, readPlainModel, runJson, writePlainModel } from "./model-files.ts";
+import { plainNumbers } from "../random-numbers.ts";
+import { type PlainTensor, readPlainModel, runJson, writePlainModel } from "./model-files.ts";
 
 let cwd = "";
 before(() => {

@@ -38,15 +38,6 @@ export async function readPlainModel(folder: string): Promise<Record<string, Pla
   return Object.fromEntries(await Promise.all(entries));
 }
 
-/** Numbers between -1/2 and 1/2 that float32 holds. */
-export function plainNumbers(count: number, seed: number): number[] {
-  let state = seed;
-  return Array.from({ length: count }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return Math.fround(state / 2 ** 32 - 0.5);
-  });
-}
-
 /** Runs a command with `--json`: its document, or its error with the exit status. */
 export async function runJson(cwd: string, ...args: readonly string[]): Promise<Record<string, unknown>> {
   const terminal = createRecorder({ cwd });

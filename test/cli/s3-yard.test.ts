@@ -8,7 +8,8 @@ import path from "node:path";
 import { after, test } from "node:test";
 import { main } from "../../cli/main.ts";
 import { openStore } from "../../stores/open.ts";
-import { plainNumbers, writePlainModel } from "./model-files.ts";
+import { plainNumbers } from "../random-numbers.ts";
+import { writePlainModel } from "./model-files.ts";
 import { createRecorder } from "./recorder.ts";
 
 const endpoint = process.env.MERGEYARD_TEST_S3_ENDPOINT;

@@ -18,6 +18,7 @@ import { measuredTensors } from "../../engine/measure-tensors.ts";
 import type { MergeRequest } from "../../engine/request.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { createMergeExecutor } from "../../workers/merge-executor.ts";
+import { uniforms } from "../random-numbers.ts";
 import { runTensor, type TensorCase, unitTensorOf } from "./in-memory.ts";
 
 const METHODS = [
@@ -40,10 +41,10 @@ const MODELS = ["base", "ft0", "ft1"];
 
 /** BF16 bits of a model: magnitudes of few values, so that many are equal at every cut. */
 function stored(model: number, count: number): Uint16Array {
-  let state = model * 7919 + 1;
+  const next = uniforms(model * 7919 + 1);
   return Uint16Array.from({ length: count }, (_, i) => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return 0x3c00 + ((i * 7) % 512) + (model === 0 ? 0 : (state >>> 20) & 7);
+    const change = Math.floor(next() * 2 ** 12) % 8;
+    return 0x3c00 + ((i * 7) % 512) + (model === 0 ? 0 : change);
   });
 }
 

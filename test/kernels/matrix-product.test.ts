@@ -3,14 +3,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Kernels } from "../../core/ops/kernels.ts";
+import { inMemory } from "../../core/ops/linalg/matrix.ts";
 import { createWasmKernels } from "../../kernels/wasm/host.ts";
-import { plainNumbers } from "../cli/model-files.ts";
+import { plainNumbers } from "../random-numbers.ts";
 import { onBoth } from "./oracle.ts";
 
 /** Values of a fixed sequence; `wild` mixes in zeros, infinities and what is smallest and largest. */
 function doubles(kernels: Kernels, count: number, seed: number, wild: boolean): Float64Array {
-  const { bytes } = kernels.allocateBlock(8 * count);
-  const values = new Float64Array(bytes.buffer, bytes.byteOffset, count);
+  const values = inMemory(kernels)(count);
   const edges = [0, -0, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 5e-324, Number.MAX_VALUE];
   values.set(plainNumbers(count, seed).map((value, i) => (wild && i % 7 === 0 ? (edges[(i / 7) % 6] ?? 0) : value)));
   return values;

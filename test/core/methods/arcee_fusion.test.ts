@@ -9,16 +9,14 @@ import { createScalarKernels } from "../../../core/ops/kernels.ts";
 import { kernelBytes } from "../../../core/plan/memory.ts";
 import { elementCount } from "../../../core/tensor.ts";
 import { runTensor, type TensorCase, unitTensorOf } from "../../engine/in-memory.ts";
+import { uniforms } from "../../random-numbers.ts";
 import { makeCheckpoint, makeLlama, planText, tensorOf } from "../plan/checkpoints.ts";
 
 const { fround } = Math;
 
 function caseOf(shape: readonly number[]): TensorCase {
-  let state = 99;
-  const next = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32 - 0.5;
-  };
+  const uniform = uniforms(99);
+  const next = () => uniform() - 0.5;
   const base = Float32Array.from({ length: elementCount(shape) }, next);
   const other = base.map((value, i) => (i % 3 === 0 ? value : value + Math.round(next() * 8) / 32));
   const models = [

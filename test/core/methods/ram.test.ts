@@ -7,17 +7,14 @@ import { ram } from "../../../core/methods/ram.ts";
 import { ramplus_tl } from "../../../core/methods/ramplus_tl.ts";
 import { createScalarKernels } from "../../../core/ops/kernels.ts";
 import { runTensor, type TensorCase } from "../../engine/in-memory.ts";
+import { uniforms } from "../../random-numbers.ts";
 import { makeLlama, planText } from "../plan/checkpoints.ts";
 
 const { fround } = Math;
 
 /** A base and models that each changed a share of its elements. */
 function caseOf(method: MergeMethod, count: number, models: number, parameters = {}): TensorCase {
-  let state = 7;
-  const next = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32;
-  };
+  const next = uniforms(7);
   const base = Float32Array.from({ length: count }, () => next() - 0.5);
   const others = Array.from({ length: models }, (_, index) => ({
     model: `ft${index}`,

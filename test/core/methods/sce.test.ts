@@ -6,17 +6,14 @@ import { sce } from "../../../core/methods/sce.ts";
 import { createScalarKernels } from "../../../core/ops/kernels.ts";
 import { kernelBytes } from "../../../core/plan/memory.ts";
 import { runTensor, type TensorCase, unitTensorOf } from "../../engine/in-memory.ts";
+import { uniforms } from "../../random-numbers.ts";
 import { makeCheckpoint, makeLlama, planText } from "../plan/checkpoints.ts";
 
 const { fround } = Math;
 
 /** Models that left some elements as they were; `step` makes many variances equal. */
 function caseOf(count: number, models: number, step: number, topk: number): TensorCase {
-  let state = count + models;
-  const next = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32;
-  };
+  const next = uniforms(count + models);
   const base = Float32Array.from({ length: count }, () => Math.round((next() - 0.5) * 64) / 64);
   const change = () => (step === 0 ? next() - 0.5 : Math.round((next() - 0.5) / step) * step);
   const others = Array.from({ length: models }, (_, index) => ({
@@ -127,7 +124,7 @@ describe("sce", () => {
     assert.throws(() => planText(selecting, huge), {
       code: "PlanMethodRefused",
       found: "a tensor of 4294967296 elements",
-      expected: "at most 4294967295 to select among",
+      expected: "at most 4294967295",
     });
     const whole = planText(text("base_model: a\nmodels: [{model: a}, {model: b}]"), huge);
     assert.equal(whole.units.length, 1);

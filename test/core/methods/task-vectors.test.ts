@@ -19,31 +19,36 @@ import { streamKey, uniformAt } from "../../../core/random.ts";
 import { elementCount } from "../../../core/tensor.ts";
 import { createWasmKernels } from "../../../kernels/wasm/host.ts";
 import { runTensor, type TensorCase, unitTensorOf } from "../../engine/in-memory.ts";
+import { uniforms } from "../../random-numbers.ts";
 
 const { fround } = Math;
 type Kept = (deltas: Float32Array, model: number) => readonly boolean[];
 
 /** Values from a fixed sequence; `step`: multiples of it, so that many magnitudes are equal. */
 function randomValues(count: number, seed: number, step = 0): Float32Array {
-  let state = seed * 2654435761 + 1;
-  return Float32Array.from({ length: count }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    const value = state / 2 ** 32 - 0.5;
+  const next = uniforms(seed * 2654435761 + 1);
+  return new Float32Array(count).map(() => {
+    const value = next() - 0.5;
     return step === 0 ? value : Math.round(value / step) * step;
   });
 }
 
 /** Indexes by ascending magnitude, equal ones in index order. */
 function ascending(deltas: Float32Array): Uint32Array {
-  return Uint32Array.from(deltas.keys()).sort((a, b) => Math.abs(deltas[a] ?? 0) - Math.abs(deltas[b] ?? 0) || a - b);
+  return sortedIndexes(deltas, (magnitude) => magnitude);
 }
 
 /** The k largest; of equal ones the lowest index first. */
 function largest(deltas: Float32Array, density: number): readonly boolean[] {
-  const order = Uint32Array.from(deltas.keys()).sort(
-    (a, b) => Math.abs(deltas[b] ?? 0) - Math.abs(deltas[a] ?? 0) || a - b,
-  );
-  return marked(deltas.length, order.subarray(0, Math.floor(density * deltas.length)));
+  const descending = sortedIndexes(deltas, (magnitude) => 2 ** 31 - 1 - magnitude);
+  return marked(deltas.length, descending.subarray(0, Math.floor(density * deltas.length)));
+}
+
+/** Indexes by a rank that is made of the bits of the magnitude, then by themselves: one number, which sorts fast. */
+function sortedIndexes(deltas: Float32Array, rankOf: (magnitudeBits: number) => number): Uint32Array {
+  const bits = new Uint32Array(deltas.map(Math.abs).buffer);
+  const keys = new Float64Array(bits).map((magnitude, i) => rankOf(magnitude) * 2 ** 20 + i).sort();
+  return new Uint32Array(keys.map((key) => key % 2 ** 20));
 }
 
 function band(deltas: Float32Array, density: number, gamma: number): readonly boolean[] {
@@ -56,7 +61,7 @@ function band(deltas: Float32Array, density: number, gamma: number): readonly bo
 }
 
 function marked(count: number, indexes: Uint32Array): readonly boolean[] {
-  const kept = Array.from({ length: count }, () => false);
+  const kept = new Array<boolean>(count).fill(false);
   for (const index of indexes) kept[index] = true;
   return kept;
 }
@@ -66,18 +71,23 @@ function expected(entry: TensorCase, kept: Kept, elects: boolean, normalizes: bo
   const [base, ...others] = entry.models;
   assert.ok(base !== undefined);
   const lambda = Number(entry.parameters?.lambda ?? 1);
-  const deltas = others.map(({ values }) => values.map((value, i) => value - (base.values[i] ?? 0)));
-  const masks = deltas.map((delta, model) => kept(delta, model));
-  const weights = others.map(({ parameters }) => fround(parameters?.weight ?? 0));
+  const vectors = others.map(({ values, parameters }, model) => {
+    const deltas = values.map((value, i) => value - (base.values[i] ?? 0));
+    const mask = kept(deltas, model);
+    const weight = fround(parameters?.weight ?? 0);
+    return { weight, values: deltas.map((delta, i) => fround(delta * (mask[i] ? 1 : 0)) * weight) };
+  });
   return base.values.map((origin, i) => {
-    const values = deltas.map((delta, j) =>
-      fround(fround((delta[i] ?? 0) * (masks[j]?.[i] ? 1 : 0)) * (weights[j] ?? 0)),
-    );
-    const majority = values.reduce((sum, value) => fround(sum + value), 0) >= 0 ? 1 : -1;
-    const votes = values.map((value) => (!elects || Math.sign(value) === majority ? 1 : 0));
-    let sum = values.reduce((total, value, j) => fround(total + value * (votes[j] ?? 0)), 0);
-    const weight = weights.reduce((total, own, j) => fround(total + own * (votes[j] ?? 0)), 0);
-    if (normalizes) sum = fround(sum / (weight === 0 ? 1 : weight));
+    let total = 0;
+    for (const { values } of vectors) total = fround(total + (values[i] ?? 0));
+    const majority = total >= 0 ? 1 : -1;
+    let [sum, weights] = [0, 0];
+    for (const { values, weight } of vectors) {
+      const vote = !elects || Math.sign(values[i] ?? 0) === majority ? 1 : 0;
+      sum = fround(sum + (values[i] ?? 0) * vote);
+      weights = fround(weights + weight * vote);
+    }
+    if (normalizes) sum = fround(sum / (weights === 0 ? 1 : weights));
     if (lambda !== 1) sum = fround(sum * fround(lambda));
     return fround(origin + sum);
   });
@@ -313,9 +323,10 @@ describe("the frame", () => {
         [31, 200],
         [3, 100_003],
       ] as const) {
+        const plain = caseOf(method, shape, 1 / 256, own);
         const rescales = [{}, { rescale: true }, { rescale: "none" }] as const;
         for (const more of method === task_arithmetic ? rescales.slice(0, 1) : rescales) {
-          const entry = { ...caseOf(method, shape, 1 / 256, own), parameters: more };
+          const entry = { ...plain, parameters: more };
           const windowElements = 16384;
           const declared = kernelBytes(method, unitTensorOf(entry), windowElements, false);
           const { kernels, peakBytes } = measured(createWasmKernels(2 ** 26));

@@ -8,6 +8,7 @@ import { scalarCast } from "../../../core/ops/cast.ts";
 import { createScalarKernels } from "../../../core/ops/kernels.ts";
 import { kernelBytes } from "../../../core/plan/memory.ts";
 import { runTensor, type TensorCase, unitTensorOf } from "../../engine/in-memory.ts";
+import { uniforms } from "../../random-numbers.ts";
 
 const COUNT = 20_000;
 const PARAMETERS = {
@@ -27,11 +28,8 @@ const PARAMETERS = {
 
 /** Values that neither dtype of 16 bits can hold. */
 function caseOf(id: keyof typeof PARAMETERS, working: "F16" | "BF16"): TensorCase {
-  let state = 7;
-  const next = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32 - 0.5;
-  };
+  const uniform = uniforms(7);
+  const next = () => uniform() - 0.5;
   const method = findMethod(id);
   assert.ok(method !== undefined);
   const base = Float32Array.from({ length: COUNT }, next);

@@ -1,14 +1,11 @@
 // Matrices for the tests of linear algebra: plain random ones, and ones with known singular values.
 import type { Matrix } from "../../../../core/ops/linalg/matrix.ts";
+import { uniforms } from "../../../random-numbers.ts";
 
 /** Values between -1/2 and 1/2, the same for the same shape. */
 export function randomMatrix(rows: number, columns: number): Matrix {
-  let state = rows * 7919 + columns;
-  const values = Float64Array.from({ length: rows * columns }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32 - 0.5;
-  });
-  return { rows, columns, values };
+  const next = uniforms(rows * 7919 + columns);
+  return { rows, columns, values: Float64Array.from({ length: rows * columns }, () => next() - 0.5) };
 }
 
 /** diag(values) between two products of reflections, whose entries no factor has in common. */

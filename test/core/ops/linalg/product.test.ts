@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { addCombination, addProduct, allocateMatrix, onHeap, rowOf } from "../../../../core/ops/linalg/matrix.ts";
 import { scalarMatrixProduct } from "../../../../core/ops/matrix-product.ts";
-import { plainNumbers } from "../../../cli/model-files.ts";
+import { plainNumbers } from "../../../random-numbers.ts";
 
 test("a product's bits are those of rows combined one by one", () => {
   for (const rows of [1, 2, 3]) {
