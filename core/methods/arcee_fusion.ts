@@ -11,7 +11,7 @@ import { type FusionSteps, fusionSteps } from "./frames/fusion-working.ts";
 import { blockOf, tileElementsMax, tilesBytes } from "./frames/tiles.ts";
 import { rowLength } from "./frames/vector-groups.ts";
 import type { MergeMethod, MergeTensor, Pass, TileView } from "./method.ts";
-import { type CutSearch, createCutSearch, refuseUncountable, searchBytes } from "./sparsify/order-statistic.ts";
+import { type CutSearch, createCutSearch, searchBytes } from "./sparsify/order-statistic.ts";
 import type { DeltaTile } from "./sparsify/sparsifier.ts";
 
 /** Positions, among the importances in ascending order, of the three quartiles. */
@@ -49,7 +49,6 @@ export const arcee_fusion = Object.freeze({
   embeddingMismatch: "common",
   parameters: z.strictObject({}),
   modelParameters: z.strictObject({}),
-  refuse: (tensor) => (tensor.inputs.length === 1 ? undefined : refuseUncountable(tensor)),
   isIdentity: ({ inputs }) => inputs.length === 1,
   compile(tensor, kernels) {
     if (tensor.inputs.length === 1) return loneProgram();

@@ -3,7 +3,6 @@ import { splitBase, splitTiles } from "./frames/base-tiles.ts";
 import { magnitudeOf, searchDeltas } from "./frames/model-cuts.ts";
 import { countNonzero, tileElementsMax, tilesBytes } from "./frames/tiles.ts";
 import { type MergeMethod, type ModelExtent, numberParameter, stateList } from "./method.ts";
-import { refuseUncountable } from "./sparsify/order-statistic.ts";
 
 /**
  * Localize-and-Stitch without data: of every task vector the elements above the magnitude of rank floor(density d), d
@@ -38,7 +37,6 @@ export const localize_and_stitch = Object.freeze({
       return { model: empty.model, parameter: "density", found, expected: `at least ${1 / model.elements}` };
     },
   },
-  refuse: refuseUncountable,
   compile(tensor, kernels) {
     const split = splitBase(tensor);
     const size = tileElementsMax("element", tensor);

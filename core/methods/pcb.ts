@@ -14,7 +14,6 @@ import {
   stateList,
   type TileView,
 } from "./method.ts";
-import { refuseUncountable } from "./sparsify/order-statistic.ts";
 
 /** The forms of the authors' code, and the share of a model's magnitudes that each clamps at both ends. */
 const CLAMP_RATIOS = { release: 0.0001, vision: 0.01 } as const;
@@ -88,7 +87,6 @@ export const pcb = Object.freeze({
       }),
     ],
   },
-  refuse: refuseUncountable,
   compile(tensor, kernels) {
     const tiles = allocateTiles(tensor, kernels);
     const score = createScoring(tensor, kernels, tiles);

@@ -6,10 +6,9 @@ import { elementCount } from "../tensor.ts";
 import { splitBase, splitTiles } from "./frames/base-tiles.ts";
 import { compileSceWorking } from "./frames/sce-working.ts";
 import { tileElementsMax, tilesBytes } from "./frames/tiles.ts";
-import { selectByVariance, selectionBytes, selects } from "./frames/variance-selection.ts";
+import { selectByVariance, selectionBytes } from "./frames/variance-selection.ts";
 import { differencesBytes, hasWorkingSteps } from "./frames/working-differences.ts";
 import { type MergeMethod, numberParameter, type Pass, type TileView } from "./method.ts";
-import { refuseUncountable } from "./sparsify/order-statistic.ts";
 
 /** Sums of mean squares below this give every model the same weight. Source: merge reference section 4.11 step 4. */
 const ENERGY_FLOOR = 1e-6;
@@ -40,10 +39,6 @@ export const sce = Object.freeze({
   referenceDtype: "promoted",
   parameters: z.strictObject({ select_topk: z.number().default(1), int8_mask: z.boolean().default(false) }),
   modelParameters: z.strictObject({}),
-  refuse(tensor) {
-    if (!selects(numberParameter(tensor.parameters, "select_topk"))) return undefined;
-    return refuseUncountable(tensor, { parameter: "select_topk" });
-  },
   compile(tensor, kernels) {
     if (hasWorkingSteps(tensor)) {
       return compileSceWorking(tensor, kernels, { energy: ENERGY_FLOOR, weights: WEIGHTS_FLOOR });

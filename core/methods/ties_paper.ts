@@ -12,7 +12,6 @@ import {
   stateList,
   type TileView,
 } from "./method.ts";
-import { refuseUncountable } from "./sparsify/order-statistic.ts";
 
 const ELECTIONS = ["mass", "normfrac", "normmass"] as const;
 const MERGES = ["dis-mean", "dis-sum", "dis-max"] as const;
@@ -58,7 +57,6 @@ export const ties_paper = Object.freeze({
       BALANCE,
     ],
   },
-  refuse: refuseUncountable,
   compile(tensor, kernels) {
     const task = createTask(tensor, kernels);
     const lambda = numberParameter(tensor.parameters, "lambda");

@@ -1,6 +1,6 @@
 // Variance over models, and sums of the values that agree in sign, one model at a time so that any number of models
 // takes the same memory: the meaning of the operations, in plain TypeScript. D = fl(a[i] - base[i]).
-import { bitAt } from "./deltas.ts";
+import { bitAt, doublesOf } from "./deltas.ts";
 import type { Block, Tile } from "./memory.ts";
 
 /** Sums of weights below this divide as this. Source: merge reference section 4.11 step 5. */
@@ -38,11 +38,6 @@ export type Consensus = {
 export type Elected = { readonly majority: Tile; readonly sum: Tile; readonly weights: Tile };
 
 const { fround } = Math;
-
-/** float64 values of a block; allocations are aligned to more than eight bytes. */
-function doublesOf({ bytes }: Block): Float64Array {
-  return new Float64Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 3);
-}
 
 function difference(a: Tile, base: Tile, index: number): number {
   return fround((a.values[index] ?? 0) - (base.values[index] ?? 0));

@@ -2,8 +2,8 @@
 // the lower 16 within the bin that holds the rank. What is counted is the caller's matter: lists of values whose
 // magnitudes are ranked, such as every model's differences to the base.
 import assert from "node:assert/strict";
-import { type Deltas, wordsOf } from "../../ops/deltas.ts";
-import type { Block, Kernels } from "../../ops/kernels.ts";
+import type { Deltas } from "../../ops/deltas.ts";
+import type { Kernels } from "../../ops/kernels.ts";
 import { allocatedBytes } from "../../ops/memory.ts";
 import {
   type Measurement,
@@ -19,7 +19,15 @@ import {
   type Totals,
   totalOf,
 } from "../method.ts";
-import { COARSE_BINS, FINE_BINS, findBin } from "../sparsify/order-statistic.ts";
+import {
+  type Bins,
+  COARSE_BINS,
+  createHistogram,
+  FINE_LENGTH,
+  findBin,
+  fineBins,
+  type Histogram,
+} from "../sparsify/histogram.ts";
 import { splitBase } from "./base-tiles.ts";
 
 /** Called in a tile for every list, with the values whose magnitudes count. */
@@ -50,15 +58,14 @@ export function searchRounds(search: ModelSearch): readonly [Round, Round] {
   const [bins, above] = [`${name}.bins`, `${name}.above`];
   const coarse: Round = {
     totals: (tensor) => ({
-      ...histogramSpecs(name, search.lists(tensor), COARSE_BINS),
+      ...histogramSpecs(name, search.lists(tensor), COARSE_BINS.length),
       ...search.also?.totals(tensor),
     }),
-    scratchBytes: (tensor) => histogramBytes(search.lists(tensor), COARSE_BINS) + search.scratchBytes(tensor),
+    scratchBytes: (tensor) => histogramBytes(search.lists(tensor), COARSE_BINS.length) + search.scratchBytes(tensor),
     measure(tensor, kernels) {
-      const blocks = allocateBins(kernels, search.lists(tensor), COARSE_BINS);
-      const count: CountList = (list, deltas, elements) =>
-        kernels.countKeys(deltas, 0, 16, pick(blocks, list), COARSE_BINS, elements);
-      return withBins(name, blocks, search.measure(tensor, kernels, count));
+      const histograms = Array.from({ length: search.lists(tensor) }, () => allocateHistogram(kernels, COARSE_BINS));
+      const count: CountList = (list, deltas, elements) => pick(histograms, list).add(deltas, elements);
+      return withCounts(name, histograms, search.measure(tensor, kernels, count));
     },
     decide(totals, model, state) {
       const decided = search.also?.decide(totals);
@@ -69,24 +76,23 @@ export function searchRounds(search: ModelSearch): readonly [Round, Round] {
     },
   };
   const fine: Round = {
-    totals: (tensor) => histogramSpecs(name, search.lists(tensor) * ranksPerList, FINE_BINS),
+    totals: (tensor) => histogramSpecs(name, search.lists(tensor) * ranksPerList, FINE_LENGTH),
     scratchBytes: (tensor) =>
-      histogramBytes(search.lists(tensor) * ranksPerList, FINE_BINS) + search.scratchBytes(tensor),
+      histogramBytes(search.lists(tensor) * ranksPerList, FINE_LENGTH) + search.scratchBytes(tensor),
     measure(tensor, kernels) {
-      const origins = stateList(tensor.state, bins).map((bin) => bin * FINE_BINS);
-      const blocks = allocateBins(kernels, origins.length, FINE_BINS);
+      const histograms = stateList(tensor.state, bins).map((bin) => allocateHistogram(kernels, fineBins(bin)));
       const count: CountList = (list, deltas, elements) => {
         for (let index = list * ranksPerList; index < (list + 1) * ranksPerList; index++) {
-          kernels.countKeys(deltas, origins[index] ?? 0, 0, pick(blocks, index), FINE_BINS, elements);
+          pick(histograms, index).add(deltas, elements);
         }
       };
-      return withBins(name, blocks, search.measure(tensor, kernels, count));
+      return withCounts(name, histograms, search.measure(tensor, kernels, count));
     },
     decide(totals, model, state) {
       const [upper, before] = [stateList(state, bins), stateList(state, above)];
       const keys = search.ranks(model, state).map((rank, index) => {
         const { bin } = findBin(totalOf(totals, `${name}.${index}`), rank - (before[index] ?? 0));
-        return (upper[index] ?? 0) * FINE_BINS + bin;
+        return (upper[index] ?? 0) * FINE_LENGTH + bin;
       });
       return { [name]: keys };
     },
@@ -137,21 +143,17 @@ function histogramBytes(count: number, bins: number): number {
   return count * allocatedBytes(4 * bins);
 }
 
-function allocateBins(kernels: Kernels, count: number, bins: number): readonly Block[] {
-  return Array.from({ length: count }, () => {
-    const block = kernels.allocateBlock(4 * bins);
-    block.bytes.fill(0);
-    return block;
-  });
+function allocateHistogram(kernels: Kernels, bins: Bins): Histogram {
+  return createHistogram(kernels, kernels.allocateBlock(4 * bins.length), bins);
 }
 
-/** The measurement with its bins among its totals. */
-function withBins(name: string, blocks: readonly Block[], { pass, totals }: Measurement): Measurement {
+/** The measurement with what the histograms counted among its totals. */
+function withCounts(name: string, histograms: readonly Histogram[], { pass, totals }: Measurement): Measurement {
   return {
     pass,
     totals: () => ({
       ...totals(),
-      ...Object.fromEntries(blocks.map((block, index) => [`${name}.${index}`, Float64Array.from(wordsOf(block))])),
+      ...Object.fromEntries(histograms.map((histogram, index) => [`${name}.${index}`, histogram.counts()])),
     }),
   };
 }

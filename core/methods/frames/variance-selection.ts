@@ -21,7 +21,7 @@ export type VarianceSelection = {
 };
 
 /** True where the share says neither all nor nothing. */
-export function selects(share: number): boolean {
+function selects(share: number): boolean {
   return share > 0 && share < 1;
 }
 

@@ -8,7 +8,7 @@ import { type Block, type Kernels, TILE_ELEMENTS } from "../../ops/kernels.ts";
 import { KEY_MAX, type KeyBand } from "../../ops/select.ts";
 import { elementCount } from "../../tensor.ts";
 import { type MergeInput, type MergeTensor, numberParameter } from "../method.ts";
-import { type Cut, createCutSearch, refuseUncountable, searchBytes } from "./order-statistic.ts";
+import { type Cut, createCutSearch, searchBytes } from "./order-statistic.ts";
 import type { DeltaTile, MarkTile, Sparsification, Sparsifier } from "./sparsifier.ts";
 
 /**
@@ -25,7 +25,7 @@ export const magnitude: Sparsifier = Object.freeze({
   scratchBytes: ({ shape, inputs }) => searchBytes(elementCount(shape), inputs.length, 1),
   refuse(tensor, input) {
     const total = elementCount(tensor.shape);
-    if (total === 0 || keptCount(tensor, input) >= 1) return refuseUncountable(tensor, input);
+    if (total === 0 || keptCount(tensor, input) >= 1) return undefined;
     return {
       model: input.model,
       parameter: "density",
@@ -60,9 +60,9 @@ export const outliers: Sparsifier = Object.freeze({
   reducePasses: 1,
   seeded: false,
   scratchBytes: ({ shape, inputs }) => searchBytes(elementCount(shape), inputs.length, 2),
-  refuse(tensor, input) {
+  refuse(_tensor, input) {
     const parameter = ["density", "gamma"].find((name) => numberParameter(input.parameters, name) < 0);
-    if (parameter === undefined) return refuseUncountable(tensor, input);
+    if (parameter === undefined) return undefined;
     const found = `${numberParameter(input.parameters, parameter)}`;
     return { model: input.model, parameter, found, expected: "0 or more" };
   },

@@ -3,12 +3,12 @@
 // which the statistic is found. Where the sample misled, or too much lies between, two passes of histograms find it
 // instead. The result is exact in every case: the sample only decides how fast.
 import assert from "node:assert/strict";
-import { wordsOf } from "../../ops/deltas.ts";
+import { doublesOf, wordsOf } from "../../ops/deltas.ts";
 import { type Block, type Kernels, TILE_ELEMENTS } from "../../ops/kernels.ts";
 import { allocatedBytes } from "../../ops/memory.ts";
 import type { Bracket, BracketCounts } from "../../ops/select.ts";
-import { elementCount } from "../../tensor.ts";
-import type { ElementSpan, MergeTensor, Refusal } from "../method.ts";
+import type { ElementSpan } from "../method.ts";
+import { COARSE_BINS, createHistogram, FINE_LENGTH, findBin, fineBins, type Histogram } from "./histogram.ts";
 import type { DeltaPass, DeltaTile } from "./sparsifier.ts";
 
 /** The key of one rank, how many keys are larger, and how many are equal to it, itself included. */
@@ -18,7 +18,7 @@ type Found = { readonly key: number; readonly above: number; readonly equal: num
  * What is found, and how many of the equal keys come before each tile of TILE_ELEMENTS and before the end; that says
  * nothing where the passes come in other tiles.
  */
-export type Cut = Found & { readonly equalBefore: Uint32Array };
+export type Cut = Found & { readonly equalBefore: Float64Array };
 
 /** Spans of a sample and elements of each, spread evenly; a tensor of no more elements is its own sample. */
 const SAMPLE_SPANS = 64;
@@ -32,24 +32,8 @@ const LIST_KEYS_MAX = 2 ** 24;
 /** Lists are planned to fill up to this share. */
 const LIST_FILL = 0.75;
 
-/** Bins of the two histograms: the upper 15 and the lower 16 bits of a key. */
-export const COARSE_BINS = 2 ** 15;
-export const FINE_BINS = 2 ** 16;
 /** Larger than every key. */
 const ABOVE_ALL = 0x7fffffff;
-
-/** More elements would overflow a bin. */
-const SELECTABLE_ELEMENTS_MAX = 2 ** 32 - 1;
-
-/** A tensor with more elements than a bin can count; `of` says whose or which parameter's fault it is. */
-export function refuseUncountable(
-  { shape }: Pick<MergeTensor, "shape">,
-  of: Pick<Refusal, "model" | "parameter"> = {},
-): Refusal | undefined {
-  const total = elementCount(shape);
-  if (total <= SELECTABLE_ELEMENTS_MAX) return undefined;
-  return { ...of, found: `a tensor of ${total} elements`, expected: `at most ${SELECTABLE_ELEMENTS_MAX}` };
-}
 
 export type CutSearch = {
   readonly passes: readonly DeltaPass[];
@@ -62,16 +46,21 @@ export type CutSearch = {
 /** Keys that a model's block has room for: its sample, its lists, or the bins of its histograms. */
 function blockKeys(total: number, sources: number, ranks: number): number {
   if (total <= SAMPLE_ELEMENTS) return Math.max(total, TILE_ELEMENTS);
-  return Math.max(SAMPLE_ELEMENTS, ranks * listKeys(total, sources * ranks), COARSE_BINS + ranks * FINE_BINS);
+  return Math.max(SAMPLE_ELEMENTS, ranks * listKeys(total, sources * ranks), COARSE_BINS.length + ranks * FINE_LENGTH);
 }
 
 function listKeys(total: number, lists: number): number {
-  return Math.max(FINE_BINS, Math.min(Math.ceil(total * LIST_SHARE), Math.floor(LIST_KEYS_MAX / lists)));
+  return Math.max(FINE_LENGTH, Math.min(Math.ceil(total * LIST_SHARE), Math.floor(LIST_KEYS_MAX / lists)));
 }
 
-/** Words of one rank's counts by tile: three of a bracket, and the sums that a cut has, which are one more. */
+/** Words of one rank's counts by tile, an even number: the float64 sums that a cut has, and three of a bracket. */
 function tallyWords(total: number): number {
-  return 4 * tilesOf(total) + 1;
+  return sumWords(total) + 4 * Math.ceil((3 * tilesOf(total)) / 4);
+}
+
+/** One sum more than tiles. */
+function sumWords(total: number): number {
+  return 2 * (tilesOf(total) + 1);
 }
 
 function tilesOf(total: number): number {
@@ -98,7 +87,7 @@ type Search = {
   readonly counts: { -readonly [kind in keyof BracketCounts]: number };
   /** Three words a tile: keys equal to the bracket's upper end, inside it, and both with its lower end. */
   readonly tally: Block;
-  readonly equalBefore: Uint32Array;
+  readonly equalBefore: Float64Array;
   /** Of the histograms: the coarse bin that holds the rank, and the keys above it. */
   coarse: { bin: number; above: number };
   /** By the histograms. */
@@ -138,7 +127,7 @@ export function createCutSearch(kernels: Kernels, total: number, ranks: readonly
   };
 }
 
-const EMPTY: Cut = { key: 0, above: 0, equal: 0, equalBefore: new Uint32Array(1) };
+const EMPTY: Cut = { key: 0, above: 0, equal: 0, equalBefore: new Float64Array(1) };
 
 function pickBlock(blocks: readonly Block[]): (source: number) => Block {
   return (source) => {
@@ -153,18 +142,18 @@ function createSearch(
   tallies: Block,
   at: { total: number; lists: number; source: number; rank: Rank; index: number },
 ): Search {
-  const [words, tiles] = [tallyWords(at.total), tilesOf(at.total)];
+  const [first, sums] = [at.index * tallyWords(at.total), sumWords(at.total)];
   const keys = at.total <= SAMPLE_ELEMENTS ? 0 : listKeys(at.total, at.lists);
-  const bins = at.total <= SAMPLE_ELEMENTS ? 0 : FINE_BINS;
+  const bins = at.total <= SAMPLE_ELEMENTS ? 0 : FINE_LENGTH;
   return {
     source: at.source,
     rank: () => (typeof at.rank === "number" ? at.rank : at.rank()),
     list: part(block, at.index * keys, keys),
-    bins: part(block, bins === 0 ? 0 : COARSE_BINS + at.index * bins, bins),
+    bins: part(block, bins === 0 ? 0 : COARSE_BINS.length + at.index * bins, bins),
     bracket: undefined,
     counts: { above: 0, atHigh: 0, held: 0, listed: 0 },
-    tally: part(tallies, at.index * words, 3 * tiles),
-    equalBefore: wordsOf(part(tallies, at.index * words + 3 * tiles, tiles + 1)),
+    tally: part(tallies, first + sums, 3 * tilesOf(at.total)),
+    equalBefore: doublesOf(part(tallies, first, sums)),
     coarse: { bin: 0, above: 0 },
     found: undefined,
     cut: undefined,
@@ -324,36 +313,45 @@ function uncut(searches: readonly Search[]): readonly Search[] {
 }
 
 function coarsePass(kernels: Kernels, searches: readonly Search[], blocks: readonly Block[]): DeltaPass {
+  let histograms: ReadonlyMap<number, Histogram> = new Map();
   return {
     isNeeded: () => uncut(searches).length > 0,
     tile(tile) {
-      for (const source of new Set(uncut(searches).map((search) => search.source))) {
-        const bins = part(pickBlock(blocks)(source), 0, COARSE_BINS);
-        if (tile.firstElement === 0) bins.bytes.fill(0);
-        kernels.countKeys(tile.deltas(source), 0, 16, bins, COARSE_BINS, tile.count);
+      if (tile.firstElement === 0) {
+        histograms = new Map(
+          uncut(searches).map(({ source }) => [
+            source,
+            createHistogram(kernels, pickBlock(blocks)(source), COARSE_BINS),
+          ]),
+        );
       }
+      for (const [source, histogram] of histograms) histogram.add(tile.deltas(source), tile.count);
     },
     finish() {
       for (const search of uncut(searches)) {
-        search.coarse = findBin(wordsOf(part(pickBlock(blocks)(search.source), 0, COARSE_BINS)), search.rank());
+        search.coarse = findBin(histograms.get(search.source)?.counts() ?? [], search.rank());
       }
     },
   };
 }
 
 function finePass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
+  let histograms: ReadonlyMap<Search, Histogram> = new Map();
   return {
     isNeeded: () => uncut(searches).length > 0,
     tile(tile) {
-      for (const { source, coarse, bins } of uncut(searches)) {
-        if (tile.firstElement === 0) bins.bytes.fill(0);
-        kernels.countKeys(tile.deltas(source), coarse.bin * FINE_BINS, 0, bins, FINE_BINS, tile.count);
+      if (tile.firstElement === 0) {
+        histograms = new Map(
+          uncut(searches).map((search) => [search, createHistogram(kernels, search.bins, fineBins(search.coarse.bin))]),
+        );
       }
+      for (const [{ source }, histogram] of histograms) histogram.add(tile.deltas(source), tile.count);
     },
     finish() {
-      for (const search of uncut(searches)) {
-        const { bin, above, count } = findBin(wordsOf(search.bins), search.rank() - search.coarse.above);
-        search.found = { key: search.coarse.bin * FINE_BINS + bin, above: search.coarse.above + above, equal: count };
+      for (const [search, histogram] of histograms) {
+        const { bin, above, count } = findBin(histogram.counts(), search.rank() - search.coarse.above);
+        const key = search.coarse.bin * FINE_LENGTH + bin;
+        search.found = { key, above: search.coarse.above + above, equal: count };
       }
     },
   };
@@ -379,21 +377,10 @@ function equalPass(kernels: Kernels, searches: readonly Search[]): DeltaPass {
   };
 }
 
-/** The bin that holds the element of a rank, counted from the last bin down. */
-export function findBin(bins: ArrayLike<number>, rank: number): { bin: number; above: number; count: number } {
-  let above = 0;
-  for (let bin = bins.length - 1; bin >= 0; bin--) {
-    const count = bins[bin] ?? 0;
-    if (above + count >= rank) return { bin, above, count };
-    above += count;
-  }
-  assert.fail(`rank ${rank} of ${above} elements`);
-}
-
 /** Finds cuts of ranks among keys, by the same two histograms; of ranks that lie close together each is made once. */
 function searchAmong(keys: Uint32Array): (rank: number) => Found {
-  const upperBins = new Uint32Array(COARSE_BINS);
-  const lowerBins = new Uint32Array(FINE_BINS);
+  const upperBins = new Uint32Array(COARSE_BINS.length);
+  const lowerBins = new Uint32Array(FINE_LENGTH);
   let lowerOf = -1;
   // Indexes, not iterators: this runs over a quarter of a million keys for every large tensor and model.
   for (let i = 0; i < keys.length; i++) {
@@ -412,6 +399,6 @@ function searchAmong(keys: Uint32Array): (rank: number) => Found {
     const upper = findBin(upperBins, rank);
     if (upper.bin !== lowerOf) fillLower(upper.bin);
     const lower = findBin(lowerBins, rank - upper.above);
-    return { key: upper.bin * FINE_BINS + lower.bin, above: upper.above + lower.above, equal: lower.count };
+    return { key: upper.bin * FINE_LENGTH + lower.bin, above: upper.above + lower.above, equal: lower.count };
   };
 }
