@@ -67,7 +67,8 @@ export const PICKLED_CODES = {
   PickleTensorUnsupported: {
     meaning: "the pickle holds a tensor of a kind that cannot be read",
     retryable: false,
-    remedy: "convert it to a dense tensor with torch and save it again",
+    remedy:
+      "make it a dense tensor with torch (to_dense, dequantize, resolve_conj, resolve_neg, full_tensor) and save it",
   },
   PicklePersistentIdInvalid: {
     meaning: "the pickle refers to something else than a storage",

@@ -5,6 +5,7 @@ import { QUANTIZED_STORAGES, TORCH_DTYPES, TORCH_STORAGES } from "../torch/dtype
 import {
   asKind,
   describeValue,
+  fieldOf,
   isCount,
   isObject,
   itemsOf,
@@ -18,6 +19,7 @@ export type PickleTools = {
   dictOf(pairs: readonly PickleValue[]): PickleDict;
   invalid(found: string, expected: string): Error;
   refused(found: string): Error;
+  unsupported(found: string): Error;
 };
 
 type Call = (args: readonly PickleValue[], tools: PickleTools) => PickleValue;
@@ -85,6 +87,7 @@ const getAttribute: Call = (args, tools) => {
 const rebuildTensor: Call = (args, tools) => {
   const storage = asKind(args[0], "storage");
   if (storage === undefined || args.length < 4 || args.length > 7) return fail(tools, args, "a storage and its view");
+  checkResolved(args[6], tools);
   return tensorOf(args, { element: storage.element, dtypeName: storage.type, storage }, tools);
 };
 
@@ -92,8 +95,15 @@ const rebuildTensor: Call = (args, tools) => {
 const rebuildTensor3: Call = (args, tools) => {
   const [storage, dtype] = [asKind(args[0], "storage"), asKind(args[6], "dtype")];
   if (storage === undefined || dtype === undefined) return fail(tools, args, "a storage, its view and a dtype");
+  checkResolved(args[7], tools);
   return tensorOf(args, { element: dtype, dtypeName: dtype.name, storage }, tools);
 };
+
+/** A view may say that every element it shows is the conjugate or the negative of what is stored. */
+function checkResolved(metadata: PickleValue | undefined, tools: PickleTools): void {
+  const bit = ["conj", "neg"].find((name) => fieldOf(metadata, name) === true);
+  if (bit !== undefined) throw tools.unsupported(`a view whose elements are stored without their ${bit} bit`);
+}
 
 type TensorBase = Pick<Extract<PickleValue, { kind: "tensor" }>, "element" | "dtypeName" | "storage">;
 

@@ -85,6 +85,10 @@ class Machine implements PickleTools {
     return this.error("PickleGlobalRefused", found, "tensors, numbers, text and plain containers");
   }
 
+  unsupported(found: string): MergeyardError {
+    return this.error("PickleTensorUnsupported", found, "a dense tensor");
+  }
+
   tooLarge(found: string): MergeyardError {
     return this.error("PickleTooLarge", found, "a pickle within the bounds of any honest checkpoint");
   }
@@ -188,9 +192,7 @@ class Machine implements PickleTools {
   global(module: string, name: string): void {
     const full = `${module} ${name}`;
     const unsupported = unsupportedTensor(full);
-    if (unsupported !== undefined) {
-      throw this.error("PickleTensorUnsupported", `${unsupported} (${full})`, "a dense tensor");
-    }
+    if (unsupported !== undefined) throw this.unsupported(`${unsupported} (${full})`);
     const meaning = GLOBALS.get(full);
     if (meaning === undefined) throw this.refused(full.slice(0, 200));
     this.push(meaning.value ?? { kind: "global", name: full });

@@ -102,6 +102,8 @@ export type TensorPart = {
   readonly offset?: number;
   readonly size: readonly number[];
   readonly stride: readonly number[];
+  /** Behind the hooks; nothing unless given. */
+  readonly metadata?: Op;
 };
 
 /** _rebuild_tensor_v2 of a storage. */
@@ -112,6 +114,7 @@ export function tensor({
   offset = 0,
   size,
   stride,
+  metadata = "",
 }: TensorPart): Uint8Array {
   const id = tuple(text("storage"), `ctorch\n${storage}\n`, text(key), text("cpu"), int(count));
   const view = [int(offset), tuple(...size.map(int)), tuple(...stride.map(int))];
@@ -123,6 +126,7 @@ export function tensor({
     ...view,
     "\x89",
     "ccollections\nOrderedDict\n)R",
+    metadata,
     "tR",
   );
 }

@@ -184,6 +184,22 @@ suite("files of torch.save", () => {
     await assert.rejects(open(torchOf(dict(["a", "K\x01"]))), { code: "TorchNoTensors" });
   });
 
+  test("are refused where a view shows the conjugate or the negative of what is stored", async () => {
+    const view = (...bits: readonly (readonly [string, Op])[]) => tensor({ ...matrix, metadata: dict(...bits) });
+    for (const bit of ["conj", "neg"]) {
+      await assert.rejects(open(one(view([bit, "\x88"]))), { code: "PickleTensorUnsupported" });
+    }
+    await assert.doesNotReject(open(one(view(["conj", "\x89"], ["other", "K\x01"]))));
+    const storage = tuple(text("storage"), "ctorch.storage\nUntypedStorage\n", text("0"), text("cpu"), int(24));
+    const untyped = ops(
+      "ctorch._utils\n_rebuild_tensor_v3\n(",
+      ops(storage, "Q", int(0), tuple(int(6)), tuple(int(1)), "\x89N", "ctorch\nfloat32\n"),
+      dict(["neg", "\x88"]),
+      "tR",
+    );
+    await assert.rejects(open(one(untyped)), { code: "PickleTensorUnsupported" });
+  });
+
   test("are refused with big-endian storages, in either form", async () => {
     const big = zipOf([
       { name: "archive/data.pkl", data: pickleOf(dict()) },
