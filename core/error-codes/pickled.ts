@@ -62,7 +62,7 @@ export const PICKLED_CODES = {
   PickleGlobalRefused: {
     meaning: "the pickle names something that is not data of a checkpoint",
     retryable: false,
-    remedy: "do not trust where the file came from, or save only tensors, numbers, text and plain containers",
+    remedy: "save model.state_dict() alone, without the objects around it; do not trust a file that others made",
   },
   PickleTensorUnsupported: {
     meaning: "the pickle holds a tensor of a kind that cannot be read",

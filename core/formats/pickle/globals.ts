@@ -1,7 +1,8 @@
 // The fixed table of globals that a pickle may name, and what each means as data. A name is looked up here and nowhere
 // else; nothing is imported, called or instantiated. What the table lacks is refused as soon as it is named.
-// Source: reference checkpoint-formats.md section 2.2.
+// Source: reference checkpoint-formats.md section 2.2; trainer-globals.ts for what is kept as placeholders.
 import { QUANTIZED_STORAGES, TORCH_DTYPES, TORCH_STORAGES } from "../torch/dtype.ts";
+import { CLASSES, DICTS, PLACEHOLDERS } from "./trainer-globals.ts";
 import {
   asKind,
   describeValue,
@@ -36,9 +37,9 @@ const opaque =
   (what: string): Call =>
   () => ({ kind: "opaque", what });
 
-/** `OrderedDict()`, or with a list of pairs; a defaultdict's factory must be None. */
+/** `OrderedDict()`, or with a list of pairs; a defaultdict's factory is a class or None. */
 const makeDict: Call = (args, tools) => {
-  const [first, ...others] = args.filter((arg) => arg !== null);
+  const [first, ...others] = args.filter((arg) => arg !== null && asKind(arg, "global") === undefined);
   if (first === undefined) return tools.dictOf([]);
   const pairs = itemsOf(first);
   if (pairs !== undefined && others.length === 0) return tools.dictOf(pairs);
@@ -141,6 +142,12 @@ const rebuildFromType: Call = (args, tools) => {
   throw tools.refused(`_rebuild_from_type_v2(${args.slice(0, 2).map(describeValue).join(", ")})`);
 };
 
+/** `deque()`, or an empty list and the longest it may get; its items are appended. */
+const makeDeque: Call = (args, tools) => {
+  const items = args.length === 0 ? [] : itemsOf(args[0]);
+  return { kind: "list", items: [...(items ?? fail(tools, args, "a list"))] };
+};
+
 const makeSize: Call = (args, tools) => {
   const items = itemsOf(args[0]);
   if (items === undefined || args.length !== 1) return fail(tools, args, "one tuple");
@@ -190,6 +197,7 @@ export const GLOBALS: ReadonlyMap<string, GlobalMeaning> = new Map<string, Globa
   ["collections OrderedDict", { call: makeDict }],
   ["collections Counter", { call: makeDict }],
   ["collections defaultdict", { call: makeDict }],
+  ["collections deque", { call: makeDeque }],
   ["torch._utils _rebuild_tensor", { call: rebuildTensor }],
   ["torch._utils _rebuild_tensor_v2", { call: rebuildTensor }],
   ["torch._utils _rebuild_tensor_v3", { call: rebuildTensor3 }],
@@ -203,20 +211,16 @@ export const GLOBALS: ReadonlyMap<string, GlobalMeaning> = new Map<string, Globa
   ["torch.serialization _get_layout", { call: getLayout }],
   ...both("set", { call: makeSet }),
   ...both("frozenset", { call: makeSet }),
+  ...both("bytes", { call: makeBytes }),
   ...both("bytearray", { call: makeBytes }),
   ...both("complex", { call: makeComplex }),
   ...both("getattr", { call: getAttribute }),
   ["_codecs encode", { call: makeBytes }],
-  ...["numpy.core.multiarray", "numpy._core.multiarray"].flatMap((module): [string, GlobalMeaning][] => [
-    [`${module} scalar`, SKIPPED("a numpy scalar")],
-    [`${module} _reconstruct`, SKIPPED("a numpy array")],
-  ]),
-  ["numpy dtype", SKIPPED("a numpy dtype")],
-  ["numpy ndarray", {}],
-  ...["pathlib", "pathlib._local"].flatMap((module): [string, GlobalMeaning][] => [
-    [`${module} PosixPath`, SKIPPED("a path")],
-    [`${module} WindowsPath`, SKIPPED("a path")],
-  ]),
+  ...[...PLACEHOLDERS].flatMap(([module, names]) =>
+    names.map((name): [string, GlobalMeaning] => [`${module} ${name}`, SKIPPED(`${module}.${name}`)]),
+  ),
+  ...DICTS.map((name): [string, GlobalMeaning] => [name, { call: makeDict }]),
+  ...CLASSES.map((name): [string, GlobalMeaning] => [name, {}]),
   ...[...TORCH_STORAGES.keys()].map((name): [string, GlobalMeaning] => [`torch ${name}`, {}]),
   ["torch.storage UntypedStorage", {}],
   ["torch.storage TypedStorage", {}],
@@ -250,9 +254,11 @@ export const GLOBALS: ReadonlyMap<string, GlobalMeaning> = new Map<string, Globa
 const UNSUPPORTED: readonly (readonly [RegExp, string])[] = Object.freeze([
   [/ _rebuild_sparse/, "a sparse tensor"],
   [/ _rebuild_qtensor$/, "a quantized tensor"],
-  [/ _rebuild_nested_tensor$/, "a nested tensor"],
+  [/ _rebuild_(nested_tensor|njt)$/, "a nested tensor"],
   [/ _rebuild_(wrapper_subclass|meta_tensor|device_tensor)/, "a tensor subclass"],
   [/^torch\.distributed(\._tensor|\.tensor)\S* /, "a distributed tensor (DTensor)"],
+  [/^torch\.distributed\._shard\.sharded_tensor\.api ShardedTensor$/, "a part of a distributed tensor (ShardedTensor)"],
+  [/^torch\.nn\.parameter Uninitialized/, "a tensor of no shape yet"],
   [new RegExp(`^torch (${QUANTIZED_STORAGES.join("|")})$`), "a quantized tensor"],
 ]);
 

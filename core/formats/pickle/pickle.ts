@@ -1,4 +1,4 @@
-// The pickle machine: opcodes in, data out. It knows the opcodes that torch and its peers write (protocols 2 to 4) and
+// The pickle machine: opcodes in, data out. It knows the opcodes that torch and its peers write (protocols 2 to 5) and
 // the globals of a fixed table; it imports nothing and calls nothing. Every length is compared with the bytes that are
 // left before anything is made, and opcodes, objects, depth and size of the result are bounded.
 // Source: reference checkpoint-formats.md section 2.2; Python's pickletools.
@@ -337,6 +337,8 @@ const OPCODES: readonly (Run | undefined)[] = tableOf([
   [0x55, pushText(byteLength)], // SHORT_BINSTRING
   [0x42, pushBytes(wordLength)], // BINBYTES
   [0x43, pushBytes(byteLength)], // SHORT_BINBYTES
+  [0x8e, pushBytes((m) => m.uint64())], // BINBYTES8
+  [0x96, pushBytes((m) => m.uint64())], // BYTEARRAY8
   [0x7d, (m) => m.push({ kind: "dict", entries: new Map() })], // EMPTY_DICT
   [0x5d, (m) => m.push({ kind: "list", items: [] })], // EMPTY_LIST
   [0x8f, (m) => m.push({ kind: "set", items: [] })], // EMPTY_SET

@@ -35,6 +35,18 @@ export const TORCH_DTYPES: ReadonlyMap<string, TorchDtype> = new Map<string, Tor
   ["cdouble", { dtype: undefined, bytes: 16 }],
   ["complex32", { dtype: undefined, bytes: 4 }],
   ["chalf", { dtype: undefined, bytes: 4 }],
+  ["float4_e2m1fn_x2", { dtype: undefined, bytes: 1 }],
+  ...[1, 2, 3, 4, 5, 6, 7].flatMap((bits): [string, TorchDtype][] => [
+    [`int${bits}`, { dtype: undefined, bytes: 1 }],
+    [`uint${bits}`, { dtype: undefined, bytes: 1 }],
+  ]),
+  ...["bits1x8", "bits2x4", "bits4x2", "bits8"].map((name): [string, TorchDtype] => [
+    name,
+    { dtype: undefined, bytes: 1 },
+  ]),
+  ["bits16", { dtype: undefined, bytes: 2 }],
+  ["quint4x2", { dtype: undefined, bytes: 1 }],
+  ["quint2x4", { dtype: undefined, bytes: 1 }],
   ["qint8", { dtype: undefined, bytes: 1 }],
   ["quint8", { dtype: undefined, bytes: 1 }],
   ["qint32", { dtype: undefined, bytes: 4 }],

@@ -34,6 +34,10 @@ function refuseStart(start: Uint8Array, file: CheckpointFile): MergeyardError {
   if (foreign !== undefined) {
     return new MergeyardError("TorchForeignContent", { where, found: foreign.what, expected, hint: foreign.hint });
   }
+  if (startsWith(start.subarray(8), '{"')) {
+    const hint = "name it *.safetensors";
+    return new MergeyardError("TorchForeignContent", { where, found: "a safetensors file", expected, hint });
+  }
   const isTar = startsWith(start.subarray(257), "ustar");
   const found = file.bytes === 0 ? "an empty file" : isTar ? "a tar, as torch 0.1 wrote" : "unknown first bytes";
   return new MergeyardError("TorchNotRecognised", { where, found, expected });

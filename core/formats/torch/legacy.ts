@@ -12,13 +12,17 @@ import { createStorageClaims, type TorchFile } from "./storage.ts";
 
 const MAGIC = 0x1950a86a20f9469cfc6cn;
 const PROTOCOL = 1001;
-/** PROTO 2, LONG1 of 10 bytes: how the pickle of the magic number begins, and then the number itself. */
-const START = Uint8Array.from([0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e]);
+/** LONG1 of 10 bytes, the number, STOP: the pickle of the magic number behind PROTO and, from protocol 4 on, FRAME. */
+const NUMBER = Uint8Array.from([0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e]);
+const PROTO_BYTES = 2;
+const FRAME_BYTES = 9;
 const COUNT_BYTES = 8;
 
 /** True when a file begins with the pickle of the magic number. Another pickle is no torch file and is not read. */
 export function isLegacyStart(start: Uint8Array): boolean {
-  return START.every((byte, index) => start[index] === byte);
+  if (start[0] !== 0x80) return false;
+  const at = PROTO_BYTES + (start[PROTO_BYTES] === 0x95 ? FRAME_BYTES : 0);
+  return NUMBER.every((byte, index) => start[at + index] === byte);
 }
 
 type Pickles = {

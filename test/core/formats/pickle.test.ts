@@ -31,6 +31,8 @@ suite("the pickle machine", () => {
     assert.equal(load("T\x02\0\0\0hi"), "hi");
     assert.deepEqual(bytesOf(load("C\x02\x00\xff")), new Uint8Array([0, 255]));
     assert.deepEqual(bytesOf(load("B\x01\0\0\0\x07")), new Uint8Array([7]));
+    assert.deepEqual(bytesOf(load("\x8e\x01\0\0\0\0\0\0\0\x07")), new Uint8Array([7]));
+    assert.deepEqual(bytesOf(load("\x96\x01\0\0\0\0\0\0\0\x07")), new Uint8Array([7]));
   });
 
   test("builds containers, shared values and sets", () => {
@@ -81,7 +83,25 @@ suite("the pickle machine", () => {
 
   test("skips numpy values without reading them", () => {
     const scalar = load("cnumpy.core.multiarray\nscalar\n", "N", "C\x01a", "\x86R");
-    assert.equal(asKind(scalar, "opaque")?.what, "a numpy scalar");
+    assert.equal(asKind(scalar, "opaque")?.what, "numpy.core.multiarray.scalar");
+  });
+
+  test("keeps what trainers save beside the weights as placeholders, dicts and names", () => {
+    // A config of OmegaConf holds itself as its items' parent.
+    const config = load("comegaconf.dictconfig\nDictConfig\n)\x81q\x00", dict(["_parent", "h\x00"]), "b");
+    assert.equal(asKind(config, "opaque")?.what, "omegaconf.dictconfig.DictConfig");
+    const hparams = load("clightning.fabric.utilities.data\nAttributeDict\n)\x81", text("lr"), "K\x03s");
+    assert.equal(fieldOf(hparams, "lr"), 3);
+    const factory = load("ccollections\ndefaultdict\n", "c__builtin__\nlist\n", "\x85R", text("a"), "K\x01s");
+    assert.equal(fieldOf(factory, "a"), 1);
+    assert.deepEqual(load("ccollections\ndeque\n", "]K\x05\x86R(K\x01e"), list(1));
+    assert.deepEqual(bytesOf(load("c__builtin__\nbytes\n)R")), new Uint8Array(0));
+    const model = "cpytorch_lightning.callbacks.model_checkpoint\nModelCheckpoint\n";
+    assert.equal(asKind(load("}", model, "K\x01s"), "dict")?.entries.size, 1);
+    for (const callable of [model, "c__builtin__\nlist\n", "ctyping\nAny\n"]) {
+      refuses("PickleGlobalRefused", callable, ")R");
+      refuses("PickleGlobalRefused", callable, ")\x81");
+    }
   });
 
   test("refuses opcodes and globals that no checkpoint needs", () => {
@@ -107,6 +127,7 @@ suite("the pickle machine", () => {
     refuses("PickleGlobalRefused", "]", "}", "b");
     refuses("PickleTensorUnsupported", "ctorch._utils\n_rebuild_sparse_tensor\n");
     refuses("PickleTensorUnsupported", "ctorch.distributed._tensor\nDTensor\n");
+    refuses("PickleTensorUnsupported", "ctorch.distributed._shard.sharded_tensor.api\nShardedTensor\n");
     refuses("PicklePersistentIdInvalid", text("x"), "Q");
   });
 

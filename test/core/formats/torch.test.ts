@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { suite, test } from "node:test";
 import type { FolderReader } from "../../../core/checkpoint.ts";
 import { recogniseFormat } from "../../../core/formats/registry.ts";
+import { encodeSafetensorsHeader } from "../../../core/formats/safetensors/safetensors.ts";
 import { readTorchFile } from "../../../core/formats/torch/file.ts";
 import { torch } from "../../../core/formats/torch/torch.ts";
 import { listTensors, placeTensors } from "../../../core/formats/torch/tree.ts";
@@ -198,6 +199,23 @@ suite("files of torch.save", () => {
       "tR",
     );
     await assert.rejects(open(one(untyped)), { code: "PickleTensorUnsupported" });
+  });
+
+  test("have the legacy form in any protocol", async () => {
+    const legacy = readFileSync(join(GOLDEN, "valid/dtypes_legacy.pt"));
+    const of = (protocol: number, frame: Op) => ops("\x80", protocol, frame, legacy.subarray(2));
+    const expected = (await open(legacy)).checkpoint.tensors.map(({ name }) => name);
+    assert.ok(expected.length > 5);
+    for (const bytes of [of(3, ""), of(4, "\x95\x0d\0\0\0\0\0\0\0")]) {
+      const names = (await open(bytes)).checkpoint.tensors.map(({ name }) => name);
+      assert.deepEqual(names, expected);
+    }
+    await assert.rejects(open(of(3, "\x95")), { code: "TorchForeignContent" });
+  });
+
+  test("are named when they are safetensors by another name", async () => {
+    const { header } = encodeSafetensorsHeader([{ name: "w", dtype: "F32", shape: [0] }], new Map());
+    await assert.rejects(open(header), { code: "TorchForeignContent", found: "a safetensors file" });
   });
 
   test("are refused with big-endian storages, in either form", async () => {
