@@ -129,6 +129,8 @@ export function encodePickle<T extends StoredTensor>(
 /** Opcodes that make tuples of 0 to 3 items. */
 const OPS_BY_ARITY = [OP.EMPTY_TUPLE, 0x85, 0x86, 0x87];
 
+const TEXT = new TextEncoder();
+
 class PickleWriter<T extends StoredTensor> {
   readonly #keyOf: StorageKeys<T>;
   #buffer = new Uint8Array(1024);
@@ -143,17 +145,33 @@ class PickleWriter<T extends StoredTensor> {
   }
 
   byte(...bytes: readonly number[]): void {
-    this.raw(bytes);
+    this.#reserve(bytes.length);
+    for (const byte of bytes) this.#buffer[this.#length++] = byte;
   }
 
-  raw(bytes: ArrayLike<number>): void {
-    if (this.#length + bytes.length > this.#buffer.length) {
-      const larger = new Uint8Array(2 * (this.#length + bytes.length));
-      larger.set(this.#buffer);
-      this.#buffer = larger;
-    }
+  raw(bytes: Uint8Array): void {
+    this.#reserve(bytes.length);
     this.#buffer.set(bytes, this.#length);
     this.#length += bytes.length;
+  }
+
+  u32(value: number): void {
+    this.byte(value & 0xff, (value >> 8) & 0xff, (value >> 16) & 0xff, value >>> 24);
+  }
+
+  /** UTF-8; returns how many bytes it is. */
+  utf8(text: string): number {
+    this.#reserve(3 * text.length);
+    const { written } = TEXT.encodeInto(text, this.#buffer.subarray(this.#length));
+    this.#length += written;
+    return written;
+  }
+
+  #reserve(bytes: number): void {
+    if (this.#length + bytes <= this.#buffer.length) return;
+    const larger = new Uint8Array(2 * (this.#length + bytes));
+    larger.set(this.#buffer);
+    this.#buffer = larger;
   }
 
   value(value: Picklable<T>): void {
@@ -170,7 +188,7 @@ class PickleWriter<T extends StoredTensor> {
     else if (value >= 0 && value < 0x1_0000) this.byte(OP.INT2, value & 0xff, value >> 8);
     else if (value >= -(2 ** 31) && value < 2 ** 31) {
       this.byte(OP.INT4);
-      this.raw(new Uint8Array(Int32Array.of(value).buffer));
+      this.u32(value);
     } else {
       this.byte(OP.LONG1, 8);
       this.raw(new Uint8Array(BigInt64Array.of(BigInt(value)).buffer));
@@ -184,10 +202,11 @@ class PickleWriter<T extends StoredTensor> {
   }
 
   text(text: string): void {
-    const bytes = new TextEncoder().encode(text);
     this.byte(OP.UNICODE);
-    this.raw(new Uint8Array(Uint32Array.of(bytes.length).buffer));
-    this.raw(bytes);
+    const start = this.#length;
+    this.u32(0);
+    const bytes = this.utf8(text);
+    new DataView(this.#buffer.buffer).setUint32(start, bytes, true);
   }
 
   object(value: Exclude<Picklable<T>, null | boolean | number | string>): void {
@@ -243,7 +262,7 @@ class PickleWriter<T extends StoredTensor> {
 
   global(name: WrittenGlobal): void {
     this.byte(OP.GLOBAL);
-    this.raw(new TextEncoder().encode(`${name.replace(" ", "\n")}\n`));
+    this.utf8(`${name.replace(" ", "\n")}\n`);
   }
 
   /** Typed storages hold a dtype each; the dtypes that have none lie in an untyped one, counted in bytes. */
