@@ -57,7 +57,7 @@ async function openDeepspeedUniversal(folder: FolderReader): Promise<OpenedCheck
   const models: ModelState[] = [];
   for (const [first] of grid) if (first !== undefined) models.push(await readModelState(folder, first));
   const common = await readCommon(folder, prefix);
-  const context: Context = { folder, model: models[0], step: common?.step };
+  const context = describeModel(folder, models[0], common?.step);
   const sorted = [...byName].sort(([a], [b]) => (a < b ? -1 : 1));
   const read = ([name, files]: (typeof sorted)[number]) => readParameter(context, name, files);
   const parameters = await mapBounded(sorted, read, RANK_LIMITS.readsInFlight);
@@ -69,7 +69,10 @@ async function openDeepspeedUniversal(folder: FolderReader): Promise<OpenedCheck
   const others = [...frozen.united, ...buffers].filter(({ name }) => !byName.has(name));
   const training = common === undefined ? undefined : trainingStateOf(models, common);
   const warnings = [...frozen.warnings, ...warnOfLost(models), ...warnOfStates(folder, prefix)];
-  return { ...(await assemble(folder, files, [...ordered, ...others], warnings)), training };
+  const tensorFiles = sortByName(files);
+  const { sideFiles, config } = await readSideFiles(folder, tensorFiles);
+  const opened = { format: deepspeedUniversal.id, tensorFiles, sideFiles, config };
+  return { ...openedInPieces(opened, [...ordered, ...others], warnings), training };
 }
 
 /** Ranks that saved the model states. Without files of layers nothing but the states themselves tells stages apart. */
@@ -143,11 +146,29 @@ async function findStep(folder: FolderReader): Promise<string> {
   throw universalError("DeepspeedStepMissing", latest.name, `${prefixes.size} other folders`, `${step}/zero/`);
 }
 
+/** What the first model state says of parameters, by their names. */
 type Context = {
   readonly folder: FolderReader;
-  readonly model: ModelState | undefined;
   readonly step: number | undefined;
+  readonly shapes: ReadonlyMap<string, Shape>;
+  readonly aliases: ReadonlyMap<string, readonly string[]>;
+  readonly paddedRows: number | undefined;
+  /** A parameter's own file does not tell whether it is averaged or replicated. */
+  isAveraged(name: string): boolean;
 };
+
+function describeModel(folder: FolderReader, model: ModelState | undefined, step: number | undefined): Context {
+  const averages = (model?.info?.parameter_to_average_patterns ?? []).map(compilePattern);
+  const aliases = Map.groupBy(model?.shared ?? [], ([, stored]) => stored);
+  return {
+    folder,
+    step,
+    shapes: new Map((model?.groups ?? []).flatMap((group) => group.map(({ name, shape }) => [name, shape] as const))),
+    aliases: new Map([...aliases].map(([stored, pairs]) => [stored, pairs.map(([alias]) => alias)])),
+    paddedRows: model?.info?.padded_vocab_size,
+    isAveraged: (name) => averages.some((pattern) => pattern.matches(name)),
+  };
+}
 
 type Common = OptimizerCommon & { readonly step: number | undefined };
 
@@ -189,7 +210,7 @@ async function readParameter(context: Context, name: string, files: ParameterFil
   const step = stepFile === undefined ? context.step : await readOwnStep(folder, stepFile);
   if (step === undefined)
     throw fieldError(fp32File.name, "step", undefined, "step.pt, or a step in optimizer_state.pt");
-  const paddedRows = context.model?.info?.padded_vocab_size;
+  const { paddedRows } = context;
   return {
     name,
     ...fp32.tensor,
@@ -197,7 +218,7 @@ async function readParameter(context: Context, name: string, files: ParameterFil
     pattern: fp32.pattern,
     paddedRows:
       fp32.isVocabulary && paddedRows !== undefined && paddedRows > (fp32.shape[0] ?? 0) ? paddedRows : undefined,
-    aliases: [...(context.model?.shared ?? [])].flatMap(([alias, stored]) => (stored === name ? [alias] : [])),
+    aliases: context.aliases.get(name) ?? [],
     training: { step, states: Object.fromEntries(moments) },
   };
 }
@@ -218,7 +239,8 @@ type State = {
 };
 
 /** A dict with `param`, or the flat tensor that stage 3 without tensor parallelism leaves. */
-async function readState({ folder, model }: Context, name: string, file: CheckpointFile): Promise<State> {
+async function readState(context: Context, name: string, file: CheckpointFile): Promise<State> {
+  const { folder } = context;
   const torch = await readRankFile(folder, file);
   const bare = asKind(torch.value, "tensor");
   const tensor = bare ?? asKind(fieldOf(torch.value, "param"), "tensor");
@@ -227,23 +249,16 @@ async function readState({ folder, model }: Context, name: string, file: Checkpo
     throw universalError("DeepspeedUnsupported", file.name, "a mixture of experts", "dense parameters");
   }
   const { dtype, shape: stored, ranges } = placeTorchTensor(torch, tensor, name);
-  const stated = model?.groups.flat().find((parameter) => parameter.name === name)?.shape;
-  const shape = bare === undefined ? stored : (stated ?? stored);
+  const shape = bare === undefined ? stored : (context.shapes.get(name) ?? stored);
   if (elementCount(shape) !== elementCount(stored)) {
     throw fieldError(file.name, "param", `[${stored}]`, `the elements of [${shape}]`);
   }
   return {
     tensor: { dtype, gather: gatherWhole(ranges, shape) },
     shape,
-    pattern: bare === undefined ? patternOf(torch.value, shape, file, isAveraged(model, name)) : { kind: "unique" },
+    pattern: bare === undefined ? patternOf(torch.value, shape, file, context.isAveraged(name)) : { kind: "unique" },
     isVocabulary: fieldOf(torch.value, "vocab_tensor") === true,
   };
-}
-
-/** Its own file does not tell an averaged parameter from a replicated one. */
-function isAveraged(model: ModelState | undefined, name: string): boolean {
-  const patterns = model?.info?.parameter_to_average_patterns ?? [];
-  return patterns.some((text) => compilePattern(text).matches(name));
 }
 
 function patternOf(
@@ -276,15 +291,4 @@ function patternOf(
   if (length % parts !== 0 || parts > length)
     throw fieldError(file.name, "param_n_sub_params", parts, `parts of ${length}`);
   return { kind: "fragment", dim, parts: Array.from({ length: parts }, () => ({ length: length / parts })) };
-}
-
-async function assemble(
-  folder: FolderReader,
-  files: readonly CheckpointFile[],
-  parameters: readonly ConversionParameter[],
-  warnings: readonly CheckpointWarning[],
-): Promise<OpenedCheckpoint> {
-  const tensorFiles = sortByName(files);
-  const { sideFiles, config } = await readSideFiles(folder, tensorFiles);
-  return openedInPieces({ format: deepspeedUniversal.id, tensorFiles, sideFiles, config }, parameters, warnings);
 }
