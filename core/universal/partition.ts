@@ -41,17 +41,19 @@ export type Partition = { readonly pieces: readonly Piece[]; readonly elements: 
 export function cutFlattened(counts: readonly number[], ranks: number): readonly Partition[] {
   const total = counts.reduce((sum, count) => sum + count, 0);
   const elements = 2 * Math.ceil(total / (2 * ranks));
-  return Array.from({ length: ranks }, (_, rank) => {
-    const [low, high] = [rank * elements, (rank + 1) * elements];
-    const pieces: Piece[] = [];
-    let begin = 0;
-    counts.forEach((count, slice) => {
-      const [from, to] = [Math.max(begin, low), Math.min(begin + count, high)];
-      if (from < to) pieces.push({ slice, first: from - begin, count: to - from, start: from - low });
-      begin += count;
-    });
-    return { pieces, elements };
+  const partitions = Array.from({ length: ranks }, (): Piece[] => []);
+  let begin = 0;
+  counts.forEach((count, slice) => {
+    for (let first = 0; first < count; ) {
+      const rank = Math.floor((begin + first) / elements);
+      const start = begin + first - rank * elements;
+      const piece = { slice, first, count: Math.min(count - first, elements - start), start };
+      partitions[rank]?.push(piece);
+      first += piece.count;
+    }
+    begin += count;
   });
+  return partitions.map((pieces) => ({ pieces, elements }));
 }
 
 /** Stage 3: every slice is padded to a multiple of the ranks and cut evenly; padding stands behind each piece. */
@@ -69,7 +71,11 @@ export function cutEach(counts: readonly number[], ranks: number): readonly Part
 }
 
 /** The first `elements` elements of a partition as a flat float32 tensor: pieces of slices, zeros where none lies. */
-export function flatTensor({ pieces }: Partition, slices: readonly TargetTensor[], elements: number): TargetTensor {
+export function flatTensor(
+  { pieces }: Partition,
+  slices: readonly (TargetTensor | undefined)[],
+  elements: number,
+): TargetTensor {
   const ranges: SourceRange[] = [];
   let filled = 0;
   const fillTo = (start: number): void => {

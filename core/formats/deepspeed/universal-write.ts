@@ -13,7 +13,15 @@ import { type PlannedFile, plainPlannedFile } from "../planned-file.ts";
 import type { PlannedFolder, TargetFormat, TargetRequest } from "../target.ts";
 import { planTorchFile, pyTensor, scalarTensor, type TorchValue } from "../torch/write.ts";
 import { isModelStateFile } from "./files.ts";
-import { groupsOf, groupValues, modelStateValue, optimizerCommon, stepFolder, stepOf } from "./write-model.ts";
+import {
+  groupsOf,
+  groupValues,
+  modelStateValue,
+  optimizerCommon,
+  planModelStates,
+  stepFolder,
+  stepOf,
+} from "./write-model.ts";
 import { planOthers } from "./write-others.ts";
 
 export const deepspeedUniversalTarget = Object.freeze({
@@ -159,15 +167,11 @@ function planModelFiles(
   const untrained = parameters.filter((parameter) => parameter.training === undefined);
   const shared = new Map(parameters.flatMap(({ name, aliases }) => aliases.map((alias) => [alias, name] as const)));
   return Array.from({ length: topology.tp }, (_, tp) => tp).flatMap((tp) => {
-    const { module, bufferNames, frozen } = planOthers(untrained, request, tp);
-    const name = `mp_rank_${String(tp).padStart(2, "0")}_model_states.pt`;
-    const dps = Array.from({ length: topology.dp }, (_, dp) => `zero_pp_rank_${dp}_`);
-    const prefixes = topology.zero === 3 ? dps : [""];
-    return prefixes.map((prefix, dp) => {
+    const { module, bufferNames, frozen, isCut } = planOthers(untrained, request, tp);
+    return planModelStates({ folder, mp: tp, isCut }, topology, (dp) => {
       const file = { module, bufferNames, groups, frozen: frozen(dp), shared, step };
       // Each file describes all layers: they are those of one stage.
-      const value = modelStateValue(file, training, { ...topology, pp: 1 });
-      return planTorchFile(`${folder}/${prefix}${name}`, value);
+      return modelStateValue(file, training, { ...topology, pp: 1 });
     });
   });
 }

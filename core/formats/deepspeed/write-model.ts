@@ -10,8 +10,9 @@ import { groupTrained, type TrainedOne } from "../../universal/optimizer-groups.
 import type { Json, JsonObject, TrainingState } from "../../universal/training-state.ts";
 import { picklableOf, tuplesOf } from "../pickle/json.ts";
 import { type Picklable, pyDict, pyList, pyRecord, pySize, torchDtype } from "../pickle/write.ts";
+import type { PlannedFile } from "../planned-file.ts";
 import type { Topology } from "../target.ts";
-import { hyperparameterValue, pyTensor, type TorchValue } from "../torch/write.ts";
+import { hyperparameterValue, planTorchFile, pyTensor, type TorchValue } from "../torch/write.ts";
 import { isExpert } from "./experts.ts";
 
 /** The version that the keys written here follow, where the source states none. */
@@ -68,6 +69,23 @@ export function modelStateValue(
     ]),
   };
   return pyDict(Object.entries<TorchValue>({ ...own, ...client, ...ranks }));
+}
+
+/**
+ * The model-state files of a model-parallel rank: with stage 3 one for each data-parallel rank, else one. Ranks of
+ * which none has a part of its own (`isCut`) share one plan, which does not grow with their number.
+ */
+export function planModelStates(
+  { folder, mp, isCut }: { readonly folder: string; readonly mp: number; readonly isCut: boolean },
+  { zero, dp: ranks }: Topology,
+  stateOf: (dp: number) => TorchValue,
+): readonly PlannedFile[] {
+  const nameOf = (prefix: string) => `${folder}/${prefix}mp_rank_${String(mp).padStart(2, "0")}_model_states.pt`;
+  if (zero !== 3) return [planTorchFile(nameOf(""), stateOf(0))];
+  const names = Array.from({ length: ranks }, (_, dp) => nameOf(`zero_pp_rank_${dp}_`));
+  if (isCut) return names.map((name, dp) => planTorchFile(name, stateOf(dp)));
+  const shared = planTorchFile(names[0] ?? "", stateOf(0));
+  return names.map((name) => ({ ...shared, name }));
 }
 
 /** A state_dict. */

@@ -14,6 +14,8 @@ export type RankOthers = {
   /** In the module's dict: buffers, and frozen weights, which are placeholders there in stage 3. */
   readonly module: readonly NamedTensor[];
   readonly bufferNames: readonly string[];
+  /** True where every data-parallel rank has a part of its own of a frozen weight. */
+  readonly isCut: boolean;
   /** Frozen weights as the model state of a data-parallel rank has them. */
   frozen(dp: number): ModelFile["frozen"];
 };
@@ -36,6 +38,7 @@ export function planOthers(others: readonly TargetParameter[], request: TargetRe
       return [name, isWhole || isWholeHere ? tensor : placeholderOf(tensor)];
     }),
     bufferNames: sliced.flatMap((each) => (each.isBuffer ? [each.name] : [])),
+    isCut: !isWhole && frozen.length > 0,
     frozen: (dp) =>
       frozen.map(({ name, tensor }) => {
         const fragment = pyTensor(isWhole ? tensor : cutPiece(tensor, dp, topology.dp));

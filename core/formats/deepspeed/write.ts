@@ -21,6 +21,7 @@ import {
   moduleValue,
   type NamedTensor,
   optimizerCommon,
+  planModelStates,
   stepFolder,
   stepOf,
 } from "./write-model.ts";
@@ -76,16 +77,20 @@ type Rank = {
 function planRank(rank: Rank): readonly PlannedFile[] {
   const { request, folder, stage, pp, tp } = rank;
   const { topology, training } = request;
-  const mp = String(pp * topology.tp + tp).padStart(2, "0");
+  const mp = pp * topology.tp + tp;
   const groups = stage.groups.map((group) => group.map((parameter) => cutParameter(parameter, request, tp)));
   const optimizer = planOptimizer(groups, topology, training);
   const prefix = training?.weights === "BF16" ? "bf16_" : "";
   return [
     ...planModelFiles(rank, groups, mp),
     ...optimizer.map((value, dp) =>
-      planTorchFile(`${folder}/${prefix}zero_pp_rank_${dp}_mp_rank_${mp}_optim_states.pt`, value),
+      planTorchFile(`${folder}/${prefix}zero_pp_rank_${dp}_mp_rank_${padded(mp)}_optim_states.pt`, value),
     ),
   ];
+}
+
+function padded(value: number): string {
+  return String(value).padStart(2, "0");
 }
 
 /** The part of a parameter and its states that a tensor-parallel rank holds. */
@@ -108,16 +113,16 @@ export function cutGroups(groups: readonly (readonly RankParameter[])[], { dp, z
       group.map(({ shape }) => elementCount(shape)),
       dp,
     );
-    return { group, partitions };
+    const slicesOf = (state: string) => group.map(({ states }) => states.get(state));
+    return { group, partitions, slices: new Map(["fp32", ...STATE_NAMES].map((state) => [state, slicesOf(state)])) };
   });
 }
 
 type CutGroup = ReturnType<typeof cutGroups>[number];
 
 /** One state of a group on a rank, up to `elements`: the whole partition, or without the padding at its end. */
-export function flatState({ group }: CutGroup, partition: Partition, state: string, elements = partition.elements) {
-  const slices = group.flatMap(({ states }) => states.get(state) ?? []);
-  return flatTensor(partition, slices, elements);
+export function flatState({ slices }: CutGroup, partition: Partition, state: string, elements = partition.elements) {
+  return flatTensor(partition, slices.get(state) ?? [], elements);
 }
 
 /** The dicts of the optimizer files of a model-parallel rank, by data-parallel rank. */
@@ -216,7 +221,7 @@ function stage3State(
 function planModelFiles(
   { request, folder, step, stage, tp }: Rank,
   groups: readonly (readonly RankParameter[])[],
-  mp: string,
+  mp: number,
 ): readonly PlannedFile[] {
   const { topology, training } = request;
   const weights = groups.flat().flatMap(({ name, states }): NamedTensor[] => {
@@ -247,11 +252,7 @@ function planModelFiles(
       training,
       topology,
     );
-  const prefixes = topology.zero === 3 ? Array.from({ length: topology.dp }, (_, dp) => `zero_pp_rank_${dp}_`) : [""];
-  return [
-    ...prefixes.map((prefix, dp) => planTorchFile(`${folder}/${prefix}mp_rank_${mp}_model_states.pt`, stateOf(dp))),
-    ...layers,
-  ];
+  return [...planModelStates({ folder, mp, isCut: others.isCut }, topology, stateOf), ...layers];
 }
 
 /** `layer_02-model_00-model_states.pt` with the layer's own names. */
@@ -262,9 +263,8 @@ function planLayers(
   tp: number,
 ): readonly PlannedFile[] {
   const byLayer = Map.groupBy(named, ([name]) => layerOf(name).layer);
-  const digits = (value: number) => String(value).padStart(2, "0");
   return [...byLayer].map(([layer, members]) => {
     const local = members.map(([name, tensor]): NamedTensor => [layerOf(name).local, tensor]);
-    return planTorchFile(`${folder}/layer_${digits(layer)}-model_${digits(tp)}-model_states.pt`, moduleValue(local));
+    return planTorchFile(`${folder}/layer_${padded(layer)}-model_${padded(tp)}-model_states.pt`, moduleValue(local));
   });
 }
