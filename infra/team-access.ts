@@ -10,7 +10,8 @@ import { allow, arnOf } from "./yard-access.ts";
 
 type Team = Environment["teams"][number];
 
-const UPLOAD_ACTIONS = ["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"];
+/** A push reads its own record and marker back, and goes on with what it sent before. */
+const UPLOAD_ACTIONS = ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"];
 
 /** Makes the team's access point; returns its alias, which stands for a bucket's name in `s3://` addresses. */
 export function addTeam(stack: Stack, environment: Environment, team: Team, bucket: Bucket, key: Key): string {
@@ -34,7 +35,7 @@ export function addTeam(stack: Stack, environment: Environment, team: Team, buck
   const viaPoint = { StringEquals: { "s3:DataAccessPointArn": arn } };
   const consent = allow(
     `Team${compact(team.name)}`,
-    ["s3:GetObject", "s3:ListBucket", ...(team.upload.length === 0 ? [] : UPLOAD_ACTIONS)],
+    ["s3:ListBucket", ...(team.upload.length === 0 ? ["s3:GetObject"] : UPLOAD_ACTIONS)],
     [bucket.bucketArn, bucket.arnForObjects("*")],
     viaPoint,
   );

@@ -36,7 +36,7 @@ const COLLECT = Duration.seconds(20);
  * Keys whose creation may make an upload whole, or change what it means. All of an upload's small files are among them;
  * its marker is the sure one.
  */
-const UPLOAD_KEYS = ["incoming/*/_COMPLETE", "incoming/*.safetensors", "incoming/*.json"];
+const UPLOAD_KEYS = ["incoming/*/_COMPLETE", "incoming/*.safetensors", "incoming/*.gguf", "incoming/*.json"];
 
 export function createTriggers(stack: Stack, props: TriggerProps): Triggers {
   const { triggers, name } = props.environment;

@@ -14,6 +14,8 @@ type Access = {
   readonly sources?: boolean;
   /** Copies objects inside the bucket, tags included. */
   readonly copies?: boolean;
+  /** Goes on with large objects that were begun before: asks which parts have arrived. */
+  readonly resumes?: boolean;
 };
 
 const MARKER = "yard.json";
@@ -60,7 +62,9 @@ const YARD_ACCESS = Object.freeze({
    */
   operator: {
     reads: ["*"],
-    writes: [MARKER, "pipelines/*", "incoming/*", "channels/*"],
+    // A manifest too: cleaning up gives back the one of a version that was promoted at that moment.
+    writes: [MARKER, "pipelines/*", "incoming/*", "channels/*", "artifacts/*/manifest.json"],
+    resumes: true,
     deletes: [
       "pipelines/*",
       "incoming/*",
@@ -96,7 +100,11 @@ export function yardStatements(
   const writes = access.writes.length > 0;
   const lists = writes ? ["s3:ListBucket", "s3:ListBucketMultipartUploads"] : ["s3:ListBucket"];
   const reads = ["s3:GetObject", ...(copies ? ["s3:GetObjectTagging"] : [])];
-  const puts = ["s3:PutObject", "s3:AbortMultipartUpload", ...(copies ? ["s3:PutObjectTagging"] : [])];
+  const puts = [
+    ...["s3:PutObject", "s3:AbortMultipartUpload"],
+    ...(access.resumes === true ? ["s3:ListMultipartUploadParts"] : []),
+    ...(copies ? ["s3:PutObjectTagging"] : []),
+  ];
   return [
     // S3 answers 404 for what is missing only to those who may list the whole bucket; to others, 403.
     allow("YardList", lists, [bucketArn]),

@@ -1,7 +1,13 @@
 // What all parts of the S3 store share: one attempt per request, errors of the table, keys under the store's prefix,
 // and HEAD.
 import { Readable } from "node:stream";
-import { GetObjectCommand, HeadBucketCommand, HeadObjectCommand, type S3Client } from "@aws-sdk/client-s3";
+import {
+  GetObjectCommand,
+  HeadBucketCommand,
+  HeadObjectCommand,
+  ListObjectsV2Command,
+  type S3Client,
+} from "@aws-sdk/client-s3";
 import { checkKey } from "../core/artifact/key.ts";
 import { MergeyardError } from "../core/error.ts";
 import type { RetryPolicy } from "./retry.ts";
@@ -66,8 +72,11 @@ export async function headWithId(
     bucket.isKnown = true;
     return { info: toInfo(bucket, key, found), writeId: found.Metadata?.[WRITE_ID] };
   } catch (error) {
-    if (!(error instanceof MergeyardError && isMissing(error.cause)))
-      throw await findReason(bucket, key, error, signal);
+    if (!(error instanceof MergeyardError && isMissing(error.cause))) {
+      const reason = await findReason(bucket, key, error, signal);
+      if (await isListedMissing(bucket, key, reason, signal)) return undefined;
+      throw reason;
+    }
     await checkBucket(bucket, key, signal);
     return undefined;
   }
@@ -91,6 +100,28 @@ async function findReason(
     return error;
   } catch (reason) {
     return reason;
+  }
+}
+
+/**
+ * True when an object that was denied is one that is not there: to whoever may not list the whole bucket S3 denies what
+ * is missing, but a listing of the very key, if they may list there, tells the two apart.
+ */
+export async function isListedMissing(
+  bucket: Bucket,
+  key: string,
+  denied: unknown,
+  signal: AbortSignal | undefined,
+): Promise<boolean> {
+  if (!(denied instanceof MergeyardError) || denied.code !== "StoreAccessDenied") return false;
+  const Prefix = fullKey(bucket, key);
+  const command = new ListObjectsV2Command({ Bucket: bucket.name, Prefix, MaxKeys: 1 });
+  try {
+    const { Contents } = await request(bucket, key, signal, (o) => bucket.client.send(command, o));
+    return !Contents?.some(({ Key }) => Key === Prefix);
+  } catch (error) {
+    if (error instanceof MergeyardError && !error.retryable) return false;
+    throw error;
   }
 }
 

@@ -18,7 +18,17 @@ import { MergeyardError } from "../core/error.ts";
 import { STORE_LIMITS } from "../core/limits.ts";
 import { objectMissing, shortRead, tooLarge } from "./errors.ts";
 import { DEFAULT_RETRY_POLICY, type RetryPolicy, withRetries } from "./retry.ts";
-import { type Bucket, fullKey, headObject, headWithId, request, toSeconds, unexpected, WRITE_ID } from "./s3-client.ts";
+import {
+  type Bucket,
+  fullKey,
+  headObject,
+  headWithId,
+  isListedMissing,
+  request,
+  toSeconds,
+  unexpected,
+  WRITE_ID,
+} from "./s3-client.ts";
 import { copyInParts } from "./s3-copy.ts";
 import { readETag, type S3Dialect, writeETag } from "./s3-dialect.ts";
 import { isConditionFailure, isMissing, toS3Error } from "./s3-errors.ts";
@@ -184,8 +194,10 @@ async function getObject(
   signal: AbortSignal | undefined,
 ): Promise<StoredObject | undefined> {
   const command = new GetObjectCommand({ Bucket: bucket.name, Key: fullKey(bucket, key) });
-  const found = await request(bucket, key, signal, (o) => bucket.client.send(command, o)).catch((error: unknown) => {
+  const sent = request(bucket, key, signal, (o) => bucket.client.send(command, o));
+  const found = await sent.catch(async (error: unknown) => {
     if (error instanceof MergeyardError && isMissing(error.cause)) return undefined;
+    if (await isListedMissing(bucket, key, error, signal)) return undefined;
     throw error;
   });
   if (found === undefined) return undefined;

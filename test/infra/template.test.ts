@@ -6,4 +6,5 @@ import "./data-cases.ts";
 import "./finding-cases.ts";
 import "./flow-cases.ts";
 import "./machine-cases.ts";
+import "./people-cases.ts";
 import "./watch-cases.ts";

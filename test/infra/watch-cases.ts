@@ -31,6 +31,7 @@ test("uploads reach their function through a queue that keeps what fails", () =>
         key: [
           { wildcard: "incoming/*/_COMPLETE" },
           { wildcard: "incoming/*.safetensors" },
+          { wildcard: "incoming/*.gguf" },
           { wildcard: "incoming/*.json" },
         ],
       },

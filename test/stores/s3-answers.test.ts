@@ -45,7 +45,8 @@ test("each failure has its code, whether it may pass, and is asked only once", a
       const error = await rejectsWith(store.get("a", 10), code);
       assert.equal(error.retryable, retryable, name);
       assert.deepEqual(error.where, { store: "s3://bucket/yard", file: "a" });
-      assert.equal(seen.length, 1, "the client itself does not try again");
+      // What is denied may be missing: a listing is asked, which says nothing here.
+      assert.equal(seen.length, code === "StoreAccessDenied" ? 2 : 1, "the client itself does not try again");
     });
   }
 });
@@ -62,7 +63,7 @@ test("a refused HEAD, which has no body, is explained by a GET of one byte", asy
       const error = await rejectsWith(store.head("a"), code);
       assert.match(error.found ?? "", new RegExp(`^${name}`));
       assert.deepEqual(
-        seen.map(({ method, headers }) => [method, headers.range]),
+        seen.slice(0, 2).map(({ method, headers }) => [method, headers.range]),
         [
           ["HEAD", undefined],
           ["GET", "bytes=0-0"],
@@ -73,6 +74,23 @@ test("a refused HEAD, which has no body, is explained by a GET of one byte", asy
   // The object may be read after all: what HEAD said stands.
   await withAnswers([answer(403), range("x", 0, 10)], ({ store }) =>
     rejectsWith(store.head("a"), "StoreAccessDenied").then(() => undefined),
+  );
+});
+
+test("what is denied to whoever may list only a part of the bucket is missing when its listing says so", async () => {
+  const denied = failure(403, "AccessDenied");
+  const listing = (...keys: string[]) =>
+    answer(200, `<ListBucketResult>${keys.map((key) => `<Contents><Key>${key}</Key></Contents>`)}</ListBucketResult>`);
+  await withAnswers([denied, listing(), answer(403), denied, listing("yard/a-longer-key")], async ({ store, seen }) => {
+    assert.equal(await store.get("a", 10), undefined);
+    assert.match(seen[1]?.path ?? "", /list-type=2&max-keys=1&prefix=yard%2Fa$/);
+    assert.equal(await store.head("a"), undefined);
+  });
+  await withAnswers([denied, listing("yard/a")], ({ store }) =>
+    rejectsWith(store.get("a", 10), "StoreAccessDenied").then(() => undefined),
+  );
+  await withAnswers([denied, failure(503, "SlowDown")], ({ store }) =>
+    rejectsWith(store.get("a", 10), "StoreUnavailable").then(() => undefined),
   );
 });
 

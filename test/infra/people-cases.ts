@@ -1,0 +1,109 @@
+// What people do in a deployed yard, each under the policy that they are given: an operator, and another account's team
+// through its access point.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { layout } from "../../core/artifact/layout.ts";
+import { gcStep } from "../../steps/collect-garbage.ts";
+import { promote, rollback } from "../../steps/decide-channel.ts";
+import { pullStep } from "../../steps/pull/pull.ts";
+import { pushStep } from "../../steps/push/push.ts";
+import { runStep } from "../../steps/step.ts";
+import { findVersion, initYard, listModels, parseVersionReference } from "../../steps/yard.ts";
+import { writeBytes } from "../../stores/objects.ts";
+import type { ObjectStore } from "../../stores/store.ts";
+import { newStore, openerOf, putText, testDeps } from "../steps/deps.ts";
+import { createInThreadExecutor } from "../steps/in-thread-executor.ts";
+import { makeYard, recipe, runPipeline } from "../steps/pipeline.ts";
+import { putModel } from "../steps/small-model.ts";
+import { patterned } from "../stores/patterned.ts";
+import { full, standard } from "./deployments.ts";
+import { type Named, statementsIn, underRole } from "./policies.ts";
+
+const MIB = 2 ** 20;
+const operator = statementsIn(standard.one("AWS::IAM::ManagedPolicy", "Operator").properties.PolicyDocument);
+const team = statementsIn(full.ofType("AWS::S3::AccessPoint")[0]?.properties.Policy);
+const POINT = "arn:aws:s3:eu-west-1:111122223333:accesspoint/mergeyard-test-support";
+const byPoint: Named = { bucket: POINT, object: (key) => `${POINT}/object/${key}` };
+
+/** A push that is cut off when all parts of its large file are sent, and the same again. */
+async function pushTwice(yard: ObjectStore, model: string): Promise<void> {
+  const folder = newStore();
+  await putModel(folder, "", { seed: 1 });
+  await writeBytes(folder, "optimizer.pt", patterned(17 * MIB + 5));
+  const input = { yard: yard.uri, source: folder.uri, model };
+  const cut: ObjectStore = {
+    ...yard,
+    finishWrite: async (ticket, receipts, o) => {
+      if (ticket.key.endsWith("optimizer.pt")) throw new Error("cut off");
+      return yard.finishWrite(ticket, receipts, o);
+    },
+  };
+  await assert.rejects(runStep(pushStep, input, testDeps(openerOf(cut, folder))), { message: "cut off" });
+  const pushed = await runStep(pushStep, input, testDeps(openerOf(yard, folder)));
+  assert.deepEqual([pushed.outcome, pushed.sentBytes < 17 * MIB], ["committed", true]);
+  assert.equal((await runStep(pushStep, input, testDeps(openerOf(yard, folder)))).outcome, "present");
+}
+
+/** A yard with two versions of a model. */
+async function twoVersions(model: string) {
+  const yard = newStore();
+  await makeYard(yard);
+  const openStore = openerOf(yard);
+  const deps = testDeps(openStore, { executeMerge: createInThreadExecutor(openStore) });
+  const versions: string[] = [];
+  for (const weight of [0.5, 0.25]) {
+    await putText(yard, "pipelines/small.yaml", recipe(weight, `publish: { model: ${model}, channel: nightly }`));
+    versions.push((await runPipeline(yard, deps)).result?.version ?? "");
+  }
+  const [first = "", second = ""] = versions;
+  return { yard, first, second };
+}
+
+test("an operator makes a yard, pushes, moves channels and cleans up under the operator's policy", async () => {
+  const empty = underRole(newStore(), operator);
+  await initYard(empty);
+  await pushTwice(empty, "chat");
+
+  const { yard, first, second } = await twoVersions("ab");
+  const own = underRole(yard, operator);
+  const deps = testDeps(openerOf(own));
+  assert.equal((await rollback(own, { model: "ab", channel: "nightly" }, undefined, deps)).before, second);
+  assert.equal((await promote(own, `ab@${second}`, "nightly", deps)).before, first);
+  assert.equal((await listModels(own)).find(({ model }) => model === "ab")?.versions.length, 2);
+
+  // Promoted by somebody else while it is being removed: it gets its manifest back.
+  const manifest = layout.versionManifest("ab", first);
+  let wasGone = false;
+  const raced: ObjectStore = {
+    ...own,
+    delete: async (key, o) => {
+      await own.delete(key, o);
+      if (key !== manifest) return;
+      wasGone = true;
+      const next = { channel: 1, version: first, run: null, decidedMs: 1, history: [] };
+      await putText(yard, layout.channel("ab", "raced"), JSON.stringify(next));
+    },
+  };
+  const later = () => Date.now() + 1e12;
+  const gc = await runStep(
+    gcStep,
+    { yard: own.uri, keep: 1, graceMs: 1, isTrial: false },
+    { ...testDeps(openerOf(raced)), now: later },
+  );
+  assert.deepEqual([gc.removed, wasGone], [[], true]);
+  assert.notEqual(await yard.head(manifest), undefined);
+});
+
+test("another account's team pushes and pulls through its access point", async () => {
+  const { yard, first, second } = await twoVersions("support-bot");
+  const own = underRole(yard, team, byPoint);
+  await pushTwice(own, "support-july");
+  const target = newStore();
+  const pull = (model: string) =>
+    runStep(pullStep, { yard: own.uri, model, target: target.uri }, testDeps(openerOf(own, target)));
+  assert.equal((await pull(`support-bot@${first}`)).version, first);
+  assert.equal((await pull("support-bot:nightly")).version, second);
+  const find = (text: string) => findVersion(own, parseVersionReference(text));
+  assert.equal((await find(`support-bot@${first.slice(0, 6)}`)).version, first);
+  for (const text of ["ab", "support-bot:nightly-of-none"]) await assert.rejects(find(text));
+});
