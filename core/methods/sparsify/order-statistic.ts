@@ -20,10 +20,12 @@ type Found = { readonly key: number; readonly above: number; readonly equal: num
  */
 export type Cut = Found & { readonly equalBefore: Float64Array };
 
-/** Spans of a sample and elements of each, spread evenly; a tensor of no more elements is its own sample. */
-const SAMPLE_SPANS = 64;
+/** A sample is of spans of so many elements, spread evenly. */
 const SPAN_ELEMENTS = 4096;
-const SAMPLE_ELEMENTS = SAMPLE_SPANS * SPAN_ELEMENTS;
+/** A tensor of no more elements is its own sample; no sample is smaller. */
+const SAMPLE_ELEMENTS_MIN = 64 * SPAN_ELEMENTS;
+/** A sample is this much larger than one that would do if its elements were drawn independently. */
+const SAMPLE_MARGIN = 1.5;
 /** Half-width of a bracket in standard deviations of the sampled rank, estimated from the spread between spans. */
 const DEVIATIONS = 5;
 /** A list for each rank has room for this share of the elements, and all lists together for this many keys. */
@@ -45,12 +47,23 @@ export type CutSearch = {
 
 /** Keys that a model's block has room for: its sample, its lists, or the bins of its histograms. */
 function blockKeys(total: number, sources: number, ranks: number): number {
-  if (total <= SAMPLE_ELEMENTS) return Math.max(total, TILE_ELEMENTS);
-  return Math.max(SAMPLE_ELEMENTS, ranks * listKeys(total, sources * ranks), COARSE_BINS.length + ranks * FINE_LENGTH);
+  if (total <= SAMPLE_ELEMENTS_MIN) return Math.max(total, TILE_ELEMENTS);
+  return Math.max(
+    SAMPLE_ELEMENTS_MIN,
+    ranks * listKeys(total, sources * ranks),
+    COARSE_BINS.length + ranks * FINE_LENGTH,
+  );
 }
 
 function listKeys(total: number, lists: number): number {
   return Math.max(FINE_LENGTH, Math.min(Math.ceil(total * LIST_SHARE), Math.floor(LIST_KEYS_MAX / lists)));
+}
+
+/** Elements of a sample from which a bracket around the median of a large tensor comes out that its list can hold. */
+function sampleElements(total: number, lists: number): number {
+  const keys = listKeys(total, lists);
+  const wanted = SAMPLE_MARGIN * ((DEVIATIONS * total) / (LIST_FILL * keys)) ** 2;
+  return SPAN_ELEMENTS * Math.floor(Math.max(SAMPLE_ELEMENTS_MIN, Math.min(wanted, keys)) / SPAN_ELEMENTS);
 }
 
 /** Words of one rank's counts by tile, an even number: the float64 sums that a cut has, and three of a bracket. */
@@ -103,16 +116,17 @@ export function createCutSearch(kernels: Kernels, total: number, ranks: readonly
   const most = ranks.reduce((count, own) => Math.max(count, own.length), 1);
   const blocks = ranks.map(() => kernels.allocateBlock(4 * blockKeys(total, ranks.length, most)));
   const tallies = ranks.map(() => kernels.allocateBlock(4 * most * tallyWords(total)));
+  const lists = ranks.length * most;
   const searches = ranks.flatMap((own, source) =>
     own.map((rank, index) => {
-      const at = { total, lists: ranks.length * most, source, rank, index };
+      const at = { total, lists, source, rank, index };
       return createSearch(pickBlock(blocks)(source), pickBlock(tallies)(source), at);
     }),
   );
   if (total === 0 || searches.length === 0) return { passes: [], cut: () => EMPTY, scratch: pickBlock(blocks) };
   return {
     passes: [
-      samplePass(kernels, total, searches, blocks),
+      samplePass(kernels, { total, lists }, searches, blocks),
       bracketPass(kernels, searches),
       coarsePass(kernels, searches, blocks),
       finePass(kernels, searches),
@@ -143,8 +157,8 @@ function createSearch(
   at: { total: number; lists: number; source: number; rank: Rank; index: number },
 ): Search {
   const [first, sums] = [at.index * tallyWords(at.total), sumWords(at.total)];
-  const keys = at.total <= SAMPLE_ELEMENTS ? 0 : listKeys(at.total, at.lists);
-  const bins = at.total <= SAMPLE_ELEMENTS ? 0 : FINE_LENGTH;
+  const keys = at.total <= SAMPLE_ELEMENTS_MIN ? 0 : listKeys(at.total, at.lists);
+  const bins = at.total <= SAMPLE_ELEMENTS_MIN ? 0 : FINE_LENGTH;
   return {
     source: at.source,
     rank: () => (typeof at.rank === "number" ? at.rank : at.rank()),
@@ -165,11 +179,16 @@ function part(block: Block, first: number, count: number): Block {
   return { address: block.address + 4 * first, bytes: block.bytes.subarray(4 * first, 4 * (first + count)) };
 }
 
-function samplePass(kernels: Kernels, total: number, searches: readonly Search[], blocks: readonly Block[]): DeltaPass {
-  const isWhole = total <= SAMPLE_ELEMENTS;
+function samplePass(
+  kernels: Kernels,
+  { total, lists }: { readonly total: number; readonly lists: number },
+  searches: readonly Search[],
+  blocks: readonly Block[],
+): DeltaPass {
+  const isWhole = total <= SAMPLE_ELEMENTS_MIN;
   let sampled = 0;
   return {
-    spans: isWhole ? undefined : sampleSpans(total),
+    spans: isWhole ? undefined : sampleSpans(total, sampleElements(total, lists)),
     tile(tile) {
       blocks.forEach((block, source) => {
         kernels.writeKeys(tile.deltas(source), block, sampled, tile.count);
@@ -206,9 +225,10 @@ function cutOf({ equalBefore }: Search, found: Found, equalIn: (tile: number) =>
   return { ...found, equalBefore };
 }
 
-function sampleSpans(total: number): readonly ElementSpan[] {
-  return Array.from({ length: SAMPLE_SPANS }, (_, index) => {
-    const middle = ((index + 0.5) * total) / SAMPLE_SPANS;
+function sampleSpans(total: number, elements: number): readonly ElementSpan[] {
+  const spans = elements / SPAN_ELEMENTS;
+  return Array.from({ length: spans }, (_, index) => {
+    const middle = ((index + 0.5) * total) / spans;
     return { first: Math.floor(middle - SPAN_ELEMENTS / 2), count: SPAN_ELEMENTS };
   });
 }
@@ -231,12 +251,13 @@ function bracketOf(sample: Uint32Array, { rank: rankOf, list }: Search, total: n
  * Standard deviation of the number of sampled keys above a key: of independent draws, or of spans where that is more.
  */
 function rankDeviation(sample: Uint32Array, key: number, share: number): number {
-  const counts = Array.from({ length: SAMPLE_SPANS }, (_, span) =>
+  const spans = sample.length / SPAN_ELEMENTS;
+  const counts = Array.from({ length: spans }, (_, span) =>
     countBetween(sample, key, ABOVE_ALL, span * SPAN_ELEMENTS, (span + 1) * SPAN_ELEMENTS),
   );
-  const mean = counts.reduce((sum, count) => sum + count, 0) / SAMPLE_SPANS;
-  const variance = counts.reduce((sum, count) => sum + (count - mean) ** 2, 0) / (SAMPLE_SPANS - 1);
-  return Math.sqrt(Math.max(sample.length * share * (1 - share), SAMPLE_SPANS * variance));
+  const mean = counts.reduce((sum, count) => sum + count, 0) / spans;
+  const variance = counts.reduce((sum, count) => sum + (count - mean) ** 2, 0) / (spans - 1);
+  return Math.sqrt(Math.max(sample.length * share * (1 - share), spans * variance));
 }
 
 /** Keys strictly between two, among those from `start` to before `end`. */
