@@ -192,6 +192,11 @@ export const PICKLED_CODES = {
     retryable: false,
     remedy: "upload the files of every rank; the save may not have finished",
   },
+  DeepspeedRankMisplaced: {
+    meaning: "a rank's file is another rank's, exchanged with it or copied over it",
+    retryable: false,
+    remedy: "upload every rank's own file again",
+  },
   DeepspeedFieldInvalid: {
     meaning: "a rank's file has another form than DeepSpeed writes",
     retryable: false,

@@ -7,7 +7,7 @@ import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { type Dtype, elementBytes, elementCount, type Shape } from "../../tensor.ts";
 import { pushRange, sliceRanges } from "../../universal/box.ts";
 import { expertRanks, isExpert, numberExperts } from "./experts.ts";
-import type { ModelState, NamedShape } from "./model.ts";
+import { type ModelState, misplaced, type NamedShape } from "./model.ts";
 import type { FlatGroup, FlatTensor, OptimizerRank } from "./optimizer.ts";
 
 /** One state of a parameter on one model-parallel rank: the ranges give its elements in order. */
@@ -24,7 +24,8 @@ export type ExtractedParameter = {
 /**
  * The parameters of a model-parallel rank, by group. `ranks` are its data-parallel ranks in order, `sharers` those that
  * share experts: the same, or all of a pipeline stage, or none where the stage's first rank counts for all.
- * Throws: DeepspeedPartitionSize, DeepspeedFragmentCoverage, DeepspeedStepsDisagree, DeepspeedFieldInvalid.
+ * Throws: DeepspeedPartitionSize, DeepspeedFragmentCoverage, DeepspeedStepsDisagree, DeepspeedFieldInvalid,
+ * DeepspeedRankMisplaced.
  */
 export function extractParameters(
   model: ModelState,
@@ -37,6 +38,7 @@ export function extractParameters(
     const found = `${groups.length} groups of stage ${stage}`;
     throw rankError("DeepspeedFieldInvalid", file, undefined, found, `${model.groups.length} of stage ${first?.stage}`);
   }
+  checkApart(model, ranks);
   return model.groups.map((shapes, index) => {
     const holders = shapes.some(({ name }) => isExpert(name)) ? sharers : ranks;
     const all = holders.flatMap(({ file, groups }) =>
@@ -54,6 +56,22 @@ export function extractParameters(
       const experts = extractGroup(model, shapes, own, first?.stage);
       return experts.map((each) => ({ ...each, name: numbers.get(each.name) ?? each.name }));
     });
+  });
+}
+
+/** No two ranks have one file, but for those whose partitions are nothing but padding. */
+function checkApart(model: ModelState, ranks: readonly OptimizerRank[]): void {
+  const isHeld = ({ stage, groups }: OptimizerRank, rank: number): boolean => {
+    if (stage !== 3) return groups.some(({ fragments }) => fragments.size > 0);
+    const counts = model.groups.flat().map(({ shape }) => elementCount(shape));
+    return counts.some((count) => rank * Math.ceil(count / ranks.length) < count);
+  };
+  const files = new Map<string, string>();
+  ranks.forEach((rank, index) => {
+    if (rank.contents === undefined || !isHeld(rank, index)) return;
+    const twin = files.get(rank.contents);
+    if (twin !== undefined) throw misplaced(rank.file, `the same bytes as ${twin}`);
+    files.set(rank.contents, rank.file);
   });
 }
 

@@ -24,6 +24,14 @@ export function isStage3File(name: string): boolean {
   return MODEL_ZERO3.test(baseName(name));
 }
 
+/** What a file of a rank was saved as, if its own name is another's; `stem` is the name in the file, without ending. */
+export function otherRank(file: string, stem: string): string | undefined {
+  const saved = `${stem}.pt`;
+  const isRank = [MODEL, MODEL_ZERO3, OPTIMIZER, LAYER, EXPERT].some((pattern) => pattern.test(saved));
+  const plain = (name: string) => name.replace(/^bf16_/, "");
+  return isRank && plain(saved) !== plain(baseName(file)) ? saved : undefined;
+}
+
 /** Ranks by number: model-parallel outside, data-parallel inside. */
 export type RankGrid = readonly (readonly CheckpointFile[])[];
 

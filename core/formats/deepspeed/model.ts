@@ -20,7 +20,7 @@ import {
 import { placeTorchTensor, readTorchFile } from "../torch/file.ts";
 import type { TorchFile } from "../torch/storage.ts";
 import type { PlacedTorchTensor } from "../torch/tensor.ts";
-import { isStage3File } from "./files.ts";
+import { isStage3File, otherRank } from "./files.ts";
 
 export type NamedShape = { readonly name: string; readonly shape: Shape };
 export type PlacedByName = ReadonlyMap<string, PlacedTorchTensor>;
@@ -63,9 +63,16 @@ const OWN_KEYS = new Set([
   "shared_params",
 ]);
 
-/** A torch file of a folder. Throws Torch, Zip and Pickle codes. */
-export function readRankFile(folder: FolderReader, file: CheckpointFile): Promise<TorchFile> {
-  return readTorchFile((offset, bytes) => folder.read(file.name, offset, bytes), file);
+/** A torch file of a folder. Throws DeepspeedRankMisplaced, and Torch, Zip and Pickle codes. */
+export async function readRankFile(folder: FolderReader, file: CheckpointFile): Promise<TorchFile> {
+  const torch = await readTorchFile((offset, bytes) => folder.read(file.name, offset, bytes), file);
+  const saved = otherRank(file.name, torch.root ?? "");
+  if (saved !== undefined) throw misplaced(file.name, `a file that was saved as ${saved}`);
+  return torch;
+}
+
+export function misplaced(file: string, found: string): MergeyardError {
+  return new MergeyardError("DeepspeedRankMisplaced", { where: { file }, found, expected: "the rank's own file" });
 }
 
 /** Throws DeepspeedFieldInvalid, UniversalPatternsInvalid, and what reading and placing throw. */

@@ -1,6 +1,7 @@
 // One optimizer-state file of a ZeRO rank: its flat groups of master weights and moments as byte ranges, the step, and
 // in stages 1 and 2 which part of which parameter lies where in them.
 // Source: reference checkpoint-formats.md section 3.3.
+import type { Digest } from "../../artifact/digest.ts";
 import type { ByteRange, CheckpointFile, FolderReader } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
 import { type Dtype, elementCount } from "../../tensor.ts";
@@ -30,6 +31,8 @@ export type FlatGroup = {
 
 export type OptimizerRank = OptimizerCommon & {
   readonly file: string;
+  /** Equal files share it; undefined where the file has no checksums. */
+  readonly contents: Digest | undefined;
   readonly stage: 1 | 2 | 3;
   readonly groups: readonly FlatGroup[];
 };
@@ -63,7 +66,7 @@ export async function readOptimizerRank(folder: FolderReader, file: CheckpointFi
     throw unsupported(file.name, "partition groups of experts");
   }
   const groups = await (stage === 3 ? readStage3(task) : readStage12(task));
-  return { file: file.name, stage, groups, ...readOptimizerCommon(root, groups.length) };
+  return { file: file.name, contents: torch.contents, stage, groups, ...readOptimizerCommon(root, groups.length) };
 }
 
 /** Keys whose values are the flat groups, or follow from the topology. */

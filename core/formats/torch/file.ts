@@ -2,6 +2,7 @@
 // No byte of a storage is read. Called by the readers of torch, DeepSpeed and DCP.
 // Source: reference checkpoint-formats.md sections 2.1 to 2.3.
 import assert from "node:assert/strict";
+import { type Digest, digestBytes } from "../../artifact/digest.ts";
 import type { ByteRange, CheckpointFile, ReadRange } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { PICKLE_LIMITS } from "../../limits.ts";
@@ -65,7 +66,13 @@ async function readZipTorch(read: ReadRange, file: CheckpointFile): Promise<Torc
     const entry = needEntry(entries, `${root}data/${key}`, file);
     storages.set(key, checkStorage(storage, entry, file));
   }
-  return { value, storages };
+  return { value, storages, root: root.slice(0, -1), contents: contentsOf(entries) };
+}
+
+/** By sizes and checksums of all entries. torch writes zeros for checksums when it is told to leave them out. */
+function contentsOf(entries: ReadonlyMap<string, ZipEntry>): Digest | undefined {
+  const sums = [...entries.values()].map(({ bytes, crc }) => `${bytes} ${crc}`);
+  return [...entries.values()].some(({ crc }) => crc !== 0) ? digestBytes(sums.join()) : undefined;
 }
 
 function torchError(code: ErrorCode, file: CheckpointFile, found: string, expected: string): MergeyardError {

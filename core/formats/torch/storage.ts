@@ -1,14 +1,21 @@
 // What both forms of torch files come to, and their persistent ids: each names a storage by key, class and count. One
 // key has one class and one count in a file; where its bytes lie is the business of file.ts and legacy.ts.
+import type { Digest } from "../../artifact/digest.ts";
 import type { ByteRange } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { asKind, describeValue, isCount, itemsOf, type PickleStorage, type PickleValue } from "../pickle/value.ts";
 import { TORCH_DTYPES, TORCH_STORAGES } from "./dtype.ts";
 
-/** A file of torch.save as data: `value` as the pickle gave it; `storages` by key. */
+/**
+ * A file of torch.save as data: `value` as the pickle gave it; `storages` by key. In the zip form also `root`, the name
+ * that the file was saved under ("archive" where torch did not know it), and `contents`, which equal files share and
+ * others do not: undefined where the writer left the checksums out.
+ */
 export type TorchFile = {
   readonly value: PickleValue;
   readonly storages: ReadonlyMap<string, ByteRange>;
+  readonly root?: string;
+  readonly contents?: Digest | undefined;
 };
 
 /** Storages that the ids of a pickle named, by key, and the reader of such ids. */

@@ -7,8 +7,8 @@ import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { ZIP_LIMITS } from "../../limits.ts";
 import { mapBounded } from "../../map-bounded.ts";
 
-/** An entry's bytes in the file. */
-export type ZipEntry = { readonly name: string; readonly offset: number; readonly bytes: number };
+/** An entry's bytes in the file, and their CRC-32 as the directory states it. */
+export type ZipEntry = { readonly name: string; readonly offset: number; readonly bytes: number; readonly crc: number };
 
 /** First bytes of every archive that has entries. */
 export const ZIP_START = "PK\x03\x04";
@@ -34,6 +34,7 @@ type CentralEntry = {
   readonly name: string;
   readonly rawName: Uint8Array;
   readonly bytes: number;
+  readonly crc: number;
   readonly header: number;
 };
 
@@ -60,7 +61,9 @@ export async function readZip(read: ReadRange, file: CheckpointFile): Promise<Re
     position = start + record.bytes;
   }
   return new Map(
-    records.map(({ name, bytes, header }) => [name, { name, bytes, offset: starts.get(header) ?? 0 }] as const),
+    records.map(
+      ({ name, bytes, crc, header }) => [name, { name, bytes, crc, offset: starts.get(header) ?? 0 }] as const,
+    ),
   );
 }
 
@@ -188,7 +191,7 @@ function readSizes(view: DataView, at: number, extra: Uint8Array, name: string, 
   if (bytes !== storedBytes) {
     throw entryError("ZipEntryCompressed", file, name, `${storedBytes} bytes stored of ${bytes}`, "the same size");
   }
-  return { bytes, header };
+  return { bytes, crc: view.getUint32(at + 16, true), header };
 }
 
 /** The 64-bit values of the zip64 extra field, in its order; none when there is no such field. */

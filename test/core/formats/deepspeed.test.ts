@@ -37,6 +37,19 @@ function folderOf(files: Files): FolderReader {
   };
 }
 
+/** The files as torch writes them where it does not know their names: another root of the same length. */
+function unnamed(files: Files): Files {
+  const root = (stem: string) => "archive".padEnd(stem.length, "_");
+  const renamed = (bytes: Uint8Array) =>
+    Buffer.from(
+      Buffer.from(bytes)
+        .toString("latin1")
+        .replaceAll(/\w+_states(?=\/)/g, root),
+      "latin1",
+    );
+  return Object.fromEntries(Object.entries(files).map(([name, bytes]) => [name, renamed(bytes)]));
+}
+
 const refuses = (code: string, files: Files) => assert.rejects(deepspeed.open(folderOf(files)), { code });
 
 suite("DeepSpeed checkpoints", () => {
@@ -63,7 +76,9 @@ suite("DeepSpeed checkpoints", () => {
     const files = load("z2_tp1_pp1_dp3_fp32_padding");
     const rank = (dp: number) => `global_step3/zero_pp_rank_${dp}_mp_rank_00_optim_states.pt`;
     const bytesOf = (name: string) => files[name] ?? assert.fail(name);
-    await refuses("DeepspeedFragmentCoverage", { ...files, [rank(0)]: bytesOf(rank(1)), [rank(1)]: bytesOf(rank(0)) });
+    const exchanged = { [rank(0)]: bytesOf(rank(1)), [rank(1)]: bytesOf(rank(0)) };
+    await refuses("DeepspeedRankMisplaced", { ...files, ...exchanged });
+    await refuses("DeepspeedFragmentCoverage", { ...files, ...unnamed(exchanged) });
     await refuses("CheckpointAmbiguous", { ...files, [rank(1).replace("zero", "bf16_zero")]: bytesOf(rank(1)) });
     const model = "global_step3/mp_rank_00_model_states.pt";
     await refuses("CheckpointAmbiguous", { ...files, [model.replace("mp", "zero_pp_rank_0_mp")]: bytesOf(model) });
@@ -77,6 +92,24 @@ suite("DeepSpeed checkpoints", () => {
       load("z3_tp1_pp1_dp2_bf16_frozen");
     assert.ok(second !== undefined);
     await refuses("DeepspeedRankMissing", zero3);
+  });
+
+  test("are refused where a rank's file is another's, by what it was saved as or by its checksums", async () => {
+    const copy = (files: Files, from: string, to: string): Files => ({
+      ...files,
+      [to]: files[from] ?? assert.fail(from),
+    });
+    const zero3 = load("z3_tp1_pp1_dp2_bf16_frozen");
+    for (const kind of ["bf16_zero_pp_rank_N_mp_rank_00_optim_states", "zero_pp_rank_N_mp_rank_00_model_states"]) {
+      const rank = (dp: number) => `global_step3/${kind.replace("N", String(dp))}.pt`;
+      await refuses("DeepspeedRankMisplaced", copy(zero3, rank(0), rank(1)));
+      const copied = copy(unnamed(zero3), rank(0), rank(1));
+      if (kind.includes("optim")) await refuses("DeepspeedRankMisplaced", copied);
+      assert.ok((await deepspeed.open(folderOf(unnamed(zero3)))).conversion?.length);
+    }
+    const sliced = load("z3_tp2_pp1_dp2_bf16");
+    const slice = (mp: number) => `global_step3/bf16_zero_pp_rank_0_mp_rank_0${mp}_optim_states.pt`;
+    await refuses("DeepspeedRankMisplaced", copy(sliced, slice(0), slice(1)));
   });
 
   test("are found by latest, which must name a folder that is there", async () => {
@@ -158,7 +191,7 @@ suite("DeepSpeed checkpoints", () => {
     const { [expert]: _, ...others } = files;
     await refuses("DeepspeedRankMissing", others);
     const second = files["global_step3/mp_rank_00_model_states.pt"] ?? assert.fail();
-    await refuses("DeepspeedRankMissing", { ...files, "global_step3/mp_rank_01_model_states.pt": second });
+    await refuses("DeepspeedRankMissing", unnamed({ ...files, "global_step3/mp_rank_01_model_states.pt": second }));
     // Without optimizer states the experts' own files are all there is.
     const weights = Object.entries(files).filter(([name]) => !name.endsWith("optim_states.pt"));
     const alone = await deepspeed.open(folderOf(Object.fromEntries(weights)));
