@@ -52,7 +52,7 @@ test("a day of ticks starts each pipeline at its times, in whatever order and ho
         "schedule-20261124T1603-shifts",
       ]);
     }),
-    { numRuns: 5 },
+    { numRuns: 2 },
   );
 });
 
