@@ -1,5 +1,5 @@
 // Numbers and tables as people read them, and sizes as people write them. Pure functions; no terminal here.
-import type { Signature } from "../steps/schemas.ts";
+import type { Signature } from "../steps/signature.ts";
 
 const DECIMAL_UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
 /** Factors of the suffixes that `parseBytes` knows; without a suffix the number is bytes. */

@@ -4,6 +4,7 @@
 //
 // A version's manifest goes first, so that no reader begins to pull what is going; then the channels are looked at once
 // more, and a version that was promoted meanwhile gets its manifest back.
+import * as z from "zod";
 import { layout } from "../core/artifact/layout.ts";
 import { MANIFEST_FILE } from "../core/artifact/manifest.ts";
 import { isUnfinishedPush, isUploadNote, uploadRecordSchema } from "../core/artifact/upload.ts";
@@ -13,9 +14,35 @@ import type { ObjectInfo, ObjectStore } from "../stores/store.ts";
 import { readPlan } from "./plan-file.ts";
 import { readRecipe } from "./read-recipe.ts";
 import { createOnce, readRecord } from "./records.ts";
-import { gcInputSchema, gcOutputSchema } from "./schemas.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 import { listFolders, listModel, listModels, type ModelListing, openYard, readChannel } from "./yard.ts";
+
+const count = z.int().nonnegative();
+const uri = z.string().min(1);
+
+const gcInputSchema = z.strictObject({
+  yard: uri,
+  /** Newest versions of each model that stay; absent: what the yard's pipelines say, else all. */
+  keep: z.int().positive().optional(),
+  /** What is younger is left alone. */
+  graceMs: count,
+  /** True to say what would go, and remove nothing. */
+  isTrial: z.boolean().default(false),
+});
+const gcOutputSchema = z.strictObject({
+  yard: uri,
+  isTrial: z.boolean(),
+  removed: z.array(
+    z.strictObject({
+      kind: z.enum(["version", "unfinished-version", "unfinished-push"]),
+      model: z.string(),
+      prefix: z.string(),
+      files: count,
+      bytes: count,
+    }),
+  ),
+  bytes: count,
+});
 
 /** Throws YardMissing, Recipe codes of a pipeline that cannot be read, YardPlanInvalid, and what the stores throw. */
 export const gcStep = defineStep({

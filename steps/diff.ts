@@ -1,14 +1,44 @@
 // Comparing two checkpoints tensor by tensor, in any two formats that can be opened: what only one has, what has
 // another shape, and how far the values of the others lie apart. Weights are streamed, a few windows at a time; tensors
 // whose digests are known and equal are not read.
+import * as z from "zod";
 import type { TensorEntry } from "../core/checkpoint.ts";
 import { isFloatDtype, scalarCast } from "../core/ops/cast.ts";
-import { DTYPE_BITS, type Dtype, elementCount, sameShape, tensorBytes } from "../core/tensor.ts";
+import { DTYPE_BITS, DTYPES, type Dtype, elementCount, sameShape, tensorBytes } from "../core/tensor.ts";
 import { gatherWhole } from "../core/universal/box.ts";
 import { type GatherSource, gatherPieces } from "../engine/gather.ts";
 import { openPlace } from "./open-checkpoint.ts";
-import { type DiffOutput, diffInputSchema, diffOutputSchema } from "./schemas.ts";
 import { defineStep, type StepDeps } from "./step.ts";
+
+const count = z.int().nonnegative();
+const uri = z.string().min(1);
+
+/** A folder, or one file of it that is a checkpoint by itself. */
+const sourceSchema = z.strictObject({ folder: uri, file: z.string().optional() });
+const diffInputSchema = z.strictObject({ a: sourceSchema, b: sourceSchema });
+const diffOutputSchema = z.strictObject({
+  a: z.string(),
+  b: z.string(),
+  /** Tensors whose dtype and values are the same. */
+  equal: count,
+  onlyA: z.array(z.string()),
+  onlyB: z.array(z.string()),
+  shapes: z.array(z.strictObject({ name: z.string(), a: z.array(count), b: z.array(count) })),
+  changed: z.array(
+    z.strictObject({
+      name: z.string(),
+      dtypes: z.tuple([z.enum(DTYPES), z.enum(DTYPES)]),
+      elements: count,
+      /** Elements whose values differ; NaN equals NaN. Null where arithmetic is not defined: only the bytes differ. */
+      changed: count.nullable(),
+      /** Largest |b - a|, and |b - a| by |a| as Euclidean norms, of finite values. */
+      maxAbs: z.number().nullable(),
+      relative: z.number().nullable(),
+    }),
+  ),
+});
+
+export type DiffOutput = z.infer<typeof diffOutputSchema>;
 
 /** Throws the codes of opening a checkpoint, and what the stores throw. */
 export const diffStep = defineStep({

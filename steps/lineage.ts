@@ -1,5 +1,6 @@
 // The lineage of a version, as far as it lies in a yard: each input that is a version or a universal checkpoint of the
 // yard is there, and is at the digest that the version names; and so are the inputs of those.
+import * as z from "zod";
 import { placesInYard, type Statement } from "../core/artifact/attestation.ts";
 import { shortDigest } from "../core/artifact/layout.ts";
 import { MANIFEST_FILE, type Manifest, manifestDigest } from "../core/artifact/manifest.ts";
@@ -7,7 +8,18 @@ import { checkpointDigest, UNIVERSAL_FILE } from "../core/artifact/universal.ts"
 import { MergeyardError } from "../core/error.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { readManifest, readUniversal } from "./checkpoint-listing.ts";
-import type { LineageEntry } from "./schemas.ts";
+
+export const lineageEntrySchema = z.strictObject({
+  /** The model whose input it is: the version's own, or an input's. */
+  of: z.string(),
+  /** The reference as the recipe spells it. */
+  model: z.string(),
+  digest: z.string().nullable(),
+  /** Folder of the yard that holds it at this digest; null when it lies elsewhere. */
+  place: z.string().nullable(),
+});
+
+export type LineageEntry = z.infer<typeof lineageEntrySchema>;
 
 /** `artifacts/base/0123456789abcdef/`, and what kind of document describes it. */
 type Place = { readonly prefix: string; readonly kind: "version" | "checkpoint" };

@@ -1,5 +1,6 @@
 // A version's signature file in a store: adding the signature of whoever publishes, and checking one against the keys
 // that a reader trusts. What is signed, and how, is core/artifact/attestation.ts.
+import * as z from "zod";
 import {
   type Envelope,
   encodeStatement,
@@ -17,7 +18,18 @@ import type { PublicKey } from "../core/artifact/public-key.ts";
 import { MergeyardError } from "../core/error.ts";
 import { ARTIFACT_LIMITS } from "../core/limits.ts";
 import type { FolderPlace, ObjectStore } from "../stores/store.ts";
-import type { Signature } from "./schemas.ts";
+
+/** Public keys in PEM, one or several; when given, one of them must have signed the version. */
+export const trustedKeysSchema = z.string().optional();
+
+export const signatureSchema = z.strictObject({
+  /** valid: a trusted key has signed the manifest. unchecked: it is signed, and no key was given to check it with. */
+  status: z.enum(["valid", "unchecked", "absent"]),
+  /** Of the key that was checked; of all that the signatures name when none was. */
+  keyIds: z.array(z.string()),
+});
+
+export type Signature = z.infer<typeof signatureSchema>;
 
 /**
  * Adds the signer's signature to a version, beside those that other keys gave it; false when it is there already.

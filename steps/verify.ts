@@ -1,5 +1,6 @@
 // Verifying a folder against what it says of itself: a published or pulled version against its manifest, a universal
 // checkpoint against universal.json. Every byte is read. Of a version also its signature, and in a yard its lineage.
+import * as z from "zod";
 import {
   MANIFEST_FILE,
   type Manifest,
@@ -13,11 +14,40 @@ import { MergeyardError } from "../core/error.ts";
 import { mapBounded } from "../core/map-bounded.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { readManifest, readUniversal } from "./checkpoint-listing.ts";
-import { checkLineage } from "./lineage.ts";
-import { verifyInputSchema, verifyOutputSchema } from "./schemas.ts";
-import { checkSignature } from "./signature.ts";
+import { checkLineage, lineageEntrySchema } from "./lineage.ts";
+import { checkSignature, signatureSchema, trustedKeysSchema } from "./signature.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 import { type ListedFile, STREAMS_IN_FLIGHT, verifyFile } from "./stream.ts";
+
+const count = z.int().nonnegative();
+const uri = z.string().min(1);
+
+const verifyInputSchema = z.strictObject({
+  /** A pulled version, `<yard>/artifacts/<model>/<version>`, or a universal checkpoint. */
+  folder: uri,
+  /** The version that it should be. */
+  version: z.string().optional(),
+  /** The yard that it lies in: its lineage is looked at as well. */
+  yard: uri.optional(),
+  trustedKeys: trustedKeysSchema,
+});
+const verifyOutputSchema = z.strictObject({
+  folder: uri,
+  /** Of a version; null for a universal checkpoint. */
+  model: z.string().nullable(),
+  version: z.string().nullable(),
+  /** Digest of the manifest, or of universal.json. */
+  digest: z.string(),
+  files: count,
+  tensors: count,
+  bytes: count,
+  /** Null for a universal checkpoint. */
+  signature: signatureSchema.nullable(),
+  /** Inputs and their inputs; null when no yard was named. */
+  lineage: z.array(lineageEntrySchema).nullable(),
+});
+
+export type VerifyOutput = z.infer<typeof verifyOutputSchema>;
 
 /**
  * Throws YardManifestMissing, YardFileCorrupt (the first file that differs), Manifest, Universal and Signature codes,

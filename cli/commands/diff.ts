@@ -1,7 +1,7 @@
 // `mergeyard diff A B`: which tensors of two checkpoints differ, and by how much.
 import type { Command } from "commander";
+import type { DiffOutput } from "../../steps/diff.ts";
 import { diffStep } from "../../steps/diff.ts";
-import type { DiffOutput } from "../../steps/schemas.ts";
 import { runStep } from "../../steps/step.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption } from "../arguments.ts";

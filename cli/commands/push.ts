@@ -3,9 +3,9 @@
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
+import type { PushOutput } from "../../steps/push/push.ts";
 import { pushStep } from "../../steps/push/push.ts";
 import { watchSteps } from "../../steps/push/watch-steps.ts";
-import type { PushOutput } from "../../steps/schemas.ts";
 import { runStep, type StepEvent } from "../../steps/step.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, parseWhole, toUri, yardOption } from "../arguments.ts";

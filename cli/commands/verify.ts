@@ -3,8 +3,8 @@
 import type { Command } from "commander";
 import { MergeyardError } from "../../core/error.ts";
 import { readManifest, readUniversal } from "../../steps/checkpoint-listing.ts";
-import type { VerifyOutput } from "../../steps/schemas.ts";
 import { runStep } from "../../steps/step.ts";
+import type { VerifyOutput } from "../../steps/verify.ts";
 import { verifyStep } from "../../steps/verify.ts";
 import { findVersion, listModels, openYard, parseVersionReference } from "../../steps/yard.ts";
 import { createStoreOpener } from "../../stores/open.ts";

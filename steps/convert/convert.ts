@@ -2,6 +2,7 @@
 // the same, so they are copied, digested on the way, and only the documents around them differ; from every other format
 // the tensors are gathered by ranged reads. Into every other format target.ts leads.
 import assert from "node:assert/strict";
+import * as z from "zod";
 import { digestBytes, digestJson } from "../../core/artifact/digest.ts";
 import type { PlainFile, TensorFileListing } from "../../core/artifact/listed-file.ts";
 import { adoptSafetensors, contentDigest, encodeUniversal, UNIVERSAL_FILE } from "../../core/artifact/universal.ts";
@@ -17,18 +18,75 @@ import { weightsIn } from "../../core/formats/weights-dtype.ts";
 import { mapBounded } from "../../core/map-bounded.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import type { TensorFile } from "../../core/plan/receipt.ts";
+import { checkpointInfoSchema } from "../../core/universal/checkpoint-info.ts";
 import { describeConverted, planConversion } from "../../core/universal/convert-plan.ts";
 import { writeBytes, writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { readUniversal } from "../checkpoint-listing.ts";
 import { listDocument, openPlace, travellingFiles, writtenDocuments } from "../open-checkpoint.ts";
 import { createOnce } from "../records.ts";
-import { type CONVERSION_TARGETS, convertInputSchema, convertOutputSchema } from "../schemas.ts";
 import { type ConvertDeps, defineStep, type StepProgress } from "../step.ts";
 import { copyVerified, digestFile, STREAMS_IN_FLIGHT } from "../stream.ts";
 import { adoptPieces, findAdoptSource } from "../units/adopt.ts";
 import { convertFile } from "./file.ts";
 import { type TargetChoice, type WrittenFile, writeTarget } from "./target.ts";
+
+const count = z.int().nonnegative();
+const uri = z.string().min(1);
+
+/** What `convert` can write; but for the first two the ids of core/formats/targets.ts. */
+export const CONVERSION_TARGETS = [
+  "universal",
+  "safetensors",
+  "torch",
+  "dcp",
+  "deepspeed-universal",
+  "deepspeed",
+] as const;
+
+/** What weights are rounded to on request. */
+export const WEIGHT_DTYPES = ["F32", "F16", "BF16"] as const;
+
+export const convertInputSchema = z.strictObject({
+  /** URI of the folder to read. */
+  source: uri,
+  /** One file of it that is a checkpoint by itself. */
+  sourceFile: z.string().optional(),
+  /** URI of the folder to write; it must be empty or absent. */
+  target: uri,
+  to: z.enum(CONVERSION_TARGETS),
+  /** Ranks of a target that is cut for a topology. */
+  topology: z
+    .strictObject({
+      tp: z.int().positive(),
+      pp: z.int().positive(),
+      dp: z.int().positive(),
+      zero: z.literal([1, 2, 3]),
+    })
+    .optional(),
+  /**
+   * Float dtype of the weights, where the target holds weights alone, or of those that ranks compute with beside their
+   * masters; absent: as they are.
+   */
+  dtype: z.enum(WEIGHT_DTYPES).optional(),
+  /** The target's vocabulary is padded to a multiple of this and its tensor-parallel ranks. */
+  vocabularyMultiple: z.int().positive().optional(),
+  /** How tensor-parallel ranks cut the source's parameters, where the source does not say it. */
+  patterns: checkpointInfoSchema.optional(),
+});
+export const convertOutputSchema = z.strictObject({
+  source: uri,
+  target: uri,
+  to: convertInputSchema.shape.to,
+  /** Of a universal checkpoint: of its document, and of what it holds whatever it was made from. */
+  digest: z.string().nullable(),
+  contents: z.string().nullable(),
+  files: count,
+  tensors: count,
+  bytes: count,
+  /** What was inferred, left out or odd in the source, one line each. */
+  warnings: z.array(z.string()),
+});
 
 /**
  * Throws YardTargetOccupied, YardSourceChanged, YardFileCorrupt (a source with digests that its bytes do not have), the

@@ -1,6 +1,7 @@
 // Pulling a published version into a folder: every file is checked against the manifest, appears whole under its final
 // name, and the manifest comes last. A pull that was interrupted goes on where it stopped, also within a file. A folder
 // that holds another version of the model is brought up to date: only files and tensors that changed are fetched.
+import * as z from "zod";
 import { MANIFEST_FILE, type ManifestFile, manifestDigest, SIGNATURE_FILE } from "../../core/artifact/manifest.ts";
 import { parsePublicKeys } from "../../core/artifact/public-key.ts";
 import { MergeyardError } from "../../core/error.ts";
@@ -8,14 +9,38 @@ import { mapBounded } from "../../core/map-bounded.ts";
 import type { FolderPlace, ObjectStore } from "../../stores/store.ts";
 import { readVersion } from "../checkpoint-listing.ts";
 import { createOnce, overwrite } from "../records.ts";
-import { pullInputSchema, pullOutputSchema } from "../schemas.ts";
-import { checkSignature, readSignatures } from "../signature.ts";
+import { checkSignature, readSignatures, signatureSchema, trustedKeysSchema } from "../signature.ts";
 import { defineStep, type StepDeps } from "../step.ts";
 import { STREAMS_IN_FLIGHT } from "../stream.ts";
 import { findVersion, openYard, parseVersionReference } from "../yard.ts";
 import { assembleFile, type LocalTensors, locateTensors, planAssembly } from "./assemble-file.ts";
 import { fetchFile } from "./fetch-file.ts";
 import { closePullFolder, openPullFolder } from "./folder.ts";
+
+const count = z.int().nonnegative();
+const uri = z.string().min(1);
+
+/** MODEL, MODEL@VERSION or MODEL:CHANNEL of a yard, and the folder to pull into. */
+const pullInputSchema = z.strictObject({
+  yard: uri,
+  model: z.string().min(1),
+  target: uri,
+  trustedKeys: trustedKeysSchema,
+});
+const pullOutputSchema = z.strictObject({
+  model: z.string(),
+  version: z.string(),
+  channel: z.string().nullable(),
+  target: uri,
+  files: count,
+  /** Files that were there already, with the right digest. */
+  present: count,
+  bytes: count,
+  /** Of `bytes`: what came from the yard, and what the folder held already. */
+  fetchedBytes: count,
+  reusedBytes: count,
+  signature: signatureSchema,
+});
 
 /**
  * Throws YardModelMissing, YardVersionMissing, YardChannelMissing, YardFileCorrupt, YardTargetOccupied, Manifest and

@@ -1,6 +1,7 @@
 // Restoring one rank of a target topology from a universal checkpoint of a yard: reads universal.json and the byte
 // ranges of that rank's slices, and nothing else; no rank waits for another. The folder gets safetensors files and,
 // last, `rank.json`, which says what the slices are.
+import * as z from "zod";
 import { createPartHasher } from "../../core/artifact/digest.ts";
 import { checkName } from "../../core/artifact/key.ts";
 import { layout } from "../../core/artifact/layout.ts";
@@ -14,9 +15,36 @@ import type { ObjectStore } from "../../stores/store.ts";
 import { readUniversal } from "../checkpoint-listing.ts";
 import { encodeRecord } from "../records.ts";
 import { whyIncomplete } from "../resolve-model.ts";
-import { restoreInputSchema, restoreOutputSchema } from "../schemas.ts";
 import { defineStep, type StepDeps } from "../step.ts";
 import { listUploads, openYard } from "../yard.ts";
+
+const count = z.int().nonnegative();
+const uri = z.string().min(1);
+
+/** MODEL@DIGEST, or MODEL's newest universal checkpoint; a rank of the target topology; the folder to restore into. */
+const restoreInputSchema = z
+  .strictObject({
+    yard: uri,
+    model: z.string().min(1),
+    target: uri,
+    tp: z.int().positive(),
+    pp: z.int().positive(),
+    dp: z.int().positive(),
+    rank: count,
+  })
+  .refine(({ tp, pp, dp, rank }) => rank < tp * pp * dp, "a rank below tp * pp * dp");
+const restoreOutputSchema = z.strictObject({
+  /** Where it lies in the yard. */
+  checkpoint: z.string(),
+  digest: z.string(),
+  target: uri,
+  place: z.strictObject({ tp: count, pp: count, dp: count }),
+  files: count,
+  tensors: count,
+  bytes: count,
+  /** All that was read of the yard. */
+  fetchedBytes: count,
+});
 
 /** What makes a restored folder whole. */
 const RANK_FILE = "rank.json";

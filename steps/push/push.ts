@@ -1,6 +1,7 @@
 // Pushing a checkpoint into a yard: the files of a folder as they are now, streamed with bounded memory to
 // incoming/<model>/<upload>/, and a commit marker when all of them are there. Killed at any moment, the same push goes
 // on where it was. The folder is only read.
+import * as z from "zod";
 import { digestBytes } from "../../core/artifact/digest.ts";
 import { checkName } from "../../core/artifact/key.ts";
 import { layout, shortDigest } from "../../core/artifact/layout.ts";
@@ -10,7 +11,6 @@ import type { StepFolder } from "../../core/formats/step-folder.ts";
 import { mapBounded } from "../../core/map-bounded.ts";
 import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { type PushOutput, pushInputSchema, pushOutputSchema } from "../schemas.ts";
 import { defineStep, type StepDeps } from "../step.ts";
 import { STREAMS_IN_FLIGHT } from "../stream.ts";
 import { openYard } from "../yard.ts";
@@ -27,6 +27,39 @@ import {
   takeSnapshot,
   takeStepSnapshot,
 } from "./upload-snapshot.ts";
+
+const count = z.int().nonnegative();
+const uri = z.string().min(1);
+
+/** A folder to push as an upload of a model. */
+const pushInputSchema = z.strictObject({
+  yard: uri,
+  source: uri,
+  model: z.string().min(1),
+  upload: z.string().optional(),
+  /** This process's number among those that push files of one upload. */
+  rank: count.default(0),
+  ranks: z.int().positive().default(1),
+});
+const pushOutputSchema = z.strictObject({
+  model: z.string(),
+  upload: z.string(),
+  source: uri,
+  prefix: z.string(),
+  step: count.nullable(),
+  /** committed: whole now. present: it was whole before. waiting: other ranks have not finished. */
+  outcome: z.enum(["committed", "present", "waiting"]),
+  files: count,
+  bytes: count,
+  /** What this process had to send; the rest was there already. */
+  sentFiles: count,
+  sentBytes: count,
+  /** Published version that the folder was before it was changed, and which of its files were. */
+  base: z.strictObject({ model: z.string(), version: z.string() }).nullable(),
+  changed: z.array(z.string()),
+});
+
+export type PushOutput = z.infer<typeof pushOutputSchema>;
 
 /**
  * Throws the codes of opening a checkpoint (it is not whole), StoreObjectChanged (a file changes while it is pushed),

@@ -11,9 +11,9 @@ import { MergeyardError } from "../../core/error.ts";
 import { findStepFolders, type StepFolder, whyUnfinished } from "../../core/formats/step-folder.ts";
 import type { ObjectInfo, ObjectStore } from "../../stores/store.ts";
 import { fingerprintFiles } from "../open-checkpoint.ts";
-import type { PushOutput } from "../schemas.ts";
 import type { StepDeps } from "../step.ts";
 import { openYard } from "../yard.ts";
+import type { PushOutput } from "./push.ts";
 import { pushStepFolder } from "./push.ts";
 import { listVisible, readPointer } from "./upload-snapshot.ts";
 

@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import { parseUniversal } from "../../core/artifact/universal.ts";
 import { TARGETS } from "../../core/formats/targets.ts";
+import { CONVERSION_TARGETS } from "../../steps/convert/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
-import { CONVERSION_TARGETS } from "../../steps/schemas.ts";
 import { readAll } from "../../stores/objects.ts";
 import { convertInto, goldenStore, namesIn } from "./folders.ts";
 

@@ -2,8 +2,8 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type * as z from "zod";
+import type { convertInputSchema, convertOutputSchema } from "../../steps/convert/convert.ts";
 import { convertStep } from "../../steps/convert/convert.ts";
-import type { convertInputSchema, convertOutputSchema } from "../../steps/schemas.ts";
 import { runStep } from "../../steps/step.ts";
 import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
