@@ -33,8 +33,7 @@ export const onUploadStep = defineStep({
     if (upload === undefined) return { ...none, upload: "missing" as const };
     const reason = await whyIncomplete(yard, upload, deps.signal);
     if (reason !== undefined) {
-      const text = reason instanceof Error ? reason.message : String(reason);
-      deps.log({ event: "upload-incomplete", prefix: upload.prefix, reason: text });
+      deps.log({ event: "upload-incomplete", prefix: upload.prefix, reason: reason.found });
       return { ...none, upload: "incomplete" as const };
     }
     const cause = fingerprintUpload(upload);

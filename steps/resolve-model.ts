@@ -166,7 +166,7 @@ async function findUpload(yard: ObjectStore, path: readonly string[], signal: Ab
       expected: `incoming/${path.join("/")}/`,
     });
   }
-  const reasons: unknown[] = [];
+  const reasons: Incomplete[] = [];
   for (const entry of wanted) {
     const reason = await whyIncomplete(yard, entry, signal);
     if (reason === undefined) return { store: yard, prefix: entry.prefix, name: model, kind: "upload" };
@@ -174,22 +174,29 @@ async function findUpload(yard: ObjectStore, path: readonly string[], signal: Ab
   }
   const [newest] = reasons;
   throw new MergeyardError("YardUploadIncomplete", {
-    where: { ...where, file: newest instanceof MergeyardError ? newest.where.file : wanted[0]?.prefix },
-    found: newest instanceof Error ? newest.message : String(newest),
+    where: { ...where, file: newest?.cause === undefined ? wanted[0]?.prefix : newest.cause.where.file },
+    found: newest?.found,
     expected: `a file ${UPLOAD_MARKER}, an index with all its shards, a lone model.safetensors or a GGUF model`,
-    cause: newest,
+    cause: newest?.cause,
   });
 }
+
+/** What an upload lacks, and the error of opening it where that says so. */
+type Incomplete = { readonly found: string; readonly cause?: MergeyardError };
 
 /**
  * Undefined when an upload is complete: its marker is there, with every file that a marker of ours lists; or, where no
  * push is under way, its index and every shard that it names with the size that the shard's own header says, or a
  * model.safetensors alone, or an adapter with its config, or every file of one GGUF model. Otherwise what is missing.
  */
-export async function whyIncomplete(yard: ObjectStore, upload: UploadListing, signal: AbortSignal): Promise<unknown> {
+export async function whyIncomplete(
+  yard: ObjectStore,
+  upload: UploadListing,
+  signal: AbortSignal,
+): Promise<Incomplete | undefined> {
   const names = upload.files.map((file) => file.key.slice(upload.prefix.length));
   if (names.includes(UPLOAD_MARKER)) return findMissing(yard, upload, signal);
-  if (isUnfinishedPush(names)) return "a push that has not been committed";
+  if (isUnfinishedPush(names)) return { found: "a push that has not been committed" };
   const tensorFiles = names.filter((name) => name.endsWith(".safetensors"));
   const [only, second] = tensorFiles;
   const isAdapter = only === "adapter_model.safetensors" && names.includes("adapter_config.json");
@@ -197,23 +204,27 @@ export async function whyIncomplete(yard: ObjectStore, upload: UploadListing, si
   const isGguf =
     tensorFiles.length === 0 && gguf.recognise(upload.files.map(({ bytes }, at) => ({ name: names[at] ?? "", bytes })));
   if (!isLone && !isGguf && !names.includes("model.safetensors.index.json"))
-    return "no index, and no lone model.safetensors";
+    return { found: "no index, and no lone model.safetensors" };
   try {
     await openCheckpoint(yard, upload.prefix, signal);
     return undefined;
   } catch (cause) {
-    if (isVerdict(cause)) return cause;
+    if (isVerdict(cause)) return { found: cause.message, cause };
     throw cause;
   }
 }
 
 /** A file that the marker lists and that is not there in its size; markers of other tools list none. */
-async function findMissing(yard: ObjectStore, upload: UploadListing, signal: AbortSignal): Promise<unknown> {
+async function findMissing(
+  yard: ObjectStore,
+  upload: UploadListing,
+  signal: AbortSignal,
+): Promise<Incomplete | undefined> {
   const stored = await yard.get(`${upload.prefix}${UPLOAD_MARKER}`, ARTIFACT_LIMITS.documentBytes, { signal });
   const sizes = new Map(upload.files.map(({ key, bytes }) => [key.slice(upload.prefix.length), bytes]));
   const listed = (stored && parseUploadMarker(stored.bytes))?.files ?? [];
   const missing = listed.find(({ name, bytes }) => sizes.get(name) !== bytes);
-  return missing && `${missing.name} is not there in its ${missing.bytes} bytes, which the marker lists`;
+  return missing && { found: `${missing.name} is not there in its ${missing.bytes} bytes, which the marker lists` };
 }
 
 function folderPlace(store: ObjectStore, text: string): ModelPlace {
