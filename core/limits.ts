@@ -143,10 +143,13 @@ export const ZIP_LIMITS = Object.freeze({
 export const PICKLE_LIMITS = Object.freeze({
   /** Bytes. 200 000 tensors take 40 MB. Too high: costs memory, ten times this at worst. */
   bytes: 134_217_728,
-  /** Opcodes. A tensor takes about 30. Too high: costs seconds. */
-  opcodes: 20_000_000,
-  /** Objects and texts that it makes; a tensor takes about 6. Too high: costs memory, 100 bytes each. */
-  objects: 4_000_000,
+  /** Opcodes. A tensor takes about 30, one of a distributed checkpoint 95. Too high: costs seconds. */
+  opcodes: 32_000_000,
+  /**
+   * Objects and texts that it makes. A tensor takes about 6, one of a distributed checkpoint 34, and its moments as
+   * much again: this is one of 40 000 parameters in training. Too high: costs memory, 150 bytes each.
+   */
+  objects: 8_000_000,
   /** Levels of nesting; training states nest to 12. Too high: walking the result exhausts the stack. */
   depth: 500,
   /** Values, shared ones counted wherever they are reached. Too high: walking them all takes minutes. */

@@ -109,6 +109,10 @@ const OP = {
   NEWOBJ: 0x81,
   BUILD: 0x62,
   PERSID: 0x51,
+  PUT1: 0x71,
+  PUT4: 0x72,
+  GET1: 0x68,
+  GET4: 0x6a,
 } as const;
 
 /** Storage of a tensor: equal keys are one storage. */
@@ -133,6 +137,9 @@ const TEXT = new TextEncoder();
 
 class PickleWriter<T extends StoredTensor> {
   readonly #keyOf: StorageKeys<T>;
+  /** Places in the memo: a text or global that comes again is named by its place. */
+  readonly #texts = new Map<string, number>();
+  readonly #globals = new Map<string, number>();
   #buffer = new Uint8Array(1024);
   #length = 0;
 
@@ -202,11 +209,34 @@ class PickleWriter<T extends StoredTensor> {
   }
 
   text(text: string): void {
+    if (this.recall(this.#texts, text)) return;
     this.byte(OP.UNICODE);
     const start = this.#length;
     this.u32(0);
     const bytes = this.utf8(text);
     new DataView(this.#buffer.buffer).setUint32(start, bytes, true);
+    this.keep(this.#texts, text);
+  }
+
+  /** Writes the place of what was kept under `key`, if it was. */
+  recall(kept: ReadonlyMap<string, number>, key: string): boolean {
+    const index = kept.get(key);
+    if (index !== undefined) this.memo(OP.GET1, OP.GET4, index);
+    return index !== undefined;
+  }
+
+  keep(kept: Map<string, number>, key: string): void {
+    const index = this.#texts.size + this.#globals.size;
+    this.memo(OP.PUT1, OP.PUT4, index);
+    kept.set(key, index);
+  }
+
+  memo(short: number, long: number, index: number): void {
+    if (index < 0x100) this.byte(short, index);
+    else {
+      this.byte(long);
+      this.u32(index);
+    }
   }
 
   object(value: Exclude<Picklable<T>, null | boolean | number | string>): void {
@@ -261,8 +291,10 @@ class PickleWriter<T extends StoredTensor> {
   }
 
   global(name: WrittenGlobal): void {
+    if (this.recall(this.#globals, name)) return;
     this.byte(OP.GLOBAL);
     this.utf8(`${name.replace(" ", "\n")}\n`);
+    this.keep(this.#globals, name);
   }
 
   /** Typed storages hold a dtype each; the dtypes that have none lie in an untyped one, counted in bytes. */
