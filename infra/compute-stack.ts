@@ -11,7 +11,7 @@ import type { Environment } from "./config.ts";
 import { Fleet } from "./fleet.ts";
 import { createNetwork } from "./network.ts";
 import { WorkerJob } from "./worker-job.ts";
-import type { YardPlace } from "./yard-access.ts";
+import { arnOf, type YardPlace } from "./yard-access.ts";
 
 export type ComputeProps = StackProps & {
   readonly environment: Environment;
@@ -20,11 +20,14 @@ export type ComputeProps = StackProps & {
   readonly imageContext: string;
 };
 
-/** What the state machine needs of the fleets. */
+/**
+ * What the state machine needs of the fleets, and who watches them: by fixed names, not as values that other stacks
+ * import, or CloudFormation would refuse to take a queue away while they still import it.
+ */
 export type Compute = {
   readonly queueArns: { readonly cpu: string; readonly gpu?: string };
   readonly jobs: { readonly worker: WorkerJob; readonly sharder: WorkerJob; readonly gpu?: WorkerJob };
-  readonly logGroup: LogGroup;
+  readonly logGroupName: string;
 };
 
 export class ComputeStack extends Stack {
@@ -35,8 +38,9 @@ export class ComputeStack extends Stack {
     const { environment, place } = props;
     const { cpu, gpu, name } = environment;
     const network = createNetwork(this, environment);
+    const logGroupName = `/mergeyard/${name}/workers`;
     const logGroup = new LogGroup(this, "WorkerLogs", {
-      logGroupName: `/mergeyard/${name}/workers`,
+      logGroupName,
       retention: environment.logDays,
       removalPolicy: RemovalPolicy.DESTROY,
     });
@@ -47,9 +51,11 @@ export class ComputeStack extends Stack {
     const parts = { environment, place, executionRole, logGroup };
     const shared = { network, runnableMinutes: environment.runnableMinutes };
     const image = this.#image(props.imageContext, cpu.architecture);
+    const queueArn = (queueName: string): string => arnOf(this, "batch", "job-queue", queueName);
+    const cpuQueue = `mergeyard-${name}-cpu`;
     const fleet = new Fleet(this, "Cpu", {
       ...shared,
-      queueName: `mergeyard-${name}-cpu`,
+      queueName: cpuQueue,
       instances: cpu.instances,
       imageType: EcsMachineImageType.ECS_AL2023,
       maxVcpus: cpu.maxVcpus,
@@ -61,9 +67,10 @@ export class ComputeStack extends Stack {
     let gpuJob: WorkerJob | undefined;
     let gpuQueueArn: string | undefined;
     if (gpu !== null) {
+      const gpuQueue = `mergeyard-${name}-gpu`;
       const gpuFleet = new Fleet(this, "Gpu", {
         ...shared,
-        queueName: `mergeyard-${name}-gpu`,
+        queueName: gpuQueue,
         instances: gpu.instances,
         imageType: EcsMachineImageType.ECS_AL2023_NVIDIA,
         maxVcpus: gpu.maxVcpus,
@@ -72,11 +79,11 @@ export class ComputeStack extends Stack {
       const gpuImage = this.#image(props.imageContext, "x86_64");
       const names = { name: `mergeyard-${name}-gpu-worker`, role: "worker" } as const;
       gpuJob = new WorkerJob(this, "GpuWorker", { ...parts, ...names, image: gpuImage, size: gpu.job });
-      gpuQueueArn = gpuFleet.queue.jobQueueArn;
-      new CfnOutput(this, "GpuQueueArn", { value: gpuQueueArn });
+      gpuQueueArn = queueArn(gpuQueue);
+      new CfnOutput(this, "GpuQueueArn", { value: gpuFleet.queue.jobQueueArn });
     }
-    const queueArns = { cpu: fleet.queue.jobQueueArn, ...(gpuQueueArn === undefined ? {} : { gpu: gpuQueueArn }) };
-    this.compute = { queueArns, jobs: gpuJob === undefined ? jobs : { ...jobs, gpu: gpuJob }, logGroup };
+    const queueArns = { cpu: queueArn(cpuQueue), ...(gpuQueueArn === undefined ? {} : { gpu: gpuQueueArn }) };
+    this.compute = { queueArns, jobs: gpuJob === undefined ? jobs : { ...jobs, gpu: gpuJob }, logGroupName };
     new CfnOutput(this, "CpuQueueArn", { value: fleet.queue.jobQueueArn });
   }
 

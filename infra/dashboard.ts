@@ -14,7 +14,7 @@ import {
   PeriodOverride,
 } from "aws-cdk-lib/aws-cloudwatch";
 import type { LogGroup } from "aws-cdk-lib/aws-logs";
-import type { Metrics, Watched } from "./metrics.ts";
+import { functionMetric, MESSAGES, type Metrics, OLDEST_MESSAGE, queueMetric, type Watched } from "./metrics.ts";
 import { listTriggers, type Trigger } from "./triggers.ts";
 
 type DashboardProps = Watched & {
@@ -36,7 +36,7 @@ export function createDashboard(stack: Stack, props: DashboardProps): Dashboard 
   dashboard.addWidgets(new AlarmStatusWidget({ title: "Alarms", alarms, width: 24, height: 3 }));
   dashboard.addWidgets(runs(flow.stateMachineArn), units(metrics));
   dashboard.addWidgets(throughput(metrics), fleet(metrics, environment));
-  dashboard.addWidgets(waits(jobLog), failures(flow.steps.recordFailure.logGroup));
+  dashboard.addWidgets(waits(jobLog), failures(flow.steps.recordFailure.logGroupName));
   dashboard.addWidgets(functions(props));
   if (listTriggers(flow.triggers).length > 0) dashboard.addWidgets(events(listTriggers(flow.triggers)));
   return dashboard;
@@ -105,10 +105,10 @@ function waits(jobLog: LogGroup): IWidget {
   });
 }
 
-function failures(log: LogGroup): IWidget {
+function failures(log: string): IWidget {
   return new LogQueryWidget({
     title: "Failed runs",
-    logGroupNames: [log.logGroupName],
+    logGroupNames: [log],
     view: LogQueryVisualizationType.TABLE,
     queryLines: [
       "fields @timestamp, run, state, error.code, error.meaning, unitsFailed",
@@ -123,11 +123,11 @@ function failures(log: LogGroup): IWidget {
 
 /** How long events that may start runs have waited, and how many started nothing. */
 function events(triggers: readonly Trigger[]): IWidget {
-  const options = { statistic: "Maximum", period: PERIOD };
+  const at = (name: string, metric: string) => queueMetric(name, metric).with({ period: PERIOD });
   return new GraphWidget({
     title: "Queues of events",
-    left: triggers.map(({ queue }) => queue.metricApproximateAgeOfOldestMessage(options)),
-    right: triggers.map(({ deadLetters }) => deadLetters.metricApproximateNumberOfMessagesVisible(options)),
+    left: triggers.map(({ queueName }) => at(queueName, OLDEST_MESSAGE)),
+    right: triggers.map(({ deadLettersName }) => at(deadLettersName, MESSAGES)),
     leftYAxis: { min: 0, label: "age of the oldest, s", showUnits: false },
     rightYAxis: { min: 0, label: "dead letters", showUnits: false },
     width: 24,
@@ -139,8 +139,8 @@ function functions({ flow }: DashboardProps): IWidget {
   const all = [...Object.values(flow.steps), ...listTriggers(flow.triggers).map(({ step }) => step)];
   return new GraphWidget({
     title: "Functions",
-    left: all.map(({ lambda }) => lambda.metricDuration({ statistic: "Maximum", period: PERIOD })),
-    right: all.map(({ lambda }) => lambda.metricErrors({ statistic: "Sum", period: PERIOD })),
+    left: all.map((step) => functionMetric(step.functionName, "Duration", "Maximum").with({ period: PERIOD })),
+    right: all.map((step) => functionMetric(step.functionName, "Errors", "Sum").with({ period: PERIOD })),
     leftYAxis: { min: 0, label: "ms, longest", showUnits: false },
     rightYAxis: { min: 0, label: "errors", showUnits: false },
     width: 24,

@@ -37,6 +37,9 @@ export function createMergeyard(app: App, environment: Environment, imageContext
     compute: compute.compute,
     flow: flow.flow,
   });
+  // They know one another by name, so the order has to be said.
+  flow.addStackDependency(compute);
+  for (const stack of [compute, flow]) observability.addStackDependency(stack);
   const stacks = { storage, compute, flow, observability };
   for (const stack of Object.values(stacks)) {
     Tags.of(stack).add("app", "mergeyard");

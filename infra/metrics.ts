@@ -1,7 +1,7 @@
 // Numbers out of logged events: what workers and functions print as lines of JSON anyway becomes metrics by filters.
 import type { Stack } from "aws-cdk-lib";
-import { type Metric, Unit } from "aws-cdk-lib/aws-cloudwatch";
-import { FilterPattern, type ILogGroup, MetricFilter } from "aws-cdk-lib/aws-logs";
+import { Metric, Unit } from "aws-cdk-lib/aws-cloudwatch";
+import { FilterPattern, type ILogGroup, LogGroup, MetricFilter } from "aws-cdk-lib/aws-logs";
 import type { Compute } from "./compute-stack.ts";
 import type { Environment } from "./config.ts";
 import type { Flow } from "./flow-stack.ts";
@@ -33,6 +33,19 @@ export const QUEUE_BLOCKED = "Batch Job Queue Blocked";
 /** Seconds that a message of an upload may be unheard before somebody is told. */
 const MESSAGE_AGE_S = 3600;
 
+/** A queue's own metric, at its largest. */
+export function queueMetric(QueueName: string, metricName: string): Metric {
+  return new Metric({ namespace: "AWS/SQS", metricName, dimensionsMap: { QueueName }, statistic: "Maximum" });
+}
+
+/** A function's own metric. */
+export function functionMetric(FunctionName: string, metricName: string, statistic: "Sum" | "Maximum"): Metric {
+  return new Metric({ namespace: "AWS/Lambda", metricName, dimensionsMap: { FunctionName }, statistic });
+}
+
+export const OLDEST_MESSAGE = "ApproximateAgeOfOldestMessage";
+export const MESSAGES = "ApproximateNumberOfMessagesVisible";
+
 /** `jobLog` has what Batch says of jobs and queues. */
 export function createMetrics(stack: Stack, { environment, compute, flow }: Watched, jobLog: ILogGroup): Metrics {
   const { name } = environment;
@@ -45,7 +58,8 @@ export function createMetrics(stack: Stack, { environment, compute, flow }: Watc
       metricValue: value,
       unit,
     }).metric({ statistic: "Sum" });
-  const workers = compute.logGroup;
+  const logOf = (id: string, logGroupName: string) => LogGroup.fromLogGroupName(stack, `${id}Log`, logGroupName);
+  const workers = logOf("Workers", compute.logGroupName);
   const finished = '{ $.event = "unit-finished" }';
   return {
     environment: name,
@@ -72,25 +86,29 @@ export function createMetrics(stack: Stack, { environment, compute, flow }: Watc
           : triggerTroubles(
               kind,
               trigger,
-              count(`Unreadable-${kind}`, trigger.step.logGroup, '{ $.event = "pipeline-unreadable" }'),
+              count(
+                `Unreadable-${kind}`,
+                logOf(kind, trigger.step.logGroupName),
+                '{ $.event = "pipeline-unreadable" }',
+              ),
             ),
       ),
     ],
   };
 }
 
-function triggerTroubles(kind: string, { step, queue, deadLetters }: Trigger, unreadable: Metric): Trouble[] {
+function triggerTroubles(kind: string, { step, queueName, deadLettersName }: Trigger, unreadable: Metric): Trouble[] {
   return [
     {
       id: `${kind}-dead-letters`,
       says: "events that started nothing: docs/deploy.md, Sending dead letters back",
-      metric: deadLetters.metricApproximateNumberOfMessagesVisible({ statistic: "Maximum" }),
+      metric: queueMetric(deadLettersName, MESSAGES),
       threshold: 1,
     },
     {
       id: `${kind}-late`,
       says: "events wait for an hour: see the function's errors",
-      metric: queue.metricApproximateAgeOfOldestMessage({ statistic: "Maximum" }),
+      metric: queueMetric(queueName, OLDEST_MESSAGE),
       threshold: MESSAGE_AGE_S,
     },
     {
@@ -102,7 +120,7 @@ function triggerTroubles(kind: string, { step, queue, deadLetters }: Trigger, un
     {
       id: `${kind}-function-errors`,
       says: "the function itself failed: see its log",
-      metric: step.lambda.metricErrors({ statistic: "Sum" }),
+      metric: functionMetric(step.functionName, "Errors", "Sum"),
       threshold: 1,
     },
   ];

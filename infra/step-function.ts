@@ -27,13 +27,17 @@ export type StepFunctionProps = {
 export class StepFunction extends Construct {
   readonly lambda: NodejsFunction;
   readonly role: Role;
-  readonly logGroup: LogGroup;
+  /** Of the function and its log, for who watches them: other stacks import nothing that may be taken away. */
+  readonly functionName: string;
+  readonly logGroupName: string;
 
   constructor(scope: Construct, id: string, props: StepFunctionProps) {
     super(scope, id);
     const { environment, file } = props;
-    this.logGroup = new LogGroup(this, "Logs", {
-      logGroupName: `/mergeyard/${environment.name}/${file}`,
+    this.functionName = `mergeyard-${environment.name}-${file}`;
+    this.logGroupName = `/mergeyard/${environment.name}/${file}`;
+    const logGroup = new LogGroup(this, "Logs", {
+      logGroupName: this.logGroupName,
       retention: environment.logDays,
       removalPolicy: RemovalPolicy.DESTROY,
     });
@@ -41,12 +45,12 @@ export class StepFunction extends Construct {
       assumedBy: new ServicePrincipal("lambda.amazonaws.com"),
       description: `Mergeyard ${environment.name}: ${file}`,
     });
-    this.logGroup.grantWrite(this.role);
+    logGroup.grantWrite(this.role);
     for (const statement of yardStatements(Stack.of(this), props.role, props.place, environment.sources)) {
       this.role.addToPolicy(statement);
     }
     this.lambda = new NodejsFunction(this, "Function", {
-      functionName: `mergeyard-${environment.name}-${file}`,
+      functionName: this.functionName,
       entry: path.join(ROOT, `functions/${file}.ts`),
       projectRoot: ROOT,
       depsLockFilePath: path.join(ROOT, "package-lock.json"),
@@ -55,7 +59,7 @@ export class StepFunction extends Construct {
       memorySize: props.memoryMiB,
       timeout: props.timeout,
       role: this.role,
-      logGroup: this.logGroup,
+      logGroup,
       environment: { ...props.variables },
       awsSdkConnectionReuse: false,
       bundling: {

@@ -32,6 +32,8 @@ export class StorageStack extends Stack {
     const signingKeyArn = environment.signing ? createSigningKey(this, environment, removalPolicy).keyArn : undefined;
     this.place = { bucketArn: this.bucket.bucketArn, keyArn: this.key.keyArn, signingKeyArn };
     this.yardUri = `s3://${this.bucket.bucketName}`;
+    // What triggers alone import stays when they are switched off: it could not go while they are there.
+    this.exportValue(this.bucket.bucketName);
     for (const team of environment.teams) {
       const alias = addTeam(this, environment, team, this.bucket, this.key);
       new CfnOutput(this, `TeamYard${team.name}`, { value: `s3://${alias}` });

@@ -11,7 +11,13 @@ import type { Environment } from "./config.ts";
 import { StepFunction } from "./step-function.ts";
 import { allow, type YardPlace, type YardRole } from "./yard-access.ts";
 
-export type Trigger = { readonly step: StepFunction; readonly queue: Queue; readonly deadLetters: Queue };
+export type Trigger = {
+  readonly step: StepFunction;
+  readonly queue: Queue;
+  readonly deadLetters: Queue;
+  readonly queueName: string;
+  readonly deadLettersName: string;
+};
 export type Triggers = { readonly [name in "uploads" | "clock"]: Trigger | undefined };
 
 type TriggerProps = {
@@ -90,10 +96,11 @@ function watchClock(stack: Stack, props: TriggerProps, minutes: number, name: st
 function createTrigger(stack: Stack, id: string, role: YardRole, file: string, props: TriggerProps): Trigger {
   const { environment, place, yardUri, stateMachineArn } = props;
   const queueName = `mergeyard-${environment.name}-${file}`;
+  const deadLettersName = `${queueName}-dead-letters`;
   const sealed = { encryption: QueueEncryption.SQS_MANAGED, enforceSSL: true };
   const deadLetters = new Queue(stack, `${id}DeadLetters`, {
     ...sealed,
-    queueName: `${queueName}-dead-letters`,
+    queueName: deadLettersName,
     retentionPeriod: Duration.days(14),
     redriveAllowPolicy: {
       redrivePermission: RedrivePermission.BY_QUEUE,
@@ -128,5 +135,5 @@ function createTrigger(stack: Stack, id: string, role: YardRole, file: string, p
       reportBatchItemFailures: true,
     }),
   );
-  return { step, queue, deadLetters };
+  return { step, queue, deadLetters, queueName, deadLettersName };
 }

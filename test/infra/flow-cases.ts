@@ -8,7 +8,7 @@ import { environmentSchema } from "../../infra/config.ts";
 import { NAMES } from "../flow/names.ts";
 import { full, role, standard } from "./deployments.ts";
 import { allows, rolesOf } from "./policies.ts";
-import { at, type Value } from "./templates.ts";
+import { at, jobQueueArns, type Value } from "./templates.ts";
 
 const machine = standard.one("AWS::StepFunctions::StateMachine");
 const substitutions = z.record(z.string(), z.string()).parse(machine.properties.DefinitionSubstitutions);
@@ -36,7 +36,7 @@ function tasks() {
 
 test("every function, queue and job definition of the state machine is in the templates", () => {
   const functions = standard.ofType("AWS::Lambda::Function").map(({ stack, id }) => `${stack}/${id}.Arn`);
-  const queues = standard.ofType("AWS::Batch::JobQueue").map(({ stack, id }) => `${stack}/${id}.JobQueueArn`);
+  const queues = jobQueueArns(standard);
   const jobs = standard
     .ofType("AWS::Batch::JobDefinition")
     .map(({ properties }) => jobArn(properties.JobDefinitionName));
@@ -52,7 +52,7 @@ test("with GPUs both queues are there, the state machine may submit to both, and
   const names = z
     .record(z.string(), z.string())
     .parse(full.one("AWS::StepFunctions::StateMachine").properties.DefinitionSubstitutions);
-  const queues = full.ofType("AWS::Batch::JobQueue").map(({ stack, id }) => `${stack}/${id}.JobQueueArn`);
+  const queues = jobQueueArns(full);
   assert.deepEqual([names.CpuQueue, names.GpuQueue].toSorted(), queues.toSorted());
   const jobs = full.ofType("AWS::Batch::JobDefinition").map(({ properties }) => jobArn(properties.JobDefinitionName));
   assert.ok(jobs.includes(names.GpuWorkerJobDefinition ?? ""));

@@ -54,6 +54,9 @@ export type Deployment = {
   /** `Stack.Name` of what the stacks print for people. */
   readonly outputs: readonly string[];
   readonly terminationProtected: readonly string[];
+  /** Names under which stacks export values to others, and those that others import. */
+  readonly exported: ReadonlySet<string>;
+  readonly imported: ReadonlySet<string>;
   /** Of a type, in the order of the templates. */
   ofType(type: string): readonly Resource[];
   /** The only one of a type, or the only one whose id contains the text. */
@@ -83,6 +86,8 @@ export function deploy(overrides: Record<string, unknown> = {}): Deployment {
     outputs: [...templates].flatMap(([stack, { Outputs }]) =>
       Object.entries(Outputs).flatMap(([name, { Export }]) => (Export === undefined ? [`${stack}.${name}`] : [])),
     ),
+    exported: new Set(exported.keys()),
+    imported: new Set([...templates.values()].flatMap(({ Resources }) => importsIn(Resources))),
     terminationProtected: stacks.filter((stack) => stack.terminationProtection).map((stack) => stack.stackName),
     ofType,
     one(type, id = "") {
@@ -110,6 +115,10 @@ function exportsOf(templates: ReadonlyMap<string, Parsed>): ReadonlyMap<string, 
     }
   }
   return exported;
+}
+
+function importsIn(value: unknown): readonly string[] {
+  return [...JSON.stringify(value).matchAll(/"Fn::ImportValue":"([^"]+)"/g)].map(([, name]) => name ?? "");
 }
 
 /** Evaluates every intrinsic; refuses one that it does not know. */
@@ -170,4 +179,10 @@ export function at(value: Value | undefined, ...place: readonly (string | number
     else return undefined;
   }
   return found;
+}
+
+/** ARNs of an environment's job queues, by the names that they have. */
+export function jobQueueArns(deployment: Deployment): string[] {
+  const names = deployment.ofType("AWS::Batch::JobQueue").map(({ properties }) => String(properties.JobQueueName));
+  return names.map((name) => `arn:aws:batch:eu-west-1:111122223333:job-queue/${name}`);
 }

@@ -7,7 +7,7 @@ import * as z from "zod";
 import { environmentSchema, readEnvironment } from "../../infra/config.ts";
 import { DEPLOYMENTS, full, standard } from "./deployments.ts";
 import { allows, statementsIn } from "./policies.ts";
-import { at, type Deployment, FLAGS, type Resource } from "./templates.ts";
+import { at, type Deployment, FLAGS, jobQueueArns, type Resource } from "./templates.ts";
 
 test("functions run Node 24 on arm64, log for as long as is wanted, and hold no secret", () => {
   for (const { id, properties } of standard.ofType("AWS::Lambda::Function")) {
@@ -114,7 +114,7 @@ test("every dead letter, late message, unreadable pipeline and broken function r
   }
   const queues = standard.ofType("AWS::SQS::Queue").filter(({ id }) => id.includes("DeadLetters"));
   const watched = alarms.map(({ Dimensions }) => at(Dimensions, 0, "Value"));
-  for (const { stack, id } of queues) assert.ok(watched.includes(`${stack}/${id}.QueueName`), id);
+  for (const { id, properties } of queues) assert.ok(watched.includes(properties.QueueName), id);
 });
 
 test("failed runs and blocked queues are told, to a topic that they may publish to", () => {
@@ -125,7 +125,7 @@ test("failed runs and blocked queues are told, to a topic that they may publish 
     status: ["FAILED", "TIMED_OUT", "ABORTED"],
   });
   assert.deepEqual(at(ended(full), "detail", "status"), ["FAILED", "TIMED_OUT", "ABORTED", "SUCCEEDED"]);
-  const queues = full.ofType("AWS::Batch::JobQueue").map(({ stack, id }) => `${stack}/${id}.JobQueueArn`);
+  const queues = jobQueueArns(full);
   const blocked = full.one("AWS::Events::Rule", "QueueBlocked").properties;
   assert.deepEqual(at(blocked, "EventPattern", "resources"), queues);
   const log = full.one("AWS::Logs::LogGroup", "Jobs");
