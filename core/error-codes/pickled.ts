@@ -322,6 +322,6 @@ export const PICKLED_CODES = {
   DcpUnsupported: {
     meaning: "the checkpoint was saved in a way that cannot be read",
     retryable: false,
-    remedy: "save it again without transforms",
+    remedy: "save it again by dcp.save with torch's own form of files, without transforms, of unflattened parameters",
   },
 } as const satisfies Record<string, ErrorKind>;

@@ -34,6 +34,14 @@ export function recogniseForeign(start: Uint8Array): ForeignContent | undefined 
   return SIGNATURES.find((signature) => startsWith(start, signature.start));
 }
 
+/** Bytes that isSafetensorsStart looks at: the header's length, and how it begins. */
+export const SAFETENSORS_START_BYTES = 10;
+
+/** True for the first bytes of a safetensors file, whatever its name. */
+export function isSafetensorsStart(start: Uint8Array): boolean {
+  return startsWith(start.subarray(8), '{"');
+}
+
 function startsWith(bytes: Uint8Array, text: string): boolean {
   if (bytes.length < text.length) return false;
   for (let index = 0; index < text.length; index += 1) {

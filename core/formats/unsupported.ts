@@ -25,6 +25,16 @@ const EVIDENCE: readonly Evidence[] = Object.freeze([
     title: "diffusers pipeline",
     hint: "name one of its sub-folders, such as unet or transformer",
   },
+  {
+    path: /^sharded\/(shard-\d+-)?model-\d+-of-\d+\.safetensors$/,
+    title: "distributed checkpoint of safetensors whose consolidation was not finished",
+    hint: "name its folder `sharded`",
+  },
+  {
+    path: /^[^/]+\/\.metadata$/,
+    title: "folder with a distributed checkpoint of torch inside",
+    hint: "name the folder that holds .metadata, such as pytorch_model_fsdp_0",
+  },
   { path: /\.(h5|msgpack|npz|onnx|pdparams)$/i, title: "checkpoint of another framework", hint: SAVE_AS_SAFETENSORS },
 ]);
 

@@ -10,6 +10,7 @@ import { type Dtype, elementCount, type Shape, sameShape } from "../../tensor.ts
 import { findTilingProblem, wholeBox } from "../../universal/box.ts";
 import { type ConversionParameter, plainParameter } from "../../universal/conversion.ts";
 import type { Json } from "../../universal/training-state.ts";
+import { isSafetensorsStart, SAFETENSORS_START_BYTES } from "../foreign-content.ts";
 import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { jsonOf } from "../pickle/json.ts";
 import { unpickle } from "../pickle/pickle.ts";
@@ -28,6 +29,7 @@ import { placeTorchTensor, readTorchFile } from "../torch/file.ts";
 import { readCount } from "../torch/tensor.ts";
 import { patternWhole } from "../whole-patterns.ts";
 import { collectGroups, entriesToRead, groupEntries, placeInGroups, trainingOf } from "./groups.ts";
+import { chooseModel } from "./model.ts";
 import { hasShardFiles, openShardedSafetensors } from "./safetensors.ts";
 import { foldTraining } from "./training.ts";
 
@@ -76,6 +78,7 @@ export type DcpTensors = {
 export async function readDcp(folder: FolderReader, prefix: string): Promise<DcpTensors> {
   const metadata = await readMetadata(folder, prefix);
   const places = readPlaces(metadata, folder, prefix);
+  await checkForm(folder, new Set([...places.values()].map(({ file }) => file)));
   const tensors: ConversionParameter[] = [];
   for (const tensor of readTensors(metadata)) tensors.push(await placeChunks(folder, tensor, places));
   const used = new Set([`${prefix}${METADATA}`, ...[...places.values()].map(({ file }) => file.name)]);
@@ -85,7 +88,8 @@ export async function readDcp(folder: FolderReader, prefix: string): Promise<Dcp
 }
 
 async function openDcp(folder: FolderReader): Promise<OpenedCheckpoint> {
-  const { tensors, objects, files: tensorFiles } = await readDcp(folder, "");
+  const { metadata, tensors, objects, files: tensorFiles } = await readDcp(folder, "");
+  checkUnflattened(tensors);
   const folded = await foldTraining(tensors, async ({ dtype, gather }) => {
     const [range] = gather.copies.flat().flatMap((box) => box.ranges);
     return range === undefined ? undefined : readCount(folder, range, dtype);
@@ -93,12 +97,19 @@ async function openDcp(folder: FolderReader): Promise<OpenedCheckpoint> {
   const ofGroups = folded.prefix === undefined ? [] : groupEntries(objects, folded.prefix);
   const entries = entriesToRead(ofGroups);
   const groups = collectGroups(entries, await mapBounded(entries, ({ object }) => readObject(folder, object)));
-  const placed = placeInGroups(folded.parameters, groups);
+  const isFolded = folded.prefix !== undefined;
+  const chosen = isFolded ? { ...folded, left: [] } : chooseModel(folded.parameters, metadata);
+  const placed = placeInGroups(chosen.parameters, groups);
   const patterned = patternWhole(placed, { given: folder.patterns, family: undefined, prefix: "" });
   const { parameters } = patterned;
   const taken = new Set(ofGroups.map(({ object }) => object));
   const left = objects.filter((object) => !taken.has(object)).map(({ name }) => name);
-  const warnings = [...warnOfObjects(left), ...patterned.warnings];
+  const warnings = [
+    ...warnOf("TrainerStateIgnored", left),
+    ...warnOf("TensorsIgnored", chosen.left),
+    ...warnOf("OptimizerStateIgnored", folded.ignored),
+    ...patterned.warnings,
+  ];
   const { sideFiles, config } = await readSideFiles(folder, tensorFiles);
   const opened = openedInPieces({ format: dcp.id, tensorFiles, sideFiles, config }, parameters, warnings);
   return { ...opened, training: trainingOf(parameters, groups, patterned.added), family: patterned.family };
@@ -134,6 +145,14 @@ async function readMetadata(folder: FolderReader, prefix: string): Promise<Pickl
   throw dcpError("DcpMetadataInvalid", undefined, describeValue(value), "a Metadata record");
 }
 
+/** torch can write files of safetensors under the same name, whose places in `.metadata` are wrong. */
+async function checkForm(folder: FolderReader, files: ReadonlySet<CheckpointFile>): Promise<void> {
+  await mapBounded([...files], async ({ name, bytes }) => {
+    if (!isSafetensorsStart(await folder.read(name, 0, Math.min(bytes, SAFETENSORS_START_BYTES)))) return;
+    throw dcpError("DcpUnsupported", undefined, `${name} in the form of safetensors`, "the form of torch.save");
+  });
+}
+
 function typeName(value: PickleValue | undefined): string | undefined {
   return asKind(value, "record")?.type.split(" ")[1];
 }
@@ -159,12 +178,19 @@ function objectNames(metadata: PickleValue): readonly string[] {
   );
 }
 
-/** Of objects that are left out. */
-export function warnOfObjects(names: readonly string[]): readonly CheckpointWarning[] {
+/** Of what is left out, by name. */
+export function warnOf(code: CheckpointWarning["code"], names: readonly string[]): readonly CheckpointWarning[] {
   if (names.length === 0) return [];
   const more = names.length > NAMES_SHOWN ? ` and ${names.length - NAMES_SHOWN} more` : "";
   const found = `${names.slice(0, NAMES_SHOWN).join(", ")}${more}`.slice(0, 1000);
-  return [{ code: "TrainerStateIgnored", where: { file: METADATA }, found }];
+  return [{ code, where: { file: METADATA }, found }];
+}
+
+/** FSDP's flat parameters are joined and padded: only the model's own modules know what lies where in them. */
+function checkUnflattened(tensors: readonly ConversionParameter[]): void {
+  const flat = tensors.find(({ name }) => /(^|\.)_?flat_param(_\d+)?$/.test(name));
+  if (flat === undefined) return;
+  throw dcpError("DcpUnsupported", flat.name, "a flat parameter of FSDP", "parameters: FSDP's SHARDED_STATE_DICT");
 }
 
 function readTensor(name: string, value: PickleValue): ChunkedTensor {

@@ -7,7 +7,7 @@ import type { ConversionParameter } from "../../universal/conversion.ts";
 import { placeTrained } from "../../universal/optimizer-groups.ts";
 import type { Json, JsonObject, TrainingState } from "../../universal/training-state.ts";
 
-const ENTRY = /^((?:[A-Za-z_]\w*\.)*?)(?:optim|optimizer)\.param_groups\.(.+)\.([^.]+)$/;
+const ENTRY = /^((?:[A-Za-z_]\w*\.)*?)(?:optim|optimizer|optimizer_0)\.param_groups\.(.+)\.([^.]+)$/;
 const NUMBER = /^\d+$/;
 
 /** `owner`: the group's number, or a parameter's name. */

@@ -1,11 +1,13 @@
 // What a trainer's names in a distributed checkpoint mean: `model.NAME`, or NAME alone as torchtitan has it, and
 // `optim.state.NAME.exp_avg` become one parameter with its states. Only a checkpoint whose states are complete is read
-// so; any other keeps its tensors as they are named. Two names of one place are one parameter with an alias.
+// so; of any other model.ts chooses the model's tensors. Two names of one place are one parameter with an alias.
 // Source: torch.distributed.checkpoint.state_dict; torchtitan; reference checkpoint-formats.md section 6.1.
 import { elementCount } from "../../tensor.ts";
 import { type ConversionParameter, type GatheredTensor, STATE_NAMES } from "../../universal/conversion.ts";
 
-const STATE = /^((?:[A-Za-z_]\w*\.)*?)(?:optim|optimizer)\.state\.(.+)\.(exp_avg|exp_avg_sq|step)$/;
+const STATE = /^((?:[A-Za-z_]\w*\.)*?)(?:optim|optimizer|optimizer_0)\.state\.(.+)\.([^.]+)$/;
+/** What a universal checkpoint keeps of an optimizer; every trained parameter has all of them. */
+const KEPT: readonly string[] = [...STATE_NAMES, "step"];
 
 /** Reads the count of steps in a tensor of one element; undefined when it is none. */
 type ReadStep = (tensor: ConversionParameter) => Promise<number | undefined>;
@@ -14,6 +16,8 @@ export type FoldedTraining = {
   readonly parameters: readonly ConversionParameter[];
   /** What the names of the trainer's dicts begin with; undefined where there is no whole training state. */
   readonly prefix: string | undefined;
+  /** States of another optimizer or variant, beside those that are kept. */
+  readonly ignored: readonly string[];
 };
 
 /** The parameters with their states, or the tensors as they were when these are no whole training state. */
@@ -22,7 +26,7 @@ export async function foldTraining(
   readStep: ReadStep,
 ): Promise<FoldedTraining> {
   const joined = joinAliases(tensors);
-  const plain: FoldedTraining = { parameters: joined, prefix: undefined };
+  const plain: FoldedTraining = { parameters: joined, prefix: undefined, ignored: [] };
   const states = new Map<string, Map<string, ConversionParameter>>();
   let prefix: string | undefined;
   for (const tensor of joined) {
@@ -32,7 +36,7 @@ export async function foldTraining(
     if (before !== prefix) return plain;
     states.set(name, (states.get(name) ?? new Map<string, ConversionParameter>()).set(state, tensor));
   }
-  const isWhole = [...states.values()].every((each) => each.size === STATE_NAMES.length + 1);
+  const isWhole = [...states.values()].every((each) => KEPT.every((state) => each.has(state)));
   if (prefix === undefined || !isWhole) return plain;
   const names = new Set(joined.map(({ name }) => name));
   const own = [`${prefix}model.`, prefix].find((before) => states.keys().every((name) => names.has(before + name)));
@@ -49,7 +53,10 @@ export async function foldTraining(
     if (held !== undefined && training === undefined) return plain;
     folded.push({ ...tensor, name, aliases, training });
   }
-  return states.size === 0 ? { parameters: folded, prefix } : plain;
+  const ignored = new Set(
+    [...taken].map(({ name }) => STATE.exec(name)?.[3] ?? "").filter((state) => !KEPT.includes(state)),
+  );
+  return states.size === 0 ? { parameters: folded, prefix, ignored: [...ignored] } : plain;
 }
 
 async function trainingOf(

@@ -9,7 +9,7 @@ import type { CheckpointFile, FolderReader } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { FOLDER_LIMITS, RANK_LIMITS } from "../../limits.ts";
 import type { ConversionParameter } from "../../universal/conversion.ts";
-import { type DcpTensors, readDcp, warnOfObjects } from "../dcp/dcp.ts";
+import { type DcpTensors, readDcp, warnOf } from "../dcp/dcp.ts";
 import { trainingOf } from "../dcp/groups.ts";
 import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { parseJsonDocument } from "../json-scan.ts";
@@ -123,7 +123,10 @@ async function assemble(folder: FolderReader, { prefix, dcp, parameters, ignored
   ];
   const others = sideFiles.filter(({ name }) => !own.has(name));
   return openedInPieces({ format: megatron.id, tensorFiles: dcp.files, sideFiles: others, config }, parameters, [
-    ...warnOfObjects(dcp.objects.map(({ name }) => name)),
+    ...warnOf(
+      "TrainerStateIgnored",
+      dcp.objects.map(({ name }) => name),
+    ),
     ...left,
     ...warnings,
   ]);

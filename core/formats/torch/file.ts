@@ -6,7 +6,7 @@ import { type Digest, digestBytes } from "../../artifact/digest.ts";
 import type { ByteRange, CheckpointFile, ReadRange } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { PICKLE_LIMITS } from "../../limits.ts";
-import { recogniseForeign } from "../foreign-content.ts";
+import { isSafetensorsStart, recogniseForeign } from "../foreign-content.ts";
 import { unpickle } from "../pickle/pickle.ts";
 import type { PickleStorage, PickleTensor } from "../pickle/value.ts";
 import { isLegacyStart, readLegacyTorch } from "./legacy.ts";
@@ -35,7 +35,7 @@ function refuseStart(start: Uint8Array, file: CheckpointFile): MergeyardError {
   if (foreign !== undefined) {
     return new MergeyardError("TorchForeignContent", { where, found: foreign.what, expected, hint: foreign.hint });
   }
-  if (startsWith(start.subarray(8), '{"')) {
+  if (isSafetensorsStart(start)) {
     const hint = "name it *.safetensors";
     return new MergeyardError("TorchForeignContent", { where, found: "a safetensors file", expected, hint });
   }

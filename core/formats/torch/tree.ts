@@ -10,7 +10,7 @@ import type { TorchFile } from "./storage.ts";
 export type NamedTensor = { readonly path: readonly string[]; readonly tensor: PickleTensor };
 
 /** Keys under which trainers put the state_dict of the model, beside other things. */
-const WRAPPERS = ["state_dict", "model_state_dict", "model", "module"];
+export const WRAPPERS: readonly string[] = ["state_dict", "model_state_dict", "model", "module"];
 
 /** Every tensor below a value, in order. Values are bounded in depth and size when they are read. */
 export function listTensors(value: PickleValue, path: readonly string[] = []): readonly NamedTensor[] {

@@ -28,26 +28,51 @@ const record = (type: string, ...fields: readonly (readonly [string, Op])[]) =>
   ops(`c${type}\n)\x81`, dict(...fields), "b");
 const size = (...lengths: number[]) => ops("ctorch\nSize\n", tuple(...lengths.map(int)), "\x85R");
 
-type Claims = { dtype?: string; path?: string; transform?: boolean; lengths?: number[]; placed?: number };
+type Claims = { dtype?: string; path?: string | undefined; transform?: boolean; lengths?: number[]; placed?: number };
 
 /** A checkpoint of one tensor in one chunk, as torch would write it but for what `claims` says. */
-function one({
-  dtype = "float32",
-  path = "__0_0.distcp",
-  transform = false,
-  lengths = [2, 3],
-  placed = 0,
-}: Claims = {}): Files {
-  const payload = torchOf(tensor({ count: 6, size: [2, 3], stride: [3, 1] }), { 0: new Uint8Array(24) });
+const one = (claims: Claims = {}): Files => several([["w"]], claims);
+
+/** The same with a tensor at each of these paths through the trainer's dicts, each in a file of its own. */
+function several(paths: readonly (readonly string[])[], claims: Claims): Files {
+  const names = paths.map((_, index) => `__0_${index}.distcp`);
+  const entries = paths.map((path, index) => entry(path.join("."), { path: names[index], ...claims }));
+  const pairs = (part: (one: Entry) => readonly [Op, Op]) => ops("}(", ...entries.flatMap(part), "u");
+  const planned = paths.map((path) => [text(path.join(".")), tuple(...path.map(text))] as const);
+  const metadata = record(
+    `${METADATA}\nMetadata`,
+    ["state_dict_metadata", pairs(({ name, storage }) => [name, storage])],
+    ["planner_data", ops("}(", ...planned.flat(), "u")],
+    ["storage_data", pairs(({ index, info }) => [index, info])],
+  );
+  return {
+    ".metadata": pickleOf(metadata),
+    ...Object.fromEntries(entries.map(({ payload }, i) => [names[i], payload])),
+  };
+}
+
+type Entry = Readonly<Record<"name" | "storage" | "index" | "info" | "payload", Uint8Array>>;
+
+const PAYLOAD = torchOf(tensor({ count: 6, size: [2, 3], stride: [3, 1] }), { 0: new Uint8Array(24) });
+/** The count of steps. */
+const SCALAR = torchOf(tensor({ count: 1, size: [], stride: [] }), { 0: new Uint8Array(4) });
+
+function entry(
+  name: string,
+  { dtype = "float32", path = "__0_0.distcp", transform = false, lengths, placed = 0 }: Claims,
+): Entry {
+  const payload = name.endsWith(".step") ? SCALAR : PAYLOAD;
+  const sizes = lengths ?? (payload === SCALAR ? [] : [2, 3]);
+  const offsets = (first: number) => size(...sizes.map((_, axis) => (axis === 0 ? first : 0)));
   const properties = ops(`c${METADATA}\nTensorProperties\n)\x81`, tuple(`ctorch\n${dtype}\n`), "b");
-  const chunk = record(`${METADATA}\nChunkStorageMetadata`, ["offsets", size(0, 0)], ["sizes", size(...lengths)]);
+  const chunk = record(`${METADATA}\nChunkStorageMetadata`, ["offsets", offsets(0)], ["sizes", size(...sizes)]);
   const storage = record(
     `${METADATA}\nTensorStorageMetadata`,
     ["properties", properties],
-    ["size", size(...lengths)],
+    ["size", size(...sizes)],
     ["chunks", ops("](", chunk, "e")],
   );
-  const index = record(`${METADATA}\nMetadataIndex`, ["fqn", text("w")], ["offset", size(placed, 0)]);
+  const index = record(`${METADATA}\nMetadataIndex`, ["fqn", text(name)], ["offset", offsets(placed)]);
   const info = record(
     "torch.distributed.checkpoint.filesystem\n_StorageInfo",
     ["relative_path", text(path)],
@@ -55,12 +80,7 @@ function one({
     ["length", int(payload.length)],
     ["transform_descriptors", transform ? ops("](", text("zstd"), "e") : "N"],
   );
-  const metadata = record(
-    `${METADATA}\nMetadata`,
-    ["state_dict_metadata", dict(["w", storage])],
-    ["storage_data", ops("}", index, info, "s")],
-  );
-  return { ".metadata": pickleOf(metadata), "__0_0.distcp": payload };
+  return { name: text(name), storage, index, info, payload };
 }
 
 suite("distributed checkpoints", () => {
@@ -96,6 +116,42 @@ suite("distributed checkpoints", () => {
     for (const path of ["../x", "/x", "a/../b", "", "a\\b"]) await refuses("DcpPathInvalid", one({ path }));
     await refuses("DcpMetadataInvalid", { ".metadata": pickleOf(dict()) });
     await refuses("PickleTrailing", { ...one(), ".metadata": Buffer.concat([pickleOf(dict()), Buffer.from("x")]) });
+  });
+
+  test("give the model's own names where one dict is the model, and say what they leave out", async () => {
+    const opened = async (...paths: readonly (readonly string[])[]) => {
+      const { checkpoint, warnings } = await dcp.open(folderOf(several(paths, {})));
+      return [checkpoint.tensors.map(({ name }) => name), warnings.map(({ code, found }) => [code, found])];
+    };
+    const weight = ["model", "up.weight"];
+    const momentum = ["optim", "state", "up.weight", "momentum_buffer"];
+    const left = [["TensorsIgnored", momentum.join(".")]];
+    assert.deepEqual(await opened(weight), [["up.weight"], []]);
+    assert.deepEqual(await opened(momentum, ["app", ...weight]), [["up.weight"], left]);
+    const adam = ["exp_avg", "exp_avg_sq", "step", "max_exp_avg_sq"].map((state) => [
+      "optim",
+      "state",
+      "up.weight",
+      state,
+    ]);
+    const trained = await dcp.open(folderOf(several([weight, ...adam], {})));
+    assert.equal(trained.conversion?.[0]?.training?.step, 0);
+    assert.deepEqual(
+      trained.warnings.map(({ code, found }) => [code, found]),
+      [["OptimizerStateIgnored", "max_exp_avg_sq"]],
+    );
+    // Two models, dicts inside of one, and a tensor beside them: nothing says which are the model's.
+    for (const other of [["state_dict", "up.weight"], ["model", "up", "bias"], ["bias"]]) {
+      assert.deepEqual(await opened(weight, other), [["model.up.weight", other.join(".")], []]);
+    }
+  });
+
+  test("are refused where FSDP's parameters are flat, or files are safetensors by another name", async () => {
+    for (const name of ["_flat_param", "layers.0._flat_param", "flat_param_1"]) {
+      await refuses("DcpUnsupported", several([["model", name]], {}));
+    }
+    const { header } = encodeSafetensorsHeader([{ name: "w", dtype: "F32", shape: [0] }], new Map());
+    await refuses("DcpUnsupported", { ...one(), "__0_0.distcp": Buffer.concat([header, PAYLOAD]) });
   });
 
   test("of sharded safetensors join by their offsets and miss no shard", async () => {

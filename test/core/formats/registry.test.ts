@@ -45,6 +45,14 @@ suite("the registry of formats", () => {
       ],
       [["checkpoint/_METADATA", "checkpoint/manifest.ocdbt"], "orbax checkpoint"],
       [["model_index.json", "unet/config.json"], "diffusers pipeline"],
+      [
+        ["sharded/shard-00001-model-00001-of-00001.safetensors"],
+        "distributed checkpoint of safetensors whose consolidation was not finished",
+      ],
+      [
+        ["optimizer_0/.metadata", "pytorch_model_fsdp_0/.metadata", "scheduler.bin"],
+        "folder with a distributed checkpoint of torch inside",
+      ],
       [["tf_model.h5"], "checkpoint of another framework"],
     ];
     for (const [names, title] of kinds) {
