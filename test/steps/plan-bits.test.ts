@@ -166,5 +166,13 @@ test("the report draws every matrix, and no name in a checkpoint can add to the 
   const planned = await plan("5bpw");
   const page = drawFrontier({ ...planned, budget: "<b>5bpw" }).join("");
   for (const { tensor } of planned.tensors) assert.ok(page.includes(tensor));
-  assert.ok(!page.includes("<b>") && page.includes("<polyline"));
+  assert.ok(!page.includes("<b>"));
+  const [, width = "", height = ""] = /viewBox="0 0 (\d+) (\d+)"/.exec(page) ?? [];
+  const [, line = ""] = /<polyline points="([^"]+)"/.exec(page) ?? [];
+  const points = line.split(" ").map((point) => point.split(",").map(Number));
+  assert.ok(points.length > 2);
+  for (const [index, [x = 0, y = 0]] of points.entries()) {
+    const [lastX = 0, lastY = 0] = points[index - 1] ?? [];
+    assert.ok(x > lastX && x < Number(width) && y >= lastY && y < Number(height), `${line}: point ${index}`);
+  }
 });

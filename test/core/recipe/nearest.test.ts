@@ -12,6 +12,8 @@ test("the nearest known name is suggested for misspellings, and nothing for anot
     ["wieght", "weight"],
     ["base-model", "base_model"],
     ["dtypes", "dtype"],
+    ["xxweight", "weight"],
+    ["xxxdtype", undefined],
     ["licence", undefined],
     ["x", undefined],
     ["", undefined],

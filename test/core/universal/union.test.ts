@@ -39,6 +39,12 @@ suite("the union of slices", () => {
     assert.deepEqual(layoutOf(row), ["0:0", "1:0", "0:1", "1:1"]);
   });
 
+  test("tells a name that is said to be joined on axis 0 from one that is only taken so", () => {
+    const info = { parameter_with_column_parallelism_patterns: ["said.*"] };
+    const { isColumn } = createUnionRules(parseCheckpointInfo(info, "x"));
+    assert.deepEqual([isColumn("said.w"), isColumn("other.w")], [true, false]);
+  });
+
   test("keeps the widths of ranks that hold different lengths", () => {
     const uneven = unite({}, [
       [2, 1],
