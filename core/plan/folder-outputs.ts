@@ -73,6 +73,7 @@ function planFile(
     fileBytes,
   } = encodeSafetensorsHeader(orderParts(units, known), HF_METADATA, "given");
   const places = new Map(placed.map((part) => [part.name, part]));
+  const indexes = new Map(units.map(({ entry }, index) => [entry.name, index]));
   const tensors = units.map((unit, tensor): DerivedModule => {
     const parts = specsOf(unit).map(({ name }) => {
       const part = places.get(name);
@@ -86,7 +87,7 @@ function planFile(
     if (unit.kind === "copy") return place;
     const solved = hessian === undefined ? {} : { hessian: placeOf(findHessian(hessian, unit)) };
     const module = { ...place, scheme: scheme.id, scales: unit.matrix.dtype, ...solved };
-    return scheme.measures === "nothing" ? module : { ...module, fused: fusedIn(unit, units) };
+    return scheme.measures === "nothing" ? module : { ...module, fused: fusedIn(unit, indexes) };
   });
   const output = `${scheme.form.container} ${scheme.id}`;
   const made = { output, file, fileBytes, header: Buffer.from(header).toString("base64"), tensors };
@@ -121,10 +122,10 @@ function placeOf({ dtype, shape, ranges }: TensorEntry): NonNullable<DerivedModu
 }
 
 /** The tensors of the file that share what is measured of a matrix: whoever cut the files put them together. */
-function fusedIn({ fused }: CompressedMatrix, units: readonly CompressedUnit[]): number[] {
+function fusedIn({ fused }: CompressedMatrix, indexes: ReadonlyMap<string, number>): number[] {
   return fused.map(({ name }) => {
-    const index = units.findIndex(({ entry }) => entry.name === name);
-    assert.ok(index >= 0, "what is fused lies in one file");
+    const index = indexes.get(name);
+    assert.ok(index !== undefined, "what is fused lies in one file");
     return index;
   });
 }

@@ -76,24 +76,24 @@ function planOutput(
       fileBytes,
       header: Buffer.from(header).toString("base64"),
       ...(imatrix === undefined ? {} : { imatrix: { store: imatrix.store, key: imatrix.key, digest: imatrix.digest } }),
-      tensors: own.map((made) => placeTensor(made, placed)),
+      tensors: placeTensors(own, placed),
     };
   });
 }
 
-/** Where a tensor of the merge goes: a stack is its experts, one after the other. */
-function placeTensor(
-  { name, tensor, shape, scheme, permutedHeads, shift, expert }: Made,
-  placed: readonly GgufTensor[],
-): DerivedTensor {
-  const whole = placed.find((each) => each.name === name);
-  assert.ok(whole !== undefined, "every tensor of the file has a place");
-  const moved = { ...(permutedHeads === undefined ? {} : { permutedHeads }), ...(shift === 0 ? {} : { shift }) };
-  const own = { name, tensor, scheme, ...moved };
-  if (expert === undefined) return { ...own, shape: [...shape], offset: whole.offset, bytes: whole.bytes };
-  const [count = 1, ...inner] = shape;
-  const bytes = whole.bytes / count;
-  return { ...own, expert, shape: inner, offset: whole.offset + expert * bytes, bytes };
+/** Where tensors of the merge go: a stack is its experts, one after the other. */
+function placeTensors(own: readonly Made[], placed: readonly GgufTensor[]): DerivedTensor[] {
+  const places = new Map(placed.map((each) => [each.name, each]));
+  return own.map(({ name, tensor, shape, scheme, permutedHeads, shift, expert }) => {
+    const whole = places.get(name);
+    assert.ok(whole !== undefined, "every tensor of the file has a place");
+    const moved = { ...(permutedHeads === undefined ? {} : { permutedHeads }), ...(shift === 0 ? {} : { shift }) };
+    const made = { name, tensor, scheme, ...moved };
+    if (expert === undefined) return { ...made, shape: [...shape], offset: whole.offset, bytes: whole.bytes };
+    const [count = 1, ...inner] = shape;
+    const bytes = whole.bytes / count;
+    return { ...made, expert, shape: inner, offset: whole.offset + expert * bytes, bytes };
+  });
 }
 
 /** A tensor of the file and what of it a tensor of the merge makes: all, or one of its experts. */

@@ -102,17 +102,21 @@ export function planGgufModel(
   const renamed = entries.map((source) => ({ source, ...rename(source, known, parts) }));
   const named = stackExperts(renamed, experts?.count ?? 0).sort(compareNames);
   checkComplete(named, known, parts, isTied);
-  const places = Map.groupBy(named, ({ kind }) => kind);
+  const byKind = Map.groupBy(named, ({ kind }) => kind);
+  const indexes = new Map(
+    [...byKind.values()].flatMap((alike) => alike.map(({ name }, index) => [name, index] as const)),
+  );
+  const isHeadTied = !byKind.has("output");
   const tensors = named.map(({ source, name, kind, heads, staysFloat, expert }): GgufModelTensor => {
     const place = {
       name,
       kind,
-      index: (places.get(kind) ?? []).findIndex((other) => other.name === name),
-      count: places.get(kind)?.length ?? 0,
+      index: indexes.get(name) ?? 0,
+      count: byKind.get(kind)?.length ?? 0,
       sharing: config.num_attention_heads / (config.num_key_value_heads ?? config.num_attention_heads),
       experts: experts?.count ?? 0,
       isWeighted,
-      isTied: !named.some((other) => other.kind === "output"),
+      isTied: isHeadTied,
     };
     const isMatrix = source.shape.length > 1 && !staysFloat;
     const scheme = isMatrix ? chooseScheme(mix, place, source.shape.at(-1) ?? 1) : "f32";
