@@ -11,7 +11,7 @@ import { isUnfinishedPush, isUploadNote, uploadRecordSchema } from "../core/arti
 import { ARTIFACT_LIMITS, RECIPE_LIMITS } from "../core/limits.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectInfo, ObjectStore } from "../stores/store.ts";
-import { readPlan } from "./plan-file.ts";
+import { readPlanReach } from "./plan-file.ts";
 import { readRecipe } from "./read-recipe.ts";
 import { createOnce, readRecord } from "./records.ts";
 import { defineStep, type StepDeps } from "./step.ts";
@@ -130,9 +130,9 @@ async function readRunning(yard: ObjectStore, since: number, deps: StepDeps): Pr
   const [inputs, models] = [new Set<string>(), new Set<string>()];
   for (const [run, { newestMs, isEnded, isPlanned }] of runs) {
     if (isEnded || !isPlanned || newestMs <= since) continue;
-    const { header } = await readPlan(yard, run, deps.signal);
-    for (const { store, prefix } of header.sources) if (store === yard.uri) inputs.add(prefix);
-    if (header.publish !== undefined) models.add(header.publish.model);
+    const { sources, publish } = await readPlanReach(yard, run, deps.signal);
+    for (const { store, prefix } of sources) if (store === yard.uri) inputs.add(prefix);
+    if (publish !== undefined) models.add(publish.model);
   }
   return { inputs, models };
 }

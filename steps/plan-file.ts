@@ -1,6 +1,6 @@
 // The plan of a run as a file of the yard: JSON Lines, the header first, then one unit a line in the order of stages
 // and indexes. Written once; every worker reads it and parses only the lines of its own units.
-import type * as z from "zod";
+import * as z from "zod";
 import { layout } from "../core/artifact/layout.ts";
 import { type ErrorDetails, MergeyardError } from "../core/error.ts";
 import { parseJson } from "../core/json.ts";
@@ -65,6 +65,27 @@ export async function readPlan(store: ObjectStore, run: string, signal: AbortSig
       throw invalid(undefined, { where: { unit: index }, expected: `unit ${index} of stage ${stage}` });
     },
   };
+}
+
+/** Of a plan's header what it reads and where it publishes, whichever version wrote it. */
+const reachSchema = z.looseObject({
+  sources: z.array(z.looseObject({ store: z.string(), prefix: z.string() })),
+  publish: z.looseObject({ model: z.string() }).optional(),
+});
+
+/** What an unfinished run needs of the yard. Throws YardRunMissing, YardPlanInvalid. */
+export async function readPlanReach(
+  store: ObjectStore,
+  run: string,
+  signal: AbortSignal,
+): Promise<z.output<typeof reachSchema>> {
+  const where = { store: store.uri, file: layout.plan(run) };
+  const stored = await store.get(where.file, PLAN_LIMITS.bytes, { signal });
+  if (stored === undefined) throw new MergeyardError("YardRunMissing", { where });
+  const [start, end] = findLines(stored.bytes)[0] ?? [0, 0];
+  return parseAs(reachSchema, parseJson(stored.bytes.subarray(start, end)), (field, found) => {
+    return new MergeyardError("YardPlanInvalid", { where: { ...where, line: 1, field }, found });
+  });
 }
 
 /** Line of a unit, counting the header as line 0; undefined when the stage or the index is not in the plan. */

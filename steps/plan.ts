@@ -178,13 +178,17 @@ function nameRun(run: string, round: number): string {
 
 /**
  * Writes recipe and plan; the plan last, it makes the run exist. The plan that was there before counts, with the
- * receipts of its units. Undefined when a checkpoint that it reads was deleted since: it can never be finished.
+ * receipts of its units. Undefined when it can never be finished: a checkpoint that it reads was deleted since, or
+ * another version wrote it in another form.
  */
 async function keepPlan(yard: ObjectStore, plan: Plan, deps: StepDeps): Promise<PlanHeader | undefined> {
   const { run, recipe } = plan.header;
   if ((await yard.head(layout.plan(run), { signal: deps.signal })) !== undefined) {
-    const { header } = await readPlan(yard, run, deps.signal);
-    if (await sourcesStand(header, plan.header, deps)) return header;
+    const before = await readPlan(yard, run, deps.signal).catch((cause: unknown) => {
+      if (!(cause instanceof MergeyardError && cause.code === "YardPlanInvalid")) throw cause;
+      return undefined;
+    });
+    if (before !== undefined && (await sourcesStand(before.header, plan.header, deps))) return before.header;
     deps.log({ event: "run-abandoned", run });
     return undefined;
   }

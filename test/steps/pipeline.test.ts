@@ -11,7 +11,7 @@ import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
-import { makeYard, recipe, runPipeline } from "./pipeline.ts";
+import { makeYard, plan, recipe, runPipeline } from "./pipeline.ts";
 import { putModel } from "./small-model.ts";
 
 /** A yard, and dependencies that count the units that were computed. */
@@ -197,4 +197,14 @@ test("a damaged cache costs work, never a wrong byte", async () => {
   for (const key of await listKeys(yard, "cache/")) await putText(yard, key, "not JSON");
   await putModel(yard, "incoming/a/3/", { seed: 1 });
   assert.equal((await runPipeline(yard, deps)).result?.version, first.result?.version);
+});
+
+test("a run whose plan another version left in another form is begun anew", async () => {
+  const { yard, deps } = await setUp();
+  const before = await plan(yard, deps);
+  const key = `runs/${before.run}/plan.jsonl`;
+  const text = Buffer.from(await readAll(yard, key, 1e6)).toString();
+  await writeBytes(yard, key, Buffer.from(text.replace("{", '{"addedLater":1,')));
+  const { plan: after, result } = await runPipeline(yard, deps);
+  assert.deepEqual([after.run, result?.outcome], [`${before.run}-2`, "published"]);
 });
