@@ -13,7 +13,7 @@ import { measuredTensors, roundOf } from "./measure-tensors.ts";
 import { methodOf } from "./merge-region.ts";
 
 /** A copied tensor as memory sees it. */
-const COPY = { locality: "element", scratchTiles: () => 0 } as const;
+const COPY = { locality: "element" } as const;
 
 /** `keptBytes`: kernel memory of each thread, part of `threadBytes`, for inputs that several passes need. */
 export type UnitFit = Fit & { readonly keptBytes: number };

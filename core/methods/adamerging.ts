@@ -17,7 +17,6 @@ export const adamerging = Object.freeze({
   base: "required",
   locality: "element",
   reducePasses: 0,
-  scratchTiles: () => 0,
   seeded: false,
   embeddingMismatch: "base",
   parameters: z.strictObject({ clamp: z.boolean().default(true) }),

@@ -37,7 +37,6 @@ export const arcee_fusion = Object.freeze({
   base: "required",
   locality: "row",
   reducePasses: 2,
-  scratchTiles: () => 0,
   scratchBytes({ shape, inputs }) {
     if (inputs.length === 1) return 0;
     const { length, rows } = rowsOf(shape);

@@ -33,7 +33,6 @@ export const emr = Object.freeze({
   base: "required",
   locality: "element",
   reducePasses: 0,
-  scratchTiles: () => 0,
   scratchBytes,
   seeded: false,
   embeddingMismatch: "base",

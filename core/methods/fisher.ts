@@ -23,7 +23,6 @@ export const fisher = Object.freeze({
   base: "none",
   locality: "element",
   reducePasses: 0,
-  scratchTiles: () => 0,
   seeded: false,
   embeddingMismatch: "error",
   parameters: z.strictObject({

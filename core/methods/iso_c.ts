@@ -19,7 +19,6 @@ export const iso_c = Object.freeze({
   base: "required",
   locality: "tensor",
   reducePasses: 0,
-  scratchTiles: () => 0,
   scratchBytes: (tensor) =>
     taskMatrixBytes(
       tensor,

@@ -27,7 +27,6 @@ export const iso_cts = Object.freeze({
   base: "required",
   locality: "tensor",
   reducePasses: 0,
-  scratchTiles: () => 0,
   scratchBytes: (tensor) =>
     taskMatrixBytes(tensor, ({ rows, columns }) => {
       const kept = Math.min(rows, columns);

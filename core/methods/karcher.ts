@@ -19,7 +19,6 @@ export const karcher = Object.freeze({
   base: "none",
   locality: "element",
   reducePasses: 1,
-  scratchTiles: () => 0,
   seeded: false,
   embeddingMismatch: "error",
   parameters: z.strictObject({ max_iter: z.int().nonnegative().default(10), tol: z.number().positive().default(1e-5) }),

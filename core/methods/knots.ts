@@ -45,7 +45,6 @@ export const knots = Object.freeze({
   base: "required",
   locality: "tensor",
   reducePasses: 0,
-  scratchTiles: () => 0,
   scratchBytes: (tensor) => taskMatrixBytes(tensor, alignedBytes),
   seeded: false,
   embeddingMismatch: "base",

@@ -19,7 +19,6 @@ export const linear = Object.freeze({
   base: "none",
   locality: "element",
   reducePasses: 0,
-  scratchTiles: () => 0,
   seeded: false,
   embeddingMismatch: "common",
   referenceDtype: "promoted",

@@ -20,7 +20,6 @@ export const localize_and_stitch = Object.freeze({
   base: "required",
   locality: "element",
   reducePasses: 0,
-  scratchTiles: () => 0,
   scratchBytes: (tensor) => tilesBytes(2, "element", tensor),
   seeded: false,
   embeddingMismatch: "base",

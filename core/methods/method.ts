@@ -243,9 +243,7 @@ export type MergeMethod = {
   readonly locality: Locality;
   /** Reduce passes that read all inputs, as a rule: for estimates. */
   readonly reducePasses: number;
-  /** Float32 tiles that `compile` allocates, as a function of the number of inputs; bounds memory at plan time. */
-  scratchTiles(inputCount: number): number;
-  /** Bytes of everything else that `compile` allocates, each block rounded up to 64; none unless said. */
+  /** Bytes that `compile` allocates, each block rounded up to 64; bounds memory at plan time; none unless said. */
   scratchBytes?(tensor: ScratchTensor): number;
   readonly seeded: boolean;
   readonly embeddingMismatch: EmbeddingMismatch;

@@ -4,7 +4,7 @@ import { type BaseSplit, splitBase, splitTiles } from "./frames/base-tiles.ts";
 import { weightedSum } from "./frames/combinations.ts";
 import { createGramPass, type Gram, normsOf, product } from "./frames/gram.ts";
 import { compileStockWorking } from "./frames/stock-working.ts";
-import { subTile, tileElementsMax } from "./frames/tiles.ts";
+import { subTile, tileElementsMax, tilesBytes } from "./frames/tiles.ts";
 import { byRow, rowLength, WHOLE } from "./frames/vector-groups.ts";
 import type { MergeMethod, MergeTensor, TensorProgram } from "./method.ts";
 
@@ -27,7 +27,7 @@ export const model_stock = Object.freeze({
   base: "required",
   locality: "row",
   reducePasses: 1,
-  scratchTiles: (inputs) => inputs,
+  scratchBytes: (tensor) => tilesBytes(tensor.inputs.length, "row", tensor),
   seeded: false,
   embeddingMismatch: "common",
   referenceDtype: "promoted",

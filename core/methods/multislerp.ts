@@ -23,7 +23,6 @@ export const multislerp = Object.freeze({
   base: "optional",
   locality: "element",
   reducePasses: 1,
-  scratchTiles: () => 0,
   scratchBytes: (tensor) => (tensor.working === undefined ? 0 : differencesBytes(tensor)),
   seeded: false,
   embeddingMismatch: "error",

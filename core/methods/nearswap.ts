@@ -22,7 +22,6 @@ export const nearswap = Object.freeze({
   base: "required",
   locality: "element",
   reducePasses: 0,
-  scratchTiles: () => 0,
   seeded: false,
   embeddingMismatch: "error",
   referenceDtype: "promoted",

@@ -4,7 +4,7 @@ import { type BaseSplit, splitBase } from "./frames/base-tiles.ts";
 import { loneProgram, sumOfOthers } from "./frames/combinations.ts";
 import { createGramPass, product } from "./frames/gram.ts";
 import { compileNuslerpWorking } from "./frames/nuslerp-working.ts";
-import { subTile, tileElementsMax } from "./frames/tiles.ts";
+import { subTile, tileElementsMax, tilesBytes } from "./frames/tiles.ts";
 import { byColumn, byRow, type Grouping, rowLength, WHOLE } from "./frames/vector-groups.ts";
 import { type MergeMethod, type MergeTensor, numbersOf, type TensorProgram } from "./method.ts";
 
@@ -33,7 +33,7 @@ export const nuslerp = Object.freeze({
   base: "optional",
   locality: "row",
   reducePasses: 1,
-  scratchTiles: (inputs) => inputs,
+  scratchBytes: (tensor) => tilesBytes(tensor.inputs.length, "row", tensor),
   seeded: false,
   embeddingMismatch: "common",
   referenceDtype: "promoted",

@@ -14,7 +14,6 @@ export const passthrough = Object.freeze({
   base: "none",
   locality: "element",
   reducePasses: 0,
-  scratchTiles: () => 0,
   seeded: false,
   embeddingMismatch: "error",
   parameters: z.strictObject({}),

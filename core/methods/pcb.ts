@@ -36,7 +36,6 @@ export const pcb = Object.freeze({
   base: "required",
   locality: "element",
   reducePasses: 0,
-  scratchTiles: () => 0,
   scratchBytes,
   seeded: false,
   embeddingMismatch: "base",

@@ -15,7 +15,6 @@ export const ram = Object.freeze({
   base: "required",
   locality: "element",
   reducePasses: 0,
-  scratchTiles: () => 0,
   scratchBytes: overlapBytes,
   seeded: false,
   embeddingMismatch: "error",

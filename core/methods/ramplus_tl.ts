@@ -16,7 +16,6 @@ export const ramplus_tl = Object.freeze({
   base: "required",
   locality: "element",
   reducePasses: 1,
-  scratchTiles: () => 0,
   scratchBytes: overlapBytes,
   seeded: false,
   embeddingMismatch: "error",

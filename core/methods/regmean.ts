@@ -28,7 +28,6 @@ export const regmean = Object.freeze({
   base: "none",
   locality: "tensor",
   reducePasses: 0,
-  scratchTiles: () => 0,
   scratchBytes(tensor) {
     const [rows = 0, columns = 0] = tensor.shape;
     if (splitStatistics(tensor).statistics.length === 0) return 0;

@@ -30,7 +30,6 @@ export const sce = Object.freeze({
   base: "required",
   locality: "element",
   reducePasses: 3,
-  scratchTiles: () => 0,
   scratchBytes: (tensor) =>
     (hasWorkingSteps(tensor) ? differencesBytes(tensor) : tilesBytes(2, "element", tensor)) +
     selectionBytes(tensor, numberParameter(tensor.parameters, "select_topk")),

@@ -23,7 +23,6 @@ export const slerp = Object.freeze({
   base: "member",
   locality: "element",
   reducePasses: 1,
-  scratchTiles: () => 0,
   seeded: false,
   embeddingMismatch: "common",
   parameters: z.strictObject({ t: z.number() }),

@@ -22,7 +22,6 @@ export const tall_masks = Object.freeze({
   base: "required",
   locality: "element",
   reducePasses: 0,
-  scratchTiles: () => 0,
   scratchBytes: (tensor) => tilesBytes(2, "element", tensor),
   seeded: false,
   embeddingMismatch: "base",

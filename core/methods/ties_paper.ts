@@ -35,7 +35,6 @@ export const ties_paper = Object.freeze({
   base: "required",
   locality: "element",
   reducePasses: 0,
-  scratchTiles: () => 0,
   scratchBytes,
   seeded: false,
   embeddingMismatch: "base",

@@ -29,7 +29,6 @@ export const tsv_m = Object.freeze({
   base: "required",
   locality: "tensor",
   reducePasses: 0,
-  scratchTiles: () => 0,
   scratchBytes: (tensor) =>
     taskMatrixBytes(tensor, ({ rows, columns, tasks }) => {
       const kept = tasks * Math.floor(Math.min(rows, columns) / tasks);

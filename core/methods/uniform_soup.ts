@@ -15,7 +15,6 @@ export const uniform_soup = Object.freeze({
   base: "none",
   locality: "element",
   reducePasses: 0,
-  scratchTiles: () => 0,
   seeded: false,
   embeddingMismatch: "common",
   parameters: z.strictObject({}),

@@ -37,7 +37,6 @@ export const wudi = Object.freeze({
   base: "required",
   locality: "tensor",
   reducePasses: 0,
-  scratchTiles: () => 0,
   scratchBytes: (tensor) =>
     taskMatrixBytes(
       tensor,

@@ -33,7 +33,7 @@ const THREAD_BYTES = 32 * 2 ** 20;
 export type Cut = { readonly windowElements: number; readonly tileElements: number };
 
 /** Properties of a method that decide the cut; a "copy" has element locality, no passes and no scratch. */
-export type CutMethod = Pick<MergeMethod, "locality" | "scratchTiles" | "scratchBytes">;
+export type CutMethod = Pick<MergeMethod, "locality" | "scratchBytes">;
 
 /** The cut of a tensor for a method. Tiles are part of the numerics, windows are not. */
 export function cutTensor(method: CutMethod, shape: readonly number[], windowElements: number): Cut {
@@ -69,7 +69,7 @@ export function kernelBytes(
   const inputTiles = tensor.inputs.reduce((sum, input) => sum + allocatedBytes(4 * inputElements(input, tile)), 0);
   const outputWindows = 2 * allocatedBytes(elementBytes(tensor.dtype, window));
   const inputs = tensor.inputs.length;
-  const tiles = 1 + method.scratchTiles(inputs) + (withStatistics ? inputs + 1 : 0);
+  const tiles = 1 + (withStatistics ? inputs + 1 : 0);
   const readers = tensor.inputs.reduce((sum, input) => sum + readerBytes(input), 0);
   return (
     readers +
@@ -95,7 +95,7 @@ export function measuringBytes(
 ): number {
   const scratchBytes = (own: ScratchTensor): number => round.scratchBytes(own);
   const totals = Object.values(round.totals(tensor)).reduce((sum, { length }) => sum + 8 * length, 0);
-  return kernelBytes({ locality, scratchTiles: () => 0, scratchBytes }, tensor, windowElements, false) + 2 * totals;
+  return kernelBytes({ locality, scratchBytes }, tensor, windowElements, false) + 2 * totals;
 }
 
 /** The dtype in which an input's values come to a method: the stored one, unless rows are computed. */

@@ -26,7 +26,7 @@ export type UnitOptions = {
 };
 
 /** A copied tensor as memory and reading see it. */
-const COPY = { locality: "element", scratchTiles: () => 0, reducePasses: 0 } as const;
+const COPY = { locality: "element", reducePasses: 0 } as const;
 
 /** One unit per shard, in order. Throws PlanMemoryExceeded when a tensor does not fit into a worker's memory. */
 export function makeMergeUnits(

@@ -32,33 +32,39 @@ const methodCase = z.object({
   expect_absent: z.boolean().optional(),
   expected_rescalers: z.unknown().optional(),
 });
-const document = z.object({ cases: z.array(z.object({ id: z.string(), kind: z.string() }).loose()) });
+const documentSchema = z.object({ cases: z.array(z.object({ id: z.string(), kind: z.string() }).loose()) });
 type MethodCase = z.output<typeof methodCase>;
+type Entry = z.output<typeof documentSchema>["cases"][number];
 
 /** Sets whose cases have a `kind`. */
 export const mergeSet: GoldenSet = {
   id: "merge",
   open(folder, content) {
-    const parsed = document.safeParse(content);
+    const parsed = documentSchema.safeParse(content);
     if (!parsed.success) return undefined;
-    return parsed.data.cases.map((entry): GoldenCase => ({ id: entry.id, run: () => runCase(folder, entry) }));
+    return parsed.data.cases.map((entry): GoldenCase => {
+      const run = async () => KINDS.get(entry.kind)?.(folder, entry) ?? skipped(`the kind ${entry.kind}`);
+      return { id: entry.id, run };
+    });
   },
 };
 
-async function runCase(folder: string, entry: { kind: string }): Promise<Verdict> {
-  if (entry.kind === "method" || entry.kind === "edge") return runMethod(folder, methodCase.parse(entry));
-  if (entry.kind === "recipe") return runRecipe(folder, entry);
-  if (entry.kind === "statistical") return runStatistical(folder, entry);
-  if (entry.kind === "recipe-tokenizer") return runTokenizer(folder, entry);
-  if (entry.kind === "recipe-multi") return runMulti(folder, entry);
-  if (entry.kind === "alignment") return runAlignment(folder, entry);
-  if (entry.kind === "moe") return runMoe(folder, entry);
-  if (entry.kind === "lora") return runLora(folder, entry);
-  if (entry.kind === "adamerging") return runAdamerging(folder, entry);
-  if (entry.kind === "activations") return runWithStatistics(folder, entry);
-  if (entry.kind === "global") return runGlobal(folder, entry);
-  return skipped(`the kind ${entry.kind}`);
-}
+const KINDS: ReadonlyMap<string, (folder: string, entry: Entry) => Promise<Verdict>> = new Map(
+  Object.entries({
+    activations: runWithStatistics,
+    adamerging: runAdamerging,
+    alignment: runAlignment,
+    edge: runMethod,
+    global: runGlobal,
+    lora: runLora,
+    method: runMethod,
+    moe: runMoe,
+    recipe: runRecipe,
+    "recipe-multi": runMulti,
+    "recipe-tokenizer": runTokenizer,
+    statistical: runStatistical,
+  }),
+);
 
 /** A method case as a recipe. Cases with a result pin the reference's own behaviour, so they ask for it. */
 function toRecipe(entry: MethodCase): Record<string, unknown> {
@@ -75,7 +81,8 @@ function toRecipe(entry: MethodCase): Record<string, unknown> {
   };
 }
 
-async function runMethod(folder: string, entry: MethodCase): Promise<Verdict> {
+async function runMethod(folder: string, document: unknown): Promise<Verdict> {
+  const entry = methodCase.parse(document);
   if (findMethod(entry.method) === undefined) return skipped(`the method ${entry.method}`);
   if (entry.expected_rescalers !== undefined) return runEmr(folder, entry);
   if (entry.expect_error !== undefined) return expectRefusal(folder, entry);

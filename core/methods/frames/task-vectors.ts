@@ -57,7 +57,6 @@ export function taskVectorMethod(row: TaskVectorRow): MergeMethod {
     referenceDtype: "base",
     locality: localityOf(row),
     reducePasses: (sparsifier?.reducePasses ?? 0) + (row.rescale ? 1 : 0),
-    scratchTiles: () => 0,
     scratchBytes: (tensor) => scratchBytes(row, tensor),
     seeded: sparsifier?.seeded ?? false,
     embeddingMismatch: "base",
