@@ -322,3 +322,17 @@ test("credentials that expire in the middle end the push with their own error; i
   const pushed = await push(yard, folder, { upload: "up" });
   assert.ok(pushed.outcome === "committed" && pushed.sentBytes < pushed.bytes);
 });
+
+test("what ended a push is told, also where its record cannot be written either", async () => {
+  const [yard, folder] = [await newYard(), await newFolder()];
+  let isBroken = false;
+  const openRegion: ObjectStore["openRegion"] = async () => {
+    isBroken = true;
+    throw new MergeyardError("StoreAccessDenied", { where: { store: yard.uri } });
+  };
+  const replace: ObjectStore["replace"] = (...write) => {
+    if (isBroken) throw new MergeyardError("StoreFull", { where: { store: yard.uri } });
+    return yard.replace(...write);
+  };
+  await assert.rejects(push({ ...yard, openRegion, replace }, folder), { code: "StoreAccessDenied" });
+});
