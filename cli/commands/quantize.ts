@@ -7,7 +7,7 @@ import { InvalidArgumentError, Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
 import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { nearestName } from "../../core/recipe/nearest.ts";
-import { MIXES } from "../../core/schemes/mixes.ts";
+import { FORMAT_SCHEMES } from "../../core/schemes/quantized-formats.ts";
 import { FOLDER_SCHEMES, PART_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
 import { quantizeStep } from "../../steps/quantize/quantize.ts";
 import { runStep } from "../../steps/step.ts";
@@ -51,23 +51,15 @@ type Options = Omit<FolderOptions, "format"> &
     readonly splitMaxTensors?: number;
   };
 
-/** Ids of schemes by the format that holds them. */
-const FORMATS: ReadonlyMap<string, ReadonlySet<string>> = new Map([
-  ["gguf", new Set(MIXES.keys())],
-  ...[...Map.groupBy(FOLDER_SCHEMES.values(), ({ form }) => form.container)].map(
-    ([container, schemes]) => [container, new Set(schemes.map(({ id }) => id))] as const,
-  ),
-]);
-
-const schemesOf = (format: string): ReadonlySet<string> => FORMATS.get(format) ?? new Set();
-
 export function addQuantize(program: Command, terminal: Terminal): void {
   const command = program
     .command("quantize")
     .description("write a checkpoint as one quantized GGUF file (llama family), or as a folder for servers")
     .argument("<src>", "a folder, a file, or an s3:// URI")
     .addOption(new Option("--scheme <id>", "how to quantize").argParser(parseScheme))
-    .addOption(new Option("--format <format>", "what to write (default: by the scheme)").choices([...FORMATS.keys()]))
+    .addOption(
+      new Option("--format <format>", "what to write (default: by the scheme)").choices([...FORMAT_SCHEMES.keys()]),
+    )
     .requiredOption("--out <place>", "the file or folder to write; it must not be there")
     .option("--imatrix <file>", "importance matrix of llama-imatrix, to lose less where it matters (gguf, --budget)")
     .option("--hessian <file>", "safetensors with the sum of x x^T of every matrix's inputs, by its name (gptq)")
@@ -110,7 +102,7 @@ function parseSplitSize(text: string): number {
 function parseScheme(text: string): string {
   const lower = text.toLowerCase();
   const id = SCHEME_ALIASES.get(lower) ?? lower;
-  const known = [...FORMATS.values()].flatMap((schemes) => [...schemes]);
+  const known = [...FORMAT_SCHEMES.values()].flat();
   if (known.includes(id)) return id;
   if (PART_SCHEMES.has(id)) throw new InvalidArgumentError("No server loads a folder of it, so none is written.");
   const nearest = nearestName(id, [...known, ...SCHEME_ALIASES.keys()]);
@@ -127,15 +119,16 @@ async function dispatch(source: string, options: Options, terminal: Terminal): P
   }
   const openStore = createStoreOpener(terminal.env);
   const followed = bitPlan === undefined ? undefined : await readPlanFile(bitPlan, openStore, terminal);
-  const holding = [...FORMATS].find(([, schemes]) => schemes.has(scheme ?? ""))?.[0];
+  const holding = [...FORMAT_SCHEMES].find(([, schemes]) => schemes.includes(scheme ?? ""))?.[0];
   const [example] = followed === undefined ? (options.candidates ?? []) : Object.values(followed);
   const format = options.format ?? holding ?? plannedFormat(example);
   if (scheme === undefined && !isPlannedFormat(format)) {
     const expected = "--format gguf or compressed-tensors, for --budget and --bit-plan";
     throw new MergeyardError("CliUsage", { where: { field: "--format" }, found: format, expected });
   }
-  if (scheme !== undefined && !schemesOf(format).has(scheme)) {
-    const expected = `one of ${[...schemesOf(format)].join(", ")}`;
+  const schemes = FORMAT_SCHEMES.get(format) ?? [];
+  if (scheme !== undefined && !schemes.includes(scheme)) {
+    const expected = `one of ${schemes.join(", ")}`;
     throw new MergeyardError("CliUsage", { where: { field: "--scheme" }, found: scheme, expected });
   }
   if (options.hessian !== undefined && (FOLDER_SCHEMES.get(scheme ?? "")?.hessian ?? "ignored") === "ignored") {

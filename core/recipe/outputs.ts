@@ -2,6 +2,7 @@
 // the same pass over the weights.
 import { MergeyardError } from "../error.ts";
 import { MIXES, type Mix } from "../schemes/mixes.ts";
+import { FORMAT_SCHEMES } from "../schemes/quantized-formats.ts";
 import { FOLDER_SCHEMES, type FolderScheme, SCHEME_ALIASES } from "../schemes/registry.ts";
 import { didYouMean, nearestName } from "./nearest.ts";
 import type { RecipeOrigin } from "./origin.ts";
@@ -42,15 +43,7 @@ export type OutputRequest = Pipeline["outputs"][number];
 type Refuse = (code: "RecipeNotSupported" | "RecipeFieldInvalid", expected: string, hint?: string) => MergeyardError;
 
 /** Formats by id, with the schemes that each takes; empty: none. */
-const FORMATS: Readonly<Record<string, readonly string[]>> = Object.freeze({
-  safetensors: [],
-  gguf: [...MIXES.keys()],
-  ...Object.fromEntries(
-    [...Map.groupBy(FOLDER_SCHEMES.values(), ({ form }) => form.container)].map(([container, schemes]) => {
-      return [container, schemes.map(({ id }) => id)];
-    }),
-  ),
-});
+const FORMATS: ReadonlyMap<string, readonly string[]> = new Map([["safetensors", []], ...FORMAT_SCHEMES]);
 
 /** Throws RecipeNotSupported: a format or scheme that cannot be written in the same pass; RecipeFieldInvalid: twice. */
 export function readOutputs(requests: readonly OutputRequest[], origin: Pick<RecipeOrigin, "file" | "line">): Outputs {
@@ -85,9 +78,9 @@ export function readOutputs(requests: readonly OutputRequest[], origin: Pick<Rec
 const AFTERWARDS = "run `mergeyard quantize` on what the pipeline publishes";
 
 function checkScheme(format: string, scheme: string | undefined, refuse: Refuse): void {
-  const schemes = FORMATS[format];
+  const schemes = FORMATS.get(format);
   if (schemes === undefined) {
-    const formats = Object.keys(FORMATS);
+    const formats = [...FORMATS.keys()];
     throw refuse("RecipeNotSupported", formats.join(" or "), didYouMean(nearestName(format, formats)) ?? AFTERWARDS);
   }
   if (schemes.length > 0 !== (scheme !== undefined)) {
