@@ -28,8 +28,8 @@ export function compilePattern(text: string): NamePattern {
   const whole = builder.alternatives();
   if (builder.at < builder.characters.length) throw patternError(text, "a ) too many", "balanced parentheses");
   whole.join(builder.add({ kind: "accept" }));
-  const { states } = builder;
-  return { text, matches: (name) => run(states, whole.first, name) };
+  const machine = new Machine(builder.states, whole.first);
+  return { text, matches: (name) => machine.matches(name) };
 }
 
 function patternError(text: string, found: string, expected: string): MergeyardError {
@@ -37,20 +37,69 @@ function patternError(text: string, found: string, expected: string): MergeyardE
   return new MergeyardError("UniversalPatternInvalid", { where, found, expected });
 }
 
-function run(states: readonly State[], first: number, name: string): boolean {
-  const characters = [...name];
-  let current = new Set<number>();
-  for (let at = 0; ; at += 1) {
-    if (at === 0) current.add(first);
-    const reached = closure(states, current, at === 0, at === characters.length);
-    if (reached === "accept") return true;
-    const character = characters[at];
-    if (character === undefined || reached.size === 0) return false;
-    current = new Set();
-    for (const index of reached) {
-      const state = states[index];
-      if (state?.kind === "test" && state.test(character)) current.add(state.next);
+/** Where the machine stands between two characters, and where each character that was met there leads. */
+type Place = {
+  /** States that look at the next character. */
+  readonly tests: readonly number[];
+  readonly isAccepted: boolean;
+  /** True when it accepts a name that ends here. */
+  readonly isAcceptedAtEnd: boolean;
+  readonly ways: Map<string, Place>;
+};
+
+/** Ways that a pattern keeps; names need some 100. Too high: hostile names cost memory. Too low: time. */
+const WAYS_MAX = 4096;
+
+/** Runs all alternatives side by side, and keeps where characters led: names that begin alike go the same ways. */
+class Machine {
+  readonly #states: readonly State[];
+  readonly #first: number;
+  readonly #places = new Map<string, Place>();
+  #ways = 0;
+
+  constructor(states: readonly State[], first: number) {
+    this.#states = states;
+    this.#first = first;
+  }
+
+  matches(name: string): boolean {
+    let place = this.#places.get("start") ?? this.#keep("start", new Set([this.#first]), true);
+    for (const character of name) {
+      if (place.isAccepted || place.tests.length === 0) return place.isAccepted;
+      place = place.ways.get(character) ?? this.#step(place, character);
     }
+    return place.isAcceptedAtEnd;
+  }
+
+  #step(place: Place, character: string): Place {
+    const reached = new Set<number>();
+    for (const index of place.tests) {
+      const state = this.#states[index];
+      if (state?.kind === "test" && state.test(character)) reached.add(state.next);
+    }
+    if (this.#ways === WAYS_MAX) {
+      for (const { ways } of this.#places.values()) ways.clear();
+      this.#places.clear();
+      this.#ways = 0;
+    }
+    const key = [...reached].sort((a, b) => a - b).join();
+    const next = this.#places.get(key) ?? this.#keep(key, reached, false);
+    place.ways.set(character, next);
+    this.#ways += 1;
+    return next;
+  }
+
+  #keep(key: string, reached: ReadonlySet<number>, isStart: boolean): Place {
+    const inside = closure(this.#states, reached, isStart, false);
+    const atEnd = closure(this.#states, reached, isStart, true);
+    const place: Place = {
+      tests: inside === "accept" ? [] : [...inside].filter((index) => this.#states[index]?.kind === "test"),
+      isAccepted: inside === "accept",
+      isAcceptedAtEnd: atEnd === "accept",
+      ways: new Map(),
+    };
+    this.#places.set(key, place);
+    return place;
   }
 }
 
