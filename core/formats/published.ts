@@ -23,11 +23,11 @@ export async function describeByManifest(folder: FolderReader, opened: OpenedChe
   const { checkpoint, headers } = opened;
   const listings = manifest.files.filter((file) => "tensors" in file);
   const entriesByFile = Map.groupBy(checkpoint.tensors, ({ ranges }) => ranges[0]?.file);
+  const listed = new Map(manifest.files.map((file) => [file.name, file]));
   for (const { name } of checkpoint.tensorFiles) {
-    const listing = listings.find((file) => file.name === name);
-    const isQuantized = manifest.files.some((file) => file.name === name && "blocks" in file);
-    if (listing === undefined && isQuantized) continue;
-    if (listing === undefined) {
+    const listing = listed.get(name);
+    if (listing !== undefined && "blocks" in listing) continue;
+    if (listing === undefined || !("tensors" in listing)) {
       throw new MergeyardError(CHANGED, { where: { file: name }, found: "a file that the manifest does not list" });
     }
     checkHeader(listing, headers.get(name), entriesByFile.get(name) ?? [], CHANGED);

@@ -3,7 +3,7 @@
 // plans such folders (compressed-model.ts) and their bits (core/bit-plan/folder.ts).
 import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
-import { matchesModule } from "../formats/quantized/compressed-tensors-config.ts";
+import { compileRules } from "../formats/quantized/compressed-tensors-config.ts";
 import { FOLDER_ROWS } from "../schemes/folder-form.ts";
 import type { FolderScheme } from "../schemes/registry.ts";
 import type { Matrix } from "../schemes/scheme.ts";
@@ -57,8 +57,9 @@ export function listLinear(
     throw unsupported({ file: "config.json", field: "quantization_config" }, "a quantized model", "weights as floats");
   }
   const stacked = tensors.find(({ name, shape }) => shape.length === 3 && /\bexperts\b/.test(name));
+  const isIgnored = compileRules(ignored);
   const chosen = tensors
-    .filter((entry) => isLinear(entry) && !ignored.some((rule) => matchesModule(rule, moduleOf(entry))))
+    .filter((entry) => isLinear(entry) && !isIgnored(moduleOf(entry)))
     .toSorted((a, b) => compareUtf8(a.name, b.name));
   if (chosen.length === 0) throw unsupported({}, "no linear module in any layer", "a model of layers");
   if (stacked !== undefined) {

@@ -180,6 +180,8 @@ class Builder {
     const operator = this.peek();
     if (operator !== "*" && operator !== "+" && operator !== "?") return item;
     this.at += 1;
+    // How much an item takes first does not change whether the whole matches.
+    if (this.peek() === "?") this.at += 1;
     const again = this.peek();
     if (again === "*" || again === "+" || again === "?") {
       throw patternError(this.text, `${operator}${again}`, "one of * + ? after an item");

@@ -46,7 +46,9 @@ export async function openShardedSafetensors(folder: FolderReader): Promise<Open
           expected: "an offset for every axis",
         });
       }
-      parts.set(entry.name, [...(parts.get(entry.name) ?? []), { entry, offsets }]);
+      const own = parts.get(entry.name);
+      if (own === undefined) parts.set(entry.name, [{ entry, offsets }]);
+      else own.push({ entry, offsets });
     }
   });
   const parameters = [...parts].map(([name, own]) => joinParts(name, own));

@@ -3,9 +3,10 @@
 // ignored ones, then the targets.
 // Source: compressed-tensors QuantizationConfig; quantization reference section 4.
 import * as z from "zod";
-import type { MergeyardError } from "../../error.ts";
+import { MergeyardError } from "../../error.ts";
 import { parseAs } from "../../parse-as.ts";
 import type { CompressedForm } from "../../schemes/compressed-form.ts";
+import { compilePattern, type NamePattern } from "../../universal/name-pattern.ts";
 import { unsupportedForm } from "./stored-matrix.ts";
 
 const COMPRESSED_TENSORS = "compressed-tensors" as const;
@@ -107,9 +108,12 @@ const configSchema = z.object({
   ),
 });
 
+/** True of the linear modules that a list of rules names, by path. */
+type ModuleRule = (module: string) => boolean;
+
 type CompressedConfig = {
-  readonly groups: readonly { readonly targets: readonly string[]; readonly form: CompressedForm }[];
-  readonly ignore: readonly string[];
+  readonly groups: readonly { readonly isTarget: ModuleRule; readonly form: CompressedForm }[];
+  readonly isIgnored: ModuleRule;
 };
 
 /**
@@ -122,9 +126,10 @@ export function parseCompressedConfig(value: unknown): CompressedConfig {
   );
   const groups = Object.entries(config_groups).flatMap(([name, { targets, weights, format: own }]) => {
     if (weights === null || weights === undefined) return [];
-    return [{ targets, form: formOf(`quantization_config.config_groups.${name}`, own ?? format, weights) }];
+    const isTarget = targets.includes("Linear") ? () => true : compileRules(targets);
+    return [{ isTarget, form: formOf(`quantization_config.config_groups.${name}`, own ?? format, weights) }];
   });
-  return { groups, ignore: ignore ?? [] };
+  return { groups, isIgnored: compileRules(ignore ?? []) };
 }
 
 function formOf(field: string, format: string, weights: z.output<typeof weightsSchema>): CompressedForm {
@@ -150,21 +155,28 @@ function unsupported(field: string, found: string): MergeyardError {
   return unsupportedForm(field, found, `one of ${formatSchema.options.join(", ")} with weights it can hold`);
 }
 
-/**
- * The form of a linear module by its path; undefined when it is ignored or no target. Targets and ignored names are a
- * class (every module here is "Linear"), a path, or `re:` and a regular expression that matches at a path's start.
- */
-export function findForm({ groups, ignore }: CompressedConfig, module: string): CompressedForm | undefined {
-  if (ignore.some((rule) => matchesModule(rule, module))) return undefined;
-  return groups.find(({ targets }) => targets.some((rule) => rule === "Linear" || matchesModule(rule, module)))?.form;
+/** The form of a linear module by its path; undefined when it is ignored or no target. */
+export function findForm({ groups, isIgnored }: CompressedConfig, module: string): CompressedForm | undefined {
+  return isIgnored(module) ? undefined : groups.find(({ isTarget }) => isTarget(module))?.form;
 }
 
-/** True when a rule of an ignore list names a module. Throws QuantizedFolderUnsupported for a wrong expression. */
-export function matchesModule(rule: string, module: string): boolean {
-  if (!rule.startsWith("re:")) return rule === module;
+/**
+ * Rules name a path, or are `re:` and a regular expression that matches at a path's start; what names a class of
+ * modules names none of these. They come from any folder's config, so they are of the subset that takes linear time.
+ * Throws QuantizedFolderUnsupported for other expressions.
+ */
+export function compileRules(rules: readonly string[]): ModuleRule {
+  const isPattern = (rule: string): boolean => rule.startsWith("re:");
+  const paths = new Set(rules.filter((rule) => !isPattern(rule)));
+  const patterns = rules.filter(isPattern).map(compileRule);
+  return (module) => paths.has(module) || patterns.some((pattern) => pattern.matches(module));
+}
+
+function compileRule(rule: string): NamePattern {
   try {
-    return new RegExp(`^(?:${rule.slice(3)})`).test(module);
-  } catch {
-    throw unsupported("quantization_config.ignore", rule);
+    return compilePattern(rule.slice("re:".length));
+  } catch (error) {
+    if (!(error instanceof MergeyardError)) throw error;
+    throw unsupportedForm("quantization_config", rule.slice(0, 200), error.expected ?? "a plain regular expression");
   }
 }

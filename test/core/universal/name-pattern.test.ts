@@ -33,7 +33,9 @@ suite("patterns of names", () => {
       "$",
       "^",
     );
-    const item = fc.tuple(atom, fc.constantFrom("", "", "*", "+", "?")).map(([a, b]) => ("$^".includes(a) ? a : a + b));
+    const item = fc
+      .tuple(atom, fc.constantFrom("", "", "*", "+", "?", "*?", "??"))
+      .map(([a, b]) => ("$^".includes(a) ? a : a + b));
     const pattern = fc.array(item, { minLength: 1, maxLength: 6 }).map((items) => items.join(""));
     const name = fc.string({ unit: fc.constantFrom("a", "b", "1", "."), maxLength: 8 });
     fc.assert(
@@ -58,7 +60,7 @@ suite("patterns of names", () => {
       "[]",
       "*",
       "a**",
-      "a+?",
+      "a+??",
       "a{2}",
       "(?=a)",
       "(?P<n>a)",
