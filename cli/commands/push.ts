@@ -83,6 +83,10 @@ function explain(event: StepEvent, progress: Progress): void {
     const files = Array.isArray(event.changed) ? event.changed.join(", ") : "";
     progress.note(`warning: manifest.json stays behind: ${files} changed since ${event.model}@${event.version}`);
   }
+  if (event.event === "weights-unread") {
+    const files = Array.isArray(event.files) ? event.files.join(", ") : "";
+    progress.note(`warning: ${files} will be uploaded and never read: other weights of the folder are the model`);
+  }
   if (event.event === "step-waiting") progress.note(`${event.step} waits: ${event.reason}`);
 }
 

@@ -24,6 +24,8 @@ const WARNING_CODES = {
     "the source does not say in which order its optimizer holds parameters, or its hyper-parameters; written by " +
     "name: train on from deepspeed-universal, which goes by names",
   TrainerStateIgnored: "what the trainer saved here is no plain value; it is left out",
+  TrainingStateBeside:
+    "a training checkpoint lies in this folder too; the weights beside it are read: name its own folder for its states",
   TensorsIgnored: "a file holds tensors beside the model's own (an optimizer's, a wrapper's); they are left out",
 } as const;
 

@@ -43,7 +43,8 @@ const ROLES: readonly (readonly [FileRole, RegExp])[] = Object.freeze([
   ["index", /\.index(\.[^.]+)?\.json$/],
   ["record", /^((manifest|universal)\.json|manifest\.intoto\.jsonl|_COMPLETE|_PUSH(-\d+-of-\d+)?)$/],
   ["adapter", /^adapter_config\.json$/],
-  ["trainer", /^(training_args\.bin|trainer_state\.json|optimizer\.(pt|bin)|scheduler\.(pt|bin)|scaler\.pt)$/],
+  ["trainer", /^(training_args\.bin|trainer_state\.json|scaler\.pt|recipe_state\.pt|custom_checkpoint_\d+\.pkl)$/],
+  ["trainer", /^(optimizer|scheduler|sampler|dl_state_dict)(_\d+)?\.(pt|bin)$/],
   ["weights", /\.(safetensors|bin|pt|pth|ckpt|pkl|gguf|ggml|h5|msgpack|onnx|npz|npy|distcp|pdparams|mar|tar|zip)$/i],
 ]);
 

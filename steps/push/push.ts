@@ -110,7 +110,8 @@ async function pushSnapshot(
   const { snapshot, base, changed } = await reviewManifest(taken, deps);
   if (base !== undefined) deps.log({ event: "manifest-set-aside", ...base, changed });
   // Ranks that push to one upload each have a part; the whole is looked at when the last one is there.
-  if (wanted.ranks === 1) await checkSnapshot(snapshot, deps.signal);
+  const unread = wanted.ranks === 1 ? await checkSnapshot(snapshot, deps.signal) : [];
+  if (unread.length > 0) deps.log({ event: "weights-unread", files: unread });
   const upload = checkName(wanted.upload ?? nameUpload(snapshot, wanted));
   const place = { yard, prefix: layout.upload(wanted.model, upload) };
   const run: Push = { place, snapshot, wanted, upload, deps, done: { read: 0, sent: 0, files: 0 } };

@@ -5,6 +5,7 @@ import { digestBytes } from "../../core/artifact/digest.ts";
 import type { FolderReader } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { recogniseFormat } from "../../core/formats/registry.ts";
+import { fileRole } from "../../core/formats/side-files.ts";
 import { findStepFolders, parseStepFolder, type StepFolder } from "../../core/formats/step-folder.ts";
 import { FOLDER_LIMITS, RANK_LIMITS } from "../../core/limits.ts";
 import { readRange } from "../../stores/objects.ts";
@@ -134,8 +135,11 @@ function toLabel(name: string): string {
   return label === "" ? "upload" : label.slice(0, 100);
 }
 
-/** Reads the headers of the files as a checkpoint. Throws what opening one throws: it is not whole, or none at all. */
-export async function checkSnapshot({ source, files }: Snapshot, signal: AbortSignal): Promise<void> {
+/**
+ * Reads the headers of the files as a checkpoint. Throws what opening one throws: it is not whole, or none at all.
+ * Returns the names of files of other weights, which lie there and which nobody will read.
+ */
+export async function checkSnapshot({ source, files }: Snapshot, signal: AbortSignal): Promise<readonly string[]> {
   const byName = new Map(files.map((file) => [file.name, file]));
   const folder: FolderReader = {
     files: files.map(({ name, bytes }) => ({ name, bytes })),
@@ -146,7 +150,9 @@ export async function checkSnapshot({ source, files }: Snapshot, signal: AbortSi
       return readRange(source, content.key, offset, bytes, { signal });
     },
   };
-  await locateErrors(source, "", () => recogniseFormat(folder.files).open(folder));
+  const { warnings } = await locateErrors(source, "", () => recogniseFormat(folder.files).open(folder));
+  const ignored = warnings.flatMap(({ code, where }) => (code === "FileIgnored" ? [where.file ?? ""] : []));
+  return ignored.filter((name) => fileRole(name) === "weights");
 }
 
 /** Throws StoreObjectChanged, naming the first file that is not what it was when the snapshot was taken. */

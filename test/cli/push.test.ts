@@ -46,6 +46,18 @@ test("a folder is pushed, listed, and pushed again without sending a byte", asyn
   assert.deepEqual([usage.status, usage.error?.code], [2, "CliUsage"]);
 });
 
+test("files of other weights are pushed with a warning that names them, a trainer's without", async () => {
+  const yard = await newYard("unread");
+  const source = path.join(scratch, "both");
+  cpSync(path.join(EXAMPLES, "models/base"), source, { recursive: true });
+  for (const name of ["pytorch_model.bin", "optimizer.pt"]) writeFileSync(path.join(source, name), "x");
+  const { err, ...text } = createRecorder({ cwd: scratch });
+  assert.equal(await main(["push", source, "base", "--yard", yard], { ...text, env: {} }), 0);
+  assert.deepEqual(err().match(/warning: .*/g), [
+    "warning: pytorch_model.bin will be uploaded and never read: other weights of the folder are the model",
+  ]);
+});
+
 test("a channel is promoted and rolled back, and gc removes what is not kept", async () => {
   const yard = await newYard("decided");
   for (const version of ["v1", "v2"]) {

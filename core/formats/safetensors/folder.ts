@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import type { CheckpointFile, FolderReader, ReadRange, TensorEntry } from "../../checkpoint.ts";
 import { FOLDER_LIMITS } from "../../limits.ts";
 import { mapBounded } from "../../map-bounded.ts";
+import { hasRankFiles } from "../deepspeed/files.ts";
 import type { CheckpointFormat, CheckpointWarning, FileHeader, OpenedCheckpoint } from "../format.ts";
 import { isShardName } from "../shards.ts";
 import { readSideFiles, topLevelFiles } from "../side-files.ts";
@@ -29,9 +30,16 @@ export const safetensors = Object.freeze({
 async function openSafetensorsFolder(folder: FolderReader): Promise<OpenedCheckpoint> {
   const files = topLevelFiles(folder.files);
   const indexFile = chooseIndex(files);
-  if (indexFile === undefined) return assemble(folder, [chooseSingle(files)], () => []);
+  const beside = warnOfRanks(folder.files);
+  if (indexFile === undefined) return assemble(folder, [chooseSingle(files)], () => beside);
   const { index, shards } = await readShardIndex(folder, indexFile);
-  return assemble(folder, shards, (tensors) => compareIndex(index, indexFile, tensors));
+  return assemble(folder, shards, (tensors) => [...compareIndex(index, indexFile, tensors), ...beside]);
+}
+
+/** A trainer that saves the model for others beside its own step; which of the two is meant, only the user knows. */
+function warnOfRanks(files: readonly CheckpointFile[]): CheckpointWarning[] {
+  const rank = files.find((file) => hasRankFiles([file]));
+  return rank === undefined ? [] : [{ code: "TrainingStateBeside", where: { file: rank.name } }];
 }
 
 async function openSafetensorsFile(read: ReadRange, file: CheckpointFile): Promise<OpenedCheckpoint> {

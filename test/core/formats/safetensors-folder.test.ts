@@ -68,6 +68,12 @@ suite("which files are the model", () => {
     assert.match(describeWarning(warnings[0] ?? assert.fail()), /^FileIgnored: .*consolidated\.safetensors/);
   });
 
+  test("model.safetensors beside a trainer's step, with a warning that names it", async () => {
+    const rank = "global_step5/mp_rank_00_model_states.pt";
+    const { warnings } = await open({ "model.safetensors": makeFile(["a"]), [rank]: "" });
+    assert.deepEqual(warnings, [{ code: "TrainingStateBeside", where: { file: rank } }]);
+  });
+
   test("the shards that the index names, in name order, with their metadata together", async () => {
     const { checkpoint, warnings, headers, digest } = await open({ ...SHARDED, "consolidated.safetensors": "" });
     assert.deepEqual(
