@@ -31,8 +31,14 @@ export function createHistogram(kernels: Pick<Kernels, "countKeys">, block: Bloc
   const words = wordsOf(block).subarray(0, bins.length);
   words.fill(0);
   let inWords = 0;
-  let sums: Float64Array = new Float64Array();
-  const counts = (): Float64Array => Float64Array.from(words, (word, bin) => word + (sums[bin] ?? 0));
+  let sums: Float64Array | undefined;
+  const counts = (): Float64Array => {
+    const all = new Float64Array(words);
+    sums?.forEach((sum, bin) => {
+      all[bin] = (all[bin] ?? 0) + sum;
+    });
+    return all;
+  };
   return {
     add(deltas, count) {
       if (inWords + count > WORD_MAX) {
