@@ -1,5 +1,6 @@
 // `mergeyard push DIR MODEL --yard YARD`: uploads a checkpoint as it is now, or with --watch every step that a training
 // job finishes. Killed or interrupted, the same command goes on where it was.
+import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
@@ -64,7 +65,7 @@ async function push(folder: string, model: string, options: Options, terminal: T
       const pushed = (result: PushOutput) =>
         options.json === true
           ? terminal.stdout.write(`${JSON.stringify(result)}\n`)
-          : progress.note(describe(result, result.source));
+          : progress.note(describe(result, toFolder(result.source)));
       await watchSteps({ ...place, rank, ranks, everyMs: options.every * 1000 }, deps, pushed);
     } else {
       const upload = options.upload === undefined ? {} : { upload: options.upload };
@@ -88,6 +89,11 @@ function explain(event: StepEvent, progress: Progress): void {
     progress.note(`warning: ${files} will be uploaded and never read: other weights of the folder are the model`);
   }
   if (event.event === "step-waiting") progress.note(`${event.step} waits: ${event.reason}`);
+}
+
+/** A folder of this machine by its path, as people write it. */
+function toFolder(uri: string): string {
+  return uri.startsWith("file:") ? fileURLToPath(uri) : uri;
 }
 
 function describe(result: PushOutput, folder: string): string {

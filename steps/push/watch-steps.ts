@@ -27,12 +27,18 @@ export type WatchInput = {
   readonly everyMs: number;
 };
 
-/** What was seen of a step at the last look, and what was pushed of it. */
-type Seen = { fingerprint: string; pushed: string | undefined; reason: string | undefined };
+/** What was seen of a step at the last look, what was pushed of it, and why the last push of it did not end. */
+type Seen = {
+  readonly fingerprint: string;
+  readonly reason: string | undefined;
+  pushed: string | undefined;
+  trouble: string | undefined;
+};
 
 /**
  * Pushes steps until it is aborted; `pushed` is told of each. Throws what a push throws, but for a step that is not
- * whole or changes: it is waited for, and logged as `step-waiting`.
+ * whole or changes, and for what may pass, such as a network that is down: the next look tries again, and each new
+ * reason is logged as `step-waiting`.
  */
 export async function watchSteps(
   input: WatchInput,
@@ -47,8 +53,13 @@ export async function watchSteps(
     for (const ready of await look(source, seen, deps)) {
       const result = await tryPush(yard, source, ready, input, deps);
       const state = seen.get(ready.folder);
-      if (state !== undefined) state.pushed = result === undefined ? undefined : state.fingerprint;
-      if (result !== undefined) pushed({ ...result, source: `${source.uri}/${ready.folder}` });
+      const trouble = typeof result === "string" ? result : undefined;
+      if (trouble !== undefined && trouble !== state?.trouble) wait(ready, trouble, deps);
+      if (state !== undefined) {
+        state.pushed = trouble === undefined ? state.fingerprint : undefined;
+        state.trouble = trouble;
+      }
+      if (typeof result !== "string") pushed({ ...result, source: `${source.uri}/${ready.folder}` });
     }
     await pause(input.everyMs, undefined, { signal: deps.signal }).catch((error: unknown) => {
       deps.signal.throwIfAborted();
@@ -73,7 +84,7 @@ async function look(source: ObjectStore, seen: Map<string, Seen>, deps: StepDeps
     if (unfinished !== undefined && before?.reason !== unfinished) wait(step, unfinished, deps);
     const isQuiet = before?.fingerprint === fingerprint;
     if (unfinished === undefined && isQuiet && before?.pushed !== fingerprint) ready.push(step);
-    seen.set(step.folder, { fingerprint, pushed: before?.pushed, reason: unfinished });
+    seen.set(step.folder, { fingerprint, pushed: before?.pushed, reason: unfinished, trouble: before?.trouble });
   }
   return ready;
 }
@@ -86,7 +97,7 @@ function wait({ folder }: StepFolder, reason: string, deps: StepDeps): void {
   deps.log({ event: "step-waiting", step: folder, reason });
 }
 
-/** Undefined when the step is not whole yet, or changed meanwhile. */
+/** What was pushed; or why nothing was, when the step is not whole yet, changed meanwhile, or a store is silent. */
 async function tryPush(
   yard: ObjectStore,
   source: ObjectStore,
@@ -97,9 +108,8 @@ async function tryPush(
   try {
     return await pushStepFolder(yard, source, step, { model, upload: undefined, rank, ranks }, deps);
   } catch (cause) {
-    const isSource = cause instanceof MergeyardError && cause.where.store === source.uri && !cause.retryable;
-    if (!isSource) throw cause;
-    wait(step, `${cause.code}: ${cause.found ?? cause.message}`, deps);
-    return undefined;
+    deps.signal.throwIfAborted();
+    if (!(cause instanceof MergeyardError) || !(cause.retryable || cause.where.store === source.uri)) throw cause;
+    return `${cause.code}: ${cause.found ?? cause.message}`;
   }
 }

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
+import { MergeyardError } from "../../core/error.ts";
 import { findStepFolders, whyUnfinished } from "../../core/formats/step-folder.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import type { PushOutput } from "../../steps/push/push.ts";
@@ -82,6 +83,30 @@ test("a Trainer's steps are pushed in order when its state is written, each once
   await again.until(() => again.pushed.length === 3);
   assert.ok(again.pushed.every(({ outcome, sentBytes }) => outcome === "present" && sentBytes === 0));
   await again.stop();
+});
+
+test("a yard that does not answer is waited for, and told once", async () => {
+  const [yard, job] = [await newYard(), newStore()];
+  let isSilent = true;
+  const silent: ObjectStore = {
+    ...yard,
+    beginWrite: async (key, ...rest) => {
+      if (isSilent) throw new MergeyardError("StoreUnavailable", { where: { store: yard.uri }, found: "ECONNREFUSED" });
+      return yard.beginWrite(key, ...rest);
+    },
+  };
+  await putModel(job, "step_5/", { seed: 1 });
+  const watching = watch(silent, job);
+  await watching.until(() => waits(watching, "step_5"));
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  const told = watching.deps.events.filter(({ event }) => event === "step-waiting");
+  assert.deepEqual(
+    told.map(({ reason }) => reason),
+    ["StoreUnavailable: ECONNREFUSED"],
+  );
+  isSilent = false;
+  await watching.until(() => watching.pushed.length === 1);
+  await watching.stop();
 });
 
 test("a step that is written over is pushed again under another name; one that is not whole waits", async () => {
