@@ -7,7 +7,7 @@ import { MergeyardError } from "../core/error.ts";
 import type { OpenedCheckpoint, WritableCheckpoint } from "../core/formats/format.ts";
 import { describeByManifest } from "../core/formats/published.ts";
 import { openQuantized } from "../core/formats/quantized/folder.ts";
-import { recogniseFileFormat, recogniseFormat } from "../core/formats/registry.ts";
+import { recogniseFile, recogniseFormat } from "../core/formats/registry.ts";
 import { fileRole } from "../core/formats/side-files.ts";
 import { FOLDER_LIMITS } from "../core/limits.ts";
 import type { CheckpointInfo } from "../core/universal/checkpoint-info.ts";
@@ -57,8 +57,7 @@ export async function openCheckpointFile(
     if (info === undefined) throw new MergeyardError("CheckpointFileMissing", { where: { file: name } });
     const file = { name, bytes: info.bytes };
     const folder = createFolderReader(store, prefix, [info], signal);
-    const read = (offset: number, bytes: number) => folder.read(name, offset, bytes);
-    const opened = await recogniseFileFormat(file).openFile(read, file);
+    const opened = await recogniseFile(file).open(folder);
     return { ...opened, fingerprint: opened.digest ?? fingerprintUsed(opened, [info], prefix) };
   });
 }

@@ -7,7 +7,7 @@ import { layout } from "../core/artifact/layout.ts";
 import { isUnfinishedPush, parseUploadMarker, UPLOAD_MARKER } from "../core/artifact/upload.ts";
 import { type ErrorPlace, isVerdict, MergeyardError } from "../core/error.ts";
 import { gguf } from "../core/formats/gguf/checkpoint.ts";
-import { FORMATS } from "../core/formats/registry.ts";
+import { isSingleFile } from "../core/formats/registry.ts";
 import { ARTIFACT_LIMITS } from "../core/limits.ts";
 import type { ObjectStore, OpenStore } from "../stores/store.ts";
 import { findInHubCache, parseHubName } from "./hub-cache.ts";
@@ -92,7 +92,7 @@ async function findExplicit(scope: ModelScope, text: string, where: ErrorPlace):
 /** A single file that is a checkpoint by itself, such as a GGUF file; undefined when there is none at the URI. */
 async function findFile({ openStore, signal }: ModelScope, uri: string): Promise<ModelPlace | undefined> {
   const [, folder = "", name = ""] = /^(.+)\/([^/]+\.[A-Za-z]+)$/.exec(uri) ?? [];
-  if (!FORMATS.some(({ extensions }) => extensions.some((extension) => name.endsWith(extension)))) return undefined;
+  if (!isSingleFile(name)) return undefined;
   const file = decodeURIComponent(name);
   const store = openStore(folder);
   if ((await store.head(file, { signal })) === undefined) return undefined;

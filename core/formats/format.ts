@@ -2,7 +2,7 @@
 // headers. Adding one: a folder here named by its id and a line in registry.ts; nothing else compares ids.
 import type { Digest } from "../artifact/digest.ts";
 import type { TensorFileListing } from "../artifact/listed-file.ts";
-import type { Checkpoint, CheckpointFile, FolderReader, ReadRange } from "../checkpoint.ts";
+import type { Checkpoint, CheckpointFile, FolderReader } from "../checkpoint.ts";
 import { describePlace, type ErrorPlace } from "../error.ts";
 import { type ConversionParameter, entryOf, parametersOf, type TargetParameter } from "../universal/conversion.ts";
 import type { FamilyId } from "../universal/family-ids.ts";
@@ -101,15 +101,21 @@ export function parametersIn({ conversion, described, checkpoint }: WritableChec
   return conversion ?? described ?? parametersOf(checkpoint.tensors);
 }
 
+/** Files that are a checkpoint by themselves, whatever lies beside them. */
+export type SingleFiles = {
+  /** How their names end. */
+  readonly extensions: readonly string[];
+  /** As a format's `open`; the folder has one file, which is meant, and no side files. */
+  open(folder: FolderReader): Promise<OpenedCheckpoint>;
+};
+
 export type CheckpointFormat = {
   readonly id: string;
   readonly title: string;
-  /** How the names of files end that are a checkpoint by themselves. */
-  readonly extensions: readonly string[];
   /** True when the folder is in this format, judged by names alone; `files` may include nested ones. */
   recognise(files: readonly CheckpointFile[]): boolean;
   /** Reads the headers, no weights. Throws a typed error for everything malformed. */
   open(folder: FolderReader): Promise<OpenedCheckpoint>;
-  /** Reads one file whose name ends in one of `extensions`; it has no side files. */
-  openFile(read: ReadRange, file: CheckpointFile): Promise<OpenedCheckpoint>;
+  /** Absent where a file is none by itself. */
+  readonly file?: SingleFiles;
 };

@@ -4,7 +4,7 @@ import { MergeyardError } from "../error.ts";
 import { dcp } from "./dcp/dcp.ts";
 import { deepspeed } from "./deepspeed/deepspeed.ts";
 import { deepspeedUniversal } from "./deepspeed/universal.ts";
-import type { CheckpointFormat } from "./format.ts";
+import type { CheckpointFormat, SingleFiles } from "./format.ts";
 import { gguf } from "./gguf/checkpoint.ts";
 import { megatron } from "./megatron/megatron.ts";
 import { safetensors } from "./safetensors/folder.ts";
@@ -37,10 +37,17 @@ export function recogniseFormat(files: readonly CheckpointFile[]): CheckpointFor
  * The format of one file, judged by its name.
  * Throws: CheckpointFormatUnsupported, CheckpointFormatUnknown.
  */
-export function recogniseFileFormat(file: CheckpointFile): CheckpointFormat {
-  return (
-    FORMATS.find(({ extensions }) => extensions.some((extension) => file.name.endsWith(extension))) ?? refuse([file])
-  );
+export function recogniseFile(file: CheckpointFile): SingleFiles {
+  return findSingle(file.name) ?? refuse([file]);
+}
+
+/** True when a file of that name is a checkpoint by itself. */
+export function isSingleFile(name: string): boolean {
+  return findSingle(name) !== undefined;
+}
+
+function findSingle(name: string): SingleFiles | undefined {
+  return FORMATS.find(({ file }) => file?.extensions.some((extension) => name.endsWith(extension)))?.file;
 }
 
 function refuse(files: readonly CheckpointFile[]): never {

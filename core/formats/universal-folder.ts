@@ -24,12 +24,8 @@ const CHANGED = "UniversalFileChanged";
 export const universal = Object.freeze({
   id: "universal",
   title: "universal checkpoint",
-  extensions: [],
   recognise: (files) => files.some(({ name }) => name === UNIVERSAL_FILE),
   open: openUniversalFolder,
-  openFile: (_read, file) => {
-    throw new MergeyardError("CheckpointFormatUnknown", { where: { file: file.name }, expected: "a folder" });
-  },
 } satisfies CheckpointFormat);
 
 /** Only parameters become tensors of the checkpoint; optimizer states are for converters. */

@@ -44,13 +44,9 @@ const NAMES_SHOWN = 20;
 export const dcp = Object.freeze({
   id: "dcp",
   title: "PyTorch distributed checkpoint (DCP)",
-  extensions: [],
   recognise: (files) =>
     files.some(({ name }) => name === METADATA || /^[^/]*\.distcp$/.test(name)) || hasShardFiles(files),
   open: (folder) => (hasShardFiles(folder.files) ? openShardedSafetensors(folder) : openDcp(folder)),
-  openFile: (_read, file) => {
-    throw new MergeyardError("CheckpointFormatUnknown", { where: { file: file.name }, expected: "a folder" });
-  },
 } satisfies CheckpointFormat);
 
 /** A tensor as `.metadata` describes it. */

@@ -26,12 +26,8 @@ import { buffersOf, untrainedOf, weightsOf } from "./weights.ts";
 export const deepspeed = Object.freeze({
   id: "deepspeed",
   title: "DeepSpeed training checkpoint",
-  extensions: [],
   recognise: hasRankFiles,
   open: openDeepspeed,
-  openFile: (_read, file) => {
-    throw new MergeyardError("CheckpointFormatUnknown", { where: { file: file.name }, expected: "a folder" });
-  },
 } satisfies CheckpointFormat);
 
 async function openDeepspeed(folder: FolderReader): Promise<OpenedCheckpoint> {

@@ -33,12 +33,8 @@ const OTHER_STATE = /^(?:(.*\/)?)zero\/.+\/([^/]+)\.pt$/;
 export const deepspeedUniversal = Object.freeze({
   id: "deepspeed_universal",
   title: "DeepSpeed universal checkpoint",
-  extensions: [],
   recognise: (files) => files.some(({ name }) => name === "latest_universal" || STATE_FILE.test(name)),
   open: openDeepspeedUniversal,
-  openFile: (_read, file) => {
-    throw new MergeyardError("CheckpointFormatUnknown", { where: { file: file.name }, expected: "a folder" });
-  },
 } satisfies CheckpointFormat);
 
 type ParameterFiles = Map<string, CheckpointFile>;

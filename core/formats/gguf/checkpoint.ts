@@ -1,6 +1,6 @@
 // GGUF as a checkpoint: one file, or a set of split files, whose tensors have the names, shapes and row order of the
 // Hugging Face model that they were made from. Blocks are dequantized when they are read; no weight is read here.
-import type { CheckpointFile, FolderReader, Packing, ReadRange, TensorEntry } from "../../checkpoint.ts";
+import type { CheckpointFile, FolderReader, Packing, TensorEntry } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { isFloatDtype } from "../../ops/cast.ts";
 import { isDtype, type Shape } from "../../tensor.ts";
@@ -20,10 +20,9 @@ const EXTENSION = ".gguf";
 export const gguf = Object.freeze({
   id: "gguf",
   title: "GGUF file (llama.cpp)",
-  extensions: [EXTENSION],
   recognise: (files) => topLevelFiles(files).some(({ name }) => name.endsWith(EXTENSION)),
   open: openGgufFolder,
-  openFile: openGgufFile,
+  file: { extensions: [EXTENSION], open: (folder) => openSet(folder, folder.files) },
 } satisfies CheckpointFormat);
 
 async function openGgufFolder(folder: FolderReader): Promise<OpenedCheckpoint> {
@@ -35,10 +34,6 @@ async function openGgufFolder(folder: FolderReader): Promise<OpenedCheckpoint> {
     throw refusal("CheckpointAmbiguous", first[0]?.name, found, "one model: name its file");
   }
   return openSet(folder, first);
-}
-
-async function openGgufFile(read: ReadRange, file: CheckpointFile): Promise<OpenedCheckpoint> {
-  return openSet({ files: [file], read: (_name, offset, bytes) => read(offset, bytes) }, [file]);
 }
 
 type OpenedFile = { readonly file: CheckpointFile; readonly header: GgufHeader };

@@ -28,12 +28,8 @@ const configSchema = z.object({ sharded_backend: z.string() });
 export const megatron = Object.freeze({
   id: "megatron",
   title: "Megatron-LM checkpoint (torch_dist)",
-  extensions: [],
   recognise: (files) => stepsOf(files).length > 0,
   open: openMegatron,
-  openFile: (_read, file) => {
-    throw new MergeyardError("CheckpointFormatUnknown", { where: { file: file.name }, expected: "a folder" });
-  },
 } satisfies CheckpointFormat);
 
 /** Folders, "" or with their slash, that hold `metadata.json` beside `.metadata`. */

@@ -20,11 +20,10 @@ const SINGLE_NAMES = ["model.safetensors", "consolidated.safetensors"];
 export const safetensors = Object.freeze({
   id: "safetensors",
   title: "safetensors folder (Hugging Face)",
-  extensions: [EXTENSION],
   recognise: (files) =>
     topLevelFiles(files).some(({ name }) => name.endsWith(EXTENSION) || name.endsWith(INDEX_EXTENSION)),
   open: openSafetensorsFolder,
-  openFile: openSafetensorsFile,
+  file: { extensions: [EXTENSION], open: (folder) => assemble(folder, folder.files, () => []) },
 } satisfies CheckpointFormat);
 
 async function openSafetensorsFolder(folder: FolderReader): Promise<OpenedCheckpoint> {
@@ -40,11 +39,6 @@ async function openSafetensorsFolder(folder: FolderReader): Promise<OpenedCheckp
 function warnOfRanks(files: readonly CheckpointFile[]): CheckpointWarning[] {
   const rank = files.find((file) => hasRankFiles([file]));
   return rank === undefined ? [] : [{ code: "TrainingStateBeside", where: { file: rank.name } }];
-}
-
-async function openSafetensorsFile(read: ReadRange, file: CheckpointFile): Promise<OpenedCheckpoint> {
-  const folder = { files: [file], read: (_name: string, offset: number, bytes: number) => read(offset, bytes) };
-  return assemble(folder, [file], () => []);
 }
 
 async function assemble(

@@ -1,6 +1,6 @@
 // Files of torch.save as checkpoints: one file, or a folder as Hugging Face wrote them before safetensors, with
 // `pytorch_model.bin` or shards and their index. Which files are the model is settled by name and never guessed.
-import type { CheckpointFile, FolderReader, ReadRange, TensorEntry } from "../../checkpoint.ts";
+import type { CheckpointFile, FolderReader, TensorEntry } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
 import { FOLDER_LIMITS } from "../../limits.ts";
 import { parametersOf } from "../../universal/conversion.ts";
@@ -19,10 +19,9 @@ const RANK_FILE = /(model|optim)_states\.pt$/;
 export const torch = Object.freeze({
   id: "torch",
   title: "torch file or folder of pytorch_model.bin",
-  extensions: EXTENSIONS,
   recognise: (files) => weightFiles(files).length > 0 || topLevelFiles(files).some(({ name }) => name === INDEX),
   open: openTorchFolder,
-  openFile: openTorchFile,
+  file: { extensions: EXTENSIONS, open: (folder) => openTorchFiles(folder, folder.files) },
 } satisfies CheckpointFormat);
 
 /** Files that may be the model: a trainer's leftovers and files of single ranks have the same endings. */
@@ -53,10 +52,6 @@ function chooseOnly(files: readonly CheckpointFile[]): CheckpointFile {
   if (only !== undefined && others.length === 0) return only;
   const found = candidates.map(({ name }) => name).join(", ");
   throw fileError("CheckpointAmbiguous", only?.name, found.slice(0, 500), `${SINGLE}, or its index, or a single file`);
-}
-
-async function openTorchFile(read: ReadRange, file: CheckpointFile): Promise<OpenedCheckpoint> {
-  return openTorchFiles({ files: [file], read: (_name, offset, bytes) => read(offset, bytes) }, [file]);
 }
 
 /** The tensors of these torch files, one after the other: pickles of shards are parsed one at a time. */

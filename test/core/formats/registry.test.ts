@@ -2,7 +2,10 @@
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import { MergeyardError } from "../../../core/error.ts";
-import { FORMATS, recogniseFileFormat, recogniseFormat } from "../../../core/formats/registry.ts";
+import { gguf } from "../../../core/formats/gguf/checkpoint.ts";
+import { FORMATS, recogniseFile, recogniseFormat } from "../../../core/formats/registry.ts";
+import { safetensors } from "../../../core/formats/safetensors/folder.ts";
+import { torch } from "../../../core/formats/torch/torch.ts";
 
 const named = (names: readonly string[]) => names.map((name) => ({ name, bytes: 100 }));
 
@@ -32,9 +35,9 @@ suite("the registry of formats", () => {
   });
 
   test("opens a file by its extension", () => {
-    assert.equal(recogniseFileFormat({ name: "x.safetensors", bytes: 1 }).id, "safetensors");
-    assert.equal(recogniseFileFormat({ name: "x.pt", bytes: 1 }).id, "torch");
-    assert.equal(recogniseFileFormat({ name: "x.gguf", bytes: 1 }).id, "gguf");
+    assert.equal(recogniseFile({ name: "x.safetensors", bytes: 1 }), safetensors.file);
+    assert.equal(recogniseFile({ name: "x.pt", bytes: 1 }), torch.file);
+    assert.equal(recogniseFile({ name: "x.gguf", bytes: 1 }), gguf.file);
   });
 
   test("refuses kinds that it knows but cannot read by their title", () => {
@@ -63,7 +66,7 @@ suite("the registry of formats", () => {
         title,
       );
     }
-    assert.throws(() => recogniseFileFormat({ name: "x.h5", bytes: 1 }), { code: "CheckpointFormatUnsupported" });
+    assert.throws(() => recogniseFile({ name: "x.h5", bytes: 1 }), { code: "CheckpointFormatUnsupported" });
   });
 
   test("refuses what it does not know, naming some of it", () => {
@@ -72,7 +75,7 @@ suite("the registry of formats", () => {
       code: "CheckpointFormatUnknown",
       found: "1.txt, 2.txt, 3.txt, 4.txt, 5.txt and 1 more",
     });
-    assert.throws(() => recogniseFileFormat({ name: "notes.txt", bytes: 1 }), { code: "CheckpointFormatUnknown" });
+    assert.throws(() => recogniseFile({ name: "notes.txt", bytes: 1 }), { code: "CheckpointFormatUnknown" });
     assert.throws(() => recogniseFormat([]), { code: "CheckpointEmpty" });
   });
 });

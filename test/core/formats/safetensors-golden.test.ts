@@ -98,8 +98,8 @@ async function openCase(file: string) {
   const folder = diskFolder(single ? join(ROOT, dirname(file)) : join(ROOT, file));
   const name = file.slice(file.lastIndexOf("/") + 1);
   const info = folder.files.find((entry) => entry.name === name) ?? { name, bytes: 0 };
-  const read = (offset: number, bytes: number) => folder.read(name, offset, bytes);
-  const { checkpoint, warnings } = single ? await safetensors.openFile(read, info) : await safetensors.open(folder);
+  const opening = single ? safetensors.file.open({ ...folder, files: [info] }) : safetensors.open(folder);
+  const { checkpoint, warnings } = await opening;
   const tensors: Record<string, { dtype: string; shape: readonly number[]; hex: string; bytes: number }> = {};
   for (const { name, dtype, shape, ranges } of checkpoint.tensors) {
     const [range] = ranges;

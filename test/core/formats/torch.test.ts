@@ -107,7 +107,7 @@ function folderOf(files: Readonly<Record<string, Uint8Array>>): FolderReader {
 
 const floats = (count: number) => new Uint8Array(4 * count);
 const matrix = { count: 6, size: [2, 3], stride: [3, 1] };
-const open = (bytes: Uint8Array) => torch.openFile(readerOf(bytes), fileOf(bytes));
+const open = (bytes: Uint8Array) => torch.file.open(folderOf({ [fileOf(bytes).name]: bytes }));
 const one = (value: Uint8Array, storage = floats(6)) => torchOf(dict(["w", value]), { 0: storage });
 
 suite("files of torch.save", () => {
