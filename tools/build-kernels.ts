@@ -1,5 +1,5 @@
-// Compiles kernels/wasm/assembly to kernels/wasm/kernels.wasm, which is committed. `--check DIR` compiles to DIR
-// instead; the test suite does that and compares, so the committed file always belongs to the sources.
+// `npm run kernels`: compiles kernels/wasm/assembly to kernels/wasm/kernels.wasm, which is committed. The test suite
+// compiles it again and compares, so the committed file always belongs to the sources.
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
