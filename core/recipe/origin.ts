@@ -23,6 +23,12 @@ export function fieldPlace(origin: RecipeOrigin, path: FieldPath): ErrorPlace {
   return { file: origin.file, field: formatFieldPath(whole), line: origin.line(whole) };
 }
 
+/** A field as warnings name it: `models[1].parameters.weight (line 4)`. */
+export function describeField(origin: RecipeOrigin, path: FieldPath): string {
+  const { field, line } = fieldPlace(origin, path);
+  return line === undefined ? `${field}` : `${field} (line ${line})`;
+}
+
 /** `models[1].parameters.weight`; undefined for the document itself. */
 function formatFieldPath(path: FieldPath): string | undefined {
   if (path.length === 0) return undefined;

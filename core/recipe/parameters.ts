@@ -7,7 +7,7 @@ import type { MergeMethod, ParameterValues } from "../methods/method.ts";
 import { describeExpected } from "./issues.ts";
 import { didYouMean, nearestName } from "./nearest.ts";
 import type { Recipe } from "./normalise.ts";
-import { describeValue, fieldPlace } from "./origin.ts";
+import { describeField, describeValue, fieldPlace } from "./origin.ts";
 import { MERGEKIT_PARAMETERS } from "./parse.ts";
 import { evaluateSetting, filterMatches, type Setting, type SettingScalar, type SettingValue } from "./setting.ts";
 import type { RecipeSlice, RecipeSource, SettingsLevel } from "./slices.ts";
@@ -40,8 +40,7 @@ export function checkParameters(recipe: Recipe, method: ParameterSchemas): reado
   }
   const unlisted = recipe.slices.flatMap((slice) => slice.sources).find((source) => source.unlisted);
   if (method.base === "none" && unlisted !== undefined) {
-    const { field, line } = fieldPlace(recipe.origin, unlisted.field);
-    const place = `${field}${line === undefined ? "" : ` (line ${line})`}`;
+    const place = describeField(recipe.origin, unlisted.field);
     warnings.add(`${place}: ${method.id} sets no base apart; ${unlisted.model} is merged like the other models`);
   }
   return [...warnings];
@@ -79,8 +78,8 @@ export function findIdleFilters(recipe: Recipe, names: ReadonlySet<string>): rea
       if (setting.kind !== "conditional") continue;
       setting.entries.forEach(({ filter }, index) => {
         if (filter === undefined || someName(names, filter)) return;
-        const { field, line } = fieldPlace(recipe.origin, [...level.field, name, index, "filter"]);
-        warnings.add(`${field}${line === undefined ? "" : ` (line ${line})`}: no tensor's name contains "${filter}"`);
+        const place = describeField(recipe.origin, [...level.field, name, index, "filter"]);
+        warnings.add(`${place}: no tensor's name contains "${filter}"`);
       });
     }
   }

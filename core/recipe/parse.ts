@@ -5,7 +5,7 @@ import { MergeyardError } from "../error.ts";
 import { RECIPE_LIMITS } from "../limits.ts";
 import { type OrderedDocuments, orderDocuments, type ParsedDocument } from "./documents.ts";
 import { fieldError, flattenIssues, type UnknownKey, unknownKeyError, unknownKeys, valueAt } from "./issues.ts";
-import { type FieldPath, fieldPlace, originWithin, type RecipeOrigin } from "./origin.ts";
+import { describeField, type FieldPath, fieldPlace, originWithin, type RecipeOrigin } from "./origin.ts";
 import { parseSchedule } from "./schedule.ts";
 import { type MergeConfig, mergeSchema, type Pipeline, pipelineSchema } from "./schema.ts";
 
@@ -137,7 +137,6 @@ function parseTolerant<Schema extends z.ZodType>(
 }
 
 function ignoredKeyWarning({ path, key }: UnknownKey, origin: RecipeOrigin): string {
-  const { field, line } = fieldPlace(origin, [...path, key]);
   const place = MERGEKIT_PARAMETERS.includes(key) ? "; a parameter belongs under `parameters`" : "";
-  return `${field}${line === undefined ? "" : ` (line ${line})`} is ignored here, as mergekit ignores it${place}`;
+  return `${describeField(origin, [...path, key])} is ignored here, as mergekit ignores it${place}`;
 }
