@@ -33,11 +33,13 @@ export type KeepKernels = (capacityBytes: number) => Promise<Kernels>;
 
 /** The kernels of one thread: loaded and made for the first work that asks for them, and kept for the next. */
 export function createKernelKeeper(): KeepKernels {
+  let memory: WebAssembly.Memory | undefined;
   let kept: { readonly kernels: Kernels; readonly capacityBytes: number } | undefined;
   return async (capacityBytes) => {
     if (kept !== undefined && kept.capacityBytes >= capacityBytes) return kept.kernels;
-    const { createWasmKernels } = await import("../kernels/wasm/host.ts");
-    kept = { kernels: createWasmKernels(capacityBytes), capacityBytes };
+    const { createKernelMemory, createWasmKernels } = await import("../kernels/wasm/host.ts");
+    memory ??= createKernelMemory();
+    kept = { kernels: createWasmKernels(capacityBytes, memory), capacityBytes };
     return kept.kernels;
   };
 }

@@ -17,6 +17,7 @@ import { hostWholeModel, type WholeModelExports } from "./host-whole-model.ts";
 /** The module's own data lies below this address. */
 const DATA_BYTES = 65536;
 const PAGE_BYTES = 65536;
+const PAGES_MAX = 65536;
 /** Fused kernels work on whole groups of 16 elements: past the end of a source they may read this much. */
 const OVERRUN_BYTES = 64;
 
@@ -76,12 +77,18 @@ function compileModule(): WebAssembly.Module {
   return compiled;
 }
 
+/** Memory that kernels make as large as they need, in place: one that is dropped stays until garbage is collected. */
+export function createKernelMemory(): WebAssembly.Memory {
+  return new WebAssembly.Memory({ initial: DATA_BYTES / PAGE_BYTES, maximum: PAGES_MAX });
+}
+
 /**
  * Kernels over `capacityBytes` of memory (at most 4 GiB less one page); the system backs only pages that are touched.
+ * Those that were made over the same memory before may not be used any more.
  */
-export function createWasmKernels(capacityBytes: number): Kernels {
-  const initial = Math.ceil((DATA_BYTES + capacityBytes + OVERRUN_BYTES) / PAGE_BYTES);
-  const memory = new WebAssembly.Memory({ initial, maximum: 65536 });
+export function createWasmKernels(capacityBytes: number, memory = createKernelMemory()): Kernels {
+  const pages = Math.ceil((DATA_BYTES + capacityBytes + OVERRUN_BYTES) / PAGE_BYTES);
+  memory.grow(Math.max(0, pages - memory.buffer.byteLength / PAGE_BYTES));
   const instance = new WebAssembly.Instance(compileModule(), { env: { memory } });
   const wasm = instance.exports as unknown as Exports;
   return {

@@ -4,6 +4,8 @@ declare namespace WebAssembly {
   class Memory {
     constructor(descriptor: { initial: number; maximum?: number });
     readonly buffer: ArrayBuffer;
+    /** By so many pages of 64 KiB; views of the buffer before are of no use then. */
+    grow(pages: number): number;
   }
   class Module {
     constructor(bytes: Uint8Array);
