@@ -37,9 +37,9 @@ async function logs(
 
 function renderRuns(runs: readonly RunListing[]): string {
   if (runs.length === 0) return "the yard has no runs";
-  const rows = runs.map(({ run, plannedMs, state }) => [run, timeOf(plannedMs), state]);
+  const rows = runs.map(({ run, plannedMs, state, end }) => [run, timeOf(plannedMs), state, end ?? ""]);
   const left = (title: string) => ({ title, align: "left" as const });
-  return renderTable([left("run"), left("planned"), left("state")], rows);
+  return renderTable([left("run"), left("planned"), left("state"), left("end")], rows);
 }
 
 /** `2026-11-24 02:00:03  unit-finished  stage 2 unit 7 op merge …`; nested values as JSON. */

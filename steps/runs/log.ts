@@ -1,6 +1,8 @@
 // What happened in a run, in the order of time, from its folder in the yard: it needs no more than read access, is the
 // same for a run on this machine and for one on AWS, and outlives the log service's retention.
 import { isRunFailure, layout } from "../../core/artifact/layout.ts";
+import { isVerdict } from "../../core/error.ts";
+import { mapBounded } from "../../core/map-bounded.ts";
 import { receiptSchema } from "../../core/plan/receipt.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { readRecord, readRecords } from "../records.ts";
@@ -82,18 +84,42 @@ export type RunListing = {
   readonly run: string;
   readonly plannedMs: number;
   readonly state: "published" | "failed" | "unfinished";
+  /** What it published, MODEL@VERSION; or the code of the error that it failed with. Null: neither. */
+  readonly end: string | null;
 };
 
-/** Runs of the yard, newest first. Cost: one listing of their folders. */
+/** Runs of the yard, newest first. Cost: one listing of their folders, and one small object of each that ended. */
 export async function listRuns(yard: ObjectStore, signal: AbortSignal): Promise<readonly RunListing[]> {
-  const runs = new Map<string, RunListing>();
+  const runs = new Map<string, Omit<RunListing, "end"> & { readonly failure: string | undefined }>();
   for await (const { key, modifiedMs } of yard.list("runs/", { signal })) {
     const run = key.split("/")[1] ?? "";
-    const found = runs.get(run) ?? { run, plannedMs: modifiedMs, state: "unfinished" };
-    const isFailure = found.state === "unfinished" && isRunFailure(key);
-    const state = key === layout.result(run) ? "published" : isFailure ? "failed" : found.state;
+    const found = runs.get(run) ?? { run, plannedMs: modifiedMs, state: "unfinished", failure: undefined };
+    // Keys come in order, so the last failure is the newest.
+    const failure = isRunFailure(key) ? key : found.failure;
+    const isFailed = found.state === "unfinished" && failure !== undefined;
+    const state = key === layout.result(run) ? "published" : isFailed ? "failed" : found.state;
     const plannedMs = key === layout.plan(run) ? modifiedMs : found.plannedMs;
-    runs.set(run, { run, plannedMs, state });
+    runs.set(run, { run, plannedMs, state, failure });
   }
-  return [...runs.values()].sort((a, b) => b.plannedMs - a.plannedMs || (a.run < b.run ? -1 : 1));
+  const listed = await mapBounded([...runs.values()], async ({ failure, ...run }): Promise<RunListing> => {
+    const isPublished = run.state === "published";
+    const reading = isPublished ? publishedBy(yard, run.run, signal) : failedBy(yard, failure, signal);
+    const end = await reading.catch((cause: unknown) => {
+      // A record that this version cannot read keeps nobody from seeing the other runs.
+      if (!isVerdict(cause)) throw cause;
+      return undefined;
+    });
+    return { ...run, end: end ?? null };
+  });
+  return listed.sort((a, b) => b.plannedMs - a.plannedMs || (a.run < b.run ? -1 : 1));
+}
+
+async function publishedBy(yard: ObjectStore, run: string, signal: AbortSignal): Promise<string | undefined> {
+  const result = (await readRecord(yard, layout.result(run), resultSchema, signal))?.value;
+  return result?.version == null ? undefined : `${result.model}@${result.version}`;
+}
+
+async function failedBy(yard: ObjectStore, key: string | undefined, signal: AbortSignal): Promise<string | undefined> {
+  if (key === undefined) return undefined;
+  return (await readRecord(yard, key, failureSchema, signal))?.value.error.code;
 }

@@ -103,8 +103,8 @@ async function followToTheEnd(place?: string): Promise<void> {
   assert.match(kept, new RegExp(`published ab@${done.out.result.version}`));
   const runs = await call(["logs", "--yard", yard.uri]);
   assert.deepEqual(
-    runs.out.runs.map(({ run, state }: { run: string; state: string }) => [run, state]),
-    [[run1, "published"]],
+    runs.out.runs.map(({ run, state, end }: { run: string; state: string; end: string }) => [run, state, end]),
+    [[run1, "published", `ab@${done.out.result.version}`]],
   );
 }
 
@@ -130,7 +130,8 @@ test("a run that fails on AWS ends with the error of its unit", async () => {
   await putModel(yard, "incoming/a/2/", { seed: 1, nanAt: 3 });
   const failed = await run();
   assert.deepEqual([failed.status, failed.error?.code], [1, "EngineNonFinite"], failed.events);
-  const [{ run: id }] = (await call(["logs", "--yard", yard.uri])).out.runs;
+  const [{ run: id, end }] = (await call(["logs", "--yard", yard.uri])).out.runs;
+  assert.equal(end, "EngineNonFinite");
   const { events } = (await call(["logs", id, "--yard", yard.uri])).out;
   const told = new Map(events.map((entry: { event: string }) => [entry.event, entry]));
   assert.equal(Object(told.get("run-failed")).error.code, "EngineNonFinite");
