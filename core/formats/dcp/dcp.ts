@@ -30,6 +30,7 @@ import { readCount } from "../torch/tensor.ts";
 import { patternWhole } from "../whole-patterns.ts";
 import { collectGroups, entriesToRead, groupEntries, placeInGroups, trainingOf } from "./groups.ts";
 import { chooseModel } from "./model.ts";
+import { joinRanks, rankMetadata } from "./rank-metadata.ts";
 import { hasShardFiles, openShardedSafetensors } from "./safetensors.ts";
 import { foldTraining } from "./training.ts";
 
@@ -72,12 +73,13 @@ export type DcpTensors = {
 
 /** Throws Dcp, Torch, Zip and Pickle codes. */
 export async function readDcp(folder: FolderReader, prefix: string): Promise<DcpTensors> {
-  const metadata = await readMetadata(folder, prefix);
+  const documents = metadataFiles(folder, prefix);
+  const metadata = await readMetadata(folder, documents);
   const places = readPlaces(metadata, folder, prefix);
   await checkForm(folder, new Set([...places.values()].map(({ file }) => file)));
   const tensors: ConversionParameter[] = [];
   for (const tensor of readTensors(metadata)) tensors.push(await placeChunks(folder, tensor, places));
-  const used = new Set([`${prefix}${METADATA}`, ...[...places.values()].map(({ file }) => file.name)]);
+  const used = new Set([...documents, ...[...places.values()].map(({ file }) => file)].map(({ name }) => name));
   const files = folder.files.filter(({ name }) => used.has(name));
   const objects = objectNames(metadata).map((name) => ({ name, place: places.get(placeKey(name, undefined)) }));
   return { metadata, tensors, objects, files };
@@ -126,10 +128,19 @@ function dcpError(code: ErrorCode, tensor: string | undefined, found: string, ex
   return new MergeyardError(code, { where: { file: METADATA, tensor: tensor?.slice(0, 200) }, found, expected });
 }
 
-async function readMetadata(folder: FolderReader, prefix: string): Promise<PickleValue> {
-  const file = folder.files.find(({ name }) => name === `${prefix}${METADATA}`);
-  if (file === undefined)
-    throw dcpError("DcpMetadataMissing", undefined, "no .metadata", ".metadata, which is written last");
+/** `.metadata`, or a document of each rank that was saved by itself. */
+function metadataFiles({ files }: FolderReader, prefix: string): readonly CheckpointFile[] {
+  const whole = files.filter(({ name }) => name === `${prefix}${METADATA}`);
+  return whole.length > 0 ? whole : rankMetadata(files, prefix);
+}
+
+async function readMetadata(folder: FolderReader, files: readonly CheckpointFile[]): Promise<PickleValue> {
+  const [first, ...others] = await mapBounded(files, (file) => readDocument(folder, file));
+  if (first !== undefined) return joinRanks(first, others);
+  throw dcpError("DcpMetadataMissing", undefined, "no .metadata", ".metadata, which is written last");
+}
+
+async function readDocument(folder: FolderReader, file: CheckpointFile): Promise<PickleRecord> {
   if (file.bytes > PICKLE_LIMITS.bytes) {
     throw dcpError("PickleTooLarge", undefined, `${file.bytes} bytes`, `at most ${PICKLE_LIMITS.bytes}`);
   }
@@ -137,7 +148,8 @@ async function readMetadata(folder: FolderReader, prefix: string): Promise<Pickl
   const { value, end } = unpickle(bytes, { file: file.name });
   if (end !== bytes.length)
     throw dcpError("PickleTrailing", undefined, `${bytes.length - end} bytes`, "none after STOP");
-  if (RECORDS.has(typeName(value) ?? "")) return value;
+  const record = asKind(value, "record");
+  if (record !== undefined && RECORDS.has(typeName(value) ?? "")) return record;
   throw dcpError("DcpMetadataInvalid", undefined, describeValue(value), "a Metadata record");
 }
 

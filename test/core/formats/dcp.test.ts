@@ -28,7 +28,15 @@ const record = (type: string, ...fields: readonly (readonly [string, Op])[]) =>
   ops(`c${type}\n)\x81`, dict(...fields), "b");
 const size = (...lengths: number[]) => ops("ctorch\nSize\n", tuple(...lengths.map(int)), "\x85R");
 
-type Claims = { dtype?: string; path?: string | undefined; transform?: boolean; lengths?: number[]; placed?: number };
+type Claims = {
+  dtype?: string;
+  path?: string | undefined;
+  transform?: boolean;
+  lengths?: number[];
+  placed?: number;
+  row?: number;
+  rows?: number;
+};
 
 /** A checkpoint of one tensor in one chunk, as torch would write it but for what `claims` says. */
 const one = (claims: Claims = {}): Files => several([["w"]], claims);
@@ -59,20 +67,20 @@ const SCALAR = torchOf(tensor({ count: 1, size: [], stride: [] }), { 0: new Uint
 
 function entry(
   name: string,
-  { dtype = "float32", path = "__0_0.distcp", transform = false, lengths, placed = 0 }: Claims,
+  { dtype = "float32", path = "__0_0.distcp", transform = false, lengths, placed = 0, row = 0, rows }: Claims,
 ): Entry {
   const payload = name.endsWith(".step") ? SCALAR : PAYLOAD;
   const sizes = lengths ?? (payload === SCALAR ? [] : [2, 3]);
   const offsets = (first: number) => size(...sizes.map((_, axis) => (axis === 0 ? first : 0)));
   const properties = ops(`c${METADATA}\nTensorProperties\n)\x81`, tuple(`ctorch\n${dtype}\n`), "b");
-  const chunk = record(`${METADATA}\nChunkStorageMetadata`, ["offsets", offsets(0)], ["sizes", size(...sizes)]);
+  const chunk = record(`${METADATA}\nChunkStorageMetadata`, ["offsets", offsets(row)], ["sizes", size(...sizes)]);
   const storage = record(
     `${METADATA}\nTensorStorageMetadata`,
     ["properties", properties],
-    ["size", size(...sizes)],
+    ["size", size(...sizes.map((length, axis) => (axis === 0 ? (rows ?? length) : length)))],
     ["chunks", ops("](", chunk, "e")],
   );
-  const index = record(`${METADATA}\nMetadataIndex`, ["fqn", text(name)], ["offset", offsets(placed)]);
+  const index = record(`${METADATA}\nMetadataIndex`, ["fqn", text(name)], ["offset", offsets(placed + row)]);
   const info = record(
     "torch.distributed.checkpoint.filesystem\n_StorageInfo",
     ["relative_path", text(path)],
@@ -144,6 +152,38 @@ suite("distributed checkpoints", () => {
     for (const other of [["state_dict", "up.weight"], ["model", "up", "bias"], ["bias"]]) {
       assert.deepEqual(await opened(weight, other), [["model.up.weight", other.join(".")], []]);
     }
+  });
+
+  test("of ranks that saved apart are joined from the document of each", async () => {
+    const rank = (number: number): Files => {
+      const { ".metadata": document, "__0_0.distcp": payload } = one({
+        path: `__${number}_0.distcp`,
+        row: 2 * number,
+        rows: 4,
+      });
+      return { [`__${number}.metadata`]: document ?? PAYLOAD, [`__${number}_0.distcp`]: payload ?? PAYLOAD };
+    };
+    const opened = await dcp.open(folderOf({ ...rank(1), ...rank(0) }));
+    assert.deepEqual(
+      opened.checkpoint.tensors.map(({ shape, ranges }) => [shape, ranges.map(({ file }) => file)]),
+      [
+        [
+          [4, 3],
+          ["__0_0.distcp", "__1_0.distcp"],
+        ],
+      ],
+    );
+    assert.equal(opened.checkpoint.tensorFiles.length, 4);
+    await refuses("DcpChunksInvalid", rank(0));
+    // What both hold is read from the first.
+    const { ".metadata": whole = PAYLOAD, ...first } = one();
+    const { ".metadata": again = PAYLOAD } = one({ path: "__1_0.distcp" });
+    const both = { ...first, "__0.metadata": whole, "__1.metadata": again, "__1_0.distcp": PAYLOAD };
+    const { checkpoint } = await dcp.open(folderOf(both));
+    assert.deepEqual(
+      checkpoint.tensors[0]?.ranges.map(({ file }) => file),
+      ["__0_0.distcp"],
+    );
   });
 
   test("are refused where FSDP's parameters are flat, or files are safetensors by another name", async () => {
