@@ -2,7 +2,7 @@
 // of the arithmetic. What is stored comes from stored-reader.ts, adapters are merged in lora-reader.ts, and
 // row-reader.ts puts rows into another order; here they are put together, and embeddings are cut.
 import type { StoredTensor, UnitInput } from "../core/plan/schema.ts";
-import { DTYPE_BITS } from "../core/tensor.ts";
+import { elementBytes } from "../core/tensor.ts";
 import { createLoraReader } from "./lora-reader.ts";
 import { createRowReader } from "./row-reader.ts";
 import {
@@ -34,7 +34,7 @@ function createTensorReader(tensor: StoredTensor, deps: ReaderDeps): StoredReade
 
 /** The leftmost columns of a matrix: one read a row. */
 function createCutReader(matrix: StoredReader, columns: number, storedColumns: number): ReadElements {
-  const unit = DTYPE_BITS[matrix.dtype] / 8;
+  const unit = elementBytes(matrix.dtype, 1);
   return async (first, count, target) => {
     const reads: Promise<void>[] = [];
     for (let done = 0; done < count; ) {

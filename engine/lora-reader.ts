@@ -1,14 +1,14 @@
 // A weight with its adapter merged while it is read: W + scale L R, window by window, rounded once to W's dtype. The
 // right factor is kept whole in float32, of the left one the rows of a window; the product is never stored.
 // The meaning is core/plan/schema.ts's (LoraUpdate) and core/ops/low-rank.ts's.
-import assert from "node:assert/strict";
 import { createHasher } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
-import { type FloatDtype, isFloatDtype } from "../core/ops/cast.ts";
+import { floatDtype } from "../core/ops/cast.ts";
 import { type Block, type Kernels, TILE_ELEMENTS, type Tile } from "../core/ops/kernels.ts";
 import { LORA_LEFT_ELEMENTS, LORA_SPAN_BYTES } from "../core/plan/memory.ts";
 import type { LoraFactor, LoraUpdate, StoredTensor, TensorPlace } from "../core/plan/schema.ts";
-import { DTYPE_BITS, elementCount, tensorBytes } from "../core/tensor.ts";
+import { elementBytes, elementCount, tensorBytes } from "../core/tensor.ts";
+import { oneAtATime } from "./one-at-a-time.ts";
 import { createStoredReader, type ReaderDeps, type StoredReader, sourceOf, subBlock } from "./stored-reader.ts";
 
 /** The weight as one matrix, and its update. Takes the memory of the kernels that the plan counts for it. */
@@ -24,7 +24,7 @@ export function createLoraReader(
   const left = createLeftFactor(lora, deps);
   const right = createRightFactor(lora, columns, deps);
   const tile = kernels.allocateTile(TILE_ELEMENTS);
-  const unit = DTYPE_BITS[own.dtype] / 8;
+  const unit = elementBytes(own.dtype, 1);
   const addRows = (first: number, count: number, target: Block, rows: LeftRows): void => {
     const dtype = floatDtype(own.dtype);
     for (let done = 0; done < count; ) {
@@ -56,15 +56,7 @@ export function createLoraReader(
     }
   };
   // One span at a time: the factors' memory is shared.
-  let last: Promise<void> = Promise.resolve();
-  return {
-    dtype: own.dtype,
-    read(first, count, target) {
-      const next = last.catch(() => undefined).then(() => read(first, count, target));
-      last = next;
-      return next;
-    },
-  };
+  return { dtype: own.dtype, read: oneAtATime(read) };
 }
 
 /** Where the values of a row of the left factor are. */
@@ -75,7 +67,7 @@ function createLeftFactor({ left: factor, rank }: LoraUpdate, deps: ReaderDeps) 
   const reader = createStoredReader(factor, deps);
   const check = factor.swapped ? undefined : createDigestCheck(factor, deps);
   const elements = Math.max(LORA_LEFT_ELEMENTS, rank);
-  const unit = DTYPE_BITS[factor.dtype] / 8;
+  const unit = elementBytes(factor.dtype, 1);
   const block = kernels.allocateBlock(elements * unit);
   const tile = kernels.allocateTile(elements);
   const storedRow = elementCount(factor.shape.slice(1));
@@ -109,7 +101,7 @@ function createRightFactor({ right: factor, rank }: LoraUpdate, columns: number,
     if (factor === undefined) return kernels.fill(tile, 1, rank * columns);
     const reader = createStoredReader(factor, deps);
     const check = createDigestCheck(factor, deps);
-    const unit = DTYPE_BITS[factor.dtype] / 8;
+    const unit = elementBytes(factor.dtype, 1);
     for (let first = 0; first < rank * columns; first += LORA_SPAN_BYTES / unit) {
       const count = Math.min(LORA_SPAN_BYTES / unit, rank * columns - first);
       await reader.read(first, count, span);
@@ -146,7 +138,7 @@ type Scatter = {
  * Elements [first, first + count) of a factor that is stored as [columns, rank], to their places in [rank, columns].
  */
 function scatter({ kernels, factor, span, part, tile, rank, columns }: Scatter, first: number, count: number): void {
-  const unit = DTYPE_BITS[factor.dtype] / 8;
+  const unit = elementBytes(factor.dtype, 1);
   for (let done = 0; done < count; done += TILE_ELEMENTS) {
     const length = Math.min(TILE_ELEMENTS, count - done);
     kernels.widen(floatDtype(factor.dtype), span, done * unit, part, length);
@@ -182,9 +174,4 @@ function createDigestCheck(tensor: TensorPlace, { sources }: ReaderDeps) {
 
 function subTile({ address, values }: Tile, first: number, count: number): Tile {
   return { address: address + 4 * first, values: values.subarray(first, first + count) };
-}
-
-function floatDtype(dtype: string): FloatDtype {
-  assert.ok(isFloatDtype(dtype), "only floats are computed with");
-  return dtype;
 }

@@ -9,7 +9,7 @@ import type { Kernels, Tile } from "../core/ops/kernels.ts";
 import { BLOCK_SCHEMES, isBlockSchemeId, PART_SCHEMES } from "../core/schemes/registry.ts";
 import { largestOf } from "../core/schemes/rounding.ts";
 import { type Matrix, type PartScheme, partRange, rowBytes } from "../core/schemes/scheme.ts";
-import { DTYPE_BITS, elementCount } from "../core/tensor.ts";
+import { elementBytes, elementCount } from "../core/tensor.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { loadImportance } from "./quantize-rows.ts";
 import { createEntryReader } from "./stored-reader.ts";
@@ -94,7 +94,7 @@ async function readSample(source: string, tensor: MeasuredTensor, deps: MeasureD
   const columns = shape.at(-1) ?? 1;
   const rows = elementCount(shape) / columns;
   assert.ok(isFloatDtype(dtype), "matrices of floats");
-  const unit = DTYPE_BITS[dtype] / 8;
+  const unit = elementBytes(dtype, 1);
   const runs = sampleRuns(rows, columns);
   const sampled = runs.reduce((sum, { count }) => sum + count, 0);
   const values = kernels.allocateTile(sampled * columns);

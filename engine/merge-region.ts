@@ -16,6 +16,7 @@ import { type HessianPlace, readHessian } from "./read-hessian.ts";
 import type { MergeRegion } from "./regions.ts";
 import type { ResolvedSource } from "./request.ts";
 import type { SinkPlace } from "./sink.ts";
+import { sourceOf } from "./stored-reader.ts";
 
 /** What all tensors of a task have in common. */
 export type InputTask = {
@@ -199,7 +200,7 @@ export function inputContext(
   deps: RegionDeps,
   digestAll = false,
 ): Omit<InputContext, "method"> {
-  const sources = tensor.inputs.map((input) => sourceOf(task.sources, input.source));
+  const sources = tensor.inputs.map((input) => sourceOf(input, task.sources));
   const mayBlock = areLocal(task.sources, deps);
   const readerDeps = { ...deps, sources: task.sources, mayBlock };
   return {
@@ -236,12 +237,6 @@ function viewOf(tensor: UnitTensor, { sources, rules, state }: InputTask): Merge
     parameters: input.parameters,
   }));
   return { name, shape, parameters, seed, inputs, rules, working, state };
-}
-
-function sourceOf(sources: readonly ResolvedSource[], index: number): ResolvedSource {
-  const source = sources[index];
-  assert.ok(source !== undefined, `the plan has no source ${index}`);
-  return source;
 }
 
 /** The tensors of a unit that a region covers. */

@@ -6,6 +6,7 @@ import { PACKED_SPAN_BYTES, partsMatrix, windowOfRows } from "../core/plan/memor
 import { BLOCK_SCHEMES, type BlockSchemeId } from "../core/schemes/registry.ts";
 import { type BlockScheme, partRange, type RowWindow, type StoredScheme } from "../core/schemes/scheme.ts";
 import { type Dtype, elementBytes, elementCount, type Shape, tensorBytes } from "../core/tensor.ts";
+import { oneAtATime } from "./one-at-a-time.ts";
 
 /** Reads `target.length` bytes of a tensor, as it is stored, from byte `offset`. */
 export type ReadBytes = (offset: number, target: Uint8Array) => Promise<void>;
@@ -201,14 +202,4 @@ function listRows(first: number, count: number, columns: number) {
     done += length;
   }
   return parts;
-}
-
-/** The same reader, whose reads wait for each other: they share memory. */
-function oneAtATime(read: ReadSpan): ReadSpan {
-  let last: Promise<void> = Promise.resolve();
-  return (first, count, target) => {
-    const next = last.catch(() => undefined).then(() => read(first, count, target));
-    last = next;
-    return next;
-  };
 }

@@ -1,9 +1,8 @@
 // A matrix of a checkpoint through a scheme that stores parts, window by window: one part streams out while the rows
 // pass, the small ones are kept for their own turn in the file. It writes no store. Called by
 // write-parts.ts.
-import assert from "node:assert/strict";
 import type { TensorEntry } from "../core/checkpoint.ts";
-import { type FloatDtype, isFloatDtype } from "../core/ops/cast.ts";
+import { floatDtype } from "../core/ops/cast.ts";
 import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
 import type { Loss } from "../core/ops/loss.ts";
 import { allocatedBytes } from "../core/ops/memory.ts";
@@ -12,7 +11,7 @@ import { packedBytes, partsQuantizerBytes } from "../core/plan/memory.ts";
 import { allocateParts, type PartBytes } from "../core/schemes/part-matrix.ts";
 import { largestOf } from "../core/schemes/rounding.ts";
 import { type Matrix, type Part, type PartScheme, partRange, type TensorFacts } from "../core/schemes/scheme.ts";
-import { DTYPE_BITS, elementCount, tensorBytes } from "../core/tensor.ts";
+import { elementBytes, elementCount, tensorBytes } from "../core/tensor.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { createPartsQuantizer } from "./parts-quantizer.ts";
 import { notFinite } from "./quantize-rows.ts";
@@ -72,14 +71,14 @@ type ElementReader = { readonly block: Block; readonly read: StoredReader["read"
 /** Reads elements of a stored tensor, at most `elements` at a time. */
 function createElementReader(entry: TensorEntry, elements: number, deps: SourceDeps): ElementReader {
   const { source, openStore, signal, mayBlock, kernels } = deps;
-  const block = kernels.allocateBlock((elements * DTYPE_BITS[entry.dtype]) / 8);
+  const block = kernels.allocateBlock(elementBytes(entry.dtype, elements));
   const sources = [{ model: "", store: source, prefix: "", digests: undefined }];
   const { read } = createStoredReader(storedTensor(entry, 0), { sources, openStore, signal, mayBlock, kernels });
   return { block, read };
 }
 
 function elementReaderBytes(entry: TensorEntry, elements: number): number {
-  return allocatedBytes((elements * DTYPE_BITS[entry.dtype]) / 8) + packedBytes(entry);
+  return allocatedBytes(elementBytes(entry.dtype, elements)) + packedBytes(entry);
 }
 
 /** The bytes of a tensor as its dtype says, also where they are stored otherwise; a piece is valid until the next. */
@@ -92,7 +91,7 @@ export async function* elementPieces(entry: TensorEntry, deps: SourceDeps): Asyn
     deps.signal.throwIfAborted();
     const count = Math.min(step, total - first);
     await read(first, count, block);
-    yield block.bytes.subarray(0, (count * DTYPE_BITS[entry.dtype]) / 8);
+    yield block.bytes.subarray(0, elementBytes(entry.dtype, count));
   }
   deps.kernels.release(mark);
 }
@@ -105,8 +104,7 @@ export function elementPiecesBytes(entry: TensorEntry): number {
 /** Reads rows of a stored matrix of floats. The values are valid until the next call. Throws QuantizeNotFinite. */
 export function createRowReader(entry: TensorEntry, columns: number, maxRows: number, deps: SourceDeps): ReadRows {
   const { kernels, signal } = deps;
-  const dtype: FloatDtype | undefined = isFloatDtype(entry.dtype) ? entry.dtype : undefined;
-  assert.ok(dtype !== undefined, "the plan lets only floats through");
+  const dtype = floatDtype(entry.dtype);
   const rows = elementCount(entry.shape) / columns;
   const atOnce = deps.mayBlock ? maxRows : readRows(columns, maxRows);
   const { block, read } = createElementReader(entry, atOnce * columns, deps);
@@ -118,7 +116,7 @@ export function createRowReader(entry: TensorEntry, columns: number, maxRows: nu
       [begin, end] = [first, Math.min(rows, first + atOnce)];
       await read(begin * columns, (end - begin) * columns, block);
     }
-    const offset = ((first - begin) * columns * DTYPE_BITS[dtype]) / 8;
+    const offset = elementBytes(dtype, (first - begin) * columns);
     if (kernels.widen(dtype, block, offset, tile, count * columns) > 0) throw notFinite(entry.name);
     return tile;
   };

@@ -6,7 +6,7 @@ import { allocatedBytes } from "../core/ops/memory.ts";
 import { type Fit, fitMemory, needFit, packedBytes, rowQuantizerBytes } from "../core/plan/memory.ts";
 import { BLOCK_SCHEMES } from "../core/schemes/registry.ts";
 import { rowBytes } from "../core/schemes/scheme.ts";
-import { DTYPE_BITS, elementCount } from "../core/tensor.ts";
+import { elementBytes, elementCount } from "../core/tensor.ts";
 import type { Region } from "../stores/store.ts";
 import type { QuantizeRequest, QuantizeTensor } from "./quantize-request.ts";
 import { regionBytes } from "./region-size.ts";
@@ -79,7 +79,7 @@ export function fitPortions(request: QuantizeRequest, threads: number): Fit {
 function portionBytes(tensor: QuantizeTensor): number {
   const { columns, portionRows } = shapePortions(tensor);
   const { dtype, packing } = tensor.source;
-  const stored = isFloatDtype(dtype) ? (portionRows * columns * DTYPE_BITS[dtype]) / 8 : 0;
+  const stored = isFloatDtype(dtype) ? elementBytes(dtype, portionRows * columns) : 0;
   const quantized = portionRows * rowBytes(BLOCK_SCHEMES[tensor.scheme], columns);
   const values = allocatedBytes(4 * columns);
   const quantizer = rowQuantizerBytes(tensor.scheme, columns, tensor.importance?.length ?? 0);

@@ -1,11 +1,11 @@
 // One region of a quantized file: reads its rows, one portion ahead of the arithmetic, quantizes them and writes them
 // in order. Runs in a worker thread; everything that crosses the thread's border is plain data.
 import assert from "node:assert/strict";
-import { isFloatDtype } from "../core/ops/cast.ts";
+import { floatDtype } from "../core/ops/cast.ts";
 import type { Block } from "../core/ops/kernels.ts";
 import type { Loss } from "../core/ops/loss.ts";
 import { storedTensor } from "../core/plan/adapter.ts";
-import { DTYPE_BITS } from "../core/tensor.ts";
+import { elementBytes } from "../core/tensor.ts";
 import type { RegionReceipt, WriteTicket } from "../stores/store.ts";
 import type { RegionDeps } from "./merge-region.ts";
 import { type Portion, shapePortions } from "./quantize-portions.ts";
@@ -60,10 +60,9 @@ async function quantizeRun(
 ): Promise<QuantizeRegionResult["losses"]> {
   const { kernels } = deps;
   const entry = tensor.source;
-  const dtype = isFloatDtype(entry.dtype) ? entry.dtype : undefined;
-  assert.ok(dtype !== undefined, "only floats are quantized");
+  const dtype = floatDtype(entry.dtype);
   const { columns, rows, headRows, portionRows } = shapePortions(tensor);
-  const bytesPerRow = (columns * DTYPE_BITS[dtype]) / 8;
+  const bytesPerRow = elementBytes(dtype, columns);
   const stored = [kernels.allocateBlock(portionRows * bytesPerRow), kernels.allocateBlock(portionRows * bytesPerRow)];
   const values = kernels.allocateTile(columns);
   const { scheme, importance } = tensor;

@@ -2,13 +2,13 @@
 // rows that no tensor holds are computed. Memory is a few spans, whatever the size of the vocabulary.
 // The meaning of the runs is core/plan/schema.ts's; why there is no pass of its own: docs/adr/0007-tokenizer-merge.md.
 import assert from "node:assert/strict";
-import { type FloatDtype, isFloatDtype } from "../core/ops/cast.ts";
+import { floatDtype } from "../core/ops/cast.ts";
 import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
 import { GATHER_SPAN_BYTES, GATHER_SPANS } from "../core/plan/memory.ts";
 import { ROWS_MEAN, ROWS_PADDING, ROWS_ZERO, type RowGather } from "../core/plan/schema.ts";
-import { DTYPE_BITS, type Dtype } from "../core/tensor.ts";
-import type { ReadElements } from "./stored-reader.ts";
-import { type StoredReader, subBlock } from "./stored-reader.ts";
+import { type Dtype, elementBytes } from "../core/tensor.ts";
+import { oneAtATime } from "./one-at-a-time.ts";
+import { type ReadElements, type StoredReader, subBlock } from "./stored-reader.ts";
 
 /** Bytes between two wanted rows that are rather read than skipped: about what a request costs on a disk. */
 const GAP_BYTES = 16 * 1024;
@@ -39,12 +39,7 @@ export function createRowReader(
     if (real < count) await padding.fill((first + real) % columns, floats(target, real, count - real).values);
   };
   // One window at a time: the spans' memory is shared, and sums go on where they ended.
-  let last: Promise<void> = Promise.resolve();
-  return (first, count, target) => {
-    const next = last.catch(() => undefined).then(() => read(first, count, target));
-    last = next;
-    return next;
-  };
+  return oneAtATime(read);
 }
 
 type Gather = {
@@ -57,7 +52,7 @@ type Gather = {
 function createGather(rows: RowGather, columns: number, tensors: readonly StoredReader[], kernels: Kernels): Gather {
   const starts = runStarts(rows);
   const realRows = rows.runs.reduce((sum, [from, , count]) => sum + (from === ROWS_PADDING ? 0 : count), 0);
-  const unit = DTYPE_BITS[rows.dtype] / 8;
+  const unit = elementBytes(rows.dtype, 1);
   const scratch = Array.from({ length: GATHER_SPANS }, () => ({
     block: kernels.allocateBlock(GATHER_SPAN_BYTES),
     tile: kernels.allocateTile(MEAN_ELEMENTS),
@@ -97,7 +92,7 @@ type ReadTask = {
 async function readSpan({ from, pieces, end }: Span, task: ReadTask): Promise<void> {
   const { tensors, dtype, kernels, target, memory } = task;
   const tensor = pick(tensors, from);
-  const [unit, outUnit] = [DTYPE_BITS[tensor.dtype] / 8, DTYPE_BITS[dtype] / 8];
+  const [unit, outUnit] = [elementBytes(tensor.dtype, 1), elementBytes(dtype, 1)];
   const [start, more] = pieces;
   if (start === undefined) return;
   if (more === undefined && tensor.dtype === dtype) {
@@ -188,7 +183,7 @@ function* splitMean(piece: Piece, columns: number): Generator<Piece> {
 
 /** A piece that is converted on its way, in parts that fit a span. */
 function* splitConverted(piece: Piece, dtype: Dtype): Generator<Piece> {
-  const part = (GATHER_SPAN_BYTES * 8) / DTYPE_BITS[dtype];
+  const part = GATHER_SPAN_BYTES / elementBytes(dtype, 1);
   for (let done = 0; done < piece.count; done += part) {
     const count = Math.min(part, piece.count - done);
     yield { from: piece.from, first: piece.first + done, count, at: piece.at + done };
@@ -206,7 +201,7 @@ function joinPieces(pieces: readonly Piece[], tensors: readonly StoredReader[], 
     return stored === dtype ? [piece] : [...splitConverted(piece, stored)];
   });
   for (const piece of short.sort((a, b) => a.from - b.from || a.first - b.first)) {
-    const unit = DTYPE_BITS[pick(tensors, piece.from).dtype] / 8;
+    const unit = elementBytes(pick(tensors, piece.from).dtype, 1);
     const last = spans.at(-1);
     const start = last?.pieces[0];
     const end = Math.max(last?.end ?? 0, piece.first + piece.count);
@@ -270,11 +265,6 @@ function createPadding(gather: Gather, columns: number, kernels: Kernels) {
 /** float32 elements [at, at + count) of a window. */
 function floats({ address, bytes }: Block, at: number, count: number): Tile {
   return { address: address + 4 * at, values: new Float32Array(bytes.buffer, bytes.byteOffset + 4 * at, count) };
-}
-
-function floatDtype(dtype: Dtype): FloatDtype {
-  assert.ok(isFloatDtype(dtype), "only floats are computed with");
-  return dtype;
 }
 
 function pick(tensors: readonly StoredReader[], index: number): StoredReader {

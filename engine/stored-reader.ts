@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import type { ByteRange, TensorEntry } from "../core/checkpoint.ts";
 import type { Block, Kernels } from "../core/ops/kernels.ts";
 import type { TensorPlace } from "../core/plan/schema.ts";
-import { DTYPE_BITS, type Dtype } from "../core/tensor.ts";
+import { type Dtype, elementBytes } from "../core/tensor.ts";
+import { sliceRanges } from "../core/universal/box.ts";
 import type { FolderPlace, OpenStore } from "../stores/store.ts";
 import { createPackedReader, type ReadBytes, type Unpack } from "./packed-reader.ts";
 import type { ResolvedSource } from "./request.ts";
@@ -29,7 +30,7 @@ export type ReaderDeps = {
 /** Throws what the store throws; a short read is an error there, never zeros. */
 export function createStoredReader(tensor: TensorPlace, deps: ReaderDeps): StoredReader {
   const { dtype, packing } = tensor;
-  const unit = DTYPE_BITS[dtype] / 8;
+  const unit = elementBytes(dtype, 1);
   const stored = createByteReader(tensor, deps);
   if (packing === undefined) {
     return { dtype, read: (first, count, target) => stored(first * unit, target.bytes.subarray(0, count * unit)) };
@@ -58,8 +59,7 @@ function createByteReader(tensor: TensorPlace, { sources, openStore, signal, may
   const store = openStore(source.store);
   return async (offset, target) => {
     const reads: Promise<void>[] = [];
-    for (const piece of piecesOf(tensor.ranges, offset, target.length)) {
-      const into = target.subarray(piece.targetOffset, piece.targetOffset + piece.bytes);
+    for (const { piece, into } of piecesOf(tensor.ranges, offset, target)) {
       reads.push(store.readInto(`${source.prefix}${piece.file}`, piece.offset, into, { signal, mayBlock }));
     }
     await Promise.all(reads);
@@ -75,10 +75,9 @@ export function createEntryReader(
   { store, prefix }: FolderPlace,
   signal: AbortSignal,
 ): (first: number, count: number, target: Uint8Array) => Promise<void> {
-  const unit = DTYPE_BITS[entry.dtype] / 8;
+  const unit = elementBytes(entry.dtype, 1);
   const stored: ReadBytes = async (offset, target) => {
-    for (const piece of piecesOf(entry.ranges, offset, target.length)) {
-      const into = target.subarray(piece.targetOffset, piece.targetOffset + piece.bytes);
+    for (const { piece, into } of piecesOf(entry.ranges, offset, target)) {
       await store.readInto(`${prefix}${piece.file}`, piece.offset, into, { signal });
     }
   };
@@ -88,9 +87,9 @@ export function createEntryReader(
 }
 
 /** Where a tensor's source lies. */
-export function sourceOf(tensor: TensorPlace, sources: readonly ResolvedSource[]): ResolvedSource {
-  const source = sources[tensor.source];
-  assert.ok(source !== undefined, `the plan has no source ${tensor.source}`);
+export function sourceOf({ source: index }: Pick<TensorPlace, "source">, sources: readonly ResolvedSource[]) {
+  const source = sources[index];
+  assert.ok(source !== undefined, `the plan has no source ${index}`);
   return source;
 }
 
@@ -99,21 +98,12 @@ export function subBlock(block: Block, offset: number, bytes: number): Block {
   return { address: block.address + offset, bytes: block.bytes.subarray(offset, offset + bytes) };
 }
 
-/** A span of the tensor's bytes as pieces of its files: the tensor is the concatenation of its ranges. */
-function* piecesOf(
-  ranges: readonly ByteRange[],
-  offset: number,
-  bytes: number,
-): Generator<ByteRange & { targetOffset: number }> {
-  let rangeStart = 0;
-  for (const range of ranges) {
-    const from = Math.max(offset, rangeStart);
-    const to = Math.min(offset + bytes, rangeStart + range.bytes);
-    if (from < to) {
-      const targetOffset = from - offset;
-      yield { file: range.file, offset: range.offset + from - rangeStart, bytes: to - from, targetOffset };
-    }
-    rangeStart += range.bytes;
-  }
-  assert.ok(offset + bytes <= rangeStart, "the plan reads beyond a tensor's end");
+/** A span of a tensor's bytes as pieces of its files, and where in the target each goes. */
+function piecesOf(ranges: readonly ByteRange[], offset: number, target: Uint8Array) {
+  let end = 0;
+  return sliceRanges(ranges, offset, target.length).map((piece) => {
+    const start = end;
+    end += piece.bytes;
+    return { piece, into: target.subarray(start, end) };
+  });
 }

@@ -3,7 +3,7 @@
 // one thread.
 import assert from "node:assert/strict";
 import type { CombinePass, Pass, StoredPass, TensorProgram } from "../core/methods/method.ts";
-import { type FloatDtype, type HalfDtype, isFloatDtype, roundingTo } from "../core/ops/cast.ts";
+import { floatDtype, type HalfDtype, roundingTo } from "../core/ops/cast.ts";
 import { COMBINE_SOURCES_MAX, type CombineDtype, isCombineDtype } from "../core/ops/combine.ts";
 import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
 import { inputElements } from "../core/plan/memory.ts";
@@ -269,12 +269,6 @@ function combinedTile(run: TileRun, pass: CombinePass): HandleTile {
     if (multiplier !== 1) kernels.scale(output, output, multiplier, count);
     kernels.add(output, origin, output, count);
   };
-}
-
-/** The planner refuses arithmetic on other dtypes. */
-function floatDtype(dtype: string): FloatDtype {
-  assert.ok(isFloatDtype(dtype), `no arithmetic is defined for ${dtype}`);
-  return dtype;
 }
 
 /** The element that indices into our own arrays always have. */

@@ -1,4 +1,5 @@
 // Between stored dtypes and float32: the meaning of `widen` and `narrow`, in plain TypeScript.
+import assert from "node:assert/strict";
 import type { Block, Tile } from "./memory.ts";
 
 /** Dtypes that float arithmetic is defined for; all others can only be copied. */
@@ -11,6 +12,12 @@ export type HalfDtype = Extract<FloatDtype, "F16" | "BF16">;
 /** True when arithmetic is defined for a dtype. */
 export function isFloatDtype(dtype: string): dtype is FloatDtype {
   return FLOAT_DTYPES.some((known) => known === dtype);
+}
+
+/** The dtype of what is computed with: planners refuse all others. */
+export function floatDtype(dtype: string): FloatDtype {
+  assert.ok(isFloatDtype(dtype), `no arithmetic is defined for ${dtype}`);
+  return dtype;
 }
 
 export type Cast = {

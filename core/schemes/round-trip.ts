@@ -1,6 +1,6 @@
 // A matrix quantized and dequantized again, and the bytes it takes meanwhile: what a scheme makes of weights, without a
 // container. For measuring; plain TypeScript.
-import { DTYPE_BITS, elementCount } from "../tensor.ts";
+import { tensorBytes } from "../tensor.ts";
 import { type BlockScheme, type Matrix, type PartScheme, partRange, rowBytes } from "./scheme.ts";
 
 /** Values [rows, columns] after storing them in blocks, row by row. */
@@ -29,5 +29,5 @@ export function roundTripParts(scheme: PartScheme, matrix: Matrix, values: Float
 
 /** Bytes of all parts of a matrix. */
 export function partBytes(scheme: PartScheme, matrix: Matrix): number {
-  return scheme.parts(matrix).reduce((sum, { dtype, shape }) => sum + (elementCount(shape) * DTYPE_BITS[dtype]) / 8, 0);
+  return scheme.parts(matrix).reduce((sum, { dtype, shape }) => sum + tensorBytes(dtype, shape), 0);
 }

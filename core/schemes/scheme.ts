@@ -3,7 +3,7 @@
 // Writers of containers and the planner read the properties; none asks which scheme it is. Adding one: its object in a
 // file here, a line in registry.ts, a golden case.
 import assert from "node:assert/strict";
-import { DTYPE_BITS, type Dtype, type ScaleDtype, type Shape } from "../tensor.ts";
+import { type Dtype, type ScaleDtype, type Shape, tensorBytes } from "../tensor.ts";
 import type { FolderForm } from "./folder-form.ts";
 
 /** What must be seen at once to quantize: one block, a whole row (one output channel), or the whole tensor. */
@@ -132,7 +132,7 @@ export function partRange(
   count: number,
 ): { readonly offset: number; readonly bytes: number } {
   const [length = 1, ...inner] = part.shape;
-  const sliceBytes = (inner.reduce((product, axis) => product * axis, 1) * DTYPE_BITS[part.dtype]) / 8;
+  const sliceBytes = tensorBytes(part.dtype, inner);
   if (part.along === undefined) return { offset: 0, bytes: length * sliceBytes };
   const { slices, rows } = part.along;
   assert.ok((first * slices) % rows === 0, "a window begins where a slice does");
