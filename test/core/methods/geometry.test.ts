@@ -114,6 +114,14 @@ test("nuslerp goes by the weights' ratio along the arc, of whole tensors, rows a
   }
 });
 
+test("nuslerp shares evenly where the weights cancel", () => {
+  const vectors = [
+    [1, 0],
+    [0, 1],
+  ];
+  close(merge(nuslerp, vectors, { weights: [1, -1] }), [Math.SQRT1_2, Math.SQRT1_2]);
+});
+
 test("opposite vectors are joined by a straight line", () => {
   close(
     merge(

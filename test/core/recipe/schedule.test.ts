@@ -58,7 +58,10 @@ test("of several due times the latest counts, and none before the last look", ()
   assert.equal(hourly.latestDue(at("2026-11-24T04:59:59"), at("2026-11-24T05:00:00")), at("2026-11-24T05:00:00"));
   // A watch that stood still for a month looks back a day, not a month.
   const once = parseSchedule("cron(0 2 3 11 ? 2026)", WHERE);
-  assert.equal(once.latestDue(at("2026-11-01T00:00:00"), at("2026-11-24T00:00:00")), undefined);
+  const asleep = at("2026-11-01T00:00:00");
+  assert.equal(once.latestDue(asleep, at("2026-11-24T00:00:00")), undefined);
+  assert.equal(once.latestDue(asleep, at("2026-11-04T01:59:00")), at("2026-11-03T02:00:00"));
+  assert.equal(once.latestDue(asleep, at("2026-11-04T02:00:00")), undefined);
 });
 
 test("a watch that looks every few minutes sees every due time once, however its looks are placed", () => {

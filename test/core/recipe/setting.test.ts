@@ -37,6 +37,11 @@ test("settings evaluate as the reference defines, by form, tensor and layer posi
   }
 });
 
+test("a word has at most 64 characters", () => {
+  assert.equal(evaluate("w".repeat(64), "x", 0), "w".repeat(64));
+  assert.equal(settingSchema.safeParse("w".repeat(65)).success, false);
+});
+
 test("a filter is a plain part of the name: no pattern, and case matters", () => {
   assert.equal(filterMatches("q.proj", "self_attn.q_proj"), false);
   assert.equal(filterMatches("", "anything"), true);

@@ -35,8 +35,8 @@ test("the first vocabulary keeps its ids; ordinary tokens come next, then added 
 
 test("ids that have no row are left out, of the first vocabulary and of the others", () => {
   const a = makeTokenizer({ vocab: { x: 0, y: 1, gone: 2 }, added: { "<gone>": 3 } });
-  const b = makeTokenizer({ vocab: { z: 0, "also gone": 9 }, added: { "<out>": 10 } });
-  const { vocabulary } = mergeVocabularies(use("a", a, 2), [use("b", b, 9)], []);
+  const b = makeTokenizer({ vocab: { z: 0, "also gone": 9 }, added: { "<next>": 8, "<out>": 10 } });
+  const { vocabulary } = mergeVocabularies(use("a", a, 2), [use("b", b, 8)], []);
   assert.deepEqual(
     [...vocabulary.ids],
     [
