@@ -57,6 +57,7 @@ async function findExecution(
   const known = new Map(running.map((execution) => [execution.name, execution]));
   for (const execution of running) {
     const run = (await executions.readPlan(execution.arn))?.run;
+    if (run === wanted) return execution;
     if (run !== undefined) known.set(run, execution);
   }
   const meant = known.get(matchName(wanted, known.keys()) ?? "");
