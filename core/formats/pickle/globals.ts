@@ -183,6 +183,8 @@ const both = (name: string, meaning: GlobalMeaning): [string, GlobalMeaning][] =
 ];
 
 const DCP_METADATA = "torch.distributed.checkpoint.metadata";
+/** Where torch 1.13 had them. */
+const FIRST_DCP = "torch.distributed._shard.checkpoint";
 const OLD_DCP_METADATA = "torch.distributed._shard.sharded_tensor.metadata";
 const TENSOR_CLASSES: ReadonlySet<string> = new Set(["torch Tensor", "torch.nn.parameter Parameter"]);
 const REBUILD_TENSOR: ReadonlySet<string> = new Set([
@@ -242,11 +244,15 @@ export const GLOBALS: ReadonlyMap<string, GlobalMeaning> = new Map<string, Globa
     "ChunkStorageMetadata",
     "MetadataIndex",
     "StorageMeta",
-  ].map((name): [string, GlobalMeaning] => [`${DCP_METADATA} ${name}`, RECORD]),
+  ].flatMap((name): [string, GlobalMeaning][] => [
+    [`${DCP_METADATA} ${name}`, RECORD],
+    [`${FIRST_DCP}.metadata ${name}`, RECORD],
+  ]),
   [`${DCP_METADATA} _MEM_FORMAT_ENCODING`, MEMORY_FORMATS],
   [`${OLD_DCP_METADATA} TensorProperties`, RECORD],
   [`${OLD_DCP_METADATA} MEM_FORMAT_ENCODING`, MEMORY_FORMATS],
   ["torch.distributed.checkpoint.filesystem _StorageInfo", RECORD],
+  [`${FIRST_DCP}.filesystem _StorageInfo`, RECORD],
   ["megatron.core.dist_checkpointing.strategies.torch MCoreMetadata", RECORD],
 ]);
 

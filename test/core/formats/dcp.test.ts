@@ -154,6 +154,18 @@ suite("distributed checkpoints", () => {
     }
   });
 
+  test("of torch 1.13 name the same classes of another module", async () => {
+    const { ".metadata": document = PAYLOAD, ...payload } = one();
+    const renamed = Buffer.from(document)
+      .toString("latin1")
+      .replaceAll("distributed.checkpoint", "distributed._shard.checkpoint");
+    const { checkpoint } = await dcp.open(folderOf({ ...payload, ".metadata": Buffer.from(renamed, "latin1") }));
+    assert.deepEqual(
+      checkpoint.tensors.map(({ name }) => name),
+      ["w"],
+    );
+  });
+
   test("of ranks that saved apart are joined from the document of each", async () => {
     const rank = (number: number): Files => {
       const { ".metadata": document, "__0_0.distcp": payload } = one({
