@@ -1,10 +1,11 @@
 // 4-bit integers as AWQ checkpoints hold them ("gemm" layout), rounded to the nearest. AWQ itself scales the weights by
 // the activations' size before; what is stored is the same.
 // Source: AWQ, arXiv:2306.00978; AutoAWQ; quantization reference section 6.
+import { viewOf } from "../data-view.ts";
 import type { AwqFolder } from "./folder-form.ts";
 import { type Codes, packAwq, unpackAwq } from "./gptq-packing.ts";
 import { setLimits } from "./limits.ts";
-import { roundEven, viewOf } from "./rounding.ts";
+import { roundEven } from "./rounding.ts";
 import { type PartScheme, partOf, type RowWindow, type StoredScheme } from "./scheme.ts";
 
 const f = Math.fround;

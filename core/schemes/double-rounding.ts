@@ -2,10 +2,10 @@
 // come from the 8-bit ones, not from each other.
 // What is stored is INT8 of compressed-tensors, symmetric; what is made are packed integers of the same groups.
 // Source: Nearly Lossless Adaptive Bit Switching, arXiv:2502.01199; quantization reference section 10.
-
+import { viewOf } from "../data-view.ts";
 import type { CompressedForm } from "./compressed-form.ts";
 import { type IntegerForm, type IntegerScheme, integers, packCodes, readCodes, writeShape } from "./integers.ts";
-import { ROUNDINGS, viewOf } from "./rounding.ts";
+import { ROUNDINGS } from "./rounding.ts";
 import { partOf, type RowWindow } from "./scheme.ts";
 
 /** Widths that 8-bit codes give way to. */

@@ -1,7 +1,8 @@
 // 4-bit floats as compressed-tensors stores them: NVFP4, with an E4M3 scale for 16 under a float32 for the tensor, and
 // MXFP4, with a power of two for 32. GGUF files hold the same numbers in another layout (fp4.ts).
 // Source: compressed-tensors; OCP microscaling formats; quantization reference section 4.
-import { largestOf, viewOf } from "./rounding.ts";
+import { viewOf } from "../data-view.ts";
+import { largestOf } from "./rounding.ts";
 import { type Matrix, type Part, type PartScheme, partOf, type RowWindow } from "./scheme.ts";
 import { E2M1, E4M3, encodeSaturated, powerOf } from "./small-floats.ts";
 

@@ -1,8 +1,9 @@
 // 8-bit floats under a scale for a channel, a block or a tensor, as compressed-tensors stores them ("float-quantized").
 // Source: compressed-tensors; quantization reference section 4.
+import { viewOf } from "../data-view.ts";
 import type { Dtype } from "../tensor.ts";
 import type { CompressedForm } from "./compressed-form.ts";
-import { createRun, largestOf, ROUNDINGS, type Rounding, viewOf } from "./rounding.ts";
+import { createRun, largestOf, ROUNDINGS, type Rounding } from "./rounding.ts";
 import { type Part, type PartScheme, partOf, type RowWindow } from "./scheme.ts";
 import { E4M3, encodeSaturated, type SmallFloat } from "./small-floats.ts";
 

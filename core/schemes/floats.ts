@@ -1,4 +1,5 @@
 // Floats as schemes of blocks of one: rounding to a smaller float format and nothing else.
+import { viewOf } from "../data-view.ts";
 import { bfloat16ToFloat32 } from "../ops/cast.ts";
 import { readHalf, writeHalf } from "./bits.ts";
 import type { BlockScheme } from "./scheme.ts";
@@ -20,11 +21,11 @@ export const f32 = Object.freeze({
   title: "32-bit float",
   blockBytes: 4,
   quantize(row, target) {
-    const view = new DataView(target.buffer, target.byteOffset, target.byteLength);
+    const view = viewOf(target);
     for (let i = 0; i < row.length; i++) view.setFloat32(4 * i, row[i] ?? 0, true);
   },
   dequantize(source, target) {
-    const view = new DataView(source.buffer, source.byteOffset, source.byteLength);
+    const view = viewOf(source);
     for (let i = 0; i < target.length; i++) target[i] = view.getFloat32(4 * i, true);
   },
 } satisfies BlockScheme);

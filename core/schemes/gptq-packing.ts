@@ -1,7 +1,7 @@
 // How GPTQ and AWQ checkpoints hold integers: transposed, inputs by outputs, in 32-bit words.
 // Source: AutoGPTQ and GPTQModel, AutoAWQ; quantization reference sections 5 and 6.
+import { viewOf } from "../data-view.ts";
 import { packBits, packColumn, packedBytes, unpackBits, unpackColumn } from "./bit-stream.ts";
-import { viewOf } from "./rounding.ts";
 
 /** Codes [rows, columns] of a matrix, output channels by inputs. */
 export type Codes = { readonly rows: number; readonly columns: number; readonly values: Uint8Array };

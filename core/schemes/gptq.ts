@@ -1,12 +1,13 @@
 // Integers as GPTQ checkpoints hold them, rounded with the Hessian of the layer's inputs where there is one, else to
 // the nearest.
 // Source: GPTQ, arXiv:2210.17323; quantization reference section 5.
+import { viewOf } from "../data-view.ts";
 import { MergeyardError } from "../error.ts";
 import type { GptqFolder } from "./folder-form.ts";
 import { type Codes, packGptqWeights, packGptqZeros, unpackGptqWeights, unpackGptqZeros } from "./gptq-packing.ts";
 import { factorHessian, type HessianFactor, solveRow } from "./gptq-solver.ts";
 import { setLimits } from "./limits.ts";
-import { roundEven, viewOf } from "./rounding.ts";
+import { roundEven } from "./rounding.ts";
 import { type Matrix, type Part, type PartScheme, partOf, type RowWindow, type StoredScheme } from "./scheme.ts";
 
 const f = Math.fround;

@@ -1,11 +1,12 @@
 // HQQ: integers under a scale and a real zero point for a group, the zero point fitted so that outliers weigh less.
 // Needs no calibration data.
 // Source: HQQ, https://mobiusml.github.io/hqq_blog; quantization reference section 7.
+import { viewOf } from "../data-view.ts";
 import type { Dtype, Shape } from "../tensor.ts";
 import { nearestWithin } from "./bits.ts";
 import type { HqqFolder } from "./folder-form.ts";
 import { setLimits } from "./limits.ts";
-import { ROUNDINGS, viewOf } from "./rounding.ts";
+import { ROUNDINGS } from "./rounding.ts";
 import { type Matrix, type Part, type PartScheme, partOf, type RowWindow, type StoredScheme } from "./scheme.ts";
 
 const f = Math.fround;

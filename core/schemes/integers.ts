@@ -2,11 +2,12 @@
 // into words ("pack-quantized") or as signed bytes ("int-quantized").
 // Source: compressed-tensors; quantization reference section 4.
 import assert from "node:assert/strict";
+import { viewOf } from "../data-view.ts";
 import { MergeyardError } from "../error.ts";
 import { packBits, packColumn, packedBytes, unpackBits, unpackColumn } from "./bit-stream.ts";
 import type { CompressedForm } from "./compressed-form.ts";
 import { setLimits } from "./limits.ts";
-import { createRun, ROUNDINGS, type Rounding, type Run, roundEven, viewOf } from "./rounding.ts";
+import { createRun, ROUNDINGS, type Rounding, type Run, roundEven } from "./rounding.ts";
 import { type Part, type PartScheme, partOf, type RowWindow } from "./scheme.ts";
 
 export type IntegerForm = {

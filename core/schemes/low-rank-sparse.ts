@@ -2,8 +2,9 @@
 // misses most. Written for this program's own reader; servers need the matrix put together again.
 // Source: LoSparse, arXiv:2306.11222, without its training; range finder of Halko, Martinsson and Tropp,
 // arXiv:0909.4061; quantization reference section 14.
+import { viewOf } from "../data-view.ts";
 import { streamKey, uniformAt } from "../random.ts";
-import { ROUNDINGS, viewOf } from "./rounding.ts";
+import { ROUNDINGS } from "./rounding.ts";
 import { type Matrix, type PartScheme, partOf } from "./scheme.ts";
 
 /** The rank, as a share of the smaller side, and the entries that each row keeps, as a share of its columns. */

@@ -1,8 +1,9 @@
 // NF4: 4-bit codes into a table of normal quantiles, one float32 scale for a block of the flat tensor. What
 // bitsandbytes stores and transformers loads.
 // Source: QLoRA, arXiv:2305.14314; bitsandbytes; quantization reference section 8.
+import { viewOf } from "../data-view.ts";
 import type { BitsandbytesFolder } from "./folder-form.ts";
-import { largestOf, viewOf } from "./rounding.ts";
+import { largestOf } from "./rounding.ts";
 import { type Matrix, type Part, type PartScheme, partOf, type RowWindow, type StoredScheme } from "./scheme.ts";
 
 const f = Math.fround;

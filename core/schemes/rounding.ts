@@ -70,8 +70,3 @@ export function largestOf(values: Float32Array, first: number, count: number): n
 
 /** Nearest integer, ties to even, of a value within +-2^22. */
 export const roundEven = nearest;
-
-/** A view of bytes as numbers of more than one byte. */
-export function viewOf(bytes: Uint8Array): DataView {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-}

@@ -1,9 +1,10 @@
 // Weights of signs: binary (one bit under a scale for a channel), and DenseShift (a sign and a power of two). Without
 // training their quality is poor; they are experiments.
 // Source: XNOR-Net, arXiv:1603.05279; DenseShift, arXiv:2208.09708; quantization reference section 12.
+import { viewOf } from "../data-view.ts";
 import { packBits, packedBytes, unpackBits } from "./bit-stream.ts";
 import { setLimits } from "./limits.ts";
-import { largestOf, ROUNDINGS, viewOf } from "./rounding.ts";
+import { largestOf, ROUNDINGS } from "./rounding.ts";
 import { type Matrix, type PartScheme, partOf, type RowWindow } from "./scheme.ts";
 
 const f = Math.fround;

@@ -1,7 +1,8 @@
 // 2:4 sparsity: of every four values the two largest stay, with a bit for each place. Servers dropped this storage in
 // 2026 (vLLM and compressed-tensors); it is written for this program's own reader and for older ones.
 // Source: compressed-tensors sparse-24-bitmask; quantization reference section 4.
-import { ROUNDINGS, viewOf } from "./rounding.ts";
+import { viewOf } from "../data-view.ts";
+import { ROUNDINGS } from "./rounding.ts";
 import { type PartScheme, partOf } from "./scheme.ts";
 
 /** Which of four values stay, as bits: the two of largest magnitude; of equals, the earlier. */

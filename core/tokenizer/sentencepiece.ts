@@ -1,6 +1,7 @@
 // A tokenizer.model: the pieces of a SentencePiece model with their scores and kinds, and what it says of its
 // algorithm; read, and written from what other files tell of it.
 // Source: sentencepiece, src/sentencepiece_model.proto (ModelProto).
+import { viewOf } from "../data-view.ts";
 import { MergeyardError } from "../error.ts";
 import { TOKENIZER_LIMITS } from "../limits.ts";
 import { encodeBytes, encodeFields, encodeFloat, encodeNumber, type ProtoField, readFields } from "./protobuf.ts";
@@ -71,7 +72,7 @@ function decodeText(bytes: Uint8Array, field: ProtoField): string {
 }
 
 function floatOf(bytes: Uint8Array): number {
-  return new DataView(bytes.buffer, bytes.byteOffset).getFloat32(0, true);
+  return viewOf(bytes).getFloat32(0, true);
 }
 
 function fail({ offset }: ProtoField, found: string): never {

@@ -1,9 +1,10 @@
 // Floats of 8 and 4 bits, and tables of sixteen, in windows of parts, by the kernels of kernels.wasm:
 // core/schemes/float8.ts, float4.ts and nf4.ts. Called by host-parts.ts.
+import { viewOf } from "../../core/data-view.ts";
 import type { CompressedForm } from "../../core/schemes/compressed-form.ts";
 import { globalScale } from "../../core/schemes/float4.ts";
 import { writeTable } from "../../core/schemes/nf4.ts";
-import { ROUNDINGS, viewOf } from "../../core/schemes/rounding.ts";
+import { ROUNDINGS } from "../../core/schemes/rounding.ts";
 import { partOf, type RowWindow } from "../../core/schemes/scheme.ts";
 import { DTYPES, type WindowKernel } from "./host-part-kernel.ts";
 

@@ -1,9 +1,10 @@
 // Integers of 3, 4, 6 and 8 bits in windows of parts, by the kernels of kernels.wasm: core/schemes/integers.ts. Called
 // by host-parts.ts.
+import { viewOf } from "../../core/data-view.ts";
 import { packedBytes } from "../../core/schemes/bit-stream.ts";
 import type { CompressedForm } from "../../core/schemes/compressed-form.ts";
 import { readZeros, writeShape, writeZeros } from "../../core/schemes/integers.ts";
-import { ROUNDINGS, viewOf } from "../../core/schemes/rounding.ts";
+import { ROUNDINGS } from "../../core/schemes/rounding.ts";
 import { partOf, type RowWindow } from "../../core/schemes/scheme.ts";
 import { DTYPES, type WindowKernel } from "./host-part-kernel.ts";
 

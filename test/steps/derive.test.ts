@@ -2,12 +2,13 @@
 // what the folder says of itself, shards, and what is refused.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { viewOf } from "../../core/data-view.ts";
 import { describeCompressed } from "../../core/formats/quantized/compressed-tensors-config.ts";
 import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
 import { deriveCodes, LOWER_BITS, type LowerBits, refitScale } from "../../core/schemes/double-rounding.ts";
 import { dequantizeMatrix, quantizeMatrix } from "../../core/schemes/part-matrix.ts";
 import { COMPRESSED_SCHEMES } from "../../core/schemes/registry.ts";
-import { ROUNDINGS, viewOf } from "../../core/schemes/rounding.ts";
+import { ROUNDINGS } from "../../core/schemes/rounding.ts";
 import type { Matrix } from "../../core/schemes/scheme.ts";
 import type { Dtype } from "../../core/tensor.ts";
 import { readValues } from "../../steps/models/whole-tensors.ts";

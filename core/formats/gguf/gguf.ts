@@ -2,6 +2,7 @@
 // the bytes that are left before anything is allocated, so that a forged header costs nothing.
 // Source: ggml docs/gguf.md; quantization reference section 2.
 import type { CheckpointFile, ReadRange } from "../../checkpoint.ts";
+import { viewOf } from "../../data-view.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { GGUF_LIMITS } from "../../limits.ts";
 import type { Shape } from "../../tensor.ts";
@@ -72,7 +73,7 @@ type Cursor = {
 };
 
 function parseHeader(bytes: Uint8Array, file: CheckpointFile): GgufHeader | undefined {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const view = viewOf(bytes);
   const start = new TextDecoder("latin1").decode(bytes.subarray(0, 4));
   if (start !== GGUF_MAGIC)
     throw refusal("GgufNotRecognised", file, JSON.stringify(start), `a file that begins with ${GGUF_MAGIC}`);

@@ -2,6 +2,7 @@
 // column. Read whole: they are a thousandth of the model.
 // Source: llama.cpp, tools/imatrix; quantization reference section 3.2.
 import type { CheckpointFile, ReadRange } from "../../checkpoint.ts";
+import { viewOf } from "../../data-view.ts";
 import { MergeyardError } from "../../error.ts";
 import { IMATRIX_LIMITS } from "../../limits.ts";
 import { GGUF_MAGIC, type GgufTensor, readGgufHeader } from "./gguf.ts";
@@ -57,13 +58,13 @@ async function readTensors(read: ReadRange, file: CheckpointFile): Promise<Impor
 async function readFloats(read: ReadRange, file: CheckpointFile, tensor: GgufTensor): Promise<Float32Array> {
   if (tensor.type.name !== "F32") throw invalid(file, tensor.name, tensor.type.name, "F32");
   const bytes = await read(tensor.offset, tensor.bytes);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const view = viewOf(bytes);
   return Float32Array.from({ length: tensor.bytes / 4 }, (_, index) => view.getFloat32(4 * index, true));
 }
 
 /** The older form: a count of entries, each a name, a number of calls, and that many times the mean squares. */
 function parseEntries(bytes: Uint8Array, file: CheckpointFile): Importance {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const view = viewOf(bytes);
   let at = 0;
   const take = (count: number): number => {
     if (count > bytes.length - at) throw invalid(file, undefined, `${bytes.length} bytes`, `at least ${at + count}`);

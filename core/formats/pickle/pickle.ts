@@ -2,6 +2,7 @@
 // the globals of a fixed table; it imports nothing and calls nothing. Every length is compared with the bytes that are
 // left before anything is made, and opcodes, objects, depth and size of the result are bounded.
 // Source: reference checkpoint-formats.md section 2.2; Python's pickletools.
+import { viewOf } from "../../data-view.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { PICKLE_LIMITS } from "../../limits.ts";
 import { checkResult } from "./check.ts";
@@ -68,7 +69,7 @@ class Machine implements PickleTools {
 
   constructor(bytes: Uint8Array, options: PickleOptions) {
     this.bytes = bytes;
-    this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    this.view = viewOf(bytes);
     this.options = options;
     this.at = options.start ?? 0;
   }

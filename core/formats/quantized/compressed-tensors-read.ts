@@ -2,6 +2,7 @@
 // the bytes of any rows lie. Settled from headers, the config and the stored shapes; values come from the scheme.
 // Source: compressed-tensors; quantization reference section 4.
 import type { CompressedPacking, TensorEntry } from "../../checkpoint.ts";
+import { viewOf } from "../../data-view.ts";
 import { MergeyardError } from "../../error.ts";
 import type { CompressedForm } from "../../schemes/compressed-form.ts";
 import { compressedScheme } from "../../schemes/compressed-scheme.ts";
@@ -90,7 +91,7 @@ async function shapeOf(
     throw invalidPart(`${module}.weight_shape`, shape === undefined ? "no such tensor" : shape.dtype, "I64 [2]");
   }
   const bytes = await read(shape);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const view = viewOf(bytes);
   const [own, columns] = [Number(view.getBigInt64(0, true)), Number(view.getBigInt64(8, true))];
   // Wrong columns show in the widths of the parts; a bound keeps their product exact.
   if (own !== rows || columns < 1 || columns > 32 * width)

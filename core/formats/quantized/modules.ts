@@ -5,6 +5,7 @@
 // hqq, core/quantize.py: HQQLinear.state_dict and core/utils.py: encode_safetensor_type.
 import * as z from "zod";
 import type { Checkpoint, TensorEntry } from "../../checkpoint.ts";
+import { viewOf } from "../../data-view.ts";
 import { parseAs } from "../../parse-as.ts";
 import type { OtherFolder } from "../../schemes/folder-form.ts";
 import { folderScheme } from "../../schemes/folder-scheme.ts";
@@ -119,8 +120,7 @@ export const listHqq: ListQuantized = (checkpoint, read) =>
   listModules(checkpoint, /\.W_q$/, async ({ path, tensors }) => {
     const numberOf = async (name: string): Promise<number> => {
       const bytes = await readDescription(path, name, tensors, read);
-      const wide =
-        bytes.length === 1 ? bytes[0] : bytes.length === 4 ? new DataView(bytes.buffer).getInt32(0, true) : NaN;
+      const wide = bytes.length === 1 ? bytes[0] : bytes.length === 4 ? viewOf(bytes).getInt32(0, true) : NaN;
       return wide ?? Number.NaN;
     };
     const refuse = (name: string, found: number | string, expected: string) =>
@@ -134,7 +134,7 @@ export const listHqq: ListQuantized = (checkpoint, read) =>
     if (packing !== HQQ_PACKINGS[known]) throw refuse("packing", packing, HQQ_PACKINGS[known]);
     const shape = await readDescription(path, "shape", tensors, read);
     if (shape.length !== 16) throw refuse("shape", `${shape.length} bytes`, "I64 [2]");
-    const view = new DataView(shape.buffer, shape.byteOffset);
+    const view = viewOf(shape);
     const [rows, columns] = [Number(view.getBigInt64(0, true)), Number(view.getBigInt64(8, true))];
     const stored = asScaleDtype(tensors.get("scale")?.dtype ?? "F32") ?? "F32";
     return { form: { container: "hqq", bits: known, group, stored }, rows, columns };

@@ -1,6 +1,7 @@
 // A tensor of a torch file as byte ranges: its offset, size and strides checked against the storage that it views, and
 // its elements in row-major order as the runs of bytes that they are.
 import type { ByteRange, FolderReader } from "../../checkpoint.ts";
+import { viewOf } from "../../data-view.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { SAFETENSORS_LIMITS, TORCH_LIMITS } from "../../limits.ts";
 import { type Dtype, elementCount, type Shape } from "../../tensor.ts";
@@ -92,7 +93,7 @@ function* startsOf(size: readonly number[], stride: readonly number[]): Generato
 /** The whole number of 0 or more in one element of a file; undefined when it holds something else. */
 export async function readCount(folder: FolderReader, range: ByteRange, dtype: Dtype): Promise<number | undefined> {
   const bytes = await folder.read(range.file, range.offset, range.bytes);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const view = viewOf(bytes);
   const readers: Partial<Record<Dtype, () => number>> = {
     F32: () => view.getFloat32(0, true),
     F64: () => view.getFloat64(0, true),

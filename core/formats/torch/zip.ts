@@ -3,6 +3,7 @@
 // entries of one name, overlapping entries, names that leave the archive) is refused. Called by file.ts and
 // dcp.ts.
 import type { CheckpointFile, ReadRange } from "../../checkpoint.ts";
+import { viewOf } from "../../data-view.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
 import { ZIP_LIMITS } from "../../limits.ts";
 import { mapBounded } from "../../map-bounded.ts";
@@ -252,8 +253,4 @@ function checkLocal(bytes: Uint8Array, at: number, record: CentralEntry, file: C
     throw refuse("another name in the local header", JSON.stringify(record.name.slice(0, 200)));
   }
   return record.header + LOCAL_BYTES + nameBytes + extraBytes;
-}
-
-function viewOf(bytes: Uint8Array): DataView {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
