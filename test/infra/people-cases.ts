@@ -1,6 +1,7 @@
 // What people do in a deployed yard, each under the policy that they are given: an operator, and another account's team
 // through its access point.
 import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { layout } from "../../core/artifact/layout.ts";
 import { gcStep } from "../../steps/collect-garbage.ts";
@@ -17,7 +18,7 @@ import { makeYard, recipe, runPipeline } from "../steps/pipeline.ts";
 import { putModel } from "../steps/small-model.ts";
 import { patterned } from "../stores/patterned.ts";
 import { full, standard } from "./deployments.ts";
-import { type Named, statementsIn, underRole } from "./policies.ts";
+import { allows, type Named, statementsIn, underRole } from "./policies.ts";
 
 const MIB = 2 ** 20;
 const operator = statementsIn(standard.one("AWS::IAM::ManagedPolicy", "Operator").properties.PolicyDocument);
@@ -106,4 +107,23 @@ test("another account's team pushes and pulls through its access point", async (
   const find = (text: string) => findVersion(own, parseVersionReference(text));
   assert.equal((await find(`support-bot@${first.slice(0, 6)}`)).version, first);
   for (const text of ["ab", "support-bot:nightly-of-none"]) await assert.rejects(find(text));
+});
+
+test("a runner may send every request that following and cancelling a run sends", () => {
+  const runner = statementsIn(standard.one("AWS::IAM::ManagedPolicy", "Runner").properties.PolicyDocument);
+  const account = "eu-west-1:111122223333";
+  const execution = `arn:aws:states:${account}:execution:mergeyard-test:run-p-0123`;
+  const places = new Map([
+    ["states:StartExecution", `arn:aws:states:${account}:stateMachine:mergeyard-test`],
+    ["states:ListExecutions", `arn:aws:states:${account}:stateMachine:mergeyard-test`],
+    ["batch:DescribeJobs", "*"],
+    ["batch:TerminateJob", `arn:aws:batch:${account}:job/0123`],
+  ]);
+  const folder = new URL("../../remote/", import.meta.url);
+  const sources = readdirSync(folder).map((name) => readFileSync(new URL(name, folder), "utf8"));
+  const sent = new Set(
+    sources.flatMap((text) => [...text.matchAll(/ask\("([\w:]+)"/g)].map(([, action = ""]) => action)),
+  );
+  assert.equal(sent.size, 7);
+  for (const action of sent) assert.ok(allows(runner, action, places.get(action) ?? execution), action);
 });
