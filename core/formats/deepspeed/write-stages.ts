@@ -25,11 +25,11 @@ export function planStages(
   stages: number,
 ): readonly StageParameters[] {
   const others = parameters.filter(({ training }) => training === undefined);
-  const stageOf = createStageOf([...groups.flat(), ...others], stages);
+  const isOnStage = createRule([...groups.flat(), ...others], stages);
   const isPipeline = groups.flat().every(({ name }) => PIPELINE_NAME.test(name));
   const layerOf = isPipeline ? createLayerOf(parameters) : undefined;
   return Array.from({ length: stages }, (_, stage) => {
-    const isHere = ({ name }: TargetParameter): boolean => stageOf(name).includes(stage);
+    const isHere = ({ name }: TargetParameter): boolean => isOnStage(name, stage);
     const here = parameters.filter(isHere);
     return {
       groups: groups.map((group) => group.filter(isHere)),
@@ -40,20 +40,20 @@ export function planStages(
   });
 }
 
-/** Stages that hold a parameter of a name. What has no layer stands before the layers until one has been met. */
-function createStageOf(parameters: readonly TargetParameter[], stages: number) {
+/** Whether a stage holds a parameter of a name. What has no layer stands before the layers until one has been met. */
+function createRule(parameters: readonly TargetParameter[], stages: number) {
   const layered = parameters.flatMap(({ name }) => (layerNumber(name) === undefined ? [] : [name]));
-  const isOnStage = createStageRule(layered, stages);
+  const holdsLayer = createStageRule(layered, stages);
   const isBehind = new Set<string>();
   let hasMet = false;
   for (const { name } of parameters) {
     if (layerNumber(name) !== undefined) hasMet = true;
     else if (hasMet) isBehind.add(name);
   }
-  return (name: string): readonly number[] => {
-    if (TIED.test(name)) return [...new Set([0, stages - 1])];
-    if (layerNumber(name) === undefined) return [isBehind.has(name) ? stages - 1 : 0];
-    return Array.from({ length: stages }, (_, stage) => stage).filter((stage) => isOnStage(name, stage));
+  return (name: string, stage: number): boolean => {
+    if (TIED.test(name)) return stage === 0 || stage === stages - 1;
+    if (layerNumber(name) === undefined) return stage === (isBehind.has(name) ? stages - 1 : 0);
+    return holdsLayer(name, stage);
   };
 }
 
