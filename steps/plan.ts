@@ -109,7 +109,7 @@ export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: Ste
     memoryBytes: input.memoryBytes ?? (fleet && engineBytes(fleet.cpu.memoryMiB)),
     memoryBytesMax: input.memoryBytes ?? (fleet && engineBytes(fleet.cpu.memoryMiBMax)),
   };
-  return planPipeline({ parsed, recipe, models }, { shardBytes, imatrices, hessians, ...sizes });
+  return planPipeline({ parsed, recipe, models, yard: yard.uri }, { shardBytes, imatrices, hessians, ...sizes });
 }
 
 /**

@@ -98,9 +98,10 @@ export function planSynthetic(count: number, options: SyntheticOptions = {}) {
   const parsed = readRecipe(new TextEncoder().encode(text), "synthetic.yaml");
   const recipe = normaliseRecipe(parsed);
   const checkpoints = new Map(names.map((name) => [name, syntheticModel(build)]));
+  const yard = "memory://synthetic";
   const source = (model: string) => ({
     model,
-    store: "memory://synthetic",
+    store: yard,
     prefix: adopted ? `checkpoints/${model}/1/` : `incoming/${model}/1/`,
     format: "safetensors",
     fingerprint: `sha256:${"0".repeat(64)}`,
@@ -111,7 +112,7 @@ export function planSynthetic(count: number, options: SyntheticOptions = {}) {
     checkpoint: checkpoints.get(model) ?? syntheticModel(build),
     checkpointName: model,
   }));
-  return planPipeline({ parsed, recipe, models: pipelineModels }, { shardBytes });
+  return planPipeline({ parsed, recipe, models: pipelineModels, yard }, { shardBytes });
 }
 
 if (import.meta.main) {

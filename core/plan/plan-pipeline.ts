@@ -31,15 +31,17 @@ export type PipelineTask = {
   readonly recipe: Recipe;
   /** Every model of `listSources(recipe)`, in that order. */
   readonly models: readonly PipelineModel[];
+  /** URI of the store that runs it. */
+  readonly yard: string;
 };
 
 /**
  * The plan of a pipeline's run. Stages without units are left out; units are in the order of stages and indexes.
  * Throws what planMerge throws.
  */
-export function planPipeline({ parsed, recipe, models }: PipelineTask, options: MergeOptions = {}): Plan {
+export function planPipeline({ parsed, recipe, models, yard }: PipelineTask, options: MergeOptions = {}): Plan {
   const { pipeline, text } = parsed;
-  const adoption = planAdoption(models);
+  const adoption = planAdoption(models, yard);
   const hasAdoption = adoption.describes.length > 0;
   const stage = hasAdoption ? DESCRIBE_STAGE + 1 : 0;
   const name = pipeline.publish?.model ?? pipeline.name;
@@ -123,7 +125,7 @@ type Adoption = {
 };
 
 /** Units that digest and describe pending sources; a folder that two names mean is adopted once. */
-function planAdoption(models: readonly PipelineModel[]): Adoption {
+function planAdoption(models: readonly PipelineModel[], yard: string): Adoption {
   const adopts: (AdoptUnit | ConvertUnit)[] = [];
   const describes: DescribeUnit[] = [];
   const byFolder = new Map<string, number>();
@@ -134,15 +136,17 @@ function planAdoption(models: readonly PipelineModel[]): Adoption {
         ? checkpoint.tensorFiles.map((file, offset) => adoptUnit(file, index, adopts.length + offset))
         : conversion.map((file, offset) => convertUnit(file, index, adopts.length + offset));
     adopts.push(...own);
+    // Files of the yard are linked, or copied by its server; from elsewhere every byte passes the worker.
+    const isCopied = conversion === undefined && source.store !== yard;
+    const bytesCopied = isCopied ? own.reduce((sum, { bytesRead }) => sum + bytesRead, 0) : 0;
     byFolder.set(folderKey(source), describes.length);
     describes.push({
       op: "describe",
       stage: DESCRIBE_STAGE,
       index: describes.length,
       peakBytes: DIGEST_PEAK_BYTES,
-      // Files are copied by the server or linked: no byte of them passes the worker.
-      bytesRead: 0,
-      bytesWritten: 0,
+      bytesRead: bytesCopied,
+      bytesWritten: bytesCopied,
       source: index,
       model: checkpointName,
       adopts: own.map(({ stage, index: unit }) => ({ stage, index: unit })),

@@ -32,7 +32,7 @@ function plan({ text = TEXT, states = {}, models = { a: makeLlama(), b: makeLlam
     checkpoint: models[model] ?? makeLlama(),
     checkpointName: `checkpoint-${model}`,
   }));
-  return planPipeline({ parsed, recipe, models: known }, options);
+  return planPipeline({ parsed, recipe, models: known, yard: makeSource("").store }, options);
 }
 
 test("sources that can be read as they are need one stage: the merge", () => {
@@ -48,6 +48,19 @@ test("sources that can be read as they are need one stage: the merge", () => {
   assert.deepEqual([header.name, header.method, header.recipe], ["bot", "linear", TEXT]);
   assert.deepEqual(header.publish, { model: "bot-model", channel: "nightly" });
   assert.deepEqual(header.checks, { maxNonFinite: 2 });
+});
+
+test("files of the yard are copied by its store, those of another place by the worker that describes them", () => {
+  const states = { a: { state: "pending" }, b: { state: "pending", store: "file:///elsewhere" } } as const;
+  const { units } = plan({ states });
+  const [adopt] = units.filter(({ op }) => op === "adopt");
+  const costs = units.flatMap(({ op, bytesRead, bytesWritten }) =>
+    op === "describe" ? [[bytesRead, bytesWritten]] : [],
+  );
+  assert.deepEqual(costs, [
+    [0, 0],
+    [adopt?.bytesRead, adopt?.bytesRead],
+  ]);
 });
 
 test("what a pipeline says without effect is a warning", () => {
