@@ -51,6 +51,15 @@ suite("patterns of names", () => {
     assert.ok(!pattern.matches("a".repeat(1000)));
   });
 
+  test("stay right when names bring more characters than a pattern keeps", () => {
+    const pattern = compilePattern("x[^a]+b$");
+    for (let code = 0x4e00; code < 0x6e00; code += 1) {
+      const character = String.fromCodePoint(code);
+      assert.ok(pattern.matches(`x${character}b`));
+      assert.ok(!pattern.matches(`x${character}a`));
+    }
+  });
+
   test("outside of the subset are refused, not translated", () => {
     const wrong = [
       "(",
