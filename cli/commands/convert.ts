@@ -1,10 +1,14 @@
-// `mergeyard convert SRC --to FORMAT --out DIR`: a checkpoint of any format in another one.
+// `mergeyard convert SRC --to FORMAT --out PLACE`: a checkpoint of any format in another one, a folder or a GGUF file.
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
+import type { Checkpoint } from "../../core/checkpoint.ts";
+import { MergeyardError } from "../../core/error.ts";
 import type { Topology } from "../../core/formats/target.ts";
 import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
-import { CONVERSION_TARGETS, convertStep, type WEIGHT_DTYPES } from "../../steps/convert/convert.ts";
+import { elementCount } from "../../core/tensor.ts";
+import { CONVERSION_TARGETS, convertStep, WEIGHT_DTYPES } from "../../steps/convert/convert.ts";
 import { runStep } from "../../steps/step.ts";
+import { createStoreOpener } from "../../stores/open.ts";
 import { createConvert } from "../../workers/convert-executor.ts";
 import { createPool, defaultThreads } from "../../workers/pool.ts";
 import {
@@ -19,14 +23,16 @@ import {
 import { intoFolder } from "../output.ts";
 import { type PatternOptions, readPatterns } from "../patterns-file.ts";
 import { createProgress } from "../progress.ts";
-import { sourceInput } from "../source.ts";
+import { openSource, sourceInput } from "../source.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatBytes } from "../text.ts";
+
+const GGUF = "gguf";
 
 type WeightDtype = (typeof WEIGHT_DTYPES)[number];
 
 type Options = PatternOptions & {
-  readonly to: (typeof CONVERSION_TARGETS)[number];
+  readonly to: (typeof CONVERSION_TARGETS)[number] | typeof GGUF;
   readonly out: string;
   readonly json?: boolean;
   readonly tp?: number;
@@ -39,13 +45,15 @@ type Options = PatternOptions & {
   readonly memory?: number;
 };
 
+const FORMATS = [...CONVERSION_TARGETS, GGUF] as const;
+
 export function addConvert(program: Command, terminal: Terminal): void {
   program
     .command("convert")
     .description("write a checkpoint of any format in another one")
     .argument("<src>", "a folder, a file, or an s3:// URI")
-    .addOption(new Option("--to <format>", "the format to write").choices(CONVERSION_TARGETS).makeOptionMandatory())
-    .requiredOption("--out <dir>", "the folder to make; it must be empty or absent")
+    .addOption(new Option("--to <format>", "the format to write").choices(FORMATS).makeOptionMandatory())
+    .requiredOption("--out <place>", "the folder to make, which must be empty or absent; of gguf the file")
     .option("--tp <n>", "tensor-parallel ranks of the target (default: 1)", parseCount)
     .option("--pp <n>", "pipeline stages of the target (default: 1)", parseCount)
     .option("--dp <n>", "data-parallel ranks of the target (default: 1)", parseCount)
@@ -61,7 +69,9 @@ export function addConvert(program: Command, terminal: Terminal): void {
     .addOption(threadsOption())
     .addOption(memoryOption())
     .addOption(jsonOption())
-    .action((source: string, options: Options) => convert(source, options, terminal));
+    .action((source: string, { to, ...options }: Options) =>
+      to === GGUF ? convertToGguf(source, options, terminal) : convert(source, { ...options, to }, terminal),
+    );
 }
 
 /** Names as recipes and config.json spell them. */
@@ -72,7 +82,8 @@ const DTYPE_NAMES = new Map<string, WeightDtype>([
 ]);
 
 function dtypeOption(): Option {
-  const help = "float32, float16 or bfloat16: of the weights of safetensors, torch and dcp, of computing in deepspeed";
+  const help =
+    "float32, float16 or bfloat16: of the weights of safetensors, torch, dcp and gguf, of computing in deepspeed";
   return new Option("--dtype <name>", help).argParser((text: string): WeightDtype => {
     const dtype = DTYPE_NAMES.get(text);
     if (dtype === undefined) throw new InvalidArgumentError("It must be float32, float16 or bfloat16.");
@@ -92,7 +103,40 @@ function topologyOf({ tp, pp, dp, zero }: Options): Topology | undefined {
   return { tp: tp ?? 1, pp: pp ?? 1, dp: dp ?? 1, zero: zero ?? 1 };
 }
 
-async function convert(source: string, options: Options, terminal: Terminal): Promise<void> {
+/** Of ranks, as in training: a GGUF file has none. */
+function rankOption({ tp, pp, dp, zero, vocabMultiple, patterns, family }: Partial<Options>): string | undefined {
+  const ranks = { "--tp": tp, "--pp": pp, "--dp": dp, "--zero": zero, "--vocab-multiple": vocabMultiple };
+  return Object.entries({ ...ranks, "--patterns": patterns, "--family": family }).find(
+    ([, value]) => value != null,
+  )?.[0];
+}
+
+/** The same file as `quantize` makes with a scheme that rounds to a float: unless asked for, as most weights are. */
+async function convertToGguf(source: string, options: Omit<Options, "to">, terminal: Terminal): Promise<void> {
+  const field = rankOption(options);
+  if (field !== undefined) {
+    const expected = "another format; `convert --to universal` joins ranks first";
+    throw new MergeyardError("CliUsage", { where: { field }, found: GGUF, expected });
+  }
+  const { checkpoint } = await openSource(source, createStoreOpener(terminal.env), terminal);
+  const stored = storedDtype(checkpoint.tensors);
+  const scheme = options.dtype ?? WEIGHT_DTYPES.find((known) => known === stored) ?? "F32";
+  const { quantizeFile } = await import("./quantize-file.ts");
+  await quantizeFile(source, { ...options, tokenizer: true }, async () => ({ scheme: scheme.toLowerCase() }), terminal);
+}
+
+/** What most elements are stored as. */
+function storedDtype(tensors: Checkpoint["tensors"]): string | undefined {
+  const counts = new Map<string, number>();
+  for (const { dtype, shape } of tensors) counts.set(dtype, (counts.get(dtype) ?? 0) + elementCount(shape));
+  return [...counts].sort(([, a], [, b]) => b - a)[0]?.[0];
+}
+
+async function convert(
+  source: string,
+  options: Omit<Options, "to"> & { readonly to: (typeof CONVERSION_TARGETS)[number] },
+  terminal: Terminal,
+): Promise<void> {
   const input = {
     ...sourceInput(source, terminal.cwd),
     to: options.to,

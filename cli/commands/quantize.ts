@@ -1,55 +1,28 @@
-// `mergeyard quantize SRC --scheme ID --out PLACE`: a checkpoint as one GGUF file, or as a folder that servers load.
-// The scheme tells which, unless `--format` does.
-import { statSync } from "node:fs";
-import path from "node:path";
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
-import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { nearestName } from "../../core/recipe/nearest.ts";
 import { FORMAT_SCHEMES } from "../../core/schemes/quantized-formats.ts";
 import { FOLDER_SCHEMES, PART_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
-import { quantizeStep } from "../../steps/quantize/quantize.ts";
-import { runStep } from "../../steps/step.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { defaultThreads } from "../../workers/pool.ts";
-import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
-import {
-  isUri,
-  jsonOption,
-  locateFile,
-  memoryOption,
-  parseCount,
-  threadsOption,
-  toOutputUri,
-  toUri,
-} from "../arguments.ts";
+import { jsonOption, memoryOption, parseCount, threadsOption } from "../arguments.ts";
 import {
   addPlanOptions,
   type ChooseSchemes,
-  describePlan,
   isPlannedFormat,
   type PlanOptions,
   planBits,
   plannedFormat,
   readPlanFile,
 } from "../bit-plan.ts";
-import { createProgress } from "../progress.ts";
-import { reportOption, writeQuantizationReport } from "../quantization-report.ts";
-import { openSource, sourceInput, tensorBytes } from "../source.ts";
-import { createStepDeps } from "../step-deps.ts";
-import { printResult, type Terminal } from "../terminal.ts";
-import { countOf, describeLoss, formatBytes } from "../text.ts";
+import { reportOption } from "../quantization-report.ts";
+import type { Terminal } from "../terminal.ts";
+import { type FileOptions, quantizeFile } from "./quantize-file.ts";
 import { type FolderOptions, quantizeFolder } from "./quantize-folder.ts";
 
 type Options = Omit<FolderOptions, "format"> &
-  PlanOptions & {
-    readonly scheme?: string;
-    readonly format?: string;
-    readonly tokenizer: boolean;
-    readonly splitMaxSize?: number;
-    readonly splitMaxTensors?: number;
-  };
+  FileOptions &
+  PlanOptions & { readonly scheme?: string; readonly format?: string };
 
 export function addQuantize(program: Command, terminal: Terminal): void {
   const command = program
@@ -146,59 +119,6 @@ async function dispatch(source: string, options: Options, terminal: Terminal): P
     const planned = await planBits({ ...place, format }, { ...options, budget }, openStore, terminal);
     return { scheme: Object.fromEntries(planned.tensors.map((each) => [each.tensor, each.scheme])), planned };
   };
-  if (format === "gguf") await quantize(source, options, choose, terminal);
+  if (format === "gguf") await quantizeFile(source, options, choose, terminal);
   else await quantizeFolder(source, { ...options, format }, choose, terminal);
-}
-
-/** Found before anything is read, not when the file is written. */
-function refuseFolder(out: string, { cwd }: Terminal): void {
-  if (isUri(out) || !statSync(path.resolve(cwd, out), { throwIfNoEntry: false })?.isDirectory()) return;
-  const expected = `the name of a file, such as ${path.join(out, "model.gguf")}`;
-  throw new MergeyardError("CliOutputOccupied", { where: { file: out }, found: "a folder", expected });
-}
-
-async function quantize(source: string, options: Options, choose: ChooseSchemes, terminal: Terminal): Promise<void> {
-  const openStore = createStoreOpener(terminal.env);
-  const bytes = tensorBytes(await openSource(source, openStore, terminal));
-  const place = path.posix.dirname(toUri(options.out, terminal.cwd));
-  const target = toOutputUri(place, terminal.cwd);
-  const name = path.basename(options.out);
-  refuseFolder(options.out, terminal);
-  const progress = createProgress(terminal, { silent: options.json === true });
-  progress.begin("quantize", bytes);
-  const executor = createQuantizeExecutor(openStore);
-  const deps = {
-    ...createStepDeps(terminal, openStore),
-    executeQuantize: executor.execute,
-    threads: options.threads ?? defaultThreads(),
-    memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
-    progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
-  };
-  try {
-    const { tokenizer } = options;
-    const imatrix = options.imatrix === undefined ? undefined : locateFile(options.imatrix, terminal.cwd);
-    const from = { ...sourceInput(source, terminal.cwd), imatrix };
-    const { scheme, planned } = await choose({ ...from, tokenizer });
-    const split = { maxBytes: options.splitMaxSize, maxTensors: options.splitMaxTensors };
-    const made = await runStep(quantizeStep, { ...from, target, name, scheme, tokenizer, split }, deps);
-    const result = { ...made, target: place };
-    progress.end();
-    const drawn = { output: `gguf ${result.scheme}`, tensors: result.losses };
-    await writeQuantizationReport(options.report, drawn, planned, terminal);
-    printResult(terminal, options.json, planned === undefined ? result : { ...result, plan: planned }, () => {
-      const bits = (8 * result.bytes) / result.elements;
-      const tokens = result.hasTokenizer ? "" : "; no tokenizer";
-      const kinds = Map.groupBy(result.losses, ({ scheme }) => scheme);
-      const schemes = [...kinds].map(([scheme, own]) => `${own.length} ${scheme}`).join(", ");
-      const size = `${formatBytes(result.bytes)}, ${bits.toFixed(2)} bits each`;
-      const counts = `${countOf(result.tensors, "tensor")} (${schemes}), ${size}`;
-      const place =
-        result.files.length === 1 ? options.out : `${result.files[0]} and the ${result.files.length - 1} after it`;
-      const line = `${result.scheme} in ${place}: ${counts}; ${describeLoss(result)}${tokens}`;
-      return planned === undefined ? line : `${describePlan(planned)}\n${line}`;
-    });
-  } finally {
-    progress.end();
-    await executor.close();
-  }
 }

@@ -40,6 +40,33 @@ function makeModel(folder: string, numberAt: (index: number) => number = () => 2
   writeFileSync(path.join(folder, "config.json"), JSON.stringify(CONFIG));
 }
 
+test("convert makes a GGUF file of the weights as they are, or of another float", async (context) => {
+  const cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-convert-"));
+  context.after(() => rmSync(cwd, { recursive: true }));
+  makeModel(cwd);
+  const call = async (...args: readonly string[]) => {
+    const terminal = createRecorder({ cwd });
+    return { status: await main(args, terminal), ...JSON.parse(terminal.out() || terminal.err()) };
+  };
+  const made = await call("convert", ".", "--to", "gguf", "--out", "own.gguf", "--json");
+  assert.deepEqual([made.status, made.scheme, made.files], [0, "bf16", ["own.gguf"]]);
+  assert.equal((await call("quantize", ".", "--scheme", "bf16", "--out", "bf16.gguf", "--json")).status, 0);
+  const bytesOf = (name: string) => readFileSync(path.join(cwd, name));
+  assert.deepEqual(bytesOf("own.gguf"), bytesOf("bf16.gguf"));
+  const wide = await call("convert", ".", "--to", "gguf", "--dtype", "float32", "--out", "wide.gguf", "--json");
+  assert.deepEqual([wide.status, wide.schemes], [0, { f32: 12 }]);
+  const again = await call("convert", "wide.gguf", "--to", "gguf", "--out", "again.gguf", "--json");
+  assert.deepEqual([again.status, again.scheme], [0, "f32"]);
+  for (const [flag, value] of Object.entries({ "--tp": "2", "--zero": "1", "--family": "llama" })) {
+    const { status, error } = await call("convert", ".", "--to", "gguf", flag, value, "--out", "x.gguf", "--json");
+    assert.deepEqual([status, error.code, error.where], [2, "CliUsage", { field: flag }]);
+  }
+  assert.deepEqual(
+    readdirSync(cwd).filter((name) => name.startsWith("x")),
+    [],
+  );
+});
+
 test("quantize writes one file, says what was lost, and inspect reads it", async (context) => {
   const cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-quantize-"));
   context.after(() => rmSync(cwd, { recursive: true }));

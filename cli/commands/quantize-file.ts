@@ -1,0 +1,89 @@
+// The part of `mergeyard quantize` that makes a GGUF file, or a set of them; `convert --to gguf` makes one of floats.
+import { statSync } from "node:fs";
+import path from "node:path";
+import { MergeyardError } from "../../core/error.ts";
+import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
+import { quantizeStep } from "../../steps/quantize/quantize.ts";
+import { runStep } from "../../steps/step.ts";
+import { createStoreOpener } from "../../stores/open.ts";
+import { defaultThreads } from "../../workers/pool.ts";
+import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
+import { isUri, locateFile, toOutputUri, toUri } from "../arguments.ts";
+import { type ChooseSchemes, describePlan } from "../bit-plan.ts";
+import { createProgress } from "../progress.ts";
+import { writeQuantizationReport } from "../quantization-report.ts";
+import { openSource, sourceInput, tensorBytes } from "../source.ts";
+import { createStepDeps } from "../step-deps.ts";
+import { printResult, type Terminal } from "../terminal.ts";
+import { countOf, describeLoss, formatBytes } from "../text.ts";
+
+export type FileOptions = {
+  readonly out: string;
+  readonly imatrix?: string;
+  readonly tokenizer: boolean;
+  readonly splitMaxSize?: number;
+  readonly splitMaxTensors?: number;
+  readonly report?: string;
+  readonly threads?: number;
+  readonly memory?: number;
+  readonly json?: boolean;
+};
+
+/** Found before anything is read, not when the file is written. */
+function refuseFolder(out: string, { cwd }: Terminal): void {
+  if (isUri(out) || !statSync(path.resolve(cwd, out), { throwIfNoEntry: false })?.isDirectory()) return;
+  const expected = `the name of a file, such as ${path.join(out, "model.gguf")}`;
+  throw new MergeyardError("CliOutputOccupied", { where: { file: out }, found: "a folder", expected });
+}
+
+/** Throws what opening the source and the step throw, and CliOutputOccupied. */
+export async function quantizeFile(
+  source: string,
+  options: FileOptions,
+  choose: ChooseSchemes,
+  terminal: Terminal,
+): Promise<void> {
+  const openStore = createStoreOpener(terminal.env);
+  const bytes = tensorBytes(await openSource(source, openStore, terminal));
+  const place = path.posix.dirname(toUri(options.out, terminal.cwd));
+  const target = toOutputUri(place, terminal.cwd);
+  const name = path.basename(options.out);
+  refuseFolder(options.out, terminal);
+  const progress = createProgress(terminal, { silent: options.json === true });
+  progress.begin("quantize", bytes);
+  const executor = createQuantizeExecutor(openStore);
+  const deps = {
+    ...createStepDeps(terminal, openStore),
+    executeQuantize: executor.execute,
+    threads: options.threads ?? defaultThreads(),
+    memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
+    progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
+  };
+  try {
+    const { tokenizer } = options;
+    const imatrix = options.imatrix === undefined ? undefined : locateFile(options.imatrix, terminal.cwd);
+    const from = { ...sourceInput(source, terminal.cwd), imatrix };
+    const { scheme, planned } = await choose({ ...from, tokenizer });
+    const split = { maxBytes: options.splitMaxSize, maxTensors: options.splitMaxTensors };
+    const made = await runStep(quantizeStep, { ...from, target, name, scheme, tokenizer, split }, deps);
+    const result = { ...made, target: place };
+    progress.end();
+    const drawn = { output: `gguf ${result.scheme}`, tensors: result.losses };
+    await writeQuantizationReport(options.report, drawn, planned, terminal);
+    printResult(terminal, options.json, planned === undefined ? result : { ...result, plan: planned }, () => {
+      const bits = (8 * result.bytes) / result.elements;
+      const tokens = result.hasTokenizer ? "" : "; no tokenizer";
+      const kinds = Map.groupBy(result.losses, ({ scheme }) => scheme);
+      const schemes = [...kinds].map(([scheme, own]) => `${own.length} ${scheme}`).join(", ");
+      const size = `${formatBytes(result.bytes)}, ${bits.toFixed(2)} bits each`;
+      const counts = `${countOf(result.tensors, "tensor")} (${schemes}), ${size}`;
+      const place =
+        result.files.length === 1 ? options.out : `${result.files[0]} and the ${result.files.length - 1} after it`;
+      const line = `${result.scheme} in ${place}: ${counts}; ${describeLoss(result)}${tokens}`;
+      return planned === undefined ? line : `${describePlan(planned)}\n${line}`;
+    });
+  } finally {
+    progress.end();
+    await executor.close();
+  }
+}
