@@ -1,7 +1,7 @@
 // A bit plan as sections of a page: size against loss over all budgets, where the plan stands, and the scheme of every
 // matrix.
 import type { PlannedTensor } from "../bit-plan/document.ts";
-import { escapeHtml, openSvg, section } from "./page.ts";
+import { escapeHtml, openSvg, section, table } from "./page.ts";
 
 /** A plan as it is drawn; sizes in bytes, of all tensors. */
 export type DrawnPlan = {
@@ -53,12 +53,12 @@ function draw({ frontier, bytes, loss, bits }: DrawnPlan): string {
 }
 
 function drawTable({ tensors }: DrawnPlan): string {
-  const head = "<th>matrix</th><th>scheme</th><th>bits</th><th>bytes</th><th>relative error</th><th>loss per byte</th>";
+  const head = ["matrix", "scheme", "bits", "bytes", "relative error", "loss per byte"];
   const rows = tensors.map(({ tensor, scheme, elements, bytes, relativeError, marginalLoss }) => {
     const name = `<td><code>${escapeHtml(tensor)}</code></td><td>${escapeHtml(scheme)}</td>`;
     const size = `<td>${((8 * bytes) / elements).toFixed(2)}</td><td>${bytes.toLocaleString("en")}</td>`;
     const loss = `<td>${relativeError.toExponential(2)}</td><td>${marginalLoss?.toExponential(2) ?? "–"}</td>`;
     return `<tr>${name}${size}${loss}</tr>`;
   });
-  return `<table><thead><tr>${head}</tr></thead><tbody>${rows.join("")}</tbody></table>`;
+  return table(head, rows);
 }

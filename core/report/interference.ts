@@ -2,7 +2,8 @@
 // lost. Self-contained: no
 // scripts, no fonts, no network; it reads as well printed as on a screen.
 import type { Statistics, TensorStatistics } from "../artifact/statistics.ts";
-import { escapeHtml, openSvg, percent, renderPage, section } from "./page.ts";
+import { drawHeatMap } from "./heat-map.ts";
+import { escapeHtml, openSvg, percent, renderPage, section, table } from "./page.ts";
 import { drawQuantization } from "./quantization.ts";
 import {
   conflictShare,
@@ -30,10 +31,10 @@ export function renderInterference(statistics: Statistics): string {
 /** The sections of the page, for a page that shows more; none of statistics without models. */
 export function drawInterference(statistics: Statistics): readonly string[] {
   if (statistics.tensors.length === 0) return [];
-  const grid = layerGrid(statistics);
+  const grid = layerGrid(statistics.tensors);
   return [
     section("How alike the models are", NOTES.cosines, drawCosines(statistics)),
-    grid.layers.length === 0 ? "" : section("Where they disagree", NOTES.conflicts, drawHeatMap(grid)),
+    grid.layers.length === 0 ? "" : section("Where they disagree", NOTES.conflicts, drawHeatMap(grid, CONFLICTS)),
     grid.layers.length === 0 ? "" : section("How far they moved", NOTES.norms, drawNorms(statistics, grid)),
     choosesElements(statistics) ? section("How much of them was kept", NOTES.kept, drawKept(statistics)) : "",
     section("Tensors with the most conflicts", "", drawTable(statistics)),
@@ -46,6 +47,8 @@ const NOTES = {
   kept: "Share of each model's elements that the method kept, over the tensors in which it chose.",
   norms: "L2 norm of each model's vector, by layer.",
 } as const;
+
+const CONFLICTS = { label: "Sign conflicts by layer and module", measure: conflictShare, print: percent } as const;
 
 function introduce({ vectors, base, models, tensors }: Statistics): string {
   const elements = tensors.reduce((sum, tensor) => sum + tensor.elements, 0);
@@ -63,43 +66,12 @@ function drawCosines(statistics: Statistics): string {
     });
     return `<tr><th>${escapeHtml(statistics.models[index] ?? "")}</th>${cells.join("")}</tr>`;
   });
-  const head = statistics.models.map((model) => `<th>${escapeHtml(model)}</th>`).join("");
-  return `<table><thead><tr><th></th>${head}</tr></thead><tbody>${rows.join("")}</tbody></table>`;
-}
-
-const LABEL_WIDTH = 260;
-const CELL = { width: 26, height: 20 };
-
-function drawHeatMap({ layers, modules, cells }: Grid): string {
-  const most = Math.max(Number.MIN_VALUE, ...cells.flat().map((tensor) => (tensor ? conflictShare(tensor) : 0)));
-  const rows = modules.map((module, row) => {
-    const y = 20 + row * CELL.height;
-    const label = `<text x="${LABEL_WIDTH - 8}" y="${y + 14}" text-anchor="end">${escapeHtml(module)}</text>`;
-    const boxes = (cells[row] ?? []).map((tensor, column) => drawCell(tensor, column, y, most));
-    return label + boxes.join("");
-  });
-  const numbers = layers.map(
-    (layer, column) =>
-      `<text x="${LABEL_WIDTH + (column + 0.5) * CELL.width}" y="14" text-anchor="middle">${layer}</text>`,
-  );
-  const [width, height] = [LABEL_WIDTH + layers.length * CELL.width, 30 + modules.length * CELL.height];
-  const caption = `<p class="note">White 0 %, darkest ${percent(most)}.</p>`;
-  const svg = openSvg(width, height, "Sign conflicts by layer and module");
-  return `${svg}${numbers.join("")}${rows.join("")}</svg>${caption}`;
-}
-
-function drawCell(tensor: TensorStatistics | undefined, column: number, y: number, most: number): string {
-  if (tensor === undefined) return "";
-  const share = conflictShare(tensor);
-  const size = `width="${CELL.width - 2}" height="${CELL.height - 2}"`;
-  const place = `x="${LABEL_WIDTH + column * CELL.width}" y="${y}" ${size}`;
-  const title = `<title>${escapeHtml(tensor.name)}: ${percent(share)}</title>`;
-  return `<rect ${place} fill="#b23a1e" fill-opacity="${(share / most).toFixed(3)}" stroke="#ddd">${title}</rect>`;
+  return table(["", ...statistics.models], rows);
 }
 
 const CHART = { width: 720, height: 220, left: 60, bottom: 30, top: 12 };
 
-function drawNorms(statistics: Statistics, grid: Grid): string {
+function drawNorms(statistics: Statistics, grid: Grid<TensorStatistics>): string {
   const norms = normsByLayer(statistics, grid);
   const most = Math.max(Number.MIN_VALUE, ...norms.flat());
   const steps = Math.max(1, grid.layers.length - 1);
@@ -140,8 +112,7 @@ function drawKept(statistics: Statistics): string {
     const cells = [drawShare(share), drawShare(share === null ? null : 1 - share)];
     return `<tr><th>${escapeHtml(statistics.models[model] ?? "")}</th>${cells.join("")}</tr>`;
   });
-  const head = "<tr><th></th><th>kept</th><th>dropped</th></tr>";
-  return `<table><thead>${head}</thead><tbody>${rows.join("")}</tbody></table>`;
+  return table(["", "kept", "dropped"], rows);
 }
 
 function drawShare(share: number | null): string {
@@ -153,9 +124,9 @@ function drawTable(statistics: Statistics): string {
   const choosers = choosesElements(statistics) ? models : [];
   const sorted = [...tensors].sort((a, b) => conflictShare(b) - conflictShare(a)).slice(0, TABLE_ROWS);
   const head = [
-    "<th>tensor</th><th>layer</th><th>elements</th><th>conflicts</th>",
-    ...models.map((model) => `<th>norm ${escapeHtml(model)}</th>`),
-    ...choosers.map((model) => `<th>kept ${escapeHtml(model)}</th>`),
+    ...["tensor", "layer", "elements", "conflicts"],
+    ...models.map((model) => `norm ${model}`),
+    ...choosers.map((model) => `kept ${model}`),
   ];
   const rows = sorted.map((tensor) => {
     const { name, elements, norms } = tensor;
@@ -167,5 +138,5 @@ function drawTable(statistics: Statistics): string {
     ];
     return `<tr>${cells.join("")}</tr>`;
   });
-  return `<table><thead><tr>${head.join("")}</tr></thead><tbody>${rows.join("")}</tbody></table>`;
+  return table(head, rows);
 }

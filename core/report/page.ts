@@ -27,6 +27,12 @@ export function section(title: string, note: string, body: string): string {
   return `<h2>${escapeHtml(title)}</h2>${remark}<figure>${body}</figure>`;
 }
 
+/** A table of titles (plain text) and rows (`<tr>` elements). */
+export function table(head: readonly string[], rows: readonly string[]): string {
+  const cells = head.map((title) => `<th>${escapeHtml(title)}</th>`).join("");
+  return `<table><thead><tr>${cells}</tr></thead><tbody>${rows.join("")}</tbody></table>`;
+}
+
 /** The opening tag of a drawing of that size in pixels. */
 export function openSvg(width: number, height: number, label: string): string {
   return `<svg viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-label="${label}">`;

@@ -2,7 +2,7 @@
 // ten that lost most. Pages of `quantize`, of merges and of runs show them.
 import type { QuantizedTensor } from "../artifact/quantized.ts";
 import { type DrawnPlan, drawFrontier } from "./frontier.ts";
-import { escapeHtml, openSvg, percent, renderPage, section } from "./page.ts";
+import { escapeHtml, openSvg, percent, renderPage, section, table } from "./page.ts";
 
 /** One output and its tensors, in the order of its files. */
 export type DrawnOutput = { readonly output: string; readonly tensors: readonly QuantizedTensor[] };
@@ -81,6 +81,5 @@ function drawWorst(tensors: readonly LossyTensor[]): string {
     if (hasDelta) cells.push(errorToDelta == null ? "–" : errorToDelta.toFixed(2));
     return `<tr><td><code>${escapeHtml(tensor)}</code></td>${cells.map((cell) => `<td>${cell}</td>`).join("")}</tr>`;
   });
-  const titles = head.map((title) => `<th>${title}</th>`).join("");
-  return `<table><thead><tr>${titles}</tr></thead><tbody>${rows.join("")}</tbody></table>`;
+  return table(head, rows);
 }

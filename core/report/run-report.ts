@@ -3,7 +3,7 @@
 import type { Statistics } from "../artifact/statistics.ts";
 import { formatUsd, type Prices, workerUsd } from "../cost/estimate.ts";
 import { drawInterference } from "./interference.ts";
-import { escapeHtml, openSvg, renderPage, section } from "./page.ts";
+import { escapeHtml, openSvg, renderPage, section, table } from "./page.ts";
 import { drawQuantization } from "./quantization.ts";
 
 /** A unit that is done. */
@@ -73,11 +73,6 @@ function drawStages({ stages, units }: ReportedRun): string {
   });
   const head = ["stage", "units done", "from the cache", "read", "written", "time of units"];
   return table(head, rows);
-}
-
-function table(head: readonly string[], rows: readonly string[]): string {
-  const cells = head.map((title) => `<th>${escapeHtml(title)}</th>`).join("");
-  return `<table><thead><tr>${cells}</tr></thead><tbody>${rows.join("")}</tbody></table>`;
 }
 
 const CHART = { width: 960, bar: 6, left: 60, bottom: 24 };

@@ -1,4 +1,4 @@
-// statistics.json seen as layers, modules and whole models: what the report draws.
+// statistics.json, and tensors by their names, seen as layers, modules and whole models: what reports draw.
 import { listPairs, type Statistics, type TensorStatistics } from "../artifact/statistics.ts";
 
 /** A tensor's name cut at its first layer number: `model.layers.3.mlp.up_proj.weight` is layer 3 of `mlp.up_proj`. */
@@ -55,22 +55,22 @@ export function modelCosines({ models, tensors }: Statistics): readonly (readonl
   return cosines;
 }
 
-export type Grid = {
+export type Grid<Tensor> = {
   readonly layers: readonly number[];
   readonly modules: readonly string[];
   /** By module, then by layer; undefined where there is no such tensor. */
-  readonly cells: readonly (readonly (TensorStatistics | undefined)[])[];
+  readonly cells: readonly (readonly (Tensor | undefined)[])[];
 };
 
 /** The tensors of numbered layers as a table of module × layer, in order of first appearance and of number. */
-export function layerGrid({ tensors }: Statistics): Grid {
-  const byModule = new Map<string, Map<number, TensorStatistics>>();
+export function layerGrid<Tensor extends { readonly name: string }>(tensors: readonly Tensor[]): Grid<Tensor> {
+  const byModule = new Map<string, Map<number, Tensor>>();
   const layers = new Set<number>();
   for (const tensor of tensors) {
     const place = findLayer(tensor.name);
     if (place === undefined) continue;
     layers.add(place.layer);
-    const row = byModule.get(place.module) ?? new Map<number, TensorStatistics>();
+    const row = byModule.get(place.module) ?? new Map<number, Tensor>();
     byModule.set(place.module, row.set(place.layer, tensor));
   }
   const columns = [...layers].sort((a, b) => a - b);
@@ -82,7 +82,7 @@ export function layerGrid({ tensors }: Statistics): Grid {
 }
 
 /** L2 norm of each model's vector over all tensors of a layer: by model, then by the grid's layers. */
-export function normsByLayer(statistics: Statistics, grid: Grid): readonly (readonly number[])[] {
+export function normsByLayer(statistics: Statistics, grid: Grid<TensorStatistics>): readonly (readonly number[])[] {
   return statistics.models.map((_, model) =>
     grid.layers.map((_, column) => {
       const squares = grid.cells.map((row) => (row[column]?.norms[model] ?? 0) ** 2);

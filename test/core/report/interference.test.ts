@@ -42,7 +42,7 @@ test("whole models' cosines add dot products and squares over the tensors that b
 
 test("tensors of numbered layers become a table of module by layer, with gaps where there is none", () => {
   const statistics = example();
-  const grid = layerGrid(statistics);
+  const grid = layerGrid(statistics.tensors);
   assert.deepEqual(grid.layers, [0, 1]);
   assert.deepEqual(grid.modules, ["mlp.up_proj", "self_attn.q_proj"]);
   assert.equal(grid.cells[1]?.[1], undefined);
