@@ -1,10 +1,9 @@
 // The page of `mergeyard quantize --report FILE`: what every tensor lost, and the plan that the schemes come from.
-import { writeFile } from "node:fs/promises";
-import path from "node:path";
 import { Option } from "commander";
 import type { DrawnPlan } from "../core/report/frontier.ts";
 import { type DrawnOutput, renderQuantization } from "../core/report/quantization.ts";
 import { parseLocalPath } from "./arguments.ts";
+import { writePage } from "./html-page.ts";
 import type { Terminal } from "./terminal.ts";
 
 export function reportOption(): Option {
@@ -12,7 +11,7 @@ export function reportOption(): Option {
   return new Option("--report <file>", help).argParser(parseLocalPath);
 }
 
-/** Nothing where no file is asked for. */
+/** Nothing where no file is asked for. Throws CliPageNotWritten. */
 export async function writeQuantizationReport(
   file: string | undefined,
   drawn: DrawnOutput,
@@ -20,5 +19,5 @@ export async function writeQuantizationReport(
   terminal: Terminal,
 ): Promise<void> {
   if (file === undefined) return;
-  await writeFile(path.resolve(terminal.cwd, file), renderQuantization(drawn, plan));
+  await writePage(file, renderQuantization(drawn, plan), terminal);
 }

@@ -1,6 +1,5 @@
 // `mergeyard merge CONFIG --out DIR`: one merge, file to file, without a yard.
 import { statSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import path from "node:path";
 import { type Command, Option } from "commander";
@@ -25,6 +24,7 @@ import {
   threadsOption,
   toUri,
 } from "../arguments.ts";
+import { writePage } from "../html-page.ts";
 import { createProgress } from "../progress.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { formatBytes, formatCount, formatDuration } from "../text.ts";
@@ -102,7 +102,7 @@ async function merge(config: string, options: Options, terminal: Terminal): Prom
     progress.end();
     const { statistics, hidden, ...shown } = result;
     for (const warning of hidden) progress.note(`warning: ${warning}`);
-    if (options.report !== undefined) await writeReport(path.resolve(terminal.cwd, options.report), statistics);
+    if (options.report !== undefined) await writeReport(options.report, statistics, terminal);
     const elapsedMs = terminal.now() - startedMs;
     printResult(terminal, options.json, { ...shown, elapsedMs }, () => describe(result, options.out, elapsedMs));
   } finally {
@@ -121,10 +121,10 @@ function locateRecipe(config: string, { cwd }: Terminal): MergeFolderRequest["re
 }
 
 /** Draws the report. A merge that only copies has nothing to draw: that is said, not left out. */
-async function writeReport(file: string, statistics: Statistics | undefined): Promise<void> {
+async function writeReport(file: string, statistics: Statistics | undefined, terminal: Terminal): Promise<void> {
   const hasAny = statistics !== undefined && (statistics.tensors.length > 0 || statistics.quantized.length > 0);
   if (!hasAny) throw new MergeyardError("CliNothingToReport", { where: { file } });
-  await writeFile(file, renderInterference(statistics));
+  await writePage(file, renderInterference(statistics), terminal);
 }
 
 /** Where Hugging Face's tools keep what they download, by the variables that they read. */

@@ -1,12 +1,11 @@
 // `mergeyard report RUN --yard YARD --out FILE.html`: the report of a run as it is now, also of one that goes on.
-import { writeFile } from "node:fs/promises";
-import path from "node:path";
 import type { Command } from "commander";
 import { findRun } from "../../steps/runs/find-run.ts";
 import { makeRunReport } from "../../steps/runs/report.ts";
 import { openYard } from "../../steps/yard.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, parseLocalPath, toUri, yardOption } from "../arguments.ts";
+import { writePage } from "../html-page.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 
 type Options = { readonly yard: string; readonly out: string; readonly json?: boolean };
@@ -23,8 +22,7 @@ export function addReport(program: Command, terminal: Terminal): void {
       const yard = await openYard(createStoreOpener(terminal.env), toUri(options.yard, terminal.cwd));
       const run = await findRun(yard, text, terminal.signal);
       const page = await makeRunReport(yard, run, terminal.signal);
-      const file = path.resolve(terminal.cwd, options.out);
-      await writeFile(file, page);
+      const file = await writePage(options.out, page, terminal);
       printResult(terminal, options.json, { run, file, bytes: Buffer.byteLength(page) }, () => `wrote ${options.out}`);
     });
 }

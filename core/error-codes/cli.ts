@@ -27,6 +27,11 @@ export const CLI_CODES = {
     retryable: false,
     remedy: "free space, or print to another place; then run the command again where it only reads",
   },
+  CliPageNotWritten: {
+    meaning: "the HTML page could not be written; what the command did besides stands",
+    retryable: false,
+    remedy: "name a file in a folder that is there and can be written to",
+  },
   CliRunFailed: {
     meaning: "the run failed for a reason that has no code of its own",
     retryable: false,

@@ -95,6 +95,17 @@ test("without --report nothing is measured, and a merge of copies has nothing to
   assert.equal(JSON.parse(refused.err).error.code, "CliNothingToReport");
 });
 
+test("a page that cannot be written is told by its file and why, and the merge stands", async () => {
+  const recipe = path.join(scratch, "unwritten.yaml");
+  const models = [{ model: `${EXAMPLES}/models/shakespeare` }, { model: `${EXAMPLES}/models/python` }];
+  writeFileSync(recipe, JSON.stringify({ ...RECIPE, base_model: `${EXAMPLES}/models/base`, models }));
+  const [out, page] = [path.join(scratch, "unwritten"), path.join(scratch, "absent", "page.html")];
+  const { status, err } = await run(["merge", recipe, "--out", out, "--report", page, "--json"]);
+  const { error } = JSON.parse(err);
+  assert.deepEqual([status, error.code, error.where, error.found], [1, "CliPageNotWritten", { file: page }, "ENOENT"]);
+  assert.ok(existsSync(path.join(out, "manifest.json")));
+});
+
 test("a pipeline with `statistics: true` publishes them, and finds them again in the cache", async () => {
   const yard = path.join(scratch, "yard");
   assert.equal((await run(["init", yard])).status, 0);
