@@ -1,15 +1,20 @@
 // `mergeyard diff A B`: which tensors of two checkpoints differ, and by how much.
 import type { Command } from "commander";
+import { DIFFERENCE_COLUMNS, type DrawnSide, differenceCells, renderDifference } from "../../core/report/difference.ts";
 import type { DiffOutput } from "../../steps/diff.ts";
 import { diffStep } from "../../steps/diff.ts";
+import type { StoredCheckpoint } from "../../steps/open-checkpoint.ts";
 import { runStep } from "../../steps/step.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { jsonOption } from "../arguments.ts";
+import { jsonOption, parseLocalPath } from "../arguments.ts";
+import { writePage } from "../html-page.ts";
 import { createProgress } from "../progress.ts";
 import { locateSource, openSource, tensorBytes } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatCount, renderTable } from "../text.ts";
+
+type Options = { readonly html?: string; readonly json?: boolean };
 
 export function addDiff(program: Command, terminal: Terminal): void {
   program
@@ -17,11 +22,12 @@ export function addDiff(program: Command, terminal: Terminal): void {
     .description("compare two checkpoints tensor by tensor, in any formats")
     .argument("<a>", "a folder, a file, or an s3:// URI")
     .argument("<b>", "another one")
+    .option("--html <file>", "draw how far they lie apart, and where, as an HTML page", parseLocalPath)
     .addOption(jsonOption())
-    .action((a: string, b: string, options: { json?: boolean }) => diff(a, b, options, terminal));
+    .action((a: string, b: string, options: Options) => diff(a, b, options, terminal));
 }
 
-async function diff(a: string, b: string, options: { json?: boolean }, terminal: Terminal): Promise<void> {
+async function diff(a: string, b: string, options: Options, terminal: Terminal): Promise<void> {
   const openStore = createStoreOpener(terminal.env);
   const sides = await Promise.all([openSource(a, openStore, terminal), openSource(b, openStore, terminal)]);
   const progress = createProgress(terminal, { silent: options.json === true });
@@ -32,7 +38,19 @@ async function diff(a: string, b: string, options: { json?: boolean }, terminal:
   };
   const input = { a: locateSource(a, terminal.cwd), b: locateSource(b, terminal.cwd) };
   const result = await runStep(diffStep, input, deps).finally(() => progress.end());
-  printResult(terminal, options.json, result, () => describe(result, a, b));
+  try {
+    if (options.html !== undefined) {
+      const page = renderDifference(describeSide(a, sides[0]), describeSide(b, sides[1]), result);
+      await writePage(options.html, page, terminal);
+    }
+  } finally {
+    // A comparison may take hours: it is told even where its page cannot be written.
+    printResult(terminal, options.json, result, () => describe(result, a, b));
+  }
+}
+
+function describeSide(name: string, { checkpoint: { format, tensors } }: StoredCheckpoint): DrawnSide {
+  return { name, format, tensors: tensors.map((tensor) => tensor.name) };
 }
 
 function describe({ equal, onlyA, onlyB, shapes, changed }: DiffOutput, a: string, b: string): string {
@@ -41,20 +59,8 @@ function describe({ equal, onlyA, onlyB, shapes, changed }: DiffOutput, a: strin
     ...onlyB.map((name) => `only in ${b}: ${name}`),
     ...shapes.map(({ name, a: left, b: right }) => `${name}: [${left}] and [${right}]`),
   ];
-  const rows = changed.map(({ name, dtypes: [left, right], elements, changed: count, maxAbs, relative }) => [
-    name,
-    left === right ? left : `${left} ${right}`,
-    count === null ? "bytes" : `${formatCount(count)} of ${formatCount(elements)}`,
-    maxAbs === null ? "" : maxAbs.toPrecision(3),
-    relative === null ? "" : relative.toPrecision(3),
-  ]);
-  const columns = [
-    { title: "tensor", align: "left" as const },
-    { title: "dtype", align: "left" as const },
-    { title: "changed", align: "right" as const },
-    { title: "largest", align: "right" as const },
-    { title: "relative", align: "right" as const },
-  ];
+  const rows = changed.map((difference) => differenceCells(difference, formatCount));
+  const columns = DIFFERENCE_COLUMNS.map((title, index) => ({ title, align: index < 2 ? "left" : "right" }) as const);
   const table = rows.length === 0 ? [] : [renderTable(columns, rows)];
   return [...lines, ...table, `${countOf(equal, "tensor")} equal, ${formatCount(changed.length)} changed`].join("\n");
 }
