@@ -11,7 +11,8 @@ export type HeatMeasure<Tensor> = {
   readonly print: (value: number) => string;
 };
 
-const LABEL_WIDTH = 260;
+/** Of the names of modules, in pixels: at least, and of a letter. */
+const LABEL = { least: 260, letter: 7 };
 const CELL = { width: 26, height: 20 };
 
 /** The drawing; each cell tells its tensor and number when pointed at. */
@@ -23,11 +24,12 @@ export function drawHeatMap<Tensor extends { readonly name: string }>(
   const most = heats
     .flat()
     .reduce((high, cell) => (typeof cell?.heat === "number" ? Math.max(high, cell.heat) : high), 0);
+  const labelWidth = modules.reduce((width, { length }) => Math.max(width, 8 + length * LABEL.letter), LABEL.least);
   const drawCell = (cell: { name: string; heat: number | string } | undefined, column: number, y: number): string => {
     if (cell === undefined) return "";
     const { name, heat } = cell;
     const size = `width="${CELL.width - 2}" height="${CELL.height - 2}"`;
-    const place = `x="${LABEL_WIDTH + column * CELL.width}" y="${y}" ${size}`;
+    const place = `x="${labelWidth + column * CELL.width}" y="${y}" ${size}`;
     const title = `<title>${escapeHtml(`${name}: ${typeof heat === "number" ? print(heat) : heat}`)}</title>`;
     if (typeof heat === "string") return `<rect ${place} fill="#bbb" stroke="#ddd">${title}</rect>`;
     const opacity = (most === 0 ? 0 : heat / most).toFixed(3);
@@ -35,14 +37,14 @@ export function drawHeatMap<Tensor extends { readonly name: string }>(
   };
   const rows = modules.map((module, row) => {
     const y = 20 + row * CELL.height;
-    const text = `<text x="${LABEL_WIDTH - 8}" y="${y + 14}" text-anchor="end">${escapeHtml(module)}</text>`;
+    const text = `<text x="${labelWidth - 8}" y="${y + 14}" text-anchor="end">${escapeHtml(module)}</text>`;
     return text + (heats[row] ?? []).map((cell, column) => drawCell(cell, column, y)).join("");
   });
   const numbers = layers.map(
     (layer, column) =>
-      `<text x="${LABEL_WIDTH + (column + 0.5) * CELL.width}" y="14" text-anchor="middle">${layer}</text>`,
+      `<text x="${labelWidth + (column + 0.5) * CELL.width}" y="14" text-anchor="middle">${layer}</text>`,
   );
-  const [width, height] = [LABEL_WIDTH + layers.length * CELL.width, 30 + modules.length * CELL.height];
+  const [width, height] = [labelWidth + layers.length * CELL.width, 30 + modules.length * CELL.height];
   const caption = `<p class="note">White 0, darkest ${print(most)}.</p>`;
   return `${openSvg(width, height, label)}${numbers.join("")}${rows.join("")}</svg>${caption}`;
 }

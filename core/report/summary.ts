@@ -1,14 +1,18 @@
 // statistics.json, and tensors by their names, seen as layers, modules and whole models: what reports draw.
 import { listPairs, type Statistics, type TensorStatistics } from "../artifact/statistics.ts";
 
-/** A tensor's name cut at its first layer number: `model.layers.3.mlp.up_proj.weight` is layer 3 of `mlp.up_proj`. */
-export type LayerPlace = { readonly layer: number; readonly module: string };
+/**
+ * A tensor's name cut at its first layer number: `model.layers.3.mlp.up_proj.weight` is layer 3 of `mlp.up_proj` in the
+ * stack `model.layers`.
+ */
+export type LayerPlace = { readonly stack: string; readonly layer: number; readonly module: string };
 
 /** Undefined for tensors outside numbered layers. */
 export function findLayer(name: string): LayerPlace | undefined {
-  const [, layer, rest] = /\.(\d+)\.(.+)$/.exec(name) ?? [];
-  if (layer === undefined || rest === undefined) return undefined;
-  return { layer: Number(layer), module: rest.replace(/\.weight$/, "") };
+  const match = /\.(\d+)\.(.+)$/.exec(name);
+  if (match === null) return undefined;
+  const [, layer, rest = ""] = match;
+  return { stack: name.slice(0, match.index), layer: Number(layer), module: rest.replace(/\.weight$/, "") };
 }
 
 /** Share of elements with opposite signs; 0 for an empty tensor. */
@@ -62,16 +66,21 @@ export type Grid<Tensor> = {
   readonly cells: readonly (readonly (Tensor | undefined)[])[];
 };
 
-/** The tensors of numbered layers as a table of module × layer, in order of first appearance and of number. */
+/**
+ * The tensors of numbered layers as a table of module × layer, in order of first appearance and of number. Where there
+ * are several stacks of layers, such as an encoder and a decoder, modules are named with theirs.
+ */
 export function layerGrid<Tensor extends { readonly name: string }>(tensors: readonly Tensor[]): Grid<Tensor> {
   const byModule = new Map<string, Map<number, Tensor>>();
   const layers = new Set<number>();
+  const hasStacks = new Set(tensors.flatMap(({ name }) => findLayer(name)?.stack ?? [])).size > 1;
   for (const tensor of tensors) {
     const place = findLayer(tensor.name);
     if (place === undefined) continue;
     layers.add(place.layer);
-    const row = byModule.get(place.module) ?? new Map<number, Tensor>();
-    byModule.set(place.module, row.set(place.layer, tensor));
+    const module = hasStacks ? `${place.stack} ${place.module}` : place.module;
+    const row = byModule.get(module) ?? new Map<number, Tensor>();
+    byModule.set(module, row.set(place.layer, tensor));
   }
   const columns = [...layers].sort((a, b) => a - b);
   return {

@@ -52,6 +52,19 @@ test("tensors of numbered layers become a table of module by layer, with gaps wh
   ]);
 });
 
+test("layers of several stacks do not hide each other", () => {
+  const names = ["encoder.layers.0.fc.weight", "decoder.layers.0.fc.weight", "decoder.layers.1.fc.weight", "head"];
+  const grid = layerGrid(names.map((name) => ({ name })));
+  assert.deepEqual(grid.modules, ["encoder.layers fc", "decoder.layers fc"]);
+  assert.deepEqual(
+    grid.cells.map((row) => row.map((tensor) => tensor?.name)),
+    [
+      [names[0], undefined],
+      [names[1], names[2]],
+    ],
+  );
+});
+
 test("the page shows shares, needs no network, and escapes what models are called", () => {
   const page = renderInterference(example(["<script>alert(1)</script>", 'fast & "furious"']));
   assert.match(page, /20\.0 %/);
