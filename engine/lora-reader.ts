@@ -5,6 +5,7 @@ import { createHasher } from "../core/artifact/digest.ts";
 import { MergeyardError } from "../core/error.ts";
 import { floatDtype } from "../core/ops/cast.ts";
 import { type Block, type Kernels, TILE_ELEMENTS, type Tile } from "../core/ops/kernels.ts";
+import { subTile } from "../core/ops/memory.ts";
 import { LORA_LEFT_ELEMENTS, LORA_SPAN_BYTES } from "../core/plan/memory.ts";
 import type { LoraFactor, LoraUpdate, StoredTensor, TensorPlace } from "../core/plan/schema.ts";
 import { elementBytes, elementCount, tensorBytes } from "../core/tensor.ts";
@@ -170,8 +171,4 @@ function createDigestCheck(tensor: TensorPlace, { sources }: ReaderDeps) {
       throw new MergeyardError("EngineInputChanged", { where, found, expected });
     },
   };
-}
-
-function subTile({ address, values }: Tile, first: number, count: number): Tile {
-  return { address: address + 4 * first, values: values.subarray(first, first + count) };
 }

@@ -9,7 +9,7 @@ import { type BaseSplit, splitBase, splitTiles } from "./frames/base-tiles.ts";
 import { loneProgram } from "./frames/combinations.ts";
 import { type FusionSteps, fusionSteps } from "./frames/fusion-working.ts";
 import { blockOf, tileElementsMax, tilesBytes } from "./frames/tiles.ts";
-import { rowLength } from "./frames/vector-groups.ts";
+import { byRow, rowLength } from "./frames/vector-groups.ts";
 import type { MergeMethod, MergeTensor, Pass, TileView } from "./method.ts";
 import { type CutSearch, createCutSearch, searchBytes } from "./sparsify/order-statistic.ts";
 import type { DeltaTile } from "./sparsify/sparsifier.ts";
@@ -74,8 +74,7 @@ export const arcee_fusion = Object.freeze({
 
 /** Rows of the last axis; a vector is one row. */
 function rowsOf(shape: Shape): { readonly length: number; readonly rows: number } {
-  const length = rowLength(shape);
-  return { length, rows: Math.max(1, elementCount(shape) / length) };
+  return { length: rowLength(shape), rows: byRow(shape).groups };
 }
 
 /** Ranks of the quartiles, 1 for the largest. The product rounds to float32, as in the reference. */

@@ -118,6 +118,7 @@ type Task = {
   /** Fills `own` with the unified differences under a model's mask. */
   mask(view: TileView, index: number): void;
 };
+
 function scratchBytes(tensor: ScratchTensor): number {
   return tilesBytes(4, "element", tensor);
 }

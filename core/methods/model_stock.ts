@@ -1,10 +1,11 @@
 import * as z from "zod";
 import type { Kernels } from "../ops/kernels.ts";
+import { subTile } from "../ops/memory.ts";
 import { type BaseSplit, splitBase, splitTiles } from "./frames/base-tiles.ts";
 import { weightedSum } from "./frames/combinations.ts";
 import { createGramPass, type Gram, normsOf, product } from "./frames/gram.ts";
 import { compileStockWorking } from "./frames/stock-working.ts";
-import { subTile, tileElementsMax, tilesBytes } from "./frames/tiles.ts";
+import { tileElementsMax, tilesBytes } from "./frames/tiles.ts";
 import { byRow, rowLength, WHOLE } from "./frames/vector-groups.ts";
 import type { MergeMethod, MergeTensor, TensorProgram } from "./method.ts";
 

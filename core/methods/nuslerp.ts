@@ -1,10 +1,11 @@
 import * as z from "zod";
 import type { Kernels, Tile } from "../ops/kernels.ts";
+import { subTile } from "../ops/memory.ts";
 import { type BaseSplit, splitBase } from "./frames/base-tiles.ts";
 import { loneProgram, sumOfOthers } from "./frames/combinations.ts";
 import { createGramPass, product } from "./frames/gram.ts";
 import { compileNuslerpWorking } from "./frames/nuslerp-working.ts";
-import { subTile, tileElementsMax, tilesBytes } from "./frames/tiles.ts";
+import { tileElementsMax, tilesBytes } from "./frames/tiles.ts";
 import { byColumn, byRow, type Grouping, rowLength, WHOLE } from "./frames/vector-groups.ts";
 import { type MergeMethod, type MergeTensor, numbersOf, type TensorProgram } from "./method.ts";
 

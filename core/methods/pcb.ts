@@ -169,6 +169,7 @@ type Tiles = {
   readonly zero: Tile;
   readonly weights: Tile;
 };
+
 function scratchBytes(tensor: ScratchTensor): number {
   return tilesBytes(6, "element", tensor);
 }

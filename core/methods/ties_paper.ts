@@ -146,6 +146,7 @@ type Task = {
   /** Fills `elected` with numbers of the elected signs. */
   elect(view: TileView): void;
 };
+
 /** Trimmed, elected, and counts, which a largest square uses before. */
 function scratchBytes(tensor: ScratchTensor): number {
   return tilesBytes(3, "element", tensor);

@@ -1,7 +1,7 @@
 // Variance over models, and sums of the values that agree in sign, one model at a time so that any number of models
 // takes the same memory: the meaning of the operations, in plain TypeScript. D = fl(a[i] - base[i]).
-import { bitAt, doublesOf } from "./deltas.ts";
-import type { Block, Tile } from "./memory.ts";
+import { bitAt } from "./deltas.ts";
+import { type Block, doublesOf, type Tile } from "./memory.ts";
 
 /** Sums of weights below this divide as this. Source: merge reference section 4.11 step 5. */
 export const WEIGHTS_FLOOR = 1e-6;

@@ -28,11 +28,6 @@ export function wordsOf(block: Block): Uint32Array {
   return new Uint32Array(block.bytes.buffer, block.bytes.byteOffset, block.bytes.byteLength >>> 2);
 }
 
-/** Float64 numbers of a block in kernel memory, whose allocations are aligned to more than eight bytes. */
-export function doublesOf({ bytes }: Block): Float64Array {
-  return new Float64Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 3);
-}
-
 /** Sets bit `index` of a block of mask bits, or clears it. */
 export function setBit(bits: Block, index: number, value: boolean): void {
   const byte = bits.bytes[index >>> 3] ?? 0;

@@ -8,6 +8,16 @@ export type Block = { readonly address: number; readonly bytes: Uint8Array };
 /** float32 values in a kernel set's memory. */
 export type Tile = { readonly address: number; readonly values: Float32Array };
 
+/** `count` elements of a tile from `start`, without copying. */
+export function subTile({ address, values }: Tile, start: number, count: number): Tile {
+  return { address: address + 4 * start, values: values.subarray(start, start + count) };
+}
+
+/** Float64 numbers of a block in kernel memory. */
+export function doublesOf({ bytes }: Block): Float64Array {
+  return new Float64Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 3);
+}
+
 /** Every allocation starts on a cache line; also the widest vector and element alignment there is. */
 const ALIGNMENT_BYTES = 64;
 

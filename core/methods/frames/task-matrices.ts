@@ -59,7 +59,7 @@ export function compileTaskMatrices(
   const split = splitBase(tensor);
   const scale = numberParameter(tensor.parameters, scaleName);
   const [rows = 0, columns = 0] = tensor.shape;
-  const weights = weightsOf(tensor, split);
+  const weights = numbersOf(tensor, split.others, "weight");
   const size = Math.max(1, elementCount(tensor.shape));
   return {
     reduce: [],
@@ -87,7 +87,7 @@ export function compileTaskMatrices(
 export function taskMatrixPass(tensor: MergeTensor, kernels: Kernels, visit: (tasks: TaskMatrices) => void): Pass {
   const split = splitBase(tensor);
   const [rows = 0, columns = 0] = tensor.shape;
-  const weights = weightsOf(tensor, split);
+  const weights = numbersOf(tensor, split.others, "weight");
   return {
     tile(view) {
       if (!isMatrix(tensor.shape) || !allFinite(view, split)) return;
@@ -100,10 +100,6 @@ export function taskMatrixPass(tensor: MergeTensor, kernels: Kernels, visit: (ta
 export function meanOf(tasks: TaskMatrices, target: Matrix): void {
   tasks.sum(target);
   for (let i = 0; i < target.values.length; i++) target.values[i] = (target.values[i] ?? 0) / tasks.count;
-}
-
-function weightsOf(tensor: MergeTensor, { others }: BaseSplit): readonly number[] {
-  return numbersOf(tensor, others, "weight");
 }
 
 function isMatrix(shape: Shape): boolean {

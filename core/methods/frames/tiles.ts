@@ -15,11 +15,6 @@ export function tilesBytes(count: number, locality: Locality, tensor: Pick<Scrat
   return count * allocatedBytes(4 * tileElementsMax(locality, tensor));
 }
 
-/** `count` elements of a tile from `start`, without copying. */
-export function subTile({ address, values }: Tile, start: number, count: number): Tile {
-  return { address: address + 4 * start, values: values.subarray(start, start + count) };
-}
-
 /** The bytes of a tile, as kernels read stored values. */
 export function blockOf({ address, values }: Tile): Block {
   return { address, bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength) };

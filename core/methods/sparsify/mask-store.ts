@@ -5,7 +5,8 @@ import { BIT_GROUP } from "../../ops/deltas.ts";
 import type { Block, Kernels } from "../../ops/kernels.ts";
 import { allocatedBytes } from "../../ops/memory.ts";
 import { elementCount } from "../../tensor.ts";
-import { type Locality, type ScratchTensor, tileElementsOf } from "../method.ts";
+import { tileElementsMax } from "../frames/tiles.ts";
+import type { Locality, ScratchTensor } from "../method.ts";
 import type { DeltaTile, MarkTile } from "./sparsifier.ts";
 
 /** Bits of all models of a tensor are kept between passes up to this; beyond it they are made again. */
@@ -35,12 +36,11 @@ export type MaskStore = {
 
 /** Bytes of a tile's bits, whole groups, and of each model's own bits. */
 function sizesOf({ shape, inputs }: ScratchTensor, locality: Locality, keeps: boolean) {
-  const total = Math.max(1, elementCount(shape));
-  const tile = Math.min(tileElementsOf(locality, shape), total);
-  const tileBytes = groupsBytes(tile);
-  const whole = tileBytes * Math.ceil(total / tile);
+  const tile = tileElementsMax(locality, { shape });
+  const tileBytes = marksBytes(tile);
+  const whole = groupsBytes(tile) * Math.ceil(Math.max(1, elementCount(shape)) / tile);
   const isKept = keeps && inputs.length * whole <= KEPT_BYTES_MAX;
-  return { tile, tileBytes: tileBytes + SLACK_BYTES, ownBytes: (isKept ? whole : tileBytes) + SLACK_BYTES, isKept };
+  return { tile, tileBytes, ownBytes: isKept ? whole + SLACK_BYTES : tileBytes, isKept };
 }
 
 /** Kernel memory of a store: one tile of ones, and each sparse model's bits. */

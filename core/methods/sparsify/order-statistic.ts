@@ -3,9 +3,9 @@
 // which the statistic is found. Where the sample misled, or too much lies between, two passes of histograms find it
 // instead. The result is exact in every case: the sample only decides how fast.
 import assert from "node:assert/strict";
-import { doublesOf, wordsOf } from "../../ops/deltas.ts";
+import { wordsOf } from "../../ops/deltas.ts";
 import { type Block, type Kernels, TILE_ELEMENTS } from "../../ops/kernels.ts";
-import { allocatedBytes } from "../../ops/memory.ts";
+import { allocatedBytes, doublesOf } from "../../ops/memory.ts";
 import type { Bracket, BracketCounts } from "../../ops/select.ts";
 import type { ElementSpan } from "../method.ts";
 import { COARSE_BINS, createHistogram, FINE_LENGTH, findBin, fineBins, type Histogram } from "./histogram.ts";

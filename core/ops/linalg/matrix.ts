@@ -1,7 +1,7 @@
 // Dense matrices in float64 and their products. Row-major, whole in memory; every sum has one fixed order, so results
 // are the same bits wherever they are computed. Used by the methods that need singular vectors, and by alignment.
 import { type Doubles, type MatrixProduct, scalarMatrixProduct } from "../matrix-product.ts";
-import { allocatedBytes, type Memory } from "../memory.ts";
+import { allocatedBytes, doublesOf, type Memory } from "../memory.ts";
 
 /** `rows` x `columns` values, row by row. */
 export type Matrix = { readonly rows: number; readonly columns: number; readonly values: Float64Array };
@@ -14,10 +14,7 @@ export const onHeap: Allocate = (count) => new Float64Array(count);
 
 /** Kernel memory. */
 export function inMemory(memory: Pick<Memory, "allocateBlock">): Allocate {
-  return (count) => {
-    const { bytes } = memory.allocateBlock(8 * count);
-    return new Float64Array(bytes.buffer, bytes.byteOffset, count);
-  };
+  return (count) => doublesOf(memory.allocateBlock(8 * count));
 }
 
 /** Bytes that kernel memory gives for `count` values. */
