@@ -1,7 +1,6 @@
 // `mergeyard convert SRC --to FORMAT --out PLACE`: a checkpoint of any format in another one, a folder or a GGUF file.
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
-import type { Checkpoint } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import type { Topology } from "../../core/formats/target.ts";
 import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
@@ -118,18 +117,18 @@ async function convertToGguf(source: string, options: Omit<Options, "to">, termi
     const expected = "another format; `convert --to universal` joins ranks first";
     throw new MergeyardError("CliUsage", { where: { field }, found: GGUF, expected });
   }
-  const { checkpoint } = await openSource(source, createStoreOpener(terminal.env), terminal);
-  const stored = storedDtype(checkpoint.tensors);
-  const scheme = options.dtype ?? WEIGHT_DTYPES.find((known) => known === stored) ?? "F32";
+  const scheme = options.dtype ?? (await storedDtype(source, terminal));
   const { quantizeFile } = await import("./quantize-file.ts");
   await quantizeFile(source, { ...options, tokenizer: true }, async () => ({ scheme: scheme.toLowerCase() }), terminal);
 }
 
-/** What most elements are stored as. */
-function storedDtype(tensors: Checkpoint["tensors"]): string | undefined {
+/** What most elements are stored as; F32 where that is none of the three. */
+async function storedDtype(source: string, terminal: Terminal): Promise<WeightDtype> {
+  const { checkpoint } = await openSource(source, createStoreOpener(terminal.env), terminal);
   const counts = new Map<string, number>();
-  for (const { dtype, shape } of tensors) counts.set(dtype, (counts.get(dtype) ?? 0) + elementCount(shape));
-  return [...counts].sort(([, a], [, b]) => b - a)[0]?.[0];
+  for (const { dtype, shape } of checkpoint.tensors) counts.set(dtype, (counts.get(dtype) ?? 0) + elementCount(shape));
+  const [most] = [...counts].sort(([, a], [, b]) => b - a)[0] ?? [];
+  return WEIGHT_DTYPES.find((known) => known === most) ?? "F32";
 }
 
 async function convert(
