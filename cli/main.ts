@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
-import { MergeyardError } from "../core/error.ts";
+import { hasCode, MergeyardError } from "../core/error.ts";
 import { EXIT, exitStatus, renderError, toMergeyardError } from "./error-block.ts";
 import { mergekitHint } from "./mergekit-options.ts";
 import type { Terminal } from "./terminal.ts";
@@ -50,9 +50,8 @@ export async function main(args: readonly string[], terminal: Terminal): Promise
     if (thrown instanceof CommanderError && thrown.exitCode === 0) return EXIT.done;
     // `mergeyard` alone: commander has printed the help.
     if (thrown instanceof CommanderError && thrown.code === "commander.help") return EXIT.usage;
-    const isTold = thrown instanceof MergeyardError && thrown.code === "CliInterrupted";
     const error =
-      terminal.signal.aborted && !isTold
+      terminal.signal.aborted && !hasCode(thrown, "CliInterrupted")
         ? new MergeyardError("CliInterrupted", { cause: thrown })
         : thrown instanceof CommanderError
           ? await usageError(thrown, args[0])

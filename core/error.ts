@@ -86,6 +86,14 @@ export class MergeyardError extends Error {
   }
 }
 
+/** True when an error is one of ours with one of these codes. */
+export function hasCode<Code extends ErrorCode>(
+  error: unknown,
+  ...codes: readonly Code[]
+): error is MergeyardError & { readonly code: Code } {
+  return error instanceof MergeyardError && codes.some((code) => code === error.code);
+}
+
 /** By these a store refuses to say anything of what it holds. */
 const REFUSALS: ReadonlySet<ErrorCode> = new Set([
   "StoreAccessDenied",

@@ -1,6 +1,6 @@
 // Following an execution to its end: its status from Step Functions, one request a look; all else from the yard.
 import type * as z from "zod";
-import { MergeyardError } from "../core/error.ts";
+import { hasCode, MergeyardError } from "../core/error.ts";
 import { parseJson } from "../core/json.ts";
 import { parseAs } from "../core/parse-as.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
@@ -87,7 +87,7 @@ async function findPlan(
   const planned = await executions.readPlan(arn);
   if (planned === undefined || planned.outcome === "unchanged") return undefined;
   const plan = await readPlan(yard, planned.run, signal).catch((error: unknown) => {
-    if (!(error instanceof MergeyardError) || error.code !== "YardPlanInvalid") throw error;
+    if (!hasCode(error, "YardPlanInvalid")) throw error;
     follower.troubled(error);
     return undefined;
   });

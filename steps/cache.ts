@@ -2,7 +2,7 @@
 // delete; a wrong one costs time, never a wrong byte.
 import * as z from "zod";
 import { layout } from "../core/artifact/layout.ts";
-import { MergeyardError } from "../core/error.ts";
+import { hasCode } from "../core/error.ts";
 import { derivedFileListingSchema, receiptSchema, tensorFileSchema } from "../core/plan/receipt.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { encodeRecord, readRecord } from "./records.ts";
@@ -57,7 +57,7 @@ async function readEntry<Schema extends z.ZodType>(
   try {
     return (await readRecord(yard, layout.cache(key), schema, signal))?.value;
   } catch (cause) {
-    if (cause instanceof MergeyardError && cause.code === "StoreJsonInvalid") return undefined;
+    if (hasCode(cause, "StoreJsonInvalid")) return undefined;
     throw cause;
   }
 }

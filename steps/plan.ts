@@ -3,7 +3,7 @@
 // one is found again, and a finished one is left alone.
 import { layout } from "../core/artifact/layout.ts";
 import { UNIVERSAL_FILE } from "../core/artifact/universal.ts";
-import { isVerdict, MergeyardError } from "../core/error.ts";
+import { hasCode, isVerdict, MergeyardError } from "../core/error.ts";
 import { describeWarning } from "../core/formats/format.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
 import { SHARD_BYTES_DEFAULT } from "../core/plan/defaults.ts";
@@ -185,7 +185,7 @@ async function keepPlan(yard: ObjectStore, plan: Plan, deps: StepDeps): Promise<
   const { run, recipe } = plan.header;
   if ((await yard.head(layout.plan(run), { signal: deps.signal })) !== undefined) {
     const before = await readPlan(yard, run, deps.signal).catch((cause: unknown) => {
-      if (!(cause instanceof MergeyardError && cause.code === "YardPlanInvalid")) throw cause;
+      if (!hasCode(cause, "YardPlanInvalid")) throw cause;
       return undefined;
     });
     if (before !== undefined && (await sourcesStand(before.header, plan.header, deps))) return before.header;

@@ -1,6 +1,6 @@
 // Writing one file by regions that may be there already: what an earlier process has written whole is not sent again.
 // Called by pushes, which read the whole file for its digest, and by pulls, which fetch what is missing.
-import { MergeyardError } from "../core/error.ts";
+import { hasCode } from "../core/error.ts";
 import { STORE_LIMITS } from "../core/limits.ts";
 import type { ObjectStore, Region, RegionReceipt, RegionWriter, WriteTicket } from "../stores/store.ts";
 
@@ -30,7 +30,7 @@ export async function recoverWrite(store: ObjectStore, ticket: WriteTicket | und
     return { ticket, receipts: await store.recoverRegions(ticket, { signal }) };
   } catch (cause) {
     // Removed meanwhile, by a rule of the bucket or by somebody who cleaned up: begun anew.
-    if (cause instanceof MergeyardError && cause.code === "StoreTicketInvalid") return undefined;
+    if (hasCode(cause, "StoreTicketInvalid")) return undefined;
     throw cause;
   }
 }

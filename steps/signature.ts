@@ -15,7 +15,7 @@ import {
 import type { Digest } from "../core/artifact/digest.ts";
 import { SIGNATURE_FILE } from "../core/artifact/manifest.ts";
 import type { PublicKey } from "../core/artifact/public-key.ts";
-import { MergeyardError } from "../core/error.ts";
+import { hasCode, MergeyardError } from "../core/error.ts";
 import { ARTIFACT_LIMITS } from "../core/limits.ts";
 import type { FolderPlace, ObjectStore } from "../stores/store.ts";
 
@@ -75,7 +75,7 @@ export async function readSignatures(
 ): Promise<StoredSignatures | undefined> {
   const key = `${prefix}${SIGNATURE_FILE}`;
   const found = await store.get(key, ARTIFACT_LIMITS.signatureBytes, { signal }).catch((cause: unknown) => {
-    if (cause instanceof MergeyardError && cause.code === "StoreAccessDenied") return undefined;
+    if (hasCode(cause, "StoreAccessDenied")) return undefined;
     throw cause;
   });
   return found && { ...found, envelopes: parseEnvelopes(found.bytes, { store: store.uri, file: key }) };

@@ -1,7 +1,7 @@
 // Streaming one object with bounded memory: reads ahead by one piece while the piece before is digested or copied.
 // Adopting, pulling, verifying and converting go through here; merging has the engine.
 import { createHasher, createPartHasher, digestTensorFile } from "../core/artifact/digest.ts";
-import { MergeyardError } from "../core/error.ts";
+import { hasCode, MergeyardError } from "../core/error.ts";
 import type { BlockFile, TensorFile } from "../core/plan/receipt.ts";
 import { writeObject } from "../stores/objects.ts";
 import type { ObjectPlace, ObjectStore } from "../stores/store.ts";
@@ -200,7 +200,7 @@ export async function fileIsWhole(
     await verifyFile({ store, key, bytes: info.bytes }, file, signal);
     return true;
   } catch (cause) {
-    if (cause instanceof MergeyardError && cause.code === "YardFileCorrupt") return false;
+    if (hasCode(cause, "YardFileCorrupt")) return false;
     throw cause;
   }
 }

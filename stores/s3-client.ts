@@ -9,7 +9,7 @@ import {
   type S3Client,
 } from "@aws-sdk/client-s3";
 import { checkKey } from "../core/artifact/key.ts";
-import { MergeyardError } from "../core/error.ts";
+import { hasCode, MergeyardError } from "../core/error.ts";
 import type { RetryPolicy } from "./retry.ts";
 import { readETag, type S3Dialect } from "./s3-dialect.ts";
 import { isMissing, isUnexplained, toS3Error } from "./s3-errors.ts";
@@ -113,7 +113,7 @@ export async function isListedMissing(
   denied: unknown,
   signal: AbortSignal | undefined,
 ): Promise<boolean> {
-  if (!(denied instanceof MergeyardError) || denied.code !== "StoreAccessDenied") return false;
+  if (!hasCode(denied, "StoreAccessDenied")) return false;
   const Prefix = fullKey(bucket, key);
   const command = new ListObjectsV2Command({ Bucket: bucket.name, Prefix, MaxKeys: 1 });
   try {

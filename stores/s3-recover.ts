@@ -1,7 +1,7 @@
 // Going on with a multipart upload whose writer was killed: which of its regions the server has whole, by the numbers
 // and sizes of its parts.
 import { ListPartsCommand, type ListPartsCommandOutput, type Part } from "@aws-sdk/client-s3";
-import { MergeyardError } from "../core/error.ts";
+import { hasCode, MergeyardError } from "../core/error.ts";
 import { withRetries } from "./retry.ts";
 import { type Bucket, fullKey, request, unexpected } from "./s3-client.ts";
 import { readETag } from "./s3-dialect.ts";
@@ -42,8 +42,7 @@ async function* listParts(bucket: Bucket, ticket: WriteTicket, signal: AbortSign
       return request(bucket, key, signal, (o) => bucket.client.send(command, o));
     }).catch((error: unknown) => {
       // Some servers answer that there is no such key where there is no such upload.
-      const isGone = error instanceof MergeyardError && error.code === "StoreObjectMissing";
-      if (!isGone) throw error;
+      if (!hasCode(error, "StoreObjectMissing")) throw error;
       throw new MergeyardError("StoreTicketInvalid", { where: { store: bucket.uri, file: key }, cause: error });
     });
     yield* page.Parts ?? [];

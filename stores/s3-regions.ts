@@ -11,7 +11,7 @@ import {
   PutObjectCommand,
   UploadPartCommand,
 } from "@aws-sdk/client-s3";
-import { MergeyardError } from "../core/error.ts";
+import { hasCode } from "../core/error.ts";
 import { tooLarge, unknownTicket } from "./errors.ts";
 import { assertRegions, checkReceipts, regionMismatch, regionOf } from "./regions.ts";
 import { withRetries } from "./retry.ts";
@@ -255,5 +255,5 @@ export async function abortMultipart(bucket: Bucket, key: string, upload: string
 
 /** True when an upload is no more: completed, aborted or never begun. */
 function isOver(error: unknown): boolean {
-  return error instanceof MergeyardError && error.code === "StoreTicketInvalid";
+  return hasCode(error, "StoreTicketInvalid");
 }

@@ -14,7 +14,7 @@ import {
   S3Client,
 } from "@aws-sdk/client-s3";
 import { checkKey, checkPrefix, RESERVED_SEGMENT } from "../core/artifact/key.ts";
-import { MergeyardError } from "../core/error.ts";
+import { hasCode, MergeyardError } from "../core/error.ts";
 import { STORE_LIMITS } from "../core/limits.ts";
 import { objectMissing, shortRead, tooLarge } from "./errors.ts";
 import { DEFAULT_RETRY_POLICY, type RetryPolicy, withRetries } from "./retry.ts";
@@ -138,8 +138,7 @@ async function readRange(
   const Range = `bytes=${offset}-${offset + into.byteLength - 1}`;
   const command = new GetObjectCommand({ Bucket: bucket.name, Key: fullKey(bucket, key), Range });
   const found = await request(bucket, key, signal, (o) => bucket.client.send(command, o)).catch((error: unknown) => {
-    const isBeyond = error instanceof MergeyardError && error.code === "StoreShortRead";
-    throw isBeyond ? shortRead(bucket.uri, key, offset, 0, into.byteLength) : error;
+    throw hasCode(error, "StoreShortRead") ? shortRead(bucket.uri, key, offset, 0, into.byteLength) : error;
   });
   const body = openBody(bucket, key, found.Body);
   const length = found.ContentLength;

@@ -1,7 +1,7 @@
 // Distrust of a server that is not known to keep S3's promises (some store a body changed, some ignore conditions):
 // what was written is looked at again. Small objects are read back and compared; large ones and copies must have the
 // size that was written; and the first object created through this wrapper is created a second time, which must fail.
-import { MergeyardError } from "../core/error.ts";
+import { hasCode, MergeyardError } from "../core/error.ts";
 import type { ObjectInfo, ObjectStore, StoreOptions } from "./store.ts";
 
 /** The same store, checking what it says it did. Throws StoreContentMismatch, StoreConditionIgnored. */
@@ -57,8 +57,7 @@ async function compareContent(
   options: StoreOptions | undefined,
 ): Promise<void> {
   const found = await store.get(key, bytes.byteLength, options).catch(async (error: unknown) => {
-    const isLarger = error instanceof MergeyardError && error.code === "StoreObjectTooLarge";
-    const info = isLarger ? await store.head(key, options) : undefined;
+    const info = hasCode(error, "StoreObjectTooLarge") ? await store.head(key, options) : undefined;
     if (info === undefined) throw error;
     return { bytes: undefined, etag: info.etag };
   });

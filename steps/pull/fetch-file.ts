@@ -4,7 +4,7 @@ import * as z from "zod";
 import { digestBytes } from "../../core/artifact/digest.ts";
 import type { ManifestFile } from "../../core/artifact/manifest.ts";
 import { ticketSchema } from "../../core/artifact/upload.ts";
-import { MergeyardError } from "../../core/error.ts";
+import { hasCode } from "../../core/error.ts";
 import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore, RegionReceipt, WriteTicket } from "../../stores/store.ts";
 import { encodeRecord, readRecord } from "../records.ts";
@@ -45,7 +45,7 @@ export async function fetchFile(
   const known = [...receipts.keys()].reduce((sum, index) => sum + (ticket.regions[index]?.bytes ?? 0), 0);
   const fetched = { source, target, file, ticket, receipts, signal, took };
   const isRight = await (known === 0 ? fetchAll(fetched) : fetchRest(fetched)).catch(async (error: unknown) => {
-    if (error instanceof MergeyardError && error.code === "YardFileCorrupt") await dropFetch(target, record, ticket);
+    if (hasCode(error, "YardFileCorrupt")) await dropFetch(target, record, ticket);
     throw error;
   });
   await target.delete(record, { signal });

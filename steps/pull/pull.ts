@@ -4,7 +4,7 @@
 import * as z from "zod";
 import { MANIFEST_FILE, type ManifestFile, manifestDigest, SIGNATURE_FILE } from "../../core/artifact/manifest.ts";
 import { parsePublicKeys } from "../../core/artifact/public-key.ts";
-import { MergeyardError } from "../../core/error.ts";
+import { hasCode } from "../../core/error.ts";
 import { mapBounded } from "../../core/map-bounded.ts";
 import type { FolderPlace, ObjectStore } from "../../stores/store.ts";
 import { readVersion } from "../checkpoint-listing.ts";
@@ -137,7 +137,6 @@ async function pullFile(
 
 /** A file beside it was replaced while its tensors were read: the whole is fetched, which also says what is damaged. */
 function unlessCorrupt(cause: unknown): false {
-  const isOther = !(cause instanceof MergeyardError) || !["YardFileCorrupt", "StoreShortRead"].includes(cause.code);
-  if (isOther) throw cause;
+  if (!hasCode(cause, "YardFileCorrupt", "StoreShortRead")) throw cause;
   return false;
 }

@@ -6,7 +6,7 @@ import { digestBytes } from "../../core/artifact/digest.ts";
 import { checkName } from "../../core/artifact/key.ts";
 import { layout, shortDigest } from "../../core/artifact/layout.ts";
 import { isUploadNote, type UploadMarker, type UploadRank, uploadRecordName } from "../../core/artifact/upload.ts";
-import { MergeyardError } from "../../core/error.ts";
+import { hasCode, MergeyardError } from "../../core/error.ts";
 import type { StepFolder } from "../../core/formats/step-folder.ts";
 import { mapBounded } from "../../core/map-bounded.ts";
 import { writeBytes } from "../../stores/objects.ts";
@@ -189,7 +189,7 @@ async function uploadAll(
     await check();
   } catch (cause) {
     // What is known by now is kept; a folder that changed will never be this upload, and leaves nothing behind.
-    if (cause instanceof MergeyardError && cause.code === "StoreObjectChanged") await discard(run, record);
+    if (hasCode(cause, "StoreObjectChanged")) await discard(run, record);
     else await keepRecord(record);
     throw cause;
   }
@@ -200,7 +200,7 @@ async function uploadAll(
 /** Throws UploadTakenOver only: that is why other things failed. */
 async function keepRecord(record: OpenRecord): Promise<void> {
   await record.store().catch((cause: unknown) => {
-    if (cause instanceof MergeyardError && cause.code === "UploadTakenOver") throw cause;
+    if (hasCode(cause, "UploadTakenOver")) throw cause;
   });
 }
 

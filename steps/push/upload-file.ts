@@ -1,7 +1,7 @@
 // Uploading one file by regions: read once, in order, and digested; several regions are on their way at a time, each in
 // its own bounded buffer. What an earlier push has put in the yard already is read for the digest and not sent again.
 import { createHasher } from "../../core/artifact/digest.ts";
-import { MergeyardError } from "../../core/error.ts";
+import { hasCode } from "../../core/error.ts";
 import { writeObject } from "../../stores/objects.ts";
 import type { ObjectPlace, WriteTicket } from "../../stores/store.ts";
 import { createSender, cutRegions, recoverWrite } from "../region-sender.ts";
@@ -80,9 +80,8 @@ async function* sourcePieces({ source, signal }: Pick<FileUpload, "source" | "si
   try {
     yield* readPieces(source, signal);
   } catch (cause) {
-    if (!(cause instanceof MergeyardError)) throw cause;
-    if (cause.code === "StoreObjectMissing") throw sourceChanged(source.store, source.key, "no such file any more");
-    throw cause.code === "StoreShortRead" ? sourceChanged(source.store, source.key, "fewer bytes") : cause;
+    if (hasCode(cause, "StoreObjectMissing")) throw sourceChanged(source.store, source.key, "no such file any more");
+    throw hasCode(cause, "StoreShortRead") ? sourceChanged(source.store, source.key, "fewer bytes") : cause;
   }
 }
 

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { MergeyardError } from "../../core/error.ts";
+import { hasCode } from "../../core/error.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { planCompressedModel } from "../../core/plan/compressed-model.ts";
 import { COMPRESSED_SCHEMES } from "../../core/schemes/registry.ts";
@@ -134,7 +134,7 @@ test("fewer threads run where memory is small, and none below the least", async 
   const least = await refused.then(
     () => assert.fail("it was not refused"),
     (error: unknown) => {
-      assert.ok(error instanceof MergeyardError && error.code === "EngineMemoryTooSmall");
+      assert.ok(hasCode(error, "EngineMemoryTooSmall"));
       return Number(/\d+/.exec(error.expected ?? "")?.[0]);
     },
   );
@@ -151,7 +151,7 @@ test("a failure in one region leaves no shard", async () => {
     return { ...unit, entry: { ...unit.entry, ranges } };
   });
   await assert.rejects(executor.execute({ ...request, model: { ...request.model, units } }, options), (error) => {
-    return error instanceof MergeyardError && error.code === "StoreShortRead";
+    return hasCode(error, "StoreShortRead");
   });
   assert.deepEqual(await filesIn("broken"), []);
 });

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { MergeyardError } from "../../core/error.ts";
+import { hasCode } from "../../core/error.ts";
 import { BLOCK_SCHEMES, type BlockSchemeId } from "../../core/schemes/registry.ts";
 import { type BlockScheme, rowBytes } from "../../core/schemes/scheme.ts";
 import { cutPortions } from "../../engine/quantize-portions.ts";
@@ -123,11 +123,11 @@ test("a failure in one region leaves nothing", async () => {
   assert.ok(tensor !== undefined);
   const source = { ...tensor.source, ranges: [{ file: "weights", offset: 4096, bytes: 2 * ROWS * COLUMNS }] };
   await assert.rejects(executor.execute({ ...request, tensors: [{ ...tensor, source }] }, options), (error) => {
-    return error instanceof MergeyardError && error.code === "StoreShortRead";
+    return hasCode(error, "StoreShortRead");
   });
   const small = { ...request, memoryBytes: 2 ** 20 };
   await assert.rejects(executor.execute(small, options), (error) => {
-    return error instanceof MergeyardError && error.code === "EngineMemoryTooSmall";
+    return hasCode(error, "EngineMemoryTooSmall");
   });
   assert.deepEqual(readdirSync(folder), before);
 });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as z from "zod";
-import { ERROR_CODES, MergeyardError } from "../../core/error.ts";
+import { ERROR_CODES, hasCode } from "../../core/error.ts";
 import { BATCH_SUBMIT_JOB, LAMBDA_INVOKE, renderDefinition, transientErrors } from "../../flow/definition.ts";
 import { loadMachine } from "../../local/asl/load.ts";
 import { NAMES } from "./names.ts";
@@ -41,8 +41,7 @@ test("a placeholder without a name is refused", () => {
   assert.throws(
     () => Reflect.apply(renderDefinition, undefined, [rest]),
     (error) =>
-      error instanceof MergeyardError &&
-      error.code === "FlowDefinitionInvalid" &&
+      hasCode(error, "FlowDefinitionInvalid") &&
       error.found === `\${CpuQueue}` &&
       error.where.field === "States.Plan.Assign.queues.cpu",
   );

@@ -274,7 +274,7 @@ test("a journal that cannot be written ends the execution with the store's error
   const states = { A: work("a", { Catch: [{ ErrorEquals: ["States.ALL"], Next: "C" }], Next: "C" }), C: work("c") };
   const calls: string[] = [];
   const run = runOnce({ store: full, states, onCall: (id) => calls.push(id) });
-  await assert.rejects(run, (error) => error instanceof MergeyardError && error.code === "StoreUnavailable");
+  await assert.rejects(run, { code: "StoreUnavailable" });
   assert.deepEqual(calls, ["a"]);
 });
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { MergeyardError } from "../../core/error.ts";
+import { hasCode } from "../../core/error.ts";
 import { pickDialect, readETag, S3_DIALECTS, writeETag } from "../../stores/s3-dialect.ts";
 import { OBJECT_BYTES_MAX, partBytesFor, planParts } from "../../stores/s3-parts.ts";
 
@@ -55,7 +55,7 @@ test("an unknown server gets the careful dialect, AWS its own, and a name decide
   assert.equal(pickDialect("http://127.0.0.1:8000", "aws"), S3_DIALECTS.aws);
   assert.throws(
     () => pickDialect(undefined, "swift"),
-    (error) => error instanceof MergeyardError && error.code === "StoreUriInvalid" && error.found === "swift",
+    (error) => hasCode(error, "StoreUriInvalid") && error.found === "swift",
   );
 });
 

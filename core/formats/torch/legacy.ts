@@ -3,7 +3,7 @@
 // Source: reference checkpoint-formats.md section 2.3.
 import assert from "node:assert/strict";
 import type { ByteRange, CheckpointFile, ReadRange } from "../../checkpoint.ts";
-import { type ErrorCode, MergeyardError } from "../../error.ts";
+import { type ErrorCode, hasCode, MergeyardError } from "../../error.ts";
 import { PICKLE_LIMITS, TORCH_LIMITS } from "../../limits.ts";
 import { mapBounded } from "../../map-bounded.ts";
 import { unpickle } from "../pickle/pickle.ts";
@@ -68,8 +68,7 @@ async function readPickles(read: ReadRange, file: CheckpointFile): Promise<Pickl
     try {
       return parsePickles(await read(0, window), file);
     } catch (error) {
-      const mayGrow = error instanceof MergeyardError && error.code === "PickleTruncated" && window < limit;
-      if (!mayGrow) throw error;
+      if (!hasCode(error, "PickleTruncated") || window >= limit) throw error;
     }
   }
 }

@@ -6,7 +6,7 @@ import { checkKey, checkName, checkPrefix } from "../../../core/artifact/key.ts"
 import { type ErrorCode, MergeyardError } from "../../../core/error.ts";
 
 function refuses(check: () => unknown, code: ErrorCode): void {
-  assert.throws(check, (error) => error instanceof MergeyardError && error.code === code);
+  assert.throws(check, { code });
 }
 
 test("keys that every store can hold are accepted as they are", () => {

@@ -1,7 +1,7 @@
 // Which format opens what, and the refusals of everything that none opens.
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
-import { MergeyardError } from "../../../core/error.ts";
+import { hasCode } from "../../../core/error.ts";
 import { gguf } from "../../../core/formats/gguf/checkpoint.ts";
 import { FORMATS, recogniseFile, recogniseFormat } from "../../../core/formats/registry.ts";
 import { safetensors } from "../../../core/formats/safetensors/folder.ts";
@@ -61,8 +61,7 @@ suite("the registry of formats", () => {
     for (const [names, title] of kinds) {
       assert.throws(
         () => recogniseFormat(named(names)),
-        (error) =>
-          error instanceof MergeyardError && error.code === "CheckpointFormatUnsupported" && error.found === title,
+        (error) => hasCode(error, "CheckpointFormatUnsupported") && error.found === title,
         title,
       );
     }

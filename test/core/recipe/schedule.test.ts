@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { MergeyardError } from "../../../core/error.ts";
+import { hasCode } from "../../../core/error.ts";
 import { parseSchedule } from "../../../core/recipe/schedule.ts";
 
 const WHERE = { file: "p.yaml", field: "on.schedule", line: 3 };
@@ -122,11 +122,7 @@ test("what is no schedule is refused with its place", () => {
   for (const text of wrong) {
     assert.throws(
       () => parseSchedule(text, WHERE),
-      (error) =>
-        error instanceof MergeyardError &&
-        error.code === "RecipeScheduleInvalid" &&
-        error.found === text &&
-        error.where.line === 3,
+      (error) => hasCode(error, "RecipeScheduleInvalid") && error.found === text && error.where.line === 3,
       text,
     );
   }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { MergeyardError } from "../../../core/error.ts";
+import { hasCode } from "../../../core/error.ts";
 import { readTokenizerJson } from "../../../core/tokenizer/tokenizer-json.ts";
 import { makeTokenizer, tokenizerBytes } from "./tokenizers.ts";
 
@@ -106,11 +106,7 @@ test("a file of another form is refused with its place", () => {
   for (const [bytes, field] of cases) {
     assert.throws(
       () => readTokenizerJson(bytes, { model: "m", file: "tokenizer.json" }),
-      (error) =>
-        error instanceof MergeyardError &&
-        error.code === "PlanTokenizerInvalid" &&
-        error.where.model === "m" &&
-        error.where.field === field,
+      (error) => hasCode(error, "PlanTokenizerInvalid") && error.where.model === "m" && error.where.field === field,
       field,
     );
   }
