@@ -72,7 +72,7 @@ export async function headWithId(
     bucket.isKnown = true;
     return { info: toInfo(bucket, key, found), writeId: found.Metadata?.[WRITE_ID] };
   } catch (error) {
-    if (!(error instanceof MergeyardError && isMissing(error.cause))) {
+    if (!isMissing(error)) {
       const reason = await findReason(bucket, key, error, signal);
       if (await isListedMissing(bucket, key, reason, signal)) return undefined;
       throw reason;
@@ -92,7 +92,7 @@ async function findReason(
   error: unknown,
   signal: AbortSignal | undefined,
 ): Promise<unknown> {
-  if (!(error instanceof MergeyardError) || !isUnexplained(error.cause)) return error;
+  if (!isUnexplained(error)) return error;
   const input = { Bucket: bucket.name, Key: fullKey(bucket, key), Range: "bytes=0-0" };
   try {
     const { Body } = await request(bucket, key, signal, (o) => bucket.client.send(new GetObjectCommand(input), o));
@@ -153,11 +153,10 @@ async function checkBucket(bucket: Bucket, key: string, signal: AbortSignal | un
   try {
     await request(bucket, key, signal, (o) => bucket.client.send(new HeadBucketCommand({ Bucket: bucket.name }), o));
   } catch (error) {
-    if (!(error instanceof MergeyardError)) throw error;
-    if (isMissing(error.cause))
+    if (isMissing(error))
       throw new MergeyardError("StoreBucketMissing", { where: { store: bucket.uri }, cause: error });
     // Whoever may not look at the bucket may still read its objects.
-    if (error.code !== "StoreAccessDenied") throw error;
+    if (!hasCode(error, "StoreAccessDenied")) throw error;
   }
   bucket.isKnown = true;
 }

@@ -61,9 +61,7 @@ async function copyParts(
       });
       const send = () => request(bucket, source.key, signal, (o) => bucket.client.send(command, o));
       const { CopyPartResult } = await withRetries(bucket.policy, signal, send).catch((error: unknown) => {
-        throw isConditionFailure(error instanceof MergeyardError ? error.cause : error)
-          ? changed(bucket, source)
-          : error;
+        throw isConditionFailure(error) ? changed(bucket, source) : error;
       });
       parts.push({ number: index + 1, etag: readETag(CopyPartResult?.ETag) });
     }

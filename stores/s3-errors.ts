@@ -85,19 +85,25 @@ function systemCodeOf(error: Error): string | undefined {
   return "code" in error && typeof error.code === "string" ? error.code : undefined;
 }
 
+/** What the server said, where that is why an error of ours was thrown. */
+function answerOf(error: unknown): S3ServiceException | undefined {
+  return error instanceof MergeyardError && error.cause instanceof S3ServiceException ? error.cause : undefined;
+}
+
 /** True when a request failed because its condition did not hold. */
 export function isConditionFailure(error: unknown): boolean {
-  return error instanceof S3ServiceException && error.$metadata.httpStatusCode === 412;
+  return answerOf(error)?.$metadata.httpStatusCode === 412;
 }
 
 /** True when there is no such object (or bucket: HEAD does not tell). */
 export function isMissing(error: unknown): boolean {
-  return error instanceof S3ServiceException && (error.name === "NoSuchKey" || error.name === "NotFound");
+  const name = answerOf(error)?.name;
+  return name === "NoSuchKey" || name === "NotFound";
 }
 
 /** True when a request was refused by a status alone, as HEAD's are. */
 export function isUnexplained(error: unknown): boolean {
-  if (!(error instanceof S3ServiceException)) return false;
-  const status = error.$metadata.httpStatusCode;
-  return (status === 400 || status === 403) && CODE_OF_NAME[error.name] === undefined;
+  const answer = answerOf(error);
+  const status = answer?.$metadata.httpStatusCode;
+  return answer !== undefined && (status === 400 || status === 403) && CODE_OF_NAME[answer.name] === undefined;
 }

@@ -195,7 +195,7 @@ async function getObject(
   const command = new GetObjectCommand({ Bucket: bucket.name, Key: fullKey(bucket, key) });
   const sent = request(bucket, key, signal, (o) => bucket.client.send(command, o));
   const found = await sent.catch(async (error: unknown) => {
-    if (error instanceof MergeyardError && isMissing(error.cause)) return undefined;
+    if (isMissing(error)) return undefined;
     if (await isListedMissing(bucket, key, error, signal)) return undefined;
     throw error;
   });
@@ -261,8 +261,7 @@ async function putConditionally(
     const { ETag } = await request(bucket, key, options?.signal, (o) => bucket.client.send(command, o));
     return readETag(ETag);
   } catch (error) {
-    const cause = error instanceof MergeyardError ? error.cause : undefined;
-    if (isConditionFailure(cause) || isMissing(cause)) return undefined;
+    if (isConditionFailure(error) || isMissing(error)) return undefined;
     throw error;
   }
 }
