@@ -147,7 +147,7 @@ function trainingLines(parameters: readonly ConversionParameter[] = []): readonl
     .sort();
   const tied = parameters.flatMap(({ name, aliases }) => aliases.map((alias) => `${alias} = ${name}`));
   const padded = parameters.flatMap(({ name, shape, paddedRows }) =>
-    paddedRows === undefined ? [] : [`${name} from ${paddedRows} to ${shape[0]} rows`],
+    paddedRows === undefined || paddedRows === shape[0] ? [] : [`${name} from ${paddedRows} to ${shape[0]} rows`],
   );
   return [
     ...(trained.length === 0 ? [] : [`  training      step ${steps.join(", ")}; ${["fp32", ...states].join(", ")}`]),

@@ -20,7 +20,7 @@ export type UnitedTensor = {
   readonly shape: Shape;
   readonly gather: Gather;
   readonly pattern: Pattern;
-  /** Rows of the vocabulary before its padding was cut. */
+  /** Of a vocabulary, its rows before the padding was cut: with none, too, for other ranks may need some. */
   readonly paddedRows: number | undefined;
 };
 
@@ -214,7 +214,6 @@ function stripVocabulary(name: string, united: WithPadding, rows: number | undef
     const found = `[${united.shape}] and original_vocab_size ${rows ?? "not given"}`;
     throw new MergeyardError("UniversalShapeMismatch", { where, found, expected: "at least as many rows" });
   }
-  if (rows === padded) return { ...united, paddedRows: undefined };
   const copies = united.gather.copies.map((boxes) => boxes.flatMap((box) => cutRows(box, rows)));
   const { pattern } = united;
   const isCut = pattern.kind === "fragment" && pattern.dim === 0;

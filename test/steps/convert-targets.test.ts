@@ -131,6 +131,21 @@ suite("a training checkpoint on another topology", () => {
     await assert.rejects(convertInto(target, "deepspeed", { topology }), { code: "UniversalShapeMismatch" });
   });
 
+  test("says in a universal folder of DeepSpeed which tensors are a vocabulary, padded or not", async () => {
+    const source = await goldenStore("deepspeed/z2_tp1_pp1_dp3_fp32_padding");
+    const { target } = await convertInto(source, "deepspeed-universal");
+    for (const from of [source, target]) {
+      const { conversion = [] } = await openCheckpoint(from, "");
+      const padded = conversion.flatMap(({ name, paddedRows }) =>
+        paddedRows === undefined ? [] : [[name, paddedRows]],
+      );
+      assert.deepEqual(padded.sort(), [
+        ["lm_head.weight", 11],
+        ["model.embed.word_embeddings.weight", 11],
+      ]);
+    }
+  });
+
   test("pads the vocabulary as asked", async () => {
     const source = await goldenStore("deepspeed/z1_tp2_pp2_dp2_bf16_tied");
     const topology = { tp: 2, pp: 1, dp: 1, zero: 1 } as const;

@@ -206,14 +206,13 @@ async function readParameter(context: Context, name: string, files: ParameterFil
   const step = stepFile === undefined ? context.step : await readOwnStep(folder, stepFile);
   if (step === undefined)
     throw fieldError(fp32File.name, "step", undefined, "step.pt, or a step in optimizer_state.pt");
-  const { paddedRows } = context;
+  const rows = fp32.shape[0] ?? 0;
   return {
     name,
     ...fp32.tensor,
     shape: fp32.shape,
     pattern: fp32.pattern,
-    paddedRows:
-      fp32.isVocabulary && paddedRows !== undefined && paddedRows > (fp32.shape[0] ?? 0) ? paddedRows : undefined,
+    paddedRows: fp32.isVocabulary ? Math.max(context.paddedRows ?? 0, rows) : undefined,
     aliases: context.aliases.get(name) ?? [],
     training: { step, states: Object.fromEntries(moments) },
   };

@@ -100,6 +100,8 @@ suite("the union of slices", () => {
     ]);
     assert.deepEqual([cut.shape, cut.paddedRows], [[3, 1], 4]);
     assert.deepEqual(layoutOf(cut), ["0:0", "0:1", "1:0"]);
+    // Without padding it is a vocabulary still, which other ranks pad.
+    assert.equal(unite(info, [[3, 1]]).paddedRows, 3);
     assert.throws(() => unite({ ...info, original_vocab_size: 9 }, [[2, 1]]), { code: "UniversalShapeMismatch" });
     assert.throws(() => unite({ vocabulary_parameter_patterns: ["w"] }, [[2, 1]]), { code: "UniversalShapeMismatch" });
   });
