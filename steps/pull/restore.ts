@@ -114,7 +114,8 @@ async function findCheckpoint(yard: ObjectStore, text: string, signal: AbortSign
   throw new MergeyardError("YardModelMissing", {
     where: { store: yard.uri, model: text },
     found: "no universal checkpoint",
-    expected: `${stated ?? area}${UNIVERSAL_FILE}, or an upload with one`,
+    expected: `${stated ?? `${area}DIGEST/`}${UNIVERSAL_FILE}, or an upload with one`,
+    hint: "a run that reads an upload makes it one; or push what `mergeyard convert --to universal` makes of it",
   });
 }
 

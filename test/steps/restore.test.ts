@@ -157,7 +157,11 @@ test("an uploaded universal checkpoint is restored from where it lies, once it i
   const restore = (model: string, target: ObjectStore) =>
     runStep(restoreStep, { ...base, model, target: target.uri }, testDeps(open(yard, target)));
   await yard.create(`${upload}_PUSH`, new Uint8Array(0));
-  await assert.rejects(restore("other", newStore()), { code: "YardModelMissing" });
+  await assert.rejects(restore("other", newStore()), {
+    code: "YardModelMissing",
+    expected: "checkpoints/other/DIGEST/universal.json, or an upload with one",
+    hint: /convert --to universal/,
+  });
   await yard.delete(`${upload}_PUSH`);
   await yard.create(`${upload}_COMPLETE`, new Uint8Array(0));
   const [own, made] = [await restore("other", newStore()), await restore("trained", newStore())];
