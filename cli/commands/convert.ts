@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
 import type { Topology } from "../../core/formats/target.ts";
+import { FLOAT_NAMES } from "../../core/ops/cast.ts";
 import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { elementCount } from "../../core/tensor.ts";
 import { CONVERSION_TARGETS, convertStep, WEIGHT_DTYPES } from "../../steps/convert/convert.ts";
@@ -73,18 +74,11 @@ export function addConvert(program: Command, terminal: Terminal): void {
     );
 }
 
-/** Names as recipes and config.json spell them. */
-const DTYPE_NAMES = new Map<string, WeightDtype>([
-  ["float32", "F32"],
-  ["float16", "F16"],
-  ["bfloat16", "BF16"],
-]);
-
 function dtypeOption(): Option {
   const help =
     "float32, float16 or bfloat16: of the weights of safetensors, torch, dcp and gguf, of computing in deepspeed";
   return new Option("--dtype <name>", help).argParser((text: string): WeightDtype => {
-    const dtype = DTYPE_NAMES.get(text);
+    const dtype = WEIGHT_DTYPES.find((known) => FLOAT_NAMES[known] === text);
     if (dtype === undefined) throw new InvalidArgumentError("It must be float32, float16 or bfloat16.");
     return dtype;
   });

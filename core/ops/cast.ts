@@ -6,6 +6,19 @@ import type { Block, Tile } from "./memory.ts";
 export const FLOAT_DTYPES = ["F32", "F16", "BF16", "F64"] as const;
 export type FloatDtype = (typeof FLOAT_DTYPES)[number];
 
+/** What torch, config.json and recipes call them. */
+export const FLOAT_NAMES = {
+  F32: "float32",
+  F16: "float16",
+  BF16: "bfloat16",
+  F64: "float64",
+} as const satisfies Record<FloatDtype, string>;
+
+/** The dtype that has such a name. */
+export function floatDtypeNamed(name: string | null | undefined): FloatDtype | undefined {
+  return FLOAT_DTYPES.find((dtype) => FLOAT_NAMES[dtype] === name);
+}
+
 /** Dtypes of 16 bits. */
 export type HalfDtype = Extract<FloatDtype, "F16" | "BF16">;
 

@@ -1,8 +1,8 @@
 // The output's config.json: the donor's, with what the merge changed. Keys that are not named here stay as they are.
 // Source: reference `checkpoint-formats.md` section 1.5.
 import type { Checkpoint } from "../checkpoint.ts";
-import { isFloatDtype } from "../ops/cast.ts";
-import { type Dtype, elementCount } from "../tensor.ts";
+import { FLOAT_NAMES, type FloatDtype, isFloatDtype } from "../ops/cast.ts";
+import { elementCount } from "../tensor.ts";
 import { LAYER_COUNT_KEYS, TEXT_CONFIG_KEYS, tensorRole } from "./architecture.ts";
 import type { LayerOrigin, StackedLayers } from "./output-tensors.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
@@ -49,32 +49,25 @@ export function writeOutputConfig(parts: OutputConfigParts): string {
 }
 
 /** The text of a config.json whose weights are all in `dtype` now. */
-export function configInDtype(donor: Config, dtype: Dtype): string {
+export function configInDtype(donor: Config, dtype: FloatDtype): string {
   const { quantization_config: _, ...config } = donor;
   setDtype(config, dtype);
   return stringifyConfig(config);
 }
 
 /** Under the key that the config has; newer ones call it `dtype`. */
-function setDtype(config: Record<string, unknown>, dtype: Dtype | undefined): void {
-  const name = DTYPE_NAMES[dtype ?? ""];
-  if (name !== undefined) config["dtype" in config && !("torch_dtype" in config) ? "dtype" : "torch_dtype"] = name;
+function setDtype(config: Record<string, unknown>, dtype: FloatDtype | undefined): void {
+  if (dtype === undefined) return;
+  config["dtype" in config && !("torch_dtype" in config) ? "dtype" : "torch_dtype"] = FLOAT_NAMES[dtype];
 }
 
-const DTYPE_NAMES: Readonly<Record<string, string>> = {
-  F32: "float32",
-  F16: "float16",
-  BF16: "bfloat16",
-  F64: "float64",
-};
-
 /** The float dtype that most elements have. */
-function dominantDtype(tensors: readonly PlannedTensor[]): Dtype | undefined {
-  const elements = new Map<Dtype, number>();
+function dominantDtype(tensors: readonly PlannedTensor[]): FloatDtype | undefined {
+  const elements = new Map<FloatDtype, number>();
   for (const { dtype, shape } of tensors) {
     if (isFloatDtype(dtype)) elements.set(dtype, (elements.get(dtype) ?? 0) + elementCount(shape));
   }
-  return [...elements].reduce<[Dtype, number] | undefined>(
+  return [...elements].reduce<[FloatDtype, number] | undefined>(
     (most, one) => (most && most[1] >= one[1] ? most : one),
     undefined,
   )?.[0];

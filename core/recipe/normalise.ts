@@ -2,7 +2,7 @@
 // a form of their own are in slices.ts, tokenizer.ts and documents.ts.
 // Source: mergekit's configuration normalisation, reference section 5.6.
 import { type ErrorPlace, MergeyardError } from "../error.ts";
-import type { FloatDtype } from "../ops/cast.ts";
+import { type FloatDtype, floatDtypeNamed } from "../ops/cast.ts";
 import { type ChatTemplateRecipe, normaliseChatTemplate } from "./chat-template.ts";
 import type { ParsedDocument } from "./documents.ts";
 import { fieldPlace, type RecipeOrigin } from "./origin.ts";
@@ -56,8 +56,6 @@ export type Recipe = {
   readonly warnings: readonly string[];
 };
 
-const DTYPES: Readonly<Record<string, FloatDtype>> = { float32: "F32", float16: "F16", bfloat16: "BF16" };
-
 /**
  * The recipe in the form that is planned. Throws RecipeNotSupported, RecipeFieldInvalid (not exactly one of models,
  * slices, modules; an empty layer range), RecipeModelRepeated, RecipeLayerRangesUnequal.
@@ -108,9 +106,9 @@ function normaliseDocument(
         ...namedStatistics(merge, origin),
       ]),
     ],
-    outputDtype: dtype == null ? undefined : DTYPES[dtype],
-    workingDtype: merge.dtype == null ? undefined : DTYPES[merge.dtype],
-    castDtype: merge.out_dtype == null ? undefined : DTYPES[merge.out_dtype],
+    outputDtype: floatDtypeNamed(dtype),
+    workingDtype: floatDtypeNamed(merge.dtype),
+    castDtype: floatDtypeNamed(merge.out_dtype),
     allowUnlisted: merge.allow_unlisted ?? undefined,
     onMismatch: merge.on_mismatch,
     nonFinite: merge.non_finite,

@@ -2,6 +2,7 @@
 // Needs no calibration data.
 // Source: HQQ, https://mobiusml.github.io/hqq_blog; quantization reference section 7.
 import { viewOf } from "../data-view.ts";
+import { FLOAT_NAMES } from "../ops/cast.ts";
 import type { Dtype, Shape } from "../tensor.ts";
 import { nearestWithin } from "./bits.ts";
 import type { HqqFolder } from "./folder-form.ts";
@@ -225,7 +226,6 @@ function dequantizeWindow({ bits, group, stored }: HqqFolder, window: RowWindow)
 
 /** Names of layouts in hqq, by bits; what a module's codes are seen as. */
 export const HQQ_PACKINGS = { 8: "8bit_u8", 4: "4bit_u8", 3: "3bit_32", 2: "2bit_u8" } as const;
-const TORCH_NAMES = { F32: "torch.float32", BF16: "torch.bfloat16", F16: "torch.float16" } as const;
 
 type Described = Part & { readonly known: Uint8Array };
 
@@ -245,7 +245,7 @@ function describeModule({ bits, group }: HqqFolder, { rows, columns, dtype }: Ma
     number("axis", 1),
     text("packing", HQQ_PACKINGS[bits]),
     text("unpack_view_dtype", bits === 3 ? "torch.int32" : "torch.uint8"),
-    text("compute_dtype", TORCH_NAMES[dtype]),
+    text("compute_dtype", `torch.${FLOAT_NAMES[dtype]}`),
     ...["view_as_float", "quant_scale", "quant_zero", "round_zero", "offload_meta"].map((name) => flag(name, false)),
     ...["channel_wise", "optimize", "encoded_state_dict", "stores_quant_config"].map((name) => flag(name, true)),
   ];

@@ -2,6 +2,7 @@
 // bitsandbytes stores and transformers loads.
 // Source: QLoRA, arXiv:2305.14314; bitsandbytes; quantization reference section 8.
 import { viewOf } from "../data-view.ts";
+import { FLOAT_NAMES } from "../ops/cast.ts";
 import type { BitsandbytesFolder } from "./folder-form.ts";
 import { largestOf } from "./rounding.ts";
 import { type Matrix, type Part, type PartScheme, partOf, type RowWindow, type StoredScheme } from "./scheme.ts";
@@ -165,11 +166,9 @@ function rowsOfBlocks(block: number, columns: number): number {
   return block / greatestDivisor(block, columns);
 }
 
-const DTYPE_NAMES = { F32: "float32", BF16: "bfloat16", F16: "float16" } as const;
-
 /** The JSON that the loader reads, as bytes. */
 function describeState({ rows, columns, dtype }: Matrix, block: number): Uint8Array {
-  const state = { quant_type: "nf4", blocksize: block, dtype: DTYPE_NAMES[dtype], shape: [rows, columns] };
+  const state = { quant_type: "nf4", blocksize: block, dtype: FLOAT_NAMES[dtype], shape: [rows, columns] };
   return new TextEncoder().encode(JSON.stringify(state));
 }
 

@@ -3,6 +3,7 @@
 // Source: transformers, utils/quantization_config.py (GPTQConfig, AwqConfig, BitsAndBytesConfig, HqqConfig); vLLM,
 // model_executor/layers/quantization (gptq.py, awq.py, bitsandbytes.py, hqq_marlin.py).
 import assert from "node:assert/strict";
+import { FLOAT_NAMES } from "../../ops/cast.ts";
 import type { AwqFolder, BitsandbytesFolder, FolderForm, GptqFolder, HqqFolder } from "../../schemes/folder-form.ts";
 import type { ScaleDtype } from "../../tensor.ts";
 import { type CompressedGroup, describeCompressed } from "./compressed-tensors-config.ts";
@@ -70,8 +71,6 @@ function describeAwq({ group }: AwqFolder, ignore: readonly string[]): Record<st
   };
 }
 
-const TORCH_NAMES = { F32: "float32", BF16: "bfloat16", F16: "float16" } as const;
-
 function describeBitsandbytes(
   { nested }: BitsandbytesFolder,
   ignore: readonly string[],
@@ -84,7 +83,7 @@ function describeBitsandbytes(
     load_in_4bit: true,
     load_in_8bit: false,
     bnb_4bit_quant_type: "nf4",
-    bnb_4bit_compute_dtype: TORCH_NAMES[dtype],
+    bnb_4bit_compute_dtype: FLOAT_NAMES[dtype],
     bnb_4bit_quant_storage: "uint8",
     bnb_4bit_use_double_quant: nested !== undefined,
     llm_int8_enable_fp32_cpu_offload: false,
