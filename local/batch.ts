@@ -1,12 +1,12 @@
 // AWS Batch played on one machine: a job, or an array of jobs, as child processes. Same variables, same exit codes,
 // same retry rules (flow/job-retry.ts), same end: an array runs all its jobs and fails when one of them did.
 import * as z from "zod";
+import type { Json } from "../core/json.ts";
 import { JOB_RETRY, judgeExit } from "../flow/job-retry.ts";
 import { type ErrorFields, errorRecordSchema } from "../steps/schemas.ts";
 import type { StepEvent } from "../steps/step.ts";
 import { type Clock, sleep } from "./asl/clock.ts";
 import { stateFailure } from "./asl/failure.ts";
-import type { Json } from "./asl/json.ts";
 import type { TaskFunction } from "./asl/task.ts";
 import { type ChildEnd, type Command, runChild } from "./child.ts";
 import { attemptEnd, describeEnd, failureCause, type JobEnd } from "./job-end.ts";

@@ -1,8 +1,8 @@
 // How jobs end, in Batch's words: what the retry rules look at, and the cause that a failed job leaves for the record.
 import { constants } from "node:os";
+import type { Json, JsonObject } from "../core/json.ts";
 import type { AttemptEnd } from "../flow/job-retry.ts";
 import type { ErrorFields } from "../steps/schemas.ts";
-import type { Json, JsonObject } from "./asl/json.ts";
 import { CAUSE_CHARACTERS_MAX } from "./asl/limits.ts";
 import type { ChildEnd } from "./child.ts";
 

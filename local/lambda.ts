@@ -1,8 +1,8 @@
 // Lambda played in this process: functions by name, and the form of results and errors that Step Functions gives them.
 import * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
+import { jsonSchema } from "../core/schema-atoms.ts";
 import { stateFailure } from "./asl/failure.ts";
-import { jsonSchema } from "./asl/json.ts";
 import type { TaskContext, TaskFunction } from "./asl/task.ts";
 
 export type LocalFunction = (payload: unknown, context: TaskContext) => Promise<unknown>;

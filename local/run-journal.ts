@@ -7,11 +7,11 @@ import * as z from "zod";
 import type { Digest } from "../core/artifact/digest.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { MergeyardError } from "../core/error.ts";
+import { jsonSchema } from "../core/schema-atoms.ts";
 import { encodeRecord, readRecord, readRecords } from "../steps/records.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import type { ExecutionResult } from "./asl/execute.ts";
 import type { Finished, Journal, JournalKey } from "./asl/journal.ts";
-import { jsonSchema } from "./asl/json.ts";
 
 const common = { journal: z.literal(1), runner: z.string(), atMs: z.number() };
 const entrySchema = z.discriminatedUnion("kind", [

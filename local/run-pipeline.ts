@@ -2,13 +2,13 @@
 // cloud. Functions run in this process, jobs as child processes, and the journal in the run's folder lets the next call
 // go on where a killed one stopped.
 import type * as z from "zod";
+import type { Json } from "../core/json.ts";
 import { BATCH_SUBMIT_JOB, LAMBDA_INVOKE, renderDefinition, type Substitutions } from "../flow/definition.ts";
 import { type FailureRecord, planOutputSchema, recordFailureOutputSchema, runOutputSchema } from "../steps/schemas.ts";
 import type { StepDeps, StepEvent } from "../steps/step.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { type Clock, systemClock } from "./asl/clock.ts";
 import { execute } from "./asl/execute.ts";
-import type { Json } from "./asl/json.ts";
 import { loadMachine } from "./asl/load.ts";
 import { createLocalBatch } from "./batch.ts";
 import type { Command } from "./child.ts";

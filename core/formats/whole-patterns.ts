@@ -1,12 +1,12 @@
 // Patterns for parameters that a checkpoint holds whole, as distributed checkpoints do: how the ranks of another
 // topology may cut them. Called by the readers of such checkpoints.
 import assert from "node:assert/strict";
+import type { JsonObject } from "../json.ts";
 import { type CheckpointInfo, hasPatterns, jsonOfInfo } from "../universal/checkpoint-info.ts";
 import type { ConversionParameter } from "../universal/conversion.ts";
 import type { FamilyId } from "../universal/family-ids.ts";
 import { familyPatterns, namedByFamily, type RankShapes } from "../universal/family-patterns.ts";
 import { MODEL_FAMILIES } from "../universal/model-families.ts";
-import type { JsonObject } from "../universal/training-state.ts";
 import { createUnionRules } from "../universal/union.ts";
 import type { OpenedCheckpoint } from "./format.ts";
 

@@ -3,9 +3,9 @@
 // Source: reference checkpoint-formats.md sections 4.1, 4.3.
 import * as z from "zod";
 import { MergeyardError } from "../error.ts";
+import type { JsonObject } from "../json.ts";
 import { PATTERN_LIMITS } from "../limits.ts";
 import { FAMILY_IDS } from "./family-ids.ts";
-import type { JsonObject } from "./training-state.ts";
 
 /** Lists of patterns by what they say of a parameter. The second is of our own: joined on axis 0, and said so. */
 const PATTERN_LISTS = [

@@ -2,12 +2,10 @@
 // loss scaler, its configuration. Kept in universal.json, so that a checkpoint for another topology can be written.
 // Whatever is no plain value (random states, objects of the trainer's own) is not kept, and named in a warning.
 import * as z from "zod";
+import { jsonSchema } from "../schema-atoms.ts";
 import { DTYPES } from "../tensor.ts";
 
-export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
-export type JsonObject = { [name: string]: Json };
-
-const jsonObject = z.record(z.string(), z.json());
+const jsonObject = z.record(z.string(), jsonSchema);
 
 const ranks = z.int().positive();
 

@@ -1,13 +1,14 @@
 // One execution of a loaded machine, from its input to its end. Every finished state is put in the journal before the
 // next one starts; a state that the journal knows is not run again.
 import assert from "node:assert/strict";
+import type { Json } from "../../core/json.ts";
 import { type Clock, systemClock } from "./clock.ts";
 import { isStateFailure } from "./failure.ts";
 import { runMap, runParallel } from "./fan-out.ts";
 import type { Execution, FlowEvent, Frame, Visit } from "./frame.ts";
 import { type Entropy, systemEntropy } from "./functions.ts";
 import { type Finished, type Journal, journalKey, noJournal } from "./journal.ts";
-import { type Json, limited } from "./json.ts";
+import { limited } from "./json.ts";
 import { GRACE_MS } from "./limits.ts";
 import type { Machine, State, StateTable } from "./machine.ts";
 import { assignVariables, createScope, pickVariables } from "./scope.ts";

@@ -2,10 +2,10 @@
 // Compiled and checked when the definition is loaded; evaluated under bounds of time, depth and size.
 import jsonata from "jsonata";
 import { MergeyardError } from "../../core/error.ts";
-import { isJsonObject } from "../../core/json.ts";
+import { isJsonObject, type Json } from "../../core/json.ts";
 import { isStateFailure, stateFailure } from "./failure.ts";
 import { FUNCTION_NAMES } from "./functions.ts";
-import { type Json, toJson } from "./json.ts";
+import { toJson } from "./json.ts";
 import { EXPRESSION_DEPTH_MAX, EXPRESSION_ITEMS_MAX, EXPRESSION_MS_MAX } from "./limits.ts";
 
 /** Values by name, without `$`: `states`, the variables in scope and the service's functions. */

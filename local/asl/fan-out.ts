@@ -1,10 +1,11 @@
 // Parallel and Map: several runs of inner machines at one time. The first failure cancels the others; the state fails
 // only after they stopped.
+import type { Json } from "../../core/json.ts";
 import { isStateFailure, stateFailure } from "./failure.ts";
 import { bindingsOf, evaluateInteger, type Frame, finish, type Visit } from "./frame.ts";
 import { withHandlers } from "./handlers.ts";
 import type { Finished } from "./journal.ts";
-import { type Json, limited } from "./json.ts";
+import { limited } from "./json.ts";
 import { MAP_CONCURRENCY_MAX } from "./limits.ts";
 import type { MapState, ParallelState } from "./machine.ts";
 import { createScope } from "./scope.ts";

@@ -1,10 +1,11 @@
 // What running states share (the execution) and what differs from place to place in it (the frame).
+import type { Json, JsonObject } from "../../core/json.ts";
 import type { Clock } from "./clock.ts";
 import type { Bindings, Template } from "./expression.ts";
 import { stateFailure } from "./failure.ts";
 import { type Entropy, serviceFunctions } from "./functions.ts";
 import type { Finished, Journal } from "./journal.ts";
-import { type Json, type JsonObject, limited } from "./json.ts";
+import { limited } from "./json.ts";
 import type { Machine, Results, StateTable } from "./machine.ts";
 import { checkAssigned, type Scope, visibleVariables } from "./scope.ts";
 import type { TaskTable } from "./task.ts";

@@ -1,7 +1,7 @@
 // The journal of an execution, as the interpreter sees it: what finished, by place and by everything that decided it.
 // Where entries are kept is the caller's matter (local/run-journal.ts keeps them in the run's folder).
 import { type Digest, digestJson } from "../../core/artifact/digest.ts";
-import type { Json } from "./json.ts";
+import type { Json } from "../../core/json.ts";
 
 /** What a finished state leaves to the states after it. */
 export type Finished = {

@@ -1,13 +1,7 @@
 // JSON values as the interpreter carries them, and the limit on their size.
-import * as z from "zod";
+import type { Json } from "../../core/json.ts";
 import { stateFailure } from "./failure.ts";
 import { PAYLOAD_BYTES_MAX, VALUE_DEPTH_MAX } from "./limits.ts";
-
-export type Json = null | boolean | number | string | readonly Json[] | JsonObject;
-export type JsonObject = { readonly [field: string]: Json };
-
-/** Any JSON value. */
-export const jsonSchema: z.ZodType<Json> = z.json();
 
 /** Bytes of a value as JSON in UTF-8: what the service counts. */
 export function jsonBytes(value: Json): number {

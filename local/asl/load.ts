@@ -3,9 +3,11 @@
 import type * as z from "zod";
 import { digestJson } from "../../core/artifact/digest.ts";
 import { MergeyardError } from "../../core/error.ts";
+import type { Json } from "../../core/json.ts";
+import { jsonSchema } from "../../core/schema-atoms.ts";
 import { compileTemplate, type Template } from "./expression.ts";
 import { checkGraph, checkHandlers } from "./graph.ts";
-import { type Json, jsonBytes, jsonSchema } from "./json.ts";
+import { jsonBytes } from "./json.ts";
 import { DEFINITION_BYTES_MAX } from "./limits.ts";
 import type { Assignment, Handlers, Machine, Results, State, StateTable } from "./machine.ts";
 import {

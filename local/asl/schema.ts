@@ -2,7 +2,7 @@
 // everything else refused. docs/flow.md is the same list in words. Nested machines are parsed one level at a time by
 // load.ts, which also checks what a schema cannot (names that must exist, names that must differ).
 import * as z from "zod";
-import { jsonSchema } from "./json.ts";
+import { jsonSchema } from "../../core/schema-atoms.ts";
 import { NAME_CHARACTERS_MAX, SECONDS_MAX } from "./limits.ts";
 
 const name = z.string().min(1).max(NAME_CHARACTERS_MAX);

@@ -1,6 +1,7 @@
 // Variables: a chain of scopes. Inner states read outer variables and never assign them (load.ts refuses that).
+import type { Json } from "../../core/json.ts";
 import { stateFailure } from "./failure.ts";
-import { type Json, jsonBytes, limited } from "./json.ts";
+import { jsonBytes, limited } from "./json.ts";
 import { VARIABLE_BYTES_MAX } from "./limits.ts";
 
 export type Scope = { readonly own: Map<string, Json>; readonly outer: Scope | undefined };

@@ -1,8 +1,9 @@
 // One call of a task: its timeout and heartbeat, and its cancellation. A task is told to stop through its signal and
 // then given a grace period; the execution does not go on before it stopped or the grace is over.
+import type { Json } from "../../core/json.ts";
 import type { Clock } from "./clock.ts";
 import { stateFailure, taskFailure } from "./failure.ts";
-import { type Json, limited, toJson } from "./json.ts";
+import { limited, toJson } from "./json.ts";
 
 export type TaskContext = {
   /** Aborted when the result is not wanted any more (timeout, cancellation, failure beside it). */

@@ -1,11 +1,10 @@
 // The pipeline's state machine run with fakes behind its tasks: which calls it makes, with what, in which order.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { isJsonObject } from "../../core/json.ts";
+import { isJsonObject, type Json, type JsonObject } from "../../core/json.ts";
 import { BATCH_SUBMIT_JOB, LAMBDA_INVOKE, renderDefinition } from "../../flow/definition.ts";
 import { type ExecutionResult, execute } from "../../local/asl/execute.ts";
 import { stateFailure } from "../../local/asl/failure.ts";
-import type { Json, JsonObject } from "../../local/asl/json.ts";
 import { loadMachine } from "../../local/asl/load.ts";
 import { createFakeClock } from "../local/asl/fake-clock.ts";
 import { NAMES } from "./names.ts";

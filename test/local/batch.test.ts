@@ -7,8 +7,8 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import type { Json } from "../../core/json.ts";
 import { systemClock } from "../../local/asl/clock.ts";
-import type { Json } from "../../local/asl/json.ts";
 import { createLocalBatch } from "../../local/batch.ts";
 import type { StepEvent } from "../../steps/step.ts";
 

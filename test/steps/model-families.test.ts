@@ -4,10 +4,10 @@
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import { parseUniversal } from "../../core/artifact/universal.ts";
+import type { JsonObject } from "../../core/json.ts";
 import type { Shape } from "../../core/tensor.ts";
 import type { ConversionParameter } from "../../core/universal/conversion.ts";
 import type { FamilyId } from "../../core/universal/family-ids.ts";
-import type { JsonObject } from "../../core/universal/training-state.ts";
 import { readAll } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { putText } from "./deps.ts";

@@ -1,11 +1,11 @@
 // A small universal checkpoint with optimizer states, made without any reader: what conversions of training checkpoints
 // are tested with.
 import { encodeUniversal } from "../../core/artifact/universal.ts";
+import type { JsonObject } from "../../core/json.ts";
 import type { Dtype, Shape } from "../../core/tensor.ts";
 import { gatherWhole } from "../../core/universal/box.ts";
 import type { ConversionParameter } from "../../core/universal/conversion.ts";
 import { describeConverted } from "../../core/universal/convert-plan.ts";
-import type { JsonObject } from "../../core/universal/training-state.ts";
 import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { makeTensorFile } from "../core/artifact/parts.ts";

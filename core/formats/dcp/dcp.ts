@@ -4,12 +4,12 @@
 // Source: reference checkpoint-formats.md section 6.1.
 import type { Box, ByteRange, CheckpointFile, FolderReader } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
+import type { Json } from "../../json.ts";
 import { FOLDER_LIMITS, PICKLE_LIMITS, RANK_LIMITS } from "../../limits.ts";
 import { mapBounded } from "../../map-bounded.ts";
 import { type Dtype, elementCount, type Shape, sameShape } from "../../tensor.ts";
 import { findTilingProblem, wholeBox } from "../../universal/box.ts";
 import { type ConversionParameter, plainParameter } from "../../universal/conversion.ts";
-import type { Json } from "../../universal/training-state.ts";
 import { isSafetensorsStart, SAFETENSORS_START_BYTES } from "../foreign-content.ts";
 import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { jsonOf } from "../pickle/json.ts";

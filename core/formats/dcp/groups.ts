@@ -2,10 +2,11 @@
 // (`optim.param_groups.0.lr`; `params` are the names of its parameters) or, where the trainer flattened them, of every
 // parameter in the optimizer's order (`optim.param_groups.NAME.lr`). Called by the reader of such checkpoints.
 // Source: torch.distributed.checkpoint.state_dict (_flatten_optim_state_dict).
+import type { Json, JsonObject } from "../../json.ts";
 import type { Dtype } from "../../tensor.ts";
 import type { ConversionParameter } from "../../universal/conversion.ts";
 import { placeTrained } from "../../universal/optimizer-groups.ts";
-import type { Json, JsonObject, TrainingState } from "../../universal/training-state.ts";
+import type { TrainingState } from "../../universal/training-state.ts";
 
 const ENTRY = /^((?:[A-Za-z_]\w*\.)*?)(?:optim|optimizer|optimizer_0)\.param_groups\.(.+)\.([^.]+)$/;
 const NUMBER = /^\d+$/;

@@ -1,9 +1,9 @@
 // A trainer's state for ranks that compute with another dtype than those that saved it. Master weights and moments are
 // F32 whatever they compute with. Called by the writer of rank files.
 // Source: DeepSpeed's engine (_get_zero_ckpt_prefix) and runtime/fp16/loss_scaler.py.
-import { isJsonObject } from "../../json.ts";
+import { isJsonObject, type JsonObject } from "../../json.ts";
 import type { FloatDtype } from "../../ops/cast.ts";
-import type { JsonObject, TrainingState } from "../../universal/training-state.ts";
+import type { TrainingState } from "../../universal/training-state.ts";
 
 /** Without `dtype` the state as it is. A scaler belongs to its dtype: another dtype begins with DeepSpeed's first. */
 export function computeIn(

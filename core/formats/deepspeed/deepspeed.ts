@@ -4,11 +4,12 @@
 // Source: reference checkpoint-formats.md sections 3 and 4.
 import type { FolderReader } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
+import type { JsonObject } from "../../json.ts";
 import { RANK_LIMITS } from "../../limits.ts";
 import { mapBounded } from "../../map-bounded.ts";
 import type { CheckpointInfo } from "../../universal/checkpoint-info.ts";
 import type { ConversionParameter } from "../../universal/conversion.ts";
-import type { JsonObject, TrainingState } from "../../universal/training-state.ts";
+import type { TrainingState } from "../../universal/training-state.ts";
 import { createUnionRules } from "../../universal/union.ts";
 import { type CheckpointFormat, type CheckpointWarning, type OpenedCheckpoint, openedInPieces } from "../format.ts";
 import { readSideFiles } from "../side-files.ts";

@@ -3,9 +3,9 @@
 // Source: reference checkpoint-formats.md section 3.2.
 import type { CheckpointFile, FolderReader } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
+import type { JsonObject } from "../../json.ts";
 import { elementCount, type Shape } from "../../tensor.ts";
 import { type CheckpointInfo, parseCheckpointInfo } from "../../universal/checkpoint-info.ts";
-import type { JsonObject } from "../../universal/training-state.ts";
 import { jsonObjectOf } from "../pickle/json.ts";
 import {
   asKind,

@@ -4,8 +4,8 @@
 import type { Digest } from "../../artifact/digest.ts";
 import type { ByteRange, CheckpointFile, FolderReader } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
+import type { Json, JsonObject } from "../../json.ts";
 import { type Dtype, elementCount } from "../../tensor.ts";
-import type { Json, JsonObject } from "../../universal/training-state.ts";
 import { jsonObjectOf, jsonOf } from "../pickle/json.ts";
 import { asKind, countsOf, fieldOf, isCount, itemsOf, type PickleTensor, type PickleValue } from "../pickle/value.ts";
 import { placeTorchTensor } from "../torch/file.ts";

@@ -3,12 +3,12 @@
 // Source: reference checkpoint-formats.md sections 4.1, 4.2.
 import type { FolderReader } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
+import type { JsonObject } from "../../json.ts";
 import { FOLDER_LIMITS } from "../../limits.ts";
 import { type CheckpointInfo, hasPatterns, jsonOfInfo, parseCheckpointInfo } from "../../universal/checkpoint-info.ts";
 import type { FamilyId } from "../../universal/family-ids.ts";
 import { familyPatterns, findFamily, type RankShapes } from "../../universal/family-patterns.ts";
 import { MODEL_FAMILIES, type ModelFamily } from "../../universal/model-families.ts";
-import type { JsonObject } from "../../universal/training-state.ts";
 import type { CheckpointWarning } from "../format.ts";
 import { parseJsonDocument } from "../json-scan.ts";
 import type { ModelState } from "./model.ts";

@@ -1,9 +1,10 @@
 // What the rank files of a DeepSpeed checkpoint say beside their tensors: the order of parameters in the optimizer's
 // groups over all pipeline stages, and counters, hyper-parameters and configuration as plain values.
+import type { JsonObject } from "../../json.ts";
 import type { Dtype } from "../../tensor.ts";
 import type { ConversionParameter } from "../../universal/conversion.ts";
 import { type GroupPlace, placeTrained } from "../../universal/optimizer-groups.ts";
-import type { JsonObject, TrainingState } from "../../universal/training-state.ts";
+import type { TrainingState } from "../../universal/training-state.ts";
 import type { CheckpointWarning } from "../format.ts";
 import type { ModelState } from "./model.ts";
 import type { OptimizerCommon, OptimizerRank } from "./optimizer.ts";

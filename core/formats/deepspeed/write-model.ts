@@ -2,12 +2,12 @@
 // as a whole, from what the source's trainer saved. Called by the writers of ZeRO files and of the universal folder.
 // Source: reference checkpoint-formats.md sections 3.2, 3.3, 4.
 import { MergeyardError } from "../../error.ts";
-import { isJsonObject } from "../../json.ts";
+import { isJsonObject, type Json, type JsonObject } from "../../json.ts";
 import type { Shape } from "../../tensor.ts";
 import type { TargetTensor } from "../../universal/box.ts";
 import type { TargetParameter } from "../../universal/conversion.ts";
 import { groupTrained, type TrainedOne } from "../../universal/optimizer-groups.ts";
-import type { Json, JsonObject, TrainingState } from "../../universal/training-state.ts";
+import type { TrainingState } from "../../universal/training-state.ts";
 import { picklableOf, tuplesOf } from "../pickle/json.ts";
 import { type Picklable, pyDict, pyList, pyRecord, pySize, torchDtype } from "../pickle/write.ts";
 import type { PlannedFile } from "../planned-file.ts";

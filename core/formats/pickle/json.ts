@@ -1,6 +1,5 @@
 // Plain values of a pickle as JSON, and JSON as what a pickle is written from.
-import { isJsonObject } from "../../json.ts";
-import type { Json, JsonObject } from "../../universal/training-state.ts";
+import { isJsonObject, type Json, type JsonObject } from "../../json.ts";
 import { isObject, type PickleValue } from "./value.ts";
 import { type Picklable, pyDict, pyList, pyTuple } from "./write.ts";
 

@@ -1,9 +1,9 @@
 // Plans a file of torch.save: the zip form with one storage for each tensor, which torch reads with weights_only=True
 // as long as the value holds tensors and plain values. Two places of one tensor share its storage (tied weights).
 // Source: reference checkpoint-formats.md section 2.4.
+import type { Json } from "../../json.ts";
 import { tensorBytes } from "../../tensor.ts";
 import { gatherWhole, type TargetTensor } from "../../universal/box.ts";
-import type { Json } from "../../universal/training-state.ts";
 import { picklableOf, tuplesOf } from "../pickle/json.ts";
 import { encodePickle, type Picklable } from "../pickle/write.ts";
 import type { PlannedArchive, PlannedFile, PlannedSection } from "../planned-file.ts";

@@ -4,9 +4,9 @@ import { suite, test } from "node:test";
 import { cutGroups, flatState } from "../../../core/formats/deepspeed/write.ts";
 import { optimizerCommon } from "../../../core/formats/deepspeed/write-model.ts";
 import { torchDtype } from "../../../core/formats/pickle/write.ts";
+import type { JsonObject } from "../../../core/json.ts";
 import type { SourceRange, TargetTensor } from "../../../core/universal/box.ts";
 import { gatherWhole } from "../../../core/universal/box.ts";
-import type { JsonObject } from "../../../core/universal/training-state.ts";
 
 const trainingOf = (weights: "F32" | "F16" | "BF16", optimizer: JsonObject) => {
   return { weights, groups: [], optimizer, client: {} };

@@ -1,5 +1,5 @@
 // Data: Pass, Choice, Wait, Succeed and Fail; Output, Assign, scopes; expressions and their functions.
-import type { Json, JsonObject } from "../../../local/asl/json.ts";
+import type { Json, JsonObject } from "../../../core/json.ts";
 import type { MachineCase } from "./machine-case.ts";
 
 /** A machine of one Pass state that gives `output`. */

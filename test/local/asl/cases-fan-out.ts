@@ -1,5 +1,5 @@
 // Parallel and Map: order, scopes, concurrency, nesting, failure and cancellation.
-import type { JsonObject } from "../../../local/asl/json.ts";
+import type { JsonObject } from "../../../core/json.ts";
 import { call, type FakeContext, type MachineCase, named } from "./machine-case.ts";
 
 function branch(...states: [string, JsonObject][]): JsonObject {

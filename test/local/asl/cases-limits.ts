@@ -1,5 +1,5 @@
 // Sizes: the service's 256 KiB of any payload, counted in bytes of UTF-8 JSON, and what such failures may be caught by.
-import type { JsonObject } from "../../../local/asl/json.ts";
+import type { JsonObject } from "../../../core/json.ts";
 import { call, type MachineCase, named } from "./machine-case.ts";
 
 const LIMIT = 262_144;

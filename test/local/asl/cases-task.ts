@@ -1,5 +1,5 @@
 // Tasks: arguments and results, Retry, Catch, timeouts, heartbeats and cancellation.
-import type { JsonObject } from "../../../local/asl/json.ts";
+import type { JsonObject } from "../../../core/json.ts";
 import { call, type FakeContext, type MachineCase, named } from "./machine-case.ts";
 
 const ok = () => ({ done: true });

@@ -1,11 +1,10 @@
 // One tiny machine with what it must do. Its tasks are Lambda functions, faked by name.
 import assert from "node:assert/strict";
-import { isJsonObject } from "../../../core/json.ts";
+import { isJsonObject, type Json, type JsonObject } from "../../../core/json.ts";
 import { sleep } from "../../../local/asl/clock.ts";
 import { type ExecutionResult, execute } from "../../../local/asl/execute.ts";
 import type { FlowEvent } from "../../../local/asl/frame.ts";
 import type { Journal } from "../../../local/asl/journal.ts";
-import type { Json, JsonObject } from "../../../local/asl/json.ts";
 import { loadMachine } from "../../../local/asl/load.ts";
 import type { TaskContext, TaskFunction } from "../../../local/asl/task.ts";
 import { createFakeClock } from "./fake-clock.ts";

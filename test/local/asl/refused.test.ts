@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { MergeyardError } from "../../../core/error.ts";
-import type { Json, JsonObject } from "../../../local/asl/json.ts";
+import type { Json, JsonObject } from "../../../core/json.ts";
 import { loadMachine } from "../../../local/asl/load.ts";
 import { call, LAMBDA } from "./machine-case.ts";
 
