@@ -38,8 +38,9 @@ export function sliceParameter(
   tp: number,
   rank: number,
 ): ParameterSlice {
+  const zeroRows = vocabulary === undefined ? 0 : vocabulary.paddedRows - (shape[0] ?? 0);
   if (tp === 1 || pattern.kind === "replicated" || pattern.kind === "averaged") {
-    return padRows(wholeSlice(shape), vocabulary === undefined ? 0 : vocabulary.paddedRows - (shape[0] ?? 0));
+    return padRows(wholeSlice(shape), zeroRows);
   }
   if (pattern.kind === "unique") {
     throw new MergeyardError("UniversalPatternsMissing", {
@@ -62,7 +63,7 @@ export function sliceParameter(
     partStart += length;
   }
   const live = boxes.filter(({ size }) => (size[dim] ?? 0) > 0);
-  return { shape: shape.with(dim, target), boxes: live, zeroRows: 0, isWhole: false };
+  return padRows({ shape: shape.with(dim, target), boxes: live, zeroRows: 0, isWhole: false }, zeroRows);
 }
 
 function evenWidths(name: string, length: number, tp: number): readonly number[] {

@@ -72,6 +72,8 @@ test("a vocabulary is padded to what the ranks divide, with zero rows at the end
   );
   const alone = sliceParameter(parameter([10, 2], fragment), 1, 0);
   assert.deepEqual([alone.shape, alone.zeroRows], [[12, 2], 2]);
+  const columns = sliceParameter(parameter([10, 4], { pattern: { kind: "fragment", dim: 1 }, vocabulary }), 2, 1);
+  assert.deepEqual([columns.shape, columns.zeroRows], [[12, 2], 2]);
 });
 
 test("runs of optimizer state cover a slice once", () => {
