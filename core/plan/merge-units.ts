@@ -1,6 +1,6 @@
 // From planned tensors and the shards they go to, to merge units: places, bytes read and written, and the memory bound.
 import assert from "node:assert/strict";
-import { MergeyardError } from "../error.ts";
+import { type ErrorPlace, MergeyardError } from "../error.ts";
 import type { PlannedShard } from "../formats/safetensors/shard-plan.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import { passthrough } from "../methods/passthrough.ts";
@@ -18,8 +18,6 @@ export type UnitOptions = {
   readonly stage: number;
   readonly threads: number;
   readonly memoryBytes: number;
-  /** What the largest worker has, for units that cannot do with `memoryBytes`. */
-  readonly memoryBytesMax: number;
   readonly statistics: boolean;
   /** Of a method that must know the whole model. */
   readonly prepared?: MergeUnit["prepared"];
@@ -28,13 +26,24 @@ export type UnitOptions = {
 /** A copied tensor as memory and reading see it. */
 const COPY = { locality: "element", reducePasses: 0 } as const;
 
-/** One unit per shard, in order. Throws PlanMemoryExceeded when a tensor does not fit into a worker's memory. */
+/** What a unit takes of a worker, and where: by its tensor that needs most. */
+export type UnitNeed = {
+  readonly peakBytes: number;
+  readonly where: ErrorPlace;
+  readonly method: string;
+  readonly models: number;
+};
+
+/** A unit, and what it needs; a worker may not have that. */
+export type Fitted<Unit> = { readonly unit: Unit; readonly need: UnitNeed };
+
+/** One unit per shard, in order. */
 export function makeMergeUnits(
   tensors: readonly PlannedTensor[],
   shards: readonly PlannedShard[],
   derived: readonly (readonly DerivedFile[])[],
   options: UnitOptions,
-): readonly MergeUnit[] {
+): readonly Fitted<MergeUnit>[] {
   const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
   return shards.map((shard, index) => {
     const placed = shard.tensors.map(({ name, offset, bytes }): UnitTensor => {
@@ -47,10 +56,10 @@ export function makeMergeUnits(
     const sinks = sinkBytes(made);
     const bytesOf = (tensor: UnitTensor, windowElements: number) =>
       kernelBytes(methodOf(tensor, options), tensor, windowElements, options.statistics) + sinks;
-    const fit = fitTensors(placed, bytesOf, options);
+    const { fit, need } = fitTensors(placed, bytesOf, options);
     const kept = keptBytes(fit, options.memoryBytes, placed);
     const isPrepared = options.prepared !== undefined && placed.some(({ method }) => method === options.method.id);
-    return {
+    const unit: MergeUnit = {
       op: "merge",
       stage: options.stage,
       index,
@@ -69,6 +78,7 @@ export function makeMergeUnits(
       statistics: options.statistics,
       ...(isPrepared ? { prepared: options.prepared } : {}),
     };
+    return { unit, need };
   });
 }
 
@@ -97,24 +107,29 @@ export function bytesOfInputs(tensor: UnitTensor): number {
   return tensor.inputs.reduce((sum, input) => sum + bytesOf(input), 0);
 }
 
-/**
- * How a unit of these tensors fits into a worker, whose thread needs `bytesOf` of each. Throws PlanMemoryExceeded, with
- * the tensor that needs most.
- */
+/** How a unit of these tensors, of each of which a thread needs `bytesOf`, fits into a worker, and what it needs. */
 export function fitTensors(
   tensors: readonly UnitTensor[],
   bytesOf: (tensor: UnitTensor, windowElements: number) => number,
-  { recipe, method, threads, memoryBytes, memoryBytesMax }: UnitOptions,
-): Fit {
+  { recipe, method, threads, memoryBytes }: UnitOptions,
+): { readonly fit: Fit; readonly need: UnitNeed } {
   const needs = (windowElements: number) =>
     tensors.reduce((most, tensor) => Math.max(most, bytesOf(tensor, windowElements)), 0);
   const fit = fitMemory(needs, threads, memoryBytes);
   const { windowElements, threadBytes, peakBytes } = fit;
-  if (peakBytes <= memoryBytesMax) return fit;
   const largest = tensors.find((tensor) => bytesOf(tensor, windowElements) === threadBytes);
+  const where = { ...fieldPlace(recipe.origin, ["merge_method"]), tensor: largest?.name };
+  return { fit, need: { peakBytes, where, method: method.id, models: modelsOf(largest?.inputs ?? []).length } };
+}
+
+/** Throws PlanMemoryExceeded, with the unit that needs most, where one needs more than the largest worker has. */
+export function refuseLargest(needs: readonly UnitNeed[], memoryBytesMax: number): void {
+  const [largest] = needs.toSorted((a, b) => b.peakBytes - a.peakBytes);
+  if (largest === undefined || largest.peakBytes <= memoryBytesMax) return;
+  const { peakBytes, where, method, models } = largest;
   throw new MergeyardError("PlanMemoryExceeded", {
-    where: { ...fieldPlace(recipe.origin, ["merge_method"]), tensor: largest?.name },
-    found: `${peakBytes} bytes for ${method.id} of ${modelsOf(largest?.inputs ?? []).length} models`,
+    where,
+    found: `${peakBytes} bytes for ${method} of ${models} models`,
     expected: `at most ${memoryBytesMax} bytes`,
     hint: `give a worker at least ${Math.ceil(peakBytes / 2 ** 20)} MiB (--memory)`,
   });

@@ -13,7 +13,7 @@ import { readTokenizerJson } from "../tokenizer/tokenizer-json.ts";
 import { MEMORY_BYTES_DEFAULT, SHARD_BYTES_DEFAULT } from "./defaults.ts";
 import { groupTensors, planDerived } from "./derived-outputs.ts";
 import type { MergeOptions, MergeTask } from "./merge-task.ts";
-import { makeMergeUnits } from "./merge-units.ts";
+import { makeMergeUnits, type UnitNeed } from "./merge-units.ts";
 import { describeModels, type ViewsByName } from "./model-view.ts";
 import { createNotes } from "./notes.ts";
 import { listOutputs, type OutputTensor } from "./output-tensors.ts";
@@ -31,6 +31,8 @@ export type MergePlan = {
   /** Units of the prepare stages before the merge's own, stage by stage; none for most methods. */
   readonly prepare: readonly (readonly PrepareUnit[])[];
   readonly units: readonly MergeUnit[];
+  /** What every unit of both needs. */
+  readonly needs: readonly UnitNeed[];
   /** Small files of the output; `source` counts in `models`. */
   readonly sideFiles: readonly SideFile[];
   readonly warnings: readonly string[];
@@ -41,7 +43,8 @@ const THREADS_DEFAULT = 2;
 
 /**
  * Plans a merge.
- * Throws every Plan code but those of plan files, and the Recipe codes that need tensors or a method to be found.
+ * Throws every Plan code but PlanMemoryExceeded and those of plan files, and the Recipe codes that need tensors or a
+ * method to be found.
  */
 export function planMerge({ name, recipe, text, models, inputs }: MergeTask, options: MergeOptions = {}): MergePlan {
   const method = lookUp(recipe, options.findMethod ?? findMethod);
@@ -76,38 +79,29 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
   const { shards, index } = groups ? planUnitShards(groups, maxShardBytes) : planShards(tensors, maxShardBytes);
   const wantsIndex = options.outputs?.checkpoint !== false;
   const output = { tensors, stacks: outputs.stacks, index: wantsIndex ? index : undefined, vocabulary };
-  const ownFiles = planSideFiles({
-    name,
-    recipe,
-    text,
-    method,
-    models,
-    views,
-    merged,
-    inputs,
-    ...output,
-    notes,
-  });
+  const about = { name, recipe, text, method, models, views, merged, inputs, notes };
+  const ownFiles = planSideFiles({ ...about, ...output });
   const { imatrices = new Map(), hessians = new Map() } = options;
   const outputParts = { name, shards, sideFiles: ownFiles, models, imatrices, hessians, notes };
   const { derived, sideFiles } = planDerived(outputParts, options.outputs);
   const first = options.stage ?? 0;
   const sources = models.map(({ source }) => source);
   const whole = planRounds(tensors, method, recipe, (input) => modelName(input, sources));
-  const memoryBytes = options.memoryBytes ?? MEMORY_BYTES_DEFAULT;
   const unitOptions = {
     recipe,
     method,
     stage: first + (whole?.rounds.length ?? 0),
     threads: options.threads ?? THREADS_DEFAULT,
-    memoryBytes,
-    memoryBytesMax: Math.max(memoryBytes, options.memoryBytesMax ?? 0),
+    memoryBytes: options.memoryBytes ?? MEMORY_BYTES_DEFAULT,
     statistics: options.statistics ?? false,
     prepared: whole && describePrepared(whole, first),
   };
-  const units = makeMergeUnits(tensors, shards, derived, unitOptions);
-  const prepare = whole === undefined ? [] : makePrepareUnits(units, whole, first, unitOptions);
-  return { method, whole, prepare, units, sideFiles, warnings: notes.list() };
+  const fitted = makeMergeUnits(tensors, shards, derived, unitOptions);
+  const units = fitted.map(({ unit }) => unit);
+  const prepared = whole === undefined ? [] : makePrepareUnits(units, whole, first, unitOptions);
+  const prepare = prepared.map((stage) => stage.map(({ unit }) => unit));
+  const needs = [...fitted, ...prepared.flat()].map(({ need }) => need);
+  return { method, whole, prepare, units, needs, sideFiles, warnings: notes.list() };
 }
 
 /** Models whose weights are merged; others only give tokens. */

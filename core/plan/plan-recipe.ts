@@ -4,8 +4,10 @@ import assert from "node:assert/strict";
 import { digestJson } from "../artifact/digest.ts";
 import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
 import type { Recipe, RecipeStage } from "../recipe/normalise.ts";
+import { MEMORY_BYTES_DEFAULT } from "./defaults.ts";
 import { documentNames } from "./documents.ts";
 import type { MergeModel, MergeOptions } from "./merge-task.ts";
+import { refuseLargest } from "./merge-units.ts";
 import { type OutputDocuments, outputDocument, outputObject } from "./output-documents.ts";
 import { type MergePlan, planMerge } from "./plan-merge.ts";
 import {
@@ -45,7 +47,10 @@ export type RecipePlan = {
   readonly warnings: readonly string[];
 };
 
-/** Plans every document; the first is stage `options.stage`. Throws what planMerge throws. */
+/**
+ * Plans every document; the first is stage `options.stage`. Throws what planMerge throws, and PlanMemoryExceeded when a
+ * tensor of any document does not fit into a worker's memory.
+ */
 export function planRecipe({ name, recipe, text, models }: RecipeTask, options: MergeOptions = {}): RecipePlan {
   let stage = options.stage ?? 0;
   const known: PlannedModel[] = models.map((model) => ({ model, sideFiles: undefined }));
@@ -69,6 +74,8 @@ export function planRecipe({ name, recipe, text, models }: RecipeTask, options: 
   }
   const output = planDocument(recipe, name);
   const said = [...documents, { name: undefined, plan: output }];
+  const needs = said.flatMap(({ plan }) => plan.needs);
+  refuseLargest(needs, Math.max(options.memoryBytes ?? MEMORY_BYTES_DEFAULT, options.memoryBytesMax ?? 0));
   return {
     sources: known.map(({ model }) => model.source),
     documents: said,

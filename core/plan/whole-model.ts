@@ -8,7 +8,7 @@ import type { Recipe } from "../recipe/normalise.ts";
 import { describeValue, fieldPlace } from "../recipe/origin.ts";
 import { elementCount } from "../tensor.ts";
 import { measuringBytes } from "./memory.ts";
-import { bytesOfInputs, fitTensors, type UnitOptions } from "./merge-units.ts";
+import { bytesOfInputs, type Fitted, fitTensors, type UnitOptions } from "./merge-units.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
 import { type MergeUnit, modelsOf, type PrepareUnit, type UnitTensor } from "./schema.ts";
 
@@ -97,26 +97,28 @@ export function makePrepareUnits(
   { rounds }: RoundsPlan,
   stage: number,
   options: UnitOptions,
-): readonly (readonly PrepareUnit[])[] {
+): readonly (readonly Fitted<PrepareUnit>[])[] {
   const measuring = units.filter(({ prepared }) => prepared !== undefined);
   const { locality } = options.method;
   return rounds.map((round, place) => {
     const bytesOf = (tensor: UnitTensor, windowElements: number) =>
       measuringBytes({ locality, round }, tensor, windowElements);
-    return measuring.map((unit, index): PrepareUnit => {
-      const tensors = unit.tensors.filter(({ method }) => method === options.method.id);
+    return measuring.map((measured, index): Fitted<PrepareUnit> => {
+      const tensors = measured.tensors.filter(({ method }) => method === options.method.id);
       const [first] = tensors;
       const totals = first === undefined ? {} : round.totals(first);
-      return {
+      const { fit, need } = fitTensors(tensors, bytesOf, options);
+      const unit: PrepareUnit = {
         op: "prepare",
         stage: stage + place,
         index,
         round: place,
-        of: { stage: unit.stage, index: unit.index },
-        peakBytes: fitTensors(tensors, bytesOf, options).peakBytes,
+        of: { stage: measured.stage, index: measured.index },
+        peakBytes: fit.peakBytes,
         bytesRead: tensors.reduce((sum, tensor) => sum + bytesOfInputs(tensor), 0),
         bytesWritten: layOutTotals(totals, tensors.length).fileBytes,
       };
+      return { unit, need };
     });
   });
 }

@@ -1,7 +1,7 @@
 // Headers of made-up checkpoints, and short ways to plan recipes over them. No weights exist.
 import type { Checkpoint, CheckpointFile, TensorEntry } from "../../../core/checkpoint.ts";
 import type { MergeModel, MergeOptions } from "../../../core/plan/merge-task.ts";
-import { type MergePlan, planMerge } from "../../../core/plan/plan-merge.ts";
+import type { MergePlan } from "../../../core/plan/plan-merge.ts";
 import { planRecipe } from "../../../core/plan/plan-recipe.ts";
 import type { MergeUnit, PlanSource, UnitTensor } from "../../../core/plan/schema.ts";
 import { listSources, normaliseRecipe } from "../../../core/recipe/normalise.ts";
@@ -104,8 +104,7 @@ export function planText(
   options: MergeOptions = {},
   documents: Documents = {},
 ): MergePlan {
-  const recipe = normaliseRecipe(readRecipe(new TextEncoder().encode(text), "recipe.yaml"));
-  return planMerge({ name: "test", recipe, text, models: modelsOf(recipe.sources, models, documents) }, options);
+  return planDocuments(text, models, documents, options).output;
 }
 
 /** Plans a recipe of several documents. */

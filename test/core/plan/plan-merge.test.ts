@@ -5,7 +5,7 @@ import * as z from "zod";
 import { linear } from "../../../core/methods/linear.ts";
 import type { MergeMethod } from "../../../core/methods/method.ts";
 import { assertRefused, type Expected } from "../recipe/refusal.ts";
-import { type Models, makeCheckpoint, makeLlama, planText, tensorOf, tensorsOf } from "./checkpoints.ts";
+import { type Models, makeCheckpoint, makeLlama, planDocuments, planText, tensorOf, tensorsOf } from "./checkpoints.ts";
 
 const linearOf = (...models: readonly string[]) =>
   [
@@ -395,6 +395,22 @@ test("refused: a tensor that a worker's memory cannot hold", () => {
   assertRefused(() => planText(linearOf("a"), models, options), { code: "PlanMemoryExceeded", tensor: "big" });
   const [unit] = planText(linearOf("a"), models, { ...options, memoryBytes: 2 ** 30 }).units;
   assert.ok((unit?.peakBytes ?? 0) > 300 * 2 ** 20 && (unit?.peakBytes ?? 0) <= 2 ** 30);
+});
+
+test("the hint of a refusal is enough for every file and every document, whichever is planned first", () => {
+  const whole: MergeMethod = { ...linear, locality: "tensor" };
+  const side = (count: number) => [count, 4096] as const;
+  const models = {
+    a: makeCheckpoint({ large: side(2048), larger: side(4096), small: [4] }),
+    b: makeCheckpoint({ large: side(2048), larger: side(4096), small: [4] }),
+  };
+  const text = `name: first\n${linearOf("a")}---\n${linearOf("a", "first", "b")}`;
+  const plan = (memoryBytes: number) =>
+    planDocuments(text, models, {}, { findMethod: () => whole, memoryBytes, shardBytes: 2 ** 20 });
+  const { hint } = assertRefused(() => plan(2 ** 27), { code: "PlanMemoryExceeded", tensor: "larger" });
+  const [, mebibytes] = /(\d+) MiB/.exec(hint ?? "") ?? [];
+  assert.equal(plan(Number(mebibytes) * 2 ** 20).documents.length, 2);
+  assertRefused(() => plan((Number(mebibytes) - 1) * 2 ** 20), { code: "PlanMemoryExceeded", tensor: "larger" });
 });
 
 test("a tensor that no usual worker holds is planned for the largest one, with no more than it needs", () => {
