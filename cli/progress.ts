@@ -75,13 +75,15 @@ export function renderProgress(
 ): string {
   const rate = bytesPerSecond > 0 ? `, ${formatBytes(bytesPerSecond)}/s` : "";
   if (totalBytes <= 0) return `${label} ${formatBytes(doneBytes)}${rate}`;
-  const share = Math.min(1, doneBytes / totalBytes);
+  // Sizes are estimates where a method may read its inputs once more.
+  const wholeBytes = Math.max(doneBytes, totalBytes);
+  const share = doneBytes / wholeBytes;
   const filled = Math.round(share * BAR_CELLS);
   const bar = withBar ? ` [${"#".repeat(filled)}${"-".repeat(BAR_CELLS - filled)}]` : "";
-  const leftMs = ((totalBytes - doneBytes) / bytesPerSecond) * 1000;
+  const leftMs = ((wholeBytes - doneBytes) / bytesPerSecond) * 1000;
   const left = bytesPerSecond > 0 && leftMs > 0 ? `, ${formatDuration(leftMs)} left` : "";
   const percent = `${Math.floor(share * 100)}%`.padStart(4);
-  return `${label} ${percent}${bar} ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}${rate}${left}`;
+  return `${label} ${percent}${bar} ${formatBytes(doneBytes)} of ${formatBytes(wholeBytes)}${rate}${left}`;
 }
 
 function rateOf(samples: readonly Sample[]): number {

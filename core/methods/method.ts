@@ -241,8 +241,8 @@ export type MergeMethod = {
   /** none: a base is an ordinary input; required: subtracted from the others; member: must be one of the inputs. */
   readonly base: "none" | "optional" | "required" | "member";
   readonly locality: Locality;
-  /** Reduce passes that read all inputs, as a rule: for estimates. */
-  readonly reducePasses: number;
+  /** Reduce passes that read all inputs, as a rule: for estimates. A function where that depends on the tensor. */
+  readonly reducePasses: number | ((tensor: ScratchTensor) => number);
   /** Bytes that `compile` allocates, each block rounded up to 64; bounds memory at plan time; none unless said. */
   scratchBytes?(tensor: ScratchTensor): number;
   readonly seeded: boolean;

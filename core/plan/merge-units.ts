@@ -82,7 +82,7 @@ export function makeMergeUnits(
   });
 }
 
-function methodOf({ method: id }: UnitTensor, { method }: UnitOptions): CutMethod & { readonly reducePasses: number } {
+function methodOf({ method: id }: UnitTensor, { method }: UnitOptions): CutMethod & Pick<MergeMethod, "reducePasses"> {
   return [method, passthrough].find((known) => known.id === id) ?? COPY;
 }
 
@@ -95,7 +95,9 @@ function measuredFirst(tensors: readonly UnitTensor[], derived: readonly Derived
 /** The first pass reads every input whole, of gathered rows all there are; every other what was not kept. */
 function bytesRead(tensor: UnitTensor, kept: number, options: UnitOptions): number {
   const all = bytesOfInputs(tensor);
-  return all + methodOf(tensor, options).reducePasses * Math.max(0, all - kept);
+  const { reducePasses } = methodOf(tensor, options);
+  const passes = typeof reducePasses === "number" ? reducePasses : reducePasses(tensor);
+  return all + passes * Math.max(0, all - kept);
 }
 
 /** Bytes of every input, read once. */

@@ -56,7 +56,7 @@ export function taskVectorMethod(row: TaskVectorRow): MergeMethod {
     base: "required",
     referenceDtype: "base",
     locality: localityOf(row),
-    reducePasses: (sparsifier?.reducePasses ?? 0) + (row.rescale ? 1 : 0),
+    reducePasses: (tensor) => reducePasses(row, tensor),
     scratchBytes: (tensor) => scratchBytes(row, tensor),
     seeded: sparsifier?.seeded ?? false,
     embeddingMismatch: "base",
@@ -92,8 +92,19 @@ function isSparse(row: TaskVectorRow, { isBase, parameters }: Pick<MergeInput, "
   return row.sparsifier !== undefined && !isBase && numberParameter(parameters, "density") < 1;
 }
 
+function sparseOf(row: TaskVectorRow, tensor: ScratchTensor): ScratchTensor {
+  return { ...tensor, inputs: tensor.inputs.filter((input) => isSparse(row, input)) };
+}
+
+/** None where nothing is sparse: then nothing is cut or rescaled. */
+function reducePasses(row: TaskVectorRow, tensor: ScratchTensor): number {
+  const sparse = sparseOf(row, tensor);
+  if (row.sparsifier === undefined || sparse.inputs.length === 0) return 0;
+  return row.sparsifier.reducePasses(sparse) + (rescaleOf(tensor.parameters) === "l1" ? 1 : 0);
+}
+
 function scratchBytes(row: TaskVectorRow, tensor: ScratchTensor): number {
-  const sparse = { ...tensor, inputs: tensor.inputs.filter((input) => isSparse(row, input)) };
+  const sparse = sparseOf(row, tensor);
   if (tensor.working === undefined && sparse.inputs.length === 0 && !row.elects) return 0;
   const keeps = rescaleOf(tensor.parameters) === "l1";
   return (

@@ -8,7 +8,7 @@ import { type Block, type Kernels, TILE_ELEMENTS } from "../../ops/kernels.ts";
 import { KEY_MAX, type KeyBand } from "../../ops/select.ts";
 import { elementCount } from "../../tensor.ts";
 import { type MergeInput, type MergeTensor, numberParameter } from "../method.ts";
-import { type Cut, createCutSearch, searchBytes } from "./order-statistic.ts";
+import { type Cut, createCutSearch, searchBytes, searchPasses } from "./order-statistic.ts";
 import type { DeltaTile, MarkTile, Sparsification, Sparsifier } from "./sparsifier.ts";
 
 /**
@@ -20,7 +20,7 @@ export const magnitude: Sparsifier = Object.freeze({
   parameters: { min_keep: z.int().min(0).max(1).default(0) },
   modelParameters: {},
   locality: "element",
-  reducePasses: 1,
+  reducePasses: ({ shape, inputs }) => searchPasses(elementCount(shape), inputs.length),
   seeded: false,
   scratchBytes: ({ shape, inputs }) => searchBytes(elementCount(shape), inputs.length, 1),
   refuse(tensor, input) {
@@ -57,7 +57,7 @@ export const outliers: Sparsifier = Object.freeze({
   parameters: {},
   modelParameters: { gamma: z.number().default(0.01) },
   locality: "element",
-  reducePasses: 1,
+  reducePasses: ({ shape, inputs }) => searchPasses(elementCount(shape), 2 * inputs.length),
   seeded: false,
   scratchBytes: ({ shape, inputs }) => searchBytes(elementCount(shape), inputs.length, 2),
   refuse(_tensor, input) {

@@ -86,6 +86,17 @@ export function searchBytes(total: number, sources: number, ranks: number): numb
   return sources * (allocatedBytes(4 * blockKeys(total, sources, ranks)) + tallies);
 }
 
+/**
+ * Passes over all elements that a search for `lists` ranks among `total` elements takes as a rule: one, over all of
+ * them where they are the sample, else where the bracket of a median fits into its list; otherwise three of histograms.
+ */
+export function searchPasses(total: number, lists: number): number {
+  if (total <= SAMPLE_ELEMENTS_MIN) return 1;
+  const sampled = sampleElements(total, lists);
+  const share = (2 * bracketWidth(Math.sqrt(sampled) / 2)) / sampled;
+  return fitsList(share * total, listKeys(total, lists)) ? 1 : 3;
+}
+
 /** 1 is the largest magnitude; a function where it is known only when the first pass is over. */
 export type Rank = number | (() => number);
 
@@ -110,7 +121,8 @@ type Search = {
 
 /**
  * Finds, for every model, the magnitudes of given ranks among `total` elements. Cost: one pass as a rule, none besides
- * the sample for tensors of at most 262144 elements, four when the sample misleads.
+ * the sample for tensors of at most 262144 elements, four when the sample misleads, three when its list cannot hold
+ * what the sample leaves open (searchPasses).
  */
 export function createCutSearch(kernels: Kernels, total: number, ranks: readonly (readonly Rank[])[]): CutSearch {
   const most = ranks.reduce((count, own) => Math.max(count, own.length), 1);
@@ -239,12 +251,21 @@ function bracketOf(sample: Uint32Array, { rank: rankOf, list }: Search, total: n
   const share = rank / total;
   const center = Math.min(sample.length, Math.max(1, Math.round(share * sample.length)));
   const cutAt = searchAmong(sample);
-  const width = Math.ceil(DEVIATIONS * rankDeviation(sample, cutAt(center).key, share)) + 8;
+  const width = bracketWidth(rankDeviation(sample, cutAt(center).key, share));
   const high = center - width < 1 ? ABOVE_ALL : cutAt(center - width).key;
   const low = center + width > sample.length ? 0 : cutAt(center + width).key;
   const inside = countBetween(sample, low, high, 0, sample.length);
   const expected = (inside / sample.length) * total;
-  return expected <= LIST_FILL * (list.bytes.length / 4) - TILE_ELEMENTS ? { low, high } : undefined;
+  return fitsList(expected, list.bytes.length / 4) ? { low, high } : undefined;
+}
+
+/** Sampled keys on either side of the rank, which has this standard deviation in the sample. */
+function bracketWidth(deviation: number): number {
+  return Math.ceil(DEVIATIONS * deviation) + 8;
+}
+
+function fitsList(expected: number, keys: number): boolean {
+  return expected <= LIST_FILL * keys - TILE_ELEMENTS;
 }
 
 /**

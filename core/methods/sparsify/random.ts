@@ -18,7 +18,7 @@ export const bernoulli: Sparsifier = Object.freeze({
   parameters: {},
   modelParameters: {},
   locality: "element",
-  reducePasses: 0,
+  reducePasses: () => 0,
   seeded: true,
   scratchBytes: () => 0,
   refuse(_tensor, { model, parameters }) {
@@ -49,7 +49,7 @@ export const rankedBernoulli: Sparsifier = Object.freeze({
   parameters: {},
   modelParameters: { epsilon: z.number().default(0.15) },
   locality: "slice",
-  reducePasses: 0,
+  reducePasses: () => 0,
   seeded: true,
   scratchBytes({ shape, inputs }) {
     const { length } = linesOf(shape);

@@ -41,7 +41,8 @@ export type Sparsifier = {
   readonly parameters: z.ZodRawShape;
   readonly modelParameters: z.ZodRawShape;
   readonly locality: Locality;
-  readonly reducePasses: number;
+  /** Of a tensor whose inputs are the sparse models alone, as a rule. */
+  reducePasses(tensor: ScratchTensor): number;
   readonly seeded: boolean;
   /** Bytes that `compile` allocates for a tensor whose inputs are the sparse models alone. */
   scratchBytes(tensor: ScratchTensor): number;

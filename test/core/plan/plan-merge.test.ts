@@ -56,6 +56,20 @@ test("a unit's bytes are its file's, its reads are the inputs and what is not ke
   assert.ok(hugeRead > 2 * 4 * inputs - 2 ** 32 && hugeRead < 2 * 4 * inputs, `${hugeRead} bytes`);
 });
 
+test("reads of a cut among magnitudes are those of its passes, which depend on how much a tensor has", () => {
+  const readsOf = (parameters: string, side: number) => {
+    const model = makeCheckpoint({ x: [side, 50_000] });
+    const text = `${taskOf("c", "a", "b").replace("task_arithmetic", "ties")}parameters: ${parameters}\n`;
+    const options = { memoryBytes: 400 * 2 ** 20, threads: 1 };
+    const [unit] = planText(text, { a: model, b: model, c: model }, options).units;
+    return Math.round((unit?.bytesRead ?? 0) / (3 * 4 * side * 50_000));
+  };
+  assert.equal(readsOf("{density: 1}", 50_000), 1);
+  assert.equal(readsOf("{density: 0.5}", 50_000), 2);
+  assert.equal(readsOf("{density: 0.5, rescale: true}", 50_000), 3);
+  assert.equal(readsOf("{density: 0.5}", 150_000), 4, "more than the lists of a bracket hold");
+});
+
 test("the base is marked, is an input without a weight, and joins last when it is not listed", () => {
   const models = { a: makeLlama(), b: makeLlama(), base: makeLlama() };
   const { inputs } = tensorOf(planText(taskOf("base", "a", "b"), models), LAYER);
