@@ -26,6 +26,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   init: async () => (await import("./commands/init.ts")).addInit,
   plan: async () => (await import("./commands/plan.ts")).addPlan,
   run: async () => (await import("./commands/run.ts")).addRun,
+  serve: async () => (await import("./commands/serve.ts")).addServe,
   cancel: async () => (await import("./commands/cancel.ts")).addCancel,
   logs: async () => (await import("./commands/logs.ts")).addLogs,
   report: async () => (await import("./commands/report.ts")).addReport,

@@ -2,20 +2,24 @@
 // this machine and for one on AWS.
 import { ERROR_CODES, MergeyardError } from "../core/error.ts";
 import type { PipelineOutcome } from "../local/run-pipeline.ts";
-import type { FailureRecord, PublishOutput } from "../steps/schemas.ts";
+import type { ErrorFields, PublishOutput } from "../steps/schemas.ts";
 import { countOf, formatBytes, formatCount } from "./text.ts";
 
 /** The error that failed the run, as the class it had where it was thrown. */
 export function toError(outcome: Exclude<PipelineOutcome, { status: "done" }>): MergeyardError {
   if (outcome.status === "cancelled") return new MergeyardError("CliInterrupted");
-  const failure: FailureRecord["error"] | undefined = outcome.failure?.error;
+  const failure = outcome.failure?.error;
   if (failure === undefined) {
     return new MergeyardError("CliRunFailed", { found: outcome.error, expected: undefined, hint: outcome.cause });
   }
-  const { code, where, found, expected, hint } = failure;
+  return errorOf(failure);
+}
+
+/** A recorded error, as the class it had where it was thrown. */
+export function errorOf({ code, where, found, expected, hint, meaning }: ErrorFields): MergeyardError {
   const known = Object.keys(ERROR_CODES).find((name): name is keyof typeof ERROR_CODES => name === code);
   if (known !== undefined) return new MergeyardError(known, { where, found, expected, hint });
-  return new MergeyardError("CliRunFailed", { where, found: `${code}: ${failure.meaning}`, expected, hint });
+  return new MergeyardError("CliRunFailed", { where, found: `${code}: ${meaning}`, expected, hint });
 }
 
 /** `unitsEnded`: of this call; 0: there was nothing to do. */

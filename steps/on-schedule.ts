@@ -2,7 +2,7 @@
 // anything to merge is the plan's business; most nights it finds nothing changed and the execution ends.
 import * as z from "zod";
 import { parseSchedule } from "../core/recipe/schedule.ts";
-import { findStarts, startsSchema } from "./pipeline-starts.ts";
+import { findStarts, type StartCause, type StoredPipeline, startsSchema } from "./pipeline-starts.ts";
 import { defineStep } from "./step.ts";
 import { openYard } from "./yard.ts";
 
@@ -19,16 +19,22 @@ export const onScheduleStep = defineStep({
   output: startsSchema,
   async run({ yard: uri, afterMs, untilMs }, deps) {
     const yard = await openYard(deps.openStore, uri);
-    return findStarts(yard, deps, ({ key, recipe }) => {
-      const schedule = recipe.pipeline.on?.schedule;
-      if (schedule == null) return undefined;
-      const dueMs = parseSchedule(schedule, { file: key, field: "on.schedule" }).latestDue(afterMs, untilMs);
-      if (dueMs === undefined) return undefined;
-      const words = new Date(dueMs)
-        .toISOString()
-        .replace(/:\d\d\.\d+Z$/, "")
-        .replace(/[-:]/g, "");
-      return { cause: String(dueMs), words: `schedule-${words}` };
-    });
+    return findStarts(yard, deps, (pipeline) => scheduleCauses(pipeline, { afterMs, untilMs }));
   },
 });
+
+/** The latest time in (afterMs, untilMs] at which a pipeline's schedule fell due. Throws RecipeScheduleInvalid. */
+export function scheduleCauses(
+  { key, recipe }: StoredPipeline,
+  { afterMs, untilMs }: { readonly afterMs: number; readonly untilMs: number },
+): readonly StartCause[] {
+  const schedule = recipe.pipeline.on?.schedule;
+  if (schedule == null) return [];
+  const dueMs = parseSchedule(schedule, { file: key, field: "on.schedule" }).latestDue(afterMs, untilMs);
+  if (dueMs === undefined) return [];
+  const words = new Date(dueMs)
+    .toISOString()
+    .replace(/:\d\d\.\d+Z$/, "")
+    .replace(/[-:]/g, "");
+  return [{ cause: String(dueMs), words: `schedule-${words}` }];
+}

@@ -6,7 +6,7 @@ import { checkName } from "../core/artifact/key.ts";
 import { isUploadNote } from "../core/artifact/upload.ts";
 import { MergeyardError } from "../core/error.ts";
 import { fingerprintFiles } from "./open-checkpoint.ts";
-import { findStarts, startsSchema } from "./pipeline-starts.ts";
+import { findStarts, type StoredPipeline, startsSchema } from "./pipeline-starts.ts";
 import { whyIncomplete } from "./resolve-model.ts";
 import { defineStep } from "./step.ts";
 import { listUploads, openYard, type UploadListing } from "./yard.ts";
@@ -36,11 +36,8 @@ export const onUploadStep = defineStep({
       deps.log({ event: "upload-incomplete", prefix: upload.prefix, reason: reason.found });
       return { ...none, upload: "incomplete" as const };
     }
-    const cause = fingerprintUpload(upload);
-    const found = await findStarts(yard, deps, ({ recipe }) => {
-      const wanted = recipe.pipeline.on?.upload ?? [];
-      return wanted.some((pattern) => matchesPattern(pattern, place.model)) ? { cause, words: "upload" } : undefined;
-    });
+    const cause = { cause: fingerprintUpload(upload), words: "upload" };
+    const found = await findStarts(yard, deps, (pipeline) => (asksForUploads(pipeline, place.model) ? [cause] : []));
     return { ...found, upload: "complete" as const };
   },
 });
@@ -57,8 +54,13 @@ function parseUploadKey(key: string): { readonly model: string; readonly upload:
   }
 }
 
+/** Whether a pipeline is to be started by whole uploads of a model. */
+export function asksForUploads({ recipe }: StoredPipeline, model: string): boolean {
+  return (recipe.pipeline.on?.upload ?? []).some((pattern) => matchesPattern(pattern, model));
+}
+
 /** Names, sizes and ETags of all files but the marker, which may be written again to ask for the same once more. */
-function fingerprintUpload({ prefix, files }: UploadListing): string {
+export function fingerprintUpload({ prefix, files }: UploadListing): string {
   const named = files.map(({ key, bytes, etag }) => ({ name: key.slice(prefix.length), bytes, etag }));
   return fingerprintFiles(named.filter(({ name }) => !isUploadNote(name)));
 }

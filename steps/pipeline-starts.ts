@@ -1,5 +1,6 @@
-// Which pipelines an event should start, and under which names: what the steps on-upload and on-schedule share. A start
-// has a name made of what caused it, so that the same event told twice, late or out of order starts nothing twice.
+// Which pipelines an event should start, and under which names: what the steps on-upload and on-schedule share, and
+// `serve`. A start has a name made of what caused it, so that the same event told twice, late or out of order starts
+// nothing twice.
 import * as z from "zod";
 import { digestJson } from "../core/artifact/digest.ts";
 import { shortDigest } from "../core/artifact/layout.ts";
@@ -28,7 +29,7 @@ export const startsSchema = z.strictObject({
   starts: z.array(startSchema),
   unreadable: z.array(z.strictObject({ pipeline: z.string(), error: errorRecordSchema })),
 });
-type Starts = z.infer<typeof startsSchema>;
+export type Starts = z.infer<typeof startsSchema>;
 
 /** A pipeline of the yard. `digest` is that of its text. */
 export type StoredPipeline = {
@@ -39,18 +40,21 @@ export type StoredPipeline = {
   readonly recipe: ParsedRecipe;
 };
 
+/** What asks for a start. The same cause of the same pipeline is the same start; `words` begin its name. */
+export type StartCause = { readonly cause: string; readonly words: string };
+
 const PIPELINES = "pipelines/";
 /** Characters of a pipeline's name in an execution's. */
 const NAME_CHARACTERS = 40;
 
 /**
- * Every pipeline of the yard that `choose` gives a reason to start, the reason's words first in the name. One that
- * cannot be read does not keep the others from starting; it is listed and logged, for somebody waits for it.
+ * A start of every pipeline of the yard for each cause that `causesOf` gives. A pipeline that cannot be read does not
+ * keep the others from starting; it is listed and logged, for somebody waits for it.
  */
 export async function findStarts(
   yard: ObjectStore,
   deps: StepDeps,
-  choose: (pipeline: StoredPipeline) => { readonly cause: string; readonly words: string } | undefined,
+  causesOf: (pipeline: StoredPipeline) => readonly StartCause[] | Promise<readonly StartCause[]>,
 ): Promise<Starts> {
   const { signal } = deps;
   const starts: Start[] = [];
@@ -59,8 +63,7 @@ export async function findStarts(
     if (!/^pipelines\/[^/]+\.yaml$/.test(key)) continue;
     try {
       const pipeline = await readPipeline(yard, key, signal);
-      const chosen = choose(pipeline);
-      if (chosen !== undefined) starts.push(makeStart(yard, pipeline, chosen));
+      for (const cause of await causesOf(pipeline)) starts.push(makeStart(yard, pipeline, cause));
     } catch (cause) {
       if (!isVerdict(cause)) throw cause;
       const error = describeError(cause);
@@ -77,11 +80,7 @@ async function readPipeline(yard: ObjectStore, key: string, signal: AbortSignal)
   return { key, name: key.slice(PIPELINES.length, -".yaml".length), digest: digestJson(recipe.text), recipe };
 }
 
-function makeStart(
-  yard: ObjectStore,
-  { key, name, digest }: StoredPipeline,
-  { cause, words }: { readonly cause: string; readonly words: string },
-): Start {
+function makeStart(yard: ObjectStore, { key, name, digest }: StoredPipeline, { cause, words }: StartCause): Start {
   const slug = name.replace(/[^A-Za-z0-9_-]+/g, "-").slice(0, NAME_CHARACTERS);
   // The pipeline's text is part of the name: corrected, it may be started by the same cause again.
   const unique = shortDigest(digestJson({ pipeline: key, digest, cause }));

@@ -147,7 +147,21 @@ async function listVersions(
 
 /** Uploads of a model, newest first; complete or not. */
 export async function listUploads(store: ObjectStore, model: string): Promise<readonly UploadListing[]> {
-  const folders = await listFolders(store, `incoming/${checkName(model)}/`);
+  return toUploads(model, await listFolders(store, `incoming/${checkName(model)}/`));
+}
+
+/** The same of every model, by one listing; folders whose names cannot be models are passed over. */
+export async function listAllUploads(
+  store: ObjectStore,
+  signal: AbortSignal,
+): Promise<ReadonlyMap<string, readonly UploadListing[]>> {
+  const models = [...(await listFolders(store, "incoming/", signal))].filter(([model]) => isName(model));
+  return new Map(
+    models.map(([model, objects]) => [model, toUploads(model, groupByFolder(`incoming/${model}/`, objects))]),
+  );
+}
+
+function toUploads(model: string, folders: ReadonlyMap<string, readonly ObjectInfo[]>): readonly UploadListing[] {
   const uploads = [...folders].map(([upload, files]) => ({
     upload,
     prefix: layout.upload(model, upload),
@@ -164,7 +178,10 @@ export async function listFolders(
   area: string,
   signal?: AbortSignal,
 ): Promise<ReadonlyMap<string, readonly ObjectInfo[]>> {
-  const objects = await Array.fromAsync(store.list(area, { signal }));
+  return groupByFolder(area, await Array.fromAsync(store.list(area, { signal })));
+}
+
+function groupByFolder(area: string, objects: readonly ObjectInfo[]): ReadonlyMap<string, readonly ObjectInfo[]> {
   const inFolders = objects.filter(({ key }) => key.includes("/", area.length));
   return Map.groupBy(inFolders, ({ key }) => key.slice(area.length, key.indexOf("/", area.length)));
 }

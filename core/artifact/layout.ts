@@ -9,6 +9,8 @@ export const layout = Object.freeze({
   pipeline: (name: string) => `pipelines/${name}.yaml`,
   /** A pipeline sent from somebody's machine, named by its digest: what a remote run was started with. */
   submitted: (digest: string) => `submitted/${shortDigest(digest)}.yaml`,
+  /** How a start ended that `serve` made; while it is there, the same cause starts the pipeline no more. */
+  start: (name: string) => `starts/${name}.json`,
   run: (run: string) => `runs/${run}/`,
   plan: (run: string) => `runs/${run}/plan.jsonl`,
   recipe: (run: string) => `runs/${run}/recipe.yaml`,

@@ -37,6 +37,11 @@ export const CLI_CODES = {
     retryable: false,
     remedy: "run the same command again; if it fails again, report it with the run's folder",
   },
+  CliServeFailed: {
+    meaning: "pipelines that were due could not be read, or their runs failed",
+    retryable: false,
+    remedy: "what is printed above says why; correct a pipeline's file and it starts again, else start it with `run`",
+  },
   CliInterrupted: {
     meaning: "the command was interrupted",
     retryable: true,

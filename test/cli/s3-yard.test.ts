@@ -85,6 +85,14 @@ test("a version on S3 is pulled, derived from, promoted, rolled back and collect
   await call("derive", "small", "--bits", "6", "--out", "int6");
 });
 
+test("a yard on S3 is served", { skip }, async () => {
+  const store = openStore(YARD, process.env);
+  const triggered = PIPELINE(0.125).replace("merge:", "on: { upload: [python] }\nmerge:");
+  await store.create("pipelines/served.yaml", new TextEncoder().encode(triggered));
+  const { pipeline, result } = await call("serve", "--once");
+  assert.deepEqual([pipeline, Object(result).outcome], ["pipelines/served.yaml", "published"]);
+});
+
 test("models of a yard on S3 are aligned, their experts merged, and the results published", { skip }, async () => {
   await call("align", path.join(MODELS, "python"), "--to", "on-s3:nightly", "--out", "aligned");
   const { version } = await call("publish", "aligned", "aligned");
