@@ -27,7 +27,7 @@ type Options = Omit<FolderOptions, "format"> &
 export function addQuantize(program: Command, terminal: Terminal): void {
   const command = program
     .command("quantize")
-    .description("write a checkpoint as one quantized GGUF file (llama family), or as a folder for servers")
+    .description("write a checkpoint as a quantized GGUF file for llama.cpp, or as a folder for servers")
     .argument("<src>", "a folder, a file, or an s3:// URI")
     .addOption(new Option("--scheme <id>", "how to quantize").argParser(parseScheme))
     .addOption(
