@@ -175,6 +175,8 @@ export const TORCH_LIMITS = Object.freeze({
 export const PATTERN_LIMITS = Object.freeze({
   /** Characters of one pattern. Real ones stay under 100. Too high: matching costs length times length of the name. */
   characters: 512,
+  /** States of a pattern's machine; counts multiply them. Too high: matching costs as many times the name's length. */
+  states: 10_000,
   /** Patterns of one list. Real lists hold under 100. Too high: each is tried on every name. */
   patterns: 10_000,
 });

@@ -261,7 +261,7 @@ export const PICKLED_CODES = {
   UniversalPatternInvalid: {
     meaning: "a pattern is not a regular expression of the known subset",
     retryable: false,
-    remedy: "use literals, ., \\d, classes, groups, |, *, +, ?, ^ and $",
+    remedy: "use literals, ., \\d, classes, groups, |, *, +, ?, {N}, ^, $, and look-aheads at the start",
   },
   UniversalPatternAmbiguous: {
     meaning: "two patterns of one list match a parameter",

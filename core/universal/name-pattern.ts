@@ -1,6 +1,7 @@
 // Patterns of parameter names: regular expressions as Python's re.match takes them, anchored at the start only, of the
-// subset that such lists use. They come from checkpoints and users, so they run on a linear-time machine of their own,
-// never on a backtracking engine; what is outside of the subset is refused, not translated.
+// subset that such lists use: look-aheads, for one, at the start of a branch alone. They come from checkpoints and
+// users, so they run on a linear-time machine of their own, never on a backtracking engine; what is outside of the
+// subset is refused, not translated.
 // Source: reference checkpoint-formats.md section 4.1; R. Cox, Regular Expression Matching Can Be Simple And Fast,
 // 2007.
 import { MergeyardError } from "../error.ts";
@@ -19,17 +20,37 @@ type State =
 /** A piece of the machine: its first state, and where its open ends are to be led. */
 type Fragment = { readonly first: number; readonly join: (target: number) => void };
 
+/** One of the alternatives of a whole pattern. */
+type Branch = {
+  /** What must, or must not, match at the start of the name beside the body: its look-aheads. */
+  readonly ahead: readonly { readonly part: Fragment; readonly isNegated: boolean }[];
+  readonly body: Fragment;
+};
+
 /** Throws UniversalPatternInvalid for what is no pattern or is outside of the subset. */
 export function compilePattern(text: string): NamePattern {
   if (text.length > PATTERN_LIMITS.characters) {
     throw patternError(text, `${text.length} characters`, `at most ${PATTERN_LIMITS.characters}`);
   }
   const builder = new Builder(text);
-  const whole = builder.alternatives();
+  const branches = builder.branches();
   if (builder.at < builder.characters.length) throw patternError(text, "a ) too many", "balanced parentheses");
-  whole.join(builder.add({ kind: "accept" }));
-  const machine = new Machine(builder.states, whole.first);
-  return { text, matches: (name) => machine.matches(name) };
+  const accepts = (part: Fragment): ((name: string) => boolean) => {
+    part.join(builder.add({ kind: "accept" }));
+    const machine = new Machine(builder.states, part.first);
+    return (name) => machine.matches(name);
+  };
+  const [plain, guarded] = [
+    branches.filter(({ ahead }) => ahead.length === 0),
+    branches.filter(({ ahead }) => ahead.length > 0),
+  ];
+  const tests = guarded.map(({ ahead, body }) => {
+    const conditions = ahead.map(({ part, isNegated }) => ({ holds: accepts(part), isNegated }));
+    const matches = accepts(body);
+    return (name: string) => conditions.every(({ holds, isNegated }) => holds(name) !== isNegated) && matches(name);
+  });
+  if (plain.length > 0) tests.push(accepts(builder.either(plain.map(({ body }) => body))));
+  return { text, matches: (name) => tests.some((matches) => matches(name)) };
 }
 
 function patternError(text: string, found: string, expected: string): MergeyardError {
@@ -117,6 +138,8 @@ function closure(states: readonly State[], from: ReadonlySet<number>, isStart: b
   return seen;
 }
 
+const LOOK_AHEADS = "a plain group, (?:, or at the start of the pattern or a branch of it (?= or (?!";
+
 const CLASSES: Readonly<Record<string, Test>> = {
   d: (character) => /^\d$/.test(character),
   w: (character) => /^[\p{L}\p{N}_]$/u.test(character),
@@ -139,11 +162,34 @@ class Builder {
   }
 
   add(state: State): number {
+    if (this.states.length === PATTERN_LIMITS.states) {
+      throw patternError(this.text, "counts that multiply", `at most ${PATTERN_LIMITS.states} states`);
+    }
     return this.states.push(state) - 1;
   }
 
   peek(): string | undefined {
     return this.characters[this.at];
+  }
+
+  /** The alternatives of the whole pattern. */
+  branches(): readonly Branch[] {
+    const branches = [this.branch()];
+    while (this.peek() === "|") {
+      this.at += 1;
+      branches.push(this.branch());
+    }
+    return branches;
+  }
+
+  branch(): Branch {
+    const ahead: Branch["ahead"][number][] = [];
+    for (;;) {
+      const [, anchor, sign] = /^(\^?)\(\?([=!])/.exec(this.characters.slice(this.at, this.at + 4).join("")) ?? [];
+      if (anchor === undefined) return { ahead, body: this.sequence() };
+      this.at += anchor.length + "(?=".length;
+      ahead.push({ part: this.closed(), isNegated: sign === "!" });
+    }
   }
 
   alternatives(): Fragment {
@@ -152,6 +198,10 @@ class Builder {
       this.at += 1;
       branches.push(this.sequence());
     }
+    return this.either(branches);
+  }
+
+  either(branches: readonly Fragment[]): Fragment {
     const [only, ...others] = branches;
     if (only !== undefined && others.length === 0) return only;
     const first = this.add({ kind: "split", next: branches.map((branch) => branch.first) });
@@ -164,11 +214,19 @@ class Builder {
   }
 
   sequence(): Fragment {
+    const items: Fragment[] = [];
+    for (let next = this.peek(); next !== undefined && next !== "|" && next !== ")"; next = this.peek()) {
+      items.push(this.repeated());
+    }
+    return this.chain(items);
+  }
+
+  /** One after the other; of none, what matches nothing at all. */
+  chain(items: readonly Fragment[]): Fragment {
     const empty: number[] = [];
     const first = this.add({ kind: "split", next: empty });
     let join = (target: number): void => void empty.push(target);
-    for (let next = this.peek(); next !== undefined && next !== "|" && next !== ")"; next = this.peek()) {
-      const item = this.repeated();
+    for (const item of items) {
       join(item.first);
       join = item.join;
     }
@@ -176,30 +234,63 @@ class Builder {
   }
 
   repeated(): Fragment {
+    const from = this.at;
     const item = this.item();
-    const operator = this.peek();
-    if (operator !== "*" && operator !== "+" && operator !== "?") return item;
-    this.at += 1;
+    const counts = this.counts();
+    if (counts === undefined) return item;
+    const to = this.at;
+    const copies = (count: number): Fragment[] =>
+      Array.from({ length: count }, () => {
+        this.at = from;
+        return this.item();
+      });
+    const { min, max } = counts;
+    const items =
+      max === Number.POSITIVE_INFINITY
+        ? [...copies(Math.max(min - 1, 0)), min === 0 ? this.star(item) : this.plus(item)]
+        : [...copies(min), ...copies(max - min).map((copy) => this.optional(copy))];
+    this.at = to;
+    const [only, ...others] = items;
+    return only !== undefined && others.length === 0 ? only : this.chain(items);
+  }
+
+  /** How often the item before is taken; undefined: once, and nothing is said. */
+  counts(): { readonly min: number; readonly max: number } | undefined {
+    const [sign, least, comma, most] =
+      /^(?:[*+?]|\{(?=,?\d)(\d{0,4})(,?)(\d{0,4})\})/.exec(this.characters.slice(this.at, this.at + 12).join("")) ?? [];
+    if (sign === undefined) return undefined;
+    this.at += sign.length;
     // How much an item takes first does not change whether the whole matches.
     if (this.peek() === "?") this.at += 1;
-    const again = this.peek();
-    if (again === "*" || again === "+" || again === "?") {
-      throw patternError(this.text, `${operator}${again}`, "one of * + ? after an item");
+    if (["*", "+", "?", "{"].includes(this.peek() ?? "")) {
+      throw patternError(this.text, `${sign}${this.peek()}`, "one of * + ? {N} after an item");
     }
+    const min = sign === "+" ? 1 : Number(least ?? 0);
+    const max = sign === "?" ? 1 : comma === "" ? min : most ? Number(most) : Number.POSITIVE_INFINITY;
+    if (min > max) throw patternError(this.text, sign, "a rising range of counts");
+    return { min, max };
+  }
+
+  star(item: Fragment): Fragment {
     const next = [item.first];
     const split = this.add({ kind: "split", next });
-    const leave = (target: number): void => void next.push(target);
-    if (operator === "?") {
-      return {
-        first: split,
-        join: (target) => {
-          item.join(target);
-          leave(target);
-        },
-      };
-    }
     item.join(split);
-    return { first: operator === "*" ? split : item.first, join: leave };
+    return { first: split, join: (target) => void next.push(target) };
+  }
+
+  plus(item: Fragment): Fragment {
+    return { ...this.star(item), first: item.first };
+  }
+
+  optional(item: Fragment): Fragment {
+    const next = [item.first];
+    return {
+      first: this.add({ kind: "split", next }),
+      join: (target) => {
+        item.join(target);
+        next.push(target);
+      },
+    };
   }
 
   item(): Fragment {
@@ -212,16 +303,21 @@ class Builder {
     if (character === "$") return this.anchor("end");
     if (character === "\\") return this.test(this.escape());
     if ("*+?{}".includes(character)) {
-      throw patternError(this.text, JSON.stringify(character), "a literal, . \\d [] () | * + ? ^ or $");
+      throw patternError(this.text, JSON.stringify(character), "a literal, . \\d [] () | * + ? {N} ^ or $");
     }
     return this.test((each) => each === character);
   }
 
   group(): Fragment {
     if (this.peek() === "?") {
-      if (this.characters[this.at + 1] !== ":") throw patternError(this.text, "(?", "a plain group or (?:");
+      if (this.characters[this.at + 1] !== ":") throw patternError(this.text, "(?", LOOK_AHEADS);
       this.at += 2;
     }
+    return this.closed();
+  }
+
+  /** What follows up to the parenthesis that closes it. */
+  closed(): Fragment {
     const inner = this.alternatives();
     if (this.peek() !== ")") throw patternError(this.text, "a group that does not end", ")");
     this.at += 1;

@@ -34,15 +34,18 @@ suite("patterns of names", () => {
       "^",
     );
     const item = fc
-      .tuple(atom, fc.constantFrom("", "", "*", "+", "?", "*?", "??"))
+      .tuple(atom, fc.constantFrom("", "", "*", "+", "?", "*?", "??", "{2}", "{0,1}", "{1,3}?", "{2,}", "{0}"))
       .map(([a, b]) => ("$^".includes(a) ? a : a + b));
-    const pattern = fc.array(item, { minLength: 1, maxLength: 6 }).map((items) => items.join(""));
+    const body = fc.array(item, { minLength: 1, maxLength: 6 }).map((items) => items.join(""));
+    const ahead = fc.constantFrom("", "", "(?!a)", "^(?=.*b$)", "(?!.*(?:a|1))^(?=b|ab)", "(?!)", "^(?=)");
+    const branch = fc.tuple(ahead, body).map((parts) => parts.join(""));
+    const pattern = fc.array(branch, { minLength: 1, maxLength: 3 }).map((branches) => branches.join("|"));
     const name = fc.string({ unit: fc.constantFrom("a", "b", "1", "."), maxLength: 8 });
     fc.assert(
       fc.property(pattern, name, (text, candidate) => {
         assert.equal(compilePattern(text).matches(candidate), new RegExp(`^(?:${text})`, "u").test(candidate));
       }),
-      { numRuns: 2000 },
+      { numRuns: 4000 },
     );
   });
 
@@ -60,6 +63,16 @@ suite("patterns of names", () => {
     }
   });
 
+  test("say by look-aheads what a name must not hold, as lists of modules do", () => {
+    const pattern = compilePattern(String.raw`^(?!.*(?:lm_head|visual)).*(?:mlp|self_attn)\.[a-z]{1,6}_proj$`);
+    assert.ok(pattern.matches("model.layers.0.mlp.gate_proj"));
+    assert.ok(!pattern.matches("visual.layers.0.mlp.gate_proj"));
+    assert.ok(!pattern.matches("model.layers.0.mlp.longest_proj"));
+    // Python also takes a count without its lower end, which JavaScript does not.
+    assert.ok(compilePattern("a{,2}b").matches("aab"));
+    assert.ok(!compilePattern("a{,2}b").matches("aaab"));
+  });
+
   test("outside of the subset are refused, not translated", () => {
     const wrong = [
       "(",
@@ -70,8 +83,19 @@ suite("patterns of names", () => {
       "*",
       "a**",
       "a+??",
-      "a{2}",
-      "(?=a)",
+      "a{2}{3}",
+      "a{2,1}",
+      "a{",
+      "a{}",
+      "a{,}",
+      "a{b}",
+      "{2}",
+      "a(?=b)",
+      "((?!a)b)",
+      "(?=a)*",
+      "(?!a",
+      "(?<!a)b",
+      "((((a{99}){99}){99}){99}){99}",
       "(?P<n>a)",
       "\\1",
       "\\b",
