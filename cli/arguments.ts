@@ -1,6 +1,7 @@
 // How arguments are read: the option parsers that commands share, and paths into URIs. A value that cannot be read is a
 // usage error (exit status 2), found before anything else happens.
 import { readFile } from "node:fs/promises";
+import { availableParallelism } from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { InvalidArgumentError, Option } from "commander";
@@ -25,6 +26,20 @@ export function modelOption(): Option {
 /** `--threads N`: worker threads; the default is the number of cores. */
 export function threadsOption(): Option {
   return new Option("--threads <n>", "worker threads (default: one for each core)").argParser(parseCount);
+}
+
+/** More threads in one worker process of a run only wait for its memory. */
+const JOB_THREADS_MAX = 4;
+
+/** Threads of one worker process of a run, unless `--threads` says otherwise. */
+export function defaultJobThreads(): number {
+  return Math.min(JOB_THREADS_MAX, availableParallelism());
+}
+
+/** `--threads N` of runs. */
+export function jobThreadsOption(): Option {
+  const help = `threads of a worker process (default: one for each core, ${JOB_THREADS_MAX} at most)`;
+  return new Option("--threads <n>", help).argParser(parseCount);
 }
 
 /** `--jobs N`: worker processes at one time. */

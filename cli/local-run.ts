@@ -8,6 +8,7 @@ import { readPlan } from "../steps/plan-file.ts";
 import type { StepEvent } from "../steps/step.ts";
 import { createStoreOpener } from "../stores/open.ts";
 import type { OpenStore } from "../stores/store.ts";
+import { defaultJobThreads } from "./arguments.ts";
 import { createProgress } from "./progress.ts";
 import { createRunReport } from "./run-report.ts";
 import type { Terminal } from "./terminal.ts";
@@ -20,9 +21,8 @@ type Options = {
   readonly json?: boolean;
 };
 
-/** More workers at once only wait for each other's disk; more threads in one only for its memory. */
+/** More workers at once only wait for each other's disk. */
 const JOBS_MAX = 8;
-const THREADS_MAX = 4;
 /** What a job of a local run executes. */
 const WORKER = new URL("../workers/main.ts", import.meta.url);
 
@@ -61,7 +61,7 @@ export async function createLocalRunner(yard: string, options: Options, terminal
           pipeline,
           ...scope,
           jobs: options.jobs ?? Math.min(JOBS_MAX, availableParallelism()),
-          threads: options.threads ?? Math.min(THREADS_MAX, availableParallelism()),
+          threads: options.threads ?? defaultJobThreads(),
           memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
           environment: terminal.env,
           signal: terminal.signal,

@@ -10,8 +10,16 @@ import type { Plan, PlanHeader } from "../../core/plan/schema.ts";
 import { preparePlan } from "../../steps/plan.ts";
 import { openYard } from "../../steps/yard.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { defaultThreads } from "../../workers/pool.ts";
-import { jsonOption, locateFile, memoryOption, modelOption, threadsOption, toUri, yardOption } from "../arguments.ts";
+import {
+  defaultJobThreads,
+  jobThreadsOption,
+  jsonOption,
+  locateFile,
+  memoryOption,
+  modelOption,
+  toUri,
+  yardOption,
+} from "../arguments.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { formatBytes, formatCount, formatDuration, formatMemory, renderTable } from "../text.ts";
@@ -32,7 +40,7 @@ export function addPlan(program: Command, terminal: Terminal): void {
     .argument("<pipeline>", "a pipeline file")
     .addOption(yardOption())
     .addOption(modelOption())
-    .addOption(threadsOption())
+    .addOption(jobThreadsOption())
     .addOption(memoryOption())
     .option("--prices <file>", "prices and workers in the form of core/cost/prices.json")
     .addOption(jsonOption())
@@ -43,7 +51,7 @@ async function plan(pipeline: string, options: Options, terminal: Terminal): Pro
   const prices = await readPrices(options.prices, terminal.cwd);
   const openStore = createStoreOpener(terminal.env);
   const yard = await openYard(openStore, toUri(options.yard, terminal.cwd));
-  const threads = options.threads ?? defaultThreads();
+  const threads = options.threads ?? defaultJobThreads();
   const prepared = await preparePlan(
     {
       yard: yard.uri,

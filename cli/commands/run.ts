@@ -3,13 +3,13 @@
 import { type Command, Option } from "commander";
 import {
   jobsOption,
+  jobThreadsOption,
   jsonOption,
   locateFile,
   memoryOption,
   modelOption,
   parseSeconds,
   stateMachineOption,
-  threadsOption,
   toUri,
   yardOption,
 } from "../arguments.ts";
@@ -36,7 +36,7 @@ export function addRun(program: Command, terminal: Terminal): void {
     .addOption(yardOption())
     .addOption(modelOption())
     .addOption(jobsOption())
-    .addOption(threadsOption())
+    .addOption(jobThreadsOption())
     .addOption(memoryOption())
     .option(
       "--remote",

@@ -5,7 +5,15 @@ import { MergeyardError } from "../../core/error.ts";
 import { type Served, serve } from "../../local/serve.ts";
 import { errorRecordSchema } from "../../steps/schemas.ts";
 import type { StepEvent } from "../../steps/step.ts";
-import { jobsOption, jsonOption, memoryOption, parseSeconds, threadsOption, toUri, yardOption } from "../arguments.ts";
+import {
+  jobsOption,
+  jobThreadsOption,
+  jsonOption,
+  memoryOption,
+  parseSeconds,
+  toUri,
+  yardOption,
+} from "../arguments.ts";
 import { renderError } from "../error-block.ts";
 import { describeOutcome, errorOf, toError } from "../run-outcome.ts";
 import { createStepDeps } from "../step-deps.ts";
@@ -34,7 +42,7 @@ export function addServe(program: Command, terminal: Terminal): void {
     )
     .addOption(new Option("--once", "look once, run what is due, and end").conflicts("every"))
     .addOption(jobsOption())
-    .addOption(threadsOption())
+    .addOption(jobThreadsOption())
     .addOption(memoryOption())
     .addOption(jsonOption())
     .action((options: Options) => serveYard(options, terminal));

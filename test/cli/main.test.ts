@@ -22,6 +22,14 @@ test("--help prints the commands on stdout and exits with 0", async () => {
   assert.equal(terminal.err(), "");
 });
 
+test("what a run is told and what its plan reckons with have one default of threads", async () => {
+  for (const command of ["run", "serve", "plan"]) {
+    const terminal = createRecorder();
+    assert.equal(await main([command, "--help"], terminal), 0);
+    assert.match(terminal.out().replace(/\s+/g, " "), /--threads <n> threads of a worker process \(.*4 at most\)/);
+  }
+});
+
 test("no command prints the help on stderr and is a usage error", async () => {
   const terminal = createRecorder();
   assert.equal(await main([], terminal), 2);
