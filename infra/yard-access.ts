@@ -62,8 +62,12 @@ const YARD_ACCESS = Object.freeze({
    */
   operator: {
     reads: ["*"],
-    // A manifest too: cleaning up gives back the one of a version that was promoted at that moment.
-    writes: [MARKER, "pipelines/*", "incoming/*", "channels/*", "artifacts/*/manifest.json"],
+    // A manifest too: cleaning up gives back the one of a version that was promoted at that moment; and the note that
+    // it leaves in a checkpoint that it removes.
+    writes: [
+      ...[MARKER, "pipelines/*", "incoming/*", "channels/*"],
+      ...["artifacts/*/manifest.json", "checkpoints/*/_REMOVED"],
+    ],
     resumes: true,
     deletes: [
       "pipelines/*",

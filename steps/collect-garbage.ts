@@ -1,7 +1,7 @@
 // Removing what a yard does not need any more: versions beyond the number that is kept, folders of versions that were
-// never finished, and pushes that nobody goes on with. Safe beside running work: nothing that is younger than the grace
-// period goes, nothing that a channel points to or pointed to within it, and nothing that an unfinished run reads.
-//
+// never finished, pushes that nobody goes on with, and what versions are made from (remove-inputs.ts). Safe beside
+// running work: nothing that is younger than the grace period goes, nothing that a channel points to or pointed to
+// within it, and nothing that an unfinished run reads.
 // A version's manifest goes first, so that no reader begins to pull what is going; then the channels are looked at once
 // more, and a version that was promoted meanwhile gets its manifest back.
 import * as z from "zod";
@@ -11,11 +11,21 @@ import { isUnfinishedPush, isUploadNote, uploadRecordSchema } from "../core/arti
 import { ARTIFACT_LIMITS, RECIPE_LIMITS } from "../core/limits.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectInfo, ObjectStore } from "../stores/store.ts";
-import { readPlanReach } from "./plan-file.ts";
 import { readRecipe } from "./read-recipe.ts";
 import { createOnce, readRecord } from "./records.ts";
+import { findInputs, forgetAbandoned, type InputRules, removeInputs } from "./remove-inputs.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 import { listFolders, listModel, listModels, type ModelListing, openYard, readChannel } from "./yard.ts";
+import { type Needs, readNeeds } from "./yard-needs.ts";
+
+const KINDS = [
+  "version",
+  "unfinished-version",
+  "unfinished-push",
+  "upload",
+  "checkpoint",
+  "unfinished-checkpoint",
+] as const;
 
 const count = z.int().nonnegative();
 const uri = z.string().min(1);
@@ -24,6 +34,9 @@ const gcInputSchema = z.strictObject({
   yard: uri,
   /** Newest versions of each model that stay; absent: what the yard's pipelines say, else all. */
   keep: z.int().positive().optional(),
+  /** Newest complete uploads, and newest universal checkpoints, of each model that stay; absent: all. */
+  keepUploads: z.int().positive().optional(),
+  keepCheckpoints: z.int().positive().optional(),
   /** What is younger is left alone. */
   graceMs: count,
   /** True to say what would go, and remove nothing. */
@@ -34,7 +47,7 @@ const gcOutputSchema = z.strictObject({
   isTrial: z.boolean(),
   removed: z.array(
     z.strictObject({
-      kind: z.enum(["version", "unfinished-version", "unfinished-push"]),
+      kind: z.enum(KINDS),
       model: z.string(),
       prefix: z.string(),
       files: count,
@@ -44,59 +57,62 @@ const gcOutputSchema = z.strictObject({
   bytes: count,
 });
 
-/** Throws YardMissing, Recipe codes of a pipeline that cannot be read, YardPlanInvalid, and what the stores throw. */
+/**
+ * Throws YardMissing, Recipe codes of a pipeline that cannot be read, YardPlanInvalid, Manifest codes of a version when
+ * inputs are to go, and what the stores throw.
+ */
 export const gcStep = defineStep({
   name: "gc",
   input: gcInputSchema,
   output: gcOutputSchema,
-  async run({ yard: uri, keep, graceMs, isTrial }, deps) {
+  async run({ yard: uri, keep, keepUploads, keepCheckpoints, graceMs, isTrial }, deps) {
     const yard = await openYard(deps.openStore, uri);
-    const since = deps.now() - graceMs;
+    const sinceMs = deps.now() - graceMs;
     const keeps = await readKeeps(yard, keep, deps);
-    const running = await readRunning(yard, since, deps);
+    const needs = await readNeeds(yard, sinceMs, deps);
+    const models = await listModels(yard);
     const removed: Removed[] = [];
-    for (const { model } of await listModels(yard)) {
-      const found = await findGarbage(yard, model, { keep: keeps(model), since, running }, deps);
-      for (const garbage of found) {
-        const isGone = isTrial || (await remove(yard, garbage, deps));
-        if (!isGone) continue;
-        const bytes = garbage.files.reduce((sum, file) => sum + file.bytes, 0);
-        const { kind, prefix } = garbage;
-        removed.push({ kind, model, prefix, files: garbage.files.length, bytes });
-        deps.log({ event: "removed", kind, prefix, bytes, isTrial });
+    const note = ({ kind, model, prefix, files }: Pick<Removed, "kind" | "model" | "prefix"> & Files) => {
+      const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
+      removed.push({ kind, model, prefix, files: files.length, bytes });
+      deps.log({ event: "removed", kind, prefix, bytes, isTrial });
+    };
+    for (const { model } of models) {
+      for (const garbage of await findGarbage(yard, model, { keep: keeps(model), sinceMs, needs }, deps)) {
+        if (isTrial || (await remove(yard, garbage, deps))) note(garbage);
       }
     }
+    const rules: InputRules = { uploads: keepUploads, checkpoints: keepCheckpoints, sinceMs, needs };
+    if (!isTrial) await forgetAbandoned(yard, models, deps);
+    const gone = new Set(removed.map(({ prefix }) => prefix));
+    const inputs = await findInputs(yard, models, gone, rules, deps);
+    for (const input of isTrial ? inputs : await removeInputs(yard, inputs, rules, deps)) note(input);
     return { yard: yard.uri, isTrial, removed, bytes: removed.reduce((sum, { bytes }) => sum + bytes, 0) };
   },
 });
 
+type Files = { readonly files: readonly ObjectInfo[] };
 type Removed = {
-  readonly kind: "version" | "unfinished-version" | "unfinished-push";
+  readonly kind: (typeof KINDS)[number];
   readonly model: string;
   readonly prefix: string;
   readonly files: number;
   readonly bytes: number;
 };
 
-type Garbage = Pick<Removed, "kind" | "model" | "prefix"> & {
+type Garbage = Files & {
+  readonly kind: "version" | "unfinished-version" | "unfinished-push";
+  readonly model: string;
+  readonly prefix: string;
   readonly version: string | undefined;
-  readonly files: readonly ObjectInfo[];
 };
 
 type Rules = {
   /** Newest versions that stay; undefined: all. */
   readonly keep: number | undefined;
   /** What is younger stays. */
-  readonly since: number;
-  readonly running: Running;
-};
-
-/** What runs need that have begun within the grace period and not ended. */
-type Running = {
-  /** Folders of the yard that they read. */
-  readonly inputs: ReadonlySet<string>;
-  /** Models that they publish: folders of their versions may be unfinished, of files that are old. */
-  readonly models: ReadonlySet<string>;
+  readonly sinceMs: number;
+  readonly needs: Needs;
 };
 
 /** How many versions of a model stay: what was asked for, else the most that a pipeline of the yard says. */
@@ -116,27 +132,6 @@ async function readKeeps(
   return (model) => keeps.get(model);
 }
 
-async function readRunning(yard: ObjectStore, since: number, deps: StepDeps): Promise<Running> {
-  const runs = new Map<string, { newestMs: number; isEnded: boolean; isPlanned: boolean }>();
-  for await (const { key, modifiedMs } of yard.list("runs/", { signal: deps.signal })) {
-    const [, run = "", file] = key.split("/");
-    const seen = runs.get(run) ?? { newestMs: 0, isEnded: false, isPlanned: false };
-    runs.set(run, {
-      newestMs: Math.max(seen.newestMs, modifiedMs),
-      isEnded: seen.isEnded || key === layout.result(run),
-      isPlanned: seen.isPlanned || (file === "plan.jsonl" && key === layout.plan(run)),
-    });
-  }
-  const [inputs, models] = [new Set<string>(), new Set<string>()];
-  for (const [run, { newestMs, isEnded, isPlanned }] of runs) {
-    if (isEnded || !isPlanned || newestMs <= since) continue;
-    const { sources, publish } = await readPlanReach(yard, run, deps.signal);
-    for (const { store, prefix } of sources) if (store === yard.uri) inputs.add(prefix);
-    if (publish !== undefined) models.add(publish.model);
-  }
-  return { inputs, models };
-}
-
 async function findGarbage(
   yard: ObjectStore,
   model: string,
@@ -144,7 +139,7 @@ async function findGarbage(
   deps: StepDeps,
 ): Promise<readonly Garbage[]> {
   const listing = await listModel(yard, model);
-  const held = await readHeld(yard, listing, rules.since);
+  const held = await readHeld(yard, listing, rules.sinceMs);
   const garbage: Garbage[] = [];
   const newest = new Set(
     listing.versions.slice(0, rules.keep ?? listing.versions.length).map(({ version }) => version),
@@ -152,15 +147,15 @@ async function findGarbage(
   for (const [version, files] of await listFolders(yard, `artifacts/${model}/`, deps.signal)) {
     const prefix = layout.version(model, version);
     const isWhole = listing.versions.some((each) => each.version === version);
-    const isYoung = Math.max(...files.map(({ modifiedMs }) => modifiedMs)) > rules.since;
-    if (isYoung || held.has(version) || newest.has(version) || rules.running.inputs.has(prefix)) continue;
-    if (!isWhole && rules.running.models.has(model)) continue;
+    const isYoung = Math.max(...files.map(({ modifiedMs }) => modifiedMs)) > rules.sinceMs;
+    if (isYoung || held.has(version) || newest.has(version) || rules.needs.folders.has(prefix)) continue;
+    if (!isWhole && rules.needs.published.has(model)) continue;
     const kind = isWhole ? ("version" as const) : ("unfinished-version" as const);
     garbage.push({ kind, model, prefix, version, files });
   }
   for (const { prefix, files, modifiedMs } of listing.uploads) {
     const isPush = isUnfinishedPush(files.map(({ key }) => key.slice(prefix.length)));
-    if (!isPush || modifiedMs > rules.since) continue;
+    if (!isPush || modifiedMs > rules.sinceMs) continue;
     garbage.push({ kind: "unfinished-push", model, prefix, version: undefined, files });
   }
   return garbage;

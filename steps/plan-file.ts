@@ -1,7 +1,7 @@
 // The plan of a run as a file of the yard: JSON Lines, the header first, then one unit a line in the order of stages
 // and indexes. Written once; every worker reads it and parses only the lines of its own units.
 import * as z from "zod";
-import { layout } from "../core/artifact/layout.ts";
+import { layout, namedFolders } from "../core/artifact/layout.ts";
 import { type ErrorDetails, MergeyardError } from "../core/error.ts";
 import { parseJson } from "../core/json.ts";
 import { PLAN_LIMITS, STORE_LIMITS } from "../core/limits.ts";
@@ -67,25 +67,37 @@ export async function readPlan(store: ObjectStore, run: string, signal: AbortSig
   };
 }
 
-/** Of a plan's header what it reads and where it publishes, whichever version wrote it. */
-const reachSchema = z.looseObject({
-  sources: z.array(z.looseObject({ store: z.string(), prefix: z.string() })),
-  publish: z.looseObject({ model: z.string() }).optional(),
-});
+/** Of a plan what `gc` must know, whichever version wrote it. */
+const publishingSchema = z.looseObject({ publish: z.looseObject({ model: z.string() }).optional() });
+const describingSchema = z.looseObject({ op: z.literal("describe"), model: z.string() });
 
-/** What an unfinished run needs of the yard. Throws YardRunMissing, YardPlanInvalid. */
-export async function readPlanReach(
-  store: ObjectStore,
-  run: string,
-  signal: AbortSignal,
-): Promise<z.output<typeof reachSchema>> {
+/** What a run needs of the yard. */
+export type PlanReach = {
+  /** Folders that the plan names: what it reads, and perhaps others. */
+  readonly folders: readonly string[];
+  /** Models under whose names the run makes universal checkpoints. */
+  readonly described: readonly string[];
+  /** The model that it publishes. */
+  readonly published: string | undefined;
+};
+
+/** Throws YardRunMissing, YardPlanInvalid. */
+export async function readPlanReach(store: ObjectStore, run: string, signal: AbortSignal): Promise<PlanReach> {
   const where = { store: store.uri, file: layout.plan(run) };
   const stored = await store.get(where.file, PLAN_LIMITS.bytes, { signal });
   if (stored === undefined) throw new MergeyardError("YardRunMissing", { where });
-  const [start, end] = findLines(stored.bytes)[0] ?? [0, 0];
-  return parseAs(reachSchema, parseJson(stored.bytes.subarray(start, end)), (field, found) => {
+  const [folders, described] = [new Set<string>(), new Set<string>()];
+  const lines = findLines(stored.bytes).map(([start, end]) => stored.bytes.subarray(start, end));
+  for (const line of lines) {
+    const text = Buffer.from(line.buffer, line.byteOffset, line.byteLength).toString();
+    for (const folder of namedFolders(text)) folders.add(folder);
+    const describing = text.includes('"describe"') ? describingSchema.safeParse(parseJson(line)).data : undefined;
+    if (describing !== undefined) described.add(describing.model);
+  }
+  const { publish } = parseAs(publishingSchema, parseJson(lines[0] ?? new Uint8Array()), (field, found) => {
     return new MergeyardError("YardPlanInvalid", { where: { ...where, line: 1, field }, found });
   });
+  return { folders: [...folders], described: [...described], published: publish?.model };
 }
 
 /** Line of a unit, counting the header as line 0; undefined when the stage or the index is not in the plan. */

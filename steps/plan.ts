@@ -24,6 +24,7 @@ import { readPlan, writePlan } from "./plan-file.ts";
 import { readDocuments } from "./read-documents.ts";
 import { readRecipe } from "./read-recipe.ts";
 import { readRecord } from "./records.ts";
+import { refuseRemoved } from "./removal.ts";
 import { type ModelPlace, type ModelScope, resolveModel, resolveUri } from "./resolve-model.ts";
 import {
   type ChannelRecord,
@@ -65,6 +66,7 @@ export const planStep = defineStep({
       }
       const kept = await keepPlan(yard, { ...plan, header }, deps);
       if (kept === undefined) continue;
+      await refuseGoing(yard, kept, deps);
       const stages = listStages(kept, input.fleet ?? FLEET_DEFAULT);
       return { ...base, run, outcome: "planned", stages, version: null, current: null };
     }
@@ -206,6 +208,13 @@ async function sourcesStand(before: PlanHeader, now: PlanHeader, deps: StepDeps)
       return false;
   }
   return true;
+}
+
+/** `gc` looks for plans when it has left its note, so that one of the two sees the other. */
+async function refuseGoing(yard: ObjectStore, { sources }: PlanHeader, deps: StepDeps): Promise<void> {
+  for (const { store, prefix } of sources) {
+    if (store === yard.uri && prefix !== "") await refuseRemoved(yard, prefix, deps.signal);
+  }
 }
 
 /**

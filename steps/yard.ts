@@ -4,6 +4,7 @@ import * as z from "zod";
 import { checkName } from "../core/artifact/key.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { matchName } from "../core/artifact/name-prefix.ts";
+import { REMOVAL_NOTE } from "../core/artifact/upload.ts";
 import { MergeyardError } from "../core/error.ts";
 import { compareUtf8 } from "../core/utf8-order.ts";
 import type { ObjectInfo, ObjectStore, OpenStore } from "../stores/store.ts";
@@ -145,20 +146,31 @@ async function listVersions(
   return versions.sort((a, b) => b.publishedMs - a.publishedMs || compareUtf8(a.version, b.version));
 }
 
-/** Uploads of a model, newest first; complete or not. */
+/** Uploads of a model, newest first; complete or not, but none that `gc` has removed or is removing. */
 export async function listUploads(store: ObjectStore, model: string): Promise<readonly UploadListing[]> {
+  return (await listUploadFolders(store, model)).filter(isStanding);
+}
+
+/** What lies under incoming/<model>/, newest first. */
+export async function listUploadFolders(store: ObjectStore, model: string): Promise<readonly UploadListing[]> {
   return toUploads(model, await listFolders(store, `incoming/${checkName(model)}/`));
 }
 
-/** The same of every model, by one listing; folders whose names cannot be models are passed over. */
+/** The uploads of every model, by one listing; folders whose names cannot be models are passed over. */
 export async function listAllUploads(
   store: ObjectStore,
   signal: AbortSignal,
 ): Promise<ReadonlyMap<string, readonly UploadListing[]>> {
   const models = [...(await listFolders(store, "incoming/", signal))].filter(([model]) => isName(model));
   return new Map(
-    models.map(([model, objects]) => [model, toUploads(model, groupByFolder(`incoming/${model}/`, objects))]),
+    models.map(([model, objects]) => {
+      return [model, toUploads(model, groupByFolder(`incoming/${model}/`, objects)).filter(isStanding)];
+    }),
   );
+}
+
+function isStanding({ prefix, files }: UploadListing): boolean {
+  return !files.some(({ key }) => key === `${prefix}${REMOVAL_NOTE}`);
 }
 
 function toUploads(model: string, folders: ReadonlyMap<string, readonly ObjectInfo[]>): readonly UploadListing[] {

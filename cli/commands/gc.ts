@@ -1,4 +1,4 @@
-// `mergeyard gc --yard YARD`: removes versions beyond the number that is kept, and what was never finished.
+// `mergeyard gc --yard YARD`: removes versions beyond the number that is kept, what was never finished, and old inputs.
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import { gcStep } from "../../steps/collect-garbage.ts";
@@ -12,6 +12,8 @@ import { countOf, formatBytes } from "../text.ts";
 type Options = {
   readonly yard: string;
   readonly keep?: number;
+  readonly keepUploads?: number;
+  readonly keepCheckpoints?: number;
   readonly grace: number;
   readonly dryRun?: boolean;
   readonly json?: boolean;
@@ -23,12 +25,24 @@ const UNITS: Readonly<Record<string, number>> = { m: HOUR_MS / 60, h: HOUR_MS, d
 export function addGc(program: Command, terminal: Terminal): void {
   program
     .command("gc")
-    .description("remove old versions, unfinished ones, and pushes that nobody goes on with")
+    .description("remove old versions, unfinished ones, pushes that nobody goes on with, and old inputs where asked to")
     .addOption(yardOption())
     .addOption(
       new Option(
         "--keep <n>",
         "newest versions of each model to keep (default: publish.keep of the yard's pipelines)",
+      ).argParser(parseKeep),
+    )
+    .addOption(
+      new Option(
+        "--keep-uploads <n>",
+        "newest complete uploads of each model to keep, of those that runs have read (default: all)",
+      ).argParser(parseKeep),
+    )
+    .addOption(
+      new Option(
+        "--keep-checkpoints <n>",
+        "newest universal checkpoints of each model to keep, beside those that anything names (default: all)",
       ).argParser(parseKeep),
     )
     .addOption(
@@ -44,8 +58,8 @@ export function addGc(program: Command, terminal: Terminal): void {
 async function collect(options: Options, terminal: Terminal): Promise<void> {
   const deps = createStepDeps(terminal, createStoreOpener(terminal.env));
   const yard = toUri(options.yard, terminal.cwd);
-  const keep = options.keep === undefined ? {} : { keep: options.keep };
-  const input = { yard, ...keep, graceMs: options.grace, isTrial: options.dryRun === true };
+  const { keep, keepUploads, keepCheckpoints } = options;
+  const input = { yard, keep, keepUploads, keepCheckpoints, graceMs: options.grace, isTrial: options.dryRun === true };
   const { removed, bytes } = await runStep(gcStep, input, deps);
   printResult(terminal, options.json, { yard, dryRun: input.isTrial, removed, bytes }, () => {
     const verb = input.isTrial ? "would remove" : "removed";

@@ -89,6 +89,7 @@ function explain(event: StepEvent, progress: Progress): void {
     progress.note(`warning: ${files} will be uploaded and never read: other weights of the folder are the model`);
   }
   if (event.event === "step-waiting") progress.note(`${event.step} waits: ${event.reason}`);
+  if (event.event === "step-removed") progress.note(`${event.step} was pushed, and gc has removed it: passed over`);
 }
 
 /** A folder of this machine by its path, as people write it. */

@@ -38,6 +38,15 @@ export const layout = Object.freeze({
   cache: (key: string) => `cache/${key.replace("sha256:", "")}.json`,
 });
 
+const NAMED = /(incoming|checkpoints|artifacts)\/([A-Za-z0-9._-]+)[/@](?:sha256:)?([A-Za-z0-9._-]+)/g;
+
+/** Folders of models that a text names, as a plan or a pipeline spells them; more than it means, never less. */
+export function namedFolders(text: string): readonly string[] {
+  return [...text.matchAll(NAMED)].map(([, area = "", model = "", name = ""]) => {
+    return area === "checkpoints" ? layout.checkpoint(model, name) : `${area}/${model}/${name}/`;
+  });
+}
+
 /** True for the key of a run's failure, and not of a unit's. */
 export function isRunFailure(key: string): boolean {
   return /^runs\/[^/]+\/failures\/\d+\.json$/.test(key);

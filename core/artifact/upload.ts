@@ -11,6 +11,12 @@ import { digestSchema } from "./digest-schema.ts";
 /** Commit marker of an upload: an object of this name says that all files of the upload were there before it. */
 export const UPLOAD_MARKER = "_COMPLETE";
 
+/**
+ * Note of `gc` in a folder of inputs that it removes (steps/removal.ts). An upload that has it is none any more; where
+ * it was pushed the note stays, so that `push --watch` does not push the step again.
+ */
+export const REMOVAL_NOTE = "_REMOVED";
+
 const RECORD = /^_PUSH(-\d+-of-\d+)?$/;
 
 const count = z.int().nonnegative();
@@ -25,7 +31,7 @@ export function uploadRecordName({ rank, ranks }: UploadRank): string {
 
 /** True for what `push` itself writes into an upload: it is no part of what was uploaded. */
 export function isUploadNote(name: string): boolean {
-  return name === UPLOAD_MARKER || RECORD.test(name);
+  return name === UPLOAD_MARKER || name === REMOVAL_NOTE || RECORD.test(name);
 }
 
 /** True when a push of these files has begun and not committed. */

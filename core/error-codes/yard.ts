@@ -57,6 +57,16 @@ export const YARD_CODES = {
     retryable: false,
     remedy: "let it finish; pushed again, nothing is uploaded twice",
   },
+  UploadRemoved: {
+    meaning: "`gc` has removed this upload",
+    retryable: false,
+    remedy: "push it under another name with --upload, if it is wanted again",
+  },
+  YardRemovalUnderWay: {
+    meaning: "`gc` is removing this folder",
+    retryable: true,
+    remedy: "try again when it has ended; where it was killed, run `mergeyard gc` an hour later, which finishes it",
+  },
   UploadRanksDisagree: {
     meaning: "the ranks of an upload do not hold parts of one checkpoint",
     retryable: false,

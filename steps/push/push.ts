@@ -5,7 +5,13 @@ import * as z from "zod";
 import { digestBytes } from "../../core/artifact/digest.ts";
 import { checkName } from "../../core/artifact/key.ts";
 import { layout, shortDigest } from "../../core/artifact/layout.ts";
-import { isUploadNote, type UploadMarker, type UploadRank, uploadRecordName } from "../../core/artifact/upload.ts";
+import {
+  isUploadNote,
+  REMOVAL_NOTE,
+  type UploadMarker,
+  type UploadRank,
+  uploadRecordName,
+} from "../../core/artifact/upload.ts";
 import { hasCode, MergeyardError } from "../../core/error.ts";
 import type { StepFolder } from "../../core/formats/step-folder.ts";
 import { mapBounded } from "../../core/map-bounded.ts";
@@ -63,7 +69,7 @@ export type PushOutput = z.infer<typeof pushOutputSchema>;
 
 /**
  * Throws the codes of opening a checkpoint (it is not whole), StoreObjectChanged (a file changes while it is pushed),
- * UploadOccupied, UploadTakenOver, UploadRanksDisagree, YardFileCorrupt, and what the stores throw.
+ * UploadOccupied, UploadRemoved, UploadTakenOver, UploadRanksDisagree, YardFileCorrupt, and what the stores throw.
  * Memory: two pieces and a few parts for each file in flight.
  */
 export const pushStep = defineStep({
@@ -115,6 +121,7 @@ async function pushSnapshot(
   const upload = checkName(wanted.upload ?? nameUpload(snapshot, wanted));
   const place = { yard, prefix: layout.upload(wanted.model, upload) };
   const run: Push = { place, snapshot, wanted, upload, deps, done: { read: 0, sent: 0, files: 0 } };
+  await refuseRemovedUpload(place, deps.signal);
   const there = await readUploadMarker(place, deps.signal);
   if (there !== undefined) checkMarker(run, there);
   const marker = there ?? (await uploadAll(run, base, async () => checkUnchanged(taken, await takeAgain())));
@@ -159,6 +166,11 @@ function checkMarker({ place, snapshot, wanted }: Push, marker: UploadMarker): v
     found: `a complete upload of ${marker.files.length} files, step ${marker.step}`,
     expected: `${snapshot.files.length} files, step ${snapshot.step}, as they are now`,
   });
+}
+
+async function refuseRemovedUpload({ yard, prefix }: UploadPlace, signal: AbortSignal): Promise<void> {
+  if ((await yard.head(`${prefix}${REMOVAL_NOTE}`, { signal })) === undefined) return;
+  throw new MergeyardError("UploadRemoved", { where: { store: yard.uri, file: prefix } });
 }
 
 async function uploadAll(

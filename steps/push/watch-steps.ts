@@ -7,7 +7,7 @@
 // changes or disappears while it is pushed leaves nothing in the yard, and is looked at again.
 import { setTimeout as pause } from "node:timers/promises";
 import { checkName } from "../../core/artifact/key.ts";
-import { MergeyardError } from "../../core/error.ts";
+import { hasCode, MergeyardError } from "../../core/error.ts";
 import { findStepFolders, type StepFolder, whyUnfinished } from "../../core/formats/step-folder.ts";
 import type { ObjectInfo, ObjectStore } from "../../stores/store.ts";
 import { fingerprintFiles } from "../open-checkpoint.ts";
@@ -54,12 +54,13 @@ export async function watchSteps(
       const result = await tryPush(yard, source, ready, input, deps);
       const state = seen.get(ready.folder);
       const trouble = typeof result === "string" ? result : undefined;
+      if (result === undefined) deps.log({ event: "step-removed", step: ready.folder });
       if (trouble !== undefined && trouble !== state?.trouble) wait(ready, trouble, deps);
       if (state !== undefined) {
         state.pushed = trouble === undefined ? state.fingerprint : undefined;
         state.trouble = trouble;
       }
-      if (typeof result !== "string") pushed({ ...result, source: `${source.uri}/${ready.folder}` });
+      if (typeof result === "object") pushed({ ...result, source: `${source.uri}/${ready.folder}` });
     }
     await pause(input.everyMs, undefined, { signal: deps.signal }).catch((error: unknown) => {
       deps.signal.throwIfAborted();
@@ -97,7 +98,10 @@ function wait({ folder }: StepFolder, reason: string, deps: StepDeps): void {
   deps.log({ event: "step-waiting", step: folder, reason });
 }
 
-/** What was pushed; or why nothing was, when the step is not whole yet, changed meanwhile, or a store is silent. */
+/**
+ * What was pushed; or why nothing was, when the step is not whole yet, changed meanwhile, or a store is silent.
+ * Undefined for a step whose upload `gc` has removed: it had been pushed.
+ */
 async function tryPush(
   yard: ObjectStore,
   source: ObjectStore,
@@ -109,6 +113,7 @@ async function tryPush(
     return await pushStepFolder(yard, source, step, { model, upload: undefined, rank, ranks }, deps);
   } catch (cause) {
     deps.signal.throwIfAborted();
+    if (hasCode(cause, "UploadRemoved")) return undefined;
     if (!(cause instanceof MergeyardError) || !(cause.retryable || cause.where.store === source.uri)) throw cause;
     return `${cause.code}: ${cause.found ?? cause.message}`;
   }

@@ -20,6 +20,7 @@ import {
   writtenDocuments,
 } from "../open-checkpoint.ts";
 import { createOnce } from "../records.ts";
+import { refuseRemoved } from "../removal.ts";
 import { putFile } from "../stream.ts";
 import { needReceipt, type UnitContext } from "./context.ts";
 import { PLAIN_WORK, type UnitWork } from "./unit-work.ts";
@@ -46,6 +47,7 @@ export async function describeSource(context: UnitContext, unit: DescribeUnit): 
       : describeConverted(opened, conversion, tensorFiles, sideFiles);
   const digest = checkpointDigest(universal);
   const prefix = layout.checkpoint(unit.model, digest);
+  await refuseRemoved(yard, prefix, deps.signal);
   const document = encodeUniversal(universal);
   let bytesCopied = 0;
   const places = new Map(adopted.flatMap(({ file, key }) => (key === null ? [] : [[file.name, key] as const])));

@@ -16,7 +16,7 @@ const scratch = mkdtempSync(path.join(tmpdir(), "mergeyard-push-"));
 after(() => rmSync(scratch, { recursive: true, force: true }));
 
 async function call(...args: readonly string[]) {
-  const terminal = createRecorder({ cwd: scratch });
+  const terminal = { ...createRecorder({ cwd: scratch }), now: Date.now };
   const status = await main([...args, "--json"], { ...terminal, env: process.env });
   const out = status === 0 ? JSON.parse(terminal.out()) : {};
   const error = status === 0 ? undefined : JSON.parse(terminal.err().trimEnd().split("\n").at(-1) ?? "").error;
@@ -74,6 +74,38 @@ test("a channel is promoted and rolled back, and gc removes what is not kept", a
   const kept = await call("gc", "--yard", yard, "--keep", "1", "--dry-run");
   assert.deepEqual(kept.out.removed, [], "all of it is younger than 7 days");
   assert.equal((await call("gc", "--yard", yard, "--grace", "soon")).status, 2);
+});
+
+test("gc removes old uploads, and the checkpoints that no version and no upload leads to any more", async () => {
+  const yard = await newYard("inputs");
+  await call("push", path.join(EXAMPLES, "models/base"), "base", "--yard", yard);
+  writeFileSync(
+    path.join(scratch, "p.yaml"),
+    "name: p\nmodels: { base: incoming/base, tuned: incoming/tuned }\nmerge: { merge_method: linear, " +
+      "models: [{ model: base }, { model: tuned }], parameters: { weight: 0.5 } }\n" +
+      "publish: { model: p, channel: nightly }\n",
+  );
+  for (const tuned of ["python", "shakespeare"]) {
+    await call("push", path.join(EXAMPLES, "models", tuned), "tuned", "--yard", yard, "--upload", tuned);
+    assert.equal((await call("run", "p.yaml", "--yard", yard)).out.result.outcome, "published");
+  }
+  const options = ["gc", "--yard", yard, "--keep", "1", "--keep-uploads", "1", "--keep-checkpoints", "1"];
+  assert.deepEqual((await call(...options)).out.removed, [], "all of it is younger than 7 days");
+  const would = await call(...options, "--grace", "0m", "--dry-run");
+  const gone = await call(...options, "--grace", "0m");
+  assert.deepEqual(gone.out.removed, would.out.removed);
+  const kinds = gone.out.removed.map(({ kind }: { kind: string }) => kind);
+  assert.deepEqual(kinds, ["version", "upload", "checkpoint"]);
+  const listed = await call("ls", "--yard", yard);
+  const { uploads } = listed.out.models.find(({ model }: { model: string }) => model === "tuned");
+  assert.deepEqual(
+    uploads.map(({ upload }: { upload: string }) => upload),
+    ["shakespeare"],
+  );
+  assert.equal((await call("verify", "--yard", yard)).out.verified.length, 1);
+  const again = await call("push", path.join(EXAMPLES, "models/python"), "tuned", "--yard", yard, "--upload", "python");
+  assert.deepEqual([again.status, again.error?.code], [1, "UploadRemoved"]);
+  assert.equal((await call("gc", "--yard", yard, "--keep-uploads", "0")).status, 2);
 });
 
 test("--watch pushes what a job has finished, ends on ^C with 130, and goes on when started again", async () => {

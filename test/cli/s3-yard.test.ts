@@ -41,7 +41,7 @@ const used = new Set<string>();
 
 /** What a command prints as JSON. */
 async function call(name: string, ...args: readonly string[]): Promise<Record<string, unknown>> {
-  const terminal = { ...createRecorder({ cwd: scratch }), env: process.env };
+  const terminal = { ...createRecorder({ cwd: scratch }), env: process.env, now: Date.now };
   const status = await main([name, ...args, ...(name === "init" ? [] : ["--yard", YARD]), "--json"], terminal);
   assert.equal(status, 0, `${name}: ${terminal.err()}`);
   used.add(name);
@@ -78,6 +78,17 @@ test("a version on S3 is pulled, derived from, promoted, rolled back and collect
   await call("rollback", "on-s3:nightly");
   assert.equal((await call("show", "on-s3:nightly")).version, first);
   await call("gc", "--keep", "1", "--dry-run");
+  await call("push", path.join(MODELS, "base"), "python", "--upload", "later");
+  await call("run", "p.yaml");
+  const inputs = ["--keep-uploads", "1", "--keep-checkpoints", "1", "--grace", "0m"];
+  const would: unknown = (await call("gc", ...inputs, "--dry-run")).removed;
+  const gone: readonly { kind: string; model: string }[] = Object(await call("gc", ...inputs)).removed;
+  assert.deepEqual(
+    gone.map(({ kind, model }) => [kind, model]),
+    [["upload", "python"]],
+  );
+  assert.deepEqual(would, gone);
+  assert.equal(Object(await call("verify")).verified.length, 3, "what versions name is there");
   const terminal = { ...createRecorder({ cwd: scratch }), env: process.env };
   const scheme = ["--scheme", "int8_channel", "--out", "int8"];
   assert.equal(await main(["quantize", path.join(MODELS, "base"), ...scheme], terminal), 0, terminal.err());

@@ -95,6 +95,34 @@ test("an operator makes a yard, pushes, moves channels and cleans up under the o
   assert.notEqual(await yard.head(manifest), undefined);
 });
 
+test("an operator removes old inputs under the operator's policy, and gives up what is needed by now", async () => {
+  const { yard } = await twoVersions("ab");
+  await putModel(yard, "incoming/a/2/", { seed: 12 });
+  const openStore = openerOf(yard);
+  await runPipeline(yard, testDeps(openStore, { executeMerge: createInThreadExecutor(openStore) }));
+  await runStep(
+    gcStep,
+    { yard: yard.uri, keep: 1, graceMs: 1 },
+    { ...testDeps(openStore), now: () => Date.now() + 1e12 },
+  );
+  const own = underRole(yard, operator);
+  const gc = async () => {
+    const deps = { ...testDeps(openerOf(own)), now: () => Date.now() + 1e12 };
+    const input = { yard: own.uri, keepUploads: 1, keepCheckpoints: 1, graceMs: 1 };
+    return (await runStep(gcStep, input, deps)).removed.map(({ kind }) => kind);
+  };
+  const pinned = recipe(0.5).replace("incoming/a", "incoming/a/1");
+  const { create } = own;
+  own.create = async (key, bytes, o) => {
+    if (key.endsWith("/_REMOVED")) await putText(yard, "pipelines/pinned.yaml", pinned);
+    return create(key, bytes, o);
+  };
+  assert.deepEqual(await gc(), ["checkpoint"]);
+  await yard.delete("pipelines/pinned.yaml");
+  own.create = create;
+  assert.deepEqual(await gc(), ["upload"]);
+});
+
 test("another account's team pushes and pulls through its access point", async () => {
   const { yard, first, second } = await twoVersions("support-bot");
   const own = underRole(yard, team, byPoint);

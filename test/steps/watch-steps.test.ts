@@ -85,6 +85,26 @@ test("a Trainer's steps are pushed in order when its state is written, each once
   await again.stop();
 });
 
+test("a step whose upload gc has removed is passed over after a restart", async () => {
+  const [yard, job] = [await newYard(), newStore()];
+  for (const step of [5, 6]) await putModel(job, `step_${step}/`, { seed: step });
+  const first = watch(yard, job);
+  await first.until(() => first.pushed.length === 2);
+  await first.stop();
+  const prefix = first.pushed[0]?.prefix ?? "";
+  for await (const { key } of yard.list(prefix)) await yard.delete(key);
+  await putText(yard, `${prefix}_REMOVED`, "{}");
+  const again = watch(yard, job);
+  await again.until(() => again.pushed.length === 1);
+  assert.deepEqual([again.pushed[0]?.step, again.pushed[0]?.outcome], [6, "present"]);
+  const passed = again.deps.events.filter(({ event }) => event === "step-removed");
+  assert.deepEqual(
+    passed.map(({ step }) => step),
+    ["step_5"],
+  );
+  await again.stop();
+});
+
 test("a yard that does not answer is waited for, and told once", async () => {
   const [yard, job] = [await newYard(), newStore()];
   let isSilent = true;
