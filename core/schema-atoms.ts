@@ -4,3 +4,9 @@ import type { Json } from "./json.ts";
 
 /** Any JSON value. */
 export const jsonSchema: z.ZodType<Json> = z.json();
+
+/** A number of things, bytes included. */
+export const count = z.int().nonnegative();
+
+/** Of a store, a yard or a folder: what is there is for whoever opens it to say. */
+export const uri = z.string().min(1);

@@ -9,6 +9,7 @@ import { layout } from "../core/artifact/layout.ts";
 import { MANIFEST_FILE } from "../core/artifact/manifest.ts";
 import { isUnfinishedPush, isUploadNote, uploadRecordSchema } from "../core/artifact/upload.ts";
 import { ARTIFACT_LIMITS, RECIPE_LIMITS } from "../core/limits.ts";
+import { count, uri } from "../core/schema-atoms.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectInfo, ObjectStore } from "../stores/store.ts";
 import { readRecipe } from "./read-recipe.ts";
@@ -26,9 +27,6 @@ const KINDS = [
   "checkpoint",
   "unfinished-checkpoint",
 ] as const;
-
-const count = z.int().nonnegative();
-const uri = z.string().min(1);
 
 const gcInputSchema = z.strictObject({
   yard: uri,

@@ -4,14 +4,12 @@
 import * as z from "zod";
 import type { TensorEntry } from "../core/checkpoint.ts";
 import { isFloatDtype, scalarCast } from "../core/ops/cast.ts";
+import { count, uri } from "../core/schema-atoms.ts";
 import { DTYPE_BITS, DTYPES, type Dtype, elementCount, sameShape, tensorBytes } from "../core/tensor.ts";
 import { gatherWhole } from "../core/universal/box.ts";
 import { type GatherSource, gatherPieces } from "../engine/gather.ts";
 import { openPlace } from "./open-checkpoint.ts";
 import { defineStep, type StepDeps } from "./step.ts";
-
-const count = z.int().nonnegative();
-const uri = z.string().min(1);
 
 /** A folder, or one file of it that is a checkpoint by itself. */
 const sourceSchema = z.strictObject({ folder: uri, file: z.string().optional() });

@@ -6,6 +6,7 @@ import { checkName } from "../core/artifact/key.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { versionName } from "../core/artifact/manifest.ts";
 import { mapBounded } from "../core/map-bounded.ts";
+import { count } from "../core/schema-atoms.ts";
 import { readManifest } from "./checkpoint-listing.ts";
 import { promote } from "./decide-channel.ts";
 import type { PublishDeps } from "./publish.ts";
@@ -14,8 +15,6 @@ import { addSignature } from "./signature.ts";
 import { defineStep } from "./step.ts";
 import { copyVerified, STREAMS_IN_FLIGHT } from "./stream.ts";
 import { openYard } from "./yard.ts";
-
-const count = z.int().nonnegative();
 
 export const publishFolderStep = defineStep({
   name: "publish-folder",

@@ -5,9 +5,7 @@ import * as z from "zod";
 import { YARD_LIMITS } from "../core/limits.ts";
 import { fleetSchema } from "../core/plan/machine.ts";
 import { receiptSchema } from "../core/plan/receipt.ts";
-
-const count = z.int().nonnegative();
-const uri = z.string().min(1);
+import { count, uri } from "../core/schema-atoms.ts";
 
 /** Largest Batch array; more units than this share jobs. AWS Batch quota. */
 export const JOBS_MAX = 10_000;

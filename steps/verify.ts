@@ -12,15 +12,13 @@ import { parsePublicKeys } from "../core/artifact/public-key.ts";
 import { checkpointDigest, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
 import { MergeyardError } from "../core/error.ts";
 import { mapBounded } from "../core/map-bounded.ts";
+import { count, uri } from "../core/schema-atoms.ts";
 import type { ObjectStore } from "../stores/store.ts";
 import { readManifest, readUniversal } from "./checkpoint-listing.ts";
 import { checkLineage, lineageEntrySchema } from "./lineage.ts";
 import { checkSignature, signatureSchema, trustedKeysSchema } from "./signature.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 import { type ListedFile, STREAMS_IN_FLIGHT, verifyFile } from "./stream.ts";
-
-const count = z.int().nonnegative();
-const uri = z.string().min(1);
 
 const verifyInputSchema = z.strictObject({
   /** A pulled version, `<yard>/artifacts/<model>/<version>`, or a universal checkpoint. */

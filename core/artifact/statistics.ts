@@ -3,14 +3,13 @@
 // the pass that merges. The zod schema is its definition.
 import * as z from "zod";
 import type { UnitLoss, UnitStatistics } from "../plan/receipt.ts";
+import { count } from "../schema-atoms.ts";
 import { sortByName } from "../utf8-order.ts";
 import { canonicalJson } from "./digest.ts";
 import { listQuantized, quantizedOutputSchema } from "./quantized.ts";
 
 /** File name in an artifact's folder. */
 export const STATISTICS_FILE = "statistics.json";
-
-const count = z.int().nonnegative();
 
 /** One tensor. Lists follow the document's `models`; a model that takes no part in the tensor has null. */
 const tensorStatisticsSchema = z.strictObject({

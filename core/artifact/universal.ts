@@ -3,6 +3,7 @@
 // docs/format.md is the normative text.
 import * as z from "zod";
 import { MergeyardError } from "../error.ts";
+import { count } from "../schema-atoms.ts";
 import { DTYPES, type Shape, tensorBytes } from "../tensor.ts";
 import { FAMILY_IDS } from "../universal/family-ids.ts";
 import { trainingStateSchema } from "../universal/training-state.ts";
@@ -14,8 +15,6 @@ import { fileNameSchema } from "./file-name.ts";
 import { findListingProblem, type PlainFile, plainFileSchema, type TensorFileListing } from "./listed-file.ts";
 
 export const UNIVERSAL_FILE = "universal.json";
-
-const count = z.int().nonnegative();
 
 /** Where one tensor's bytes are; in its file it bears the parameter's name. `offset` counts from the file's start. */
 const tensorPlaceSchema = z.strictObject({

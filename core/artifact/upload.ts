@@ -5,6 +5,7 @@
 import * as z from "zod";
 import { MergeyardError } from "../error.ts";
 import { parseJson } from "../json.ts";
+import { count } from "../schema-atoms.ts";
 import { sortByName } from "../utf8-order.ts";
 import { digestSchema } from "./digest-schema.ts";
 
@@ -18,8 +19,6 @@ export const UPLOAD_MARKER = "_COMPLETE";
 export const REMOVAL_NOTE = "_REMOVED";
 
 const RECORD = /^_PUSH(-\d+-of-\d+)?$/;
-
-const count = z.int().nonnegative();
 
 /** One of several processes that push the files of one upload, each its own; a lone one is rank 0 of 1. */
 export type UploadRank = { readonly rank: number; readonly ranks: number };

@@ -2,10 +2,9 @@
 // a unit with a receipt is never run again in that run.
 import * as z from "zod";
 import { digestSchema as digest } from "../artifact/digest-schema.ts";
+import { count } from "../schema-atoms.ts";
 import { BLOCK_SCHEME_IDS } from "../schemes/registry.ts";
 import { DTYPES } from "../tensor.ts";
-
-const count = z.int().nonnegative();
 
 const tensorDigestSchema = z.strictObject({
   name: z.string(),

@@ -2,10 +2,10 @@
 // by every worker. The zod schemas are its only definition; all types are inferred from them.
 import * as z from "zod";
 import { digestSchema as digest } from "../artifact/digest-schema.ts";
+import { count } from "../schema-atoms.ts";
 import { BLOCK_SCHEME_IDS } from "../schemes/registry.ts";
 import { DTYPES } from "../tensor.ts";
 
-const count = z.int().nonnegative();
 const dtype = z.enum(DTYPES);
 const shape = z.array(count);
 const parameterValues = z.record(z.string(), z.union([z.number(), z.boolean(), z.string()]));

@@ -18,6 +18,7 @@ import { weightsIn } from "../../core/formats/weights-dtype.ts";
 import { mapBounded } from "../../core/map-bounded.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import type { TensorFile } from "../../core/plan/receipt.ts";
+import { count, uri } from "../../core/schema-atoms.ts";
 import { checkpointInfoSchema } from "../../core/universal/checkpoint-info.ts";
 import { describeConverted, planConversion } from "../../core/universal/convert-plan.ts";
 import { writeBytes, writeObject } from "../../stores/objects.ts";
@@ -30,9 +31,6 @@ import { copyVerified, digestFile, STREAMS_IN_FLIGHT } from "../stream.ts";
 import { adoptPieces, findAdoptSource } from "../units/adopt.ts";
 import { convertFile } from "./file.ts";
 import { type TargetChoice, type WrittenFile, writeTarget } from "./target.ts";
-
-const count = z.int().nonnegative();
-const uri = z.string().min(1);
 
 /** What `convert` can write; but for the first two the ids of core/formats/targets.ts. */
 export const CONVERSION_TARGETS = [

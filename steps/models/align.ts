@@ -5,6 +5,7 @@ import { derivePermutations, type PermutationSpec } from "../../core/align/permu
 import { elementOffsets, matchWeights, type Permutations } from "../../core/align/weight-matching.ts";
 import type { TensorEntry } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
+import { count } from "../../core/schema-atoms.ts";
 import { DTYPE_BITS, sameShape } from "../../core/tensor.ts";
 import { defineStep } from "../step.ts";
 import { writeFolderManifest } from "./folder-manifest.ts";
@@ -16,8 +17,6 @@ import {
   readValues,
   writeModel,
 } from "./whole-tensors.ts";
-
-const count = z.int().nonnegative();
 
 export const alignStep = defineStep({
   name: "align",

@@ -8,6 +8,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { type FloatDtype, isFloatDtype } from "../../core/ops/cast.ts";
 import { allocateMatrix, type Matrix, onHeap, transposed } from "../../core/ops/linalg/matrix.ts";
 import { describeArchitecture } from "../../core/plan/architecture.ts";
+import { count } from "../../core/schema-atoms.ts";
 import { elementCount, sameShape } from "../../core/tensor.ts";
 import { compilePattern } from "../../core/universal/name-pattern.ts";
 import { defineStep, type StepDeps } from "../step.ts";
@@ -21,8 +22,6 @@ import {
   roundValues,
   type WholeTensor,
 } from "./whole-tensors.ts";
-
-const count = z.int().nonnegative();
 
 export const extractLoraStep = defineStep({
   name: "extract-lora",

@@ -21,6 +21,7 @@ import {
   rowOf,
   transposed,
 } from "../../core/ops/linalg/matrix.ts";
+import { count } from "../../core/schema-atoms.ts";
 import { openCheckpointFile } from "../open-checkpoint.ts";
 import { defineStep, type StepDeps } from "../step.ts";
 import { digestFile } from "../stream.ts";
@@ -36,7 +37,6 @@ import {
   writeModel,
 } from "./whole-tensors.ts";
 
-const count = z.int().nonnegative();
 const ratio = z.number().min(0).max(1);
 
 /** Added to the sum of weights. Source: MC-SMoE's code. */

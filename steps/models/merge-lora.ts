@@ -12,6 +12,7 @@ import { TOKENIZER_LIMITS } from "../../core/limits.ts";
 import { isFloatDtype } from "../../core/ops/cast.ts";
 import { ADAPTER_CONFIG_FILE } from "../../core/plan/documents.ts";
 import { streamKey } from "../../core/random.ts";
+import { count } from "../../core/schema-atoms.ts";
 import { findJson } from "../../stores/objects.ts";
 import { openCheckpoint } from "../open-checkpoint.ts";
 import { defineStep, type StepDeps } from "../step.ts";
@@ -19,7 +20,6 @@ import { factorTensors, writeAdapter } from "./adapter-folder.ts";
 import { writeFolderManifest } from "./folder-manifest.ts";
 import { type ReadableModel, readMatrix, readTensorBytes, type WholeTensor } from "./whole-tensors.ts";
 
-const count = z.int().nonnegative();
 const share = z.number().min(0).max(1);
 
 export const mergeLoraStep = defineStep({

@@ -6,6 +6,7 @@ import { MANIFEST_FILE, type ManifestFile, manifestDigest, SIGNATURE_FILE } from
 import { parsePublicKeys } from "../../core/artifact/public-key.ts";
 import { hasCode } from "../../core/error.ts";
 import { mapBounded } from "../../core/map-bounded.ts";
+import { count, uri } from "../../core/schema-atoms.ts";
 import type { FolderPlace, ObjectStore } from "../../stores/store.ts";
 import { readVersion } from "../checkpoint-listing.ts";
 import { createOnce, overwrite } from "../records.ts";
@@ -16,9 +17,6 @@ import { findVersion, openYard, parseVersionReference } from "../yard.ts";
 import { assembleFile, type LocalTensors, locateTensors, planAssembly } from "./assemble-file.ts";
 import { fetchFile } from "./fetch-file.ts";
 import { closePullFolder, openPullFolder } from "./folder.ts";
-
-const count = z.int().nonnegative();
-const uri = z.string().min(1);
 
 /** MODEL, MODEL@VERSION or MODEL:CHANNEL of a yard, and the folder to pull into. */
 const pullInputSchema = z.strictObject({

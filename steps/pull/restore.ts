@@ -7,6 +7,7 @@ import { checkName } from "../../core/artifact/key.ts";
 import { layout } from "../../core/artifact/layout.ts";
 import { checkpointDigest, UNIVERSAL_FILE } from "../../core/artifact/universal.ts";
 import { MergeyardError } from "../../core/error.ts";
+import { count, uri } from "../../core/schema-atoms.ts";
 import { tensorBytes } from "../../core/tensor.ts";
 import { planRestore, type RestoredFile, type RestoredTensor } from "../../core/universal/plan-restore.ts";
 import { type GatherSource, gatherPieces } from "../../engine/gather.ts";
@@ -17,9 +18,6 @@ import { encodeRecord } from "../records.ts";
 import { whyIncomplete } from "../resolve-model.ts";
 import { defineStep, type StepDeps } from "../step.ts";
 import { listUploads, openYard } from "../yard.ts";
-
-const count = z.int().nonnegative();
-const uri = z.string().min(1);
 
 /** MODEL@DIGEST, or MODEL's newest universal checkpoint; a rank of the target topology; the folder to restore into. */
 const restoreInputSchema = z

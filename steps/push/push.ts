@@ -15,6 +15,7 @@ import {
 import { hasCode, MergeyardError } from "../../core/error.ts";
 import type { StepFolder } from "../../core/formats/step-folder.ts";
 import { mapBounded } from "../../core/map-bounded.ts";
+import { count, uri } from "../../core/schema-atoms.ts";
 import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { defineStep, type StepDeps } from "../step.ts";
@@ -33,9 +34,6 @@ import {
   takeSnapshot,
   takeStepSnapshot,
 } from "./upload-snapshot.ts";
-
-const count = z.int().nonnegative();
-const uri = z.string().min(1);
 
 /** A folder to push as an upload of a model. */
 const pushInputSchema = z.strictObject({

@@ -8,6 +8,7 @@ import { type ChooseScheme, type CompressedUnit, planCompressedModel } from "../
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { findHessian } from "../../core/plan/hessians.ts";
 import type { HessianFile } from "../../core/plan/merge-task.ts";
+import { count } from "../../core/schema-atoms.ts";
 import { FOLDER_SCHEMES, knownFolderScheme } from "../../core/schemes/registry.ts";
 import { elementCount } from "../../core/tensor.ts";
 import type { Hessians } from "../../engine/parts-request.ts";
@@ -16,8 +17,6 @@ import { openHessianFile } from "../open-hessians.ts";
 import { defineStep, type PartsDeps } from "../step.ts";
 import { lossSchema, summariseLosses } from "./losses.ts";
 import { checkEmpty, writeBesideShards } from "./model-folder.ts";
-
-const count = z.int().nonnegative();
 
 export const quantizeFolderStep = defineStep({
   name: "quantize-folder",

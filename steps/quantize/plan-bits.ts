@@ -20,6 +20,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { NO_TOKENIZER } from "../../core/formats/gguf/tokenizer.ts";
 import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../../core/formats/gguf/tokenizer-files.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
+import { count } from "../../core/schema-atoms.ts";
 import type { MeasuredErrors, MeasureSchemes } from "../../engine/measure-schemes.ts";
 import { openPlace } from "../open-checkpoint.ts";
 import { openImatrix } from "../open-imatrix.ts";
@@ -28,8 +29,6 @@ import { defineStep, type StepDeps } from "../step.ts";
 import { checkReadable } from "./quantize.ts";
 
 export type PlanBitsDeps = StepDeps & { readonly measureSchemes: MeasureSchemes };
-
-const count = z.int().nonnegative();
 
 const inputSchema = z.strictObject({
   source: z.string().min(1),

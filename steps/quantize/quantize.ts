@@ -15,6 +15,7 @@ import { encodeGgufHeader } from "../../core/formats/gguf/write.ts";
 import { type FileLimits, shardName } from "../../core/formats/shards.ts";
 import { isFloatDtype } from "../../core/ops/cast.ts";
 import { type Loss, NO_LOSS } from "../../core/ops/loss.ts";
+import { count } from "../../core/schema-atoms.ts";
 import { MIXES, type Mix, plannedMix } from "../../core/schemes/mixes.ts";
 import { elementCount } from "../../core/tensor.ts";
 import type { QuantizeRequest, QuantizeResult, QuantizeTensor } from "../../engine/quantize-request.ts";
@@ -26,7 +27,6 @@ import { readDocuments } from "../read-documents.ts";
 import { defineStep, type QuantizeDeps } from "../step.ts";
 import { lossSchema, summariseLosses } from "./losses.ts";
 
-const count = z.int().nonnegative();
 const positive = z.int().positive();
 
 export const quantizeStep = defineStep({

@@ -5,12 +5,11 @@ import * as z from "zod";
 import { layout } from "../../core/artifact/layout.ts";
 import { YARD_LIMITS } from "../../core/limits.ts";
 import { mapBounded } from "../../core/map-bounded.ts";
+import { count } from "../../core/schema-atoms.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { orLog } from "../error-record.ts";
 import { encodeRecord, readRecord } from "../records.ts";
 import type { StepDeps, StepEvent, StepProgress } from "../step.ts";
-
-const count = z.int().nonnegative();
 
 const jobProgressSchema = z.strictObject({
   progress: z.literal(1),
