@@ -7,8 +7,8 @@ import { TOKENIZER_LIMITS } from "../limits.ts";
 import { encodeBytes, encodeFields, encodeFloat, encodeNumber, type ProtoField, readFields } from "./protobuf.ts";
 
 /** Kinds of pieces, by their number in the file. */
-const KINDS = ["normal", "unknown", "control", "user-defined", "unused", "byte"] as const;
-export type PieceKind = (typeof KINDS)[number];
+export const PIECE_KINDS = ["normal", "unknown", "control", "user-defined", "unused", "byte"] as const;
+export type PieceKind = (typeof PIECE_KINDS)[number];
 
 export type Piece = { readonly text: string; readonly score: number; readonly kind: PieceKind };
 
@@ -47,7 +47,8 @@ function readPiece(field: ProtoField): Piece {
   for (const { number, value, bytes } of inside(field)) {
     if (number === 1) piece = { ...piece, text: decodeText(bytes, field) };
     else if (number === 2 && bytes.length === 4) piece = { ...piece, score: floatOf(bytes) };
-    else if (number === 3) piece = { ...piece, kind: KINDS[value - 1] ?? fail(field, `a piece of kind ${value}`) };
+    else if (number === 3)
+      piece = { ...piece, kind: PIECE_KINDS[value - 1] ?? fail(field, `a piece of kind ${value}`) };
   }
   return piece;
 }
@@ -96,7 +97,7 @@ export type SentencePieceSpec = Pick<SentencePieceModel, "pieces" | "algorithm" 
 export function encodeSentencePiece({ pieces, algorithm, addsPrefix, special }: SentencePieceSpec): Uint8Array {
   const listed = pieces.map(({ text, score, kind }) => {
     // Normal is what a piece is that says nothing.
-    const type = kind === "normal" ? undefined : encodeNumber(3, KINDS.indexOf(kind) + 1);
+    const type = kind === "normal" ? undefined : encodeNumber(3, PIECE_KINDS.indexOf(kind) + 1);
     return encodeBytes(1, encodeFields([encodeBytes(1, text), encodeFloat(2, score), type]));
   });
   const named = Object.entries({ unk: special.unk, bos: special.bos, eos: special.eos, pad: undefined });

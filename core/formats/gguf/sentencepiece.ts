@@ -6,19 +6,7 @@ import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
 import { parseAs } from "../../parse-as.ts";
 import { type PieceKind, parseSentencePiece } from "../../tokenizer/sentencepiece.ts";
-import type { GgufMetadata, GgufValue } from "./type-codes.ts";
-
-/** Values of `tokenizer.ggml.token_type`. */
-export const PIECE_TYPES = Object.freeze({
-  normal: 1,
-  unknown: 2,
-  control: 3,
-  // As the converter has it: a piece of the model itself is no added one.
-  "user-defined": 1,
-  unused: 5,
-  byte: 6,
-} satisfies Record<PieceKind, number>);
-export const USER_DEFINED = 4;
+import { type GgufMetadata, type GgufValue, TOKEN_TYPES } from "./type-codes.ts";
 
 /** Scores of ids without a piece, and of tokens that were added. */
 const PAD_SCORE = -10000;
@@ -56,22 +44,22 @@ export function describeSentencePiece(source: SentencePieceSource): GgufMetadata
   }
   const tokens = Array.from({ length: rows }, (_, at) => {
     const piece = pieces[at];
-    if (piece === undefined) return { text: `[PAD${at}]`, score: PAD_SCORE, type: PIECE_TYPES.unused };
-    return { text: piece.text, score: piece.score, type: PIECE_TYPES[piece.kind] };
+    if (piece === undefined) return { text: `[PAD${at}]`, score: PAD_SCORE, type: TOKEN_TYPES.unused };
+    return { text: piece.text, score: piece.score, type: typeOf(piece.kind) };
   });
   // Ids beyond the model's rows are passed over, as the converter does: no row could be read for them.
   const put = (at: number, text: string, type: number): void => {
     if (at < rows) tokens[at] = { text, score: ADDED_SCORE, type };
   };
   const added = parse(addedSchema, addedTokens, "added_tokens.json");
-  for (const [text, at] of Object.entries(added ?? {})) put(at, text, USER_DEFINED);
+  for (const [text, at] of Object.entries(added ?? {})) put(at, text, TOKEN_TYPES["user-defined"]);
   const decoder = parse(decoderSchema, settings?.added_tokens_decoder, "tokenizer_config.json");
   for (const [at, { content, special }] of Object.entries(decoder ?? {})) {
     const isControl = special || looksSpecial(content);
     put(
       Number(at),
       isControl ? content : content.replaceAll("\u2581", " "),
-      isControl ? PIECE_TYPES.control : USER_DEFINED,
+      TOKEN_TYPES[isControl ? "control" : "user-defined"],
     );
   }
   const metadata = new Map<string, GgufValue>();
@@ -90,6 +78,11 @@ export function describeSentencePiece(source: SentencePieceSource): GgufMetadata
   const prefix = settings?.add_prefix_space ?? (addsPrefix ? undefined : false);
   if (typeof prefix === "boolean") metadata.set("tokenizer.ggml.add_space_prefix", { kind: "bool", value: prefix });
   return metadata;
+}
+
+/** As the converter has it: a piece of the model itself is no added token, whatever the model says. */
+function typeOf(kind: PieceKind): number {
+  return TOKEN_TYPES[kind === "user-defined" ? "normal" : kind];
 }
 
 /** Names by which models call special tokens although no file says that they are. */

@@ -1,9 +1,9 @@
 // The tokenizer of a GGUF file as the files that models have: tokenizer.json for byte-level BPE with a named splitting,
 // the way back of tokenizer.ts, or a SentencePiece model. For every other the caller says what is lost.
 import { textOf } from "./config.ts";
-import { GGUF_SPLITS, TOKEN_TYPES } from "./tokenizer.ts";
+import { GGUF_SPLITS } from "./tokenizer.ts";
 import { rebuildSentencePiece } from "./tokenizer-model.ts";
-import type { GgufMetadata, GgufValue } from "./type-codes.ts";
+import { type GgufMetadata, type GgufValue, TOKEN_TYPES } from "./type-codes.ts";
 
 /** `documents`: files by name. `lost`: the tokenizer that cannot be written. */
 export type RebuiltTokenizer = {
@@ -30,7 +30,7 @@ export function rebuildTokenizer(metadata: GgufMetadata): RebuiltTokenizer {
   if (pairs.some((pair) => pair.length !== 2) || (types !== undefined && types.length !== tokens.length)) return lost;
   const typeOf = (id: number) => types?.[id] ?? TOKEN_TYPES.normal;
   const ids = tokens.map((content, id) => ({ content, id, type: typeOf(id) }));
-  const isAdded = ({ type }: { type: number }) => type === TOKEN_TYPES.control || type === TOKEN_TYPES.userDefined;
+  const isAdded = ({ type }: { type: number }) => type === TOKEN_TYPES.control || type === TOKEN_TYPES["user-defined"];
   const document = {
     version: "1.0",
     truncation: null,

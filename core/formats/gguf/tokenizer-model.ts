@@ -1,7 +1,8 @@
 // The SentencePiece tokenizer of a GGUF file as tokenizer.model and tokenizer_config.json: the way back of
 // sentencepiece.ts. Called where a GGUF file becomes a checkpoint (tokenizer-json.ts).
-import { encodeSentencePiece, type Piece, type PieceKind } from "../../tokenizer/sentencepiece.ts";
-import { ADDED_SCORE, PIECE_TYPES, USER_DEFINED } from "./sentencepiece.ts";
+import { encodeSentencePiece, PIECE_KINDS, type Piece, type PieceKind } from "../../tokenizer/sentencepiece.ts";
+import { ADDED_SCORE } from "./sentencepiece.ts";
+import { TOKEN_TYPES } from "./type-codes.ts";
 
 /** A token as the file has it. */
 export type GgufToken = { readonly text: string; readonly score: number; readonly type: number };
@@ -12,14 +13,7 @@ export type RebuiltModel = {
   readonly added: Readonly<Record<string, { readonly content: string; readonly special: boolean }>>;
 };
 
-const KINDS: ReadonlyMap<number, PieceKind> = new Map([
-  [PIECE_TYPES.normal, "normal"],
-  [PIECE_TYPES.unknown, "unknown"],
-  [PIECE_TYPES.control, "control"],
-  [PIECE_TYPES.unused, "unused"],
-  [PIECE_TYPES.byte, "byte"],
-  [USER_DEFINED, "user-defined"],
-]);
+const KINDS: ReadonlyMap<number, PieceKind> = new Map(PIECE_KINDS.map((kind) => [TOKEN_TYPES[kind], kind]));
 
 const UNKNOWN = "<unk>";
 
@@ -38,7 +32,7 @@ export type ModelSpec = {
  */
 export function rebuildSentencePiece({ tokens, addsPrefix, unk, bos, eos }: ModelSpec): RebuiltModel | undefined {
   const count = tokens.findLastIndex((token, id) => !isAdded(token) && !isPadding(token, id)) + 1;
-  const unknown = [tokens.findIndex(({ type }) => type === PIECE_TYPES.unknown), unk, tokens.findIndex(isUnknown)].find(
+  const unknown = [tokens.findIndex(({ type }) => type === TOKEN_TYPES.unknown), unk, tokens.findIndex(isUnknown)].find(
     (id) => id !== undefined && id >= 0 && id < count,
   );
   if (unknown === undefined) return undefined;
@@ -52,17 +46,17 @@ export function rebuildSentencePiece({ tokens, addsPrefix, unk, bos, eos }: Mode
   const model = encodeSentencePiece({ pieces, algorithm: "bpe", addsPrefix, special });
   const listed = tokens.flatMap((token, id) => {
     if (!isAdded(token)) return [];
-    return [[String(id), { content: token.text, special: token.type === PIECE_TYPES.control }] as const];
+    return [[String(id), { content: token.text, special: token.type === TOKEN_TYPES.control }] as const];
   });
   return { model, added: Object.fromEntries(listed) };
 }
 
 function isAdded({ score, type }: GgufToken): boolean {
-  return type === USER_DEFINED || (type === PIECE_TYPES.control && score === ADDED_SCORE);
+  return type === TOKEN_TYPES["user-defined"] || (type === TOKEN_TYPES.control && score === ADDED_SCORE);
 }
 
 function isPadding({ text, type }: GgufToken, id: number): boolean {
-  return type === PIECE_TYPES.unused && text === `[PAD${id}]`;
+  return type === TOKEN_TYPES.unused && text === `[PAD${id}]`;
 }
 
 function isUnknown({ text }: GgufToken): boolean {

@@ -5,7 +5,7 @@ import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
 import { parseAs } from "../../parse-as.ts";
 import { parseJsonDocument } from "../json-scan.ts";
-import type { GgufMetadata, GgufValue } from "./type-codes.ts";
+import { type GgufMetadata, type GgufValue, TOKEN_TYPES } from "./type-codes.ts";
 
 const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const WORDS = "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+";
@@ -27,9 +27,6 @@ export const GGUF_SPLITS: readonly GgufSplit[] = Object.freeze([
   { name: "llama-bpe", pattern: `${CONTRACTIONS}|${WORDS}|\\p{N}{1,3}|${REST}`, ignoresMerges: true },
   { name: "qwen2", pattern: `${CONTRACTIONS}|${WORDS}|\\p{N}|${REST}`, normalizer: "NFC", ignoresMerges: false },
 ]);
-
-/** Values of `tokenizer.ggml.token_type`. */
-export const TOKEN_TYPES = Object.freeze({ normal: 1, control: 3, userDefined: 4, unused: 5 });
 
 const id = z.int().nonnegative().max(8_000_000);
 const tokenizerSchema = z.looseObject({
@@ -150,7 +147,7 @@ function listTokens(
     Object.entries(vocabulary).map(([content, at]) => [at, { content, type: TOKEN_TYPES.normal }]),
   );
   for (const { id: at, content, special } of added)
-    tokens.set(at, { content, type: special ? TOKEN_TYPES.control : TOKEN_TYPES.userDefined });
+    tokens.set(at, { content, type: TOKEN_TYPES[special ? "control" : "user-defined"] });
   const rows = Number(config?.vocab_size);
   const largest = [...tokens.keys()].reduce((max, at) => Math.max(max, at), -1);
   if (largest >= rows) throw unsupported("model.vocab", `id ${largest}`, `ids below the model's ${rows} rows`);

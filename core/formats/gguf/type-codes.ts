@@ -1,7 +1,9 @@
-// What a GGUF file may hold: kinds of metadata values and tensor types, each with its number in the format.
+// What a GGUF file may hold: kinds of metadata values, types of tokens and of tensors, each with its number in the
+// format.
 // Source: ggml, gguf.h and ggml.h; quantization reference section 2.
 import assert from "node:assert/strict";
 import type { BlockSchemeId } from "../../schemes/registry.ts";
+import type { PieceKind } from "../../tokenizer/sentencepiece.ts";
 
 /** Metadata values of one number, by the number of their kind. */
 export const GGUF_SCALARS = Object.freeze({
@@ -32,6 +34,16 @@ export type GgufValue =
   | { readonly kind: "array"; readonly element: GgufValue["kind"]; readonly values: readonly GgufValue[] };
 
 export type GgufMetadata = ReadonlyMap<string, GgufValue>;
+
+/** Values of `tokenizer.ggml.token_type`: the numbers that SentencePiece has for its kinds of pieces. */
+export const TOKEN_TYPES = Object.freeze({
+  normal: 1,
+  unknown: 2,
+  control: 3,
+  "user-defined": 4,
+  unused: 5,
+  byte: 6,
+} satisfies Record<PieceKind, number>);
 
 export type GgufType = {
   readonly id: number;
