@@ -130,7 +130,7 @@ function unavailable(store: ObjectStore, key: string): MergeyardError {
 }
 
 /** Mulberry32: numbers in [0, 1), the same for the same seed. */
-function createRandom(seed: number): () => number {
+export function createRandom(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
     state = (state + 0x6d2b79f5) >>> 0;

@@ -1,7 +1,7 @@
 // Damaged checkpoints of the formats that conversions read and write. Goal and method are those of checkpoints.test.ts,
 // here through the opening of a folder as every command does it: GGUF files, compressed-tensors folders, DeepSpeed's
 // universal folder, distributed checkpoints of both variants and Megatron's. Headers and documents are damaged, since
-// opening reads no weights. FUZZ_MS in the environment gives it more time than its second for each.
+// opening reads no weights. FUZZ_TIMES in the environment asks for so many times the rounds.
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -16,13 +16,13 @@ import type { ObjectStore } from "../../stores/store.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { newStore, openerOf, testDeps } from "../steps/deps.ts";
 import { convertInto, goldenStore, namesIn } from "../steps/folders.ts";
+import { withinBounds } from "./bounds.ts";
 import { createPicker, mutate } from "./mutate.ts";
 
 const MODEL = join(import.meta.dirname, "../../examples/models/base");
-const BUDGET_MS = Number(process.env.FUZZ_MS ?? 1000);
+const ROUNDS = 100 * Number(process.env.FUZZ_TIMES ?? 1);
 /** CPU seconds for one damaged folder: a hundred times what opening a whole one takes. */
 const SECONDS_MAX = 2;
-const HEAP_BYTES = 512 * 2 ** 20;
 /** Headers lie in these first bytes; what follows is weights, which opening does not read. */
 const DAMAGED_BYTES = 64 * 1024;
 
@@ -79,39 +79,32 @@ const CASES: readonly (readonly [title: string, make: () => Promise<Files>])[] =
 async function opens(files: Files, label: string): Promise<boolean> {
   const store = newStore();
   for (const [name, bytes] of files) await store.create(name, bytes);
-  const before = process.cpuUsage();
   try {
-    await openCheckpoint(store, "");
+    await withinBounds(label, SECONDS_MAX, () => openCheckpoint(store, ""));
     return true;
   } catch (error) {
     assert.ok(error instanceof MergeyardError, `${label}: ${error instanceof Error ? error.stack : String(error)}`);
     assert.ok(error.message.length < 4000, `${label}: an error is not a copy of the file`);
     return false;
-  } finally {
-    const { user, system } = process.cpuUsage(before);
-    assert.ok((user + system) / 1e6 < SECONDS_MAX, `${label}: ${user + system} microseconds`);
-    assert.ok(process.memoryUsage().heapUsed < HEAP_BYTES, `${label}: heap`);
   }
 }
 
 suite("damaged headers and documents open or are refused", () => {
   for (const [title, make] of CASES) {
-    test(title, { timeout: 60_000 + 2 * BUDGET_MS }, async () => {
+    test(title, async () => {
       const whole = await make();
       assert.ok(await opens(whole, "whole"), "undamaged it opens");
       const names = [...whole.keys()];
-      const beganMs = performance.now();
-      let [opened, rounds] = [0, 0];
-      while (rounds < names.length || performance.now() - beganMs < BUDGET_MS) {
-        const pick = createPicker(rounds);
-        const name = names[rounds % names.length] ?? assert.fail();
+      let opened = 0;
+      for (let round = 0; round < ROUNDS; round += 1) {
+        const pick = createPicker(round);
+        const name = names[round % names.length] ?? assert.fail();
         const bytes = whole.get(name) ?? assert.fail();
         const [header, rest] = [bytes.subarray(0, DAMAGED_BYTES), bytes.subarray(DAMAGED_BYTES)];
         const damaged = Buffer.concat([mutate(header, pick), rest]);
-        if (await opens(new Map([...whole, [name, damaged]]), `${name} seed ${rounds}`)) opened += 1;
-        rounds += 1;
+        if (await opens(new Map([...whole, [name, damaged]]), `${name} seed ${round}`)) opened += 1;
       }
-      assert.ok(opened < rounds, "some damage is noticed");
+      assert.ok(opened < ROUNDS, "some damage is noticed");
     });
   }
 });

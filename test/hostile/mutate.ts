@@ -1,16 +1,15 @@
 // Seeded damage to bytes, for fuzzing parsers: what transfers, disks and forgers do. One seed always gives the same
 // bytes.
+import { createRandom } from "../../stores/faulty.ts";
 
-/** Uniform integers in [0, bound) from a seed (mulberry32: small, fast, good enough to pick damages). */
+/** Uniform integers in [0, bound) from a seed. */
 export function createPicker(seed: number): (bound: number) => number {
-  let state = seed >>> 0;
-  return (bound) => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)) ^ mixed;
-    return Math.floor(((mixed ^ (mixed >>> 14)) >>> 0) * 2 ** -32 * bound);
-  };
+  const random = createRandom(seed);
+  return (bound) => Math.floor(random() * bound);
 }
+
+/** Bytes that counts, sizes and signs turn over at. */
+const TELLING = [0, 0x7f, 0x80, 0xff];
 
 /** Pieces of JSON that break what only looks at form: numbers at the edges, names that are special, nesting. */
 const TOKENS = [
@@ -38,7 +37,10 @@ const TOKENS = [
   " ",
 ].map((text) => new TextEncoder().encode(text));
 
-/** `bytes` with one to four damages: bits, spans cut, doubled, moved or replaced, tokens put in, the end cut off. */
+/**
+ * `bytes` with one to four damages: bits, spans cut, doubled, moved or replaced, tokens put in, the end
+ * cut off.
+ */
 export function mutate(bytes: Uint8Array, pick: (bound: number) => number): Uint8Array {
   let result = bytes;
   for (let count = 1 + pick(4); count > 0; count -= 1) result = damage(result, pick);
@@ -51,7 +53,7 @@ function damage(bytes: Uint8Array, pick: (bound: number) => number): Uint8Array 
   const before = bytes.subarray(0, at);
   const span = bytes.subarray(at, end);
   const after = bytes.subarray(end);
-  switch (pick(7)) {
+  switch (pick(8)) {
     case 0:
       return join(
         before,
@@ -72,6 +74,8 @@ function damage(bytes: Uint8Array, pick: (bound: number) => number): Uint8Array 
       return before.slice();
     case 5:
       return join(before, TOKENS[pick(TOKENS.length)] ?? span, pick(2) === 0 ? span : new Uint8Array(), after);
+    case 6:
+      return join(before, new Uint8Array(span.length).fill(TELLING[pick(TELLING.length)] ?? 0), after);
     default:
       return join(before, after, span);
   }
