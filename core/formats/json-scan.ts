@@ -1,7 +1,7 @@
 // A strict, bounded JSON scanner that a caller pulls values from. JSON.parse is not used on outside bytes because it
 // hides names given twice, rounds integers above 2^53 and bounds nothing. Used for safetensors headers (field by
 // field, without building values) and, through `parseJsonDocument`, for indexes, configs and manifests.
-import { isJsonObject } from "../json.ts";
+import { isJsonObject, markFloats } from "../json.ts";
 import { JSON_LIMITS } from "../limits.ts";
 
 /** What is wrong with a text and where; the caller makes the typed error of it. */
@@ -16,7 +16,10 @@ export type JsonFault = {
 export type JsonOptions = {
   /** Makes the error that is thrown. */
   readonly refuse: (fault: JsonFault) => Error;
-  /** Accept NaN, Infinity and -Infinity, which Python's json module writes and reads. */
+  /**
+   * Accept NaN, Infinity and -Infinity, which Python's json module writes and reads, and remember which numbers are
+   * floats to it (`stringifyPython`).
+   */
   readonly pythonNumbers?: boolean;
 };
 
@@ -45,6 +48,8 @@ export class JsonScanner {
   private readonly options: JsonOptions;
   private index = 0;
   private depth = 0;
+  /** A number with a fraction or an exponent was read since it was last asked. */
+  private sawFloat = false;
 
   constructor(text: string, options: JsonOptions) {
     this.text = text;
@@ -167,11 +172,17 @@ export class JsonScanner {
 
   private readPlainObject(): Record<string, unknown> {
     const entries = new Map<string, unknown>();
+    const floats = new Set<string>();
     this.readObject((name) => {
       if (entries.has(name)) throw this.fault("repeated-name", "every name once", JSON.stringify(name.slice(0, 200)));
+      this.sawFloat = false;
       entries.set(name, this.readValue());
+      if (this.sawFloat) floats.add(name);
     });
-    return Object.fromEntries(entries);
+    this.sawFloat = false;
+    const object = Object.fromEntries(entries);
+    markFloats(object, floats);
+    return object;
   }
 
   private readScalar(): number | boolean | null {
@@ -186,7 +197,10 @@ export class JsonScanner {
       matchAt(NUMBER, text, index) ?? (this.options.pythonNumbers ? matchAt(PYTHON_NUMBER, text, index) : undefined);
     if (literal === undefined) throw this.fault("syntax", "a JSON value");
     this.index += literal.length;
-    return Number(literal);
+    const value = Number(literal);
+    // Others are floats however they are written.
+    if (this.options.pythonNumbers && /[.eE]/.test(literal) && Number.isInteger(value)) this.sawFloat = true;
+    return value;
   }
 
   private readEscapedString(start: number, firstEscape: number): string {

@@ -5,12 +5,12 @@ import { MergeyardError } from "../error.ts";
 import { describeQuantization } from "../formats/quantized/quantization-config.ts";
 import type { TensorSpec } from "../formats/safetensors/safetensors.ts";
 import { planUnitShards, type ShardPlan } from "../formats/safetensors/shard-plan.ts";
+import { stringifyPython } from "../json.ts";
 import type { FolderScheme } from "../schemes/registry.ts";
 import type { Matrix, Part } from "../schemes/scheme.ts";
 import { checkReadable } from "../universal/conversion.ts";
 import { compareUtf8 } from "../utf8-order.ts";
 import { findMisfit, type LinearModule, listIgnored, listLinear, moduleOf } from "./linear-modules.ts";
-import { stringifyConfig } from "./output-config.ts";
 
 /** A linear module's weights and the parts that they become. */
 export type CompressedMatrix = {
@@ -84,7 +84,7 @@ export function planCompressedUnits(
   });
   const [dtype = "F32"] = units.flatMap((unit) => (unit.kind === "matrix" ? [unit.matrix.dtype] : []));
   const quantization = groups.length === 0 ? {} : { quantization_config: describeQuantization(groups, ignore, dtype) };
-  return { units, config: stringifyConfig({ ...config, ...quantization }), ignore };
+  return { units, config: stringifyPython({ ...config, ...quantization }), ignore };
 }
 
 /** The tensors that a unit puts into the file, in the order in which they are made. */

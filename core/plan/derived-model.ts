@@ -4,6 +4,7 @@ import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { describeCompressed } from "../formats/quantized/compressed-tensors-config.ts";
 import { planUnitShards, type ShardPlan } from "../formats/safetensors/shard-plan.ts";
+import { stringifyPython } from "../json.ts";
 import { type Derivation, type LowerBits, planDerivation } from "../schemes/double-rounding.ts";
 import type { IntegerScheme } from "../schemes/integers.ts";
 import type { Matrix, Part, StoredScheme } from "../schemes/scheme.ts";
@@ -11,7 +12,6 @@ import { compareUtf8 } from "../utf8-order.ts";
 import { type CopiedTensor, specsOf } from "./compressed-model.ts";
 import { listIgnored } from "./linear-modules.ts";
 import { partsMatrix } from "./memory.ts";
-import { stringifyConfig } from "./output-config.ts";
 
 /** A module's weights as they are stored, and what they become. */
 export type DerivedMatrix = {
@@ -57,7 +57,7 @@ export function planDerivedModel(checkpoint: Checkpoint, bits: LowerBits, maxSha
     ...checkpoint.config,
     quantization_config: describeCompressed([{ form: target.form, modules: [] }], ignore),
   };
-  return { ...shards, units, scheme: target, config: stringifyConfig(config), ignore };
+  return { ...shards, units, scheme: target, config: stringifyPython(config), ignore };
 }
 
 function planMatrix(entry: TensorEntry, bits: LowerBits): DerivedMatrix {

@@ -1,6 +1,7 @@
 // The output's config.json: the donor's, with what the merge changed. Keys that are not named here stay as they are.
 // Source: reference `checkpoint-formats.md` section 1.5.
 import type { Checkpoint } from "../checkpoint.ts";
+import { stringifyPython } from "../json.ts";
 import { FLOAT_NAMES, type FloatDtype, isFloatDtype } from "../ops/cast.ts";
 import { elementCount } from "../tensor.ts";
 import { LAYER_COUNT_KEYS, TEXT_CONFIG_KEYS, tensorRole } from "./architecture.ts";
@@ -45,14 +46,14 @@ export function writeOutputConfig(parts: OutputConfigParts): string {
     else for (const key of [undefined, ...TEXT_CONFIG_KEYS]) setLayers(config, key, stack.origins, parts);
   }
   if (parts.renumber !== undefined) for (const section of ownSections(config)) setTokenIds(section, parts.renumber);
-  return stringifyConfig(config);
+  return stringifyPython(config);
 }
 
 /** The text of a config.json whose weights are all in `dtype` now. */
 export function configInDtype(donor: Config, dtype: FloatDtype): string {
   const { quantization_config: _, ...config } = donor;
   setDtype(config, dtype);
-  return stringifyConfig(config);
+  return stringifyPython(config);
 }
 
 /** Under the key that the config has; newer ones call it `dtype`. */
@@ -158,15 +159,4 @@ export function setTokenIds(config: Record<string, unknown>, renumber: (id: numb
   const map = (id: unknown): unknown =>
     typeof id === "number" && id >= 0 ? renumber(id) : Array.isArray(id) ? id.map(map) : id;
   for (const [key, value] of Object.entries(config)) if (/(?:^|_)token_id$/.test(key)) config[key] = map(value);
-}
-
-/** JSON with an indent of two and a newline; NaN and infinities as Python writes and reads them. */
-export function stringifyConfig(config: Record<string, unknown>): string {
-  const mark = "\u0000";
-  const text = JSON.stringify(
-    config,
-    (_key, value: unknown) => (typeof value === "number" && !Number.isFinite(value) ? `${mark}${value}${mark}` : value),
-    2,
-  );
-  return `${text.replaceAll(/"\\u0000(-?Infinity|NaN)\\u0000"/g, "$1")}\n`;
 }

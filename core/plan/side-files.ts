@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import type { CheckpointFile } from "../checkpoint.ts";
 import { type FileRole, fileRole } from "../formats/side-files.ts";
+import { stringifyPython } from "../json.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { sortByName } from "../utf8-order.ts";
@@ -15,7 +16,7 @@ import type { MergeModel } from "./merge-task.ts";
 import { MODEL_CARD_FILE, writeModelCard } from "./model-card.ts";
 import type { ModelView, ViewsByName } from "./model-view.ts";
 import type { Notes } from "./notes.ts";
-import { setTokenIds, stringifyConfig, writeOutputConfig } from "./output-config.ts";
+import { setTokenIds, writeOutputConfig } from "./output-config.ts";
 import type { StackedLayers } from "./output-tensors.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
 import type { SideFile } from "./schema.ts";
@@ -100,7 +101,7 @@ function renumberedGeneration(donor: ModelView, parts: SideFileParts): SideFile 
   if (renumber === undefined || config === undefined) return undefined;
   const own = { ...config };
   setTokenIds(own, renumber);
-  return { from: "text", name: GENERATION_FILE, text: stringifyConfig(own) };
+  return { from: "text", name: GENERATION_FILE, text: stringifyPython(own) };
 }
 
 function configFile(donor: ModelView, parts: SideFileParts): readonly SideFile[] {

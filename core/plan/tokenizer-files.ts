@@ -3,6 +3,7 @@
 // merges.txt, tokenizer.model, added_tokens.json) would contradict it and stay behind.
 // Source of the forms: transformers' tokenizer files.
 import { fileRole } from "../formats/side-files.ts";
+import { stringifyPython } from "../json.ts";
 import type { AddedToken } from "../tokenizer/tokenizer.ts";
 import type { IndexedModel } from "./adapter.ts";
 import {
@@ -14,7 +15,6 @@ import {
 } from "./documents.ts";
 import type { MergeModel } from "./merge-task.ts";
 import type { Notes } from "./notes.ts";
-import { stringifyConfig } from "./output-config.ts";
 import type { SideFile } from "./schema.ts";
 import type { VocabularyPlan } from "./vocabulary.ts";
 
@@ -48,7 +48,7 @@ export function tokenizerFiles(
     ...(rebuilt === undefined ? [] : writeVocabulary(model, rebuilt)),
     ...(template === undefined ? [] : [text(CHAT_TEMPLATE_FILE, template)]),
     ...(hasConfig && changes
-      ? [text(TOKENIZER_CONFIG_FILE, stringifyConfig(tokenizerConfig(model, rebuilt, template)))]
+      ? [text(TOKENIZER_CONFIG_FILE, stringifyPython(tokenizerConfig(model, rebuilt, template)))]
       : []),
   ];
   const kept = own.filter(({ name }) => {
@@ -72,7 +72,7 @@ function describeFile(name: string, content: Uint8Array): SideFile {
 function writeVocabulary(model: MergeModel, { tokenizer, merged }: VocabularyPlan): readonly SideFile[] {
   return [
     { from: "text", name: TOKENIZER_FILE, text: tokenizer.write(merged.vocabulary, merged.merges) },
-    { from: "text", name: SPECIAL_TOKENS_FILE, text: stringifyConfig(specialTokens(model)) },
+    { from: "text", name: SPECIAL_TOKENS_FILE, text: stringifyPython(specialTokens(model)) },
   ];
 }
 

@@ -159,7 +159,8 @@ test("the scaling of Llama 3 is a tensor before all others, which reads back as 
     assert.deepEqual(await bytesOf(scaled, own.get(name)), await bytesOf(plain, tensor), name);
   }
   const { checkpoint, warnings } = await openCheckpointFile(scaled, "out.gguf");
-  assert.deepEqual([checkpoint.config?.rope_scaling, checkpoint.config?.rope_theta], [scaling, 500000]);
+  const { rope_scaling: readBack, rope_theta: theta } = checkpoint.config ?? {};
+  assert.deepEqual([structuredClone(readBack), theta], [scaling, 500000]);
   assert.deepEqual(warnings, []);
   assert.equal(checkpoint.tensors.length, (await openCheckpointFile(plain, "out.gguf")).checkpoint.tensors.length);
 

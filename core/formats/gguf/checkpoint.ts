@@ -2,6 +2,7 @@
 // Hugging Face model that they were made from. Blocks are dequantized when they are read; no weight is read here.
 import type { CheckpointFile, FolderReader, Packing, TensorEntry } from "../../checkpoint.ts";
 import { type ErrorCode, MergeyardError } from "../../error.ts";
+import { isJsonObject, markFloats, stringifyPython } from "../../json.ts";
 import { isFloatDtype } from "../../ops/cast.ts";
 import { isDtype, type Shape } from "../../tensor.ts";
 import { parametersOf } from "../../universal/conversion.ts";
@@ -59,12 +60,13 @@ async function openSet(folder: FolderReader, files: readonly CheckpointFile[]): 
   const described = readGgufConfig(metadata, places, name);
   const scaling = await readFrequencies(folder, places.get(FREQUENCIES), described.config);
   const config = { ...described.config, ...(scaling === undefined ? {} : { rope_scaling: scaling }) };
+  for (const section of [config, config.rope_scaling]) if (isJsonObject(section)) markFloats(section, FLOATS);
   const insides = insideOf(described.family);
   const tensors = [...places.values()].flatMap((tensor) => entriesOf(tensor, described, insides));
   const side = await readSideFiles(folder, files);
   const hasTokenizer = side.sideFiles.some(({ name }) => name === "tokenizer.json" || name === "tokenizer.model");
   const tokenizer = hasTokenizer ? undefined : rebuildTokenizer(metadata);
-  const text = new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`);
+  const text = new TextEncoder().encode(stringifyPython(config));
   const documents = new Map<string, Uint8Array>([
     ...(side.config === undefined ? [["config.json", text] as const] : []),
     ...(tokenizer?.documents ?? []),
@@ -106,6 +108,18 @@ function checkSplit(opened: readonly OpenedFile[]): void {
     throw refusal("GgufSplitIncomplete", first?.file.name, `${found} tensors`, `${stated}`);
   }
 }
+
+/** What a config.json has as floats. */
+const FLOATS: ReadonlySet<string> = new Set([
+  "attn_logit_softcapping",
+  "factor",
+  "final_logit_softcapping",
+  "high_freq_factor",
+  "low_freq_factor",
+  "rms_norm_eps",
+  "rope_local_base_freq",
+  "rope_theta",
+]);
 
 /** Frequencies are half of a head's size. */
 const FREQUENCIES_MAX = 4096;

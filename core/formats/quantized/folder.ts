@@ -2,6 +2,7 @@
 // weight, dequantized when it is read. Called when any folder of safetensors is opened.
 import * as z from "zod";
 import type { Checkpoint, TensorEntry } from "../../checkpoint.ts";
+import { stringifyPython } from "../../json.ts";
 import { parametersOf } from "../../universal/conversion.ts";
 import type { OpenedCheckpoint } from "../format.ts";
 import { listCompressed } from "./compressed-tensors-read.ts";
@@ -36,7 +37,7 @@ export async function openQuantized(opened: OpenedCheckpoint, read: ReadTensor):
   const changed: Checkpoint = { ...checkpoint, tensors, config };
   // What has a digest of its own keeps its files; a folder is converted to what it stands for.
   if (digest !== undefined) return { ...opened, checkpoint: changed };
-  const text = new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`);
+  const text = new TextEncoder().encode(stringifyPython(config));
   const documents = new Map([[CONFIG_FILE, text]]);
   const sideFiles = checkpoint.sideFiles.filter(({ name }) => name !== CONFIG_FILE);
   return { ...opened, checkpoint: { ...changed, sideFiles, documents }, conversion: parametersOf(tensors) };

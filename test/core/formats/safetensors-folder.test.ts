@@ -210,7 +210,7 @@ suite("what lies beside the weights", () => {
       ...SHARDED,
       "tokenizer.json": "{}",
       "README.md": "",
-      "config.json": '{"model_type":"llama","time_step_limit":[0.0,Infinity]}',
+      "config.json": '{"model_type":"llama","time_step_limit":[0.5,Infinity]}',
       "trainer_state.json": "{}",
       "training_args.bin": "",
       "manifest.json": "{}",
@@ -220,7 +220,7 @@ suite("what lies beside the weights", () => {
       checkpoint.sideFiles.map(({ name }) => name),
       ["README.md", "config.json", INDEX, "tokenizer.json"],
     );
-    assert.deepEqual(checkpoint.config, { model_type: "llama", time_step_limit: [0, Number.POSITIVE_INFINITY] });
+    assert.deepEqual(checkpoint.config, { model_type: "llama", time_step_limit: [0.5, Number.POSITIVE_INFINITY] });
   });
 
   test("includes no config when there is none", async () => {
