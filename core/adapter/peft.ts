@@ -35,10 +35,13 @@ const UNSUPPORTED: readonly (readonly [field: string, what: string])[] = Object.
   ["target_parameters", "an adapter on parameters instead of modules"],
   ["alora_invocation_tokens", "an activated LoRA, which works on some tokens only"],
   ["trainable_token_indices", "an adapter with trained tokens"],
+  ["use_bdlora", "an adapter of block-diagonal factors"],
+  ["kasa_config", "KaSA, which cuts the model's own weights"],
+  ["arrow_config", "a router among adapters"],
 ]);
 
 /** Ways to start training that leave the model's weights as they are; others take what A B starts from out of them. */
-const PLAIN_INITS: readonly unknown[] = [true, false, "gaussian", "eva", "orthogonal", null, undefined];
+const PLAIN_INITS: readonly unknown[] = [true, false, "gaussian", "eva", "mica", "orthogonal", null, undefined];
 
 /** Reads adapter_config.json. Throws PlanAdapterInvalid, PlanAdapterNotSupported. */
 export function readAdapterConfig(document: unknown, where: ErrorPlace): AdapterConfig {

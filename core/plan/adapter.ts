@@ -7,6 +7,7 @@ import type { Packing, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { isFloatDtype } from "../ops/cast.ts";
 import { elementCount } from "../tensor.ts";
+import { describeArchitecture, tensorRole } from "./architecture.ts";
 import { ADAPTER_CONFIG_FILE, documentPlace, readDocument } from "./documents.ts";
 import type { MergeModel } from "./merge-task.ts";
 import type { Notes } from "./notes.ts";
@@ -46,17 +47,47 @@ export function applyAdapter(base: IndexedModel, adapter: IndexedModel, notes: N
   const tensors = new Map(
     base.model.checkpoint.tensors.map((entry) => [entry.name, { entry, stored: storedTensor(entry, base.source) }]),
   );
-  for (const factors of modules) {
-    const target = findTarget(tensors, factors);
-    const lora = makeUpdate(factors, target.entry, config, adapter.source);
-    tensors.set(target.entry.name, { ...target, stored: { ...target.stored, lora } });
-  }
+  // First, since PEFT saves an embedding that has factors whole as well, as it is without them.
   for (const { name, entry } of whole) {
     const own = findName(tensors, name) ?? name;
     if (!tensors.has(own)) notes.add(`tensors of ${adapter.model.source.model} that its model lacks are added`, own);
     tensors.set(own, { entry: { ...entry, name: own }, stored: storedTensor(entry, adapter.source) });
   }
-  return [...tensors.values()];
+  for (const factors of modules) {
+    const target = findTarget(tensors, factors);
+    const lora = makeUpdate(factors, target.entry, config, adapter.source);
+    tensors.set(target.entry.name, { ...target, stored: { ...target.stored, lora } });
+  }
+  const head = tiedHead(base, tensors, adapter.source);
+  return head === undefined ? [...tensors.values()] : [...tensors.values(), head];
+}
+
+/** True where the adapter, source `source`, made the tensor another. */
+export function isAdapted({ stored }: ViewedTensor, source: number): boolean {
+  return stored.lora !== undefined || stored.source === source;
+}
+
+/** Models whose head has this name; in others there may be none. Source: transformers' model classes. */
+const HAS_LM_HEAD = /(?:ForCausalLM|LMHeadModel)$/;
+const LM_HEAD = "lm_head.weight";
+
+/**
+ * The head of a model that ties it to its embedding, where an adapter changes the embedding alone: while it was
+ * trained, the head stayed what the embedding was. PEFT's merge of factors changes both. Undefined where the sizes
+ * differ: then only the adapter has rows for all tokens.
+ */
+function tiedHead({ model, source }: IndexedModel, tensors: Tensors, adapter: number): ViewedTensor | undefined {
+  const { config } = model.checkpoint;
+  const { maybeTied, vocabulary } = describeArchitecture(model.checkpoint);
+  const [architecture] = Array.isArray(config?.architectures) ? config.architectures : [];
+  const all = [...tensors.values()];
+  if (!maybeTied || !HAS_LM_HEAD.test(String(architecture))) return undefined;
+  if (all.some(({ entry }) => tensorRole(entry, vocabulary) === "head")) return undefined;
+  const embedding = all.find(({ entry }) => tensorRole(entry, vocabulary) === "embedding");
+  if (embedding === undefined || !isAdapted(embedding, adapter)) return undefined;
+  const before = model.checkpoint.tensors.find(({ name }) => name === embedding.entry.name);
+  if (before === undefined || before.shape[0] !== embedding.entry.shape[0]) return undefined;
+  return { entry: { ...before, name: LM_HEAD }, stored: storedTensor(before, source) };
 }
 
 type Tensors = ReadonlyMap<string, ViewedTensor>;

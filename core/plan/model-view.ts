@@ -4,8 +4,8 @@ import assert from "node:assert/strict";
 import type { Checkpoint, TensorEntry } from "../checkpoint.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import type { ModelReference } from "../recipe/schema.ts";
-import { applyAdapter, type IndexedModel, storedTensor } from "./adapter.ts";
-import { type Architecture, describeArchitecture, tensorRole } from "./architecture.ts";
+import { applyAdapter, type IndexedModel, isAdapted, storedTensor } from "./adapter.ts";
+import { type Architecture, describeArchitecture, type TensorRole, tensorRole } from "./architecture.ts";
 import { TOKENIZER_FILE } from "./documents.ts";
 import type { MergeModel } from "./merge-task.ts";
 import type { Notes } from "./notes.ts";
@@ -63,9 +63,13 @@ function viewAdapted(reference: ModelReference, own: IndexedModel, adapter: Inde
   const replaced = tensors.find(
     (tensor) => tensor.stored.source === adapter.source && tensorRole(tensor.entry, undefined) === "embedding",
   );
-  // A head of its own is no longer the embedding, though the model's config ties the two.
-  const untied = tensors.some(
-    (tensor) => tensor.stored.source === adapter.source && tensorRole(tensor.entry, architecture.vocabulary) === "head",
+  const rolesOf = (role: TensorRole) =>
+    tensors.filter(({ entry }) => tensorRole(entry, architecture.vocabulary) === role);
+  // A head beside which the embedding changed, or that changed, is no longer the embedding, whatever the config says.
+  const untied = rolesOf("head").some((head) =>
+    [head, ...rolesOf("embedding").filter(({ entry }) => entry.shape[0] === head.entry.shape[0])].some((tensor) =>
+      isAdapted(tensor, adapter.source),
+    ),
   );
   const hasTokenizer = adapter.model.checkpoint.sideFiles.some(({ name }) => name === TOKENIZER_FILE);
   return {

@@ -161,6 +161,48 @@ test("an adapter with embeddings of its own brings its vocabulary and its tokeni
   assert.equal(configOf(merged).tie_word_embeddings, false, "the adapter's head is its own");
 });
 
+const WTE = {
+  [`base_model.model.${EMBED}.lora_embedding_A`]: [2, 10],
+  [`base_model.model.${EMBED}.lora_embedding_B`]: [4, 2],
+};
+const TIED = { tied: true, head: false };
+
+test("an embedding that has factors and is saved whole as well is the one that is saved, updated", () => {
+  const saved = { [`base_model.model.${EMBED}.base_layer.weight`]: [10, 4] };
+  for (const parts of [
+    { ...saved, ...WTE },
+    { ...WTE, ...saved },
+  ]) {
+    const [own] = tensorOf(plan(parts), `${EMBED}.weight`).inputs;
+    assert.deepEqual([own?.source, own?.tensor], [1, `base_model.model.${EMBED}.base_layer.weight`]);
+    assert.equal(own?.lora?.left.tensor, `base_model.model.${EMBED}.lora_embedding_A`);
+  }
+});
+
+test("a tied head stays what the embedding was where the adapter changes the embedding alone", () => {
+  const headOf = (adapter: Shapes, base: Checkpoint) => {
+    const merged = plan(adapter, { base });
+    const head = merged.units.flatMap(({ tensors }) => tensors).find(({ name }) => name === "lm_head.weight");
+    return { head: head?.inputs.map(({ source, tensor, lora }) => [source, tensor, lora]), config: configOf(merged) };
+  };
+  for (const adapter of [WTE, { [`base_model.model.${EMBED}.weight`]: [10, 4] }]) {
+    const { head, config } = headOf(adapter, makeLlama(TIED));
+    const embedding = `${EMBED}.weight`;
+    assert.deepEqual(head, [
+      [0, embedding, undefined],
+      [2, embedding, undefined],
+    ]);
+    assert.equal(config.tie_word_embeddings, false);
+  }
+  assert.equal(headOf(factors(Q0, 2, 4, 4), makeLlama(TIED)).head, undefined, "the embedding is the model's");
+  const other = { ...TIED, config: { architectures: ["LlamaModel"] } };
+  assert.equal(headOf(WTE, makeLlama(other)).head, undefined, "a model without a head");
+  const grown = { [`base_model.model.${EMBED}.weight`]: [12, 4] };
+  const { head, config } = headOf({ ...grown, "base_model.model.lm_head.weight": [12, 4] }, makeLlama(TIED));
+  assert.equal(head?.[0]?.[1], "base_model.model.lm_head.weight");
+  assert.equal(config.tie_word_embeddings, false);
+});
+
 test("several references may share a model or an adapter; each is opened once", () => {
   const text =
     "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: base}, {model: base+lora}, {model: other+lora}]\n";
@@ -204,6 +246,10 @@ test("refused: what is no adapter, fits no tensor, or contradicts its config", (
     code: "PlanAdapterNotSupported",
     field: "use_dora",
   });
+  for (const field of ["use_bdlora", "kasa_config", "arrow_config"]) {
+    const asked = { code: "PlanAdapterNotSupported", field };
+    assertRefused(() => plan(factors(Q0, 2, 4, 4), { config: { [field]: { rank: 2 } } }), asked);
+  }
   const whole = makeCheckpoint({ [`${Q0}.weight`]: { dtype: "I8", shape: [4, 4] } }, { config: {} });
   assertRefused(() => plan(factors(Q0, 2, 4, 4), { base: whole }), {
     code: "PlanAdapterInvalid",
