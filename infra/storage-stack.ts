@@ -45,9 +45,14 @@ export class StorageStack extends Stack {
         ...(signingKeyArn === undefined ? [] : [allow("SigningKey", ["kms:GetPublicKey"], [signingKeyArn])]),
       ],
     });
+    const publisher = new ManagedPolicy(this, "Publisher", {
+      description: "Makes versions of folders, and moves channels to them",
+      statements: yardStatements(this, "publisher", this.place, []),
+    });
     if (signingKeyArn !== undefined) new CfnOutput(this, "SigningKeyUri", { value: `awskms:///${signingKeyArn}` });
     new CfnOutput(this, "YardUri", { value: this.yardUri });
     new CfnOutput(this, "OperatorPolicyArn", { value: operator.managedPolicyArn });
+    new CfnOutput(this, "PublisherPolicyArn", { value: publisher.managedPolicyArn });
   }
 
   /** Names under which other stacks' templates import this one's values, by the values as they are called here. */

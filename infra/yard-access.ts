@@ -55,8 +55,13 @@ const YARD_ACCESS = Object.freeze({
   recordFailure: { reads: ["runs/*"], writes: ["runs/*/failures/*"] },
   onUpload: { reads: [MARKER, "pipelines/*", "incoming/*"], writes: [] },
   onSchedule: { reads: [MARKER, "pipelines/*"], writes: [] },
-  /** A person who runs pipelines of their own and follows them. */
-  runner: { reads: [MARKER, "pipelines/*", "channels/*", "artifacts/*", "runs/*"], writes: ["submitted/*"] },
+  /** A person who plans and runs pipelines of their own and follows them: a preview reads what the plan would. */
+  runner: {
+    reads: [MARKER, "pipelines/*", ...MODELS, "channels/*", "cache/*", "runs/*"],
+    writes: ["submitted/*"],
+  },
+  /** A person, or a machine, that makes versions of folders; what signs them is not the yard's. */
+  publisher: { reads: [MARKER, "artifacts/*", "channels/*"], writes: ["artifacts/*", "channels/*"] },
   /**
    * A person or a deployment of their own: makes the yard, edits pipelines, moves channels, removes what is not needed.
    */

@@ -22,6 +22,7 @@ test("a run of every step succeeds under the deployed policies, and a failed one
     onSchedule: role("OnSchedule"),
     operator: statementsIn(standard.one("AWS::IAM::ManagedPolicy", "Operator").properties.PolicyDocument),
     runner: statementsIn(standard.one("AWS::IAM::ManagedPolicy", "Runner").properties.PolicyDocument),
+    publisher: statementsIn(standard.one("AWS::IAM::ManagedPolicy", "Publisher").properties.PolicyDocument),
   });
 });
 

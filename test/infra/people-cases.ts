@@ -6,6 +6,8 @@ import { test } from "node:test";
 import { layout } from "../../core/artifact/layout.ts";
 import { gcStep } from "../../steps/collect-garbage.ts";
 import { promote, rollback } from "../../steps/decide-channel.ts";
+import { preparePlan } from "../../steps/plan.ts";
+import { publishFolderStep } from "../../steps/publish-folder.ts";
 import { pullStep } from "../../steps/pull/pull.ts";
 import { pushStep } from "../../steps/push/push.ts";
 import { runStep } from "../../steps/step.ts";
@@ -16,12 +18,15 @@ import { newStore, openerOf, putText, testDeps } from "../steps/deps.ts";
 import { createInThreadExecutor } from "../steps/in-thread-executor.ts";
 import { makeYard, recipe, runPipeline } from "../steps/pipeline.ts";
 import { putModel } from "../steps/small-model.ts";
+import { putTorch } from "../steps/torch-upload.ts";
 import { patterned } from "../stores/patterned.ts";
 import { full, standard } from "./deployments.ts";
-import { allows, type Named, statementsIn, underRole } from "./policies.ts";
+import { allows, type Named, objectArn, statementsIn, underRole } from "./policies.ts";
 
 const MIB = 2 ** 20;
-const operator = statementsIn(standard.one("AWS::IAM::ManagedPolicy", "Operator").properties.PolicyDocument);
+const policyOf = (name: string) =>
+  statementsIn(standard.one("AWS::IAM::ManagedPolicy", name).properties.PolicyDocument);
+const operator = policyOf("Operator");
 const team = statementsIn(full.ofType("AWS::S3::AccessPoint")[0]?.properties.Policy);
 const POINT = "arn:aws:s3:eu-west-1:111122223333:accesspoint/mergeyard-test-support";
 const byPoint: Named = { bucket: POINT, object: (key) => `${POINT}/object/${key}` };
@@ -123,6 +128,63 @@ test("an operator removes old inputs under the operator's policy, and gives up w
   assert.deepEqual(await gc(), ["upload"]);
 });
 
+test("a runner plans pipelines from uploads, before they are adopted and after, and writes nothing", async () => {
+  const runner = policyOf("Runner");
+  const yard = newStore();
+  await makeYard(yard);
+  await putTorch(yard, "incoming/b/1/", "incoming/torch/1/");
+  await putText(yard, "pipelines/torch.yaml", recipe(0.5).replace("incoming/b", "incoming/torch"));
+  const openStore = openerOf(yard);
+  const own = underRole(yard, runner);
+  const before = await Array.fromAsync(yard.list(""), ({ key }) => key);
+  const preview = async (key: string) => {
+    const input = { yard: own.uri, pipeline: { store: own.uri, key }, models: {} };
+    return (await preparePlan(input, own, testDeps(openerOf(own)))).header.sources.map(({ state }) => state);
+  };
+  for (const key of ["pipelines/small.yaml", "pipelines/torch.yaml"]) {
+    assert.deepEqual(await preview(key), ["pending", "pending"]);
+  }
+  assert.deepEqual(await Array.fromAsync(yard.list(""), ({ key }) => key), before);
+  await runPipeline(yard, testDeps(openStore, { executeMerge: createInThreadExecutor(openStore) }));
+  assert.deepEqual(await preview("pipelines/small.yaml"), ["adopted", "adopted"]);
+  for (const prefix of ["incoming/", "checkpoints/", "cache/", "artifacts/", "runs/", "channels/", "pipelines/"]) {
+    for (const action of ["s3:PutObject", "s3:DeleteObject"]) {
+      assert.ok(!allows(runner, action, objectArn(`${prefix}m/1`)), `${action} in ${prefix}`);
+    }
+  }
+});
+
+test("a publisher publishes a folder under the publisher's policy, and does nothing else", async () => {
+  const { yard, first, second } = await twoVersions("ab");
+  const publisher = policyOf("Publisher");
+  const [elsewhere, folder] = [newStore(), newStore()];
+  await initYard(elsewhere);
+  const pull = { yard: yard.uri, model: `ab@${first}`, target: folder.uri };
+  await runStep(pullStep, pull, testDeps(openerOf(yard, folder)));
+  const own = underRole(elsewhere, publisher);
+  const publish = (store: ObjectStore) => {
+    const input = { source: folder.uri, yard: store.uri, model: "ab", channel: "nightly" };
+    return runStep(publishFolderStep, input, testDeps(openerOf(store, folder)));
+  };
+  assert.deepEqual([(await publish(own)).outcome, (await publish(own)).outcome], ["published", "present"]);
+  // Beside versions of runs the channel is moved, and stays where it was in history.
+  const moved = await publish(underRole(yard, publisher));
+  assert.deepEqual([moved.version, moved.before], [first, second]);
+  for (const [name, key] of [
+    ["upload", "incoming/m/1/model.safetensors"],
+    ["checkpoint", "checkpoints/m/0123456789abcdef/universal.json"],
+    ["pipeline", layout.pipeline("p")],
+    ["cache", layout.cache("sha256:00")],
+    ["result", layout.result("r")],
+  ] as const) {
+    for (const action of ["s3:PutObject", "s3:GetObject"]) assert.ok(!allows(publisher, action, objectArn(key)), name);
+  }
+  assert.ok(
+    !allows(publisher, "s3:DeleteObject", objectArn(layout.version("ab", first))),
+    "a publisher removes nothing",
+  );
+});
+
 test("another account's team pushes and pulls through its access point", async () => {
   const { yard, first, second } = await twoVersions("support-bot");
   const own = underRole(yard, team, byPoint);
@@ -138,7 +200,7 @@ test("another account's team pushes and pulls through its access point", async (
 });
 
 test("a runner may send every request that following and cancelling a run sends", () => {
-  const runner = statementsIn(standard.one("AWS::IAM::ManagedPolicy", "Runner").properties.PolicyDocument);
+  const runner = policyOf("Runner");
   const account = "eu-west-1:111122223333";
   const execution = `arn:aws:states:${account}:execution:mergeyard-test:run-p-0123`;
   const places = new Map([

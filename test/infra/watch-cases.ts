@@ -164,7 +164,7 @@ test("each stack prints what people need of it", () => {
     deployment.outputs.map((name) => name.replace("Mergeyard-test-", "")).toSorted();
   const always = [
     ...["Storage.YardUri", "Storage.OperatorPolicyArn", "Compute.CpuQueueArn", "Flow.StateMachineArn"],
-    ...["Flow.RunnerPolicyArn", "Observability.TopicArn", "Observability.DashboardName"],
+    ...["Flow.RunnerPolicyArn", "Storage.PublisherPolicyArn", "Observability.TopicArn", "Observability.DashboardName"],
   ];
   const triggers = ["Uploads", "Clock"].flatMap((kind) => [`Flow.${kind}QueueArn`, `Flow.${kind}DeadLettersArn`]);
   assert.deepEqual(outputs(standard), [...always, ...triggers, "Storage.SigningKeyUri"].toSorted());
