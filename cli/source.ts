@@ -28,11 +28,6 @@ export function sourceInput(text: string, cwd: string): { source: string; source
   return { source: folder, sourceFile: file };
 }
 
-/** Bytes to read of all tensors. */
-export function tensorBytes({ checkpoint }: Pick<StoredCheckpoint, "checkpoint">): number {
-  return checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0);
-}
-
 /** A path is looked at; of a URI, one whose last part has a checkpoint file's extension is a file. */
 export function locateSource(text: string, cwd: string): SourcePlace {
   if (isUri(text)) {

@@ -8,7 +8,7 @@ import { count, uri } from "../core/schema-atoms.ts";
 import { DTYPE_BITS, DTYPES, type Dtype, elementCount, sameShape, tensorBytes } from "../core/tensor.ts";
 import { gatherWhole } from "../core/universal/box.ts";
 import { type GatherSource, gatherPieces } from "../engine/gather.ts";
-import { openPlace } from "./open-checkpoint.ts";
+import { openPlace, tensorFileBytes } from "./open-checkpoint.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 
 /** A folder, or one file of it that is a checkpoint by itself. */
@@ -45,6 +45,7 @@ export const diffStep = defineStep({
   output: diffOutputSchema,
   async run({ a, b }, deps) {
     const [left, right] = [await openSide(a, deps), await openSide(b, deps)];
+    deps.begun?.(left.bytes + right.bytes);
     const others = new Map(right.tensors.map((tensor) => [tensor.name, tensor]));
     const names = new Set(left.tensors.map(({ name }) => name));
     const onlyA = left.tensors.filter(({ name }) => !others.has(name)).map(({ name }) => name);
@@ -70,7 +71,7 @@ export const diffStep = defineStep({
   },
 });
 
-type Side = { readonly source: GatherSource; readonly tensors: readonly TensorEntry[] };
+type Side = { readonly source: GatherSource; readonly tensors: readonly TensorEntry[]; readonly bytes: number };
 type OneTensor = { readonly source: GatherSource; readonly tensor: TensorEntry };
 
 async function openSide(
@@ -78,8 +79,8 @@ async function openSide(
   { openStore, signal }: StepDeps,
 ): Promise<Side> {
   const source = { store: openStore(folder), prefix: "" };
-  const { checkpoint } = await openPlace({ ...source, file }, signal);
-  return { source, tensors: checkpoint.tensors };
+  const opened = await openPlace({ ...source, file }, signal);
+  return { source, tensors: opened.checkpoint.tensors, bytes: tensorFileBytes(opened) };
 }
 
 type TensorDifference = DiffOutput["changed"][number];

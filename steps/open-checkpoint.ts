@@ -76,6 +76,11 @@ export function openPlace(
     : openCheckpointFile(store, `${prefix}${file}`, signal);
 }
 
+/** Bytes of the files of tensors. */
+export function tensorFileBytes({ checkpoint }: Pick<StoredCheckpoint, "checkpoint">): number {
+  return checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0);
+}
+
 /** Side files that travel with a checkpoint; an index speaks of files that a conversion replaces. */
 export function travellingFiles({ checkpoint, conversion }: WritableCheckpoint): readonly CheckpointFile[] {
   if (conversion === undefined) return checkpoint.sideFiles;

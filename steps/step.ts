@@ -16,6 +16,8 @@ export type StepDeps = {
   readonly now: () => number;
   readonly log: (event: StepEvent) => void;
   readonly signal: AbortSignal;
+  /** Told the bytes of the files of tensors that will be read, once they are known, for a progress line. */
+  readonly begun?: ((sourceBytes: number) => void) | undefined;
   /** Told now and then, for a progress line. */
   readonly progress?: ((done: StepProgress) => void) | undefined;
 };
@@ -33,12 +35,7 @@ export type QuantizeDeps = StepDeps & Machine & { readonly executeQuantize: Exec
 export type PartsDeps = StepDeps & Machine & { readonly executeParts: ExecuteParts };
 
 /** What converting has besides. */
-export type ConvertDeps = StepDeps &
-  Machine & {
-    readonly executeConvert: ExecuteConvert;
-    /** Told the bytes of the source's files of tensors when they are known, for a progress line. */
-    readonly begun?: ((sourceBytes: number) => void) | undefined;
-  };
+export type ConvertDeps = StepDeps & Machine & { readonly executeConvert: ExecuteConvert };
 
 /** What the data plane has besides: the merge executor and how much of the machine it may use. */
 export type UnitDeps = ConvertDeps & {

@@ -3,7 +3,6 @@
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import { LOWER_BITS, type LowerBits } from "../../core/schemes/double-rounding.ts";
-import { openPlace } from "../../steps/open-checkpoint.ts";
 import { deriveStep } from "../../steps/quantize/derive.ts";
 import { resolveModel } from "../../steps/resolve-model.ts";
 import { runStep } from "../../steps/step.ts";
@@ -13,7 +12,7 @@ import type { OpenStore } from "../../stores/store.ts";
 import { jsonOption, parseLocalPath, toUri } from "../arguments.ts";
 import { intoFolder } from "../output.ts";
 import { createProgress } from "../progress.ts";
-import { locateSource, openSource, tensorBytes } from "../source.ts";
+import { locateSource } from "../source.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
 
@@ -50,11 +49,11 @@ async function derive(model: string, options: Options, terminal: Terminal): Prom
   const original =
     options.original === undefined ? undefined : await findModel(options.original, undefined, openStore, terminal);
   const progress = createProgress(terminal, { silent: options.json === true });
-  progress.begin("derive", source.bytes);
   const result = await intoFolder(options, terminal, ({ target, deps }) => {
-    const input = { source: source.place, original: original?.place, bits: options.bits, target };
+    const input = { source, original, bits: options.bits, target };
+    const begun = (sourceBytes: number) => progress.begin("derive", sourceBytes);
     const show = ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead);
-    return runStep(deriveStep, input, { ...deps, progress: show });
+    return runStep(deriveStep, input, { ...deps, begun, progress: show });
   }).finally(() => progress.end());
   printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
     const each = ((8 * result.bytes) / result.elements).toFixed(2);
@@ -76,12 +75,10 @@ function describeOriginal(original: { derived: number; direct: number; gap: numb
 async function findModel(text: string, yard: string | undefined, openStore: OpenStore, terminal: Terminal) {
   if (yard === undefined) {
     const { folder, file } = locateSource(text, terminal.cwd);
-    const opened = await openSource(text, openStore, terminal);
-    return { place: { store: folder, prefix: "", file }, bytes: tensorBytes(opened) };
+    return { store: folder, prefix: "", file };
   }
   const opened = await openYard(openStore, toUri(yard, terminal.cwd));
   const scope = { openStore, yard: opened, aliases: [], folders: [toUri(".", terminal.cwd)], signal: terminal.signal };
   const { store, prefix, file } = await resolveModel(scope, text);
-  const bytes = tensorBytes(await openPlace({ store, prefix, file }, terminal.signal));
-  return { place: { store: store.uri, prefix, file }, bytes };
+  return { store: store.uri, prefix, file };
 }

@@ -9,7 +9,7 @@ import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, parseLocalPath } from "../arguments.ts";
 import { writePage } from "../html-page.ts";
 import { createProgress } from "../progress.ts";
-import { locateSource, openSource, tensorBytes } from "../source.ts";
+import { locateSource, openSource } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatCount, renderTable } from "../text.ts";
@@ -29,17 +29,19 @@ export function addDiff(program: Command, terminal: Terminal): void {
 
 async function diff(a: string, b: string, options: Options, terminal: Terminal): Promise<void> {
   const openStore = createStoreOpener(terminal.env);
-  const sides = await Promise.all([openSource(a, openStore, terminal), openSource(b, openStore, terminal)]);
+  const openSide = (text: string) => openSource(text, openStore, terminal);
+  // The page names the tensors that are equal too, and says what the formats are.
+  const sides = options.html === undefined ? undefined : await Promise.all([openSide(a), openSide(b)]);
   const progress = createProgress(terminal, { silent: options.json === true });
-  progress.begin("diff", tensorBytes(sides[0]) + tensorBytes(sides[1]));
   const deps = {
     ...createStepDeps(terminal, openStore),
+    begun: (sourceBytes: number) => progress.begin("diff", sourceBytes),
     progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
   };
   const input = { a: locateSource(a, terminal.cwd), b: locateSource(b, terminal.cwd) };
   const result = await runStep(diffStep, input, deps).finally(() => progress.end());
   try {
-    if (options.html !== undefined) {
+    if (options.html !== undefined && sides !== undefined) {
       const page = renderDifference(describeSide(a, sides[0]), describeSide(b, sides[1]), result);
       await writePage(options.html, page, terminal);
     }

@@ -12,7 +12,7 @@ import { isUri, locateFile, toOutputUri, toUri } from "../arguments.ts";
 import { type ChooseSchemes, describePlan } from "../bit-plan.ts";
 import { createProgress } from "../progress.ts";
 import { writeQuantizationReport } from "../quantization-report.ts";
-import { openSource, sourceInput, tensorBytes } from "../source.ts";
+import { sourceInput } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
@@ -44,25 +44,25 @@ export async function quantizeFile(
   terminal: Terminal,
 ): Promise<void> {
   const openStore = createStoreOpener(terminal.env);
-  const bytes = tensorBytes(await openSource(source, openStore, terminal));
+  const located = sourceInput(source, terminal.cwd);
   const place = path.posix.dirname(toUri(options.out, terminal.cwd));
   const target = toOutputUri(place, terminal.cwd);
   const name = path.basename(options.out);
   refuseFolder(options.out, terminal);
   const progress = createProgress(terminal, { silent: options.json === true });
-  progress.begin("quantize", bytes);
   const executor = createQuantizeExecutor(openStore);
   const deps = {
     ...createStepDeps(terminal, openStore),
     executeQuantize: executor.execute,
     threads: options.threads ?? defaultThreads(),
     memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
+    begun: (sourceBytes: number) => progress.begin("quantize", sourceBytes),
     progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
   };
   try {
     const { tokenizer } = options;
     const imatrix = options.imatrix === undefined ? undefined : locateFile(options.imatrix, terminal.cwd);
-    const from = { ...sourceInput(source, terminal.cwd), imatrix };
+    const from = { ...located, imatrix };
     const { scheme, planned } = await choose({ ...from, tokenizer });
     const split = { maxBytes: options.splitMaxSize, maxTensors: options.splitMaxTensors };
     const made = await runStep(quantizeStep, { ...from, target, name, scheme, tokenizer, split }, deps);

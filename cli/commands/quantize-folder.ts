@@ -2,7 +2,6 @@
 import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
 import { runStep } from "../../steps/step.ts";
-import { createStoreOpener } from "../../stores/open.ts";
 import { createPartsExecutor } from "../../workers/parts-executor.ts";
 import { defaultThreads } from "../../workers/pool.ts";
 import { locateFile, toUri } from "../arguments.ts";
@@ -10,7 +9,7 @@ import { type ChooseSchemes, describePlan } from "../bit-plan.ts";
 import { intoFolder } from "../output.ts";
 import { createProgress } from "../progress.ts";
 import { writeQuantizationReport } from "../quantization-report.ts";
-import { openSource, sourceInput, tensorBytes } from "../source.ts";
+import { sourceInput } from "../source.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
 
@@ -34,14 +33,13 @@ export async function quantizeFolder(
   choose: ChooseSchemes,
   terminal: Terminal,
 ): Promise<void> {
-  const bytes = tensorBytes(await openSource(source, createStoreOpener(terminal.env), terminal));
+  const located = sourceInput(source, terminal.cwd);
   const progress = createProgress(terminal, { silent: options.json === true });
-  progress.begin("quantize", bytes);
   const { result, planned } = await intoFolder(options, terminal, async ({ target, deps }) => {
     const executor = createPartsExecutor(deps.openStore);
     const fileOf = (file: string | undefined) => (file === undefined ? undefined : locateFile(file, terminal.cwd));
     try {
-      const place = { ...sourceInput(source, terminal.cwd), ignore: options.ignore };
+      const place = { ...located, ignore: options.ignore };
       const { scheme, planned } = await choose({ ...place, imatrix: fileOf(options.imatrix) });
       const input = { ...place, target, scheme, hessian: fileOf(options.hessian) };
       const result = await runStep(quantizeFolderStep, input, {
@@ -49,6 +47,7 @@ export async function quantizeFolder(
         executeParts: executor.execute,
         threads: options.threads ?? defaultThreads(),
         memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
+        begun: (sourceBytes) => progress.begin("quantize", sourceBytes),
         progress: ({ bytesRead }) => progress.update(bytesRead),
       });
       return { result, planned };

@@ -24,7 +24,7 @@ import { describeConverted, planConversion } from "../../core/universal/convert-
 import { writeBytes, writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { readUniversal } from "../checkpoint-listing.ts";
-import { listDocument, openPlace, travellingFiles, writtenDocuments } from "../open-checkpoint.ts";
+import { listDocument, openPlace, tensorFileBytes, travellingFiles, writtenDocuments } from "../open-checkpoint.ts";
 import { createOnce } from "../records.ts";
 import { type ConvertDeps, defineStep, type StepProgress } from "../step.ts";
 import { copyVerified, digestFile, STREAMS_IN_FLIGHT } from "../stream.ts";
@@ -105,7 +105,7 @@ export const convertStep = defineStep({
     const opened = isRounded ? weightsIn(stored, dtype) : stored;
     const conversion = { source: source.uri, of: stored.fingerprint, sourceFile, to, patterns, dtype, choice };
     const mark = await beginTarget(target, conversion, deps.signal);
-    deps.begun?.(opened.checkpoint.tensorFiles.reduce((sum, { bytes }) => sum + bytes, 0));
+    deps.begun?.(tensorFileBytes(opened));
     const copying: Copying = { source, target, opened, deps, done: { bytesRead: 0, bytesWritten: 0 } };
     const converting =
       to === "universal" || to === "safetensors"

@@ -15,7 +15,7 @@ import { type Part, partRange } from "../../core/schemes/scheme.ts";
 import { elementCount, tensorBytes } from "../../core/tensor.ts";
 import { type DerivedWindow, type DeriveSource, deriveWindows } from "../../engine/derive-parts.ts";
 import { writeObject } from "../../stores/objects.ts";
-import { openPlace } from "../open-checkpoint.ts";
+import { openPlace, tensorFileBytes } from "../open-checkpoint.ts";
 import { defineStep, type StepDeps } from "../step.ts";
 import { createDirectComparison, type DirectComparison, type DirectLoss } from "./derive-direct.ts";
 import { lossSchema, measureLoss, summariseLosses } from "./losses.ts";
@@ -71,6 +71,7 @@ export const deriveStep = defineStep({
     const [store, target] = [deps.openStore(input.source.store), deps.openStore(input.target)];
     const { prefix } = input.source;
     const opened = await openPlace({ ...input.source, store }, signal);
+    deps.begun?.(tensorFileBytes(opened));
     await checkEmpty(target, signal);
     const model = planDerivedModel(opened.checkpoint, input.bits, input.shardBytes);
     const matrices = model.units.filter((unit) => unit.kind === "matrix");

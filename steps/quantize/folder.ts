@@ -12,7 +12,7 @@ import { count } from "../../core/schema-atoms.ts";
 import { FOLDER_SCHEMES, knownFolderScheme } from "../../core/schemes/registry.ts";
 import { elementCount } from "../../core/tensor.ts";
 import type { Hessians } from "../../engine/parts-request.ts";
-import { openPlace } from "../open-checkpoint.ts";
+import { openPlace, tensorFileBytes } from "../open-checkpoint.ts";
 import { openHessianFile } from "../open-hessians.ts";
 import { defineStep, type PartsDeps } from "../step.ts";
 import { lossSchema, summariseLosses } from "./losses.ts";
@@ -60,6 +60,7 @@ export const quantizeFolderStep = defineStep({
     const [source, target] = [deps.openStore(input.source), deps.openStore(input.target)];
     const { signal } = deps;
     const opened = await openPlace({ store: source, prefix: "", file: input.sourceFile }, signal);
+    deps.begun?.(tensorFileBytes(opened));
     await checkEmpty(target, signal);
     const { checkpoint } = opened;
     const choose = chooserOf(input.scheme, checkpoint, input.ignore);

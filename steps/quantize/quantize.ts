@@ -21,7 +21,7 @@ import { elementCount } from "../../core/tensor.ts";
 import type { QuantizeRequest, QuantizeResult, QuantizeTensor } from "../../engine/quantize-request.ts";
 import type { MergeProgress } from "../../engine/request.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { openPlace } from "../open-checkpoint.ts";
+import { openPlace, tensorFileBytes } from "../open-checkpoint.ts";
 import { openImatrix } from "../open-imatrix.ts";
 import { readDocuments } from "../read-documents.ts";
 import { defineStep, type QuantizeDeps } from "../step.ts";
@@ -71,6 +71,7 @@ export const quantizeStep = defineStep({
     const [source, target] = [deps.openStore(input.source), deps.openStore(input.target)];
     const { signal } = deps;
     const opened = await openPlace({ store: source, prefix: "", file: input.sourceFile }, signal);
+    deps.begun?.(tensorFileBytes(opened));
     const files = input.tokenizer ? GGUF_TOKENIZER_FILES : [];
     const documents = await readDocuments({ store: source, prefix: "" }, opened.checkpoint, files, signal);
     const tokenizer = describeTokenizerFiles(documents, opened.checkpoint.config);
