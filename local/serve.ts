@@ -4,9 +4,10 @@
 import { setTimeout as pause } from "node:timers/promises";
 import { isVerdict, MergeyardError } from "../core/error.ts";
 import { describeError } from "../steps/error-record.ts";
-import { createLookout, type Lookout, type StartEnd } from "../steps/lookout.ts";
+import { createLookout, type Lookout } from "../steps/lookout.ts";
 import type { Start } from "../steps/pipeline-starts.ts";
 import type { FailureRecord } from "../steps/schemas.ts";
+import type { StartEnd } from "../steps/start-records.ts";
 import type { StepDeps } from "../steps/step.ts";
 import { openYard } from "../steps/yard.ts";
 import type { PipelineOutcome } from "./run-pipeline.ts";

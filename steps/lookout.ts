@@ -1,24 +1,14 @@
 // What is due in a yard, for whoever looks again and again: the starts that schedules and whole uploads ask for. On AWS
-// events tell of both (on-schedule.ts, on-upload.ts), and Step Functions knows which starts were made; here a record
-// under `starts/` does, so that the same cause starts a pipeline once, whoever looks and however often he begins anew.
-import { layout } from "../core/artifact/layout.ts";
+// events tell of both (on-schedule.ts, on-upload.ts). The same cause starts a pipeline once, whoever looks and however
+// often he begins anew: start-records.ts.
 import type { ObjectStore } from "../stores/store.ts";
 import { scheduleCauses } from "./on-schedule.ts";
 import { asksForUploads, fingerprintUpload } from "./on-upload.ts";
 import { findStarts, type Start, type StartCause, type Starts, type StoredPipeline } from "./pipeline-starts.ts";
-import { encodeRecord } from "./records.ts";
 import { whyIncomplete } from "./resolve-model.ts";
+import { createStartRecords, type StartEnd } from "./start-records.ts";
 import type { StepDeps } from "./step.ts";
 import { listAllUploads, type UploadListing } from "./yard.ts";
-
-/** How a start ended, as its record says it. */
-export type StartEnd = {
-  readonly status: "done" | "failed";
-  /** The run; null when the pipeline failed before it had a name. */
-  readonly run: string | null;
-  /** Of the error; null when there was none. */
-  readonly code: string | null;
-};
 
 export type Lookout = {
   /**
@@ -26,7 +16,7 @@ export type Lookout = {
    * before, of uploads every whole one.
    */
   look(): Promise<Starts>;
-  /** Remembers that a start was made; another's record of the same start stands. */
+  /** Remembers that a start was made. */
   keep(start: Start, end: StartEnd): Promise<void>;
 };
 
@@ -40,16 +30,20 @@ export type LookoutOptions = {
   readonly rest: boolean;
 };
 
+const FORGET_EVERY_MS = 24 * 60 * 60 * 1000;
+
 type SeenUpload = UploadListing & { readonly model: string; readonly fingerprint: string };
 
 /** Why an upload that a pipeline waits for does not count is logged when the reason changes. */
 export function createLookout(yard: ObjectStore, { sinceMs, rest }: LookoutOptions, deps: StepDeps): Lookout {
   const whole = new Set<string>();
-  const made = new Set<string>();
+  const records = createStartRecords(yard, deps);
   const reasons = new Map<string, string>();
   const open = new Map<string, Start>();
   let afterMs = sinceMs;
   let before = new Map<string, string>();
+  // The first look knows of no upload that rests.
+  let forgetMs = deps.now() + (rest ? FORGET_EVERY_MS : 0);
 
   const isWhole = async (upload: SeenUpload): Promise<boolean> => {
     const { prefix, fingerprint } = upload;
@@ -73,12 +67,6 @@ export function createLookout(yard: ObjectStore, { sinceMs, rest }: LookoutOptio
     return causes;
   };
 
-  const isMade = async (name: string): Promise<boolean> => {
-    if (!made.has(name) && (await yard.head(layout.start(name), { signal: deps.signal })) === undefined) return false;
-    made.add(name);
-    return true;
-  };
-
   return {
     async look() {
       const untilMs = deps.now();
@@ -91,15 +79,16 @@ export function createLookout(yard: ObjectStore, { sinceMs, rest }: LookoutOptio
       ]);
       for (const start of starts) open.set(start.name, start);
       afterMs = untilMs;
-      for (const name of open.keys()) if (await isMade(name)) open.delete(name);
+      if (untilMs >= forgetMs) {
+        await records.forget(starts);
+        forgetMs = untilMs + FORGET_EVERY_MS;
+      }
+      for (const name of open.keys()) if (await records.isMade(name)) open.delete(name);
       return { starts: [...open.values()], unreadable };
     },
-    async keep({ name, input }, end) {
-      const record = encodeRecord({ start: 1, pipeline: input.pipeline.key, ...end, endedMs: deps.now() });
-      await yard.create(layout.start(name), record, { signal: deps.signal });
-      deps.log({ event: "start-kept", start: name, ...end });
-      made.add(name);
-      open.delete(name);
+    async keep(start, end) {
+      await records.keep(start, end);
+      open.delete(start.name);
     },
   };
 }

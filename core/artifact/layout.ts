@@ -11,6 +11,7 @@ export const layout = Object.freeze({
   submitted: (digest: string) => `submitted/${shortDigest(digest)}.yaml`,
   /** How a start ended that `serve` made; while it is there, the same cause starts the pipeline no more. */
   start: (name: string) => `starts/${name}.json`,
+  starts: "starts/",
   run: (run: string) => `runs/${run}/`,
   plan: (run: string) => `runs/${run}/plan.jsonl`,
   recipe: (run: string) => `runs/${run}/recipe.yaml`,

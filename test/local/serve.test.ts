@@ -223,6 +223,28 @@ test("a run that its runner gives up is a failed one, and a store that refuses e
   await assert.rejects(serveLooks(yard, { answer: refused, ...later }), { code: "StoreAccessDenied" });
 });
 
+test("records of starts are forgotten after 90 days, but for those of uploads that are still there", async () => {
+  const yard = await newYard({ a: '{ schedule: "rate(1 hour)" }', b: '{ upload: ["b"] }', c: '{ upload: ["c"] }' });
+  for (const model of ["b", "c"]) await putModel(yard, `incoming/${model}/1/`, { seed: model.charCodeAt(0) });
+  // The clock of a memory store begins with 2026.
+  const at = (days: number) => Date.parse("2026-01-01T08:00:00Z") + days * 24 * HOUR;
+  const serveOnce = (days: number) => serveLooks(yard, { once: true, nowMs: () => at(days) });
+  const kept = async () => (await records(yard)).map((key) => key.replace(/-[0-9a-f]{16}.json$/, ""));
+  await serveOnce(0);
+  assert.deepEqual(await kept(), ["starts/schedule-20260101T0800-a", "starts/upload-b", "starts/upload-c"]);
+  for await (const { key } of yard.list("incoming/c/")) await yard.delete(key);
+  await serveOnce(80);
+  assert.equal((await kept()).length, 4);
+  await serveOnce(100);
+  assert.deepEqual(await kept(), ["starts/schedule-20260411T0800-a", "starts/upload-b"]);
+  let days = 200;
+  const pass = () => {
+    days += 1;
+  };
+  await serveLooks(yard, { nowMs: () => at(days), between: [pass, pass, pass] });
+  assert.deepEqual([days, (await kept()).includes("starts/upload-b")], [203, true]);
+});
+
 test("a place that is no yard is refused", async () => {
   await assert.rejects(serveLooks(newStore(), { once: true }), { code: "YardMissing" });
 });
