@@ -10,3 +10,6 @@ export const count = z.int().nonnegative();
 
 /** Of a store, a yard or a folder: what is there is for whoever opens it to say. */
 export const uri = z.string().min(1);
+
+/** A file: where it lies, and its key there. */
+export const storedFile = z.strictObject({ store: uri, key: z.string().min(1) });

@@ -2,6 +2,7 @@
 // anything to merge is the plan's business; most nights it finds nothing changed and the execution ends.
 import * as z from "zod";
 import { parseSchedule } from "../core/recipe/schedule.ts";
+import { uri } from "../core/schema-atoms.ts";
 import { findStarts, type StartCause, type StoredPipeline, startsSchema } from "./pipeline-starts.ts";
 import { defineStep } from "./step.ts";
 import { openYard } from "./yard.ts";
@@ -11,7 +12,7 @@ const time = z.int().nonnegative();
 export const onScheduleStep = defineStep({
   name: "on-schedule",
   input: z.strictObject({
-    yard: z.string().min(1),
+    yard: uri,
     /** The time looked at: (afterMs, untilMs]. */
     afterMs: time,
     untilMs: time,

@@ -5,6 +5,7 @@ import * as z from "zod";
 import { checkName } from "../core/artifact/key.ts";
 import { isUploadNote } from "../core/artifact/upload.ts";
 import { MergeyardError } from "../core/error.ts";
+import { uri } from "../core/schema-atoms.ts";
 import { fingerprintFiles } from "./open-checkpoint.ts";
 import { findStarts, type StoredPipeline, startsSchema } from "./pipeline-starts.ts";
 import { whyIncomplete } from "./resolve-model.ts";
@@ -14,7 +15,7 @@ import { listUploads, openYard, type UploadListing } from "./yard.ts";
 export const onUploadStep = defineStep({
   name: "on-upload",
   input: z.strictObject({
-    yard: z.string().min(1),
+    yard: uri,
     /** Of any object that was created in the yard. */
     key: z.string().min(1),
   }),

@@ -6,7 +6,7 @@ import { checkName } from "../core/artifact/key.ts";
 import { layout } from "../core/artifact/layout.ts";
 import { versionName } from "../core/artifact/manifest.ts";
 import { mapBounded } from "../core/map-bounded.ts";
-import { count } from "../core/schema-atoms.ts";
+import { count, uri } from "../core/schema-atoms.ts";
 import { readManifest } from "./checkpoint-listing.ts";
 import { promote } from "./decide-channel.ts";
 import type { PublishDeps } from "./publish.ts";
@@ -20,8 +20,8 @@ export const publishFolderStep = defineStep({
   name: "publish-folder",
   input: z.strictObject({
     /** URIs of the folder and of the yard. */
-    source: z.string().min(1),
-    yard: z.string().min(1),
+    source: uri,
+    yard: uri,
     model: z.string(),
     channel: z.string(),
   }),

@@ -5,7 +5,7 @@ import * as z from "zod";
 import { YARD_LIMITS } from "../core/limits.ts";
 import { fleetSchema } from "../core/plan/machine.ts";
 import { receiptSchema } from "../core/plan/receipt.ts";
-import { count, uri } from "../core/schema-atoms.ts";
+import { count, storedFile, uri } from "../core/schema-atoms.ts";
 
 /** Largest Batch array; more units than this share jobs. AWS Batch quota. */
 export const JOBS_MAX = 10_000;
@@ -30,7 +30,7 @@ const stageRefSchema = z.strictObject({
 export const planInputSchema = z.strictObject({
   yard: uri,
   /** The pipeline's file: a store and a key in it; its folder is where relative model paths start. */
-  pipeline: z.strictObject({ store: uri, key: z.string().min(1) }),
+  pipeline: storedFile,
   /** Names given on the command line; they win over the pipeline's own `models:`. Values are model references. */
   models: z.record(z.string(), z.string()).default({}),
   /** URI of the current folder, the last place where a relative path is looked up; absent in the cloud. */

@@ -5,7 +5,7 @@ import { derivePermutations, type PermutationSpec } from "../../core/align/permu
 import { elementOffsets, matchWeights, type Permutations } from "../../core/align/weight-matching.ts";
 import type { TensorEntry } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
-import { count } from "../../core/schema-atoms.ts";
+import { count, uri } from "../../core/schema-atoms.ts";
 import { DTYPE_BITS, sameShape } from "../../core/tensor.ts";
 import { defineStep } from "../step.ts";
 import { writeFolderManifest } from "./folder-manifest.ts";
@@ -22,9 +22,9 @@ export const alignStep = defineStep({
   name: "align",
   input: z.strictObject({
     /** URIs of the folders of the model that is permuted, of the one that it is aligned with, and of the result. */
-    model: z.string().min(1),
-    reference: z.string().min(1),
-    target: z.string().min(1),
+    model: uri,
+    reference: uri,
+    target: uri,
     /** By tensor, the permutation of each axis; derived from the tensors' names unless given. */
     spec: z.record(z.string(), z.array(z.string().nullable())).optional(),
     maxIterations: z.int().positive().default(100),

@@ -8,7 +8,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { type FloatDtype, isFloatDtype } from "../../core/ops/cast.ts";
 import { allocateMatrix, type Matrix, onHeap, transposed } from "../../core/ops/linalg/matrix.ts";
 import { describeArchitecture } from "../../core/plan/architecture.ts";
-import { count } from "../../core/schema-atoms.ts";
+import { count, uri } from "../../core/schema-atoms.ts";
 import { elementCount, sameShape } from "../../core/tensor.ts";
 import { compilePattern } from "../../core/universal/name-pattern.ts";
 import { defineStep, type StepDeps } from "../step.ts";
@@ -27,9 +27,9 @@ export const extractLoraStep = defineStep({
   name: "extract-lora",
   input: z.strictObject({
     /** URIs of the folders of the fine-tuned model, of its base, and of the adapter. */
-    model: z.string().min(1),
-    base: z.string().min(1),
-    target: z.string().min(1),
+    model: uri,
+    base: uri,
+    target: uri,
     /** How the adapter's config names its base. */
     baseName: z.string().nullable().default(null),
     maxRank: z.int().positive().default(128),

@@ -21,7 +21,7 @@ import {
   rowOf,
   transposed,
 } from "../../core/ops/linalg/matrix.ts";
-import { count } from "../../core/schema-atoms.ts";
+import { count, storedFile, uri } from "../../core/schema-atoms.ts";
 import { openCheckpointFile } from "../open-checkpoint.ts";
 import { defineStep, type StepDeps } from "../step.ts";
 import { digestFile } from "../stream.ts";
@@ -46,8 +46,8 @@ export const mergeExpertsStep = defineStep({
   name: "merge-experts",
   input: z.strictObject({
     /** URIs of the folders of the model and of the result. */
-    model: z.string().min(1),
-    target: z.string().min(1),
+    model: uri,
+    target: uri,
     /** Groups a layer, on average; without it no experts are merged. */
     groups: z.number().min(1).optional(),
     /**
@@ -55,7 +55,7 @@ export const mergeExpertsStep = defineStep({
      * `<prefix>.usage_frequency` [experts] for every layer; without it all uses are equal, and likeness is that of the
      * routers' rows.
      */
-    statistics: z.strictObject({ store: z.string().min(1), key: z.string().min(1) }).optional(),
+    statistics: storedFile.optional(),
     /** Units of experts are matched to those of their group's first expert, or of the layer's. */
     align: z.enum(["none", "group", "layer"]).default("group"),
     /** One expert a group is left, with its core's row of the router; every layer then has `groups`. */

@@ -12,7 +12,7 @@ import { TOKENIZER_LIMITS } from "../../core/limits.ts";
 import { isFloatDtype } from "../../core/ops/cast.ts";
 import { ADAPTER_CONFIG_FILE } from "../../core/plan/documents.ts";
 import { streamKey } from "../../core/random.ts";
-import { count } from "../../core/schema-atoms.ts";
+import { count, uri } from "../../core/schema-atoms.ts";
 import { findJson } from "../../stores/objects.ts";
 import { openCheckpoint } from "../open-checkpoint.ts";
 import { defineStep, type StepDeps } from "../step.ts";
@@ -26,8 +26,8 @@ export const mergeLoraStep = defineStep({
   name: "merge-lora",
   input: z.strictObject({
     /** URIs of the adapters' folders, and the weight of each. */
-    adapters: z.array(z.strictObject({ source: z.string().min(1), weight: z.number() })).min(1),
-    target: z.string().min(1),
+    adapters: z.array(z.strictObject({ source: uri, weight: z.number() })).min(1),
+    target: uri,
     combination: z.enum([...COMBINATIONS.keys()]),
     density: z.number().nonnegative().default(1),
     majority: z.enum(["total", "frequency"]).default("total"),

@@ -8,7 +8,7 @@ import { addLoss, type Loss, NO_LOSS, signalToNoise } from "../../core/ops/loss.
 import { type CopiedTensor, specsOf } from "../../core/plan/compressed-model.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { type DerivedMatrix, planDerivedModel } from "../../core/plan/derived-model.ts";
-import { count } from "../../core/schema-atoms.ts";
+import { count, uri } from "../../core/schema-atoms.ts";
 import { LOWER_BITS } from "../../core/schemes/double-rounding.ts";
 import { allocateParts } from "../../core/schemes/part-matrix.ts";
 import { type Part, partRange } from "../../core/schemes/scheme.ts";
@@ -27,7 +27,7 @@ const COPY_BYTES = 8 * 2 ** 20;
 /** Parts beyond this are made anew when their turn comes instead of being kept. */
 const KEPT_BYTES_MAX = 64 * 2 ** 20;
 
-const place = z.strictObject({ store: z.string().min(1), prefix: z.string(), file: z.string().optional() });
+const place = z.strictObject({ store: uri, prefix: z.string(), file: z.string().optional() });
 
 export const deriveStep = defineStep({
   name: "derive",
@@ -38,7 +38,7 @@ export const deriveStep = defineStep({
     /** What it was quantized from, to compare with. */
     original: place.optional(),
     /** URI of the folder to write to; it must be empty. */
-    target: z.string().min(1),
+    target: uri,
     shardBytes: z.int().positive().default(SHARD_BYTES_DEFAULT),
   }),
   output: z.strictObject({

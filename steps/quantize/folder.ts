@@ -8,7 +8,7 @@ import { type ChooseScheme, type CompressedUnit, planCompressedModel } from "../
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { findHessian } from "../../core/plan/hessians.ts";
 import type { HessianFile } from "../../core/plan/merge-task.ts";
-import { count } from "../../core/schema-atoms.ts";
+import { count, storedFile, uri } from "../../core/schema-atoms.ts";
 import { FOLDER_SCHEMES, knownFolderScheme } from "../../core/schemes/registry.ts";
 import { elementCount } from "../../core/tensor.ts";
 import type { Hessians } from "../../engine/parts-request.ts";
@@ -22,16 +22,16 @@ export const quantizeFolderStep = defineStep({
   name: "quantize-folder",
   input: z.strictObject({
     /** URI of the folder to read, and one file of it that is a checkpoint by itself. */
-    source: z.string().min(1),
+    source: uri,
     sourceFile: z.string().optional(),
     /** URI of the folder to write to; it must be empty. */
-    target: z.string().min(1),
+    target: uri,
     /** One for all modules; or a bit plan: the scheme of every linear module by the name of its weights. */
     scheme: z.union([z.enum([...FOLDER_SCHEMES.keys()]), z.record(z.string(), z.string())]),
     /** Modules to leave as they are: paths, or `re:` and an expression. */
     ignore: z.array(z.string()).default([]),
     /** A safetensors file with the Hessian of every matrix's inputs, for a scheme that takes one: folder and file. */
-    hessian: z.strictObject({ store: z.string().min(1), key: z.string().min(1) }).optional(),
+    hessian: storedFile.optional(),
     shardBytes: z.int().positive().default(SHARD_BYTES_DEFAULT),
   }),
   output: z.strictObject({

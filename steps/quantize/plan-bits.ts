@@ -20,7 +20,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { NO_TOKENIZER } from "../../core/formats/gguf/tokenizer.ts";
 import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../../core/formats/gguf/tokenizer-files.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
-import { count } from "../../core/schema-atoms.ts";
+import { count, storedFile, uri } from "../../core/schema-atoms.ts";
 import type { MeasuredErrors, MeasureSchemes } from "../../engine/measure-schemes.ts";
 import { openPlace } from "../open-checkpoint.ts";
 import { openImatrix } from "../open-imatrix.ts";
@@ -31,7 +31,7 @@ import { checkReadable } from "./quantize.ts";
 export type PlanBitsDeps = StepDeps & { readonly measureSchemes: MeasureSchemes };
 
 const inputSchema = z.strictObject({
-  source: z.string().min(1),
+  source: uri,
   sourceFile: z.string().optional(),
   format: z.enum(["gguf", "compressed-tensors"]).default("gguf"),
   /** "4.5bpw" or "4.2GB". */
@@ -40,7 +40,7 @@ const inputSchema = z.strictObject({
   candidates: z.array(z.string()).min(1).optional(),
   /** What is added up and made least; the default is `importance` where there is a matrix, else `squared`. */
   sensitivity: z.enum([...SENSITIVITIES.keys()]).optional(),
-  imatrix: z.strictObject({ store: z.string().min(1), key: z.string().min(1) }).optional(),
+  imatrix: storedFile.optional(),
   /** False: the GGUF file will have none. */
   tokenizer: z.boolean().default(true),
   /** Modules that a folder leaves as they are: paths, or `re:` and an expression. */

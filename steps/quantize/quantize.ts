@@ -15,7 +15,7 @@ import { encodeGgufHeader } from "../../core/formats/gguf/write.ts";
 import { type FileLimits, shardName } from "../../core/formats/shards.ts";
 import { isFloatDtype } from "../../core/ops/cast.ts";
 import { type Loss, NO_LOSS } from "../../core/ops/loss.ts";
-import { count } from "../../core/schema-atoms.ts";
+import { count, storedFile, uri } from "../../core/schema-atoms.ts";
 import { MIXES, type Mix, plannedMix } from "../../core/schemes/mixes.ts";
 import { elementCount } from "../../core/tensor.ts";
 import type { QuantizeRequest, QuantizeResult, QuantizeTensor } from "../../engine/quantize-request.ts";
@@ -33,15 +33,15 @@ export const quantizeStep = defineStep({
   name: "quantize",
   input: z.strictObject({
     /** URI of the folder to read, and one file of it that is a checkpoint by itself. */
-    source: z.string().min(1),
+    source: uri,
     sourceFile: z.string().optional(),
     /** URI of the folder to write to, and the name of the file that must not be there yet. */
-    target: z.string().min(1),
+    target: uri,
     name: z.string().min(1),
     /** A mix; or a bit plan: the scheme of every matrix by its name in the file. */
     scheme: z.union([z.enum([...MIXES.keys()]), z.record(z.string(), z.string())]),
     /** An importance matrix: a folder and the file in it. */
-    imatrix: z.strictObject({ store: z.string().min(1), key: z.string().min(1) }).optional(),
+    imatrix: storedFile.optional(),
     /** False: the file says that it has none. */
     tokenizer: z.boolean().default(true),
     /** Bounds of one file, where the model is to be a set of files: `name` is then numbered. */
