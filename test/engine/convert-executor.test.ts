@@ -7,13 +7,13 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { digestBytes } from "../../core/artifact/digest.ts";
-import { MergeyardError } from "../../core/error.ts";
 import { gatherWhole, wholeBox } from "../../core/universal/box.ts";
 import { type ConvertRequest, cutConversion } from "../../engine/convert-request.ts";
 import type { GatherTensor } from "../../engine/gather.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { createConvert } from "../../workers/convert-executor.ts";
 import { createPool } from "../../workers/pool.ts";
+import { refusal } from "../refusal.ts";
 
 const [ROWS, LEFT, RIGHT] = [1500, 1024, 512];
 const HEADER = Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8);
@@ -122,12 +122,8 @@ test("ranks that disagree leave nothing, whichever thread finds it", async () =>
     const tensors = [...Array.from({ length: COUNT }, (_, index) => joined(`w${index}`)), torn];
     const whole = requestOf(threads, `torn-${threads}`, tensors);
     const request = { ...whole, fileBytes: whole.fileBytes + 4096 };
-    await assert.rejects(convert(request, { signal }), (error) => {
-      assert.ok(error instanceof MergeyardError);
-      assert.equal(error.code, "UniversalReplicasDisagree");
-      assert.equal(error.where.tensor, "norm");
-      return true;
-    });
+    const expected = { code: "UniversalReplicasDisagree", tensor: "norm" };
+    await assert.rejects(convert(request, { signal }), refusal(expected));
   }
   assert.deepEqual(
     readdirSync(folder, { recursive: true }).filter((name) => String(name).includes("torn")),

@@ -4,12 +4,12 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import fc from "fast-check";
 import { digestBytes } from "../../core/artifact/digest.ts";
-import { hasCode } from "../../core/error.ts";
 import { bfloat16ToFloat32, float32ToBfloat16 } from "../../core/ops/cast.ts";
 import { createScalarKernels } from "../../core/ops/kernels.ts";
 import type { LoraFactor, StoredTensor, UnitInput } from "../../core/plan/schema.ts";
 import { createInputReader } from "../../engine/input-reader.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
+import { refusal } from "../refusal.ts";
 
 const { fround } = Math;
 const half = (value: number) => bfloat16ToFloat32(float32ToBfloat16(value));
@@ -188,7 +188,7 @@ test("damaged weights and factors are noticed when they have come by from end to
     const ready = await setUp(made, wrong);
     await assert.rejects(
       readSpans(ready, whole),
-      (error) => hasCode(error, "EngineInputChanged") && error.where.tensor === wrong && error.where.model === "m+l",
+      refusal({ code: "EngineInputChanged", tensor: wrong, model: "m+l" }),
       wrong,
     );
   }

@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as z from "zod";
-import { ERROR_CODES, hasCode } from "../../core/error.ts";
+import { ERROR_CODES } from "../../core/error.ts";
 import { BATCH_SUBMIT_JOB, LAMBDA_INVOKE, renderDefinition, transientErrors } from "../../flow/definition.ts";
 import { loadMachine } from "../../local/asl/load.ts";
+import { assertRefused } from "../refusal.ts";
 import { NAMES } from "./names.ts";
 
 const retrySchema = z.looseObject({ ErrorEquals: z.array(z.string()) });
@@ -38,13 +39,8 @@ test("rendering fills in every name and the result is stable", () => {
 
 test("a placeholder without a name is refused", () => {
   const { CpuQueue: _, ...rest } = NAMES;
-  assert.throws(
-    () => Reflect.apply(renderDefinition, undefined, [rest]),
-    (error) =>
-      hasCode(error, "FlowDefinitionInvalid") &&
-      error.found === `\${CpuQueue}` &&
-      error.where.field === "States.Plan.Assign.queues.cpu",
-  );
+  const expected = { code: "FlowDefinitionInvalid", found: `\${CpuQueue}`, field: "States.Plan.Assign.queues.cpu" };
+  assertRefused(() => Reflect.apply(renderDefinition, undefined, [rest]), expected);
 });
 
 test("functions retry exactly what the error table and Lambda call transient", () => {

@@ -4,12 +4,12 @@
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import { listTensorFiles, parseUniversal } from "../../core/artifact/universal.ts";
-import { MergeyardError } from "../../core/error.ts";
 import { checkSource } from "../../engine/checked-source.ts";
 import { CONVERSION_TARGETS, convertStep } from "../../steps/convert/convert.ts";
 import { runStep } from "../../steps/step.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
+import { refusal } from "../refusal.ts";
 import { newStore, openerOf, testDeps } from "./deps.ts";
 import { convertInto, goldenStore, namesIn } from "./folders.ts";
 
@@ -37,11 +37,8 @@ async function refuse(
 ) {
   const target = newStore();
   const input = { source: store.uri, target: target.uri, to, ...more };
-  await assert.rejects(runStep(convertStep, input, testDeps(openerOf(store, target))), (error) => {
-    assert.ok(error instanceof MergeyardError);
-    assert.deepEqual([error.code, error.where.tensor], ["YardFileCorrupt", tensor], to);
-    return true;
-  });
+  const converting = runStep(convertStep, input, testDeps(openerOf(store, target)));
+  await assert.rejects(converting, refusal({ code: "YardFileCorrupt", tensor }), to);
   assert.deepEqual(await namesIn(target), [], `${to} left files`);
 }
 

@@ -7,6 +7,7 @@ import { publishStep } from "../../steps/publish.ts";
 import { runStep } from "../../steps/step.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
+import { refusal } from "../refusal.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { Crash, createDyingStore, createFullStore } from "./failing-stores.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
@@ -152,9 +153,7 @@ test("a truncated shard is no complete upload: the one before counts, or the run
   assert.equal((await plan(yard, depsOn(yard))).version, result?.version);
   for await (const { key } of yard.list("incoming/b/1/")) await yard.delete(key);
   const before = await readPublished(yard);
-  await assert.rejects(plan(yard, depsOn(yard)), (error: { code?: string; where?: { file?: string } }) => {
-    return error.code === "YardUploadIncomplete" && error.where?.file === shard;
-  });
+  await assert.rejects(plan(yard, depsOn(yard)), refusal({ code: "YardUploadIncomplete", file: shard }));
   await putText(yard, "incoming/b/2/_COMPLETE", "");
   await assert.rejects(plan(yard, depsOn(yard)), { code: "SafetensorsDataTruncated" });
   await yard.delete("incoming/b/2/_COMPLETE");

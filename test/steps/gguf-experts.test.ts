@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { gguf } from "@huggingface/gguf";
-import { hasCode, MergeyardError } from "../../core/error.ts";
+import type { ErrorPlace } from "../../core/error.ts";
 import { readImatrix } from "../../core/formats/gguf/imatrix.ts";
 import { planGgufModel } from "../../core/formats/gguf/model.ts";
 import { NO_TOKENIZER } from "../../core/formats/gguf/tokenizer.ts";
@@ -34,6 +34,7 @@ import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { createMeasureSchemes } from "../../workers/measure-executor.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
+import { assertRefused, refusal } from "../refusal.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { imatrixOf } from "./imatrix.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
@@ -195,16 +196,8 @@ function plan(model: Model, scheme: string, change: (entry: { name: string; dtyp
   return planGgufModel({ tensors, config: model.config }, mix, NO_TOKENIZER, false);
 }
 
-function refuses(model: Model, where: object, change: Parameters<typeof plan>[2] = () => true): void {
-  assert.throws(
-    () => plan(model, "q8_0", change),
-    (error) => {
-      assert.ok(error instanceof MergeyardError, String(error));
-      assert.equal(error.code, "QuantizeModelUnsupported");
-      assert.deepEqual({ ...error.where }, { ...error.where, ...where });
-      return true;
-    },
-  );
+function refuses(model: Model, where: ErrorPlace, change: Parameters<typeof plan>[2] = () => true): void {
+  assertRefused(() => plan(model, "q8_0", change), { code: "QuantizeModelUnsupported", ...where });
 }
 
 test("an expert that is missing, of another type or beyond the count is refused by name", () => {
@@ -442,9 +435,5 @@ test("sums of every expert over its own tokens are read, and a matrix of fewer e
   const short = imatrixOf({ [name]: new Float32Array(2 * HIDDEN).fill(1) });
   await writeBytes(source, "imatrix", short);
   const refused = quantize(source, target, "q4_0", { imatrix: { store: source.uri, key: "imatrix" } });
-  await assert.rejects(refused, (error) => {
-    assert.ok(hasCode(error, "ImatrixInvalid"));
-    assert.equal(error.where?.tensor, name);
-    return true;
-  });
+  await assert.rejects(refused, refusal({ code: "ImatrixInvalid", tensor: name }));
 });

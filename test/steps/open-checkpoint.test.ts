@@ -3,11 +3,11 @@
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import { adoptSafetensors, checkpointDigest, encodeUniversal } from "../../core/artifact/universal.ts";
-import { MergeyardError } from "../../core/error.ts";
 import { fingerprintFiles, openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { makeTensorFile } from "../core/artifact/parts.ts";
+import { refusal } from "../refusal.ts";
 
 const model = makeTensorFile("model.safetensors", [{ name: "a", dtype: "F32", shape: [1000] }]);
 let stores = 0;
@@ -94,11 +94,7 @@ suite("opening a checkpoint in a store", () => {
 
   test("names the store and the key in every error", async () => {
     const { store } = await makeStore({ "m/model.safetensors": model.bytes.slice(0, -1), "n/notes.txt": "x" });
-    const placed = (code: string, file: string) => (error: unknown) => {
-      assert.ok(error instanceof MergeyardError);
-      assert.deepEqual([error.code, error.where.store, error.where.file], [code, store.uri, file]);
-      return true;
-    };
+    const placed = (code: string, file: string) => refusal({ code, store: store.uri, file });
     await assert.rejects(openCheckpoint(store, "m/"), placed("SafetensorsDataTruncated", "m/model.safetensors"));
     await assert.rejects(openCheckpoint(store, "n/"), placed("CheckpointFormatUnknown", "n/"));
     await assert.rejects(openCheckpoint(store, "empty/"), placed("CheckpointEmpty", "empty/"));

@@ -5,7 +5,7 @@ import path from "node:path";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { renderBitPlan } from "../../core/bit-plan/document.ts";
-import { MergeyardError } from "../../core/error.ts";
+import type { ErrorPlace } from "../../core/error.ts";
 import { ggufTypeOf } from "../../core/formats/gguf/type-codes.ts";
 import { drawFrontier } from "../../core/report/frontier.ts";
 import { BLOCK_SCHEME_IDS } from "../../core/schemes/registry.ts";
@@ -20,6 +20,7 @@ import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { OpenStore } from "../../stores/store.ts";
 import { createMeasureSchemes } from "../../workers/measure-executor.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
+import { refusal } from "../refusal.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 
 const FOLDER = path.resolve(import.meta.dirname, "../../examples/models/base");
@@ -37,15 +38,7 @@ function quantize(name: string, scheme: string | Readonly<Record<string, string>
   return runStep(quantizeStep, { source, target: target.uri, name, scheme, tokenizer: false }, deps);
 }
 
-function isInvalid(field: Readonly<Record<string, unknown>>) {
-  return (error: unknown): boolean => {
-    assert.ok(error instanceof MergeyardError, String(error));
-    assert.equal(error.code, "BitPlanInvalid");
-    for (const [key, value] of Object.entries(field))
-      assert.equal(Object.entries(error.where).find(([k]) => k === key)?.[1], value);
-    return true;
-  };
-}
+const isInvalid = (where: ErrorPlace) => refusal({ code: "BitPlanInvalid", ...where });
 
 test("a file made by a plan has the planned schemes and bytes, within the budget", async () => {
   const planned = await plan("5bpw");

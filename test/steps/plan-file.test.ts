@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { layout } from "../../core/artifact/layout.ts";
 import { readPlan } from "../../steps/plan-file.ts";
 import { readAll } from "../../stores/objects.ts";
+import { assertRefused } from "../refusal.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { makeYard, plan } from "./pipeline.ts";
 
@@ -42,12 +43,7 @@ test("a run without a plan, and a plan that is cut or changed, are refused with 
   await assert.rejects(readPlan(yard, run, signal), { code: "YardPlanInvalid", expected: `${lines.length} lines` });
   await putText(yard, key, `${lines.with(2, "{}").join("\n")}\n`);
   const damaged = await readPlan(yard, run, signal);
-  assert.throws(
-    () => damaged.unit(0, 1),
-    (error: { code?: string; where?: { line?: number } }) => {
-      return error.code === "YardPlanInvalid" && error.where?.line === 3;
-    },
-  );
+  assertRefused(() => damaged.unit(0, 1), { code: "YardPlanInvalid", line: 3 });
   await putText(yard, key, "not JSON\n");
   await assert.rejects(readPlan(yard, run, signal), { code: "YardPlanInvalid" });
 });

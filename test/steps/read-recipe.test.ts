@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { readRecipe } from "../../steps/read-recipe.ts";
-import { assertRefused, type Expected } from "../core/recipe/refusal.ts";
+import { assertRefused, type Expected } from "../refusal.ts";
 
 const read = (text: string) => readRecipe(new TextEncoder().encode(text), "recipe.yaml");
 const LINEAR = "merge_method: linear\nmodels:\n  - model: a\n    parameters: {weight: 1}\n";

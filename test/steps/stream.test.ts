@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { createPartHasher, digestBytes, digestTensorFile } from "../../core/artifact/digest.ts";
 import { copyVerified, type ListedFile, readPieces, verifyFile } from "../../steps/stream.ts";
 import { writeBytes } from "../../stores/objects.ts";
+import { refusal } from "../refusal.ts";
 import { newStore } from "./deps.ts";
 
 const { signal } = new AbortController();
@@ -69,8 +70,7 @@ test("a damaged file is refused with the tensor that differs, and is not copied"
     await writeBytes(source, "f", damaged);
     const from = { store: source, key: "f", bytes: 60 };
     await target.delete("f");
-    const isRight = (error: { code?: string; where?: { tensor?: string } }) =>
-      error.code === "YardFileCorrupt" && error.where?.tensor === tensor;
+    const isRight = refusal({ code: "YardFileCorrupt", tensor });
     await assert.rejects(copyVerified(from, { store: target, key: "f" }, file, signal), isRight);
     await assert.rejects(verifyFile(from, file, signal), isRight);
     assert.equal(await target.head("f"), undefined);

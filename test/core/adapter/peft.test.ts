@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { readAdapterConfig, readAdapterPart } from "../../../core/adapter/peft.ts";
-import { assertRefused } from "../recipe/refusal.ts";
+import { assertRefused } from "../../refusal.ts";
 
 const CONFIG = { peft_type: "LORA", r: 8, lora_alpha: 16, target_modules: ["q_proj"], lora_dropout: 0.1 };
 const read = (more: Record<string, unknown> = {}) => readAdapterConfig({ ...CONFIG, ...more }, { model: "a" });

@@ -4,10 +4,11 @@ import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import { buildManifest, encodeManifest, manifestDigest } from "../../../core/artifact/manifest.ts";
 import { adoptSafetensors, checkpointDigest, encodeUniversal } from "../../../core/artifact/universal.ts";
-import { type ErrorCode, MergeyardError } from "../../../core/error.ts";
+import type { ErrorCode } from "../../../core/error.ts";
 import { describeByManifest } from "../../../core/formats/published.ts";
 import { safetensors } from "../../../core/formats/safetensors/folder.ts";
 import { universal } from "../../../core/formats/universal-folder.ts";
+import { refusal } from "../../refusal.ts";
 import { listText, makeTensorFile } from "../artifact/parts.ts";
 import { memoryFolder } from "./folder.ts";
 
@@ -49,11 +50,7 @@ async function openPublished(given: Files) {
 }
 
 async function refused(work: Promise<unknown>, code: ErrorCode, file: string): Promise<void> {
-  await assert.rejects(work, (error) => {
-    assert.ok(error instanceof MergeyardError, String(error));
-    assert.deepEqual([error.code, error.where.file], [code, file]);
-    return true;
-  });
+  await assert.rejects(work, refusal({ code, file }));
 }
 
 /** The file of the one tensor `c`, in whose header the tensor is called `d`. */

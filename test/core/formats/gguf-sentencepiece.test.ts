@@ -9,6 +9,7 @@ import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../../../core/form
 import { rebuildTokenizer } from "../../../core/formats/gguf/tokenizer-json.ts";
 import type { GgufMetadata } from "../../../core/formats/gguf/type-codes.ts";
 import { parseSentencePiece } from "../../../core/tokenizer/sentencepiece.ts";
+import { refusal } from "../../refusal.ts";
 
 const GOLDEN = join(import.meta.dirname, "../../golden/sentencepiece");
 const read = (name: string) => new Uint8Array(readFileSync(join(GOLDEN, name)));
@@ -89,7 +90,7 @@ test("a model that readers of this name would not run is refused, as are files t
     const files = new Map([...FILES, [name, encode(content)]]);
     assert.throws(
       () => describeTokenizerFiles(files, { vocab_size: 320 }),
-      (error) => hasCode(error, "QuantizeTokenizerUnsupported") && error.where.file === name,
+      refusal({ code: "QuantizeTokenizerUnsupported", file: name }),
     );
   }
 });

@@ -11,6 +11,7 @@ import { MergeyardError } from "../../../core/error.ts";
 import { encodeSafetensorsFile } from "../../../core/formats/safetensors/safetensors.ts";
 import { runMerge } from "../../../tools/golden/run-merge.ts";
 import { valuesOf } from "../../../tools/golden/tensors.ts";
+import { assertRefused, type Expected, refusal } from "../../refusal.ts";
 import { type Models, makeCheckpoint, makeLlama, planDocuments, planText, tensorsOf } from "../plan/checkpoints.ts";
 
 const SHAPES = { "a.weight": [6, 4], "b.weight": [4] };
@@ -25,18 +26,6 @@ const recipe = (method: string, first = "", second = "", more = "") =>
   `merge_method: ${method}\nmodels:\n  - {model: one${first}}\n  - {model: two${second}}\n${more}`;
 const fisher = recipe("fisher", ", statistics: f1", ", statistics: f2");
 const regmean = recipe("regmean", ", statistics: g1", ", statistics: g2");
-
-type Refused = { readonly code: string; readonly field?: string; readonly model?: string; readonly tensor?: string };
-
-function assertRefused(run: () => unknown, { code, ...where }: Refused, found: RegExp): void {
-  assert.throws(run, (error: unknown) => {
-    assert.ok(error instanceof MergeyardError, String(error));
-    assert.equal(error.code, code, error.message);
-    for (const [name, value] of Object.entries(where)) assert.equal(Object(error.where)[name], value, name);
-    assert.match(error.found ?? "", found);
-    return true;
-  });
-}
 
 describe("statistics in a plan", () => {
   test("come after the models, in their order, where there are any", () => {
@@ -88,8 +77,8 @@ describe("statistics in a plan", () => {
 });
 
 describe("refused before weights are read", () => {
-  const refuse = (text: string, where: Refused, found: RegExp, models: Models = MODELS) =>
-    assertRefused(() => planText(text, models), where, found);
+  const refuse = (text: string, where: Expected, found: RegExp, models: Models = MODELS) =>
+    assertRefused(() => planText(text, models), { ...where, found });
   const FIRST = { field: "models[0].statistics", model: "f1" };
 
   test("statistics of a method that takes none", () => {
@@ -184,12 +173,7 @@ describe("merging by statistics", () => {
         [1, 1, 1, 1],
       ],
     } as const;
-    const degenerate = (error: unknown) => {
-      assert.ok(error instanceof MergeyardError, String(error));
-      assert.deepEqual([error.code, error.where.tensor], ["EngineMethodDegenerate", "w"]);
-      assert.match(error.found ?? "", /input 1 of 2/);
-      return true;
-    };
+    const degenerate = refusal({ code: "EngineMethodDegenerate", tensor: "w", found: /input 1 of 2/ });
     await assert.rejects(mergeSmall("regmean", [flat, flat]), degenerate);
     const merged = await mergeSmall("regmean", [flat, flat], { ridge: 1e-6 });
     const [, weights] = merged.find(([name]) => name === "w") ?? [];
@@ -207,12 +191,8 @@ describe("merging by statistics", () => {
         [1, 0.5, -0.5, 1],
       ],
     } as const;
-    await assert.rejects(mergeSmall("regmean", [skew, skew]), (error: unknown) => {
-      assert.ok(error instanceof MergeyardError, String(error));
-      assert.deepEqual([error.code, error.where.tensor], ["EngineMethodDegenerate", "w"]);
-      assert.equal(error.where.model, "statistics0.safetensors");
-      return true;
-    });
+    const expected = { code: "EngineMethodDegenerate", tensor: "w", model: "statistics0.safetensors" };
+    await assert.rejects(mergeSmall("regmean", [skew, skew]), refusal(expected));
   });
 
   test("Fisher refuses information below 0, which no mean of squares is", async () => {
@@ -249,11 +229,10 @@ describe("merging by statistics", () => {
         ],
       } as const,
     ];
-    await assert.rejects(mergeSmall("regmean", [good, bad]), (error: unknown) => {
-      assert.ok(error instanceof MergeyardError, String(error));
-      assert.deepEqual([error.code, error.where.model], ["EngineNonFinite", "statistics1.safetensors"]);
-      return true;
-    });
+    await assert.rejects(
+      mergeSmall("regmean", [good, bad]),
+      refusal({ code: "EngineNonFinite", model: "statistics1.safetensors" }),
+    );
   });
 
   test("Fisher weighs every element, and averages a tensor without statistics by the models' norms", async () => {

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import type { Checkpoint } from "../../../core/checkpoint.ts";
-import { assertRefused } from "../recipe/refusal.ts";
+import { assertRefused } from "../../refusal.ts";
 import { tokenizerBytes } from "../tokenizer/tokenizers.ts";
 import { configOf, makeCheckpoint, makeLlama, planText, type Shapes, tensorOf } from "./checkpoints.ts";
 

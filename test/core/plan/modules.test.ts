@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import type { Checkpoint } from "../../../core/checkpoint.ts";
-import { assertRefused } from "../recipe/refusal.ts";
+import { assertRefused } from "../../refusal.ts";
 import { configOf, makeCheckpoint, planText, tensorOf, tensorsOf } from "./checkpoints.ts";
 
 /** A vision-language model as they are laid out: a tower, a projector, a language model, a head beside them. */

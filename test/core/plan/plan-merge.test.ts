@@ -4,7 +4,7 @@ import test from "node:test";
 import * as z from "zod";
 import { linear } from "../../../core/methods/linear.ts";
 import type { MergeMethod } from "../../../core/methods/method.ts";
-import { assertRefused, type Expected } from "../recipe/refusal.ts";
+import { assertRefused, type Expected } from "../../refusal.ts";
 import { type Models, makeCheckpoint, makeLlama, planDocuments, planText, tensorOf, tensorsOf } from "./checkpoints.ts";
 
 const linearOf = (...models: readonly string[]) =>

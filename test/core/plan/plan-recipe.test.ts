@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { encodeSafetensorsHeader } from "../../../core/formats/safetensors/safetensors.ts";
 import { sourceSchema, unitSchema } from "../../../core/plan/schema.ts";
-import { assertRefused } from "../recipe/refusal.ts";
+import { assertRefused } from "../../refusal.ts";
 import { tokenizerBytes } from "../tokenizer/tokenizers.ts";
 import { makeCheckpoint, makeLlama, planDocuments } from "./checkpoints.ts";
 

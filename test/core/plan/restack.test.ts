@@ -1,7 +1,7 @@
 // `slices`: layers stacked anew, renumbered, framed, with a config that fits.
 import assert from "node:assert/strict";
 import test from "node:test";
-import { assertRefused, type Expected } from "../recipe/refusal.ts";
+import { assertRefused, type Expected } from "../../refusal.ts";
 import { configOf, type Models, makeCheckpoint, makeLlama, planText, tensorOf, tensorsOf } from "./checkpoints.ts";
 
 const stack = (...slices: readonly string[]) =>

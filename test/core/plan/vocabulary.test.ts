@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import type { MergePlan } from "../../../core/plan/plan-merge.ts";
 import { ROWS_MEAN, ROWS_PADDING, ROWS_ZERO } from "../../../core/plan/schema.ts";
-import { assertRefused } from "../recipe/refusal.ts";
+import { assertRefused } from "../../refusal.ts";
 import { tokenizerBytes } from "../tokenizer/tokenizers.ts";
 import {
   configOf,

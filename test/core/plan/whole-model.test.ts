@@ -2,8 +2,8 @@
 // where its tensors do not make one model. Nothing is read, so no weights exist.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { MergeyardError } from "../../../core/error.ts";
-import { assertRefused as assertFields } from "../recipe/refusal.ts";
+
+import { assertRefused as assertFields } from "../../refusal.ts";
 import { makeCheckpoint, planDocuments, planText, tensorsOf } from "./checkpoints.ts";
 
 const SHAPES = { a: [64, 32], b: [8], c: [32, 64] };
@@ -12,14 +12,7 @@ const MODELS = { base: whole, one: whole, two: whole };
 const text = (more = "") => `merge_method: ties_paper\nbase_model: base\nmodels: [{model: one}, {model: two}]\n${more}`;
 
 function assertRefused(run: () => unknown, tensor: string | undefined, field: string | undefined, found: RegExp): void {
-  assert.throws(run, (error: unknown) => {
-    assert.ok(error instanceof MergeyardError);
-    assert.equal(error.code, "PlanMethodRefused");
-    assert.equal(error.where.tensor, tensor);
-    assert.equal(error.where.field, field);
-    assert.match(error.found ?? "", found);
-    return true;
-  });
+  assertFields(run, { code: "PlanMethodRefused", tensor, field, found });
 }
 
 describe("the rounds of a merge", () => {

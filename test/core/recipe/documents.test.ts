@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { listSources, normaliseRecipe } from "../../../core/recipe/normalise.ts";
 import { readRecipe } from "../../../steps/read-recipe.ts";
-import { assertRefused, type Expected } from "./refusal.ts";
+import { assertRefused, type Expected } from "../../refusal.ts";
 
 const read = (...documents: readonly string[]) =>
   readRecipe(new TextEncoder().encode(documents.join("---\n")), "recipe.yaml");

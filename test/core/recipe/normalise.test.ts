@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { normaliseRecipe, placeOfSource } from "../../../core/recipe/normalise.ts";
 import { readRecipe } from "../../../steps/read-recipe.ts";
-import { assertRefused, type Expected } from "./refusal.ts";
+import { assertRefused, type Expected } from "../../refusal.ts";
 
 const normalise = (text: string) => normaliseRecipe(readRecipe(new TextEncoder().encode(text), "recipe.yaml"));
 const modelNames = (text: string) => normalise(text).slices.map(({ sources }) => sources.map(({ model }) => model));

@@ -1,7 +1,7 @@
 import test from "node:test";
 import { readOutputs } from "../../../core/recipe/outputs.ts";
 import { readRecipe } from "../../../steps/read-recipe.ts";
-import { assertRefused } from "./refusal.ts";
+import { assertRefused } from "../../refusal.ts";
 
 const HEAD = "name: x\nmerge: {merge_method: linear, models: [{model: a}]}\noutputs:\n  - {format: safetensors}\n";
 

@@ -9,7 +9,7 @@ import {
   type ParameterSchemas,
 } from "../../../core/recipe/parameters.ts";
 import { readRecipe } from "../../../steps/read-recipe.ts";
-import { assertRefused, type Expected } from "./refusal.ts";
+import { assertRefused, type Expected } from "../../refusal.ts";
 
 const normalise = (text: string) => normaliseRecipe(readRecipe(new TextEncoder().encode(text), "recipe.yaml"));
 

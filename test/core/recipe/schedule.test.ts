@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { hasCode } from "../../../core/error.ts";
 import { parseSchedule } from "../../../core/recipe/schedule.ts";
+import { refusal } from "../../refusal.ts";
 
 const WHERE = { file: "p.yaml", field: "on.schedule", line: 3 };
 const at = (text: string) => Date.parse(`${text}Z`);
@@ -122,7 +122,7 @@ test("what is no schedule is refused with its place", () => {
   for (const text of wrong) {
     assert.throws(
       () => parseSchedule(text, WHERE),
-      (error) => hasCode(error, "RecipeScheduleInvalid") && error.found === text && error.where.line === 3,
+      refusal({ code: "RecipeScheduleInvalid", found: text, line: 3 }),
       text,
     );
   }

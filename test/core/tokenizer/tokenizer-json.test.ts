@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { hasCode } from "../../../core/error.ts";
 import { readTokenizerJson } from "../../../core/tokenizer/tokenizer-json.ts";
+import { refusal } from "../../refusal.ts";
 import { makeTokenizer, tokenizerBytes } from "./tokenizers.ts";
 
 const encode = (value: unknown) => new TextEncoder().encode(JSON.stringify(value));
@@ -106,7 +106,7 @@ test("a file of another form is refused with its place", () => {
   for (const [bytes, field] of cases) {
     assert.throws(
       () => readTokenizerJson(bytes, { model: "m", file: "tokenizer.json" }),
-      (error) => hasCode(error, "PlanTokenizerInvalid") && error.where.model === "m" && error.where.field === field,
+      refusal({ code: "PlanTokenizerInvalid", model: "m", field }),
       field,
     );
   }
