@@ -104,7 +104,7 @@ export function stateMachineOption(): Option {
   return new Option("--state-machine <arn>", "the deployed state machine (default: MERGEYARD_STATE_MACHINE)");
 }
 
-/** `--force`, of commands whose folder says by its manifest what it holds. */
+/** `--force`, of commands that make a folder or a file. */
 export function forceOption(): Option {
   return new Option("--force", "replace a former output of Mergeyard").default(false, "refuse it");
 }

@@ -13,6 +13,7 @@ import { createConvert } from "../../workers/convert-executor.ts";
 import { createPool, defaultThreads } from "../../workers/pool.ts";
 import {
   familyOption,
+  forceOption,
   jsonOption,
   memoryOption,
   PATTERNS_HELP,
@@ -34,6 +35,7 @@ type WeightDtype = (typeof WEIGHT_DTYPES)[number];
 type Options = PatternOptions & {
   readonly to: (typeof CONVERSION_TARGETS)[number] | typeof GGUF;
   readonly out: string;
+  readonly force: boolean;
   readonly json?: boolean;
   readonly tp?: number;
   readonly pp?: number;
@@ -53,7 +55,7 @@ export function addConvert(program: Command, terminal: Terminal): void {
     .description("write a checkpoint of any format in another one")
     .argument("<src>", "a folder, a file, or an s3:// URI")
     .addOption(new Option("--to <format>", "the format to write").choices(FORMATS).makeOptionMandatory())
-    .requiredOption("--out <place>", "the folder to make, which must be empty or absent; of gguf the file")
+    .requiredOption("--out <place>", "the folder to make; of gguf the file")
     .option("--tp <n>", "tensor-parallel ranks of the target (default: 1)", parseCount)
     .option("--pp <n>", "pipeline stages of the target (default: 1)", parseCount)
     .option("--dp <n>", "data-parallel ranks of the target (default: 1)", parseCount)
@@ -68,6 +70,7 @@ export function addConvert(program: Command, terminal: Terminal): void {
     .addOption(familyOption())
     .addOption(threadsOption())
     .addOption(memoryOption())
+    .addOption(forceOption())
     .addOption(jsonOption())
     .action((source: string, { to, ...options }: Options) =>
       to === GGUF ? convertToGguf(source, options, terminal) : convert(source, { ...options, to }, terminal),

@@ -9,7 +9,7 @@ import { runStep } from "../../steps/step.ts";
 import { openYard } from "../../steps/yard.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import type { OpenStore } from "../../stores/store.ts";
-import { jsonOption, parseLocalPath, toUri } from "../arguments.ts";
+import { forceOption, jsonOption, parseLocalPath, toUri } from "../arguments.ts";
 import { intoFolder } from "../output.ts";
 import { createProgress } from "../progress.ts";
 import { locateSource } from "../source.ts";
@@ -21,6 +21,7 @@ type Options = {
   readonly out: string;
   readonly yard?: string;
   readonly original?: string;
+  readonly force: boolean;
   readonly json?: boolean;
 };
 
@@ -33,6 +34,7 @@ export function addDerive(program: Command, terminal: Terminal): void {
     .addOption(new Option("--out <dir>", "the folder to make").argParser(parseLocalPath).makeOptionMandatory())
     .option("--yard <yard>", "where the model is published: a folder or s3://bucket/prefix")
     .option("--original <src>", "what the model was quantized from, to say what quantizing it directly would lose")
+    .addOption(forceOption())
     .addOption(jsonOption())
     .action((model: string, options: Options) => derive(model, options, terminal));
 }

@@ -19,6 +19,7 @@ import { countOf, describeLoss, formatBytes } from "../text.ts";
 
 export type FileOptions = {
   readonly out: string;
+  readonly force: boolean;
   readonly imatrix?: string;
   readonly tokenizer: boolean;
   readonly splitMaxSize?: number;
@@ -65,7 +66,8 @@ export async function quantizeFile(
     const from = { ...located, imatrix };
     const { scheme, planned } = await choose({ ...from, tokenizer });
     const split = { maxBytes: options.splitMaxSize, maxTensors: options.splitMaxTensors };
-    const made = await runStep(quantizeStep, { ...from, target, name, scheme, tokenizer, split }, deps);
+    const input = { ...from, target, name, replace: options.force, scheme, tokenizer, split };
+    const made = await runStep(quantizeStep, input, deps);
     const result = { ...made, target: place };
     progress.end();
     const drawn = { output: `gguf ${result.scheme}`, tensors: result.losses };

@@ -17,6 +17,7 @@ export type FolderOptions = {
   /** What the folder holds: compressed-tensors, or another tool's. */
   readonly format: string;
   readonly out: string;
+  readonly force: boolean;
   readonly imatrix?: string;
   readonly ignore: readonly string[];
   readonly hessian?: string;

@@ -5,7 +5,7 @@ import { nearestName } from "../../core/recipe/nearest.ts";
 import { FORMAT_SCHEMES } from "../../core/schemes/quantized-formats.ts";
 import { FOLDER_SCHEMES, PART_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { jsonOption, memoryOption, parseCount, threadsOption } from "../arguments.ts";
+import { forceOption, jsonOption, memoryOption, parseCount, threadsOption } from "../arguments.ts";
 import {
   addPlanOptions,
   type ChooseSchemes,
@@ -33,7 +33,7 @@ export function addQuantize(program: Command, terminal: Terminal): void {
     .addOption(
       new Option("--format <format>", "what to write (default: by the scheme)").choices([...FORMAT_SCHEMES.keys()]),
     )
-    .requiredOption("--out <place>", "the file or folder to write; it must not be there")
+    .requiredOption("--out <place>", "the file or folder to write")
     .option("--imatrix <file>", "importance matrix of llama-imatrix, to lose less where it matters (gguf, --budget)")
     .option("--hessian <file>", "safetensors with the sum of x x^T of every matrix's inputs, by its name (gptq)")
     .option("--no-tokenizer", "leave the tokenizer out (gguf)")
@@ -41,6 +41,7 @@ export function addQuantize(program: Command, terminal: Terminal): void {
     .addOption(new Option("--split-max-tensors <n>", "the same, of at most N tensors each").argParser(parseCount))
     .addOption(ignoreOption())
     .addOption(reportOption())
+    .addOption(forceOption())
     .addOption(threadsOption())
     .addOption(memoryOption())
     .addOption(jsonOption());

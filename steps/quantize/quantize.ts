@@ -2,9 +2,9 @@
 // the quantize executor, which also measures the error of every tensor on the way.
 import assert from "node:assert/strict";
 import * as z from "zod";
-import type { TensorEntry } from "../../core/checkpoint.ts";
-import { MergeyardError } from "../../core/error.ts";
-import { alignUp, GGUF_ALIGNMENT } from "../../core/formats/gguf/gguf.ts";
+import type { CheckpointFile, ReadRange, TensorEntry } from "../../core/checkpoint.ts";
+import { isVerdict, MergeyardError } from "../../core/error.ts";
+import { alignUp, GGUF_ALIGNMENT, readGgufHeader } from "../../core/formats/gguf/gguf.ts";
 import { checkImportance, type Importance } from "../../core/formats/gguf/imatrix.ts";
 import { type GgufModel, type GgufModelTensor, planGgufModel } from "../../core/formats/gguf/model.ts";
 import { splitMetadata, splitTensors } from "../../core/formats/gguf/split.ts";
@@ -13,6 +13,7 @@ import { describeTokenizerFiles, GGUF_TOKENIZER_FILES } from "../../core/formats
 import { ggufTypeOf } from "../../core/formats/gguf/type-codes.ts";
 import { encodeGgufHeader } from "../../core/formats/gguf/write.ts";
 import { type FileLimits, shardName } from "../../core/formats/shards.ts";
+import { mapBounded } from "../../core/map-bounded.ts";
 import { isFloatDtype } from "../../core/ops/cast.ts";
 import { type Loss, NO_LOSS } from "../../core/ops/loss.ts";
 import { count, storedFile, uri } from "../../core/schema-atoms.ts";
@@ -20,6 +21,7 @@ import { MIXES, type Mix, plannedMix } from "../../core/schemes/mixes.ts";
 import { elementCount } from "../../core/tensor.ts";
 import type { QuantizeRequest, QuantizeResult, QuantizeTensor } from "../../engine/quantize-request.ts";
 import type { MergeProgress } from "../../engine/request.ts";
+import { readRange } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { openPlace, tensorFileBytes } from "../open-checkpoint.ts";
 import { openImatrix } from "../open-imatrix.ts";
@@ -35,9 +37,11 @@ export const quantizeStep = defineStep({
     /** URI of the folder to read, and one file of it that is a checkpoint by itself. */
     source: uri,
     sourceFile: z.string().optional(),
-    /** URI of the folder to write to, and the name of the file that must not be there yet. */
+    /** URI of the folder to write to, and the name of the file. */
     target: uri,
     name: z.string().min(1),
+    /** True: a file of that name goes when the new one is whole, if it is a former output for this model. */
+    replace: z.boolean().default(false),
     /** A mix; or a bit plan: the scheme of every matrix by its name in the file. */
     scheme: z.union([z.enum([...MIXES.keys()]), z.record(z.string(), z.string())]),
     /** An importance matrix: a folder and the file in it. */
@@ -82,7 +86,7 @@ export const quantizeStep = defineStep({
     for (const { source: entry } of model.tensors) checkReadable(entry);
     const { tensors } = model;
     const encoded = encodeFiles(model, input, importance);
-    for (const { name } of encoded) await checkFree(target, name, signal);
+    await checkFree(target, encoded, input.replace, signal);
     const { losses, threads } = await writeFiles(encoded, source, target, deps);
     const schemes = Map.groupBy(tensors, ({ scheme }) => scheme);
     return {
@@ -136,11 +140,56 @@ function encodeFiles(
   });
 }
 
-async function checkFree(target: ObjectStore, file: string, signal: AbortSignal): Promise<void> {
-  if ((await target.head(file, { signal })) === undefined) return;
-  const where = { store: target.uri, file };
-  const hint = "choose another name, or remove the file";
-  throw new MergeyardError("YardTargetOccupied", { where, found: "a file", expected: "no file of that name", hint });
+/**
+ * Throws YardTargetOccupied when something is in a file's place that does not go. Of a set nothing goes: one of another
+ * number of files would stay beside it.
+ */
+async function checkFree(
+  target: ObjectStore,
+  files: readonly QuantizedFile[],
+  replace: boolean,
+  signal: AbortSignal,
+): Promise<void> {
+  const there = await mapBounded(files, (file) => target.head(file.name, { signal }));
+  const [file, info] = [files.find((_, index) => there[index] !== undefined), there.find((each) => each !== undefined)];
+  if (file === undefined || info === undefined) return;
+  const refuse = (found: string, expected: string, hint: string) =>
+    new MergeyardError("YardTargetOccupied", { where: { store: target.uri, file: file.name }, found, expected, hint });
+  if (files.length > 1) {
+    throw refuse("a file", "no file of that name", "choose another name, or remove the files of the set that is there");
+  }
+  if (!replace) {
+    throw refuse(
+      "a file",
+      "no file of that name",
+      "choose another name, remove the file, or add --force if it was made so",
+    );
+  }
+  const read: ReadRange = (offset, bytes) => readRange(target, file.name, offset, bytes, { signal });
+  const before = await describeGguf(read, { name: file.name, bytes: info.bytes });
+  const planned: ReadRange = async (_, bytes) => file.header.subarray(0, bytes);
+  if (before === (await describeGguf(planned, { name: file.name, bytes: file.fileBytes }))) return;
+  const found = before === undefined ? "no GGUF file" : "a GGUF file of another model, or another program's";
+  throw refuse(found, "a former output for this model", "choose another name, or remove the file");
+}
+
+/** Follows the schemes; everything else of a header follows from the model. */
+const OF_SCHEMES = new Set(["general.file_type", "general.description"]);
+
+/**
+ * What a GGUF file says of its model, whatever its schemes; undefined of what is no GGUF file. Metadata tells files of
+ * ours from llama.cpp's, which always name the model.
+ */
+async function describeGguf(read: ReadRange, file: CheckpointFile): Promise<string | undefined> {
+  try {
+    const { metadata, tensors } = await readGgufHeader(read, file);
+    const entries = [...metadata].filter(([key]) => !OF_SCHEMES.has(key));
+    const shapes = tensors.map(({ name, shape }) => [name, shape]);
+    return JSON.stringify([entries, shapes], (_, value) => (typeof value === "bigint" ? String(value) : value));
+  } catch (cause) {
+    if (isVerdict(cause)) return undefined;
+    throw cause;
+  }
 }
 
 /** One file after the other; when one fails, those before it go. Losses are by the model's tensors. */
