@@ -200,11 +200,13 @@ function combineCase(
   kernels.combine(dtype, undefined, sources, 64, combination, plain, count);
   kernels.combine(dtype, base, sources, 64, combination, deltas, count);
   const tiles = [tileBytes(plain.values, count), tileBytes(deltas.values, count)];
-  const stored = [undefined, base].map((origin) => {
-    const target = kernels.allocateBlock(4 * (LENGTH_MAX + 16));
-    const bad = kernels.combineStored(dtype, origin, sources, combination, target, count);
-    return { bad, bytes: target.bytes.subarray(0, elementBytes(dtype, count)) };
-  });
+  const stored = [undefined, base].flatMap((origin) =>
+    [combination.divisor, 1].map((divisor) => {
+      const target = kernels.allocateBlock(4 * (LENGTH_MAX + 16));
+      const bad = kernels.combineStored(dtype, origin, sources, { ...combination, divisor }, target, count);
+      return { bad, bytes: target.bytes.subarray(0, elementBytes(dtype, count)) };
+    }),
+  );
   const result = stored.map(({ bad }) => bad).join();
   return { bytes: Buffer.concat([...tiles, ...stored.map(({ bytes }) => bytes)]), result };
 }

@@ -16,6 +16,8 @@ const F16_LIMIT_LANES: usize = memory.data<u32>([0x47800000, 0x47800000, 0x47800
 const PHILOX_0_LANES: usize = memory.data<u32>([0xd2511f53, 0xd2511f53, 0xd2511f53, 0xd2511f53]);
 const PHILOX_1_LANES: usize = memory.data<u32>([0xcd9e8d57, 0xcd9e8d57, 0xcd9e8d57, 0xcd9e8d57]);
 const BYTE_FLIP_LANES: usize = memory.data<u32>([0x80808080, 0x80808080, 0x80808080, 0x80808080]);
+const UPPER_HALF_LANES: usize = memory.data<u32>([0xffff0000, 0xffff0000, 0xffff0000, 0xffff0000]);
+const ZERO_LANES: usize = memory.data<u32>([0x00000000, 0x00000000, 0x00000000, 0x00000000]);
 
 /** Everything but the sign: 0x7fffffff in every lane. */
 @inline export function magnitude(): v128 {
@@ -76,4 +78,12 @@ const BYTE_FLIP_LANES: usize = memory.data<u32>([0x80808080, 0x80808080, 0x80808
 /** Upper bit of every byte: 0x80808080 in every lane. */
 @inline export function byteFlip(): v128 {
   return v128.load(BYTE_FLIP_LANES);
+}
+/** Upper half of every lane: 0xffff0000. */
+@inline export function upperHalves(): v128 {
+  return v128.load(UPPER_HALF_LANES);
+}
+/** 0.0, for loops: as a constant it is made anew before every use. */
+@inline export function floatZero(): v128 {
+  return v128.load(ZERO_LANES);
 }

@@ -47,6 +47,26 @@ export const WIDE: usize = memory.data(4096);
   }
 }
 
+/**
+ * Eight values, even ones and odd ones, as BF16; right for all but NaN. `half` and `one` are `bf16Half()` and
+ * `integerOne()`, which loops keep.
+ */
+@inline export function joinBF16(even: v128, odd: v128, half: v128, one: v128): v128 {
+  const low = i32x4.add(i32x4.add(even, half), v128.and(i32x4.shr_u(even, 16), one));
+  const high = i32x4.add(i32x4.add(odd, half), v128.and(i32x4.shr_u(odd, 16), one));
+  return v128.shuffle<u16>(i32x4.shr_u(low, 16), high, 0, 9, 2, 11, 4, 13, 6, 15);
+}
+
+/** The largest magnitudes of BF16 so far, twice each. A NaN that comes of BF16 stays one when it is joined. */
+@inline export function addLargest(largest: v128, eight: v128): v128 {
+  return i16x8.max_u(largest, i16x8.shl(eight, 1));
+}
+
+/** True only if all of them are finite. */
+@inline export function isLargestFinite(largest: v128): bool {
+  return !v128.any_true(i16x8.ge_u(largest, i16x8.splat(<i16>0xff00)));
+}
+
 @inline function halves<T>(low: v128, high: v128): v128 {
   if (isSigned<T>()) {
     return v128.shuffle<u16>(floatsToHalves(low), floatsToHalves(high), 0, 2, 4, 6, 8, 10, 12, 14);
