@@ -7,8 +7,8 @@ import { type MergeMethod, type MergeTensor, numberParameter } from "./method.ts
  * Karcher mean: the point of the unit sphere with the least sum of squared angles to the tensors' directions, scaled to
  * their mean norm. All weights are equal; a base is an input like the others; zero tensors have no direction but count
  * in the mean norm.
- * The iteration runs on the coefficients of the inputs, in float64, from one pass of dot products; the result is one
- * combination in model order.
+ * The iteration runs on the coefficients of the inputs, in float64, from one pass of dot products (`addProducts`); the
+ * result is one combination in model order.
  * Source: Grove and Karcher 1973; mergekit `karcher`, merge reference section 4.5.
  */
 export const karcher = Object.freeze({

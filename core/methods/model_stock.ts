@@ -16,8 +16,8 @@ const NORMS_FLOOR = 1e-6;
  * Model Stock: R = t mean(W_i) + (1 - t) W0 with t = n c / (1 + (n - 1) c) and c the mean cosine of the task vectors'
  * pairs, over the whole tensor or, `filter_wise`, row by row. t is not bounded unless `clamp_t`: a negative c goes
  * beyond the base, as in the reference.
- * Norms and products in float64 by tile; t in float64, the factors rounded to float32, the sum in model order. Under
- * `strict` in 16 bits every step rounds to these, as in the reference.
+ * Norms and products by tile as `addProducts` says, of rows in float64; t in float64, the factors rounded to float32,
+ * the sum in model order. Under `strict` in 16 bits every step rounds to these, as in the reference.
  * Source: Jang et al., arXiv:2403.19522; mergekit `model_stock`, merge reference section 4.12.
  */
 export const model_stock = Object.freeze({

@@ -11,8 +11,8 @@ import { type MergeMethod, type MergeTensor, numberParameter, numbersOf } from "
  * Barycentric interpolation on the sphere: the tensors' directions are projected to the tangent space at their weighted
  * mean, averaged there, and mapped back; the length is the weighted mean of the lengths. With a base, of the
  * differences to it. Exactly two opposite tensors give the straight weighted sum.
- * Everything follows from one pass of dot products, in float64; the result is one combination in model order. Under
- * `strict` in 16 bits every step rounds to these, as in the reference, over four passes.
+ * Everything follows from one pass of dot products (`addProducts`), in float64; the result is one combination in model
+ * order. Under `strict` in 16 bits every step rounds to these, as in the reference, over four passes.
  * Source: mergekit `multislerp`, merge reference section 4.4.
  */
 export const multislerp = Object.freeze({

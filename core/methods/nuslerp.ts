@@ -22,8 +22,8 @@ const REFERENCE_SINE_FLOOR = 1e-8;
  * Spherical interpolation by weights, t = w2 / (w1 + w2): of whole tensors, of rows (`nuslerp_flatten: false`), or of
  * columns (`nuslerp_row_wise: true`, the reference's name for axis 0). With a base as third model, of the differences
  * to it. R = (sin((1-t) th) a + sin(t th) b) / sin th; a straight line where the sine is below 1e-6.
- * Norms and products in float64; trigonometry in float64 on scalars, factors rounded to float32. Under `strict` in 16
- * bits every step rounds to these, as in the reference.
+ * Norms and products of whole tensors as `addProducts` says, else in float64; trigonometry in float64 on scalars,
+ * factors rounded to float32. Under `strict` in 16 bits every step rounds to these, as in the reference.
  * Source: mergekit `nuslerp`, merge reference section 4.3.
  */
 export const nuslerp = Object.freeze({

@@ -11,8 +11,8 @@ const PARALLEL_COSINE = 0.9995;
 /**
  * Spherical interpolation between the base a (t = 0) and the other model b (t = 1), each tensor one vector:
  * R = sin((1-t) th)/sin(th) a + sin(t th)/sin(th) b with cos th = a.b/(|a||b|); (1-t) a + t b when nearly parallel.
- * Order and rounding: norms and dot product in float64 by tile; trigonometry in float64 on the scalars, the two
- * coefficients rounded to float32, then a combination in model order. One model alone passes through.
+ * Order and rounding: norms and dot product by tile as `addProducts` says; trigonometry in float64 on the scalars, the
+ * two coefficients rounded to float32, then a combination in model order. One model alone passes through.
  * Source: Shoemake 1985; mergekit `slerp` (float32 throughout), merge reference section 4.2.
  */
 export const slerp = Object.freeze({

@@ -106,7 +106,7 @@ describe("wasm kernels give the bits of the scalar oracle", () => {
   });
 
   for (const dtype of COMBINE_DTYPES) {
-    test(`addProducts of stored ${dtype} vectors, with and without a base, adds dot of every pair by tile`, () => {
+    test(`addProducts of stored ${dtype} vectors, with and without a base, adds products of every pair by tile`, () => {
       for (const count of LENGTHS) {
         for (const sourceCount of [1, 2, 3, 4, 5]) {
           for (const hasBase of [false, true]) {

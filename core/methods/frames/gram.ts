@@ -14,7 +14,7 @@ export type GramPass = { readonly pass: StoredPass; readonly gram: Gram };
 
 /**
  * A reduce pass that fills `gram` with the products of the inputs beside the base, or, where there is a base, of their
- * differences to it. Order: float64 by tile, tiles in order.
+ * differences to it. Order: `addProducts` by tile, tiles in order.
  */
 export function createGramPass(kernels: Kernels, { base, others: vectors }: BaseSplit): GramPass {
   const n = vectors.length;

@@ -1,10 +1,12 @@
-// core/ops/reduce.ts: float64 sums in eight lanes by element index mod 8, lanes added 0 to 7. Products of stored
-// vectors are made three at a time: that many sums still fit into registers. Dtypes come as a number: 0 BF16, 1 F16,
-// 2 F32.
+// core/ops/reduce.ts: `dot` in eight float64 lanes by element index mod 8, lanes added 0 to 7. Products of stored
+// vectors are made three at a time, in float32 for short runs: that many sums still fit into registers. Dtypes come as
+// a number: 0 BF16, 1 F16, 2 F32.
 import { lower, one, rest, upper } from "./stored";
 
-/** The eight sums of one product, where its tail is added. */
+/** The sums of one product, where its tail is added: eight float64, or four float32. */
 const LANES: usize = memory.data(64);
+/** Elements of stored vectors whose products are added in float32. */
+const RUN: i32 = 32;
 /** Three products of stored vectors. */
 const PRODUCTS: usize = memory.data(24);
 
@@ -75,18 +77,28 @@ export function dot(a: usize, b: usize, count: i32): f64 {
   return differs ? f32x4.sub(own, upper<T>(rest<T>(base, baseFirst))) : own;
 }
 
-@inline function oneOf<T>(address: usize, base: usize, differs: bool): f64 {
-  return <f64>(differs ? one<T>(address) - one<T>(base) : one<T>(address));
+@inline function oneOf<T>(address: usize, base: usize, differs: bool): f32 {
+  return differs ? one<T>(address) - one<T>(base) : one<T>(address);
 }
 
-/** Ends one product of a tile: the tails of its two vectors, and the sum of its lanes added to entry `index`. */
-@inline function finishProduct<T>(index: usize, a: usize, b: usize, base: usize, tail: i32, differs: bool): void {
-  for (let j = 0; j < tail; j++) {
+/** The four sums of an incomplete run of two vectors. */
+function tailOf<T>(a: usize, b: usize, base: usize, count: i32, differs: bool): v128 {
+  v128.store(LANES, f32x4.splat(0));
+  for (let j = 0; j < count; j++) {
     const at = <usize>j * sizeof<T>();
-    addToLane(j, oneOf<T>(a + at, base + at, differs) * oneOf<T>(b + at, base + at, differs));
+    const lane = LANES + ((<usize>j & 3) << 2);
+    store<f32>(lane, load<f32>(lane) + oneOf<T>(a + at, base + at, differs) * oneOf<T>(b + at, base + at, differs));
   }
+  return v128.load(LANES);
+}
+
+/** Ends one product of a tile: its last run, and the sum of its lanes added to entry `index`. */
+@inline function finishProduct(index: usize, sum01: v128, sum23: v128, tail: v128): void {
+  const last01 = f64x2.add(sum01, f64x2.promote_low_f32x4(tail));
+  const last23 = f64x2.add(sum23, promoteHigh(tail));
   const product = PRODUCTS + (index << 3);
-  store<f64>(product, load<f64>(product) + sumLanes());
+  const sum = f64x2.extract_lane(last01, 0) + f64x2.extract_lane(last01, 1) + f64x2.extract_lane(last23, 0);
+  store<f64>(product, load<f64>(product) + (sum + f64x2.extract_lane(last23, 1)));
 }
 
 /**
@@ -104,64 +116,48 @@ export function dot(a: usize, b: usize, count: i32): f64 {
 ): void {
   let a01 = f64x2.splat(0);
   let a23 = f64x2.splat(0);
-  let a45 = f64x2.splat(0);
-  let a67 = f64x2.splat(0);
   let b01 = f64x2.splat(0);
   let b23 = f64x2.splat(0);
-  let b45 = f64x2.splat(0);
-  let b67 = f64x2.splat(0);
   let c01 = f64x2.splat(0);
   let c23 = f64x2.splat(0);
-  let c45 = f64x2.splat(0);
-  let c67 = f64x2.splat(0);
   const step: usize = 8 * sizeof<T>();
-  const end = <usize>(count & ~7) * sizeof<T>();
+  const end = <usize>(count & ~(RUN - 1)) * sizeof<T>();
   let i: usize = 0;
-  for (; i < end; i += step) {
-    const xs = v128.load(x + i);
-    const ys = v128.load(y + i);
-    const zs = crosses ? v128.load(z + i) : xs;
-    const bs = differs ? v128.load(base + i) : xs;
-    let xf = lowerOf<T>(xs, bs, differs);
-    let yf = lowerOf<T>(ys, bs, differs);
-    let zf = crosses ? lowerOf<T>(zs, bs, differs) : xf;
-    let xd = f64x2.promote_low_f32x4(xf);
-    let yd = f64x2.promote_low_f32x4(yf);
-    let zd = crosses ? f64x2.promote_low_f32x4(zf) : xd;
-    a01 = addProduct(a01, zd, xd);
-    b01 = addProduct(b01, zd, yd);
-    c01 = crosses ? addProduct(c01, zd, zd) : addProduct(c01, yd, yd);
-    xd = promoteHigh(xf);
-    yd = promoteHigh(yf);
-    zd = crosses ? promoteHigh(zf) : xd;
-    a23 = addProduct(a23, zd, xd);
-    b23 = addProduct(b23, zd, yd);
-    c23 = crosses ? addProduct(c23, zd, zd) : addProduct(c23, yd, yd);
-    xf = upperOf<T>(x + i, xs, base + i, bs, differs);
-    yf = upperOf<T>(y + i, ys, base + i, bs, differs);
-    zf = crosses ? upperOf<T>(z + i, zs, base + i, bs, differs) : xf;
-    xd = f64x2.promote_low_f32x4(xf);
-    yd = f64x2.promote_low_f32x4(yf);
-    zd = crosses ? f64x2.promote_low_f32x4(zf) : xd;
-    a45 = addProduct(a45, zd, xd);
-    b45 = addProduct(b45, zd, yd);
-    c45 = crosses ? addProduct(c45, zd, zd) : addProduct(c45, yd, yd);
-    xd = promoteHigh(xf);
-    yd = promoteHigh(yf);
-    zd = crosses ? promoteHigh(zf) : xd;
-    a67 = addProduct(a67, zd, xd);
-    b67 = addProduct(b67, zd, yd);
-    c67 = crosses ? addProduct(c67, zd, zd) : addProduct(c67, yd, yd);
+  while (i < end) {
+    let a = f32x4.splat(0);
+    let b = f32x4.splat(0);
+    let c = f32x4.splat(0);
+    for (const runEnd = i + <usize>RUN * sizeof<T>(); i < runEnd; i += step) {
+      const xs = v128.load(x + i);
+      const ys = v128.load(y + i);
+      const zs = crosses ? v128.load(z + i) : xs;
+      const bs = differs ? v128.load(base + i) : xs;
+      let xf = lowerOf<T>(xs, bs, differs);
+      let yf = lowerOf<T>(ys, bs, differs);
+      let zf = crosses ? lowerOf<T>(zs, bs, differs) : xf;
+      a = f32x4.add(a, f32x4.mul(zf, xf));
+      b = f32x4.add(b, f32x4.mul(zf, yf));
+      c = f32x4.add(c, crosses ? f32x4.mul(zf, zf) : f32x4.mul(yf, yf));
+      xf = upperOf<T>(x + i, xs, base + i, bs, differs);
+      yf = upperOf<T>(y + i, ys, base + i, bs, differs);
+      zf = crosses ? upperOf<T>(z + i, zs, base + i, bs, differs) : xf;
+      a = f32x4.add(a, f32x4.mul(zf, xf));
+      b = f32x4.add(b, f32x4.mul(zf, yf));
+      c = f32x4.add(c, crosses ? f32x4.mul(zf, zf) : f32x4.mul(yf, yf));
+    }
+    a01 = f64x2.add(a01, f64x2.promote_low_f32x4(a));
+    a23 = f64x2.add(a23, promoteHigh(a));
+    b01 = f64x2.add(b01, f64x2.promote_low_f32x4(b));
+    b23 = f64x2.add(b23, promoteHigh(b));
+    c01 = f64x2.add(c01, f64x2.promote_low_f32x4(c));
+    c23 = f64x2.add(c23, promoteHigh(c));
   }
-  const left = crosses ? z : x;
-  const last = crosses ? z : y;
-  const tail = count & 7;
-  keepLanes(a01, a23, a45, a67);
-  finishProduct<T>(0, left + i, x + i, base + i, tail, differs);
-  keepLanes(b01, b23, b45, b67);
-  finishProduct<T>(1, left + i, y + i, base + i, tail, differs);
-  keepLanes(c01, c23, c45, c67);
-  finishProduct<T>(2, last + i, last + i, base + i, tail, differs);
+  const left = (crosses ? z : x) + i;
+  const last = (crosses ? z : y) + i;
+  const tail = count & (RUN - 1);
+  finishProduct(0, a01, a23, tailOf<T>(left, x + i, base + i, tail, differs));
+  finishProduct(1, b01, b23, tailOf<T>(left, y + i, base + i, tail, differs));
+  finishProduct(2, c01, c23, tailOf<T>(last, last, base + i, tail, differs));
 }
 
 @inline function productsIn<T>(x: usize, y: usize, z: usize, base: usize, count: i32, tileElements: i32): void {
