@@ -45,6 +45,20 @@ for (const page of PAGES.filter((name) => name.endsWith(".md"))) {
   });
 }
 
+test("every option of --help stands in a document", async () => {
+  const pages = PAGES.filter((name) => name.endsWith(".md") && name !== "docs/errors.md");
+  const texts = pages.map((page) => readFileSync(path.join(ROOT, page), "utf8")).join("");
+  const terminal = createRecorder();
+  assert.equal(await main(["--help"], terminal), 0);
+  const commands = [...terminal.out().matchAll(/^ {2}([a-z][a-z-]+) /gm)].map((match) => match[1] ?? "");
+  assert.ok(commands.length > 25);
+  for (const name of commands) {
+    for (const [, option = ""] of (await helpOf(name)).matchAll(/^ {2}(--[a-z][a-z-]*)/gm)) {
+      assert.match(texts, new RegExp(`${option}(?![a-z-])`), `${name} ${option}`);
+    }
+  }
+});
+
 test("commands are found in blocks, between backticks and behind variables", () => {
   const block = "$ npx mergeyard plan \\\n  p.yaml --yard y  # --said\nX=1 mergeyard run";
   const text = `Text \`mergeyard lora merge A --out DIR\` and\n\`\`\`sh\n${block}\n\`\`\`\n`;
