@@ -91,9 +91,18 @@ function setVocabulary(config: Record<string, unknown>, tensors: readonly Planne
 /** Keys of lists that say something of each layer, such as `layer_types`, `layers_block_type`, `no_rope_layers`. */
 const LAYER_LIST = /layer|block/;
 
+/** Keys of lists that hold numbers of layers. Source: configs of Bamba, Mllama, LFM2, Qwen's experts and Llama 4. */
+const LAYER_NUMBERS: readonly string[] = [
+  "attn_layer_indices",
+  "cross_attention_layers",
+  "full_attn_idxs",
+  "mlp_only_layers",
+  "moe_layers",
+];
+
 /**
- * The number of layers in the config or its section `key`, and every list with one item a layer, each item from the
- * config of the layer's own model.
+ * The number of layers in the config or its section `key`, every list with one item a layer, each item from the config
+ * of the layer's own model, and lists of the layers that some are: those whose own model has them there.
  */
 function setLayers(
   config: Record<string, unknown>,
@@ -106,6 +115,13 @@ function setLayers(
   if (section === undefined) return;
   for (const name of LAYER_COUNT_KEYS) if (typeof section[name] === "number") section[name] = origins.length;
   for (const [name, value] of Object.entries(section)) {
+    if (LAYER_NUMBERS.includes(name) && Array.isArray(value)) {
+      section[name] = origins.flatMap(({ model, layer }, index) => {
+        const list = sectionOf(configOf(model), key)?.[name];
+        return (Array.isArray(list) ? list : value).includes(layer) ? [index] : [];
+      });
+      continue;
+    }
     if (!LAYER_LIST.test(name) || !Array.isArray(value) || value.length !== before) continue;
     section[name] = origins.map(({ model, layer }) => {
       const list = sectionOf(configOf(model), key)?.[name];

@@ -127,6 +127,22 @@ test("lists with one item a layer follow their layers, each from its own model's
   assert.deepEqual(config.eos_token_id, [1, 2, 3]);
 });
 
+test("lists of the numbers of some layers name them where they are now", () => {
+  const models = {
+    a: makeLlama({ config: { moe_layers: [0, 1, 2], mlp_only_layers: [2], layers_shown: [0] } }),
+    b: makeLlama({ layers: 4, config: { moe_layers: [1, 3], mlp_only_layers: [] } }),
+  };
+  const slices = [
+    "{model: a, layer_range: [1, 3]}",
+    "{model: b, layer_range: [2, 4]}",
+    "{model: a, layer_range: [2, 3]}",
+  ];
+  const config = configOf(planText(stack(...slices), models));
+  assert.deepEqual(config.moe_layers, [0, 1, 3, 4]);
+  assert.deepEqual(config.mlp_only_layers, [1, 4]);
+  assert.deepEqual(config.layers_shown, [0], "nobody knows what it is");
+});
+
 test("the language part of a nested config is changed, the donor's own is not", () => {
   const config = {
     num_hidden_layers: undefined,
