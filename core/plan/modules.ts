@@ -19,10 +19,13 @@ export type ModuleScopes = {
 
 /** Names of modules in mergekit's architecture files, and what checkpoints call the same part. */
 const OTHER_NAMES: Readonly<Record<string, readonly string[]>> = {
-  text_decoder: ["language_model", "text_model", "llm", "decoder"],
+  text_decoder: ["language_model", "text_model", "llm", "decoder", "model"],
   vision_tower: ["vision_model", "visual", "vision_encoder"],
   multi_modal_projector: ["mm_projector", "connector", "merger"],
 };
+
+/** Parts that go with another of that name. Source: mergekit's architecture file of Qwen3-VL. */
+const COMPANIONS: Readonly<Record<string, string>> = { merger: "deepstack_merger_list" };
 
 /** The module that is the whole model: mergekit's name of the only module of most architectures. */
 const WHOLE = "default";
@@ -47,13 +50,14 @@ export function scopeModules(recipe: Recipe, models: ModelsByName): ModuleScopes
   return { scopes, rest };
 }
 
-/** The prefixes of a module's tensors: one, unless models differ. */
+/** The prefixes of a module's tensors: one, unless models differ or the part has a companion. */
 function findPrefixes(recipe: Recipe, { name, field, slices }: RecipeModule, models: ModelsByName): readonly string[] {
   const prefixes = new Set<string>();
   for (const { model } of slices.flatMap(({ sources }) => sources)) {
     const names = [...(models.get(model)?.tensors.keys() ?? [])];
     const words = [name ?? WHOLE, ...(OTHER_NAMES[name ?? ""] ?? [])];
-    const found = words.map((word) => shallowest(names, word)).find((candidates) => candidates.length > 0) ?? [];
+    const word = words.find((own) => shallowest(names, own).length > 0) ?? WHOLE;
+    const found = shallowest(names, word);
     const [prefix, second] = name === WHOLE ? [""] : found;
     if (prefix === undefined || second !== undefined) {
       const parts = [...new Set(names.map((tensor) => tensor.split(".").slice(0, 2).join(".")))];
@@ -63,7 +67,8 @@ function findPrefixes(recipe: Recipe, { name, field, slices }: RecipeModule, mod
         expected: `tensors under one prefix that ends in ${name}`,
       });
     }
-    prefixes.add(prefix);
+    const companion = COMPANIONS[word];
+    for (const own of [prefix, ...(companion === undefined ? [] : shallowest(names, companion))]) prefixes.add(own);
   }
   return [...prefixes];
 }

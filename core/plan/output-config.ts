@@ -132,7 +132,8 @@ function setLayers(
 
 /**
  * The same in the one section that describes a module: it counts as many layers as the donor has there, and where
- * several do, its name shares a word with the stack's.
+ * several do, its name shares a word with the stack's. Models of an encoder and a decoder count a stack's layers under
+ * a key that names it (`decoder_layers`, `num_decoder_layers`); their other counts mean the encoder.
  */
 function setModuleLayers(
   config: Record<string, unknown>,
@@ -143,6 +144,11 @@ function setModuleLayers(
     (key) => before !== undefined && layerCount(sectionOf(parts.donor, key)) === before,
   );
   const words = prefix.split(/[._]/);
+  const halves = ["encoder", "decoder"].filter((half) => words.includes(half));
+  const counts = halves.flatMap((half) => [`${half}_layers`, `num_${half}_layers`]);
+  const counted = counts.filter((key) => before !== undefined && parts.donor[key] === before);
+  for (const key of counted) config[key] = origins.length;
+  if (counted.length > 0 && !halves.includes("encoder")) return;
   const named = fitting.filter((key) => key?.split("_").some((word) => word !== "config" && words.includes(word)));
   const text = fitting.filter((key) => key === undefined || TEXT_CONFIG_KEYS.some((known) => known === key));
   const [chosen] = named.length > 0 ? named : fitting.length > 1 ? text : fitting;

@@ -66,6 +66,57 @@ test("mergekit's own names of modules mean the same parts, and `default` the who
   );
 });
 
+test("a language model may be all that lies under `model.`, and parts of a merger may have a list of their own", () => {
+  const layout = (tower: string, text: string) =>
+    makeCheckpoint({
+      [`${tower}.merger.mlp.weight`]: [4, 4],
+      [`${tower}.patch_embed.weight`]: [4, 4],
+      [`${tower}.blocks.0.fc.weight`]: [4, 4],
+      [`${tower}.deepstack_merger_list.0.fc.weight`]: [4, 4],
+      [`${text}.embed_tokens.weight`]: [10, 4],
+      [`${text}.layers.0.mlp.weight`]: [4, 4],
+      "lm_head.weight": [10, 4],
+    });
+  const weigh = (weight: number) => `{models: [{model: a, parameters: {weight: ${weight}}}]}`;
+  const modules = `  vision_tower: ${weigh(1)}\n  multi_modal_projector: ${weigh(2)}\n  text_decoder: ${weigh(3)}\n`;
+  for (const [tower, text] of [
+    ["visual", "model"],
+    ["model.visual", "model.language_model"],
+  ] as const) {
+    const plan = planText(recipe(modules), { a: layout(tower, text) });
+    const weights = [...tensorsOf(plan)].map(([name, { inputs }]) => [name, inputs[0]?.parameters.weight]);
+    assert.deepEqual(Object.fromEntries(weights), {
+      [`${tower}.merger.mlp.weight`]: 2,
+      [`${tower}.patch_embed.weight`]: 1,
+      [`${tower}.blocks.0.fc.weight`]: 1,
+      [`${tower}.deepstack_merger_list.0.fc.weight`]: 2,
+      [`${text}.embed_tokens.weight`]: 3,
+      [`${text}.layers.0.mlp.weight`]: 3,
+      "lm_head.weight": 3,
+    });
+  }
+});
+
+test("models of an encoder and a decoder count the layers of each under a key of its own", () => {
+  const stacked = (half: string, config: Record<string, number>) => {
+    const names = ["encoder", "decoder"].flatMap((own) => [0, 1].map((layer) => `model.${own}.layers.${layer}.w`));
+    const model = makeCheckpoint(Object.fromEntries(names.map((name) => [name, [2]])), { config });
+    const other = half === "encoder" ? "decoder" : "encoder";
+    const slices = "{slices: [{sources: [{model: a, layer_range: [1, 2]}]}], parameters: {weight: 1}}";
+    const whole = "{models: [{model: a, parameters: {weight: 1}}]}";
+    const { torch_dtype: _, ...rest } = configOf(
+      planText(recipe(`  ${half}: ${slices}\n  ${other}: ${whole}\n`), { a: model }),
+    );
+    return rest;
+  };
+  const whisper = { num_hidden_layers: 2, encoder_layers: 2, decoder_layers: 2 };
+  assert.deepEqual(stacked("decoder", whisper), { ...whisper, decoder_layers: 1 });
+  assert.deepEqual(stacked("encoder", whisper), { ...whisper, encoder_layers: 1, num_hidden_layers: 1 });
+  const t5 = { num_layers: 2, num_decoder_layers: 2 };
+  assert.deepEqual(stacked("decoder", t5), { ...t5, num_decoder_layers: 1 });
+  assert.deepEqual(stacked("encoder", t5), { ...t5, num_layers: 1 });
+});
+
 test("a module's slices renumber its own layers, and the config's section for it follows", () => {
   const sources = "{sources: [{model: a, layer_range: [0, 3]}]}, {sources: [{model: b, layer_range: [1, 3]}]}";
   const slices = `{slices: [${sources}], parameters: {weight: 1}}`;
