@@ -317,7 +317,9 @@ function refuseNonFinite(
     throw new MergeyardError("EngineNonFinite", { where, found: `${result.nonFiniteInputs[bad]} values`, expected });
   }
   if (result.nonFiniteOutput === 0) return;
-  const hint = `every input is finite, so the merge overflowed ${tensor.dtype}: lower the weights or widen out_dtype`;
+  const hint =
+    `every input is finite, so the merge overflowed ${tensor.dtype} (lower the weights or widen out_dtype) ` +
+    "or divided by zero (bound it, where the method has a parameter for that)";
   const found = `${result.nonFiniteOutput} values in the result`;
   throw new MergeyardError("EngineNonFinite", { where: { tensor: tensor.name }, found, expected, hint });
 }
