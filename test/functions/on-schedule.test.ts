@@ -2,8 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { createOnSchedule } from "../../functions/on-schedule.ts";
-import { initYard } from "../../steps/yard.ts";
-import { newStore, putText } from "../steps/deps.ts";
+import { newYard, putText } from "../steps/deps.ts";
 import { recipe } from "../steps/pipeline.ts";
 import { fakeExecutions, STATE_MACHINE } from "./fake-executions.ts";
 import { lambdaContext } from "./lambda-context.ts";
@@ -12,8 +11,7 @@ const TICK_MINUTES = 5;
 const DAY = Date.parse("2026-11-24T00:00:00Z");
 
 async function watchedYard(schedules: Readonly<Record<string, string>>) {
-  const yard = newStore();
-  await initYard(yard);
+  const yard = await newYard();
   for (const [name, schedule] of Object.entries(schedules)) {
     const on = schedule === "" ? "" : `\non: { schedule: "${schedule}" }`;
     await putText(yard, `pipelines/${name}.yaml`, recipe(0.5).replace("name: small", `name: small${on}`));

@@ -9,6 +9,7 @@ import { type ExecutionResult, execute } from "../../local/asl/execute.ts";
 import type { FlowEvent } from "../../local/asl/frame.ts";
 import { loadMachine } from "../../local/asl/load.ts";
 import { createRunJournal } from "../../local/run-journal.ts";
+import { listKeys } from "../../steps/records.ts";
 import { createFaultyStore } from "../../stores/faulty.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
 import type { ObjectStore } from "../../stores/store.ts";
@@ -105,11 +106,7 @@ function freshStore(): ObjectStore {
   stores += 1;
   return createMemoryStore(`journal-${process.pid}-${stores}`);
 }
-async function keysOf(store: ObjectStore): Promise<string[]> {
-  const keys: string[] = [];
-  for await (const { key } of store.list(layout.journals(RUN))) keys.push(key);
-  return keys;
-}
+const keysOf = (store: ObjectStore) => listKeys(store, layout.journals(RUN));
 const parse = (bytes: Uint8Array): unknown => JSON.parse(new TextDecoder().decode(bytes));
 const text = (json: unknown): Uint8Array => new TextEncoder().encode(JSON.stringify(json));
 

@@ -6,6 +6,7 @@ import { layout } from "../../core/artifact/layout.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { type PipelineFunctions, type PipelineRun, runPipeline } from "../../local/run-pipeline.ts";
 import { recordFailureStep } from "../../steps/record-failure.ts";
+import { listKeys } from "../../steps/records.ts";
 import { runStep, type StepEvent } from "../../steps/step.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
 import type { ObjectStore } from "../../stores/store.ts";
@@ -18,12 +19,6 @@ function freshYard(): ObjectStore {
   stores += 1;
   return createMemoryStore(`run-pipeline-${process.pid}-${stores}`);
 }
-async function keysOf(store: ObjectStore): Promise<string[]> {
-  const keys: string[] = [];
-  for await (const { key } of store.list("")) keys.push(key);
-  return keys;
-}
-
 /** Functions that succeed: two stages, of two jobs and of one. */
 function fakes(yard: ObjectStore, replaced: Partial<PipelineFunctions> = {}): PipelineFunctions {
   const ref = { yard: yard.uri, run: RUN };
@@ -106,7 +101,7 @@ test("an unchanged run starts no worker and leaves nothing in the yard", async (
   assert.ok(outcome.status === "done");
   assert.equal(outcome.result.outcome, "unchanged");
   assert.deepEqual(started, []);
-  assert.deepEqual(await keysOf(yard), []);
+  assert.deepEqual(await listKeys(yard, ""), []);
 });
 
 test("a refused plan is a failure with its typed error, and leaves nothing in the yard", async () => {
@@ -124,7 +119,7 @@ test("a refused plan is a failure with its typed error, and leaves nothing in th
     where: { store: "s" },
     found: "nothing",
   });
-  assert.deepEqual(await keysOf(yard), []);
+  assert.deepEqual(await listKeys(yard, ""), []);
 });
 
 test("after a failed job the record tells how it ended, and the next run tries again in a new attempt", async () => {
@@ -134,7 +129,7 @@ test("after a failed job the record tells how it ended, and the next run tries a
   assert.equal(first.outcome.error, "States.TaskFailed");
   assert.equal(first.outcome.failure?.state, "RunStageArray");
   assert.equal(first.outcome.failure?.error.found, "exit code 3");
-  assert.ok((await keysOf(yard)).includes(layout.failure(RUN, 1)));
+  assert.ok((await listKeys(yard, "")).includes(layout.failure(RUN, 1)));
   const second = await runOn(yard);
   assert.equal(second.outcome.status, "done");
   assert.deepEqual(attemptOf(second.events), { attempt: 2, resumed: false });
@@ -187,7 +182,7 @@ test("a journal that cannot be read ends the runner with its error instead of fa
   const yard = freshYard();
   await yard.create(layout.journal(RUN, 1, 0), new TextEncoder().encode("{}"));
   await assert.rejects(runOn(yard), { code: "StoreJsonInvalid" });
-  assert.deepEqual(await keysOf(yard), [layout.journal(RUN, 1, 0)]);
+  assert.deepEqual(await listKeys(yard, ""), [layout.journal(RUN, 1, 0)]);
 });
 
 function attemptOf(events: readonly StepEvent[]): object {

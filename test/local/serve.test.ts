@@ -7,9 +7,8 @@ import type { PipelineOutcome } from "../../local/run-pipeline.ts";
 import { type Served, serve } from "../../local/serve.ts";
 import { listKeys } from "../../steps/records.ts";
 import type { StepEvent } from "../../steps/step.ts";
-import { initYard } from "../../steps/yard.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { newStore, openerOf, putText } from "../steps/deps.ts";
+import { newStore, newYard, openerOf, putText } from "../steps/deps.ts";
 import { recipe } from "../steps/pipeline.ts";
 import { putModel } from "../steps/small-model.ts";
 
@@ -42,9 +41,8 @@ const DONE: PipelineOutcome = {
 };
 const FAILED: PipelineOutcome = { status: "failed", error: "PlanTooLarge", cause: "", failure: undefined };
 
-async function newYard(pipelines: Readonly<Record<string, string>>): Promise<ObjectStore> {
-  const yard = newStore();
-  await initYard(yard);
+async function yardWith(pipelines: Readonly<Record<string, string>>): Promise<ObjectStore> {
+  const yard = await newYard();
   for (const [name, on] of Object.entries(pipelines)) await putText(yard, `pipelines/${name}.yaml`, withTrigger(on));
   return yard;
 }
@@ -105,7 +103,7 @@ const nothing = () => {};
 const records = (yard: ObjectStore) => listKeys(yard, "starts/");
 
 test("a whole upload starts the pipelines that want its model, once, whoever serves", async () => {
-  const yard = await newYard({ a: '{ upload: ["a*"] }', b: '{ upload: ["b"] }', c: '{ upload: ["?"] }' });
+  const yard = await yardWith({ a: '{ upload: ["a*"] }', b: '{ upload: ["b"] }', c: '{ upload: ["?"] }' });
   await putModel(yard, "incoming/a/1/", { seed: 1 });
   const first = await serveLooks(yard, { between: [nothing, nothing, nothing] });
   assert.deepEqual(first.ran, ["a.yaml", "c.yaml"]);
@@ -118,7 +116,7 @@ test("a whole upload starts the pipelines that want its model, once, whoever ser
 });
 
 test("several uploads that ask for one pipeline are one run of it", async () => {
-  const yard = await newYard({ all: '{ upload: ["*"], schedule: "cron(0 2 * * ? *)" }' });
+  const yard = await yardWith({ all: '{ upload: ["*"], schedule: "cron(0 2 * * ? *)" }' });
   for (const model of ["a", "b", "c"]) await putModel(yard, `incoming/${model}/1/`, { seed: model.charCodeAt(0) });
   const { ran, served } = await serveLooks(yard, { once: true });
   assert.deepEqual(ran, ["all.yaml"]);
@@ -127,7 +125,7 @@ test("several uploads that ask for one pipeline are one run of it", async () => 
 });
 
 test("an upload counts when two looks in a row found it the same", async () => {
-  const yard = await newYard({ a: '{ upload: ["a"] }' });
+  const yard = await yardWith({ a: '{ upload: ["a"] }' });
   await putModel(yard, "incoming/a/1/", { seed: 1 });
   const add = (name: string) => () => putText(yard, `incoming/a/1/${name}`, name);
   const { ran, served } = await serveLooks(yard, {
@@ -137,7 +135,7 @@ test("an upload counts when two looks in a row found it the same", async () => {
 });
 
 test("an upload that is not whole starts nothing, and why is said once", async () => {
-  const yard = await newYard({ a: '{ upload: ["a"] }' });
+  const yard = await yardWith({ a: '{ upload: ["a"] }' });
   await putText(yard, "incoming/a/1/model-00001-of-00002.safetensors", "a part");
   const complete = () => putText(yard, "incoming/a/1/_COMPLETE", "");
   const { ran, events } = await serveLooks(yard, { between: [nothing, nothing, complete, nothing] });
@@ -149,7 +147,7 @@ test("an upload that is not whole starts nothing, and why is said once", async (
 });
 
 test("a schedule is made up for when nobody looked, for a day, and then follows the clock", async () => {
-  const yard = await newYard({
+  const yard = await yardWith({
     night: '{ schedule: "cron(0 2 * * ? *)" }',
     old: '{ schedule: "at(2026-11-22T02:00:00)" }',
   });
@@ -164,7 +162,7 @@ test("a schedule is made up for when nobody looked, for a day, and then follows 
 });
 
 test("a pipeline that failed starts again when its file was corrected, and not before", async () => {
-  const yard = await newYard({ a: '{ upload: ["a"] }' });
+  const yard = await yardWith({ a: '{ upload: ["a"] }' });
   await putModel(yard, "incoming/a/1/", { seed: 1 });
   const correct = () => putText(yard, "pipelines/a.yaml", withTrigger('{ upload: ["a"] }').replace("0.5", "0.25"));
   let failures = 0;
@@ -180,7 +178,7 @@ test("a pipeline that failed starts again when its file was corrected, and not b
 });
 
 test("what may pass is waited for: a store that is silent, another process at the same run", async () => {
-  const yard = await newYard({ a: '{ schedule: "rate(1 hour)" }', b: '{ schedule: "rate(1 hour)" }' });
+  const yard = await yardWith({ a: '{ schedule: "rate(1 hour)" }', b: '{ schedule: "rate(1 hour)" }' });
   let calls = 0;
   const answer = (pipeline: string): PipelineOutcome => {
     calls += 1;
@@ -200,13 +198,13 @@ test("what may pass is waited for: a store that is silent, another process at th
 });
 
 test("a pipeline that cannot be read keeps no other from starting", async () => {
-  const yard = await newYard({ a: '{ schedule: "rate(1 hour)" }', b: '{ schedule: "hourly" }' });
+  const yard = await yardWith({ a: '{ schedule: "rate(1 hour)" }', b: '{ schedule: "hourly" }' });
   const { ran, unreadable } = await serveLooks(yard, { once: true });
   assert.deepEqual([ran, unreadable], [["a.yaml"], 1]);
 });
 
 test("a run that its runner gives up is a failed one, and a store that refuses ends the service", async () => {
-  const yard = await newYard({ a: '{ schedule: "rate(1 hour)" }', b: '{ schedule: "rate(1 hour)" }' });
+  const yard = await yardWith({ a: '{ schedule: "rate(1 hour)" }', b: '{ schedule: "rate(1 hour)" }' });
   const damaged = (pipeline: string): PipelineOutcome => {
     if (pipeline.includes("/b.")) return DONE;
     throw new MergeyardError("StoreJsonInvalid", { where: { file: "runs/r/journal/000001-000000.json" } });
@@ -224,7 +222,7 @@ test("a run that its runner gives up is a failed one, and a store that refuses e
 });
 
 test("records of starts are forgotten after 90 days, but for those of uploads that are still there", async () => {
-  const yard = await newYard({ a: '{ schedule: "rate(1 hour)" }', b: '{ upload: ["b"] }', c: '{ upload: ["c"] }' });
+  const yard = await yardWith({ a: '{ schedule: "rate(1 hour)" }', b: '{ upload: ["b"] }', c: '{ upload: ["c"] }' });
   for (const model of ["b", "c"]) await putModel(yard, `incoming/${model}/1/`, { seed: model.charCodeAt(0) });
   // The clock of a memory store begins with 2026.
   const at = (days: number) => Date.parse("2026-01-01T08:00:00Z") + days * 24 * HOUR;

@@ -11,6 +11,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import * as z from "zod";
 import { digestBytes } from "../../core/artifact/digest.ts";
 import { ticketSchema, UPLOAD_MARKER, uploadMarkerSchema, uploadRecordSchema } from "../../core/artifact/upload.ts";
+import { listKeys } from "../../steps/records.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
 import { initYard } from "../../steps/yard.ts";
@@ -141,10 +142,8 @@ test("a conversion into S3 that is killed is begun anew over what it left, with 
     if (first === undefined) kills += 1;
     const last = first ?? (await run("convert", source, target.uri, 0));
     assert.deepEqual([last.digest, last.contents], [whole.digest, whole.contents], `killed at ${at}`);
-    const names: string[] = [];
-    for await (const { key } of target.list("")) names.push(key);
     const files = ["exp_avg.safetensors", "exp_avg_sq.safetensors", "model.safetensors", "universal.json"];
-    assert.deepEqual(names.sort(), files, `killed at ${at}`);
+    assert.deepEqual((await listKeys(target, "")).toSorted(), files, `killed at ${at}`);
     assert.equal(digestBytes(await readAll(target, "universal.json", 1e6)), whole.digest);
   }
   assert.ok(kills >= 5, `${kills} kills`);
@@ -184,8 +183,7 @@ async function pullKilled(yard: ObjectStore): Promise<void> {
 
 /** Bytes of the file on its way whose regions are whole; the record that says where it is must be the only one. */
 async function fetchedBytes(target: ObjectStore): Promise<number> {
-  const keys: string[] = [];
-  for await (const { key } of target.list(".mergeyard-fetch-")) keys.push(key);
+  const keys = await listKeys(target, ".mergeyard-fetch-");
   const [key] = keys;
   if (key === undefined || (await target.head("large")) !== undefined) return 0;
   assert.equal(keys.length, 1);

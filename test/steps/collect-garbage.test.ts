@@ -11,7 +11,7 @@ import { initYard } from "../../steps/yard.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { patterned } from "../stores/patterned.ts";
-import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+import { newStore, newYard, openerOf, putText, testDeps } from "./deps.ts";
 import { createDyingStore } from "./failing-stores.ts";
 import { makeYard, plan, recipe } from "./pipeline.ts";
 import { putModel } from "./small-model.ts";
@@ -28,8 +28,7 @@ async function putVersion(yard: ObjectStore, version: string): Promise<void> {
 
 /** Four versions, the third one in `nightly`, which went through the first three. */
 async function fourVersions(): Promise<ObjectStore> {
-  const yard = newStore();
-  await initYard(yard);
+  const yard = await newYard();
   for (const version of ["v1", "v2", "v3", "v4"]) await putVersion(yard, version);
   for (const [index, version] of ["v1", "v2", "v3"].entries()) {
     const wanted = { version, run: "r", decidedMs: 10 + index };

@@ -6,12 +6,13 @@ import { suite, test } from "node:test";
 import { listTensorFiles, parseUniversal } from "../../core/artifact/universal.ts";
 import { checkSource } from "../../engine/checked-source.ts";
 import { CONVERSION_TARGETS, convertStep } from "../../steps/convert/convert.ts";
+import { listKeys } from "../../steps/records.ts";
 import { runStep } from "../../steps/step.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { refusal } from "../refusal.ts";
 import { newStore, openerOf, testDeps } from "./deps.ts";
-import { convertInto, goldenStore, namesIn } from "./folders.ts";
+import { convertInto, goldenStore } from "./folders.ts";
 
 const RANKS = { topology: { tp: 2, pp: 1, dp: 2, zero: 1 as const } };
 
@@ -39,7 +40,7 @@ async function refuse(
   const input = { source: store.uri, target: target.uri, to, ...more };
   const converting = runStep(convertStep, input, testDeps(openerOf(store, target)));
   await assert.rejects(converting, refusal({ code: "YardFileCorrupt", tensor }), to);
-  assert.deepEqual(await namesIn(target), [], `${to} left files`);
+  assert.deepEqual(await listKeys(target, ""), [], `${to} left files`);
 }
 
 suite("a damaged universal checkpoint", () => {

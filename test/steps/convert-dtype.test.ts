@@ -6,10 +6,11 @@ import { suite, test } from "node:test";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { HF_METADATA } from "../../core/formats/safetensors/shard-plan.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import { listKeys } from "../../steps/records.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, putText } from "./deps.ts";
-import { convertInto, goldenStore, namesIn } from "./folders.ts";
+import { convertInto, goldenStore } from "./folders.ts";
 
 /** Float32 bits, and the nearest bfloat16 and float16: ties go to the even one. */
 const ROUNDED = [
@@ -79,7 +80,7 @@ suite("weights in another dtype", () => {
     const { target: whole } = await convertInto(source, "safetensors");
     for (const from of [source, (await convertInto(source, "universal")).target]) {
       const { target } = await convertInto(from, "safetensors", { dtype: "BF16" });
-      assert.deepEqual(await namesIn(target), ["model.safetensors"]);
+      assert.deepEqual(await listKeys(target, ""), ["model.safetensors"]);
       const name = "2.input_layernorm.weight";
       const master = await bytesOf(whole, name);
       const rounded = await bytesOf(target, name);
@@ -103,7 +104,7 @@ suite("weights in another dtype", () => {
       await source.create(name, readFileSync(join(root, name)));
     }
     const { target, output } = await convertInto(source, "safetensors", { dtype: "F32" });
-    assert.deepEqual(await namesIn(target), ["model.safetensors"]);
+    assert.deepEqual(await listKeys(target, ""), ["model.safetensors"]);
     assert.equal(output.tensors, Object.keys(index.weight_map).length);
   });
 
@@ -123,7 +124,7 @@ suite("weights in another dtype", () => {
     ] as const) {
       for (const zero of [2, 3] as const) {
         const { target } = await convertInto(source, "deepspeed", { dtype, topology: { tp: 1, pp: 1, dp: 2, zero } });
-        const names = await namesIn(target);
+        const names = await listKeys(target, "");
         assert.ok(names.includes(`global_step3/${prefix}zero_pp_rank_1_mp_rank_00_optim_states.pt`), names.join());
         const { training } = await openCheckpoint(target, "");
         assert.deepEqual([training?.weights, training?.topology?.zero], [dtype, zero]);

@@ -2,20 +2,17 @@
 // back from each target bit for bit, with states where both sides keep them, or the pair is refused by its code. The
 // same kinds dropped into a yard are merged and published.
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite, test } from "node:test";
 import { parseUniversal } from "../../core/artifact/universal.ts";
 import { CONVERSION_TARGETS } from "../../steps/convert/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
-import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
-import { quantizeStep } from "../../steps/quantize/quantize.ts";
-import { runStep } from "../../steps/step.ts";
+import { listKeys } from "../../steps/records.ts";
 import { readAll } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
-import { convertInto, goldenStore, namesIn } from "./folders.ts";
+import { convertInto, exampleCompressed, exampleGguf, exampleModel, goldenStore } from "./folders.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
 import { makeYard, runPipeline } from "./pipeline.ts";
 
@@ -25,7 +22,7 @@ const TRAINED = "deepspeed/z2_tp1_pp1_dp3_fp32_padding";
 /** The files below a folder of a store, but for some, in a store of their own. */
 async function partOf(from: ObjectStore, below: string, without = /^$/): Promise<ObjectStore> {
   const store = newStore();
-  for (const name of await namesIn(from)) {
+  for (const name of await listKeys(from, "")) {
     if (name.startsWith(below) && !without.test(name)) {
       await store.create(name.slice(below.length), await readAll(from, name, 1e8));
     }
@@ -37,29 +34,6 @@ async function fileStore(file: string, name: string): Promise<ObjectStore> {
   const store = newStore();
   await store.create(name, readFileSync(join(GOLDEN, file)));
   return store;
-}
-
-async function exampleModel(): Promise<ObjectStore> {
-  const store = newStore();
-  const model = join(import.meta.dirname, "../../examples/models/base");
-  for (const name of readdirSync(model)) await store.create(name, readFileSync(join(model, name)));
-  return store;
-}
-
-async function ggufStore(): Promise<ObjectStore> {
-  const [source, target] = [await exampleModel(), newStore()];
-  const openStore = openerOf(source, target);
-  const { execute } = createQuantizeExecutor(openStore);
-  const input = { source: source.uri, target: target.uri, name: "m.gguf", scheme: "q8_0", tokenizer: false };
-  await runStep(quantizeStep, input, { ...testDeps(openStore), executeQuantize: execute });
-  return target;
-}
-
-async function compressedStore(): Promise<ObjectStore> {
-  const [source, target] = [await exampleModel(), newStore()];
-  const input = { source: source.uri, target: target.uri, scheme: "int8_channel" };
-  await runStep(quantizeFolderStep, input, testDeps(openerOf(source, target)));
-  return target;
 }
 
 type Kind = { readonly title: string; readonly isTrained: boolean; make(): Promise<ObjectStore> };
@@ -93,8 +67,8 @@ const KINDS: readonly Kind[] = [
     make: () => fileStore("torch/valid/views_legacy.pt", "pytorch_model.bin"),
   },
   { title: "safetensors", isTrained: false, make: exampleModel },
-  { title: "GGUF", isTrained: false, make: ggufStore },
-  { title: "compressed tensors", isTrained: false, make: compressedStore },
+  { title: "GGUF", isTrained: false, make: () => exampleGguf("q8_0") },
+  { title: "compressed tensors", isTrained: false, make: () => exampleCompressed("int8_channel") },
 ];
 
 /** Weights by name, and the digest of all with their states. */
@@ -131,7 +105,7 @@ suite("every kind dropped into a yard", () => {
     test(`is merged and published: ${title}`, async () => {
       const [source, yard] = [await make(), newStore()];
       await makeYard(yard);
-      for (const name of await namesIn(source)) {
+      for (const name of await listKeys(source, "")) {
         await yard.create(`incoming/m/1/${name}`, await readAll(source, name, 1e8));
       }
       await yard.create("incoming/m/1/_COMPLETE", new Uint8Array(0));

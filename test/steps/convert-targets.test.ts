@@ -5,8 +5,9 @@ import { parseUniversal } from "../../core/artifact/universal.ts";
 import { TARGETS } from "../../core/formats/targets.ts";
 import { CONVERSION_TARGETS } from "../../steps/convert/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import { listKeys } from "../../steps/records.ts";
 import { readAll } from "../../stores/objects.ts";
-import { convertInto, goldenStore, namesIn } from "./folders.ts";
+import { convertInto, goldenStore } from "./folders.ts";
 
 const CASES = ["z1_tp2_pp2_dp2_bf16_tied", "z2_tp1_pp1_dp3_fp32_padding", "z3_tp2_pp1_dp2_bf16", "bf16opt_tp1_pp1_dp2"];
 
@@ -58,7 +59,7 @@ suite("a training checkpoint", () => {
     const { target: folder } = await convertInto(target, "deepspeed-universal", {
       topology: { tp: 2, pp: 1, dp: 2, zero: 3 },
     });
-    const names = await namesIn(folder);
+    const names = await listKeys(folder, "");
     assert.equal(names.filter((name) => /zero_pp_rank_[01]_mp_rank_0[01]_model_states/.test(name)).length, 4);
     const again = await openCheckpoint(folder, "");
     const { client: before, optimizer, topology: _ranks, ...others } = training;
@@ -110,7 +111,7 @@ suite("a training checkpoint on another topology", () => {
       const { target: universal, output } = await convertInto(source, "universal");
       for (const from of [source, universal]) {
         const { target } = await convertInto(from, "deepspeed", { topology });
-        const names = await namesIn(target);
+        const names = await listKeys(target, "");
         const partitions = names.filter((name) => /bf16_zero_pp_rank_\d+_mp_rank_\d\d_optim_states\.pt$/.test(name));
         assert.equal(partitions.length, topology.tp * topology.pp * topology.dp);
         assert.equal((await convertInto(target, "universal")).output.contents, output.contents);

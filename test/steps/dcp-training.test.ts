@@ -9,10 +9,11 @@ import { parseUniversal, type Universal } from "../../core/artifact/universal.ts
 import type { FolderReader } from "../../core/checkpoint.ts";
 import { readDcp } from "../../core/formats/dcp/dcp.ts";
 import { readModelState } from "../../core/formats/deepspeed/model.ts";
+import { listKeys } from "../../steps/records.ts";
 import { readAll } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore } from "./deps.ts";
-import { convertInto, goldenStore, namesIn } from "./folders.ts";
+import { convertInto, goldenStore } from "./folders.ts";
 import { putTraining } from "./training-model.ts";
 
 const GOLDEN = "dcp-training";
@@ -43,7 +44,7 @@ async function expected(kind: string): Promise<ReadonlyMap<string, string>> {
 
 async function folderOf(store: ObjectStore): Promise<FolderReader> {
   const files = await Promise.all(
-    (await namesIn(store)).map(async (name) => ({ name, bytes: (await store.head(name))?.bytes ?? 0 })),
+    (await listKeys(store, "")).map(async (name) => ({ name, bytes: (await store.head(name))?.bytes ?? 0 })),
   );
   return {
     files,
@@ -100,7 +101,7 @@ suite("a distributed checkpoint of a trainer", () => {
       const source = await goldenStore(`${GOLDEN}/nested`);
       const { target, output } = await convertInto(source, "deepspeed", { topology: { tp: 1, pp: 1, dp: 2, zero } });
       assert.deepEqual(output.warnings, []);
-      const names = (await namesIn(target)).filter((name) => name.includes("model_states"));
+      const names = (await listKeys(target, "")).filter((name) => name.includes("model_states"));
       const state = await modelState(target, names[0] ?? "");
       assert.deepEqual(
         state.groups.map((group) => group.map(({ name }) => name)),

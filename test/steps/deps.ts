@@ -1,5 +1,6 @@
 // Dependencies of steps for tests: stores by URI, a clock that ticks, and what was logged.
 import type { PartsDeps, StepEvent, UnitDeps } from "../../steps/step.ts";
+import { initYard } from "../../steps/yard.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
 import type { ObjectStore, OpenStore } from "../../stores/store.ts";
 import { createConvert } from "../../workers/convert-executor.ts";
@@ -15,6 +16,13 @@ let stores = 0;
 export function newStore(): ObjectStore {
   stores += 1;
   return createMemoryStore(`steps-${process.pid}-${stores}`);
+}
+
+/** A memory store that is a yard. */
+export async function newYard(): Promise<ObjectStore> {
+  const yard = newStore();
+  await initYard(yard);
+  return yard;
 }
 
 /** Opens the given stores by their URIs, and memory stores by name. */

@@ -6,17 +6,15 @@ import { layout } from "../../core/artifact/layout.ts";
 import { parseManifest } from "../../core/artifact/manifest.ts";
 import { runStep } from "../../steps/step.ts";
 import { runUnitStep } from "../../steps/units/run-unit.ts";
-import { initYard } from "../../steps/yard.ts";
 import { readAll } from "../../stores/objects.ts";
 import { refusal } from "../refusal.ts";
-import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+import { newYard, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
 import { documentsRecipe, plan, runPipeline } from "./pipeline.ts";
 import { putModel } from "./small-model.ts";
 
 async function setUp() {
-  const yard = newStore();
-  await initYard(yard);
+  const yard = await newYard();
   await putModel(yard, "incoming/a/1/", { seed: 1 });
   await putModel(yard, "incoming/b/1/", { seed: 2 });
   await putText(yard, "pipelines/small.yaml", documentsRecipe(1));

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { parseManifest } from "../../core/artifact/manifest.ts";
 import { checkStep } from "../../steps/check.ts";
 import { publishStep } from "../../steps/publish.ts";
+import { listKeys } from "../../steps/records.ts";
 import { runStep } from "../../steps/step.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
@@ -171,9 +172,9 @@ test("a missing model, an unknown method and a misspelt key are refused, and not
   ] as const;
   for (const [text, code] of cases) {
     await putText(yard, "pipelines/small.yaml", text);
-    const before = await listAll(yard);
+    const before = await listKeys(yard, "");
     await assert.rejects(plan(yard, depsOn(yard)), { code });
-    assert.deepEqual(await listAll(yard), before);
+    assert.deepEqual(await listKeys(yard, ""), before);
   }
 });
 
@@ -198,12 +199,6 @@ test("a pipeline file that is not there is refused by name", async () => {
   const expected = { code: "YardPipelineMissing", where: { store: yard.uri, file: "pipelines/none.yaml" } };
   await assert.rejects(plan(yard, depsOn(yard), "pipelines/none.yaml"), expected);
 });
-
-async function listAll(store: ObjectStore): Promise<string[]> {
-  const keys: string[] = [];
-  for await (const { key } of store.list("")) keys.push(key);
-  return keys;
-}
 
 test("a source that changes after planning stops the run", async () => {
   for (const file of ["model-00001-of-00003.safetensors", "tokenizer.json"]) {

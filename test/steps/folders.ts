@@ -4,9 +4,12 @@ import { join } from "node:path";
 import type * as z from "zod";
 import type { convertInputSchema, convertOutputSchema } from "../../steps/convert/convert.ts";
 import { convertStep } from "../../steps/convert/convert.ts";
+import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
+import { quantizeStep } from "../../steps/quantize/quantize.ts";
 import { runStep } from "../../steps/step.ts";
 import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
+import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { newStore, openerOf, testDeps } from "./deps.ts";
 
 const GOLDEN = join(import.meta.dirname, "../golden");
@@ -28,6 +31,32 @@ export async function goldenStore(folder: string): Promise<ObjectStore> {
   return store;
 }
 
+const EXAMPLE = join(import.meta.dirname, "../../examples/models/base");
+
+export async function exampleModel(): Promise<ObjectStore> {
+  const store = newStore();
+  for (const name of readdirSync(EXAMPLE)) await store.create(name, readFileSync(join(EXAMPLE, name)));
+  return store;
+}
+
+/** The example as one GGUF file, `model.gguf`. */
+export async function exampleGguf(scheme: string): Promise<ObjectStore> {
+  const [source, target] = [await exampleModel(), newStore()];
+  const input = { source: source.uri, target: target.uri, name: "model.gguf", scheme, tokenizer: false };
+  const openStore = openerOf(source, target);
+  const { execute } = createQuantizeExecutor(openStore);
+  await runStep(quantizeStep, input, { ...testDeps(openStore), executeQuantize: execute });
+  return target;
+}
+
+/** The example as a compressed-tensors folder. */
+export async function exampleCompressed(scheme: string): Promise<ObjectStore> {
+  const [source, target] = [await exampleModel(), newStore()];
+  const input = { source: source.uri, target: target.uri, scheme };
+  await runStep(quantizeFolderStep, input, testDeps(openerOf(source, target)));
+  return target;
+}
+
 type Input = z.input<typeof convertInputSchema>;
 
 /** Converts into a new store. */
@@ -40,11 +69,4 @@ export async function convertInto(
   const deps = testDeps(openerOf(source, target));
   const output = await runStep(convertStep, { source: source.uri, target: target.uri, to, ...options }, deps);
   return { target, output };
-}
-
-/** Names of what lies in a store. */
-export async function namesIn(store: ObjectStore): Promise<readonly string[]> {
-  const names: string[] = [];
-  for await (const { key } of store.list("")) names.push(key);
-  return names;
 }

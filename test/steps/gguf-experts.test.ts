@@ -29,13 +29,12 @@ import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
 import { planBitsStep } from "../../steps/quantize/plan-bits.ts";
 import { quantizeStep } from "../../steps/quantize/quantize.ts";
 import { runStep } from "../../steps/step.ts";
-import { initYard } from "../../steps/yard.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { createMeasureSchemes } from "../../workers/measure-executor.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { assertRefused, refusal } from "../refusal.ts";
-import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+import { newStore, newYard, openerOf, putText, testDeps } from "./deps.ts";
 import { imatrixOf } from "./imatrix.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
 import { recipe, run } from "./outputs-yard.ts";
@@ -281,8 +280,7 @@ test("a merge of models with experts makes the file in its own pass, of one shar
     [QWEN3_MOE, 200_000, ""],
     [MIXTRAL, 1e9, ", imatrix: imatrix"],
   ] as const) {
-    const yard = newStore();
-    await initYard(yard);
+    const yard = await newYard();
     for (const upload of ["a", "b"]) {
       const own = newStore();
       await putModel(own, model);

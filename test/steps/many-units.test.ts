@@ -11,11 +11,10 @@ import { recordFailureStep } from "../../steps/record-failure.ts";
 import { JOBS_MAX } from "../../steps/schemas.ts";
 import { runStep, type StepEvent } from "../../steps/step.ts";
 import { recordUnitFailure } from "../../steps/units/failures.ts";
-import { initYard } from "../../steps/yard.ts";
 import { writeBytes } from "../../stores/objects.ts";
 import { BUILDS, planSynthetic } from "../../tools/bench-plan.ts";
 import { runJob } from "../../workers/main.ts";
-import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+import { newStore, newYard, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
 
 test("one unit is one job, and however many there are, an array has at most 10,000", () => {
@@ -37,8 +36,7 @@ const UNITS = JOBS_MAX + 20;
 
 /** An upload with a tensor of four values for each unit. */
 async function makeYard() {
-  const yard = newStore();
-  await initYard(yard);
+  const yard = await newYard();
   const specs = Array.from({ length: UNITS }, (_, index) => ({
     name: `t.${index}`,
     dtype: "F32" as const,

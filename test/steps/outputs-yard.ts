@@ -8,10 +8,9 @@ import { planStep } from "../../steps/plan.ts";
 import { publishStep } from "../../steps/publish.ts";
 import type { PlanOutput } from "../../steps/schemas.ts";
 import { runStep, type UnitDeps } from "../../steps/step.ts";
-import { initYard } from "../../steps/yard.ts";
 import { readAll } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+import { newYard, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
 import { runUnits } from "./pipeline.ts";
 import { type Change, putLlama } from "./small-llama.ts";
@@ -38,8 +37,7 @@ publish: { model: ab, channel: nightly }
 
 /** A yard with both models; `merged` gets the file of every unit that is computed. */
 export async function makeYard(change: Change = {}): Promise<{ yard: ObjectStore; merged: string[]; deps: UnitDeps }> {
-  const yard = newStore();
-  await initYard(yard);
+  const yard = await newYard();
   for (const [model, norm] of [
     ["a", 0.5],
     ["b", 0.25],

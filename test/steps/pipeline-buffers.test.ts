@@ -4,22 +4,17 @@
 import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import { type Picklable, pyDict, pyList, pyRecord, pySize } from "../../core/formats/pickle/write.ts";
-import { planTorchFile, pyTensor } from "../../core/formats/torch/write.ts";
+import { planTorchFile } from "../../core/formats/torch/write.ts";
 import type { TargetTensor } from "../../core/universal/box.ts";
-import { gatherWhole } from "../../core/universal/box.ts";
 import { writePlanned } from "../../steps/convert/write-planned.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import { listKeys } from "../../steps/records.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore } from "./deps.ts";
-import { convertInto, namesIn } from "./folders.ts";
+import { convertInto } from "./folders.ts";
+import { torchFloats } from "./torch-upload.ts";
 
 const STEP = "global_step7";
-
-function tensor(...values: readonly number[]): Picklable<TargetTensor> {
-  const literal = new Uint8Array(Float32Array.from(values).buffer);
-  const shape = [values.length];
-  return pyTensor({ dtype: "F32", shape, gather: gatherWhole([{ literal, offset: 0, bytes: literal.length }], shape) });
-}
 
 async function put(store: ObjectStore, name: string, value: Picklable<TargetTensor>): Promise<void> {
   const key = `${STEP}/${name}.pt`;
@@ -31,8 +26,8 @@ async function putStage(store: ObjectStore, stage: number, weight: string, buffe
   const mp = `mp_rank_0${stage}`;
   const state = pyDict<TargetTensor>([
     ["step", 7],
-    ["exp_avg", tensor(0, 0)],
-    ["exp_avg_sq", tensor(0, 0)],
+    ["exp_avg", torchFloats(0, 0)],
+    ["exp_avg_sq", torchFloats(0, 0)],
   ]);
   const address = pyRecord("deepspeed.utils.tensor_fragment fragment_address", { numel: 2, start: 0 });
   const base = pyDict<TargetTensor>([
@@ -42,7 +37,7 @@ async function putStage(store: ObjectStore, stage: number, weight: string, buffe
   const optimizer = pyDict<TargetTensor>([
     ["zero_stage", 1],
     ["base_optimizer_state", base],
-    ["single_partition_of_fp32_groups", pyList([tensor(1, 2)])],
+    ["single_partition_of_fp32_groups", pyList([torchFloats(1, 2)])],
     ["param_slice_mappings", pyList([pyDict([[weight, address]])])],
   ]);
   await put(store, `zero_pp_rank_0_${mp}_optim_states`, pyDict<TargetTensor>([["optimizer_state_dict", optimizer]]));
@@ -56,7 +51,7 @@ async function putStage(store: ObjectStore, stage: number, weight: string, buffe
 
 /** The file of a layer, by local names. */
 async function putLayer(store: ObjectStore, layer: number, members: Readonly<Record<string, readonly number[]>>) {
-  const value = pyDict(Object.entries(members).map(([name, values]) => [name, tensor(...values)] as const));
+  const value = pyDict(Object.entries(members).map(([name, values]) => [name, torchFloats(...values)] as const));
   await put(store, `layer_0${layer}-model_states`, value);
 }
 
@@ -93,7 +88,7 @@ suite("buffers of a pipeline", () => {
     const { target: universal, output } = await convertInto(await pipeline(), "universal");
     const topology = { tp: 1, pp: 1, dp: 2, zero: 1 as const };
     const { target: other } = await convertInto(universal, "deepspeed", { topology });
-    assert.ok((await namesIn(other)).includes(`${STEP}/layer_01-model_00-model_states.pt`));
+    assert.ok((await listKeys(other, "")).includes(`${STEP}/layer_01-model_00-model_states.pt`));
     const { output: again } = await convertInto(other, "universal");
     assert.equal(again.contents, output.contents);
     assert.equal(again.tensors, 4);

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { parseManifest } from "../../core/artifact/manifest.ts";
 import { moveChannel } from "../../steps/channel.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
-import { readRecord } from "../../steps/records.ts";
+import { listKeys, readRecord } from "../../steps/records.ts";
 import { channelSchema } from "../../steps/schemas.ts";
 import { verifyFile } from "../../steps/stream.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
@@ -30,12 +30,6 @@ async function readTree(store: ObjectStore, prefix: string): Promise<readonly (r
   return Promise.all(
     keys.map(async (key) => [key, Buffer.from(await readAll(store, key, 1e6)).toString("base64")] as const),
   );
-}
-
-async function listKeys(store: ObjectStore, prefix = ""): Promise<string[]> {
-  const keys: string[] = [];
-  for await (const { key } of store.list(prefix)) keys.push(key);
-  return keys;
 }
 
 test("a pipeline publishes a version that opens, verifies and says where it came from", async () => {
@@ -82,7 +76,7 @@ test("a pipeline publishes a version that opens, verifies and says where it came
 test("a run that finds nothing changed computes and publishes nothing, and says so", async () => {
   const { yard, deps, merged } = await setUp();
   const first = await runPipeline(yard, deps);
-  const before = await listKeys(yard);
+  const before = await listKeys(yard, "");
   merged.length = 0;
   const second = await runPipeline(yard, deps);
   assert.equal(second.plan.outcome, "unchanged");
@@ -90,7 +84,7 @@ test("a run that finds nothing changed computes and publishes nothing, and says 
   assert.equal(second.plan.version, first.result?.version);
   assert.deepEqual(second.plan.stages, []);
   assert.deepEqual(merged, []);
-  assert.deepEqual(await listKeys(yard), before);
+  assert.deepEqual(await listKeys(yard, ""), before);
 });
 
 test("the same inputs uploaded again are computed from the cache, and nothing is published", async () => {

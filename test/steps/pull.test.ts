@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { convertStep } from "../../steps/convert/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { pullStep } from "../../steps/pull/pull.ts";
+import { listKeys } from "../../steps/records.ts";
 import { runStep } from "../../steps/step.ts";
 import { verifyStep } from "../../steps/verify.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
@@ -36,18 +37,12 @@ async function flipLastByte(store: ObjectStore, key: string): Promise<void> {
   await writeBytes(store, key, bytes);
 }
 
-async function listKeys(store: ObjectStore): Promise<string[]> {
-  const keys: string[] = [];
-  for await (const { key } of store.list("")) keys.push(key);
-  return keys;
-}
-
 test("a version is pulled by channel or by name, verifies, and is fetched once", async () => {
   const { yard, first, second } = await publishTwo();
   const target = newStore();
   const pulled = await pull(yard, target, "ab:nightly");
   assert.deepEqual([pulled.version, pulled.channel, pulled.present], [second, "nightly", 0]);
-  assert.deepEqual((await listKeys(target)).length, pulled.files + 1);
+  assert.deepEqual((await listKeys(target, "")).length, pulled.files + 1);
   const verified = await verify(target, second);
   assert.deepEqual([verified.model, verified.files, verified.tensors], ["ab", pulled.files, 4]);
   assert.equal((await pull(yard, target, "ab:nightly")).present, pulled.files);
@@ -69,7 +64,7 @@ test("a pull that is killed at any write goes on, and shows no manifest before t
     else await assert.rejects(verify(target), { code: "YardManifestMissing" });
     await pull(yard, target, `ab@${first}`);
     await verify(target, first);
-    assert.ok(!(await listKeys(target)).some((key) => key.startsWith(".")));
+    assert.ok(!(await listKeys(target, "")).some((key) => key.startsWith(".")));
   }
   assert.ok(crashes > 10);
 });
@@ -96,7 +91,7 @@ test("a damaged file of a version is met when it is pulled, and when it is verif
   const { yard, first } = await publishTwo();
   const target = newStore();
   await pull(yard, target, `ab@${first}`);
-  const shards = (await listKeys(target)).filter((key) => key.endsWith(".safetensors"));
+  const shards = (await listKeys(target, "")).filter((key) => key.endsWith(".safetensors"));
   await flipLastByte(target, shards[0] ?? "");
   const failed = await verify(target).catch((error) => error);
   assert.deepEqual([failed.code, failed.where.file], ["YardFileCorrupt", shards[0]]);
@@ -133,8 +128,8 @@ test("a checkpoint converts to the universal format and back without a changed b
   assert.deepEqual([made.tensors, made.digest], [4, (await openCheckpoint(universal, "")).digest]);
   assert.equal((await verify(universal)).version, null);
   await convert(universal, back, "safetensors");
-  assert.deepEqual(await listKeys(back), await listKeys(source));
-  for (const key of await listKeys(source)) {
+  assert.deepEqual(await listKeys(back, ""), await listKeys(source, ""));
+  for (const key of await listKeys(source, "")) {
     assert.deepEqual(await readAll(back, key, 1e6), await readAll(source, key, 1e6), key);
   }
   const second = newStore();

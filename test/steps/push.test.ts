@@ -8,25 +8,18 @@ import { pullStep } from "../../steps/pull/pull.ts";
 import { pushStep } from "../../steps/push/push.ts";
 import { resolveModel } from "../../steps/resolve-model.ts";
 import { runStep, type StepDeps } from "../../steps/step.ts";
-import { initYard } from "../../steps/yard.ts";
 import { createFaultyStore } from "../../stores/faulty.ts";
 import { readAll, readJson, writeBytes } from "../../stores/objects.ts";
 import { createRetryStore } from "../../stores/retry.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { patterned } from "../stores/patterned.ts";
-import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+import { newStore, newYard, openerOf, putText, testDeps } from "./deps.ts";
 import { Crash, createDyingStore, createFullStore } from "./failing-stores.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
 import { makeYard, runPipeline } from "./pipeline.ts";
 import { putModel } from "./small-model.ts";
 
 const MIB = 2 ** 20;
-
-async function newYard(): Promise<ObjectStore> {
-  const yard = newStore();
-  await initYard(yard);
-  return yard;
-}
 
 /** A small model with one more file, of several regions. */
 async function newFolder(extraBytes = 17 * MIB + 5): Promise<ObjectStore> {

@@ -18,10 +18,9 @@ import { convertStep } from "../../steps/convert/convert.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
 import { runStep } from "../../steps/step.ts";
-import { initYard } from "../../steps/yard.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+import { newStore, newYard, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
 import { runPipeline } from "./pipeline.ts";
 
@@ -239,8 +238,7 @@ publish: { model: ab, channel: nightly }
     await runStep(convertStep, { source: made.target.uri, target: plain.uri, to: "safetensors" }, deps);
     const digests: unknown[] = [];
     for (const upload of [made.target, plain]) {
-      const yard = newStore();
-      await initYard(yard);
+      const yard = await newYard();
       const openStore = openerOf(yard);
       for (const [folder, from] of [
         ["a", upload],

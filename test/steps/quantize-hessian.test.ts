@@ -8,12 +8,11 @@ import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { planStep } from "../../steps/plan.ts";
 import { quantizeFolderStep } from "../../steps/quantize/folder.ts";
 import { runStep } from "../../steps/step.ts";
-import { initYard } from "../../steps/yard.ts";
 import { readAll, writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { gaussians } from "../core/schemes/gaussians.ts";
 import { refusal } from "../refusal.ts";
-import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+import { newStore, newYard, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
 import { recipe, run } from "./outputs-yard.ts";
 import { runUnits } from "./pipeline.ts";
@@ -119,8 +118,7 @@ const HESSIAN_FILE = "calibration/h.safetensors";
 
 /** A yard with the model twice, which merge to itself, and its Hessians. */
 async function putYard(hessians: ReadonlyMap<string, Float32Array>) {
-  const yard = newStore();
-  await initYard(yard);
+  const yard = await newYard();
   for (const upload of ["a", "b"]) {
     await putTensors(yard, `incoming/${upload}/1/model.safetensors`, WEIGHTS);
     await putText(yard, `incoming/${upload}/1/config.json`, JSON.stringify({ model_type: "llama", vocab_size: 6 }));

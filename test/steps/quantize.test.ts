@@ -10,6 +10,7 @@ import { BLOCK_SCHEME_IDS } from "../../core/schemes/registry.ts";
 import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { openGguf } from "../../steps/open-gguf.ts";
 import { quantizeStep } from "../../steps/quantize/quantize.ts";
+import { listKeys } from "../../steps/records.ts";
 import { runStep } from "../../steps/step.ts";
 import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore, OpenStore } from "../../stores/store.ts";
@@ -29,10 +30,6 @@ function depsOf(openStore: OpenStore) {
 function run(store: ObjectStore, scheme: string, more: Record<string, unknown> = {}) {
   const input = { source: store.uri, target: store.uri, name: "out.gguf", scheme, ...more };
   return runStep(quantizeStep, input, depsOf(openerOf(store)));
-}
-
-async function listKeys(store: ObjectStore): Promise<readonly string[]> {
-  return (await Array.fromAsync(store.list(""))).map(({ key }) => key);
 }
 
 async function tensorsOf(store: ObjectStore): Promise<ReadonlyMap<string, GgufTensor>> {
@@ -309,17 +306,17 @@ test("a file that is there already is not replaced", async () => {
 test("of a set of files none is left when one of them fails, and none is written over another", async () => {
   const store = newStore();
   await putLlama(store, { first: { "model.layers.1.mlp.up_proj.weight": Number.NaN } });
-  const before = await listKeys(store);
+  const before = await listKeys(store, "");
   await assert.rejects(run(store, "q8_0", { split: { maxTensors: 5 } }), {
     code: "QuantizeNotFinite",
   });
-  assert.deepEqual(await listKeys(store), before);
+  assert.deepEqual(await listKeys(store, ""), before);
   await putText(store, "out-00003-of-00005.gguf", "mine");
   await assert.rejects(
     run(store, "q8_0", { split: { maxTensors: 5 } }),
     refusal({ code: "YardTargetOccupied", file: "out-00003-of-00005.gguf" }),
   );
-  assert.equal((await listKeys(store)).length, before.length + 1);
+  assert.equal((await listKeys(store, "")).length, before.length + 1);
 });
 
 test("a set of files has the losses of the one file, and a bound that is not reached makes one file", async () => {

@@ -1,10 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type ModelScope, resolveModel, resolveUri } from "../../steps/resolve-model.ts";
-import { initYard } from "../../steps/yard.ts";
 import { createMemoryStore } from "../../stores/memory.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { newStore, openerOf, putText } from "./deps.ts";
+import { newYard, openerOf, putText } from "./deps.ts";
 import { putModel } from "./small-model.ts";
 
 const { signal } = new AbortController();
@@ -14,12 +13,6 @@ const aWhile = () => new Promise((resolve) => setTimeout(resolve, 5));
 
 function scopeOf(yard: ObjectStore, scope: Partial<ModelScope> = {}): ModelScope {
   return { openStore: openerOf(yard), yard, aliases: [], folders: [], signal, ...scope };
-}
-
-async function newYard(): Promise<ObjectStore> {
-  const yard = newStore();
-  await initYard(yard);
-  return yard;
 }
 
 /** A published version, as far as resolving looks. */

@@ -3,10 +3,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
-import { initYard } from "../../steps/yard.ts";
 import { readAll } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { newStore, openerOf, putText, testDeps } from "./deps.ts";
+import { newYard, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
 import { runPipeline } from "./pipeline.ts";
 import { putModel } from "./small-model.ts";
@@ -42,8 +41,7 @@ async function readRows(yard: ObjectStore, prefix: string): Promise<readonly Flo
 }
 
 test("embeddings are merged token by token, and a changed giver of one token makes a new version", async () => {
-  const yard = newStore();
-  await initYard(yard);
+  const yard = await newYard();
   await putWords(yard, "incoming/a/1/", 1, "a");
   await putWords(yard, "incoming/b/1/", 2, "b");
   await putWords(yard, "incoming/c/1/", 3, "c");

@@ -1,9 +1,19 @@
-// An upload of the yard saved by torch instead: the same tensors in one `pytorch_model.bin`.
+// What torch saves: an upload of the yard as one `pytorch_model.bin`, and the tensors of files made by hand.
+import type { Picklable } from "../../core/formats/pickle/write.ts";
+import { pyTensor } from "../../core/formats/torch/write.ts";
+import { gatherWhole, type TargetTensor } from "../../core/universal/box.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { dict, tensor, torchOf } from "../core/formats/torch-parts.ts";
 import { putText } from "./deps.ts";
+
+/** A vector of float32, as what a torch file is written from. */
+export function torchFloats(...values: readonly number[]): Picklable<TargetTensor> {
+  const literal = new Uint8Array(Float32Array.from(values).buffer);
+  const shape = [values.length];
+  return pyTensor({ dtype: "F32", shape, gather: gatherWhole([{ literal, offset: 0, bytes: literal.length }], shape) });
+}
 
 /** Writes what lies below `source`, of float32 tensors, below `target`; the marker last, which makes it complete. */
 export async function putTorch(yard: ObjectStore, source: string, target: string): Promise<void> {

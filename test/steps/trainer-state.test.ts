@@ -2,33 +2,27 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type Picklable, pyDict, pyList, pyRecord, pySize } from "../../core/formats/pickle/write.ts";
-import { planTorchFile, pyTensor } from "../../core/formats/torch/write.ts";
+import { planTorchFile } from "../../core/formats/torch/write.ts";
 import type { TargetTensor } from "../../core/universal/box.ts";
-import { gatherWhole } from "../../core/universal/box.ts";
 import { writePlanned } from "../../steps/convert/write-planned.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import { newStore } from "./deps.ts";
-
-function tensor(...values: readonly number[]): Picklable<TargetTensor> {
-  const literal = new Uint8Array(Float32Array.from(values).buffer);
-  const shape = [values.length];
-  return pyTensor({ dtype: "F32", shape, gather: gatherWhole([{ literal, offset: 0, bytes: literal.length }], shape) });
-}
+import { torchFloats } from "./torch-upload.ts";
 
 test("optimizer states and objects that have no place are warned of, plain values are kept", async () => {
   const store = newStore();
   const address = pyRecord("deepspeed.utils.tensor_fragment fragment_address", { numel: 2, start: 0 });
   const model = pyDict<TargetTensor>([
-    ["module", pyDict<TargetTensor>([["w", tensor(1, 2)]])],
+    ["module", pyDict<TargetTensor>([["w", torchFloats(1, 2)]])],
     ["param_shapes", pyList([pyDict([["w", pySize([2])]])])],
     ["iteration", 7],
-    ["random_state", tensor(3)],
+    ["random_state", torchFloats(3)],
   ]);
   const state = pyDict<TargetTensor>([
     ["step", 7],
-    ["exp_avg", tensor(0, 0)],
-    ["exp_avg_sq", tensor(0, 0)],
-    ["max_exp_avg_sq", tensor(0, 0)],
+    ["exp_avg", torchFloats(0, 0)],
+    ["exp_avg_sq", torchFloats(0, 0)],
+    ["max_exp_avg_sq", torchFloats(0, 0)],
   ]);
   const group = pyDict([
     ["lr", 0.5],
@@ -41,7 +35,7 @@ test("optimizer states and objects that have no place are warned of, plain value
   const own = pyDict<TargetTensor>([
     ["zero_stage", 2],
     ["base_optimizer_state", base],
-    ["single_partition_of_fp32_groups", pyList([tensor(1, 2)])],
+    ["single_partition_of_fp32_groups", pyList([torchFloats(1, 2)])],
     ["param_slice_mappings", pyList([pyDict([["w", address]])])],
   ]);
   const files: readonly (readonly [string, Picklable<TargetTensor>])[] = [

@@ -4,11 +4,12 @@ import assert from "node:assert/strict";
 import { suite, test } from "node:test";
 import { readModelState } from "../../core/formats/deepspeed/model.ts";
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
+import { listKeys } from "../../steps/records.ts";
 import { readAll } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { dict, int, ops, tensor, torchOf } from "../core/formats/torch-parts.ts";
 import { newStore } from "./deps.ts";
-import { convertInto, goldenStore, namesIn } from "./folders.ts";
+import { convertInto, goldenStore } from "./folders.ts";
 import { type ModelParameter, putTraining } from "./training-model.ts";
 
 const MODEL: readonly ModelParameter[] = [
@@ -114,7 +115,7 @@ test("a tied weight is in the written module under every name, since trainers lo
   await putRank(store, 1, { w: FLAT, tied: FLAT }, partition(MOMENTS));
   for (const zero of [1, 3] as const) {
     const { target } = await convertInto(store, "deepspeed", { topology: { tp: 1, pp: 1, dp: 1, zero } });
-    const name = (await namesIn(target)).find((each) => each.endsWith("model_states.pt")) ?? assert.fail();
+    const name = (await listKeys(target, "")).find((each) => each.endsWith("model_states.pt")) ?? assert.fail();
     const content = await readAll(target, name, 1e6);
     const read = async (_: string, offset: number, bytes: number) => content.slice(offset, offset + bytes);
     const state = await readModelState({ files: [], read }, { name, bytes: content.length });
@@ -128,7 +129,7 @@ suite("what has no place in a universal checkpoint", () => {
       await goldenStore("deepspeed/z2_tp1_pp1_dp3_fp32_padding"),
       "deepspeed-universal",
     );
-    const state = (await namesIn(target)).find((name) => name.endsWith("/exp_avg.pt")) ?? assert.fail();
+    const state = (await listKeys(target, "")).find((name) => name.endsWith("/exp_avg.pt")) ?? assert.fail();
     const other = state.replace("exp_avg.pt", "momentum_buffer.pt");
     await target.create(other, await readAll(target, state, 1e6));
     const { warnings } = await openCheckpoint(target, "");

@@ -8,10 +8,9 @@ import { findStepFolders, whyUnfinished } from "../../core/formats/step-folder.t
 import { openCheckpoint } from "../../steps/open-checkpoint.ts";
 import type { PushOutput } from "../../steps/push/push.ts";
 import { watchSteps } from "../../steps/push/watch-steps.ts";
-import { initYard } from "../../steps/yard.ts";
 import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
-import { newStore, openerOf, putText, type TestDeps, testDeps } from "./deps.ts";
+import { newStore, newYard, openerOf, putText, type TestDeps, testDeps } from "./deps.ts";
 import { putModel } from "./small-model.ts";
 
 const MEGATRON = path.resolve(import.meta.dirname, "../golden/megatron");
@@ -48,12 +47,6 @@ function watch(yard: ObjectStore, source: ObjectStore): Watching {
     assert.equal(failure, reason);
   };
   return { deps, pushed, until, stop };
-}
-
-async function newYard(): Promise<ObjectStore> {
-  const yard = newStore();
-  await initYard(yard);
-  return yard;
 }
 
 const waits = (watching: Watching, step: string) =>

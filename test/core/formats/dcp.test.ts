@@ -3,25 +3,18 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite, test } from "node:test";
-import type { FolderReader } from "../../../core/checkpoint.ts";
 import { dcp } from "../../../core/formats/dcp/dcp.ts";
 import { encodeSafetensorsHeader } from "../../../core/formats/safetensors/safetensors.ts";
 import { runGolden } from "../../../tools/golden.ts";
-import { dict, int, type Op, ops, pickleOf, readerOf, tensor, text, torchOf, tuple } from "./torch-parts.ts";
+import { memoryFolder } from "./folder.ts";
+import { dict, int, type Op, ops, pickleOf, tensor, text, torchOf, tuple } from "./torch-parts.ts";
 
 const GOLDEN = join(import.meta.dirname, "../../golden/dcp");
 type Files = Readonly<Record<string, Uint8Array>>;
 
-function folderOf(files: Files): FolderReader {
-  return {
-    files: Object.entries(files).map(([name, bytes]) => ({ name, bytes: bytes.length })),
-    read: async (name, offset, bytes) => readerOf(files[name] ?? new Uint8Array(0))(offset, bytes),
-  };
-}
-
 const load = (name: string): Files =>
   Object.fromEntries(readdirSync(join(GOLDEN, name)).map((file) => [file, readFileSync(join(GOLDEN, name, file))]));
-const refuses = (code: string, files: Files) => assert.rejects(dcp.open(folderOf(files)), { code });
+const refuses = (code: string, files: Files) => assert.rejects(dcp.open(memoryFolder(files)), { code });
 
 const METADATA = "torch.distributed.checkpoint.metadata";
 const record = (type: string, ...fields: readonly (readonly [string, Op])[]) =>
@@ -111,7 +104,7 @@ suite("distributed checkpoints", () => {
   });
 
   test("of one hand-made chunk open, and are refused when it is not what it claims", async () => {
-    const opened = await dcp.open(folderOf(one()));
+    const opened = await dcp.open(memoryFolder(one()));
     assert.deepEqual(
       opened.checkpoint.tensors.map(({ name, shape }) => [name, shape]),
       [["w", [2, 3]]],
@@ -128,7 +121,7 @@ suite("distributed checkpoints", () => {
 
   test("give the model's own names where one dict is the model, and say what they leave out", async () => {
     const opened = async (...paths: readonly (readonly string[])[]) => {
-      const { checkpoint, warnings } = await dcp.open(folderOf(several(paths, {})));
+      const { checkpoint, warnings } = await dcp.open(memoryFolder(several(paths, {})));
       return [checkpoint.tensors.map(({ name }) => name), warnings.map(({ code, found }) => [code, found])];
     };
     const weight = ["model", "up.weight"];
@@ -142,7 +135,7 @@ suite("distributed checkpoints", () => {
       "up.weight",
       state,
     ]);
-    const trained = await dcp.open(folderOf(several([weight, ...adam], {})));
+    const trained = await dcp.open(memoryFolder(several([weight, ...adam], {})));
     assert.equal(trained.conversion?.[0]?.training?.step, 0);
     assert.deepEqual(
       trained.warnings.map(({ code, found }) => [code, found]),
@@ -159,7 +152,7 @@ suite("distributed checkpoints", () => {
     const renamed = Buffer.from(document)
       .toString("latin1")
       .replaceAll("distributed.checkpoint", "distributed._shard.checkpoint");
-    const { checkpoint } = await dcp.open(folderOf({ ...payload, ".metadata": Buffer.from(renamed, "latin1") }));
+    const { checkpoint } = await dcp.open(memoryFolder({ ...payload, ".metadata": Buffer.from(renamed, "latin1") }));
     assert.deepEqual(
       checkpoint.tensors.map(({ name }) => name),
       ["w"],
@@ -175,7 +168,7 @@ suite("distributed checkpoints", () => {
       });
       return { [`__${number}.metadata`]: document ?? PAYLOAD, [`__${number}_0.distcp`]: payload ?? PAYLOAD };
     };
-    const opened = await dcp.open(folderOf({ ...rank(1), ...rank(0) }));
+    const opened = await dcp.open(memoryFolder({ ...rank(1), ...rank(0) }));
     assert.deepEqual(
       opened.checkpoint.tensors.map(({ shape, ranges }) => [shape, ranges.map(({ file }) => file)]),
       [
@@ -191,7 +184,7 @@ suite("distributed checkpoints", () => {
     const { ".metadata": whole = PAYLOAD, ...first } = one();
     const { ".metadata": again = PAYLOAD } = one({ path: "__1_0.distcp" });
     const both = { ...first, "__0.metadata": whole, "__1.metadata": again, "__1_0.distcp": PAYLOAD };
-    const { checkpoint } = await dcp.open(folderOf(both));
+    const { checkpoint } = await dcp.open(memoryFolder(both));
     assert.deepEqual(
       checkpoint.tensors[0]?.ranges.map(({ file }) => file),
       ["__0_0.distcp"],
@@ -217,7 +210,7 @@ suite("distributed checkpoints", () => {
       Object.fromEntries(
         shards.map((bytes, index) => [`shard-0000${index + 1}-model-00001-of-00001.safetensors`, bytes]),
       );
-    const opened = await dcp.open(folderOf(named(shard([1, 2], at(0, 0)), shard([2, 2], at(1, 0)))));
+    const opened = await dcp.open(memoryFolder(named(shard([1, 2], at(0, 0)), shard([2, 2], at(1, 0)))));
     assert.deepEqual(opened.checkpoint.tensors[0]?.shape, [3, 2]);
     await refuses("DcpChunksInvalid", named(shard([1, 2], at(0, 0)), shard([1, 2], at(2, 0))));
     await refuses("DcpChunkMismatch", named(shard([1, 2], at(0, 0)), shard([1, 2], at(1, 0), "F16")));

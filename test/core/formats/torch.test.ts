@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite, test } from "node:test";
-import type { FolderReader } from "../../../core/checkpoint.ts";
 import { recogniseFormat } from "../../../core/formats/registry.ts";
 import { encodeSafetensorsHeader } from "../../../core/formats/safetensors/safetensors.ts";
 import { readTorchFile } from "../../../core/formats/torch/file.ts";
@@ -12,6 +11,7 @@ import { torch } from "../../../core/formats/torch/torch.ts";
 import { listTensors, placeTensors } from "../../../core/formats/torch/tree.ts";
 import { TORCH_LIMITS } from "../../../core/limits.ts";
 import { runGolden } from "../../../tools/golden.ts";
+import { memoryFolder } from "./folder.ts";
 import {
   dict,
   fileOf,
@@ -97,17 +97,9 @@ const HOSTILE: ReadonlyMap<string, string | undefined> = new Map([
   ["zip_bomb.pt", "ZipEntryCompressed"],
 ]);
 
-/** A folder in memory. */
-function folderOf(files: Readonly<Record<string, Uint8Array>>): FolderReader {
-  return {
-    files: Object.entries(files).map(([name, bytes]) => ({ name, bytes: bytes.length })),
-    read: async (name, offset, bytes) => readerOf(files[name] ?? new Uint8Array(0))(offset, bytes),
-  };
-}
-
 const floats = (count: number) => new Uint8Array(4 * count);
 const matrix = { count: 6, size: [2, 3], stride: [3, 1] };
-const open = (bytes: Uint8Array) => torch.file.open(folderOf({ [fileOf(bytes).name]: bytes }));
+const open = (bytes: Uint8Array) => torch.file.open(memoryFolder({ [fileOf(bytes).name]: bytes }));
 const one = (value: Uint8Array, storage = floats(6)) => torchOf(dict(["w", value]), { 0: storage });
 
 suite("files of torch.save", () => {
@@ -267,7 +259,7 @@ suite("folders of torch files", () => {
   const index = (map: Record<string, string>) => Buffer.from(JSON.stringify({ metadata: {}, weight_map: map }));
 
   test("open pytorch_model.bin beside a trainer's leftovers, and shards by their index", async () => {
-    const single = folderOf({
+    const single = memoryFolder({
       "pytorch_model.bin": file,
       "training_args.bin": Buffer.from("x"),
       "config.json": Buffer.from("{}"),
@@ -289,14 +281,14 @@ suite("folders of torch files", () => {
       }),
     };
     assert.deepEqual(
-      (await torch.open(folderOf(shards))).checkpoint.tensors.map(({ name }) => name),
+      (await torch.open(memoryFolder(shards))).checkpoint.tensors.map(({ name }) => name),
       ["w", "v"],
     );
   });
 
   test("are refused when files are missing, left over or not clearly the model", async () => {
     const refuses = (code: string, files: Record<string, Uint8Array>) =>
-      assert.rejects(torch.open(folderOf(files)), { code });
+      assert.rejects(torch.open(memoryFolder(files)), { code });
     const shard = "pytorch_model-00001-of-00002.bin";
     await refuses("CheckpointIndexMissing", { [shard]: file });
     await refuses("CheckpointShardMissing", { "pytorch_model.bin.index.json": index({ w: shard }) });
