@@ -5,7 +5,7 @@ import path from "node:path";
 import { parse } from "yaml";
 import { MergeyardError } from "../core/error.ts";
 import { FOLDER_LIMITS } from "../core/limits.ts";
-import { type CheckpointInfo, parseCheckpointInfo } from "../core/universal/checkpoint-info.ts";
+import { type CheckpointInfo, parseOwnPatterns } from "../core/universal/checkpoint-info.ts";
 import type { FamilyId } from "../core/universal/family-ids.ts";
 
 export type PatternOptions = { readonly patterns?: string; readonly family?: FamilyId };
@@ -28,7 +28,7 @@ function readFile(file: string, cwd: string): CheckpointInfo {
       expected,
     });
   }
-  return parseCheckpointInfo(parseYaml(readFileSync(absolute, "utf8"), absolute), absolute);
+  return parseOwnPatterns(parseYaml(readFileSync(absolute, "utf8"), absolute), absolute);
 }
 
 function parseYaml(text: string, file: string): unknown {

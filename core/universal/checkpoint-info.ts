@@ -60,7 +60,18 @@ export function hasPatterns(info: CheckpointInfo): boolean {
 
 /** The info from outside data. Throws UniversalPatternsInvalid, naming the first wrong field. */
 export function parseCheckpointInfo(value: unknown, file: string): CheckpointInfo {
-  const parsed = checkpointInfoSchema.safeParse(value);
+  return parseInfo(checkpointInfoSchema, value, file);
+}
+
+const ownPatternsSchema = z.strictObject(checkpointInfoSchema.shape);
+
+/** The same from a file that a user wrote for us: a key that is none is misspelt. Throws as above. */
+export function parseOwnPatterns(value: unknown, file: string): CheckpointInfo {
+  return parseInfo(ownPatternsSchema, value, file);
+}
+
+function parseInfo(schema: z.ZodType<CheckpointInfo>, value: unknown, file: string): CheckpointInfo {
+  const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
   const [issue] = parsed.error.issues;
   const field = ["universal_checkpoint_info", ...(issue?.path ?? [])].map(String).join(".");

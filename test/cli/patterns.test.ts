@@ -31,6 +31,7 @@ test("inspect and convert take patterns from a file, and refuse what is none", a
     for (const [text, field] of [
       ["tp_replicated_parameter_patterns: 3", /tp_replicated_parameter_patterns/],
       ["a: [", /YAML/],
+      [PATTERNS.replace("tp_replicated_parameter", "tp_replicated"), /tp_replicated_patterns/],
     ] as const) {
       writeFileSync(file, text);
       const refused = createRecorder({ cwd: GOLDEN });

@@ -4,11 +4,14 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite, test } from "node:test";
+import { parse as parseYaml } from "yaml";
 import { canonicalJson } from "../../core/artifact/digest.ts";
 import { encodeManifest, parseManifest, versionName } from "../../core/artifact/manifest.ts";
 import { adoptSafetensors, checkpointDigest, listTensorFiles, parseUniversal } from "../../core/artifact/universal.ts";
 import { encodeSafetensorsHeader, parseSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { DTYPES } from "../../core/tensor.ts";
+import { parseOwnPatterns } from "../../core/universal/checkpoint-info.ts";
+import { createUnionRules } from "../../core/universal/union.ts";
 import { channelSchema } from "../../steps/schemas.ts";
 
 const page = readFileSync(join(import.meta.dirname, "../../docs/format.md"), "utf8");
@@ -70,6 +73,12 @@ suite("the worked example of docs/format.md", () => {
     const channel = channelSchema.parse(JSON.parse(block("json channel")));
     assert.equal(channel.version, versionName(manifest));
   });
+});
+
+test("the file of patterns in docs/format.md is one", () => {
+  const info = parseOwnPatterns(parseYaml(block("yaml patterns")), "docs/format.md");
+  assert.deepEqual(info.parameter_with_sub_params?.[0]?.shape, [[4096, 1024, 1024], -1]);
+  assert.equal(createUnionRules(info).isPipelineReplicated("tied_modules.embed.weight"), true);
 });
 
 test("docs/format.md lists the dtypes in their order", () => {
