@@ -36,13 +36,13 @@ const FAMILIES: readonly Family[] = [
     router: "gate.weight",
     counts: ["num_local_experts"],
   },
-  // Qwen-MoE, OLMoE, DeepSeek
+  // Qwen-MoE, OLMoE, DeepSeek; transformers 5 saves Qwen3-MoE with num_local_experts
   {
     pattern: /^(.*mlp)\.experts\.(\d+)\.(\w+)\.weight$/,
     first: ["gate_proj", "up_proj"],
     last: "down_proj",
     router: "gate.weight",
-    counts: ["num_experts", "n_routed_experts"],
+    counts: ["num_experts", "n_routed_experts", "num_local_experts"],
   },
   // Switch Transformers
   {

@@ -5,6 +5,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { HF_METADATA, planShards } from "../../core/formats/safetensors/shard-plan.ts";
 import { fileRole } from "../../core/formats/side-files.ts";
+import { stringifyPython } from "../../core/json.ts";
 import { type FloatDtype, isFloatDtype, scalarCast } from "../../core/ops/cast.ts";
 import type { Matrix } from "../../core/ops/linalg/matrix.ts";
 import { SHARD_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
@@ -130,8 +131,7 @@ export async function copySideFiles(
     const role = fileRole(name);
     if (role === "index") continue;
     if (role === "config" && config !== undefined) {
-      const bytes = new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`);
-      await writeBytes(target, name, bytes, { signal });
+      await writeBytes(target, name, new TextEncoder().encode(stringifyPython(config)), { signal });
     } else await copyAcross(model.store, `${model.prefix}${name}`, target, name, { signal });
   }
 }

@@ -1,7 +1,7 @@
 // Goal: experts that route alike become one, as section 11 of the merge reference says; nothing else changes. Method:
 // small models of each family in files, through the command line.
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -108,7 +108,14 @@ describe("merge-experts", () => {
   });
 
   test("shrunk, a layer has one expert a group with its core's row of the router", async () => {
-    writeMixtral("wide", { num_local_experts: EXPERTS, num_experts_per_tok: 2 });
+    writeMixtral("wide", {});
+    const wide = `{
+  "model_type": "mixtral",
+  "num_local_experts": ${EXPERTS},
+  "num_experts_per_tok": 2,
+  "router_jitter_noise": 0.0
+}\n`;
+    writeFileSync(path.join(cwd, "wide/config.json"), wide);
     writeStatistics([0.2, 0.1, 0.3, 0.4]);
     const args = ["merge-experts", "wide", "--groups", "2", "--statistics", "statistics.safetensors"];
     const { layers } = await runJson(cwd, ...args, "--out", "repeated");
@@ -128,8 +135,8 @@ describe("merge-experts", () => {
     const row = (expert: number) =>
       before?.[`${PREFIX}.gate.weight`]?.values.slice(expert * WIDTH, (expert + 1) * WIDTH) ?? [];
     assert.deepEqual(shrunk?.[`${PREFIX}.gate.weight`], { shape: [2, WIDTH], values: [...row(3), ...row(2)] });
-    const config = JSON.parse(readFileSync(path.join(cwd, "shrunk/config.json"), "utf8"));
-    assert.deepEqual(config, { model_type: "mixtral", num_local_experts: 2, num_experts_per_tok: 2 });
+    const config = readFileSync(path.join(cwd, "shrunk/config.json"), "utf8");
+    assert.equal(config, wide.replace(`${EXPERTS}`, "2"));
     assert.deepEqual((await runJson(cwd, "verify", "shrunk")).code, undefined);
   });
 

@@ -229,6 +229,16 @@ test("a config that readers of the format would take for another is refused by f
   refuses(without(QWEN3, "model_type", "qwen9"), { field: "model_type" });
 });
 
+test("experts that transformers 5 counts under Mixtral's key are as many", () => {
+  const { num_experts: count, ...config } = QWEN3_MOE.config;
+  const own = { ...QWEN3_MOE, config: { ...config, num_local_experts: count } };
+  assert.deepEqual(
+    plan(own, "q8_0", () => true),
+    plan(QWEN3_MOE, "q8_0", () => true),
+  );
+  refuses({ ...QWEN3_MOE, config }, { field: "num_experts" });
+});
+
 test("with eight experts attention has more bits, as llama-quantize gives it", () => {
   // Eight times as large: rows are whole blocks of 256.
   const sizes = {

@@ -185,7 +185,8 @@ function readModel(value: unknown): Known {
 function readExperts(config: Config, { experts }: GgufFamily): Experts | undefined {
   if (experts === undefined) return undefined;
   const need = (field: "num_experts_per_tok" | GgufExperts["countKey"] | GgufExperts["innerKey"]) => {
-    const value = config[field];
+    // Transformers 5 saves every family's count under one key.
+    const value = config[field] ?? (field === experts.countKey ? config.num_local_experts : undefined);
     if (value == null) throw unsupported({ field }, "nothing", "a number above 0");
     return value;
   };
