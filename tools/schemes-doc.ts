@@ -17,8 +17,10 @@ export function renderSchemesDocument(): string {
   });
   const parts = [...PART_SCHEMES.values()].map(({ id, title, needs, form, parts, source }) => {
     const names = parts({ rows: 128, columns: 128, dtype: "BF16" }).map(({ name }) => `\`${name}\``);
+    // HQQ's modules hold their settings as tensors too.
+    const shown = names.length > 6 ? [...names.slice(0, 3), `${names.length - 3} settings`] : names;
     const folder = form?.container === "compressed-tensors" ? form.format : (form?.container ?? "");
-    return `| \`${id}\` | ${title} | ${NEEDS[needs]} | ${names.join(", ")} | ${folder} | ${source} |`;
+    return `| \`${id}\` | ${title} | ${NEEDS[needs]} | ${shown.join(", ")} | ${folder} | ${source} |`;
   });
   const mixes = [...MIXES.keys()].filter((id) => !BLOCK_SCHEME_IDS.some((known) => known === id));
   const aliases = [...SCHEME_ALIASES].map(([alias, id]) => `\`${alias.toUpperCase()}\` is \`${id}\``);
