@@ -1,6 +1,4 @@
 // Bit plans of the quantize command: reading one from a file, or planning one under a budget and showing it.
-import { writeFile } from "node:fs/promises";
-import path from "node:path";
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import type * as z from "zod";
@@ -13,6 +11,7 @@ import { runStep } from "../steps/step.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { createMeasureSchemes } from "../workers/measure-executor.ts";
 import { locateFile, parseLocalPath } from "./arguments.ts";
+import { checkOutputFile, writeOutputFile } from "./output-file.ts";
 import { createStepDeps } from "./step-deps.ts";
 import type { Terminal } from "./terminal.ts";
 import { formatBytes } from "./text.ts";
@@ -83,14 +82,16 @@ export type ChooseSchemes = (place: Omit<PlanPlace, "format">) => Promise<{
   readonly planned?: PlannedBits;
 }>;
 
-/** Plans bits under the options' budget; writes the plan where it is asked for. */
+/** Plans bits under the options' budget; writes the plan where it is asked for. Throws CliFileNotWritten. */
 export async function planBits(
   place: PlanPlace,
   options: PlanOptions & { readonly budget: string },
   openStore: OpenStore,
   terminal: Terminal,
 ): Promise<PlannedBits> {
-  const { budget, candidates, sensitivity } = options;
+  const { budget, candidates, sensitivity, savePlan } = options;
+  // Measuring takes long.
+  if (savePlan !== undefined) await checkOutputFile(savePlan, terminal);
   const input: object = {
     ...place,
     budget,
@@ -99,8 +100,8 @@ export async function planBits(
   };
   const deps = { ...createStepDeps(terminal, openStore), measureSchemes: createMeasureSchemes(openStore) };
   const planned = await runStep(planBitsStep, input, deps);
-  if (options.savePlan !== undefined) {
-    await writeFile(path.resolve(terminal.cwd, options.savePlan), renderBitPlan(headline(planned), planned.tensors));
+  if (savePlan !== undefined) {
+    await writeOutputFile(savePlan, renderBitPlan(headline(planned), planned.tensors), terminal);
   }
   return planned;
 }

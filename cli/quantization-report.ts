@@ -3,7 +3,7 @@ import { Option } from "commander";
 import type { DrawnPlan } from "../core/report/frontier.ts";
 import { type DrawnOutput, renderQuantization } from "../core/report/quantization.ts";
 import { parseLocalPath } from "./arguments.ts";
-import { writePage } from "./html-page.ts";
+import { writeOutputFile } from "./output-file.ts";
 import type { Terminal } from "./terminal.ts";
 
 export function reportOption(): Option {
@@ -11,7 +11,7 @@ export function reportOption(): Option {
   return new Option("--report <file>", help).argParser(parseLocalPath);
 }
 
-/** Nothing where no file is asked for. Throws CliPageNotWritten. */
+/** Nothing where no file is asked for. Throws CliFileNotWritten. */
 export async function writeQuantizationReport(
   file: string | undefined,
   drawn: DrawnOutput,
@@ -19,5 +19,5 @@ export async function writeQuantizationReport(
   terminal: Terminal,
 ): Promise<void> {
   if (file === undefined) return;
-  await writePage(file, renderQuantization(drawn, plan), terminal);
+  await writeOutputFile(file, renderQuantization(drawn, plan), terminal);
 }

@@ -2,6 +2,7 @@
 // never finished, pushes that nobody goes on with, and what versions are made from (remove-inputs.ts). Safe beside
 // running work: nothing that is younger than the grace period goes, nothing that a channel points to or pointed to
 // within it, and nothing that an unfinished run reads.
+//
 // A version's manifest goes first, so that no reader begins to pull what is going; then the channels are looked at once
 // more, and a version that was promoted meanwhile gets its manifest back.
 import * as z from "zod";

@@ -7,7 +7,7 @@ import type { StoredCheckpoint } from "../../steps/open-checkpoint.ts";
 import { runStep } from "../../steps/step.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, parseLocalPath } from "../arguments.ts";
-import { writePage } from "../html-page.ts";
+import { writeOutputFile } from "../output-file.ts";
 import { createProgress } from "../progress.ts";
 import { locateSource, openSource } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
@@ -43,7 +43,7 @@ async function diff(a: string, b: string, options: Options, terminal: Terminal):
   try {
     if (options.html !== undefined && sides !== undefined) {
       const page = renderDifference(describeSide(a, sides[0]), describeSide(b, sides[1]), result);
-      await writePage(options.html, page, terminal);
+      await writeOutputFile(options.html, page, terminal);
     }
   } finally {
     // A comparison may take hours: it is told even where its page cannot be written.

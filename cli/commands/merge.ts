@@ -24,7 +24,7 @@ import {
   threadsOption,
   toUri,
 } from "../arguments.ts";
-import { writePage } from "../html-page.ts";
+import { writeOutputFile } from "../output-file.ts";
 import { createProgress } from "../progress.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { formatBytes, formatCount, formatDuration } from "../text.ts";
@@ -124,7 +124,7 @@ function locateRecipe(config: string, { cwd }: Terminal): MergeFolderRequest["re
 async function writeReport(file: string, statistics: Statistics | undefined, terminal: Terminal): Promise<void> {
   const hasAny = statistics !== undefined && (statistics.tensors.length > 0 || statistics.quantized.length > 0);
   if (!hasAny) throw new MergeyardError("CliNothingToReport", { where: { file } });
-  await writePage(file, renderInterference(statistics), terminal);
+  await writeOutputFile(file, renderInterference(statistics), terminal);
 }
 
 /** Where Hugging Face's tools keep what they download, by the variables that they read. */

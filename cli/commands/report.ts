@@ -5,7 +5,7 @@ import { makeRunReport } from "../../steps/runs/report.ts";
 import { openYard } from "../../steps/yard.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, parseLocalPath, toUri, yardOption } from "../arguments.ts";
-import { writePage } from "../html-page.ts";
+import { writeOutputFile } from "../output-file.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 
 type Options = { readonly yard: string; readonly out: string; readonly json?: boolean };
@@ -22,7 +22,7 @@ export function addReport(program: Command, terminal: Terminal): void {
       const yard = await openYard(createStoreOpener(terminal.env), toUri(options.yard, terminal.cwd));
       const run = await findRun(yard, text, terminal.signal);
       const page = await makeRunReport(yard, run, terminal.signal);
-      const file = await writePage(options.out, page, terminal);
+      const file = await writeOutputFile(options.out, page, terminal);
       printResult(terminal, options.json, { run, file, bytes: Buffer.byteLength(page) }, () => `wrote ${options.out}`);
     });
 }

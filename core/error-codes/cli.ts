@@ -27,8 +27,8 @@ export const CLI_CODES = {
     retryable: false,
     remedy: "free space, or print to another place; then run the command again where it only reads",
   },
-  CliPageNotWritten: {
-    meaning: "the HTML page could not be written; what the command did besides stands",
+  CliFileNotWritten: {
+    meaning: "a file beside the result could not be written; what the command did besides stands",
     retryable: false,
     remedy: "name a file in a folder that is there and can be written to",
   },

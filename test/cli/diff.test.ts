@@ -52,7 +52,7 @@ test("a page that cannot be written is an error, and the result is printed all t
   const { status, out, err } = await diff("a", "b", "--json", "--html", "absent/page.html");
   const { error } = JSON.parse(err);
   const file = path.join(scratch, "absent/page.html");
-  assert.deepEqual([status, error.code, error.where, error.found], [1, "CliPageNotWritten", { file }, "ENOENT"]);
+  assert.deepEqual([status, error.code, error.where, error.found], [1, "CliFileNotWritten", { file }, "ENOENT"]);
   assert.equal(JSON.parse(out).changed[0].name, UP);
   assert.equal(JSON.parse((await diff("a", "b", "--json", "--html", ".")).err).error.found, "EISDIR");
 });

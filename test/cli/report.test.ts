@@ -102,7 +102,7 @@ test("a page that cannot be written is told by its file and why, and the merge s
   const [out, page] = [path.join(scratch, "unwritten"), path.join(scratch, "absent", "page.html")];
   const { status, err } = await run(["merge", recipe, "--out", out, "--report", page, "--json"]);
   const { error } = JSON.parse(err);
-  assert.deepEqual([status, error.code, error.where, error.found], [1, "CliPageNotWritten", { file: page }, "ENOENT"]);
+  assert.deepEqual([status, error.code, error.where, error.found], [1, "CliFileNotWritten", { file: page }, "ENOENT"]);
   assert.ok(existsSync(path.join(out, "manifest.json")));
 });
 
