@@ -7,7 +7,16 @@ import { restoreStep } from "../../steps/pull/restore.ts";
 import { runStep } from "../../steps/step.ts";
 import { findVersion, openYard, parseVersionReference } from "../../steps/yard.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { jsonOption, keyOption, parseWhole, readTrustedKeys, toOutputUri, toUri, yardOption } from "../arguments.ts";
+import {
+  jsonOption,
+  keyOption,
+  parseCount,
+  parseWhole,
+  readTrustedKeys,
+  toOutputUri,
+  toUri,
+  yardOption,
+} from "../arguments.ts";
 import { createProgress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -21,6 +30,7 @@ type Options = {
   readonly pp?: number;
   readonly dp?: number;
   readonly rank?: number;
+  readonly vocabMultiple?: number;
 };
 
 export function addPull(program: Command, terminal: Terminal): void {
@@ -35,12 +45,17 @@ export function addPull(program: Command, terminal: Terminal): void {
     .option("--tp <n>", "with --rank: tensor-parallel ranks (default: 1)", parseWhole)
     .option("--pp <n>", "with --rank: pipeline stages (default: 1)", parseWhole)
     .option("--dp <n>", "with --rank: data-parallel ranks (default: 1)", parseWhole)
+    .option("--vocab-multiple <n>", "with --rank: pad the vocabulary to a multiple of n x tp", parseCount)
     .addOption(jsonOption())
     .action((model: string, folder: string, options: Options) => pull(model, folder, options, terminal));
 }
 
 async function pull(model: string, folder: string, options: Options, terminal: Terminal): Promise<void> {
   if (options.rank !== undefined) return restore(model, folder, { ...options, rank: options.rank }, terminal);
+  const { tp, pp, dp, vocabMultiple } = options;
+  if ([tp, pp, dp, vocabMultiple].some((value) => value !== undefined)) {
+    throw new MergeyardError("CliUsage", { found: "a topology and no rank", expected: "--rank R, one of its ranks" });
+  }
   const trustedKeys = await readTrustedKeys(options.key, terminal);
   const openStore = createStoreOpener(terminal.env);
   const yard = await openYard(openStore, toUri(options.yard, terminal.cwd));
@@ -79,7 +94,7 @@ async function restore(
   options: Options & { readonly rank: number },
   terminal: Terminal,
 ): Promise<void> {
-  const { tp = 1, pp = 1, dp = 1, rank } = options;
+  const { tp = 1, pp = 1, dp = 1, rank, vocabMultiple: vocabularyMultiple } = options;
   if (Math.min(tp, pp, dp) < 1 || rank >= tp * pp * dp) {
     throw new MergeyardError("CliUsage", { found: `rank ${rank} of ${tp} x ${pp} x ${dp} ranks` });
   }
@@ -90,7 +105,9 @@ async function restore(
     progress: ({ bytesWritten }: { bytesWritten: number }) => progress.update(bytesWritten),
   };
   const place = { yard: toUri(options.yard, terminal.cwd), model, target: toOutputUri(folder, terminal.cwd) };
-  const result = await runStep(restoreStep, { ...place, tp, pp, dp, rank }, deps).finally(() => progress.end());
+  const result = await runStep(restoreStep, { ...place, tp, pp, dp, rank, vocabularyMultiple }, deps).finally(() =>
+    progress.end(),
+  );
   printResult(terminal, options.json, { ...result, target: toUri(folder, terminal.cwd) }, () => {
     const what = `${countOf(result.tensors, "tensor")}, ${formatBytes(result.bytes)}`;
     return `restored rank ${rank} of ${model} into ${folder}: ${what}; ${formatBytes(result.fetchedBytes)} fetched`;

@@ -8,6 +8,7 @@ import { planShards } from "../formats/safetensors/shard-plan.ts";
 import { type Dtype, elementBytes, elementCount, type Shape, tensorBytes } from "../tensor.ts";
 import { flattenBoxes, gatherWhole, sliceRanges } from "./box.ts";
 import { STATE_NAMES } from "./conversion.ts";
+import { vocabularyRows } from "./partition.ts";
 import {
   boxesOf,
   createStageRule,
@@ -60,13 +61,17 @@ export type RestorePlan = {
 
 const STATES = ["fp32", ...STATE_NAMES] as const;
 
+export type RestoreRequest = {
+  readonly topology: Parallelism;
+  readonly rank: number;
+  readonly shardBytes: number;
+  /** The trainer pads its vocabulary to a multiple of this and the tensor-parallel ranks; undefined: inferred. */
+  readonly vocabularyMultiple: number | undefined;
+};
+
 /** Throws UniversalPatternsMissing, UniversalShapeMismatch. */
-export function planRestore(
-  universal: Universal,
-  topology: Parallelism,
-  rank: number,
-  shardBytes: number,
-): RestorePlan {
+export function planRestore(universal: Universal, request: RestoreRequest): RestorePlan {
+  const { topology, rank, shardBytes } = request;
   const place = placeOfRank(topology, rank);
   const isOnStage = createStageRule(
     universal.parameters.map(({ name }) => name),
@@ -76,7 +81,8 @@ export function planRestore(
   const tensors = new Map<string, RestoredTensor[]>(["model", ...STATES].map((kind) => [kind, []]));
   const parameters = own.map((parameter): RestoredParameter => {
     const { name, shape, states, aliases = [] } = parameter;
-    const slice = sliceParameter(parameter, topology.tp, place.tp);
+    const vocabulary = paddedFor(universal, parameter, request);
+    const slice = sliceParameter({ ...parameter, vocabulary }, topology.tp, place.tp);
     tensors.get("model")?.push(sliceTensor(parameter, slice));
     const run = stateRun(elementCount(slice.shape), topology.dp, place.dp);
     for (const state of STATES) {
@@ -88,6 +94,17 @@ export function planRestore(
   });
   const files = [...tensors].flatMap(([kind, list]) => planFiles(kind, list, shardBytes));
   return { place, files, parameters };
+}
+
+/** The vocabulary of a parameter as ranks of the topology pad it. */
+function paddedFor(
+  { training }: Universal,
+  { shape, vocabulary }: UniversalParameter,
+  { topology, vocabularyMultiple: multiple }: RestoreRequest,
+): UniversalParameter["vocabulary"] {
+  if (vocabulary === undefined) return undefined;
+  const from = training?.topology?.tp ?? 1;
+  return { paddedRows: vocabularyRows(shape[0] ?? 1, vocabulary.paddedRows, { from, to: topology.tp, multiple }) };
 }
 
 type Stored = Pick<UniversalParameter, "name" | "shape" | "dtype" | "file" | "offset" | "bytes" | "digest">;

@@ -29,6 +29,8 @@ const restoreInputSchema = z
     pp: z.int().positive(),
     dp: z.int().positive(),
     rank: count,
+    /** The vocabulary is padded to a multiple of this times `tp`; unless said, as the source's padding suggests. */
+    vocabularyMultiple: z.int().positive().optional(),
   })
   .refine(({ tp, pp, dp, rank }) => rank < tp * pp * dp, "a rank below tp * pp * dp");
 const restoreOutputSchema = z.strictObject({
@@ -57,12 +59,12 @@ export const restoreStep = defineStep({
   name: "restore",
   input: restoreInputSchema,
   output: restoreOutputSchema,
-  async run({ yard: uri, model, target: targetUri, tp, pp, dp, rank }, deps) {
+  async run({ yard: uri, model, target: targetUri, tp, pp, dp, rank, vocabularyMultiple }, deps) {
     const topology = { tp, pp, dp };
     const yard = await openYard(deps.openStore, uri);
     const prefix = await findCheckpoint(yard, model, deps.signal);
     const { universal, bytes } = await readUniversal(yard, prefix, deps.signal);
-    const plan = planRestore(universal, topology, rank, FILE_BYTES);
+    const plan = planRestore(universal, { topology, rank, shardBytes: FILE_BYTES, vocabularyMultiple });
     const target = deps.openStore(targetUri);
     await refuseStrangers(target, plan.files, deps.signal);
     await target.delete(RANK_FILE, { signal: deps.signal });

@@ -42,6 +42,9 @@ test("a folder is pushed, listed, and pushed again without sending a byte", asyn
   assert.match(text.out(), /^pushed .* as incoming\/base\/named: \d+ files, /);
   const missing = await call("push", path.join(scratch, "nowhere"), "base", "--yard", yard);
   assert.deepEqual([missing.status, missing.error?.code], [1, "CheckpointEmpty"]);
+  // A version is pulled whole, a rank's part by its number.
+  const ranks = await call("pull", "base", "nowhere", "--yard", yard, "--tp", "2");
+  assert.deepEqual([ranks.status, ranks.error?.code], [2, "CliUsage"]);
   const usage = await call("push", source, "base", "--yard", yard, "--rank", "2", "--ranks", "2");
   assert.deepEqual([usage.status, usage.error?.code], [2, "CliUsage"]);
 });

@@ -129,6 +129,35 @@ test("all ranks of a topology together hold every value and state of the checkpo
   }
 });
 
+test("a vocabulary is padded as convert pads it for the same ranks", async () => {
+  const { yard } = await trainedYard();
+  // Two ranks held 32 rows each of 50: padded to multiples of 8 x ranks.
+  for (const [tp, vocabularyMultiple, rows] of [
+    [1, undefined, 56],
+    [2, undefined, 32],
+    [4, undefined, 16],
+    [4, 16, 16],
+    [4, 32, 32],
+    [4, 1, 13],
+  ] as const) {
+    const target = newStore();
+    const input = {
+      yard: yard.uri,
+      model: "trained",
+      target: target.uri,
+      tp,
+      pp: 1,
+      dp: 1,
+      rank: 0,
+      vocabularyMultiple,
+    };
+    await runStep(restoreStep, input, testDeps(open(yard, target)));
+    const record = JSON.parse(Buffer.from(await readAll(target, "rank.json", 1e7)).toString());
+    const words = record.parameters.find(({ name }: { name: string }) => name.endsWith("word_embeddings.weight"));
+    assert.equal(words.slice[0], rows, `tp ${tp}, multiple ${vocabularyMultiple}`);
+  }
+});
+
 test("a rank fetches its part and not the rest", async () => {
   const { yard, prefix } = await trainedYard();
   const { universal, bytes } = await readUniversal(yard, prefix, new AbortController().signal);
