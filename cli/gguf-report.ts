@@ -1,6 +1,7 @@
 // What `inspect` says of a GGUF file: its metadata, tensor types, tensors and sizes, as data and as text.
 import type { GgufTensor } from "../core/formats/gguf/gguf.ts";
 import type { GgufValue } from "../core/formats/gguf/type-codes.ts";
+import { sumOf } from "../core/sum-of.ts";
 import { elementCount } from "../core/tensor.ts";
 import type { StoredGguf } from "../steps/open-gguf.ts";
 import { formatBytes, formatCount, renderTable } from "./text.ts";
@@ -86,8 +87,4 @@ function valueAsText(value: GgufValue): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: a file's text must not steer the terminal.
   const text = String(value.value).replaceAll(/[\u0000-\u001f\u007f-\u009f]+/g, " ");
   return text.length > VALUE_CHARACTERS ? `${text.slice(0, VALUE_CHARACTERS)}...` : text;
-}
-
-function sumOf<T>(items: readonly T[], measure: (item: T) => number): number {
-  return items.reduce((sum, item) => sum + measure(item), 0);
 }

@@ -1,6 +1,7 @@
 // What a person sees of a run while it goes on: one line for each thing that ended, and the progress of the stage that
 // runs now. Made from the events of the local runner, its steps and its workers; an event it does not know is no line.
 import * as z from "zod";
+import { sumOf } from "../core/sum-of.ts";
 import type { StepEvent } from "../steps/step.ts";
 import type { Progress } from "./progress.ts";
 import { countOf, formatBytes, formatCount } from "./text.ts";
@@ -116,14 +117,16 @@ function stageOf(job: string): string {
 function describeStage({ name, done }: Stage, failed: number): string {
   const units = [...done.values()].filter(({ found }) => !found);
   const before = done.size - units.length;
-  const sum = (measure: (unit: DoneUnit) => number) => units.reduce((total, unit) => total + measure(unit), 0);
   const cached = units.filter((unit) => unit.cached).length;
   const parts = [
     countOf(done.size, "unit"),
     ...(before > 0 ? [before === done.size ? "done before" : `${formatCount(before)} done before`] : []),
     ...(cached > 0 ? [`${formatCount(cached)} from the cache`] : []),
     ...(units.length > 0
-      ? [`${formatBytes(sum((unit) => unit.read))} read`, `${formatBytes(sum((unit) => unit.written))} written`]
+      ? [
+          `${formatBytes(sumOf(units, (unit) => unit.read))} read`,
+          `${formatBytes(sumOf(units, (unit) => unit.written))} written`,
+        ]
       : []),
     ...(failed > 0 ? [`${countOf(failed, "job")} FAILED`] : []),
   ];

@@ -23,6 +23,7 @@ import type { PlanSource, SideFile } from "../core/plan/schema.ts";
 import { listSources, normaliseRecipe, placeOfSource } from "../core/recipe/normalise.ts";
 import { type OutputRequest, type Outputs, readOutputs } from "../core/recipe/outputs.ts";
 import type { ParsedRecipe } from "../core/recipe/parse.ts";
+import { sumOf } from "../core/sum-of.ts";
 import { checkReadable } from "../core/universal/conversion.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import type {
@@ -343,15 +344,13 @@ async function putSideFile(
 }
 
 function summarise(results: readonly MergeResult[], plan: MergePlan, listings: readonly ManifestFile[]) {
-  const sum = (measure: (result: MergeResult) => number) =>
-    results.reduce((total, result) => total + measure(result), 0);
   return {
     method: plan.method.id,
     files: listings.length + 1,
-    tensors: sum(({ file }) => file.tensors.length),
-    bytes: sum(({ file }) => file.bytes),
-    bytesRead: sum(({ bytesRead }) => bytesRead),
+    tensors: sumOf(results, ({ file }) => file.tensors.length),
+    bytes: sumOf(results, ({ file }) => file.bytes),
+    bytesRead: sumOf(results, ({ bytesRead }) => bytesRead),
     derived: results.flatMap(({ derived }) => derived.map(({ name, bytes }) => ({ file: name, bytes }))),
-    nonFinite: sum(({ nonFinite }) => nonFinite.output),
+    nonFinite: sumOf(results, ({ nonFinite }) => nonFinite.output),
   };
 }

@@ -2,6 +2,7 @@
 // what others decided and decides nothing.
 import { layout } from "../core/artifact/layout.ts";
 import type { Receipt } from "../core/plan/receipt.ts";
+import { sumOf } from "../core/sum-of.ts";
 import { orLog } from "./error-record.ts";
 import { readReceipts } from "./runs/receipts.ts";
 import { keepRunReport } from "./runs/report.ts";
@@ -21,9 +22,9 @@ export const notifyStep = defineStep({
       outcome,
       units: receipts.length,
       cached: receipts.filter((receipt) => receipt.cached).length,
-      bytesRead: sum(receipts, (receipt) => receipt.bytesRead),
-      bytesWritten: sum(receipts, (receipt) => receipt.bytesWritten),
-      cpuMs: sum(receipts, (receipt) => receipt.cpuMs),
+      bytesRead: sumOf(receipts, (receipt) => receipt.bytesRead),
+      bytesWritten: sumOf(receipts, (receipt) => receipt.bytesWritten),
+      cpuMs: sumOf(receipts, (receipt) => receipt.cpuMs),
     };
     deps.log({ event: "run-ended", ...summary });
     // A failed run may go on later; its failures have records of their own.
@@ -42,8 +43,4 @@ export const notifyStep = defineStep({
 /** A receipt without its tensors: the receipts themselves keep those. */
 function withoutListing({ file, ...receipt }: Receipt) {
   return { ...receipt, file: file === null ? null : { name: file.name, bytes: file.bytes, digest: file.digest } };
-}
-
-function sum(receipts: readonly Receipt[], value: (receipt: Receipt) => number): number {
-  return receipts.reduce((total, receipt) => total + value(receipt), 0);
 }

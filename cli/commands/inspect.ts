@@ -8,6 +8,7 @@ import { describeWarning } from "../../core/formats/format.ts";
 import { parseJsonDocument } from "../../core/formats/json-scan.ts";
 import { fileRole, isAdapter } from "../../core/formats/side-files.ts";
 import { FOLDER_LIMITS } from "../../core/limits.ts";
+import { sumOf } from "../../core/sum-of.ts";
 import { elementCount, tensorBytes } from "../../core/tensor.ts";
 import type { ConversionParameter } from "../../core/universal/conversion.ts";
 import type { StoredCheckpoint } from "../../steps/open-checkpoint.ts";
@@ -244,8 +245,4 @@ function elementsOf({ shape }: TensorEntry): number {
 /** As stored: packed values take fewer bytes than their dtype. */
 function bytesOf({ dtype, shape, ranges, packing }: TensorEntry): number {
   return packing === undefined ? tensorBytes(dtype, shape) : sumOf(ranges, ({ bytes }) => bytes);
-}
-
-function sumOf<T>(items: readonly T[], measure: (item: T) => number): number {
-  return items.reduce((sum, item) => sum + measure(item), 0);
 }

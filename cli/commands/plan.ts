@@ -7,6 +7,7 @@ import { type Estimate, estimateRun, formatUsd, PRICES, type Prices, pricesSchem
 import { MergeyardError } from "../../core/error.ts";
 import { chooseMachine, FLEET_DEFAULT, type Machine } from "../../core/plan/machine.ts";
 import type { Plan, PlanHeader } from "../../core/plan/schema.ts";
+import { sumOf } from "../../core/sum-of.ts";
 import { preparePlan } from "../../steps/plan.ts";
 import { openYard } from "../../steps/yard.ts";
 import { createStoreOpener } from "../../stores/open.ts";
@@ -92,8 +93,8 @@ function toData({ header, units }: Plan, machines: readonly Machine[], estimate:
     sources: sources.map(({ model, store, prefix, format, state }) => ({ model, store, prefix, format, state })),
     stages: stages.map((stage, index) => ({ ...stage, machine: machines[index], ...estimate.stages[index] })),
     units: units.length,
-    bytesRead: sumOf(stages.map((stage) => stage.bytesRead)),
-    bytesWritten: sumOf(stages.map((stage) => stage.bytesWritten)),
+    bytesRead: sumOf(stages, (stage) => stage.bytesRead),
+    bytesWritten: sumOf(stages, (stage) => stage.bytesWritten),
     publish: publish ?? null,
     estimate: { ...estimate, stages: undefined, region: prices.region, pricesAsOf: prices.asOf },
     warnings,
@@ -114,9 +115,9 @@ function render(header: PlanHeader, machines: readonly Machine[], estimate: Esti
   const total = [
     "total",
     "",
-    formatCount(sumOf(stages.map((stage) => stage.units))),
-    formatBytes(sumOf(stages.map((stage) => stage.bytesRead))),
-    formatBytes(sumOf(stages.map((stage) => stage.bytesWritten))),
+    formatCount(sumOf(stages, (stage) => stage.units)),
+    formatBytes(sumOf(stages, (stage) => stage.bytesRead)),
+    formatBytes(sumOf(stages, (stage) => stage.bytesWritten)),
     formatMemory(Math.max(0, ...stages.map((stage) => stage.peakBytes))),
     formatDuration(estimate.localSeconds * 1000),
   ];
@@ -175,8 +176,4 @@ function renderMachines(stages: PlanHeader["stages"], machines: readonly Machine
     ],
     [...rows, total],
   );
-}
-
-function sumOf(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0);
 }

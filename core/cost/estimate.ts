@@ -2,6 +2,7 @@
 // prices (prices.json beside this file, replaced by `--prices FILE`). An estimate, never a promise: it always carries
 // the table's date and region.
 import * as z from "zod";
+import { sumOf } from "../sum-of.ts";
 import table from "./prices.json" with { type: "json" };
 
 const positive = z.number().positive();
@@ -74,16 +75,14 @@ const STAGE_TRANSITIONS = 3;
 /** Time and cost of a plan's stages, one after the other, each spread evenly over as many workers as it has units. */
 export function estimateRun(stages: readonly StageCounts[], prices: Prices, threads: number): Estimate {
   const estimates = stages.map((stage) => estimateStage(stage, prices, threads));
-  const sum = (measure: (estimate: StageEstimate) => number) =>
-    estimates.reduce((total, estimate) => total + measure(estimate), 0);
-  const written = stages.reduce((total, stage) => total + stage.bytesWritten, 0);
+  const written = sumOf(stages, (stage) => stage.bytesWritten);
   return {
     stages: estimates,
-    localSeconds: sum((estimate) => estimate.localSeconds),
-    awsSeconds: sum((estimate) => estimate.awsSeconds),
-    awsUsd: sum((estimate) => estimate.awsUsd) + FIXED_TRANSITIONS * prices.stateTransitionUsd,
-    gpuSeconds: sum((estimate) => estimate.gpuSeconds),
-    gpuUsd: sum((estimate) => estimate.gpuUsd) + FIXED_TRANSITIONS * prices.stateTransitionUsd,
+    localSeconds: sumOf(estimates, (estimate) => estimate.localSeconds),
+    awsSeconds: sumOf(estimates, (estimate) => estimate.awsSeconds),
+    awsUsd: sumOf(estimates, (estimate) => estimate.awsUsd) + FIXED_TRANSITIONS * prices.stateTransitionUsd,
+    gpuSeconds: sumOf(estimates, (estimate) => estimate.gpuSeconds),
+    gpuUsd: sumOf(estimates, (estimate) => estimate.gpuUsd) + FIXED_TRANSITIONS * prices.stateTransitionUsd,
     storageUsdPerMonth: (written / 1e9) * prices.s3GBMonthUsd,
   };
 }

@@ -2,6 +2,7 @@
 // quantized outputs lost, and how the models agree, drawn as the interference report draws it.
 import type { Statistics } from "../artifact/statistics.ts";
 import { formatUsd, type Prices, workerUsd } from "../cost/estimate.ts";
+import { sumOf } from "../sum-of.ts";
 import { drawInterference } from "./interference.ts";
 import { escapeHtml, openSvg, renderPage, section, table } from "./page.ts";
 import { drawQuantization } from "./quantization.ts";
@@ -61,13 +62,12 @@ export function renderRunReport(report: ReportedRun, prices: Prices): string {
 function drawStages({ stages, units }: ReportedRun): string {
   const rows = stages.map(({ index, name, units: planned }) => {
     const own = units.filter(({ stage }) => stage === index);
-    const sum = (measure: (unit: ReportedUnit) => number) => own.reduce((total, unit) => total + measure(unit), 0);
     const cells = [
       `${own.length} of ${planned}`,
       String(own.filter(({ cached }) => cached).length),
-      bytes(sum(({ bytesRead }) => bytesRead)),
-      bytes(sum(({ bytesWritten }) => bytesWritten)),
-      seconds(sum(({ wallMs }) => wallMs)),
+      bytes(sumOf(own, ({ bytesRead }) => bytesRead)),
+      bytes(sumOf(own, ({ bytesWritten }) => bytesWritten)),
+      seconds(sumOf(own, ({ wallMs }) => wallMs)),
     ];
     return `<tr><th>${escapeHtml(name)}</th>${cells.map((cell) => `<td>${cell}</td>`).join("")}</tr>`;
   });

@@ -18,9 +18,9 @@ import { isFloatDtype } from "../../core/ops/cast.ts";
 import { type Loss, NO_LOSS } from "../../core/ops/loss.ts";
 import { count, storedFile, uri } from "../../core/schema-atoms.ts";
 import { MIXES, type Mix, plannedMix } from "../../core/schemes/mixes.ts";
+import { sumOf } from "../../core/sum-of.ts";
 import { elementCount } from "../../core/tensor.ts";
 import type { QuantizeRequest, QuantizeResult, QuantizeTensor } from "../../engine/quantize-request.ts";
-import type { MergeProgress } from "../../engine/request.ts";
 import { readRange } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { openPlace, tensorFileBytes } from "../open-checkpoint.ts";
@@ -202,7 +202,8 @@ async function writeFiles(
   const results: QuantizeResult[] = [];
   try {
     for (const { name, ...file } of files) {
-      const [bytesRead, bytesWritten] = [sumOf(results, "bytesRead"), sumOf(results, "bytesWritten")];
+      const bytesRead = sumOf(results, (result) => result.bytesRead);
+      const bytesWritten = sumOf(results, (result) => result.bytesWritten);
       const request = { ...file, source: source.uri, target: { store: target.uri, key: name }, threads, memoryBytes };
       const result = await executeQuantize(request, {
         signal,
@@ -220,10 +221,6 @@ async function writeFiles(
     losses: results.flatMap((result) => result.losses),
     threads: Math.max(...results.map((result) => result.threads)),
   };
-}
-
-function sumOf(results: readonly MergeProgress[], field: keyof MergeProgress): number {
-  return results.reduce((sum, result) => sum + result[field], 0);
 }
 
 function mixOf(scheme: string | Readonly<Record<string, string>>): Mix {

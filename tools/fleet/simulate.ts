@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import { REQUEST_BYTES } from "../../core/cost/estimate.ts";
 import { streamKey, uniformAt } from "../../core/random.ts";
+import { sumOf } from "../../core/sum-of.ts";
 
 /** Work that is done whole or again: a worker's receipt is the only thing that outlives its machine. */
 export type SimulatedUnit = {
@@ -64,14 +65,13 @@ export function simulateStage(units: readonly SimulatedUnit[], model: FleetModel
     const own = units.filter((_unit, index) => index % children === child);
     return runChild(own, child, model, requests);
   });
-  const sum = (measure: (run: ChildRun) => number) => runs.reduce((total, run) => total + measure(run), 0);
   return {
     makespanSeconds: runs.reduce((latest, { end }) => Math.max(latest, end), 0),
-    usefulSeconds: sum(({ useful }) => useful),
-    wastedSeconds: sum(({ wasted }) => wasted),
-    startingSeconds: sum(({ starting }) => starting),
-    unitsDone: sum(({ done }) => done),
-    interruptions: sum(({ interruptions }) => interruptions),
+    usefulSeconds: sumOf(runs, ({ useful }) => useful),
+    wastedSeconds: sumOf(runs, ({ wasted }) => wasted),
+    startingSeconds: sumOf(runs, ({ starting }) => starting),
+    unitsDone: sumOf(runs, ({ done }) => done),
+    interruptions: sumOf(runs, ({ interruptions }) => interruptions),
     exhausted: runs.filter(({ interruptions }) => interruptions >= model.attempts).length,
     ends: runs.map(({ end }) => end),
     ...requests.peaks(),
