@@ -1,11 +1,10 @@
 // The WebAssembly operations of methods that treat every element by what the models say of it: nearness, overlap,
 // consensus, scores. What they compute is defined in core/ops; this turns tiles and blocks into addresses.
-import assert from "node:assert/strict";
-import type { Consensus, MarkedBits } from "../../core/ops/consensus.ts";
-import { BIT_GROUP } from "../../core/ops/deltas.ts";
+import type { Consensus } from "../../core/ops/consensus.ts";
 import type { Nearness } from "../../core/ops/nearness.ts";
 import type { Overlap } from "../../core/ops/overlap.ts";
 import type { Scores } from "../../core/ops/scores.ts";
+import { bitsIn } from "./host-values.ts";
 
 /** The functions of kernels.wasm that this file calls; addresses in bytes. */
 export type ElementExports = {
@@ -77,11 +76,6 @@ function hostOverlap(wasm: ElementExports, buffer: ArrayBuffer): Overlap {
       wasm.addLarge(target.address, counts.address, a.address, base.address, epsilon, uniqueFactor, count),
     finishLarge: (target, counts, base, count) => wasm.finishLarge(target.address, counts.address, base.address, count),
   };
-}
-
-function bitsIn({ bits, bitOffset }: MarkedBits): number {
-  assert.ok(bitOffset % BIT_GROUP === 0, `bit offset ${bitOffset}`);
-  return bits.address + bitOffset / 8;
 }
 
 function hostConsensus(wasm: ElementExports): Consensus {

@@ -1,7 +1,7 @@
 // The WebAssembly reductions. What they compute is defined in core/ops/reduce.ts; this turns tiles and blocks into
 // addresses, and all pairs of many vectors into products of two or three of them.
-import type { CombineDtype } from "../../core/ops/combine.ts";
 import type { Reduce } from "../../core/ops/reduce.ts";
+import { DTYPE } from "./host-values.ts";
 
 /** The functions of kernels.wasm that this file calls; addresses in bytes. */
 export type ReduceExports = {
@@ -12,8 +12,6 @@ export type ReduceExports = {
   readonly storedProducts: () => number;
 };
 
-/** Dtypes as the module numbers them. */
-const DTYPE: Readonly<Record<CombineDtype, number>> = { BF16: 0, F16: 1, F32: 2 };
 /** An address that no vector has. */
 const NONE = 0;
 

@@ -1,7 +1,6 @@
 // The WebAssembly operations on task vectors: selection, masks, ranks, and combinations under masks. What they compute
 // is defined in core/ops; this turns blocks into addresses.
 import assert from "node:assert/strict";
-import type { CombineDtype } from "../../core/ops/combine.ts";
 import { BIT_GROUP, type Deltas } from "../../core/ops/deltas.ts";
 import { type Mask, thresholdOf } from "../../core/ops/mask.ts";
 import {
@@ -11,9 +10,9 @@ import {
   type MaskedCombination,
   type MaskedSource,
 } from "../../core/ops/masked.ts";
-import type { Block } from "../../core/ops/memory.ts";
 import type { RankedMask } from "../../core/ops/ranked-mask.ts";
 import { KEY_MAX, type Select } from "../../core/ops/select.ts";
+import { bitsIn, DTYPE } from "./host-values.ts";
 
 /** Leading parameters of the operations on differences: dtype, source, base, count. */
 type DeltasIn = readonly [dtype: number, source: number, base: number];
@@ -81,16 +80,8 @@ export type TaskVectorExports = {
   ) => void;
 };
 
-/** Dtypes as the module numbers them. */
-const DTYPE: Readonly<Record<CombineDtype, number>> = { BF16: 0, F16: 1, F32: 2 };
-
 function deltasIn({ dtype, source, base, byteOffset }: Deltas): DeltasIn {
   return [DTYPE[dtype], source.address + byteOffset, base.address + byteOffset];
-}
-
-function bitsIn(bits: Block, bitOffset: number): number {
-  assert.ok(bitOffset % BIT_GROUP === 0, `bit offset ${bitOffset}`);
-  return bits.address + bitOffset / 8;
 }
 
 /** Operations on task vectors over an instance and its memory. */
@@ -113,7 +104,7 @@ function hostSelect(wasm: TaskVectorExports, buffer: ArrayBuffer): Select {
       wasm.countKeys(...deltasIn(deltas), count, origin, shift, bins.address, binCount),
     countEqual: (deltas, key, count) => wasm.countEqual(...deltasIn(deltas), count, key),
     markKeys: (deltas, { low, high }, bits, bitOffset, count) =>
-      wasm.markKeys(...deltasIn(deltas), count, low, high, bitsIn(bits, bitOffset)),
+      wasm.markKeys(...deltasIn(deltas), count, low, high, bitsIn({ bits, bitOffset })),
   };
 }
 
@@ -126,7 +117,7 @@ function hostMasked(wasm: TaskVectorExports, buffer: ArrayBuffer): Masked {
     assert.ok(sources.length <= MASKED_SOURCES_MAX);
     sources.forEach(({ block, bits, bitOffset, scale, weight }, index) => {
       addresses[4 * index] = block.address + byteOffset;
-      addresses[4 * index + 1] = bitsIn(bits, bitOffset);
+      addresses[4 * index + 1] = bitsIn({ bits, bitOffset });
       lanes[4 * index + 2] = scale;
       lanes[4 * index + 3] = weight;
     });
@@ -144,7 +135,7 @@ function hostMasked(wasm: TaskVectorExports, buffer: ArrayBuffer): Masked {
     addMagnitudes(own, deltas, bits, bitOffset, count, tileElements) {
       assert.ok(tileElements % BIT_GROUP === 0 || count <= tileElements, `tiles of ${tileElements} elements`);
       sums.set([own.all, own.kept]);
-      wasm.addMagnitudes(...deltasIn(deltas), bitsIn(bits, bitOffset), count, tileElements);
+      wasm.addMagnitudes(...deltasIn(deltas), bitsIn({ bits, bitOffset }), count, tileElements);
       [own.all = 0, own.kept = 0] = sums;
     },
     combineMasked(dtype, base, sources, byteOffset, combination, target, count) {
@@ -182,7 +173,7 @@ function hostMask(wasm: TaskVectorExports): Mask & RankedMask {
     drawMask([low0, high0], firstElement, probability, bits, bitOffset, count) {
       assert.ok(firstElement % BIT_GROUP === 0, `first element ${firstElement}`);
       const { high, low } = thresholdOf(probability);
-      wasm.drawMask(low0, high0, firstElement, high, low, bitsIn(bits, bitOffset), count);
+      wasm.drawMask(low0, high0, firstElement, high, low, bitsIn({ bits, bitOffset }), count);
     },
     drawRankedMask(
       [low0, high0],
@@ -194,7 +185,7 @@ function hostMask(wasm: TaskVectorExports): Mask & RankedMask {
       bitOffset,
       scratch,
     ) {
-      const [low, high, target] = [lows.address, highs.address, bitsIn(bits, bitOffset)];
+      const [low, high, target] = [lows.address, highs.address, bitsIn({ bits, bitOffset })];
       const [k, s] = [keys.address, scratch.address];
       wasm.drawRankedMask(low0, high0, firstElement, low, high, k, outer, length, inner, target, s);
     },

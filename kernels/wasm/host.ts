@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import type { FloatDtype } from "../../core/ops/cast.ts";
-import { COMBINE_SOURCES_MAX, type Combine, type CombineDtype } from "../../core/ops/combine.ts";
+import { COMBINE_SOURCES_MAX, type Combine } from "../../core/ops/combine.ts";
 import type { Kernels } from "../../core/ops/kernels.ts";
 import { type Block, createMemory } from "../../core/ops/memory.ts";
 import { type ElementExports, hostElements } from "./host-elements.ts";
@@ -12,6 +12,7 @@ import { hostParts, type PartExports } from "./host-parts.ts";
 import { hostQuant, type QuantExports } from "./host-quant.ts";
 import { hostReduce, type ReduceExports } from "./host-reduce.ts";
 import { hostTaskVectors, type TaskVectorExports } from "./host-task-vectors.ts";
+import { DTYPE } from "./host-values.ts";
 import { hostWholeModel, type WholeModelExports } from "./host-whole-model.ts";
 
 /** The module's own data lies below this address. */
@@ -123,9 +124,6 @@ export function createWasmKernels(capacityBytes: number, memory = createKernelMe
     ...hostParts(wasm, memory.buffer),
   };
 }
-
-/** Dtypes as the module numbers them. */
-const DTYPE: Readonly<Record<CombineDtype, number>> = { BF16: 0, F16: 1, F32: 2 };
 
 /**
  * Fused combinations. They write whole groups of 16: tiles and blocks start on 64-byte lines, so the elements written
