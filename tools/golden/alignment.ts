@@ -12,7 +12,7 @@ import { createMemoryStore } from "../../stores/memory.ts";
 import { writeBytes } from "../../stores/objects.ts";
 import { failed, skipped, type Verdict } from "./case.ts";
 import { compareAll, listTensors, readFileTensors } from "./compare.ts";
-import { readTensor, type Tensor, valuesOf } from "./tensors.ts";
+import { readTensors, type Tensor, valuesOf } from "./tensors.ts";
 
 const matchingCase = z.object({
   id: z.string(),
@@ -62,9 +62,7 @@ export async function runAlignment(folder: string, content: { readonly kind: str
     },
   );
   const { checkpoint } = await openCheckpoint(target, "");
-  const got = new Map(
-    await Promise.all(checkpoint.tensors.map(async (entry) => [entry.name, await readTensor(target, entry)] as const)),
-  );
+  const got = await readTensors(target, checkpoint);
   return compareAll(folder, got, await listTensors(folder, expected), expected, tolerance);
 }
 

@@ -5,7 +5,7 @@ import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
 import { failed, PASSED, type Verdict } from "./case.ts";
 import type { MergedTensors, MergeOutcome } from "./run-merge.ts";
-import { difference, readTensor, type Tolerance } from "./tensors.ts";
+import { difference, readTensor, readTensors, type Tolerance } from "./tensors.ts";
 
 const toleranceSchema = z.discriminatedUnion("mode", [
   z.object({ mode: z.literal("exact") }),
@@ -31,9 +31,7 @@ export async function listTensors(folder: string, expectedFile: string): Promise
 /** Every tensor of a file of the set, by name. */
 export async function readFileTensors(folder: string, file: string): Promise<MergedTensors> {
   const { store, checkpoint } = await openExpected(folder, file);
-  return new Map(
-    await Promise.all(checkpoint.tensors.map(async (entry) => [entry.name, await readTensor(store, entry)] as const)),
-  );
+  return readTensors(store, checkpoint);
 }
 
 /** An expected file of a set. */

@@ -14,7 +14,7 @@ import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { failed, skipped, type Verdict } from "./case.ts";
 import { compareAll, listTensors, readFileTensors } from "./compare.ts";
-import { readTensor, type Tensor, valuesOf } from "./tensors.ts";
+import { readTensors, type Tensor, valuesOf } from "./tensors.ts";
 
 const common = { id: z.string(), tolerance: z.unknown(), expected: z.string() };
 const extractCase = z.object({
@@ -100,10 +100,7 @@ function depsOf(openStore: StepDeps["openStore"]): StepDeps {
 }
 
 async function readAll(store: ObjectStore): Promise<ReadonlyMap<string, Tensor>> {
-  const { checkpoint } = await openCheckpoint(store, "");
-  return new Map(
-    await Promise.all(checkpoint.tensors.map(async (entry) => [entry.name, await readTensor(store, entry)] as const)),
-  );
+  return readTensors(store, (await openCheckpoint(store, "")).checkpoint);
 }
 
 function factorsOf(adapter: ReadonlyMap<string, Tensor>, module: string) {

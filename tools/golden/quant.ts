@@ -1,20 +1,18 @@
 // Golden cases of quantization: rows through a scheme must give the reference's bytes, and those bytes the reference's
 // values, in plain TypeScript and in SIMD. Source of the form: a list of cases, each with a scheme and files beside it.
 import { createHash } from "node:crypto";
-import { basename, dirname, join } from "node:path";
 import * as z from "zod";
 import { createScalarKernels, type Kernels } from "../../core/ops/kernels.ts";
 import { MIXES } from "../../core/schemes/mixes.ts";
 import { BLOCK_SCHEMES, type BlockSchemeId, isBlockSchemeId } from "../../core/schemes/registry.ts";
 import { rowBytes } from "../../core/schemes/scheme.ts";
 import { createWasmKernels } from "../../kernels/wasm/host.ts";
-import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
-import { createDirectoryStore } from "../../stores/directory.ts";
 import { failed, type GoldenCase, type GoldenSet, PASSED, skipped, type Verdict } from "./case.ts";
+import { readFileTensors } from "./compare.ts";
 import { runGguf } from "./quant-gguf.ts";
 import { MORE_SCHEMES } from "./quant-more.ts";
 import { runCompressed } from "./quant-parts.ts";
-import { readTensor, type Tensor, valuesOf } from "./tensors.ts";
+import { type Tensor, valuesOf } from "./tensors.ts";
 
 const expectedPart = z.object({ dtype: z.string(), shape: z.array(z.int()), sha256: z.string() });
 
@@ -52,8 +50,8 @@ async function runCase(folder: string, entry: QuantCase): Promise<Verdict> {
   if (family === "gguf" && entry.config !== undefined && entry.expected !== undefined && MIXES.has(id)) {
     return runGguf(folder, { input: entry.input, config: entry.config, expected: entry.expected, mix: id });
   }
-  const inputs = await readAll(folder, entry.input);
-  const expected = entry.expected === undefined ? new Map() : await readAll(folder, entry.expected);
+  const inputs = await readFileTensors(folder, entry.input);
+  const expected = entry.expected === undefined ? new Map() : await readFileTensors(folder, entry.expected);
   const stored = new Map(Object.entries(entry.expected_parts ?? {}));
   for (const [name, tensor] of expected) stored.set(name, { ...tensor, sha256: digest(tensor.bytes) });
   const parts = runCompressed(entry.scheme, entry.parameters, entry.input_tensors, inputs, stored);
@@ -72,25 +70,28 @@ async function runCase(folder: string, entry: QuantCase): Promise<Verdict> {
     const [source, blocks] = [inputs.get(input), expected.get(`blocks.${name}`)];
     if (source === undefined || blocks === undefined) return failed(`the set has no tensor of ${input}`);
     const isLoose = Object.hasOwn(entry.loose, name);
-    const why = compareRows(id, source, importance, blocks, expected.get(`deq.${name}`), isLoose);
+    const why = compareRows({ scheme: id, source, importance, blocks, values: expected.get(`deq.${name}`), isLoose });
     if (why !== undefined) return failed(`${name}: ${why}`);
   }
   return PASSED;
 }
 
+/** A tensor, and what the reference makes of it; `isLoose`: what comes back need only be near the input. */
+type RowsCase = {
+  readonly scheme: BlockSchemeId;
+  readonly source: Tensor;
+  readonly importance: Float32Array | undefined;
+  readonly blocks: Tensor;
+  readonly values: Tensor | undefined;
+  readonly isLoose: boolean;
+};
+
 /** Both kernel sets must give the reference's bytes. */
-function compareRows(
-  scheme: BlockSchemeId,
-  source: Tensor,
-  importance: Float32Array | undefined,
-  blocks: Tensor,
-  values: Tensor | undefined,
-  isLoose: boolean,
-): string | undefined {
-  const [, columns = 0] = source.shape;
+function compareRows(rows: RowsCase): string | undefined {
+  const [, columns = 0] = rows.source.shape;
   for (const create of [createScalarKernels, createWasmKernels]) {
     const kernels = create(16 * columns + 512);
-    const why = compareWith(kernels, scheme, source, importance, blocks, values, isLoose);
+    const why = compareWith(kernels, rows);
     if (why !== undefined) return `${kernels.id}, ${why}`;
   }
   return undefined;
@@ -98,12 +99,7 @@ function compareRows(
 
 function compareWith(
   kernels: Kernels,
-  scheme: BlockSchemeId,
-  source: Tensor,
-  importance: Float32Array | undefined,
-  blocks: Tensor,
-  values: Tensor | undefined,
-  isLoose: boolean,
+  { scheme, source, importance, blocks, values, isLoose }: RowsCase,
 ): string | undefined {
   const [rows = 0, columns = 0] = source.shape;
   const bytes = rowBytes(BLOCK_SCHEMES[scheme], columns);
@@ -140,13 +136,4 @@ function digest(bytes: Uint8Array): string {
 
 function isSame(a: number, b: number): boolean {
   return Object.is(a, b) || (Number.isNaN(a) && Number.isNaN(b));
-}
-
-async function readAll(folder: string, file: string): Promise<ReadonlyMap<string, Tensor>> {
-  const path = join(folder, file);
-  const store = createDirectoryStore(dirname(path), { durable: false });
-  const { checkpoint } = await openCheckpointFile(store, basename(path));
-  return new Map(
-    await Promise.all(checkpoint.tensors.map(async (entry) => [entry.name, await readTensor(store, entry)] as const)),
-  );
 }

@@ -1,5 +1,5 @@
 // Tensors of small files as numbers, and their comparison under a golden case's tolerance.
-import type { TensorEntry } from "../../core/checkpoint.ts";
+import type { Checkpoint, TensorEntry } from "../../core/checkpoint.ts";
 import { isFloatDtype } from "../../core/ops/cast.ts";
 import { createScalarKernels } from "../../core/ops/kernels.ts";
 import { elementCount, sameShape } from "../../core/tensor.ts";
@@ -28,6 +28,16 @@ export async function readTensor(store: ObjectStore, entry: TensorEntry): Promis
     }),
   );
   return { dtype: entry.dtype, shape: entry.shape, bytes: Buffer.concat(pieces) };
+}
+
+/** All tensors of a checkpoint of a folder, by name. */
+export async function readTensors(
+  store: ObjectStore,
+  { tensors }: Pick<Checkpoint, "tensors">,
+): Promise<ReadonlyMap<string, Tensor>> {
+  return new Map(
+    await Promise.all(tensors.map(async (entry) => [entry.name, await readTensor(store, entry)] as const)),
+  );
 }
 
 /** The bytes of a small tensor, by the converter's own stream. */

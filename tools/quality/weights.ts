@@ -1,7 +1,7 @@
 // A checkpoint's tensors as float32, read through the product's own readers.
 import { openCheckpoint, openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { createDirectoryStore } from "../../stores/directory.ts";
-import { readTensor, type Tensor, valuesOf } from "../golden/tensors.ts";
+import { readTensors, type Tensor, valuesOf } from "../golden/tensors.ts";
 
 export type Weights = {
   readonly config: Readonly<Record<string, unknown>>;
@@ -14,8 +14,7 @@ export type Weights = {
 export async function readWeights(folder: string): Promise<Weights> {
   const store = createDirectoryStore(folder, { durable: false });
   const { checkpoint } = await openCheckpoint(store, "");
-  const tensors = new Map<string, Tensor>();
-  for (const entry of checkpoint.tensors) tensors.set(entry.name, await readTensor(store, entry));
+  const tensors = await readTensors(store, checkpoint);
   const find = (name: string): Tensor => {
     const tensor = tensors.get(name);
     if (tensor === undefined) throw new Error(`${folder} has no tensor ${name}`);
@@ -31,10 +30,7 @@ export async function readWeights(folder: string): Promise<Weights> {
 /** Tensors of one safetensors file, as they are stored. */
 export async function readTensorFile(folder: string, file: string): Promise<ReadonlyMap<string, Tensor>> {
   const store = createDirectoryStore(folder, { durable: false });
-  const { checkpoint } = await openCheckpointFile(store, file);
-  const tensors = new Map<string, Tensor>();
-  for (const entry of checkpoint.tensors) tensors.set(entry.name, await readTensor(store, entry));
-  return tensors;
+  return readTensors(store, (await openCheckpointFile(store, file)).checkpoint);
 }
 
 /** A number of a config; `fallback` where it has none. */
