@@ -9,16 +9,15 @@ import * as z from "zod";
 import { layout } from "../core/artifact/layout.ts";
 import { MANIFEST_FILE } from "../core/artifact/manifest.ts";
 import { isUnfinishedPush, isUploadNote, uploadRecordSchema } from "../core/artifact/upload.ts";
-import { ARTIFACT_LIMITS, RECIPE_LIMITS } from "../core/limits.ts";
+import { ARTIFACT_LIMITS } from "../core/limits.ts";
 import { count, uri } from "../core/schema-atoms.ts";
-import { readAll } from "../stores/objects.ts";
 import type { ObjectInfo, ObjectStore } from "../stores/store.ts";
 import { readRecipe } from "./read-recipe.ts";
 import { createOnce, readRecord } from "./records.ts";
 import { findInputs, forgetAbandoned, type InputRules, removeInputs } from "./remove-inputs.ts";
 import { defineStep, type StepDeps } from "./step.ts";
 import { listFolders, listModel, listModels, type ModelListing, openYard, readChannel } from "./yard.ts";
-import { type Needs, readNeeds } from "./yard-needs.ts";
+import { type Needs, readNeeds, readPipelines } from "./yard-needs.ts";
 
 const KINDS = [
   "version",
@@ -122,10 +121,9 @@ async function readKeeps(
 ): Promise<(model: string) => number | undefined> {
   if (keep !== undefined) return () => keep;
   const keeps = new Map<string, number>();
-  for await (const { key } of yard.list("pipelines/", { signal: deps.signal })) {
-    if (!key.endsWith(".yaml")) continue;
+  for await (const { key, bytes } of readPipelines(yard, deps.signal)) {
     // One that cannot be read may be the one that keeps more: its error ends this.
-    const { publish } = readRecipe(await readAll(yard, key, RECIPE_LIMITS.bytes + 1), key).pipeline;
+    const { publish } = readRecipe(bytes, key).pipeline;
     if (publish?.keep != null) keeps.set(publish.model, Math.max(publish.keep, keeps.get(publish.model) ?? 0));
   }
   return (model) => keeps.get(model);

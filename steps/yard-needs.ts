@@ -36,12 +36,20 @@ export async function readNeeds(yard: ObjectStore, sinceMs: number, deps: StepDe
     for (const model of reach.described) described.add(model);
     if (reach.published !== undefined && newestMs > sinceMs) published.add(reach.published);
   }
-  for await (const { key } of yard.list("pipelines/", { signal: deps.signal })) {
-    if (!key.endsWith(".yaml")) continue;
-    const bytes = await readAll(yard, key, RECIPE_LIMITS.bytes + 1, { signal: deps.signal });
+  for await (const { bytes } of readPipelines(yard, deps.signal)) {
     for (const folder of namedFolders(new TextDecoder().decode(bytes))) piped.add(folder);
   }
   return { ended, folders, piped, described, published };
+}
+
+/** Every pipeline of the yard as it is written. */
+export async function* readPipelines(
+  yard: ObjectStore,
+  signal: AbortSignal,
+): AsyncGenerator<{ readonly key: string; readonly bytes: Uint8Array }> {
+  for await (const { key } of yard.list("pipelines/", { signal })) {
+    if (key.endsWith(".yaml")) yield { key, bytes: await readAll(yard, key, RECIPE_LIMITS.bytes + 1, { signal }) };
+  }
 }
 
 type RunListing = { readonly newestMs: number; readonly isEnded: boolean; readonly isPlanned: boolean };
