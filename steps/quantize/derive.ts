@@ -17,12 +17,10 @@ import { type DerivedWindow, type DeriveSource, deriveWindows } from "../../engi
 import { writeObject } from "../../stores/objects.ts";
 import { openPlace, tensorFileBytes } from "../open-checkpoint.ts";
 import { defineStep, type StepDeps } from "../step.ts";
+import { readRanges } from "../stream.ts";
 import { createDirectComparison, type DirectComparison, type DirectLoss } from "./derive-direct.ts";
 import { lossSchema, measureLoss, summariseLosses } from "./losses.ts";
 import { checkEmpty, writeBesideShards } from "./model-folder.ts";
-
-/** Bytes of a copied tensor in memory at a time. */
-const COPY_BYTES = 8 * 2 ** 20;
 
 /** Parts beyond this are made anew when their turn comes instead of being kept. */
 const KEPT_BYTES_MAX = 64 * 2 ** 20;
@@ -139,15 +137,10 @@ async function* writeShard(work: Deriving, { header, tensors }: PlannedShard): A
 
 async function* copyPieces({ source, done }: Deriving, { entry }: CopiedTensor): AsyncGenerator<Uint8Array> {
   const { store, prefix, signal } = source;
-  for (const { file, offset, bytes } of entry.ranges) {
-    const buffer = new Uint8Array(Math.min(COPY_BYTES, bytes));
-    for (let at = 0; at < bytes; at += buffer.length) {
-      signal.throwIfAborted();
-      const piece = buffer.subarray(0, Math.min(buffer.length, bytes - at));
-      await store.readInto(`${prefix}${file}`, offset + at, piece, { signal });
-      done.bytesRead += piece.length;
-      yield piece;
-    }
+  const ranges = entry.ranges.map(({ file, offset, bytes }) => ({ store, key: `${prefix}${file}`, offset, bytes }));
+  for await (const piece of readRanges(ranges, signal)) {
+    done.bytesRead += piece.length;
+    yield piece;
   }
 }
 

@@ -69,7 +69,8 @@ export function hasRankFiles(files: readonly CheckpointFile[]): boolean {
   return !isUniversal && names.some((name) => MODEL.test(name) || MODEL_ZERO3.test(name));
 }
 
-function baseName(name: string): string {
+/** What follows the last slash. */
+export function baseName(name: string): string {
   return name.slice(name.lastIndexOf("/") + 1);
 }
 

@@ -12,7 +12,7 @@ import { type Picklable, pyDict, pyList, pyRecord, pyTuple } from "../pickle/wri
 import { type PlannedFile, plainPlannedFile } from "../planned-file.ts";
 import type { PlannedFolder, TargetFormat, TargetRequest } from "../target.ts";
 import { planTorchFile, pyTensor, scalarTensor, type TorchValue } from "../torch/write.ts";
-import { isModelStateFile } from "./files.ts";
+import { baseName, isModelStateFile } from "./files.ts";
 import {
   groupsOf,
   groupValues,
@@ -63,10 +63,6 @@ function warnOfLeft(parameters: readonly TargetParameter[], copied: readonly Che
   const found = left.map(({ name }) => name).slice(0, 20);
   const where = { file: copied[0]?.name };
   return found.length === 0 ? [] : [{ code: "TensorsIgnored" as const, where, found: found.join(", ") }];
-}
-
-function baseName(name: string): string {
-  return name.slice(name.lastIndexOf("/") + 1);
 }
 
 function copyFile({ name, bytes }: { readonly name: string; readonly bytes: number }, folder: string): PlannedFile {
