@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
 import type { Topology } from "../../core/formats/target.ts";
+import { TARGETS } from "../../core/formats/targets.ts";
 import { FLOAT_NAMES } from "../../core/ops/cast.ts";
 import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
 import { elementCount } from "../../core/tensor.ts";
@@ -72,9 +73,10 @@ export function addConvert(program: Command, terminal: Terminal): void {
     .addOption(memoryOption())
     .addOption(forceOption())
     .addOption(jsonOption())
-    .action((source: string, { to, ...options }: Options) =>
-      to === GGUF ? convertToGguf(source, options, terminal) : convert(source, { ...options, to }, terminal),
-    );
+    .action((source: string, { to, ...options }: Options) => {
+      refuseRanks({ ...options, to });
+      return to === GGUF ? convertToGguf(source, options, terminal) : convert(source, { ...options, to }, terminal);
+    });
 }
 
 function dtypeOption(): Option {
@@ -99,21 +101,20 @@ function topologyOf({ tp, pp, dp, zero }: Options): Topology | undefined {
   return { tp: tp ?? 1, pp: pp ?? 1, dp: dp ?? 1, zero: zero ?? 1 };
 }
 
-/** Of ranks, as in training: a GGUF file has none. */
-function rankOption({ tp, pp, dp, zero, vocabMultiple, patterns, family }: Partial<Options>): string | undefined {
+/** Throws CliUsage for what is said of ranks, where the format has none; of GGUF also of those of the source. */
+function refuseRanks({ to, tp, pp, dp, zero, vocabMultiple, patterns, family }: Omit<Options, "out">): void {
+  if (TARGETS.get(to)?.isSharded === true) return;
   const ranks = { "--tp": tp, "--pp": pp, "--dp": dp, "--zero": zero, "--vocab-multiple": vocabMultiple };
-  return Object.entries({ ...ranks, "--patterns": patterns, "--family": family }).find(
-    ([, value]) => value != null,
-  )?.[0];
+  const read = to === GGUF ? { "--patterns": patterns, "--family": family } : {};
+  const field = Object.entries({ ...ranks, ...read }).find(([, value]) => value !== undefined)?.[0];
+  if (field === undefined) return;
+  const formats = [...TARGETS.values()].flatMap(({ id, isSharded }) => (isSharded ? [id] : []));
+  const expected = field in read ? "another format; `convert --to universal` joins ranks first" : formats.join(" or ");
+  throw new MergeyardError("CliUsage", { where: { field }, found: to, expected });
 }
 
 /** The same file as `quantize` makes with a scheme that rounds to a float: unless asked for, as most weights are. */
 async function convertToGguf(source: string, options: Omit<Options, "to">, terminal: Terminal): Promise<void> {
-  const field = rankOption(options);
-  if (field !== undefined) {
-    const expected = "another format; `convert --to universal` joins ranks first";
-    throw new MergeyardError("CliUsage", { where: { field }, found: GGUF, expected });
-  }
   const scheme = options.dtype ?? (await storedDtype(source, terminal));
   const { quantizeFile } = await import("./quantize-file.ts");
   await quantizeFile(source, { ...options, tokenizer: true }, async () => ({ scheme: scheme.toLowerCase() }), terminal);

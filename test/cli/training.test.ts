@@ -71,3 +71,14 @@ test("convert makes a universal checkpoint of it, and nothing of one that is dam
     rmSync(folder, { recursive: true });
   }
 });
+
+test("convert refuses ranks of a format that has none", async () => {
+  const source = "deepspeed/z1_tp2_pp2_dp2_bf16_tied";
+  for (const to of ["universal", "safetensors", "torch", "dcp", "gguf"]) {
+    for (const option of ["--tp", "--pp", "--dp", "--zero", "--vocab-multiple"]) {
+      const terminal = createRecorder({ cwd: GOLDEN });
+      assert.equal(await main(["convert", source, "--to", to, "--out", "/nowhere/x", option, "2"], terminal), 2, to);
+      assert.match(terminal.err(), new RegExp(`CliUsage[^]*${option}`), `${to} ${option}`);
+    }
+  }
+});
