@@ -56,10 +56,19 @@ function ignoreOption(): Option {
 }
 
 /** An option given that only files of GGUF have. */
-function ggufOption({ imatrix, budget, splitMaxSize, splitMaxTensors }: Options): string | undefined {
+function ggufOption({ imatrix, budget, tokenizer, splitMaxSize, splitMaxTensors }: Options): string | undefined {
   const unused = budget === undefined ? imatrix : undefined;
-  const given = { "--imatrix": unused, "--split-max-size": splitMaxSize, "--split-max-tensors": splitMaxTensors };
-  return Object.entries(given).find(([, value]) => value !== undefined)?.[0];
+  return firstGiven({
+    "--imatrix": unused,
+    "--no-tokenizer": tokenizer ? undefined : tokenizer,
+    "--split-max-size": splitMaxSize,
+    "--split-max-tensors": splitMaxTensors,
+  });
+}
+
+/** The first option that was given. */
+function firstGiven(options: Readonly<Record<string, unknown>>): string | undefined {
+  return Object.entries(options).find(([, value]) => value !== undefined)?.[0];
 }
 
 const SPLIT_SIZE_HELP = "several files, OUT-00001-of-0000N.gguf, of tensors of at most this size, such as 2G (gguf)";
@@ -90,6 +99,11 @@ async function dispatch(source: string, options: Options, terminal: Terminal): P
   const { scheme, budget, bitPlan } = options;
   if ([scheme, budget, bitPlan].filter((way) => way !== undefined).length !== 1) {
     throw new InvalidArgumentError("Give one of --scheme, --budget and --bit-plan.");
+  }
+  const { candidates, sensitivity, savePlan } = options;
+  const idle = firstGiven({ "--candidates": candidates, "--sensitivity": sensitivity, "--save-plan": savePlan });
+  if (budget === undefined && idle !== undefined) {
+    throw new MergeyardError("CliUsage", { where: { field: idle }, expected: "--budget SIZE, which plans" });
   }
   const openStore = createStoreOpener(terminal.env);
   const followed = bitPlan === undefined ? undefined : await readPlanFile(bitPlan, openStore, terminal);

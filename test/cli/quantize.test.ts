@@ -250,6 +250,10 @@ test("a scheme that the format does not hold is a usage error", async (context) 
   for (const [scheme, ...option] of [
     ["q8_0", "--ignore", "lm_head"],
     ["fp8_dynamic", "--imatrix", "i.dat"],
+    ["fp8_dynamic", "--no-tokenizer"],
+    ["q8_0", "--candidates", "q4_k"],
+    ["q8_0", "--sensitivity", "mixed"],
+    ["q8_0", "--save-plan", "plan.yaml"],
   ]) {
     const other = createRecorder({ cwd });
     assert.equal(await main(["quantize", ".", "--scheme", scheme ?? "", ...option, "--out", "x", "--json"], other), 2);
