@@ -129,6 +129,15 @@ async function readKeeps(
   return (model) => keeps.get(model);
 }
 
+/** Whether an unfinished run reads a version, or a pipeline names it. */
+function isNeeded(
+  { model, version, prefix }: { readonly model: string; readonly version: string; readonly prefix: string },
+  { folders, piped, pinned }: Needs,
+): boolean {
+  if (folders.has(prefix) || piped.has(prefix)) return true;
+  return pinned.some((each) => each.model === model && version.startsWith(each.beginning));
+}
+
 async function findGarbage(
   yard: ObjectStore,
   model: string,
@@ -145,7 +154,8 @@ async function findGarbage(
     const prefix = layout.version(model, version);
     const isWhole = listing.versions.some((each) => each.version === version);
     const isYoung = Math.max(...files.map(({ modifiedMs }) => modifiedMs)) > rules.sinceMs;
-    if (isYoung || held.has(version) || newest.has(version) || rules.needs.folders.has(prefix)) continue;
+    if (isYoung || held.has(version) || newest.has(version) || isNeeded({ model, version, prefix }, rules.needs))
+      continue;
     if (!isWhole && rules.needs.published.has(model)) continue;
     const kind = isWhole ? ("version" as const) : ("unfinished-version" as const);
     garbage.push({ kind, model, prefix, version, files });

@@ -1,6 +1,6 @@
 // What the runs and the pipelines of a yard need of it: what gc leaves alone. Read from the plans of runs, whichever
 // version wrote them, and from the texts of pipelines; both may name more than they use.
-import { layout, namedFolders } from "../core/artifact/layout.ts";
+import { layout, namedFolders, namedVersions } from "../core/artifact/layout.ts";
 import { RECIPE_LIMITS } from "../core/limits.ts";
 import { readAll } from "../stores/objects.ts";
 import type { ObjectStore } from "../stores/store.ts";
@@ -14,6 +14,8 @@ export type Needs = {
   readonly folders: ReadonlySet<string>;
   /** Folders that pipelines name. */
   readonly piped: ReadonlySet<string>;
+  /** Versions that pipelines name, or their beginnings. */
+  readonly pinned: ReturnType<typeof namedVersions>;
   /** Models whose universal checkpoints those runs make. */
   readonly described: ReadonlySet<string>;
   /** Models that those of them publish which are younger than `sinceMs`: their folders may be of files that are old. */
@@ -36,10 +38,13 @@ export async function readNeeds(yard: ObjectStore, sinceMs: number, deps: StepDe
     for (const model of reach.described) described.add(model);
     if (reach.published !== undefined && newestMs > sinceMs) published.add(reach.published);
   }
+  const pinned: Needs["pinned"][number][] = [];
   for await (const { bytes } of readPipelines(yard, deps.signal)) {
-    for (const folder of namedFolders(new TextDecoder().decode(bytes))) piped.add(folder);
+    const text = new TextDecoder().decode(bytes);
+    for (const folder of namedFolders(text)) piped.add(folder);
+    pinned.push(...namedVersions(text));
   }
-  return { ended, folders, piped, described, published };
+  return { ended, folders, piped, pinned, described, published };
 }
 
 /** Every pipeline of the yard as it is written. */

@@ -48,6 +48,14 @@ export function namedFolders(text: string): readonly string[] {
   });
 }
 
+/** Versions that a text names as MODEL@VERSION, or by the beginning of it; channels that it names look like them. */
+export function namedVersions(text: string): readonly { readonly model: string; readonly beginning: string }[] {
+  return [...text.matchAll(/([A-Za-z0-9._-]+)@([A-Za-z0-9._-]+)/g)].map(([, model = "", beginning = ""]) => ({
+    model,
+    beginning,
+  }));
+}
+
 /** True for the key of a run's failure, and not of a unit's. */
 export function isRunFailure(key: string): boolean {
   return /^runs\/[^/]+\/failures\/\d+\.json$/.test(key);

@@ -115,6 +115,15 @@ test("a version that an unfinished run reads stays", async () => {
   assert.ok((await keysUnder(yard, "artifacts/ab/v1/")).length > 2);
 });
 
+test("a version that a pipeline names stays, by its name, its beginning or its folder", async () => {
+  for (const name of ["ab@v1", "artifacts/ab@v1", "artifacts/ab/v1", "ab@v"]) {
+    const yard = await fourVersions();
+    await putText(yard, "pipelines/small.yaml", recipe(0.5).replace("incoming/a,", `"${name}",`));
+    const gone = name === "ab@v" ? [] : ["artifacts/ab/v2/"];
+    assert.deepEqual(prefixes(await gc(yard, { keep: 1 })), gone, name);
+  }
+});
+
 test("a push that nobody goes on with goes, with what is on its way; an upload by hand stays", async () => {
   const [yard, folder] = [newStore(), newStore()];
   await initYard(yard);
