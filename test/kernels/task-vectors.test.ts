@@ -270,7 +270,12 @@ function storedCase(kernels: Kernels, dtype: CombineDtype, sourceCount: number, 
     return { block, ...kept, weight: index % 2 === 0 ? 0.7 : -0.4 };
   });
   const all = [false, true].flatMap((elects) => {
-    const combination = { elects, normalizes: sourceCount < 3, divisor: 1.5, multiplier: elects ? 1 : 0.5 };
+    const combination = {
+      elects,
+      normalizes: sourceCount < 3,
+      divisor: sourceCount === 2 ? 1 : 1.5,
+      multiplier: elects ? 1 : 0.5,
+    };
     const ranked = [KEY_MAX, 0x3e000000].map((high) => sources.map((source) => ({ ...source, high })));
     return [sources, ...ranked].map((own, index) => {
       const target = kernels.allocateBlock(elementBytes(dtype, skip + count) + 64);

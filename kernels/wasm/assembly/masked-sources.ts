@@ -46,3 +46,25 @@ export type KeyBand = u64;
   if (sizeof<How>() == sizeof<MaskBits>()) return v128.load16_splat(<usize>load<u32>(entry, 4) + bitOffset);
   return v128.load32_splat(entry, 4);
 }
+
+/** By byte of mask bits, of two sources: its scale where a bit is set, else 0; of the even bits, then of the odd ones. */
+const SCALES: usize = memory.data(16384);
+const SOURCE_SCALES: usize = 8192;
+
+/** Looking a byte up costs less than telling its bits apart, once the table is there. */
+export function fillPairScales(): void {
+  for (let source: usize = 0; source < 2; source++) {
+    const scale = v128.load32_splat(TABLE + 16 * source, 8);
+    let target = SCALES + SOURCE_SCALES * source;
+    for (let byte = 0; byte < 256; byte++, target += 32) {
+      const bits = i32x4.splat(byte);
+      v128.store(target, v128.and(i32x4.ne(v128.and(bits, i32x4(0x1, 0x4, 0x10, 0x40)), i32x4.splat(0)), scale));
+      v128.store(target, v128.and(i32x4.ne(v128.and(bits, i32x4(0x2, 0x8, 0x20, 0x80)), i32x4.splat(0)), scale), 16);
+    }
+  }
+}
+
+/** Where the scales of eight elements are, those of the odd ones 16 bytes on. */
+@inline export function pairScales(source: usize, bits: usize): usize {
+  return SCALES + SOURCE_SCALES * source + (<usize>load<u8>(bits) << 5);
+}

@@ -1,8 +1,29 @@
 // core/ops/masked.ts: task vectors under masks, combined with or without election, sixteen elements at a time.
+import { bf16Half, floatZero, integerOne, upperHalves } from "./constants";
 import { elect, electPair, GROUP } from "./masked-election";
-import { KeyBand, LeastKey, loadFirst, MaskBits, TABLE, weigh } from "./masked-sources";
-import { addMagnitudes, areFinite, CHUNK, finish, narrowAgain, storeGroup, WIDE } from "./narrow-group";
-import { isBF16, lower, rest, upper } from "./stored";
+import {
+  fillPairScales,
+  KeyBand,
+  LeastKey,
+  loadFirst,
+  MaskBits,
+  pairScales,
+  TABLE,
+  weigh,
+} from "./masked-sources";
+import {
+  addLargest,
+  addMagnitudes,
+  areFinite,
+  CHUNK,
+  finish,
+  isLargestFinite,
+  joinBF16,
+  narrowAgain,
+  storeGroup,
+  WIDE,
+} from "./narrow-group";
+import { even, isBF16, lower, odd, rest, upper } from "./stored";
 
 /**
  * Elements from byte `offset` of every source on. `elects`: values of the majority's sign are added, and divided by
@@ -131,6 +152,61 @@ import { isBF16, lower, rest, upper } from "./stored";
   return areFinite<u16>(magnitudes);
 }
 
+/** Every other value of eight of two sources: their differences, scaled and weighted, added to the base. */
+@inline function addPair(
+  base: v128,
+  v: v128,
+  w: v128,
+  scaleV: v128,
+  scaleW: v128,
+  weightV: v128,
+  weightW: v128,
+  zero: v128,
+  multipliers: v128,
+): v128 {
+  const first = f32x4.add(zero, f32x4.mul(f32x4.mul(f32x4.sub(v, base), scaleV), weightV));
+  const sum = f32x4.add(first, f32x4.mul(f32x4.mul(f32x4.sub(w, base), scaleW), weightW));
+  return f32x4.add(base, f32x4.mul(sum, multipliers));
+}
+
+/**
+ * combineOf by marks, narrowing, without election, for two sources of BF16 and no divisor: the usual case. Needs the
+ * scales of `fillPairScales`.
+ */
+@inline function addPairOf(b: usize, multiplier: f32, offset: usize, target: usize, count: i32): bool {
+  const v = <usize>load<u32>(TABLE);
+  const w = <usize>load<u32>(TABLE, 16);
+  const weightV = v128.load32_splat(TABLE, 12);
+  const weightW = v128.load32_splat(TABLE, 28);
+  const bitsV = <usize>load<u32>(TABLE, 4);
+  const bitsW = <usize>load<u32>(TABLE, 20);
+  const by = f32x4.splat(multiplier);
+  const zero = floatZero();
+  const uppers = upperHalves();
+  const half = bf16Half();
+  const one = integerOne();
+  let largest = i16x8.splat(0);
+  const end = offset + (<usize>((count + 15) >> 4) << 5);
+  for (let t = target; offset < end; offset += 32, t += 32) {
+    for (let at: usize = 0; at < 32; at += 16) {
+      const bs = v128.load(b + offset + at);
+      const vs = v128.load(v + offset + at);
+      const ws = v128.load(w + offset + at);
+      const sv = pairScales(0, bitsV + ((offset + at) >> 4));
+      const sw = pairScales(1, bitsW + ((offset + at) >> 4));
+      const bo = odd(bs, uppers);
+      const vo = odd(vs, uppers);
+      const wo = odd(ws, uppers);
+      const evens = addPair(even(bs), even(vs), even(ws), v128.load(sv), v128.load(sw), weightV, weightW, zero, by);
+      const odds = addPair(bo, vo, wo, v128.load(sv, 16), v128.load(sw, 16), weightV, weightW, zero, by);
+      const eight = joinBF16(evens, odds, half, one);
+      v128.store(t + at, eight);
+      largest = addLargest(largest, eight);
+    }
+  }
+  return isLargestFinite(largest);
+}
+
 /** Results in float32. */
 function combineWide<T, How>(
   b: usize,
@@ -171,6 +247,9 @@ function combineWide<T, How>(
   target: usize,
   count: i32,
 ): bool {
+  if (sizeof<How>() == sizeof<MaskBits>() && isBF16<T>() && !elects && n == 2 && divisor == 1) {
+    return addPairOf(b, multiplier, offset, target, count);
+  }
   if (!elects) return combineOf<T, How>(b, n, false, divisor, multiplier, offset, target, count, true);
   if (isBF16<T>() && n == 2) return electPairOf<How>(b, divisor != 0, multiplier, offset, target, count);
   return combineOf<T, How>(b, n, true, divisor, multiplier, offset, target, count, true);
@@ -251,6 +330,7 @@ export function combineMaskedStored(
   target: usize,
   count: i32,
 ): i32 {
+  if (dtype == 0 && n == 2 && !elects) fillPairScales();
   return combineStoredBy<MaskBits, MaskBits>(dtype, b, n, elects, divisor, multiplier, target, count);
 }
 
