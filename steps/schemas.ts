@@ -4,7 +4,6 @@
 import * as z from "zod";
 import { YARD_LIMITS } from "../core/limits.ts";
 import { fleetSchema } from "../core/plan/machine.ts";
-import { receiptSchema } from "../core/plan/receipt.ts";
 import { count, storedFile, uri } from "../core/schema-atoms.ts";
 
 /** Largest Batch array; more units than this share jobs. AWS Batch quota. */
@@ -64,9 +63,6 @@ export const planOutputSchema = z.strictObject({
   version: z.string().nullable(),
   current: currentSchema,
 });
-
-export const unitInputSchema = z.strictObject({ ...runRefSchema.shape, stage: count, index: count });
-export const unitOutputSchema = receiptSchema;
 
 export const checkInputSchema = runRefSchema;
 export const checkOutputSchema = z.strictObject({

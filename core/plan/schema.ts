@@ -137,7 +137,7 @@ const rowGatherSchema = z.strictObject({
 const halfDtype = z.enum(["F16", "BF16"]);
 
 /** The part of one source tensor that a unit reads. */
-export const unitInputSchema = z.strictObject({
+const unitInputSchema = z.strictObject({
   ...storedTensorSchema.shape,
   /** Only the top-left `rows` x `columns` of a 2-D tensor takes part (embeddings of different size). */
   cut: z.strictObject({ rows: count, columns: count }).optional(),

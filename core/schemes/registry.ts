@@ -1,5 +1,4 @@
 // Every quantization scheme by its id. Tables in the documents and command-line help are made from it.
-
 import assert from "node:assert/strict";
 import { awq } from "./awq.ts";
 import { q4_0, q4_1, q5_0, q5_1 } from "./blocks-of-32.ts";
@@ -58,11 +57,6 @@ export const BLOCK_SCHEME_IDS: readonly BlockSchemeId[] = Object.freeze(
 /** True when `text` names a scheme. */
 export function isBlockSchemeId(text: string): text is BlockSchemeId {
   return Object.hasOwn(BLOCK_SCHEMES, text);
-}
-
-/** The scheme of that id, or undefined. */
-export function findBlockScheme(id: string): BlockScheme | undefined {
-  return isBlockSchemeId(id) ? BLOCK_SCHEMES[id] : undefined;
 }
 
 function integerScheme(bits: number, group: IntegerForm["group"], options: Partial<IntegerForm> = {}): PartScheme {

@@ -13,25 +13,14 @@ import { convertFile } from "../convert/file.ts";
 import { checkUnitHessians } from "../open-hessians.ts";
 import { openUnitImportance } from "../open-imatrix.ts";
 import { encodeRecord } from "../records.ts";
-import { unitInputSchema, unitOutputSchema } from "../schemas.ts";
-import { defineStep, type UnitDeps } from "../step.ts";
+import type { UnitDeps } from "../step.ts";
 import { adoptFile, findAdoptSource } from "./adopt.ts";
-import { findReceipt, needReceipt, openRun, type UnitContext } from "./context.ts";
+import { findReceipt, needReceipt, type UnitContext } from "./context.ts";
 import { describeSource } from "./describe.ts";
 import { mergeKey } from "./merge.ts";
 import { decideRounds, prepareUnit } from "./prepare.ts";
 import { locateSources, narrowSources } from "./sources.ts";
 import { PLAIN_WORK, type UnitWork } from "./unit-work.ts";
-
-/** The step: opens the run and runs one unit of it. A worker that runs many units opens the run once instead. */
-export const runUnitStep = defineStep({
-  name: "run-unit",
-  input: unitInputSchema,
-  output: unitOutputSchema,
-  async run({ yard, run, stage, index }, deps: UnitDeps) {
-    return (await runUnit(await openRun({ yard, run }, deps), stage, index)).receipt;
-  },
-});
 
 /** `found`: the unit was done before, and nothing of it was done again. */
 export type UnitEnd = { readonly receipt: Receipt; readonly found: boolean };

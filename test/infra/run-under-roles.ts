@@ -12,12 +12,11 @@ import { recordFailureStep } from "../../steps/record-failure.ts";
 import type { PlanOutput } from "../../steps/schemas.ts";
 import { runStep } from "../../steps/step.ts";
 import { recordUnitFailure } from "../../steps/units/failures.ts";
-import { runUnitStep } from "../../steps/units/run-unit.ts";
 import { initYard } from "../../steps/yard.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, putText, testDeps } from "../steps/deps.ts";
 import { createInThreadExecutor } from "../steps/in-thread-executor.ts";
-import { documentsRecipe, recipe } from "../steps/pipeline.ts";
+import { documentsRecipe, recipe, runOneUnit } from "../steps/pipeline.ts";
 import { putModel } from "../steps/small-model.ts";
 import { putTorch } from "../steps/torch-upload.ts";
 import { type Statement, underRole } from "./policies.ts";
@@ -104,7 +103,7 @@ async function runPipeline(run: Run, options: { readonly interrupted?: boolean }
     for (const stage of plan.stages) {
       const role = stage.kind === "shard" ? "sharder" : "worker";
       for (let index = 0; index < stage.units; index += 1) {
-        await runStep(runUnitStep, { ...ref, stage: stage.index, index }, depsOf(role));
+        await runOneUnit(ref, stage.index, index, depsOf(role));
       }
     }
     if (round === 0) for await (const { key } of yard.list(`runs/${plan.run}/output/`)) await yard.delete(key);

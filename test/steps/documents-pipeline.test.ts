@@ -4,13 +4,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { layout } from "../../core/artifact/layout.ts";
 import { parseManifest } from "../../core/artifact/manifest.ts";
-import { runStep } from "../../steps/step.ts";
-import { runUnitStep } from "../../steps/units/run-unit.ts";
 import { readAll } from "../../stores/objects.ts";
 import { refusal } from "../refusal.ts";
 import { newYard, openerOf, putText, testDeps } from "./deps.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
-import { documentsRecipe, plan, runPipeline } from "./pipeline.ts";
+import { documentsRecipe, plan, runOneUnit, runPipeline } from "./pipeline.ts";
 import { putModel } from "./small-model.ts";
 
 async function setUp() {
@@ -75,8 +73,7 @@ test("an unchanged intermediate result is found again when only the last documen
 test("a damaged intermediate result is noticed by the unit that reads it", async () => {
   const { yard, deps } = await setUp();
   const planned = await plan(yard, deps);
-  const run = (stage: number, index: number) =>
-    runStep(runUnitStep, { yard: planned.yard, run: planned.run, stage, index }, deps);
+  const run = (stage: number, index: number) => runOneUnit(planned, stage, index, deps);
   for (const stage of planned.stages.slice(0, 3)) {
     for (let index = 0; index < stage.units; index += 1) await run(stage.index, index);
   }

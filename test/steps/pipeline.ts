@@ -3,9 +3,10 @@ import { checkStep } from "../../steps/check.ts";
 import { notifyStep } from "../../steps/notify.ts";
 import { planStep } from "../../steps/plan.ts";
 import { publishStep } from "../../steps/publish.ts";
-import type { PlanOutput, PublishOutput } from "../../steps/schemas.ts";
+import type { PlanOutput, PublishOutput, RunRef } from "../../steps/schemas.ts";
 import { runStep, type UnitDeps } from "../../steps/step.ts";
-import { runUnitStep } from "../../steps/units/run-unit.ts";
+import { openRun } from "../../steps/units/context.ts";
+import { runUnit, type UnitEnd } from "../../steps/units/run-unit.ts";
 import { initYard } from "../../steps/yard.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { putText } from "./deps.ts";
@@ -62,12 +63,17 @@ export function plan(
   return runStep(planStep, { yard: yard.uri, pipeline, shardBytes: 400 }, deps);
 }
 
+/** Opens a run for one unit of it. */
+export async function runOneUnit(ref: RunRef, stage: number, index: number, deps: UnitDeps): Promise<UnitEnd> {
+  return runUnit(await openRun(ref, deps), stage, index);
+}
+
 /** Runs all units of a plan, in order. */
 export async function runUnits(planned: PlanOutput, deps: UnitDeps): Promise<void> {
   const { yard, run } = planned;
   for (const stage of planned.stages) {
     for (let index = 0; index < stage.units; index += 1) {
-      await runStep(runUnitStep, { yard, run, stage: stage.index, index }, deps);
+      await runOneUnit({ yard, run }, stage.index, index, deps);
     }
   }
 }

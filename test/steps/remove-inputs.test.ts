@@ -4,14 +4,13 @@ import { test } from "node:test";
 import { gcStep } from "../../steps/collect-garbage.ts";
 import { pushStep } from "../../steps/push/push.ts";
 import { runStep } from "../../steps/step.ts";
-import { runUnitStep } from "../../steps/units/run-unit.ts";
 import { verifyStep } from "../../steps/verify.ts";
 import { initYard } from "../../steps/yard.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { newStore, openerOf, putText, testDeps } from "./deps.ts";
 import { Crash, createDyingStore } from "./failing-stores.ts";
 import { createInThreadExecutor } from "./in-thread-executor.ts";
-import { finishPipeline, makeYard, plan, recipe, runPipeline } from "./pipeline.ts";
+import { finishPipeline, makeYard, plan, recipe, runOneUnit, runPipeline } from "./pipeline.ts";
 import { putModel } from "./small-model.ts";
 
 /** After everything that the memory store's own clock gives. */
@@ -221,10 +220,10 @@ test("a checkpoint that is being removed is not made anew before it is gone", as
   for await (const { key } of yard.list("cache/")) await yard.delete(key);
   await putText(yard, `${checkpoint}/_REMOVED`, '{"removal":1,"state":"decided","cache":null,"isPushed":false}');
   await putText(yard, SMALL, recipe(0.25));
-  const { yard: uri, run, stages } = await plan(yard, depsOf(yard));
+  const planned = await plan(yard, depsOf(yard));
   const unit = (stage: number, index: number) =>
-    runStep(runUnitStep, { yard: uri, run, stage, index }, depsOf(yard)).catch((error: unknown) => error);
-  const [adopt, describe] = stages;
+    runOneUnit(planned, stage, index, depsOf(yard)).catch((error: unknown) => error);
+  const [adopt, describe] = planned.stages;
   for (let index = 0; index < (adopt?.units ?? 0); index += 1) await unit(adopt?.index ?? 0, index);
   const ends = [await unit(describe?.index ?? 0, 0), await unit(describe?.index ?? 0, 1)];
   assert.deepEqual(ends.map((end) => Object(end).code).toSorted(), ["YardRemovalUnderWay", undefined]);
