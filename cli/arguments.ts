@@ -166,6 +166,11 @@ function collectModel(text: string, previous: Readonly<Record<string, string>>):
   return { ...previous, [name]: text.slice(at + 1) };
 }
 
+/** Of options by their names, the first that was given: who finds one that can have no effect refuses it. */
+export function firstGiven(options: Readonly<Record<string, unknown>>): string | undefined {
+  return Object.entries(options).find(([, value]) => value !== undefined)?.[0];
+}
+
 /** A number of threads, processes or ranks. */
 export function parseCount(text: string): number {
   const threads = /^\d+$/.test(text) ? Number(text) : 0;

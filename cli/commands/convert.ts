@@ -14,6 +14,7 @@ import { createConvert } from "../../workers/convert-executor.ts";
 import { createPool, defaultThreads } from "../../workers/pool.ts";
 import {
   familyOption,
+  firstGiven,
   forceOption,
   jsonOption,
   memoryOption,
@@ -106,7 +107,7 @@ function refuseRanks({ to, tp, pp, dp, zero, vocabMultiple, patterns, family }: 
   if (TARGETS.get(to)?.isSharded === true) return;
   const ranks = { "--tp": tp, "--pp": pp, "--dp": dp, "--zero": zero, "--vocab-multiple": vocabMultiple };
   const read = to === GGUF ? { "--patterns": patterns, "--family": family } : {};
-  const field = Object.entries({ ...ranks, ...read }).find(([, value]) => value !== undefined)?.[0];
+  const field = firstGiven({ ...ranks, ...read });
   if (field === undefined) return;
   const formats = [...TARGETS.values()].flatMap(({ id, isSharded }) => (isSharded ? [id] : []));
   const expected = field in read ? "another format; `convert --to universal` joins ranks first" : formats.join(" or ");

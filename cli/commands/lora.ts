@@ -6,7 +6,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { extractLoraStep } from "../../steps/models/extract-lora.ts";
 import { mergeLoraStep } from "../../steps/models/merge-lora.ts";
 import { runStep } from "../../steps/step.ts";
-import { forceOption, jsonOption, lookupOption, parseLocalPath, toUri } from "../arguments.ts";
+import { firstGiven, forceOption, jsonOption, lookupOption, parseLocalPath, toUri } from "../arguments.ts";
 import { parseNumber, parseNumbers, parsePositive, parseSeed } from "../number-arguments.ts";
 import { intoFolder } from "../output.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -121,6 +121,7 @@ async function merge(adapters: readonly string[], options: MergeOptions, termina
     const found = `${countOf(weights.length, "weight")} for ${countOf(adapters.length, "adapter")}`;
     throw new MergeyardError("CliUsage", { found, expected: "one weight for each adapter" });
   }
+  refuseIdle(options);
   const result = await intoFolder(options, terminal, async ({ target, deps, find }) => {
     const sources = await Promise.all(adapters.map(find));
     return runStep(
@@ -142,5 +143,19 @@ async function merge(adapters: readonly string[], options: MergeOptions, termina
   printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
     const counts = `${countOf(result.modules, "module")} of rank up to ${result.rank}, ${formatBytes(result.bytes)}`;
     return `${options.combination} of ${countOf(adapters.length, "adapter")} in ${options.out}: ${counts}`;
+  });
+}
+
+/** Throws CliUsage for an option that the combination does not use. */
+function refuseIdle({ combination, rank, clamp, density }: MergeOptions): void {
+  const how = COMBINATIONS.get(combination);
+  const bounds = how?.on === "changes" ? {} : { "--rank": rank, "--clamp": clamp };
+  const shares = how?.sparsify === "none" && density !== 1 ? { "--density": density } : {};
+  const field = firstGiven({ ...bounds, ...shares });
+  if (field === undefined) return;
+  throw new MergeyardError("CliUsage", {
+    where: { field },
+    found: combination,
+    expected: "a combination that uses it",
   });
 }

@@ -5,7 +5,7 @@ import { nearestName } from "../../core/recipe/nearest.ts";
 import { FORMAT_SCHEMES } from "../../core/schemes/quantized-formats.ts";
 import { FOLDER_SCHEMES, PART_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { forceOption, jsonOption, memoryOption, parseCount, threadsOption } from "../arguments.ts";
+import { firstGiven, forceOption, jsonOption, memoryOption, parseCount, threadsOption } from "../arguments.ts";
 import {
   addPlanOptions,
   type ChooseSchemes,
@@ -64,11 +64,6 @@ function ggufOption({ imatrix, budget, tokenizer, splitMaxSize, splitMaxTensors 
     "--split-max-size": splitMaxSize,
     "--split-max-tensors": splitMaxTensors,
   });
-}
-
-/** The first option that was given. */
-function firstGiven(options: Readonly<Record<string, unknown>>): string | undefined {
-  return Object.entries(options).find(([, value]) => value !== undefined)?.[0];
 }
 
 const SPLIT_SIZE_HELP = "several files, OUT-00001-of-0000N.gguf, of tensors of at most this size, such as 2G (gguf)";

@@ -144,6 +144,20 @@ describe("lora merge", () => {
     assert.equal((await run(...both, "--combination", "ties_svd", "--rank", "9", "--out", "ties-svd")).rank, 4);
   });
 
+  test("options that a combination does not use are refused", async () => {
+    writeAdapter("idle", 2, 3);
+    for (const [combination, option, value] of [
+      ["cat", "--rank", "4"],
+      ["ties", "--rank", "2"],
+      ["linear", "--clamp", "0.9"],
+      ["cat", "--density", "0.5"],
+      ["svd", "--density", "0.5"],
+    ] as const) {
+      const refused = await run("lora", "merge", "idle", "--combination", combination, option, value, "--out", "n");
+      assert.deepEqual([refused.code, refused.where], ["CliUsage", { field: option }], combination);
+    }
+  });
+
   test("factor by factor has cross terms, needs one rank, and is what it says of one adapter", async () => {
     writeAdapter("x", 2, 7);
     writeAdapter("y", 2, 9);
