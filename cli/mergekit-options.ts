@@ -1,9 +1,10 @@
-// What takes the place of mergekit-yaml's options here, for those who bring its command line: said where one of them is
-// refused. Options that have the same name and meaning are not listed. Called by main.ts.
+// What takes the place of the options of mergekit-yaml and mergekit-multi here, for those who bring their command line:
+// said where one of them is refused. Options that have the same name and meaning are not listed. Called by main.ts.
 
 const NO_GPU = "leave it out: merging runs on the processors, and --memory bounds what it takes";
 const NO_CODE = "leave it out: no code of a checkpoint is ever run, and pickles are read without being run";
 const PATHS = "leave it out, and say where a model lies with --model NAME=PATH, or under `models` of a pipeline";
+const DOCUMENTS = "leave it out: results that other documents use are made anew, and go when the output is whole";
 const SIDE_FILES = "leave it out: the tokenizer's files and the model card are always written";
 
 const HINTS: Readonly<Record<string, string>> = {
@@ -16,6 +17,8 @@ const HINTS: Readonly<Record<string, string>> = {
   "--cuda": NO_GPU,
   "--device": NO_GPU,
   "--gpu-rich": NO_GPU,
+  "--intermediate-dir": DOCUMENTS,
+  "--lazy": DOCUMENTS,
   "--lazy-unpickle": NO_CODE,
   "--lora-merge-cache": "leave it out: an adapter is merged while its model is read, and nothing is stored in between",
   "--lora-merge-dtype": "leave it out: adapters are added in float32 and rounded once, to the weight's dtype",
@@ -25,6 +28,7 @@ const HINTS: Readonly<Record<string, string>> = {
   "--no-safe-serialization": "leave it out, and write torch files with `mergeyard convert OUT --to torch --out DIR`",
   "--no-write-model-card": SIDE_FILES,
   "--num-threads": "write --threads N",
+  "--out-path": "write --out DIR",
   "--out-shard-size": "write --shard-size BYTES, such as 5G: the size counts in bytes here",
   "--quiet": "leave it out: with --json nothing but the result is printed",
   "--random-seed": "write `random_seed: N` in the recipe, which the output's manifest keeps",
@@ -35,11 +39,13 @@ const HINTS: Readonly<Record<string, string>> = {
   "--verbose": "leave it out: warnings and progress are always shown",
   "--write-model-card": SIDE_FILES,
   "--write-threads": "leave it out: reading, computing and writing always overlap",
+  "-I": DOCUMENTS,
   "-j": "write --threads N",
   "-v": "leave it out: warnings and progress are always shown",
 };
 
-/** What to write instead of an option that mergekit-yaml has; undefined for any other. */
+/** What to write instead of an option that mergekit has, or of one that turns it off; undefined for any other. */
 export function mergekitHint(option: string): string | undefined {
-  return Object.hasOwn(HINTS, option) ? HINTS[option] : undefined;
+  const known = [option, option.replace(/^--no-/, "--")].find((name) => Object.hasOwn(HINTS, name));
+  return known === undefined ? undefined : HINTS[known];
 }

@@ -447,9 +447,10 @@ test("the output is cut into files of the asked size, and is the same model", as
   assert.deepEqual(tensorsOf(cut)?.sort(), tensorsOf(whole)?.sort());
 });
 
-test("an option of mergekit-yaml is refused with what to do instead", async () => {
+test("an option of mergekit-yaml or mergekit-multi is refused with what to do instead", async () => {
   const hints: unknown[] = [];
-  const known = ["--allow-crimes", "--cuda", "--out-shard-size=5B", "--random-seed=3", "--lora-merge-cache=x", "-v"];
+  const yaml = ["--allow-crimes", "--cuda", "--out-shard-size=5B", "--random-seed=3", "--lora-merge-cache=x", "-v"];
+  const known = [...yaml, "--no-lazy-unpickle", "--intermediate-dir=x", "--out-path=x"];
   for (const option of [...known, "--nope"]) {
     const { status, error } = await merge(["linear.yaml", "--out", "x", option]);
     assert.deepEqual([status, error?.code], [2, "CliUsage"], option);
