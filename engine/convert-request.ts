@@ -7,7 +7,7 @@ import { tensorBytes } from "../core/tensor.ts";
 import type { Region } from "../stores/store.ts";
 import { GATHER_PEAK_BYTES, type GatherTensor } from "./gather.ts";
 import { regionBytes } from "./region-size.ts";
-import type { MergeProgress } from "./request.ts";
+import type { ExecuteOptions } from "./request.ts";
 
 export type ConvertRequest = {
   /** The folder that ranges name files of, and the digests that are known of these. */
@@ -39,10 +39,7 @@ export type ConvertResult = {
  * Throws UniversalReplicasDisagree, YardFileCorrupt, EngineMemoryTooSmall, and what the stores throw. Edges construct
  * it with their stores.
  */
-export type ExecuteConvert = (
-  request: ConvertRequest,
-  options: { readonly signal: AbortSignal; readonly progress?: ((done: MergeProgress) => void) | undefined },
-) => Promise<ConvertResult>;
+export type ExecuteConvert = (request: ConvertRequest, options: ExecuteOptions) => Promise<ConvertResult>;
 
 /** Whole tensors: a digest is taken from a tensor's start to its end. */
 export type ConvertRegion = Region & { readonly tensors: readonly GatherTensor[] };

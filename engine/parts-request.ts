@@ -4,7 +4,7 @@ import type { TensorEntry } from "../core/checkpoint.ts";
 import type { Loss } from "../core/ops/loss.ts";
 import type { CompressedModel } from "../core/plan/compressed-model.ts";
 import type { HessianPlace } from "./read-hessian.ts";
-import type { MergeProgress } from "./request.ts";
+import type { BytesDone, ExecuteOptions } from "./request.ts";
 
 /** Hessians by the name of their matrix, and the folder that has their file. */
 export type Hessians = HessianPlace & {
@@ -31,7 +31,7 @@ export type PartsLoss = {
   readonly quantizer: "scalar" | "wasm";
 };
 
-export type PartsResult = MergeProgress & {
+export type PartsResult = BytesDone & {
   /** By the quantized matrices, in the order in which they are made; the same for any number of threads. */
   readonly losses: readonly PartsLoss[];
   readonly threads: number;
@@ -42,7 +42,4 @@ export type PartsResult = MergeProgress & {
  * EngineMemoryTooSmall, and what the stores throw; shards before a failure stay. Edges construct it
  * (workers/parts-executor.ts) with their stores and kernels.
  */
-export type ExecuteParts = (
-  request: PartsRequest,
-  options: { readonly signal: AbortSignal; readonly progress?: ((done: MergeProgress) => void) | undefined },
-) => Promise<PartsResult>;
+export type ExecuteParts = (request: PartsRequest, options: ExecuteOptions) => Promise<PartsResult>;

@@ -3,7 +3,7 @@
 import type { TensorEntry } from "../core/checkpoint.ts";
 import type { Loss } from "../core/ops/loss.ts";
 import type { BlockSchemeId } from "../core/schemes/registry.ts";
-import type { MergeProgress } from "./request.ts";
+import type { BytesDone, ExecuteOptions } from "./request.ts";
 
 /** A tensor of the file: which stored one it is, its scheme, and its place. */
 export type QuantizeTensor = {
@@ -33,7 +33,7 @@ export type QuantizeRequest = {
   readonly memoryBytes: number;
 };
 
-export type QuantizeResult = MergeProgress & {
+export type QuantizeResult = BytesDone & {
   /** By the request's tensors; the same for any number of threads. */
   readonly losses: readonly Loss[];
   readonly threads: number;
@@ -44,7 +44,4 @@ export type QuantizeResult = MergeProgress & {
  * Throws QuantizeNotFinite, EngineMemoryTooSmall, and what the stores throw. Edges construct it
  * (workers/quantize-executor.ts) with their stores and kernels.
  */
-export type ExecuteQuantize = (
-  request: QuantizeRequest,
-  options: { readonly signal: AbortSignal; readonly progress?: ((done: MergeProgress) => void) | undefined },
-) => Promise<QuantizeResult>;
+export type ExecuteQuantize = (request: QuantizeRequest, options: ExecuteOptions) => Promise<QuantizeResult>;

@@ -62,9 +62,13 @@ export type MergeResult = {
 
 export type MeasureResult = Pick<MergeResult, "bytesRead" | "kernels" | "threads"> & { readonly part: PartTotals };
 
-export type MergeProgress = { readonly bytesRead: number; readonly bytesWritten: number };
+/** Bytes done so far of what is being done. */
+export type BytesDone = { readonly bytesRead: number; readonly bytesWritten: number };
 
-type ExecuteOptions = { readonly signal: AbortSignal; readonly progress?: (done: MergeProgress) => void };
+export type ExecuteOptions = {
+  readonly signal: AbortSignal;
+  readonly progress?: ((done: BytesDone) => void) | undefined;
+};
 
 /**
  * Runs a merge unit: the output file is whole at `target` when the promise resolves, and nothing is there when it

@@ -27,10 +27,10 @@ import { sumOf } from "../core/sum-of.ts";
 import { checkReadable } from "../core/universal/conversion.ts";
 import { ENGINE_VERSION } from "../core/version.ts";
 import type {
+  BytesDone,
   DigestRanges,
   ExecuteMeasure,
   ExecuteMerge,
-  MergeProgress,
   MergeResult,
   ResolvedSource,
 } from "../engine/request.ts";
@@ -298,7 +298,7 @@ async function runDocuments(
     const isKept = name === undefined && target.checkpoint;
     const prefix = isKept ? "" : `${target.scratch}/${index}/`;
     const own: MergeResult[] = [];
-    const show = ({ bytesRead, bytesWritten }: MergeProgress) => progress(before + bytesRead + bytesWritten);
+    const show = ({ bytesRead, bytesWritten }: BytesDone) => progress(before + bytesRead + bytesWritten);
     const state = await runRounds(plan, async (unit, prepare, known) => {
       const request = { unit, round: prepare.round, state: known, sources, threads, memoryBytes };
       const { part } = await executeMeasure(request, { signal, progress: show });

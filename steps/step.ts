@@ -4,7 +4,7 @@ import type * as z from "zod";
 import type { ExecuteConvert } from "../engine/convert-request.ts";
 import type { ExecuteParts } from "../engine/parts-request.ts";
 import type { ExecuteQuantize } from "../engine/quantize-request.ts";
-import type { ExecuteMeasure, ExecuteMerge } from "../engine/request.ts";
+import type { BytesDone, ExecuteMeasure, ExecuteMerge } from "../engine/request.ts";
 import type { OpenStore } from "../stores/store.ts";
 
 /** A structured progress event; edges print or store it. */
@@ -19,11 +19,8 @@ export type StepDeps = {
   /** Told the bytes of the files of tensors that will be read, once they are known, for a progress line. */
   readonly begun?: ((sourceBytes: number) => void) | undefined;
   /** Told now and then, for a progress line. */
-  readonly progress?: ((done: StepProgress) => void) | undefined;
+  readonly progress?: ((done: BytesDone) => void) | undefined;
 };
-
-/** Bytes done so far of what a step is doing. */
-export type StepProgress = { readonly bytesRead: number; readonly bytesWritten: number };
 
 /** How much of the machine work on weights may use. */
 type Machine = { readonly threads: number; readonly memoryBytes: number };

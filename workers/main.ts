@@ -4,9 +4,10 @@
 import * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
 import { MEMORY_BYTES_DEFAULT } from "../core/plan/defaults.ts";
+import type { BytesDone } from "../engine/request.ts";
 import { describeError, orLog } from "../steps/error-record.ts";
 import { beatMs, openProgress, type ProgressKeeper } from "../steps/runs/job-progress.ts";
-import type { StepEvent, StepProgress, UnitDeps } from "../steps/step.ts";
+import type { StepEvent, UnitDeps } from "../steps/step.ts";
 import { openRun, type UnitContext } from "../steps/units/context.ts";
 import { recordUnitFailure } from "../steps/units/failures.ts";
 import { runUnit } from "../steps/units/run-unit.ts";
@@ -77,7 +78,7 @@ async function runStageJob(job: Job, deps: WorkerDeps): Promise<number> {
   };
   const place = () => ({ run, stage, unit });
   const told = throttle(deps, place);
-  const progress = (done: StepProgress): void => {
+  const progress = (done: BytesDone): void => {
     keeper?.update(done);
     told(done);
   };
@@ -141,7 +142,7 @@ async function tellFailure(
   );
 }
 
-function throttle(deps: WorkerDeps, place: () => object): (done: StepProgress) => void {
+function throttle(deps: WorkerDeps, place: () => object): (done: BytesDone) => void {
   let toldMs = deps.now();
   return (done) => {
     const nowMs = deps.now();

@@ -7,7 +7,7 @@ import type { PartBytes } from "../core/schemes/part-matrix.ts";
 import { knownFolderScheme } from "../core/schemes/registry.ts";
 import { cutParts, fitParts, type PartsRegion } from "../engine/parts-regions.ts";
 import type { ExecuteParts, PartsLoss, PartsRequest } from "../engine/parts-request.ts";
-import type { MergeProgress } from "../engine/request.ts";
+import type { BytesDone } from "../engine/request.ts";
 import type { PartsRegionResult } from "../engine/write-parts.ts";
 import type { OpenStore, WriteTicket } from "../stores/store.ts";
 import { createPool, type Pool } from "./pool.ts";
@@ -47,14 +47,9 @@ export function createPartsExecutor(openStore: OpenStore): PartsExecutor {
 }
 
 /** Runs lists of jobs and adds up what they read and write. */
-function createCounter(
-  pool: Pool,
-  fit: Fit,
-  signal: AbortSignal,
-  progress: ((done: MergeProgress) => void) | undefined,
-) {
-  let before: MergeProgress = { bytesRead: 0, bytesWritten: 0 };
-  const add = (more: MergeProgress): MergeProgress => ({
+function createCounter(pool: Pool, fit: Fit, signal: AbortSignal, progress: ((done: BytesDone) => void) | undefined) {
+  let before: BytesDone = { bytesRead: 0, bytesWritten: 0 };
+  const add = (more: BytesDone): BytesDone => ({
     bytesRead: before.bytesRead + more.bytesRead,
     bytesWritten: before.bytesWritten + more.bytesWritten,
   });

@@ -1,7 +1,7 @@
 // Threads of one process and the regions they work on: the calling thread works too, and worker threads join it. They
 // start with the first work there is for them and stay for the next. One list of jobs at a time.
 import { availableParallelism } from "node:os";
-import type { MergeProgress } from "../engine/request.ts";
+import type { BytesDone } from "../engine/request.ts";
 import type { OpenStore } from "../stores/store.ts";
 import type { RegionJob, RegionOutcome } from "./region-job.ts";
 import { createLocalRunner, createThreadRunner, type RegionRunner } from "./region-runner.ts";
@@ -16,11 +16,11 @@ export type PoolOptions = {
   /** Kernel memory of each thread. */
   readonly capacityBytes: number;
   readonly signal: AbortSignal;
-  readonly progress: ((done: MergeProgress) => void) | undefined;
+  readonly progress: ((done: BytesDone) => void) | undefined;
 };
 
 /** Outcomes in the order of the jobs, and what was read and written for all of them. */
-export type Finished = { readonly outcomes: readonly RegionOutcome[]; readonly done: MergeProgress };
+export type Finished = { readonly outcomes: readonly RegionOutcome[]; readonly done: BytesDone };
 
 export type Pool = {
   /**
@@ -45,8 +45,8 @@ export function createPool(openStore: OpenStore): Pool {
   return {
     async run(jobs, { threads, capacityBytes, signal, progress }) {
       const outcomes: RegionOutcome[] = [];
-      let done: MergeProgress = { bytesRead: 0, bytesWritten: 0 };
-      const count = (more: MergeProgress): void => {
+      let done: BytesDone = { bytesRead: 0, bytesWritten: 0 };
+      const count = (more: BytesDone): void => {
         done = { bytesRead: done.bytesRead + more.bytesRead, bytesWritten: done.bytesWritten + more.bytesWritten };
         progress?.(done);
       };

@@ -3,13 +3,13 @@ import module from "node:module";
 import { dirname } from "node:path";
 import { Worker } from "node:worker_threads";
 import { MergeyardError } from "../core/error.ts";
-import type { MergeProgress } from "../engine/request.ts";
+import type { BytesDone } from "../engine/request.ts";
 import type { OpenStore } from "../stores/store.ts";
 import { createKernelKeeper, type RegionJob, type RegionOutcome, runRegionJob } from "./region-job.ts";
 import type { ThreadReply, ThreadTask } from "./thread-messages.ts";
 
 /** `more` is what was read and written since the last call. */
-export type RegionOptions = { readonly signal: AbortSignal; readonly progress: (more: MergeProgress) => void };
+export type RegionOptions = { readonly signal: AbortSignal; readonly progress: (more: BytesDone) => void };
 
 export type RegionRunner = {
   /** Does a region with at least `capacityBytes` of kernel memory. Rejects at once when the signal is aborted. */

@@ -21,12 +21,13 @@ import type { TensorFile } from "../../core/plan/receipt.ts";
 import { count, uri } from "../../core/schema-atoms.ts";
 import { checkpointInfoSchema } from "../../core/universal/checkpoint-info.ts";
 import { describeConverted, planConversion } from "../../core/universal/convert-plan.ts";
+import type { BytesDone } from "../../engine/request.ts";
 import { writeBytes, writeObject } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { readUniversal } from "../checkpoint-listing.ts";
 import { listDocument, openPlace, tensorFileBytes, travellingFiles, writtenDocuments } from "../open-checkpoint.ts";
 import { createOnce } from "../records.ts";
-import { type ConvertDeps, defineStep, type StepProgress } from "../step.ts";
+import { type ConvertDeps, defineStep } from "../step.ts";
 import { copyVerified, digestFile, STREAMS_IN_FLIGHT } from "../stream.ts";
 import { adoptPieces, findAdoptSource } from "../units/adopt.ts";
 import { convertFile } from "./file.ts";
@@ -230,7 +231,7 @@ async function gatherFiles(copying: Copying, format: "safetensors" | "universal"
   const tensorFiles: TensorFile[] = [];
   for (const file of planned) {
     const before = { ...done };
-    const progress = ({ bytesRead, bytesWritten }: StepProgress): void => {
+    const progress = ({ bytesRead, bytesWritten }: BytesDone): void => {
       done.bytesRead = before.bytesRead + bytesRead;
       done.bytesWritten = before.bytesWritten + bytesWritten;
       deps.progress?.({ ...done });

@@ -6,10 +6,11 @@ import { layout } from "../../core/artifact/layout.ts";
 import { YARD_LIMITS } from "../../core/limits.ts";
 import { mapBounded } from "../../core/map-bounded.ts";
 import { count } from "../../core/schema-atoms.ts";
+import type { BytesDone } from "../../engine/request.ts";
 import type { ObjectStore } from "../../stores/store.ts";
 import { orLog } from "../error-record.ts";
 import { encodeRecord, readRecord } from "../records.ts";
-import type { StepDeps, StepEvent, StepProgress } from "../step.ts";
+import type { StepDeps, StepEvent } from "../step.ts";
 
 const jobProgressSchema = z.strictObject({
   progress: z.literal(1),
@@ -71,9 +72,9 @@ export type ProgressKeeper = {
   /** Keeps an event for the last words. */
   note(event: StepEvent): void;
   /** Bytes of the unit at work so far. */
-  update(done: StepProgress): void;
+  update(done: BytesDone): void;
   unitStarted(unit: number): void;
-  unitFinished(done: StepProgress): void;
+  unitFinished(done: BytesDone): void;
   /** Writes how far the job is, unless a write is under way. Never rejects. */
   beat(): Promise<void>;
   /** The last word. Never rejects. */
@@ -96,7 +97,7 @@ export async function openProgress(
   const done = { bytesRead: before?.value.bytesRead ?? 0, bytesWritten: before?.value.bytesWritten ?? 0, unitsDone: 0 };
   let etag = before?.etag;
   let unit: number | null = null;
-  let current: StepProgress = { bytesRead: 0, bytesWritten: 0 };
+  let current: BytesDone = { bytesRead: 0, bytesWritten: 0 };
   const events: JobProgress["events"] = [];
   const describe = (state: JobProgress["state"]): JobProgress => ({
     progress: 1,

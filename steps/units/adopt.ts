@@ -5,9 +5,10 @@ import type { ReadRange, TensorEntry } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { readSafetensorsHeader, type SafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import type { TensorFile } from "../../core/plan/receipt.ts";
+import type { BytesDone } from "../../engine/request.ts";
 import { readRange } from "../../stores/objects.ts";
 import type { ObjectInfo, ObjectStore } from "../../stores/store.ts";
-import type { StepProgress } from "../step.ts";
+
 import { readPieces, type StreamSource } from "../stream.ts";
 
 /** A file to adopt, at the ETag at which it was found. */
@@ -32,7 +33,7 @@ export async function adoptFile(
   source: AdoptSource,
   name: string,
   signal: AbortSignal,
-  progress?: (done: StepProgress) => void,
+  progress?: (done: BytesDone) => void,
 ): Promise<TensorFile> {
   let listing: TensorFile | undefined;
   let bytesRead = 0;
