@@ -4,7 +4,7 @@ import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
-import { InvalidArgumentError, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import { parsePublicKeys } from "../core/artifact/public-key.ts";
 import { MergeyardError } from "../core/error.ts";
 import { FAMILY_IDS } from "../core/universal/family-ids.ts";
@@ -112,9 +112,18 @@ export function forceOption(): Option {
 /** Seconds, fractions too. */
 export function parseSeconds(text: string): number {
   const seconds = /^\d+(\.\d+)?$/.test(text) ? Number(text) : 0;
-  if (seconds <= 0 || seconds > 3600)
-    throw new InvalidArgumentError("It must be seconds, more than 0 and at most 3600.");
+  if (seconds <= 0 || seconds > 86_400) {
+    throw new InvalidArgumentError("It must be seconds, more than 0 and at most 86400.");
+  }
   return seconds;
+}
+
+/** Throws CliUsage when an option was given that has no effect beside the others; `expected` is what it goes with. */
+export function refuseIdle(command: Command, options: readonly string[], expected: string): void {
+  const idle = options.find((name) => command.getOptionValueSource(name) === "cli");
+  if (idle === undefined) return;
+  const field = `--${idle.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  throw new MergeyardError("CliUsage", { where: { field }, found: "an option without effect", expected });
 }
 
 /** True for a URI; anything else is a path. Throws StoreUriInvalid for what looks like `s3:/bucket`. */

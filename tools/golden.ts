@@ -1,7 +1,7 @@
 // `npm run golden -- DIR`: every case of the golden sets in DIR, or in any folder below it that holds a cases.json,
 // against the engine. Names each failing case and closes with a count; exit status 1 when a case failed or none was
 // found.
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { parseArgs } from "node:util";
 import type { GoldenCase, Verdict } from "./golden/case.ts";
@@ -47,8 +47,8 @@ function findCases(root: string): readonly GoldenCase[] {
 if (import.meta.main) {
   const { positionals, values } = parseArgs({ allowPositionals: true, options: { verbose: { type: "boolean" } } });
   const [root] = positionals;
-  if (root === undefined) {
-    console.error("usage: npm run golden -- DIR [--verbose]");
+  if (root === undefined || !existsSync(root)) {
+    console.error(root === undefined ? "usage: npm run golden -- DIR [--verbose]" : `there is nothing at ${root}`);
     process.exit(2);
   }
   const report = await runGolden(root, (id, verdict) => {

@@ -145,6 +145,11 @@ if (models === undefined) {
   process.exit(2);
 }
 const wanted = options.suites.split(",");
+const unknown = wanted.find((name) => !SUITES.some(({ id }) => id === name));
+if (unknown !== undefined) {
+  console.error(`no suite is called ${unknown}; there are ${SUITES.map(({ id }) => id).join(", ")}`);
+  process.exit(2);
+}
 for (const suite of SUITES.filter(({ id }) => wanted.includes(id))) {
   const samples = options.full ? suite.samples.full : suite.samples.quick;
   const rows = suite.rows.filter(({ label }) => label === suite.base || label.includes(options.rows));

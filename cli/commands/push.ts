@@ -2,14 +2,14 @@
 // job finishes. Killed or interrupted, the same command goes on where it was.
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
-import { InvalidArgumentError, Option } from "commander";
+import { Option } from "commander";
 import { MergeyardError } from "../../core/error.ts";
 import type { PushOutput } from "../../steps/push/push.ts";
 import { pushStep } from "../../steps/push/push.ts";
 import { watchSteps } from "../../steps/push/watch-steps.ts";
 import { runStep, type StepEvent } from "../../steps/step.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { jsonOption, parseWhole, toUri, yardOption } from "../arguments.ts";
+import { jsonOption, parseSeconds, parseWhole, refuseIdle, toUri, yardOption } from "../arguments.ts";
 import { createProgress, type Progress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -46,7 +46,10 @@ export function addPush(program: Command, terminal: Terminal): void {
         .default(10),
     )
     .addOption(jsonOption())
-    .action((folder: string, model: string, options: Options) => push(folder, model, options, terminal));
+    .action((folder: string, model: string, options: Options, command: Command) => {
+      if (options.watch !== true) refuseIdle(command, ["every"], "--watch");
+      return push(folder, model, options, terminal);
+    });
 }
 
 async function push(folder: string, model: string, options: Options, terminal: Terminal): Promise<void> {
@@ -104,10 +107,4 @@ function describe(result: PushOutput, folder: string): string {
   if (outcome === "present") return `${folder} is incoming/${model}/${upload} already: ${what}`;
   if (outcome === "waiting") return `pushed this rank's files of incoming/${model}/${upload}: ${what}${sent}`;
   return `pushed ${folder} as incoming/${model}/${upload}: ${what}${sent}`;
-}
-
-function parseSeconds(text: string): number {
-  const seconds = /^\d+(\.\d+)?$/.test(text) ? Number(text) : 0;
-  if (seconds < 0.05 || seconds > 86_400) throw new InvalidArgumentError("It must be a number of seconds.");
-  return seconds;
 }

@@ -9,6 +9,7 @@ import {
   memoryOption,
   modelOption,
   parseSeconds,
+  refuseIdle,
   stateMachineOption,
   toUri,
   yardOption,
@@ -47,8 +48,12 @@ export function addRun(program: Command, terminal: Terminal): void {
       new Option("--poll <seconds>", "time between two looks at a remote run").argParser(parseSeconds).default(5),
     )
     .addOption(jsonOption())
-    .action(async (pipeline: string, options: Options) => {
-      if (options.remote !== true) return run(pipeline, options, terminal);
+    .action(async (pipeline: string, options: Options, command: Command) => {
+      if (options.remote !== true) {
+        refuseIdle(command, ["poll", "stateMachine"], "--remote");
+        return run(pipeline, options, terminal);
+      }
+      refuseIdle(command, ["jobs", "threads", "memory"], "a run on this machine; on AWS the deployment says it");
       // The AWS SDK is loaded by who needs it.
       const { runRemote } = await import("../remote-run.ts");
       return runRemote(pipeline, options, terminal);

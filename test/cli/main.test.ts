@@ -51,6 +51,10 @@ test("every way to misuse the grammar is one CliUsage block and status 2", async
     ["ls", "--yard", "y", "--nope"],
     ["inspect"],
     ["inspect", "a", "b"],
+    ["push", "d", "m", "--yard", "y", "--every", "5"],
+    ["run", "p.yaml", "--yard", "y", "--poll", "1"],
+    ["run", "p.yaml", "--yard", "y", "--state-machine", "arn"],
+    ["run", "p.yaml", "--yard", "y", "--remote", "--threads", "2"],
   ];
   for (const args of misuses) {
     const terminal = createRecorder();
