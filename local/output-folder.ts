@@ -12,7 +12,7 @@ import { parseUniversal, UNIVERSAL_FILE } from "../core/artifact/universal.ts";
 import { isVerdict, MergeyardError } from "../core/error.ts";
 import { parseJson } from "../core/json.ts";
 import { compareUtf8 } from "../core/utf8-order.ts";
-import { guardFile } from "../stores/directory-paths.ts";
+import { guardFile, makeFolders } from "../stores/directory-paths.ts";
 
 /** A folder being filled. */
 export type OutputFolder = {
@@ -53,7 +53,8 @@ export async function beginOutputFolder(target: string, options: { readonly forc
   const [parent, name] = [path.dirname(target), path.basename(target)];
   const partial = await guardFile(parent, name, async () => {
     await checkPlace(target, options.force);
-    await mkdir(parent, { recursive: true });
+    // Node's own recursive mkdir tries for ever where a file system answers that what is to be made is not there.
+    await makeFolders(parent);
     await sweepAbandoned(parent, name);
     await checkPlace(target, options.force); // which may have come back
     const nonce = randomBytes(4).toString("hex");

@@ -1,6 +1,6 @@
 // The folder that a command makes: what the file system refuses is a typed error, and nothing is left.
 import assert from "node:assert/strict";
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -22,6 +22,13 @@ test("a place where no folder can be is refused by the code of what is wrong the
   } finally {
     rmSync(root, { recursive: true, force: true });
   }
+});
+
+const noProc = existsSync("/proc/self") ? false : "no /proc: Linux has it";
+
+test("a file system that makes no folders refuses them, and nobody waits for ever", { skip: noProc }, async () => {
+  const begun = beginOutputFolder("/proc/no/such/place", { force: false });
+  await assert.rejects(begun, { code: "StoreObjectMissing" });
 });
 
 test("an error of the folder that was being filled speaks of the one that was asked for", async () => {
