@@ -18,6 +18,7 @@ export type UnitWrites = {
   readonly derived: readonly WriteTicket[];
   /** Makes every file visible, derived ones first: the unit's own comes last. */
   finish(results: readonly RegionResult[]): Promise<void>;
+  /** Never rejects: what went wrong before is the error to show. */
   abort(): Promise<void>;
 };
 
@@ -30,7 +31,7 @@ export async function beginUnitWrites(
 ): Promise<UnitWrites> {
   const tickets: WriteTicket[] = [];
   const abort = async (): Promise<void> => {
-    for (const ticket of tickets) await store.abortWrite(ticket);
+    for (const ticket of tickets) await store.abortWrite(ticket).catch(() => undefined);
   };
   const begin = async (key: string, bytes: number, spans: readonly { offset: number; bytes: number }[]) => {
     const ticket = await store.beginWrite(key, bytes, spans, { signal });

@@ -3,7 +3,7 @@
 import type * as z from "zod";
 import { MergeyardError } from "../core/error.ts";
 import { objectMissing } from "./errors.ts";
-import type { ObjectInfo, ObjectStore, StoreOptions } from "./store.ts";
+import type { ObjectInfo, ObjectStore, Region, RegionReceipt, StoreOptions, WriteTicket } from "./store.ts";
 
 /** Bytes in flight while an object is copied from store to store. Too low: more requests; too high: memory. */
 const COPY_BYTES = 8 * 1024 * 1024;
@@ -79,6 +79,28 @@ function parseJson(store: ObjectStore, key: string, bytes: Uint8Array): unknown 
 }
 
 /**
+ * Makes a large object of regions: it is visible when `write` has resolved to what was made of each, in order, and
+ * nothing is left behind when it rejects. That what was begun cannot be taken away any more is not the error to show.
+ */
+export async function writeRegions<Result extends { readonly receipt: RegionReceipt }>(
+  store: ObjectStore,
+  { key, bytes, regions }: { readonly key: string; readonly bytes: number; readonly regions: readonly Region[] },
+  options: StoreOptions | undefined,
+  write: (ticket: WriteTicket) => Promise<readonly Result[]>,
+): Promise<{ readonly info: ObjectInfo; readonly results: readonly Result[] }> {
+  const spans = regions.map(({ offset, bytes }) => ({ offset, bytes }));
+  const ticket = await store.beginWrite(key, bytes, spans, options);
+  try {
+    const results = await write(ticket);
+    const receipts = results.map(({ receipt }) => receipt);
+    return { info: await store.finishWrite(ticket, receipts, options), results };
+  } catch (error) {
+    await store.abortWrite(ticket).catch(() => undefined);
+    throw error;
+  }
+}
+
+/**
  * Writes a large object from its start to its end, overwriting; the caller owns the key. `bytes` must be the exact
  * size: StoreRegionIncomplete otherwise. After any failure nothing is visible and nothing is left behind.
  */
@@ -89,20 +111,17 @@ export async function writeObject(
   bytes: number,
   options?: StoreOptions,
 ): Promise<ObjectInfo> {
-  const regions = bytes === 0 ? [] : [{ offset: 0, bytes }];
-  const ticket = await store.beginWrite(key, bytes, regions, options);
-  try {
+  const place = { key, bytes, regions: bytes === 0 ? [] : [{ offset: 0, bytes }] };
+  const { info } = await writeRegions(store, place, options, async (ticket) => {
     if (bytes === 0) {
       for await (const piece of pieces) if (piece.byteLength > 0) throw tooManyBytes(store, key, piece.byteLength);
-      return await store.finishWrite(ticket, [], options);
+      return [];
     }
     const writer = await store.openRegion(ticket, 0, options);
     for await (const piece of pieces) await writer.write(piece);
-    return await store.finishWrite(ticket, [await writer.close()], options);
-  } catch (error) {
-    await store.abortWrite(ticket).catch(() => undefined);
-    throw error;
-  }
+    return [{ receipt: await writer.close() }];
+  });
+  return info;
 }
 
 /** Writes a whole large object from memory, as `writeObject` does. */

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import type { ConvertRegionResult } from "../engine/convert-region.ts";
 import { cutConversion, type ExecuteConvert, fitConversion } from "../engine/convert-request.ts";
+import { writeRegions } from "../stores/objects.ts";
 import type { OpenStore } from "../stores/store.ts";
 import type { Pool } from "./pool.ts";
 import type { RegionOutcome } from "./region-job.ts";
@@ -15,9 +16,8 @@ export function createConvert(openStore: OpenStore, pool: Pool): ExecuteConvert 
     const regions = cutConversion(request);
     const { threads } = fitConversion(request, Math.min(request.threads, regions.length));
     const store = openStore(target.store);
-    const spans = regions.map(({ offset, bytes }) => ({ offset, bytes }));
-    const ticket = await store.beginWrite(target.key, fileBytes, spans, { signal });
-    try {
+    const place = { key: target.key, bytes: fileBytes, regions };
+    const { results } = await writeRegions(store, place, { signal }, async (ticket) => {
       const jobs = regions.map(({ tensors }, index) => {
         const prologue = index === 0 ? header : new Uint8Array(0);
         return {
@@ -27,14 +27,9 @@ export function createConvert(openStore: OpenStore, pool: Pool): ExecuteConvert 
       });
       // Gathering needs no kernels.
       const { outcomes } = await pool.run(jobs, { threads, capacityBytes: 0, signal, progress });
-      const results = outcomes.map(resultOf);
-      const receipts = results.map(({ receipt }) => receipt);
-      await store.finishWrite(ticket, receipts, { signal });
-      return { digests: results.flatMap(({ digests }) => digests), threads };
-    } catch (error) {
-      await store.abortWrite(ticket).catch(() => undefined);
-      throw error;
-    }
+      return outcomes.map(resultOf);
+    });
+    return { digests: results.flatMap(({ digests }) => digests), threads };
   };
 }
 

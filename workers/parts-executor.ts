@@ -9,6 +9,7 @@ import { cutParts, fitParts, type PartsRegion } from "../engine/parts-regions.ts
 import type { ExecuteParts, PartsLoss, PartsRequest } from "../engine/parts-request.ts";
 import type { BytesDone } from "../engine/request.ts";
 import type { PartsRegionResult } from "../engine/write-parts.ts";
+import { writeRegions } from "../stores/objects.ts";
 import type { OpenStore, WriteTicket } from "../stores/store.ts";
 import { createPool, type Pool } from "./pool.ts";
 import type { RegionJob, RegionOutcome } from "./region-job.ts";
@@ -80,26 +81,17 @@ async function makeShard(
 ): Promise<readonly PartsLoss[]> {
   const regions = cutParts(shard, request.model.units, request.threads);
   const target = openStore(request.target);
-  const spans = regions.map(({ offset, bytes }) => ({ offset, bytes }));
-  const ticket = await target.beginWrite(shard.file, shard.fileBytes, spans, { signal });
-  const jobOf = (region: PartsRegion, index: number, made: PartBytes): RegionJob =>
-    regionJob(request, shard, ticket, { region, index, made, largest });
-  try {
+  const place = { key: shard.file, bytes: shard.fileBytes, regions };
+  const { results } = await writeRegions(target, place, { signal }, async (ticket) => {
+    const jobOf = (region: PartsRegion, index: number, made: PartBytes): RegionJob =>
+      regionJob(request, shard, ticket, { region, index, made, largest });
     const [early, late] = [regions.filter(({ isLate }) => !isLate), regions.filter(({ isLate }) => isLate)];
     const first = await runJobs(early.map((region, index) => jobOf(region, index, new Map())));
     const made = new Map(first.flatMap((outcome) => [...resultOf(outcome).made]));
     const second = await runJobs(late.map((region, index) => jobOf(region, early.length + index, made)));
-    const results = [...first, ...second].map(resultOf);
-    await target.finishWrite(
-      ticket,
-      results.map(({ receipt }) => receipt),
-      { signal },
-    );
-    return results.flatMap(({ losses }) => losses);
-  } catch (error) {
-    await target.abortWrite(ticket);
-    throw error;
-  }
+    return [...first, ...second].map(resultOf);
+  });
+  return results.flatMap(({ losses }) => losses);
 }
 
 type PlacedRegion = {

@@ -5,6 +5,8 @@ import { addLoss, type Loss, NO_LOSS } from "../core/ops/loss.ts";
 import { cutPortions, fitPortions, type PortionRegion } from "../engine/quantize-portions.ts";
 import type { PortionRun, QuantizeRegionResult } from "../engine/quantize-region.ts";
 import type { ExecuteQuantize, QuantizeRequest, QuantizeTensor } from "../engine/quantize-request.ts";
+import type { BytesDone } from "../engine/request.ts";
+import { writeRegions } from "../stores/objects.ts";
 import type { OpenStore, WriteTicket } from "../stores/store.ts";
 import { createPool } from "./pool.ts";
 import type { RegionJob, RegionOutcome } from "./region-job.ts";
@@ -23,24 +25,15 @@ export function createQuantizeExecutor(openStore: OpenStore): QuantizeExecutor {
     const target = openStore(request.target.store);
     const regions = cutPortions(request);
     const { threads, threadBytes } = fitPortions(request, Math.min(request.threads, regions.length));
-    const spans = regions.map(({ offset, bytes }) => ({ offset, bytes }));
-    const ticket = await target.beginWrite(request.target.key, request.fileBytes, spans, { signal });
-    try {
+    const place = { key: request.target.key, bytes: request.fileBytes, regions };
+    let done: BytesDone = { bytesRead: 0, bytesWritten: 0 };
+    const { results } = await writeRegions(target, place, { signal }, async (ticket) => {
       const jobs = regions.map((region, index) => regionJob(request, ticket, region, index));
-      const { outcomes, done } = await pool.run(jobs, {
-        threads,
-        capacityBytes: threadBytes,
-        signal,
-        progress,
-      });
-      const results = outcomes.map(resultOf);
-      const receipts = results.map(({ receipt }) => receipt);
-      await target.finishWrite(ticket, receipts, { signal });
-      return { ...done, losses: addLosses(request.tensors, results), threads };
-    } catch (error) {
-      await target.abortWrite(ticket);
-      throw error;
-    }
+      const finished = await pool.run(jobs, { threads, capacityBytes: threadBytes, signal, progress });
+      done = finished.done;
+      return finished.outcomes.map(resultOf);
+    });
+    return { ...done, losses: addLosses(request.tensors, results), threads };
   };
   return { execute, close: pool.close };
 }
