@@ -20,6 +20,9 @@ export type ExtractOptions = {
  */
 export type ExtractKind = "factors" | "embedding" | "bias" | "whole";
 
+/** Embeddings of anything but tokens. Source: parameter names of transformers' model classes. */
+const POSITIONS = /(?:^|\.)(?:wpe|embed_positions|position_embeddings?|token_type_embeddings)\.weight$/;
+
 /**
  * What becomes of a tensor that the fine-tune changed. `embeddings`: factors for these too, instead of whole; `weight`:
  * the weight beside a bias.
@@ -29,7 +32,7 @@ export function extractKind(
   weight: TensorEntry | undefined,
   { vocabulary, embeddings }: { readonly vocabulary: number | undefined; readonly embeddings: boolean },
 ): ExtractKind {
-  const role = tensorRole(entry, vocabulary);
+  const role = tensorRole(entry, vocabulary) ?? (POSITIONS.test(entry.name) ? "embedding" : undefined);
   if (role !== undefined && !embeddings) return "whole";
   if (role === "embedding") return "embedding";
   if (isBias(entry)) return weight !== undefined && isFactored(weight) ? "bias" : "whole";

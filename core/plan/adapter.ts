@@ -3,7 +3,7 @@
 // Source: peft's merge of LoRA layers, reference section 12; rounding is ours (`LoraUpdate` in core/plan/schema.ts).
 import { groupAdapter, type ModuleFactors } from "../adapter/modules.ts";
 import { type AdapterConfig, readAdapterConfig } from "../adapter/peft.ts";
-import type { Packing, TensorEntry } from "../checkpoint.ts";
+import type { Checkpoint, Packing, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { isFloatDtype } from "../ops/cast.ts";
 import { elementCount } from "../tensor.ts";
@@ -47,6 +47,10 @@ export function applyAdapter(base: IndexedModel, adapter: IndexedModel, notes: N
   const tensors = new Map(
     base.model.checkpoint.tensors.map((entry) => [entry.name, { entry, stored: storedTensor(entry, base.source) }]),
   );
+  const tied = tiedEmbedding(base.model.checkpoint);
+  if (tied !== undefined) {
+    tensors.set(LM_HEAD, { entry: { ...tied, name: LM_HEAD }, stored: storedTensor(tied, base.source) });
+  }
   // First, since PEFT saves an embedding that has factors whole as well, as it is without them.
   for (const { name, entry } of whole) {
     const own = findName(tensors, name) ?? name;
@@ -58,8 +62,8 @@ export function applyAdapter(base: IndexedModel, adapter: IndexedModel, notes: N
     const lora = makeUpdate(factors, target.entry, config, adapter.source);
     tensors.set(target.entry.name, { ...target, stored: { ...target.stored, lora } });
   }
-  const head = tiedHead(base, tensors, adapter.source);
-  return head === undefined ? [...tensors.values()] : [...tensors.values(), head];
+  if (tied !== undefined && !partsHead(tensors, tied, adapter.source)) tensors.delete(LM_HEAD);
+  return [...tensors.values()];
 }
 
 /** True where the adapter, source `source`, made the tensor another. */
@@ -69,25 +73,27 @@ export function isAdapted({ stored }: ViewedTensor, source: number): boolean {
 
 /** Models whose head has this name; in others there may be none. Source: transformers' model classes. */
 const HAS_LM_HEAD = /(?:ForCausalLM|LMHeadModel)$/;
-const LM_HEAD = "lm_head.weight";
+export const LM_HEAD = "lm_head.weight";
+
+/** The embedding that is also the head of a model that stores no head of its own; undefined of other models. */
+export function tiedEmbedding(checkpoint: Checkpoint): TensorEntry | undefined {
+  const { config, tensors } = checkpoint;
+  const { maybeTied, vocabulary } = describeArchitecture(checkpoint);
+  const [architecture] = Array.isArray(config?.architectures) ? config.architectures : [];
+  if (!maybeTied || !HAS_LM_HEAD.test(String(architecture))) return undefined;
+  if (tensors.some((entry) => tensorRole(entry, vocabulary) === "head")) return undefined;
+  return tensors.find((entry) => tensorRole(entry, vocabulary) === "embedding");
+}
 
 /**
- * The head of a model that ties it to its embedding, where an adapter changes the embedding alone: while it was
- * trained, the head stayed what the embedding was. PEFT's merge of factors changes both. Undefined where the sizes
- * differ: then only the adapter has rows for all tokens.
+ * True where a tied head is a tensor of its own now: the adapter changes it, or the embedding alone, beside which the
+ * head stays what the embedding was, as it did while the adapter was trained; PEFT's merge of factors changes both.
+ * Where their sizes differ only the adapter has rows for all tokens.
  */
-function tiedHead({ model, source }: IndexedModel, tensors: Tensors, adapter: number): ViewedTensor | undefined {
-  const { config } = model.checkpoint;
-  const { maybeTied, vocabulary } = describeArchitecture(model.checkpoint);
-  const [architecture] = Array.isArray(config?.architectures) ? config.architectures : [];
-  const all = [...tensors.values()];
-  if (!maybeTied || !HAS_LM_HEAD.test(String(architecture))) return undefined;
-  if (all.some(({ entry }) => tensorRole(entry, vocabulary) === "head")) return undefined;
-  const embedding = all.find(({ entry }) => tensorRole(entry, vocabulary) === "embedding");
-  if (embedding === undefined || !isAdapted(embedding, adapter)) return undefined;
-  const before = model.checkpoint.tensors.find(({ name }) => name === embedding.entry.name);
-  if (before === undefined || before.shape[0] !== embedding.entry.shape[0]) return undefined;
-  return { entry: { ...before, name: LM_HEAD }, stored: storedTensor(before, source) };
+function partsHead(tensors: Tensors, embedding: TensorEntry, adapter: number): boolean {
+  const [own, head] = [tensors.get(embedding.name), tensors.get(LM_HEAD)];
+  if (own === undefined || head === undefined) return false;
+  return isAdapted(head, adapter) || (isAdapted(own, adapter) && own.entry.shape[0] === head.entry.shape[0]);
 }
 
 type Tensors = ReadonlyMap<string, ViewedTensor>;

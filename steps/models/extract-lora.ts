@@ -7,6 +7,7 @@ import type { TensorEntry } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { type FloatDtype, isFloatDtype } from "../../core/ops/cast.ts";
 import { allocateMatrix, type Matrix, onHeap, transposed } from "../../core/ops/linalg/matrix.ts";
+import { LM_HEAD, tiedEmbedding } from "../../core/plan/adapter.ts";
 import { describeArchitecture } from "../../core/plan/architecture.ts";
 import { count, uri } from "../../core/schema-atoms.ts";
 import { elementCount, sameShape } from "../../core/tensor.ts";
@@ -22,6 +23,8 @@ import {
   roundValues,
   type WholeTensor,
 } from "./whole-tensors.ts";
+
+const HEAD = LM_HEAD.replace(/\.weight$/, "");
 
 export const extractLoraStep = defineStep({
   name: "extract-lora",
@@ -142,13 +145,17 @@ async function extractTensor(
   const own = base.opened.checkpoint.tensors.find(({ name }) => name === entry.name);
   const module = entry.name.replace(/\.[^.]+$/, "");
   const weight = entries.get(`${module}.weight`);
-  const kind = extractKind(entry, weight, { vocabulary, embeddings: input.embeddings });
+  const kind = extractKind(entry, weight, { vocabulary, embeddings: factorsEmbeddings(extraction) });
   if (own === undefined || (kind === "whole" && input.skipWhole)) return;
   if (kind === "whole") {
     if (await isSame(extraction, entry, own)) return;
     extraction.whole.push(module);
     const bytes = () => readTensorBytes(model, entry, deps.signal);
-    extraction.tensors.push({ name: wholeName(entry.name), dtype: entry.dtype, shape: entry.shape, bytes });
+    const isHead = isTiedHead(extraction, entry);
+    if (isHead) extraction.whole.push(HEAD);
+    for (const name of isHead ? [entry.name, LM_HEAD] : [entry.name]) {
+      extraction.tensors.push({ name: wholeName(name), dtype: entry.dtype, shape: entry.shape, bytes });
+    }
     return;
   }
   if (kind === "bias" && input.skipWhole) return;
@@ -168,13 +175,29 @@ async function extractTensor(
   addFactors(extraction, { entry, module, isEmbedding: kind === "embedding" }, change, energy);
 }
 
+/** PEFT takes no factors of embeddings beside updates of biases. */
+function factorsEmbeddings({ model, input }: Extraction): boolean {
+  if (!input.embeddings || input.skipWhole) return input.embeddings;
+  const { vocabulary, tensors } = describeArchitecture(model.opened.checkpoint);
+  return ![...tensors.values()].some((entry) => {
+    const weight = tensors.get(entry.name.replace(/\.[^.]+$/, ".weight"));
+    return extractKind(entry, weight, { vocabulary, embeddings: true }) === "bias";
+  });
+}
+
+/** True of an embedding that is also the head: PEFT leaves that as it was unless the adapter has it too. */
+function isTiedHead({ model }: Extraction, { name }: TensorEntry): boolean {
+  return tiedEmbedding(model.opened.checkpoint)?.name === name;
+}
+
 /** The factors of one module, named and rounded to the weight's dtype. */
 function addFactors(
-  { tensors, ranks, input }: Extraction,
+  extraction: Extraction,
   target: { readonly entry: TensorEntry; readonly module: string; readonly isEmbedding: boolean },
   change: Matrix,
   energy: { all: number; kept: number },
 ): void {
+  const { tensors, ranks, input } = extraction;
   const { entry, module, isEmbedding } = target;
   const factors = extractFactors(isEmbedding || input.inputFirst ? transposed(change) : change, input);
   energy.all += change.values.reduce((sum, value) => sum + value * value, 0);
@@ -183,6 +206,11 @@ function addFactors(
   const dtype = isFloatDtype(entry.dtype) ? entry.dtype : "F32";
   tensors.push(...factorTensors({ module, isEmbedding, dtype, shape: entry.shape }, factors));
   ranks.set(module, a.rows);
+  if (isTiedHead(extraction, entry)) {
+    const turned = { a: transposed(b), b: transposed(a) };
+    tensors.push(...factorTensors({ module: HEAD, isEmbedding: false, dtype, shape: entry.shape }, turned));
+    ranks.set(HEAD, a.rows);
+  }
   energy.kept += normOfProduct(a, b);
 }
 

@@ -110,6 +110,51 @@ describe("lora extract", () => {
     assert.deepEqual((await read("a3"))[name]?.shape, [6, 8]);
   });
 
+  test("the head that a model ties to its embedding is in the adapter, whole or as factors", async () => {
+    const config = { "config.json": { architectures: ["GPT2LMHeadModel"], model_type: "gpt2", vocab_size: 7 } };
+    const shapes = {
+      "transformer.wte.weight": [7, 3],
+      "transformer.wpe.weight": [4, 3],
+      "transformer.h.0.fc.weight": [3, 3],
+    };
+    for (const [folder, change] of [
+      ["tb", 0],
+      ["tt", 1],
+    ] as const) {
+      const tensors = Object.entries(shapes).map(([name, shape], at) => {
+        const values = plainNumbers((shape[0] ?? 0) * 3, at + 1).map((value, i) => value + change * Math.sin(i * i));
+        return [name, { shape, values }] as const;
+      });
+      write(folder, "model.safetensors", Object.fromEntries(tensors), config);
+    }
+    const tuned = await read("tt");
+    const extract = ["lora", "extract", "tt", "--base", "tb", "--out"];
+    for (const [adapter, options, whole] of [
+      ["ta", [], ["lm_head", "wpe", "wte"]],
+      ["te", ["--embed-lora"], null],
+    ] as const) {
+      await run(...extract, adapter, ...options);
+      const written = JSON.parse(readFileSync(path.join(cwd, adapter, "adapter_config.json"), "utf8"));
+      assert.deepEqual(written.modules_to_save, whole);
+      if (whole === null) assert.deepEqual(written.target_modules, ["fc", "lm_head", "wpe", "wte"]);
+      writeFileSync(path.join(cwd, `${adapter}.yaml`), `merge_method: passthrough\nmodels: [{model: tb+${adapter}}]\n`);
+      const { code } = await run("merge", `${adapter}.yaml`, "--out", `${adapter}-merged`);
+      assert.equal(code, undefined);
+      const merged = await read(`${adapter}-merged`);
+      for (const name of Object.keys(shapes)) assertClose(merged[name]?.values, tuned[name]?.values);
+      assertClose(merged["lm_head.weight"]?.values, tuned["transformer.wte.weight"]?.values);
+    }
+  });
+
+  test("embeddings are whole beside changed biases, which PEFT takes no factors of embeddings with", async () => {
+    writeModel("bb", () => 0);
+    writeModel("bt", (_, i) => Math.sin(i) / 4);
+    const extract = ["lora", "extract", "bt", "--base", "bb", "--embed-lora", "--out"];
+    const { whole } = await run(...extract, "ba");
+    assert.equal(whole, 2, "the embedding and the norm");
+    assert.equal((await run(...extract, "bs", "--skip-undecomposable")).whole, 0);
+  });
+
   test("nothing changed, a tensor that the base lacks, and another shape are refused", async () => {
     writeModel("b2", () => 0);
     const same = await run("lora", "extract", "b2", "--base", "b2", "--out", "none");

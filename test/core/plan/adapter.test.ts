@@ -203,6 +203,15 @@ test("a tied head stays what the embedding was where the adapter changes the emb
   assert.equal(config.tie_word_embeddings, false);
 });
 
+test("factors of a head that the model ties to its embedding update what the embedding is", () => {
+  const merged = plan(factors("lm_head", 2, 4, 10), { base: makeLlama(TIED) });
+  const [head, embedding] = ["lm_head.weight", `${EMBED}.weight`].map((name) => tensorOf(merged, name).inputs[0]);
+  assert.deepEqual([head?.source, head?.tensor], [0, `${EMBED}.weight`]);
+  assert.equal(head?.lora?.left.tensor, "base_model.model.lm_head.lora_B.weight");
+  assert.equal(embedding?.lora, undefined);
+  assert.equal(configOf(merged).tie_word_embeddings, false);
+});
+
 test("several references may share a model or an adapter; each is opened once", () => {
   const text =
     "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: base}, {model: base+lora}, {model: other+lora}]\n";
