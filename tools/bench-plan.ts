@@ -5,14 +5,15 @@ import { parseArgs } from "node:util";
 import type { Checkpoint, TensorEntry } from "../core/checkpoint.ts";
 import { planPipeline } from "../core/plan/plan-pipeline.ts";
 import { normaliseRecipe } from "../core/recipe/normalise.ts";
-import { elementCount } from "../core/tensor.ts";
+import { elementCount, type Shape } from "../core/tensor.ts";
 import { readRecipe } from "../steps/read-recipe.ts";
+import { llamaLayers } from "./bench/llama-layers.ts";
 
 /** Sizes of Llama 3.1. Source: the models' published configs. */
 export const BUILDS = Object.freeze({
-  "8B": { layers: 32, hidden: 4096, inter: 14_336, kv: 1024, heads: 32 },
-  "70B": { layers: 80, hidden: 8192, inter: 28_672, kv: 1024, heads: 64 },
-  "405B": { layers: 126, hidden: 16_384, inter: 53_248, kv: 1024, heads: 128 },
+  "8B": { layers: 32, hidden: 4096, inner: 14_336, keys: 1024, heads: 32 },
+  "70B": { layers: 80, hidden: 8192, inner: 28_672, keys: 1024, heads: 64 },
+  "405B": { layers: 126, hidden: 16_384, inner: 53_248, keys: 1024, heads: 128 },
 });
 type Build = (typeof BUILDS)[keyof typeof BUILDS];
 const VOCABULARY = 128_256;
@@ -20,27 +21,15 @@ const VOCABULARY = 128_256;
 const FILE_BYTES = 4.25e9;
 
 /** Headers of a model of a build in BF16. */
-function syntheticModel({ layers, hidden, inter, kv, heads }: Build): Checkpoint {
+function syntheticModel(build: Build): Checkpoint {
+  const { layers, hidden, inner, heads } = build;
   const vocabulary = VOCABULARY;
-  const block: [string, number[]][] = [
-    ["input_layernorm", [hidden]],
-    ["mlp.down_proj", [hidden, inter]],
-    ["mlp.gate_proj", [inter, hidden]],
-    ["mlp.up_proj", [inter, hidden]],
-    ["post_attention_layernorm", [hidden]],
-    ["self_attn.k_proj", [kv, hidden]],
-    ["self_attn.o_proj", [hidden, hidden]],
-    ["self_attn.q_proj", [hidden, hidden]],
-    ["self_attn.v_proj", [kv, hidden]],
-  ];
-  const shapes: [string, number[]][] = [
-    ["model.embed_tokens", [vocabulary, hidden]],
-    ...Array.from({ length: layers }, (_, layer) =>
-      block.map(([name, shape]): [string, number[]] => [`model.layers.${layer}.${name}`, shape]),
-    ).flat(),
-    ["model.norm", [hidden]],
-    ["lm_head", [vocabulary, hidden]],
-  ];
+  const shapes = [
+    ["model.embed_tokens.weight", [vocabulary, hidden]],
+    ...llamaLayers(build),
+    ["model.norm.weight", [hidden]],
+    ["lm_head.weight", [vocabulary, hidden]],
+  ] as const;
   return {
     format: "safetensors",
     ...placeTensors(shapes),
@@ -50,7 +39,7 @@ function syntheticModel({ layers, hidden, inter, kv, heads }: Build): Checkpoint
       architectures: ["LlamaForCausalLM"],
       model_type: "llama",
       hidden_size: hidden,
-      intermediate_size: inter,
+      intermediate_size: inner,
       num_attention_heads: heads,
       num_hidden_layers: layers,
       num_key_value_heads: 8,
@@ -61,7 +50,7 @@ function syntheticModel({ layers, hidden, inter, kv, heads }: Build): Checkpoint
   };
 }
 
-function placeTensors(shapes: readonly [string, number[]][]): Pick<Checkpoint, "tensors" | "tensorFiles"> {
+function placeTensors(shapes: readonly (readonly [string, Shape])[]): Pick<Checkpoint, "tensors" | "tensorFiles"> {
   const tensors: TensorEntry[] = [];
   const sizes: number[] = [];
   for (const [name, shape] of shapes) {
@@ -71,7 +60,7 @@ function placeTensors(shapes: readonly [string, number[]][]): Pick<Checkpoint, "
     const index = sizes.length - 1;
     const offset = sizes[index] ?? 0;
     const file = `model-${String(index + 1).padStart(5, "0")}.safetensors`;
-    tensors.push({ name: `${name}.weight`, dtype: "BF16", shape, ranges: [{ file, offset, bytes }] });
+    tensors.push({ name, dtype: "BF16", shape, ranges: [{ file, offset, bytes }] });
     sizes[index] = offset + bytes;
   }
   const files = sizes.map((bytes, index) => ({

@@ -15,6 +15,7 @@ import { convertFile } from "../../steps/convert/file.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { createConvert } from "../../workers/convert-executor.ts";
 import { createPool, defaultThreads } from "../../workers/pool.ts";
+import { llamaLayers } from "./llama-layers.ts";
 import { type Cost, least, measure } from "./measure.ts";
 import { createNormal } from "./models.ts";
 
@@ -131,22 +132,7 @@ async function writeUniversal(from: string, to: string): Promise<void> {
 
 /** The model that DeepSpeed's figure was measured with: 80 M parameters of the llama family. */
 function parameterShapes(): readonly (readonly [string, Shape])[] {
-  const { hidden, inner, keys, vocabulary, layers } = MODEL;
-  const shapes: readonly (readonly [string, Shape])[] = [
-    ["self_attn.q_proj", [hidden, hidden]],
-    ["self_attn.k_proj", [keys, hidden]],
-    ["self_attn.v_proj", [keys, hidden]],
-    ["self_attn.o_proj", [hidden, hidden]],
-    ["mlp.gate_proj", [inner, hidden]],
-    ["mlp.up_proj", [inner, hidden]],
-    ["mlp.down_proj", [hidden, inner]],
-    ["input_layernorm", [hidden]],
-    ["post_attention_layernorm", [hidden]],
-  ];
-  const inLayers = Array.from({ length: layers }, (_, layer) =>
-    shapes.map(([name, shape]) => [`model.layers.${layer}.${name}.weight`, shape] as const),
-  );
-  return [["model.embed_tokens.weight", [vocabulary, hidden]], ...inLayers.flat()];
+  return [["model.embed_tokens.weight", [MODEL.vocabulary, MODEL.hidden]], ...llamaLayers(MODEL)];
 }
 
 /** Matrices are trained by one group of the optimizer, vectors by the other. */

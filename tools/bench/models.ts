@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { encodeSafetensorsHeader } from "../../core/formats/safetensors/safetensors.ts";
 import { float32ToBfloat16 } from "../../core/ops/cast.ts";
 import { elementCount } from "../../core/tensor.ts";
+import { llamaLayers } from "./llama-layers.ts";
 
 const BENCH_SHAPE = [4096, 11008] as const;
 const BENCH_TENSORS = 10;
@@ -58,25 +59,11 @@ function describeLlama(): Record<string, unknown> {
 function llamaTensors(): readonly Spec[] {
   const { hidden, inner, layers, heads, keyHeads, vocabulary } = LLAMA;
   const keys = (hidden / heads) * keyHeads;
-  const shapes: readonly (readonly [string, readonly number[]])[] = [
-    ["input_layernorm", [hidden]],
-    ["post_attention_layernorm", [hidden]],
-    ["self_attn.q_proj", [hidden, hidden]],
-    ["self_attn.k_proj", [keys, hidden]],
-    ["self_attn.v_proj", [keys, hidden]],
-    ["self_attn.o_proj", [hidden, hidden]],
-    ["mlp.gate_proj", [inner, hidden]],
-    ["mlp.up_proj", [inner, hidden]],
-    ["mlp.down_proj", [hidden, inner]],
-  ];
-  const inLayers = Array.from({ length: layers }, (_, layer) =>
-    shapes.map(([name, shape]) => ({ name: `model.layers.${layer}.${name}.weight`, shape })),
-  );
   return [
     { name: "model.embed_tokens.weight", shape: [vocabulary, hidden] },
     { name: "lm_head.weight", shape: [vocabulary, hidden] },
     { name: "model.norm.weight", shape: [hidden] },
-    ...inLayers.flat(),
+    ...llamaLayers({ layers, hidden, inner, keys }).map(([name, shape]) => ({ name, shape })),
   ];
 }
 
