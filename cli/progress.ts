@@ -1,6 +1,6 @@
 // Progress on stderr: on a terminal one line, redrawn at most ten times a second, with bytes, rate and time left;
 // elsewhere a plain line now and then. It never touches stdout, so results can be piped.
-
+import type { StepDeps } from "../steps/step.ts";
 import type { OutputStream, Terminal } from "./terminal.ts";
 import { formatBytes, formatDuration } from "./text.ts";
 
@@ -62,6 +62,14 @@ export function createProgress(terminal: Terminal, options: { readonly silent: b
       stream.write(`${text}\n`);
     },
     end: clear,
+  };
+}
+
+/** What a step tells that reads whole checkpoints: how much, and how much it has read. */
+export function readingProgress(progress: Progress, label: string): Required<Pick<StepDeps, "begun" | "progress">> {
+  return {
+    begun: (sourceBytes) => progress.begin(label, sourceBytes),
+    progress: ({ bytesRead }) => progress.update(bytesRead),
   };
 }
 

@@ -25,7 +25,7 @@ import {
 } from "../arguments.ts";
 import { intoFolder } from "../output.ts";
 import { type PatternOptions, readPatterns } from "../patterns-file.ts";
-import { createProgress } from "../progress.ts";
+import { createProgress, readingProgress } from "../progress.ts";
 import { openSource, sourceInput } from "../source.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, formatBytes } from "../text.ts";
@@ -151,8 +151,7 @@ async function convert(
       executeConvert: createConvert(deps.openStore, pool),
       threads: options.threads ?? defaultThreads(),
       memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
-      begun: (sourceBytes: number) => progress.begin("convert", sourceBytes),
-      progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
+      ...readingProgress(progress, "convert"),
     };
     return runStep(convertStep, { ...input, target }, own).finally(() => pool.close());
   }).finally(() => progress.end());

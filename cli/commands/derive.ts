@@ -11,7 +11,7 @@ import { createStoreOpener } from "../../stores/open.ts";
 import type { OpenStore } from "../../stores/store.ts";
 import { forceOption, jsonOption, parseLocalPath, toUri } from "../arguments.ts";
 import { intoFolder } from "../output.ts";
-import { createProgress } from "../progress.ts";
+import { createProgress, readingProgress } from "../progress.ts";
 import { locateSource } from "../source.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { countOf, describeLoss, formatBytes } from "../text.ts";
@@ -53,9 +53,7 @@ async function derive(model: string, options: Options, terminal: Terminal): Prom
   const progress = createProgress(terminal, { silent: options.json === true });
   const result = await intoFolder(options, terminal, ({ target, deps }) => {
     const input = { source, original, bits: options.bits, target };
-    const begun = (sourceBytes: number) => progress.begin("derive", sourceBytes);
-    const show = ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead);
-    return runStep(deriveStep, input, { ...deps, begun, progress: show });
+    return runStep(deriveStep, input, { ...deps, ...readingProgress(progress, "derive") });
   }).finally(() => progress.end());
   printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
     const each = ((8 * result.bytes) / result.elements).toFixed(2);

@@ -8,7 +8,7 @@ import { runStep } from "../../steps/step.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, parseLocalPath } from "../arguments.ts";
 import { writeOutputFile } from "../output-file.ts";
-import { createProgress } from "../progress.ts";
+import { createProgress, readingProgress } from "../progress.ts";
 import { locateSource, openSource } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -33,11 +33,7 @@ async function diff(a: string, b: string, options: Options, terminal: Terminal):
   // The page names the tensors that are equal too, and says what the formats are.
   const sides = options.html === undefined ? undefined : await Promise.all([openSide(a), openSide(b)]);
   const progress = createProgress(terminal, { silent: options.json === true });
-  const deps = {
-    ...createStepDeps(terminal, openStore),
-    begun: (sourceBytes: number) => progress.begin("diff", sourceBytes),
-    progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
-  };
+  const deps = { ...createStepDeps(terminal, openStore), ...readingProgress(progress, "diff") };
   const input = { a: locateSource(a, terminal.cwd), b: locateSource(b, terminal.cwd) };
   const result = await runStep(diffStep, input, deps).finally(() => progress.end());
   try {

@@ -10,7 +10,7 @@ import { defaultThreads } from "../../workers/pool.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { isUri, locateFile, toOutputUri, toUri } from "../arguments.ts";
 import { type ChooseSchemes, describePlan } from "../bit-plan.ts";
-import { createProgress } from "../progress.ts";
+import { createProgress, readingProgress } from "../progress.ts";
 import { writeQuantizationReport } from "../quantization-report.ts";
 import { sourceInput } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
@@ -57,8 +57,7 @@ export async function quantizeFile(
     executeQuantize: executor.execute,
     threads: options.threads ?? defaultThreads(),
     memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
-    begun: (sourceBytes: number) => progress.begin("quantize", sourceBytes),
-    progress: ({ bytesRead }: { bytesRead: number }) => progress.update(bytesRead),
+    ...readingProgress(progress, "quantize"),
   };
   try {
     const { tokenizer } = options;

@@ -7,7 +7,7 @@ import { defaultThreads } from "../../workers/pool.ts";
 import { locateFile, toUri } from "../arguments.ts";
 import { type ChooseSchemes, describePlan } from "../bit-plan.ts";
 import { intoFolder } from "../output.ts";
-import { createProgress } from "../progress.ts";
+import { createProgress, readingProgress } from "../progress.ts";
 import { writeQuantizationReport } from "../quantization-report.ts";
 import { sourceInput } from "../source.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -48,8 +48,7 @@ export async function quantizeFolder(
         executeParts: executor.execute,
         threads: options.threads ?? defaultThreads(),
         memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
-        begun: (sourceBytes) => progress.begin("quantize", sourceBytes),
-        progress: ({ bytesRead }) => progress.update(bytesRead),
+        ...readingProgress(progress, "quantize"),
       });
       return { result, planned };
     } finally {
