@@ -33,11 +33,12 @@ export const DTYPE_BITS = {
 export type Dtype = keyof typeof DTYPE_BITS;
 
 /** Dtypes that weights have before they are quantized, and that scales take from them. */
-export type ScaleDtype = "F32" | "BF16" | "F16";
+export const SCALE_DTYPES = ["F32", "BF16", "F16"] as const;
+export type ScaleDtype = (typeof SCALE_DTYPES)[number];
 
 /** The dtype where scales may have it. */
 export function asScaleDtype(dtype: Dtype): ScaleDtype | undefined {
-  return dtype === "F32" || dtype === "BF16" || dtype === "F16" ? dtype : undefined;
+  return SCALE_DTYPES.find((known) => known === dtype);
 }
 
 /** All dtypes in the safetensors order: a later one is written first. */

@@ -4,7 +4,7 @@ import * as z from "zod";
 import { digestSchema as digest } from "../artifact/digest-schema.ts";
 import { count } from "../schema-atoms.ts";
 import { BLOCK_SCHEME_IDS } from "../schemes/registry.ts";
-import { DTYPES } from "../tensor.ts";
+import { DTYPES, SCALE_DTYPES } from "../tensor.ts";
 
 const dtype = z.enum(DTYPES);
 const shape = z.array(count);
@@ -37,7 +37,7 @@ export const sourceSchema = z.strictObject({
   mergedBy: z.strictObject({ stage: count }).optional(),
 });
 
-const scaleDtype = z.enum(["F32", "BF16", "F16"]);
+const scaleDtype = z.enum(SCALE_DTYPES);
 const codeBits = z.literal([2, 3, 4, 8]);
 const positive = z.int().positive();
 
