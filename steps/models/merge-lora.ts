@@ -104,7 +104,9 @@ async function openAdapter(source: string, { openStore, signal }: StepDeps): Pro
   const found = await findJson(store, ADAPTER_CONFIG_FILE, documentSchema, TOKENIZER_LIMITS.bytes, { signal });
   if (found === undefined) throw new MergeyardError("PlanAdapterInvalid", { where, found: "no such file" });
   const config = readAdapterConfig(found.value, where);
-  const { modules, whole } = groupAdapter(opened.checkpoint.tensors, { store: store.uri });
+  // PEFT saves an embedding that has factors beside them, as the model has it: no part of what the adapter changes.
+  const own = opened.checkpoint.tensors.filter(({ name }) => !/\.base_layer\.[^.]+$/.test(name));
+  const { modules, whole } = groupAdapter(own, { store: store.uri });
   const bias = modules.find(({ kind }) => kind === "bias");
   if (bias !== undefined) {
     const expected = "factors of weights only";

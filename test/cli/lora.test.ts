@@ -189,6 +189,30 @@ describe("lora merge", () => {
     assert.equal((await run(...both, "--combination", "ties_svd", "--rank", "9", "--out", "ties-svd")).rank, 4);
   });
 
+  test("layers that PEFT saves as they are beside their factors are no tensors of two adapters", async () => {
+    for (const [folder, seed] of [
+      ["l1", 1],
+      ["l2", 3],
+    ] as const) {
+      writeAdapter(folder, 2, seed);
+      const layer = { "base_model.model.m.base_layer.weight": { shape: [5, 4], values: plainNumbers(20, 9) } };
+      const config = JSON.parse(readFileSync(path.join(cwd, folder, "adapter_config.json"), "utf8"));
+      const tensors = { ...(await read(folder)), ...layer };
+      write(folder, "adapter_model.safetensors", tensors, { "adapter_config.json": config });
+    }
+    const { whole, modules } = await run("lora", "merge", "l1", "l2", "--out", "layered");
+    assert.deepEqual([whole, modules], [0, 1]);
+    assert.deepEqual(Object.keys(await read("layered")).sort(), [
+      "base_model.model.m.lora_A.weight",
+      "base_model.model.m.lora_B.weight",
+    ]);
+    const [first, second] = [await change("l1"), await change("l2")];
+    assertClose(
+      await change("layered"),
+      first.map((value, i) => value + (second[i] ?? 0)),
+    );
+  });
+
   test("options that a combination does not use are refused", async () => {
     writeAdapter("idle", 2, 3);
     for (const [combination, option, value] of [
