@@ -150,8 +150,8 @@ test("a failure in one region leaves no shard", async () => {
     const ranges = unit.entry.ranges.map((range) => ({ ...range, offset: range.offset + 2 ** 30 }));
     return { ...unit, entry: { ...unit.entry, ranges } };
   });
-  await assert.rejects(executor.execute({ ...request, model: { ...request.model, units } }, options), (error) => {
-    return hasCode(error, "StoreShortRead");
+  await assert.rejects(executor.execute({ ...request, model: { ...request.model, units } }, options), {
+    code: "StoreShortRead",
   });
   assert.deepEqual(await filesIn("broken"), []);
 });

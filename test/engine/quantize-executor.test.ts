@@ -6,7 +6,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { hasCode } from "../../core/error.ts";
 import { BLOCK_SCHEMES, type BlockSchemeId } from "../../core/schemes/registry.ts";
 import { type BlockScheme, rowBytes } from "../../core/schemes/scheme.ts";
 import { cutPortions } from "../../engine/quantize-portions.ts";
@@ -122,12 +121,12 @@ test("a failure in one region leaves nothing", async () => {
   const [tensor] = request.tensors;
   assert.ok(tensor !== undefined);
   const source = { ...tensor.source, ranges: [{ file: "weights", offset: 4096, bytes: 2 * ROWS * COLUMNS }] };
-  await assert.rejects(executor.execute({ ...request, tensors: [{ ...tensor, source }] }, options), (error) => {
-    return hasCode(error, "StoreShortRead");
+  await assert.rejects(executor.execute({ ...request, tensors: [{ ...tensor, source }] }, options), {
+    code: "StoreShortRead",
   });
   const small = { ...request, memoryBytes: 2 ** 20 };
-  await assert.rejects(executor.execute(small, options), (error) => {
-    return hasCode(error, "EngineMemoryTooSmall");
+  await assert.rejects(executor.execute(small, options), {
+    code: "EngineMemoryTooSmall",
   });
   assert.deepEqual(readdirSync(folder), before);
 });
