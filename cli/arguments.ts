@@ -4,7 +4,7 @@ import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { InvalidArgumentError, Option } from "commander";
 import { parsePublicKeys } from "../core/artifact/public-key.ts";
 import { MergeyardError } from "../core/error.ts";
 import { FAMILY_IDS } from "../core/universal/family-ids.ts";
@@ -118,14 +118,6 @@ export function parseSeconds(text: string): number {
   return seconds;
 }
 
-/** Throws CliUsage when an option was given that has no effect beside the others; `expected` is what it goes with. */
-export function refuseIdle(command: Command, options: readonly string[], expected: string): void {
-  const idle = options.find((name) => command.getOptionValueSource(name) === "cli");
-  if (idle === undefined) return;
-  const field = `--${idle.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
-  throw new MergeyardError("CliUsage", { where: { field }, found: "an option without effect", expected });
-}
-
 /** True for a URI; anything else is a path. Throws StoreUriInvalid for what looks like `s3:/bucket`. */
 export function isUri(text: string): boolean {
   if (/^[a-z][a-z0-9+.-]*:\/\//.test(text)) return true;
@@ -175,9 +167,13 @@ function collectModel(text: string, previous: Readonly<Record<string, string>>):
   return { ...previous, [name]: text.slice(at + 1) };
 }
 
-/** Of options by their names, the first that was given: who finds one that can have no effect refuses it. */
-export function firstGiven(options: Readonly<Record<string, unknown>>): string | undefined {
-  return Object.entries(options).find(([, value]) => value !== undefined)?.[0];
+/** Throws CliUsage when one of these options, by their names, was given: beside the others it can have no effect. */
+export function refuseGiven(
+  options: Readonly<Record<string, unknown>>,
+  beside: { readonly found?: string | undefined; readonly expected: string },
+): void {
+  const field = Object.entries(options).find(([, value]) => value !== undefined)?.[0];
+  if (field !== undefined) throw new MergeyardError("CliUsage", { where: { field }, ...beside });
 }
 
 /** A number of threads, processes or ranks. */

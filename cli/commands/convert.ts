@@ -1,7 +1,6 @@
 // `mergeyard convert SRC --to FORMAT --out PLACE`: a checkpoint of any format in another one, a folder or a GGUF file.
 import type { Command } from "commander";
 import { InvalidArgumentError, Option } from "commander";
-import { MergeyardError } from "../../core/error.ts";
 import type { Topology } from "../../core/formats/target.ts";
 import { TARGETS } from "../../core/formats/targets.ts";
 import { FLOAT_NAMES } from "../../core/ops/cast.ts";
@@ -14,12 +13,12 @@ import { createConvert } from "../../workers/convert-executor.ts";
 import { createPool, defaultThreads } from "../../workers/pool.ts";
 import {
   familyOption,
-  firstGiven,
   forceOption,
   jsonOption,
   memoryOption,
   PATTERNS_HELP,
   parseCount,
+  refuseGiven,
   threadsOption,
   toUri,
 } from "../arguments.ts";
@@ -105,13 +104,12 @@ function topologyOf({ tp, pp, dp, zero }: Options): Topology | undefined {
 /** Throws CliUsage for what is said of ranks, where the format has none; of GGUF also of those of the source. */
 function refuseRanks({ to, tp, pp, dp, zero, vocabMultiple, patterns, family }: Omit<Options, "out">): void {
   if (TARGETS.get(to)?.isSharded === true) return;
-  const ranks = { "--tp": tp, "--pp": pp, "--dp": dp, "--zero": zero, "--vocab-multiple": vocabMultiple };
-  const read = to === GGUF ? { "--patterns": patterns, "--family": family } : {};
-  const field = firstGiven({ ...ranks, ...read });
-  if (field === undefined) return;
   const formats = [...TARGETS.values()].flatMap(({ id, isSharded }) => (isSharded ? [id] : []));
-  const expected = field in read ? "another format; `convert --to universal` joins ranks first" : formats.join(" or ");
-  throw new MergeyardError("CliUsage", { where: { field }, found: to, expected });
+  const ranks = { "--tp": tp, "--pp": pp, "--dp": dp, "--zero": zero, "--vocab-multiple": vocabMultiple };
+  refuseGiven(ranks, { found: to, expected: formats.join(" or ") });
+  if (to !== GGUF) return;
+  const expected = "another format; `convert --to universal` joins ranks first";
+  refuseGiven({ "--patterns": patterns, "--family": family }, { found: to, expected });
 }
 
 /** The same file as `quantize` makes with a scheme that rounds to a float: unless asked for, as most weights are. */

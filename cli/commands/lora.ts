@@ -6,7 +6,7 @@ import { MergeyardError } from "../../core/error.ts";
 import { extractLoraStep } from "../../steps/models/extract-lora.ts";
 import { mergeLoraStep } from "../../steps/models/merge-lora.ts";
 import { runStep } from "../../steps/step.ts";
-import { firstGiven, forceOption, jsonOption, lookupOption, parseLocalPath, toUri } from "../arguments.ts";
+import { forceOption, jsonOption, lookupOption, parseLocalPath, refuseGiven, toUri } from "../arguments.ts";
 import { parseNumber, parseNumbers, parsePositive, parseSeed } from "../number-arguments.ts";
 import { intoFolder } from "../output.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -151,11 +151,5 @@ function refuseIdle({ combination, rank, clamp, density }: MergeOptions): void {
   const how = COMBINATIONS.get(combination);
   const bounds = how?.on === "changes" ? {} : { "--rank": rank, "--clamp": clamp };
   const shares = how?.sparsify === "none" && density !== 1 ? { "--density": density } : {};
-  const field = firstGiven({ ...bounds, ...shares });
-  if (field === undefined) return;
-  throw new MergeyardError("CliUsage", {
-    where: { field },
-    found: combination,
-    expected: "a combination that uses it",
-  });
+  refuseGiven({ ...bounds, ...shares }, { found: combination, expected: "a combination that uses it" });
 }

@@ -9,7 +9,7 @@ import { pushStep } from "../../steps/push/push.ts";
 import { watchSteps } from "../../steps/push/watch-steps.ts";
 import { runStep, type StepEvent } from "../../steps/step.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { jsonOption, parseSeconds, parseWhole, refuseIdle, toUri, yardOption } from "../arguments.ts";
+import { jsonOption, parseSeconds, parseWhole, refuseGiven, toUri, yardOption } from "../arguments.ts";
 import { createProgress, type Progress } from "../progress.ts";
 import { createStepDeps } from "../step-deps.ts";
 import { printResult, type Terminal } from "../terminal.ts";
@@ -21,9 +21,11 @@ type Options = {
   readonly rank: number;
   readonly ranks: number;
   readonly watch?: boolean;
-  readonly every: number;
+  readonly every?: number;
   readonly json?: boolean;
 };
+
+const EVERY_SECONDS = 10;
 
 export function addPush(program: Command, terminal: Terminal): void {
   program
@@ -41,13 +43,14 @@ export function addPush(program: Command, terminal: Terminal): void {
     )
     .addOption(new Option("--watch", "follow a training job, and push each step that it finishes").conflicts("upload"))
     .addOption(
-      new Option("--every <seconds>", "with --watch: between two looks; a step rests as long before it is pushed")
-        .argParser(parseSeconds)
-        .default(10),
+      new Option(
+        "--every <seconds>",
+        `with --watch: between two looks; a step rests as long before it is pushed (default: ${EVERY_SECONDS})`,
+      ).argParser(parseSeconds),
     )
     .addOption(jsonOption())
-    .action((folder: string, model: string, options: Options, command: Command) => {
-      if (options.watch !== true) refuseIdle(command, ["every"], "--watch");
+    .action((folder: string, model: string, options: Options) => {
+      if (options.watch !== true) refuseGiven({ "--every": options.every }, { expected: "--watch" });
       return push(folder, model, options, terminal);
     });
 }
@@ -69,7 +72,7 @@ async function push(folder: string, model: string, options: Options, terminal: T
         options.json === true
           ? terminal.stdout.write(`${JSON.stringify(result)}\n`)
           : progress.note(describe(result, toFolder(result.source)));
-      await watchSteps({ ...place, rank, ranks, everyMs: options.every * 1000 }, deps, pushed);
+      await watchSteps({ ...place, rank, ranks, everyMs: (options.every ?? EVERY_SECONDS) * 1000 }, deps, pushed);
     } else {
       const upload = options.upload === undefined ? {} : { upload: options.upload };
       const result = await runStep(pushStep, { ...place, ...upload, rank, ranks }, deps);

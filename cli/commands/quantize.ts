@@ -5,7 +5,7 @@ import { nearestName } from "../../core/recipe/nearest.ts";
 import { FORMAT_SCHEMES } from "../../core/schemes/quantized-formats.ts";
 import { FOLDER_SCHEMES, PART_SCHEMES, SCHEME_ALIASES } from "../../core/schemes/registry.ts";
 import { createStoreOpener } from "../../stores/open.ts";
-import { firstGiven, forceOption, jsonOption, memoryOption, parseCount, threadsOption } from "../arguments.ts";
+import { forceOption, jsonOption, memoryOption, parseCount, refuseGiven, threadsOption } from "../arguments.ts";
 import {
   addPlanOptions,
   type ChooseSchemes,
@@ -55,15 +55,14 @@ function ignoreOption(): Option {
     .default([], "none");
 }
 
-/** An option given that only files of GGUF have. */
-function ggufOption({ imatrix, budget, tokenizer, splitMaxSize, splitMaxTensors }: Options): string | undefined {
-  const unused = budget === undefined ? imatrix : undefined;
-  return firstGiven({
-    "--imatrix": unused,
+/** Options that only files of GGUF have. */
+function ggufOptions({ imatrix, budget, tokenizer, splitMaxSize, splitMaxTensors }: Options) {
+  return {
+    "--imatrix": budget === undefined ? imatrix : undefined,
     "--no-tokenizer": tokenizer ? undefined : tokenizer,
     "--split-max-size": splitMaxSize,
     "--split-max-tensors": splitMaxTensors,
-  });
+  };
 }
 
 const SPLIT_SIZE_HELP = "several files, OUT-00001-of-0000N.gguf, of tensors of at most this size, such as 2G (gguf)";
@@ -96,10 +95,8 @@ async function dispatch(source: string, options: Options, terminal: Terminal): P
     throw new InvalidArgumentError("Give one of --scheme, --budget and --bit-plan.");
   }
   const { candidates, sensitivity, savePlan } = options;
-  const idle = firstGiven({ "--candidates": candidates, "--sensitivity": sensitivity, "--save-plan": savePlan });
-  if (budget === undefined && idle !== undefined) {
-    throw new MergeyardError("CliUsage", { where: { field: idle }, expected: "--budget SIZE, which plans" });
-  }
+  const planning = { "--candidates": candidates, "--sensitivity": sensitivity, "--save-plan": savePlan };
+  if (budget === undefined) refuseGiven(planning, { expected: "--budget SIZE, which plans" });
   const openStore = createStoreOpener(terminal.env);
   const followed = bitPlan === undefined ? undefined : await readPlanFile(bitPlan, openStore, terminal);
   const holding = [...FORMAT_SCHEMES].find(([, schemes]) => schemes.includes(scheme ?? ""))?.[0];
@@ -119,10 +116,8 @@ async function dispatch(source: string, options: Options, terminal: Terminal): P
     const where = { field: "--hessian" };
     throw new MergeyardError("CliUsage", { where, found: scheme, expected: `one of ${taking.join(", ")}` });
   }
-  const foreign = format === "gguf" ? options.ignore.length > 0 && "--ignore" : ggufOption(options);
-  if (typeof foreign === "string") {
-    throw new MergeyardError("CliUsage", { where: { field: foreign }, found: format, expected: "another format" });
-  }
+  const foreign = format === "gguf" ? { "--ignore": options.ignore[0] } : ggufOptions(options);
+  refuseGiven(foreign, { found: format, expected: "another format" });
   const choose: ChooseSchemes = async (place) => {
     const given = scheme ?? followed;
     if (given !== undefined || budget === undefined) return { scheme: given ?? "" };

@@ -9,7 +9,7 @@ import {
   memoryOption,
   modelOption,
   parseSeconds,
-  refuseIdle,
+  refuseGiven,
   stateMachineOption,
   toUri,
   yardOption,
@@ -45,15 +45,17 @@ export function addRun(program: Command, terminal: Terminal): void {
     )
     .addOption(stateMachineOption())
     .addOption(
-      new Option("--poll <seconds>", "time between two looks at a remote run").argParser(parseSeconds).default(5),
+      new Option("--poll <seconds>", "time between two looks at a remote run (default: 5)").argParser(parseSeconds),
     )
     .addOption(jsonOption())
-    .action(async (pipeline: string, options: Options, command: Command) => {
-      if (options.remote !== true) {
-        refuseIdle(command, ["poll", "stateMachine"], "--remote");
+    .action(async (pipeline: string, options: Options) => {
+      const { remote, poll, stateMachine, jobs, threads, memory } = options;
+      if (remote !== true) {
+        refuseGiven({ "--poll": poll, "--state-machine": stateMachine }, { expected: "--remote" });
         return run(pipeline, options, terminal);
       }
-      refuseIdle(command, ["jobs", "threads", "memory"], "a run on this machine; on AWS the deployment says it");
+      const ownMachine = { "--jobs": jobs, "--threads": threads, "--memory": memory };
+      refuseGiven(ownMachine, { expected: "a run on this machine; on AWS the deployment says it" });
       // The AWS SDK is loaded by who needs it.
       const { runRemote } = await import("../remote-run.ts");
       return runRemote(pipeline, options, terminal);
