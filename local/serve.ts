@@ -1,10 +1,10 @@
 // The edge that keeps a yard running on one machine: what EventBridge, its queues and Step Functions are on AWS. It
 // looks again and again at what is due, and runs one pipeline after the other. It keeps nothing itself: what was made
 // stands in the yard, so it may be stopped, killed and started again, and goes on.
-import { setTimeout as pause } from "node:timers/promises";
 import { isVerdict, MergeyardError } from "../core/error.ts";
 import { describeError } from "../steps/error-record.ts";
 import { createLookout, type Lookout } from "../steps/lookout.ts";
+import { pause } from "../steps/pause.ts";
 import type { Start } from "../steps/pipeline-starts.ts";
 import type { FailureRecord } from "../steps/schemas.ts";
 import type { StartEnd } from "../steps/start-records.ts";
@@ -58,10 +58,7 @@ export async function serve({ yard: uri, everyMs, once }: ServeOptions, parts: S
       await orWait(once, deps, () => make(pipeline, starts, lookout, parts));
     }
     if (once) return found?.unreadable.length ?? 0;
-    await pause(everyMs, undefined, { signal: deps.signal }).catch((error: unknown) => {
-      deps.signal.throwIfAborted();
-      throw error;
-    });
+    await pause(everyMs, deps.signal);
   }
 }
 

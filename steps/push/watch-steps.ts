@@ -5,12 +5,12 @@
 // A step is finished when its trainer's own mark says so (the pointer file names it or a later one, or the file that
 // the trainer writes last is there), its files open as a whole checkpoint, and two looks found them the same. One that
 // changes or disappears while it is pushed leaves nothing in the yard, and is looked at again.
-import { setTimeout as pause } from "node:timers/promises";
 import { checkName } from "../../core/artifact/key.ts";
 import { hasCode, MergeyardError } from "../../core/error.ts";
 import { findStepFolders, type StepFolder, whyUnfinished } from "../../core/formats/step-folder.ts";
 import type { ObjectInfo, ObjectStore } from "../../stores/store.ts";
 import { fingerprintFiles } from "../open-checkpoint.ts";
+import { pause } from "../pause.ts";
 import type { StepDeps } from "../step.ts";
 import { openYard } from "../yard.ts";
 import type { PushOutput } from "./push.ts";
@@ -62,10 +62,7 @@ export async function watchSteps(
       }
       if (typeof result === "object") pushed({ ...result, source: `${source.uri}/${ready.folder}` });
     }
-    await pause(input.everyMs, undefined, { signal: deps.signal }).catch((error: unknown) => {
-      deps.signal.throwIfAborted();
-      throw error;
-    });
+    await pause(input.everyMs, deps.signal);
   }
 }
 
