@@ -21,18 +21,22 @@ export type ServeOptions = {
   readonly once: boolean;
 };
 
+/** How a run ended. `unitsEnded`: during this run; 0: there was nothing to do. */
+type Ran = { readonly outcome: PipelineOutcome; readonly unitsEnded: number };
+
 /** A pipeline that ran, for the starts that asked for it. */
 export type Served = {
   /** Its key in the yard. */
   readonly pipeline: string;
   readonly starts: readonly string[];
   readonly outcome: Exclude<PipelineOutcome, { status: "cancelled" }>;
+  readonly unitsEnded: number;
 };
 
 export type ServeParts = {
   readonly deps: StepDeps;
   /** Runs a pipeline of the yard to its end. */
-  readonly run: (pipeline: Start["input"]["pipeline"]) => Promise<PipelineOutcome>;
+  readonly run: (pipeline: Start["input"]["pipeline"]) => Promise<Ran>;
   /** Told of each run that ended. */
   readonly ended: (served: Served) => void;
 };
@@ -43,8 +47,8 @@ const CATCH_UP_MS = 24 * 60 * 60 * 1000;
 /**
  * Serves until it is aborted, or once. A pipeline that fails is told and not started again by the same cause. What may
  * pass (a store that does not answer, a run that another process is at) is logged as `serve-waiting` and tried at the
- * next look; `once` throws it. Resolves, with `once`, to how many pipelines cannot be read. Throws YardMissing, and
- * what looking and running throw besides.
+ * next look; `once` throws it. Resolves, with `once`, to how many pipelines failed or cannot be read. Throws
+ * YardMissing, and what looking and running throw besides.
  */
 export async function serve({ yard: uri, everyMs, once }: ServeOptions, parts: ServeParts): Promise<number> {
   const { deps } = parts;
@@ -52,12 +56,14 @@ export async function serve({ yard: uri, everyMs, once }: ServeOptions, parts: S
   const lookout = createLookout(yard, { sinceMs: deps.now() - CATCH_UP_MS, rest: !once }, deps);
   for (;;) {
     const found = await orWait(once, deps, () => lookout.look());
+    let failed = 0;
     const byPipeline = Map.groupBy(found?.starts ?? [], ({ input }) => input.pipeline.key);
     for (const [pipeline, starts] of byPipeline) {
       deps.log({ event: "start-begun", pipeline, starts: starts.map(({ name }) => name) });
-      await orWait(once, deps, () => make(pipeline, starts, lookout, parts));
+      const status = await orWait(once, deps, () => make(pipeline, starts, lookout, parts));
+      if (status === "failed") failed += 1;
     }
-    if (once) return found?.unreadable.length ?? 0;
+    if (once) return failed + (found?.unreadable.length ?? 0);
     await pause(everyMs, deps.signal);
   }
 }
@@ -68,21 +74,23 @@ async function make(
   starts: readonly Start[],
   lookout: Lookout,
   { deps, run, ended }: ServeParts,
-): Promise<void> {
+): Promise<Served["outcome"]["status"] | undefined> {
   const [first] = starts;
-  if (first === undefined) return;
-  const outcome = await run(first.input.pipeline).catch((cause: unknown) => failedBy(cause, deps.signal));
+  if (first === undefined) return undefined;
+  const ran = await run(first.input.pipeline).catch((cause: unknown) => failedBy(cause, deps.signal));
+  const { outcome, unitsEnded } = ran;
   if (outcome.status === "cancelled") throw deps.signal.reason;
   for (const start of starts) await lookout.keep(start, endOf(outcome));
-  ended({ pipeline, starts: starts.map(({ name }) => name), outcome });
+  ended({ pipeline, starts: starts.map(({ name }) => name), outcome, unitsEnded });
+  return outcome.status;
 }
 
 /** A run that its runner gave up, as one that failed: a damaged journal must not end all other pipelines' service. */
-function failedBy(cause: unknown, signal: AbortSignal): PipelineOutcome {
+function failedBy(cause: unknown, signal: AbortSignal): Ran {
   if (signal.aborted || !isVerdict(cause) || cause.code === "FlowRunBusy") throw cause;
   const error = describeError(cause);
   const failure: FailureRecord = { failure: 1, run: null, state: null, error, units: [], unitsFailed: 0 };
-  return { status: "failed", error: cause.code, cause: cause.message, failure };
+  return { outcome: { status: "failed", error: cause.code, cause: cause.message, failure }, unitsEnded: 0 };
 }
 
 function endOf(outcome: Served["outcome"]): StartEnd {

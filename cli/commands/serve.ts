@@ -57,31 +57,23 @@ async function serveYard(options: Options, terminal: Terminal): Promise<void> {
   const explain = createExplainer(runner.note);
   const log = (event: StepEvent): void =>
     json ? void terminal.stderr.write(`${JSON.stringify(event)}\n`) : explain(event);
-  let [failed, unitsEnded] = [0, 0];
-  const ended = ({ pipeline, starts, outcome }: Served): void => {
-    if (outcome.status === "failed") {
-      failed += 1;
-      terminal.stderr.write(renderError(toError(outcome), json));
-    }
+  const ended = ({ pipeline, starts, outcome, unitsEnded }: Served): void => {
+    if (outcome.status === "failed") terminal.stderr.write(renderError(toError(outcome), json));
     if (json) terminal.stdout.write(`${JSON.stringify({ pipeline, starts, ...outcome })}\n`);
     else if (outcome.status === "done") terminal.stdout.write(`${describeOutcome(outcome, unitsEnded)}\n`);
   };
-  const run: Parameters<typeof serve>[1]["run"] = async (pipeline) => {
-    const done = await runner.run(pipeline, {});
-    unitsEnded = done.unitsEnded;
-    return done.outcome;
-  };
   const { every, once = false } = options;
   if (!once) runner.note(`serves ${options.yard}, looks every ${every} s`);
-  const unreadable = await serve(
+  const failed = await serve(
     { yard, everyMs: every * 1000, once },
-    { deps: createStepDeps(terminal, runner.openStore, log), run, ended },
+    {
+      deps: createStepDeps(terminal, runner.openStore, log),
+      run: (pipeline) => runner.run(pipeline, {}),
+      ended,
+    },
   );
-  if (failed + unreadable > 0) {
-    throw new MergeyardError("CliServeFailed", {
-      where: { store: yard },
-      found: countOf(failed + unreadable, "pipeline"),
-    });
+  if (failed > 0) {
+    throw new MergeyardError("CliServeFailed", { where: { store: yard }, found: countOf(failed, "pipeline") });
   }
 }
 

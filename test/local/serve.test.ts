@@ -87,16 +87,16 @@ async function serveLooks(yard: ObjectStore, { answer, between = [], once = fals
       deps,
       run: async ({ key }) => {
         ran.push(key.replace("pipelines/", ""));
-        return answer?.(key) ?? DONE;
+        return { outcome: answer?.(key) ?? DONE, unitsEnded: 1 };
       },
       ended: (each) => void served.push(each),
     },
   );
-  if (once) return { ran, events, served, unreadable: await ended };
+  if (once) return { ran, events, served, failed: await ended };
   await ended.catch((error: Error) => {
     if (error.message !== "enough") throw error;
   });
-  return { ran, events, served, unreadable: 0 };
+  return { ran, events, served, failed: 0 };
 }
 
 const nothing = () => {};
@@ -199,8 +199,8 @@ test("what may pass is waited for: a store that is silent, another process at th
 
 test("a pipeline that cannot be read keeps no other from starting", async () => {
   const yard = await yardWith({ a: '{ schedule: "rate(1 hour)" }', b: '{ schedule: "hourly" }' });
-  const { ran, unreadable } = await serveLooks(yard, { once: true });
-  assert.deepEqual([ran, unreadable], [["a.yaml"], 1]);
+  const { ran, failed } = await serveLooks(yard, { once: true });
+  assert.deepEqual([ran, failed], [["a.yaml"], 1]);
 });
 
 test("a run that its runner gives up is a failed one, and a store that refuses ends the service", async () => {
