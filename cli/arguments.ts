@@ -42,11 +42,18 @@ export function jobThreadsOption(): Option {
   return new Option("--threads <n>", help).argParser(parseCount);
 }
 
+/** More worker processes of a run at one time only wait for each other's disk. */
+const JOBS_MAX = 8;
+
+/** Worker processes of a run at one time, unless `--jobs` says otherwise. */
+export function defaultJobs(): number {
+  return Math.min(JOBS_MAX, availableParallelism());
+}
+
 /** `--jobs N`: worker processes at one time. */
 export function jobsOption(): Option {
-  return new Option("--jobs <n>", "worker processes at one time (default: one for each core, 8 at most)").argParser(
-    parseCount,
-  );
+  const help = `worker processes at one time (default: one for each core, ${JOBS_MAX} at most)`;
+  return new Option("--jobs <n>", help).argParser(parseCount);
 }
 
 /** `--memory BYTES`: memory of a process; the default is the planner's. */

@@ -1,5 +1,4 @@
 // Runs of pipelines on this machine as a person follows them: `run` makes one, `serve` one after the other.
-import { availableParallelism } from "node:os";
 import { MEMORY_BYTES_DEFAULT } from "../core/plan/defaults.ts";
 import { pipelineParts } from "../local/pipeline-parts.ts";
 import { type PipelineOutcome, type PipelineRun, runPipeline } from "../local/run-pipeline.ts";
@@ -8,7 +7,7 @@ import { readPlan } from "../steps/plan-file.ts";
 import type { StepEvent } from "../steps/step.ts";
 import { createStoreOpener } from "../stores/open.ts";
 import type { OpenStore } from "../stores/store.ts";
-import { defaultJobThreads } from "./arguments.ts";
+import { defaultJobs, defaultJobThreads } from "./arguments.ts";
 import { createProgress } from "./progress.ts";
 import { createRunReport } from "./run-report.ts";
 import type { Terminal } from "./terminal.ts";
@@ -21,8 +20,6 @@ type Options = {
   readonly json?: boolean;
 };
 
-/** More workers at once only wait for each other's disk. */
-const JOBS_MAX = 8;
 /** What a job of a local run executes. */
 const WORKER = new URL("../workers/main.ts", import.meta.url);
 
@@ -60,7 +57,7 @@ export async function createLocalRunner(yard: string, options: Options, terminal
           yard,
           pipeline,
           ...scope,
-          jobs: options.jobs ?? Math.min(JOBS_MAX, availableParallelism()),
+          jobs: options.jobs ?? defaultJobs(),
           threads: options.threads ?? defaultJobThreads(),
           memoryBytes: options.memory ?? MEMORY_BYTES_DEFAULT,
           environment: terminal.env,

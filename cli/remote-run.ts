@@ -19,11 +19,9 @@ type Options = {
   readonly yard: string;
   readonly model: Readonly<Record<string, string>>;
   readonly stateMachine?: string;
-  readonly poll?: number;
+  readonly poll: number;
   readonly json?: boolean;
 };
-
-const POLL_SECONDS = 5;
 
 /** Throws Remote codes, the error that failed the run, and CliInterrupted, which says how to go on. */
 export async function runRemote(pipeline: string, options: Options, terminal: Terminal): Promise<void> {
@@ -43,7 +41,7 @@ export async function runRemote(pipeline: string, options: Options, terminal: Te
   const follower = createFollower(progress, options.json === true ? terminal : undefined);
   progress.note(`${isNew ? "started" : "follows"} ${execution.name}`);
   try {
-    const pause = () => sleep((options.poll ?? POLL_SECONDS) * 1000, undefined, { signal });
+    const pause = () => sleep(options.poll * 1000, undefined, { signal });
     const outcome = await followExecution(execution, { executions, yard, now, signal, pause }, follower);
     progress.end();
     if (outcome.status === "failed") throw toError(outcome);

@@ -29,6 +29,8 @@ type Options = {
   readonly json?: boolean;
 };
 
+const POLL_SECONDS = 5;
+
 export function addRun(program: Command, terminal: Terminal): void {
   program
     .command("run")
@@ -45,7 +47,9 @@ export function addRun(program: Command, terminal: Terminal): void {
     )
     .addOption(stateMachineOption())
     .addOption(
-      new Option("--poll <seconds>", "time between two looks at a remote run (default: 5)").argParser(parseSeconds),
+      new Option("--poll <seconds>", `time between two looks at a remote run (default: ${POLL_SECONDS})`).argParser(
+        parseSeconds,
+      ),
     )
     .addOption(jsonOption())
     .action(async (pipeline: string, options: Options) => {
@@ -58,7 +62,7 @@ export function addRun(program: Command, terminal: Terminal): void {
       refuseGiven(ownMachine, { expected: "a run on this machine; on AWS the deployment says it" });
       // The AWS SDK is loaded by who needs it.
       const { runRemote } = await import("../remote-run.ts");
-      return runRemote(pipeline, options, terminal);
+      return runRemote(pipeline, { ...options, poll: poll ?? POLL_SECONDS }, terminal);
     });
 }
 
