@@ -174,12 +174,16 @@ class Builder {
 
   /** The alternatives of the whole pattern. */
   branches(): readonly Branch[] {
-    const branches = [this.branch()];
+    return this.separated(() => this.branch());
+  }
+
+  separated<T>(read: () => T): readonly T[] {
+    const parts = [read()];
     while (this.peek() === "|") {
       this.at += 1;
-      branches.push(this.branch());
+      parts.push(read());
     }
-    return branches;
+    return parts;
   }
 
   branch(): Branch {
@@ -193,12 +197,7 @@ class Builder {
   }
 
   alternatives(): Fragment {
-    const branches = [this.sequence()];
-    while (this.peek() === "|") {
-      this.at += 1;
-      branches.push(this.sequence());
-    }
-    return this.either(branches);
+    return this.either(this.separated(() => this.sequence()));
   }
 
   either(branches: readonly Fragment[]): Fragment {
