@@ -151,11 +151,14 @@ async function listEntries(target: string): Promise<readonly string[] | undefine
 
 /** A file that no document of the folder lists as it is; undefined when there is none: then it is a former output. */
 async function findForeign(target: string): Promise<string | undefined> {
-  const listed = await readListed(target);
-  return (await listFiles(target)).find(({ name, bytes }) => listed.get(name) !== bytes)?.name;
+  return findUnlisted(await listFiles(target), await readListed(target))?.name;
 }
 
 type FileEntry = { readonly name: string; readonly bytes: number };
+
+function findUnlisted(files: readonly FileEntry[], listed: ReadonlyMap<string, number>): FileEntry | undefined {
+  return files.find(({ name, bytes }) => listed.get(name) !== bytes);
+}
 
 /** Every file below a folder, and what is neither a file nor a folder that holds one, by its path with `/`. */
 async function listFiles(folder: string): Promise<readonly FileEntry[]> {
@@ -209,8 +212,9 @@ async function readListed(folder: string): Promise<ReadonlyMap<string, number>> 
 
 /** Lists the files of a folder that no other document lists, so that it is known again. */
 async function writeRecord(folder: string): Promise<void> {
-  if ((await findForeign(folder)) === undefined) return;
-  const record = { output: 1, files: await listFiles(folder) };
+  const files = await listFiles(folder);
+  if (findUnlisted(files, await readListed(folder)) === undefined) return;
+  const record = { output: 1, files };
   await mkdir(path.dirname(path.join(folder, RECORD)), { recursive: true });
   await writeFile(path.join(folder, RECORD), `${JSON.stringify(record, null, 1)}\n`);
 }
