@@ -91,7 +91,7 @@ export async function planBits(
 ): Promise<PlannedBits> {
   const { budget, candidates, sensitivity, savePlan } = options;
   // Measuring takes long.
-  if (savePlan !== undefined) await checkOutputFile(savePlan, terminal);
+  await checkOutputFile(savePlan, terminal);
   const input: object = {
     ...place,
     budget,

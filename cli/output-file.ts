@@ -1,4 +1,5 @@
 // Writing a file that a command was asked for besides its result: a page that it draws, a plan to be edited.
+import { existsSync } from "node:fs";
 import { access, constants, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { MergeyardError } from "../core/error.ts";
@@ -14,10 +15,18 @@ export async function writeOutputFile(name: string, text: string, { cwd }: Place
   return file;
 }
 
-/** What can be known before the work: the folder is there, and no folder is in the file's place. As above. */
-export async function checkOutputFile(name: string, { cwd }: Place): Promise<void> {
+/**
+ * What can be known before the work, which may take hours: the file's folder is there, unless it is `making`, which the
+ * work makes, and no folder is in the file's place. As above; nothing where no file is asked for.
+ */
+export async function checkOutputFile(name: string | undefined, { cwd }: Place, making?: string): Promise<void> {
+  if (name === undefined) return;
   const file = path.resolve(cwd, name);
-  await guard(file, () => access(path.dirname(file), constants.W_OK));
+  const folder = path.dirname(file);
+  const isMade = making !== undefined && folder === path.resolve(cwd, making);
+  if (isMade && !existsSync(folder)) return;
+  // The separator: a file in the place of the folder is none.
+  await guard(file, () => access(folder + path.sep, constants.W_OK));
   const there = await guard(file, () => stat(file).catch(undefinedWhenAbsent));
   if (there?.isDirectory()) throw new MergeyardError("CliFileNotWritten", { where: { file }, found: "EISDIR" });
 }

@@ -7,7 +7,7 @@ import type { StoredCheckpoint } from "../../steps/open-checkpoint.ts";
 import { runStep } from "../../steps/step.ts";
 import { createStoreOpener } from "../../stores/open.ts";
 import { jsonOption, parseLocalPath } from "../arguments.ts";
-import { writeOutputFile } from "../output-file.ts";
+import { checkOutputFile, writeOutputFile } from "../output-file.ts";
 import { createProgress, readingProgress } from "../progress.ts";
 import { locateSource, openSource } from "../source.ts";
 import { createStepDeps } from "../step-deps.ts";
@@ -28,6 +28,7 @@ export function addDiff(program: Command, terminal: Terminal): void {
 }
 
 async function diff(a: string, b: string, options: Options, terminal: Terminal): Promise<void> {
+  await checkOutputFile(options.html, terminal);
   const openStore = createStoreOpener(terminal.env);
   const openSide = (text: string) => openSource(text, openStore, terminal);
   // The page names the tensors that are equal too, and says what the formats are.

@@ -24,7 +24,7 @@ import {
   threadsOption,
   toUri,
 } from "../arguments.ts";
-import { writeOutputFile } from "../output-file.ts";
+import { checkOutputFile, writeOutputFile } from "../output-file.ts";
 import { createProgress } from "../progress.ts";
 import { printResult, type Terminal } from "../terminal.ts";
 import { formatBytes, formatCount, formatDuration } from "../text.ts";
@@ -65,6 +65,7 @@ export function addMerge(program: Command, terminal: Terminal): void {
 }
 
 async function merge(config: string, options: Options, terminal: Terminal): Promise<void> {
+  await checkOutputFile(options.report, terminal, options.out);
   const openStore = createStoreOpener(terminal.env);
   const executor = createMergeExecutor(openStore);
   const progress = createProgress(terminal, { silent: options.json === true });

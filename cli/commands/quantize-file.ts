@@ -10,6 +10,7 @@ import { defaultThreads } from "../../workers/pool.ts";
 import { createQuantizeExecutor } from "../../workers/quantize-executor.ts";
 import { isUri, locateFile, toOutputUri, toUri } from "../arguments.ts";
 import { type ChooseSchemes, describePlan } from "../bit-plan.ts";
+import { checkOutputFile } from "../output-file.ts";
 import { createProgress, readingProgress } from "../progress.ts";
 import { writeQuantizationReport } from "../quantization-report.ts";
 import { sourceInput } from "../source.ts";
@@ -50,6 +51,7 @@ export async function quantizeFile(
   const target = toOutputUri(place, terminal.cwd);
   const name = path.basename(options.out);
   refuseFolder(options.out, terminal);
+  await checkOutputFile(options.report, terminal, path.dirname(options.out));
   const progress = createProgress(terminal, { silent: options.json === true });
   const executor = createQuantizeExecutor(openStore);
   const deps = {

@@ -7,6 +7,7 @@ import { defaultThreads } from "../../workers/pool.ts";
 import { locateFile, toUri } from "../arguments.ts";
 import { type ChooseSchemes, describePlan } from "../bit-plan.ts";
 import { intoFolder } from "../output.ts";
+import { checkOutputFile } from "../output-file.ts";
 import { createProgress, readingProgress } from "../progress.ts";
 import { writeQuantizationReport } from "../quantization-report.ts";
 import { sourceInput } from "../source.ts";
@@ -34,6 +35,7 @@ export async function quantizeFolder(
   choose: ChooseSchemes,
   terminal: Terminal,
 ): Promise<void> {
+  await checkOutputFile(options.report, terminal, options.out);
   const located = sourceInput(source, terminal.cwd);
   const progress = createProgress(terminal, { silent: options.json === true });
   const { result, planned } = await intoFolder(options, terminal, async ({ target, deps }) => {

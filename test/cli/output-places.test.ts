@@ -10,6 +10,7 @@ import { createRecorder } from "./recorder.ts";
 
 const MODELS = path.resolve(import.meta.dirname, "../../examples/models");
 const [BASE, PYTHON] = [path.join(MODELS, "base"), path.join(MODELS, "python")];
+const LINEAR = path.join(MODELS, "../linear.yaml");
 const scratch = mkdtempSync(path.join(tmpdir(), "mergeyard-places-"));
 after(() => rmSync(scratch, { recursive: true, force: true }));
 writeFileSync(path.join(scratch, "file"), "mine");
@@ -20,24 +21,30 @@ async function call(...args: readonly string[]) {
   const terminal = createRecorder({ cwd: scratch });
   const status = await main([...args, "--json"], terminal);
   const error = status === 0 ? undefined : JSON.parse(terminal.err().trimEnd().split("\n").at(-1) ?? "").error;
-  return { code: error?.code, where: error?.where };
+  return { code: error?.code, where: error?.where, found: error?.found };
 }
 
 const BUDGET = ["--budget", "5bpw", "--candidates", "q4_0,q8_0"];
 
-test("a file that is asked for beside the result is refused by its name, a plan before it is measured", async () => {
+test("a file that is asked for beside the result is refused by its name, before the work", async () => {
   for (const [place, found] of [
     ["absent/x", "ENOENT"],
     ["file/x", "ENOTDIR"],
     ["folder", "EISDIR"],
   ] as const) {
     const file = path.join(scratch, place);
-    const save = await call("quantize", BASE, ...BUDGET, "--save-plan", place, "--out", `of-${found}.gguf`);
-    assert.deepEqual([save.code, save.where], ["CliFileNotWritten", { file }]);
-    assert.ok(!readdirSync(scratch).includes(`of-${found}.gguf`), "nothing was begun");
-    assert.equal((await call("diff", BASE, PYTHON, "--html", place)).code, "CliFileNotWritten");
-    const report = await call("quantize", BASE, "--scheme", "q8_0", "--report", place, "--out", `r-${found}.gguf`);
-    assert.equal(report.code, "CliFileNotWritten");
+    const made = `made-${found}`;
+    for (const command of [
+      ["quantize", BASE, ...BUDGET, "--save-plan", place, "--out", `${made}.gguf`],
+      ["quantize", BASE, "--scheme", "q8_0", "--report", place, "--out", `${made}.gguf`],
+      ["quantize", BASE, "--scheme", "fp8_dynamic", "--report", place, "--out", made],
+      ["merge", LINEAR, "--report", place, "--out", made],
+      ["diff", BASE, PYTHON, "--html", place],
+    ]) {
+      const { code, where, found: seen } = await call(...command);
+      assert.deepEqual([code, where, seen], ["CliFileNotWritten", { file }, found], command.join(" "));
+      assert.ok(!readdirSync(scratch).some((name) => name.startsWith(made)), `${command.join(" ")} began`);
+    }
     assert.equal((await call("keygen", place)).code, "SigningKeyPlace");
   }
 });

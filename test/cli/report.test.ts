@@ -1,7 +1,16 @@
 // `mergeyard merge --report`, `statistics: true` and quantized outputs in a pipeline, on the example models with the
 // real engine.
 import assert from "node:assert/strict";
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import test, { after } from "node:test";
@@ -95,15 +104,20 @@ test("without --report nothing is measured, and a merge of copies has nothing to
   assert.equal(JSON.parse(refused.err).error.code, "CliNothingToReport");
 });
 
-test("a page that cannot be written is told by its file and why, and the merge stands", async () => {
+test("a page that finds no room is told by its file, and the merge stands; it may lie in the output", async () => {
   const recipe = path.join(scratch, "unwritten.yaml");
   const models = [{ model: `${EXAMPLES}/models/shakespeare` }, { model: `${EXAMPLES}/models/python` }];
   writeFileSync(recipe, JSON.stringify({ ...RECIPE, base_model: `${EXAMPLES}/models/base`, models }));
-  const [out, page] = [path.join(scratch, "unwritten"), path.join(scratch, "absent", "page.html")];
+  const [out, page] = [path.join(scratch, "unwritten"), path.join(scratch, "full.html")];
+  symlinkSync("/dev/full", page);
   const { status, err } = await run(["merge", recipe, "--out", out, "--report", page, "--json"]);
   const { error } = JSON.parse(err);
-  assert.deepEqual([status, error.code, error.where, error.found], [1, "CliFileNotWritten", { file: page }, "ENOENT"]);
+  assert.deepEqual([status, error.code, error.where, error.found], [1, "CliFileNotWritten", { file: page }, "ENOSPC"]);
   assert.ok(existsSync(path.join(out, "manifest.json")));
+  const within = path.join(scratch, "within");
+  const { status: done } = await run(["merge", recipe, "--out", within, "--report", path.join(within, "page.html")]);
+  assert.equal(done, 0);
+  assert.ok(existsSync(path.join(within, "page.html")));
 });
 
 test("a pipeline with `statistics: true` publishes them, and finds them again in the cache", async () => {
