@@ -10,29 +10,19 @@ import {
   type MaskedCombination,
   type MaskedSource,
 } from "../../core/ops/masked.ts";
+import type { Block } from "../../core/ops/memory.ts";
 import type { RankedMask } from "../../core/ops/ranked-mask.ts";
 import { KEY_MAX, type Select } from "../../core/ops/select.ts";
+import { type CombinationExports, openCombination } from "./host-combine.ts";
 import { bitsIn, DTYPE } from "./host-values.ts";
 
 /** Leading parameters of the operations on differences: dtype, source, base, count. */
 type DeltasIn = readonly [dtype: number, source: number, base: number];
 
-/** Combines the `n` sources of the table: divided by one number, or with election by weights unless it is 0. */
-type CombineTable = (
-  ...args: [
-    dtype: number,
-    base: number,
-    n: number,
-    elects: number,
-    divisor: number,
-    multiplier: number,
-    target: number,
-    count: number,
-  ]
-) => number;
+type CombineTable = (dtype: number, elects: number, target: number, count: number) => number;
 
 /** The functions of kernels.wasm that this file calls; addresses in bytes. */
-export type TaskVectorExports = {
+export type TaskVectorExports = CombinationExports & {
   readonly writeKeys: (...args: [...DeltasIn, target: number, count: number]) => void;
   readonly countBracket: (
     ...args: [
@@ -131,6 +121,17 @@ function hostMasked(wasm: TaskVectorExports, buffer: ArrayBuffer): Masked {
       lanes[4 * index + 3] = weight;
     });
   };
+  const setCombination = openCombination(wasm, buffer);
+  const setHow = (
+    base: Block,
+    { length }: readonly unknown[],
+    byteOffset: number,
+    { elects, normalizes, divisor, multiplier }: MaskedCombination,
+  ): number => {
+    const divides = elects ? Number(normalizes) : divisor;
+    setCombination(base.address + byteOffset, length, { divisor: divides, multiplier });
+    return Number(elects);
+  };
   return {
     addMagnitudes(own, deltas, bits, bitOffset, count, tileElements) {
       assert.ok(tileElements % BIT_GROUP === 0 || count <= tileElements, `tiles of ${tileElements} elements`);
@@ -140,32 +141,27 @@ function hostMasked(wasm: TaskVectorExports, buffer: ArrayBuffer): Masked {
     },
     combineMasked(dtype, base, sources, byteOffset, combination, target, count) {
       setMasked(sources, byteOffset);
-      const [b, n, how] = [base.address + byteOffset, sources.length, combinationIn(combination)];
-      wasm.combineMasked(DTYPE[dtype], b, n, ...how, target.address, count);
+      const elects = setHow(base, sources, byteOffset, combination);
+      wasm.combineMasked(DTYPE[dtype], elects, target.address, count);
     },
     combineBanded(dtype, base, sources, byteOffset, combination, target, count) {
       setBanded(sources, byteOffset);
-      const [b, n, how] = [base.address + byteOffset, sources.length, combinationIn(combination)];
-      wasm.combineBanded(DTYPE[dtype], b, n, ...how, target.address, count);
+      const elects = setHow(base, sources, byteOffset, combination);
+      wasm.combineBanded(DTYPE[dtype], elects, target.address, count);
     },
     combineMaskedStored(dtype, base, sources, byteOffset, combination, target, count) {
       setMasked(sources, byteOffset);
-      const [b, n, how] = [base.address + byteOffset, sources.length, combinationIn(combination)];
-      return wasm.combineMaskedStored(DTYPE[dtype], b, n, ...how, target.address + byteOffset, count);
+      const elects = setHow(base, sources, byteOffset, combination);
+      return wasm.combineMaskedStored(DTYPE[dtype], elects, target.address + byteOffset, count);
     },
     combineBandedStored(dtype, base, sources, byteOffset, combination, target, count) {
       setBanded(sources, byteOffset);
-      const [b, n, how] = [base.address + byteOffset, sources.length, combinationIn(combination)];
+      const elects = setHow(base, sources, byteOffset, combination);
       const isOpen = sources.every(({ high }) => high === KEY_MAX);
       const combine = isOpen ? wasm.combineLargestStored : wasm.combineBandedStored;
-      return combine(DTYPE[dtype], b, n, ...how, target.address + byteOffset, count);
+      return combine(DTYPE[dtype], elects, target.address + byteOffset, count);
     },
   };
-}
-
-function combinationIn(combination: MaskedCombination): [elects: number, divisor: number, multiplier: number] {
-  const { elects, normalizes, divisor, multiplier } = combination;
-  return elects ? [1, normalizes ? 1 : 0, multiplier] : [0, divisor, multiplier];
 }
 
 function hostMask(wasm: TaskVectorExports): Mask & RankedMask {

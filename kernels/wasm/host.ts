@@ -1,18 +1,16 @@
 // The WebAssembly kernel set: loads the committed kernels.wasm over a memory of fixed size and calls it with addresses.
 // What the operations compute is defined in core/ops. One instance per thread.
-import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import type { FloatDtype } from "../../core/ops/cast.ts";
-import { COMBINE_SOURCES_MAX, type Combine } from "../../core/ops/combine.ts";
 import type { Kernels } from "../../core/ops/kernels.ts";
-import { type Block, createMemory } from "../../core/ops/memory.ts";
+import { createMemory } from "../../core/ops/memory.ts";
+import { type CombineExports, hostCombine } from "./host-combine.ts";
 import { type ElementExports, hostElements } from "./host-elements.ts";
 import { hostMatrixProduct, type MatrixProductExports } from "./host-matrix-product.ts";
 import { hostParts, type PartExports } from "./host-parts.ts";
 import { hostQuant, type QuantExports } from "./host-quant.ts";
 import { hostReduce, type ReduceExports } from "./host-reduce.ts";
 import { hostTaskVectors, type TaskVectorExports } from "./host-task-vectors.ts";
-import { DTYPE } from "./host-values.ts";
 import { hostWholeModel, type WholeModelExports } from "./host-whole-model.ts";
 
 /** The module's own data lies below this address. */
@@ -21,17 +19,6 @@ const PAGE_BYTES = 65536;
 const PAGES_MAX = 65536;
 /** Fused kernels work on whole groups of 16 elements: past the end of a source they may read this much. */
 const OVERRUN_BYTES = 64;
-
-/** `base` is 0 where there is none. */
-type CombineArguments = [
-  dtype: number,
-  base: number,
-  n: number,
-  divisor: number,
-  multiplier: number,
-  target: number,
-  count: number,
-];
 
 type Convert = (source: number, target: number, count: number) => number;
 
@@ -59,10 +46,8 @@ type Exports = {
       count: number,
     ]
   ) => void;
-  readonly combineTable: () => number;
-  readonly combine: (...args: CombineArguments) => void;
-  readonly combineStored: (...args: CombineArguments) => number;
-} & { readonly [name in `widen${FloatDtype}` | `narrow${FloatDtype}`]: Convert } & TaskVectorExports &
+} & { readonly [name in `widen${FloatDtype}` | `narrow${FloatDtype}`]: Convert } & CombineExports &
+  TaskVectorExports &
   ElementExports &
   MatrixProductExports &
   QuantExports &
@@ -122,34 +107,5 @@ export function createWasmKernels(capacityBytes: number, memory = createKernelMe
     ...hostQuant(wasm, memory.buffer),
     ...hostWholeModel(wasm),
     ...hostParts(wasm, memory.buffer),
-  };
-}
-
-/**
- * Fused combinations. They write whole groups of 16: tiles and blocks start on 64-byte lines, so the elements written
- * past the end are padding that belongs to the same one.
- */
-function hostCombine(wasm: Exports, buffer: ArrayBuffer): Combine {
-  const table = wasm.combineTable();
-  const addresses = new Uint32Array(buffer, table, 2 * COMBINE_SOURCES_MAX);
-  const factorLanes = new Float32Array(buffer, table, 2 * COMBINE_SOURCES_MAX);
-  const setTable = (sources: readonly Block[], byteOffset: number, factors: readonly number[]): number => {
-    assert.ok(sources.length <= COMBINE_SOURCES_MAX);
-    for (let index = 0; index < sources.length; index++) {
-      addresses[2 * index] = (sources[index]?.address ?? 0) + byteOffset;
-      factorLanes[2 * index + 1] = factors[index] ?? 0;
-    }
-    return sources.length;
-  };
-  return {
-    combine(dtype, base, sources, byteOffset, { factors, divisor, multiplier }, target, count) {
-      const n = setTable(sources, byteOffset, factors);
-      const origin = base === undefined ? 0 : base.address + byteOffset;
-      wasm.combine(DTYPE[dtype], origin, n, divisor, multiplier, target.address, count);
-    },
-    combineStored(dtype, base, sources, { factors, divisor, multiplier }, target, count) {
-      const n = setTable(sources, 0, factors);
-      return wasm.combineStored(DTYPE[dtype], base?.address ?? 0, n, divisor, multiplier, target.address, count);
-    },
   };
 }

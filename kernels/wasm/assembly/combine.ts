@@ -2,6 +2,7 @@
 // holds the address of source i (u32) and its factor (f32). The type parameter names the stored dtype as in stored.ts;
 // exported functions take it as a number: 0 BF16, 1 F16, 2 F32. They work on whole groups of sixteen: what lies past
 // the end is padding.
+import { baseAddress, divisor, multiplier, sourceCount } from "./combination";
 import { bf16Half, floatZero, integerOne, upperHalves } from "./constants";
 import {
   addLargest,
@@ -25,27 +26,18 @@ export function combineTable(): usize {
 }
 
 /**
- * Elements from byte `offset` of every source on. `differs`: differences to `b` are combined, and it is added.
+ * Elements from byte `offset` of every source on. `differs`: differences to the base are combined, and it is added.
  * `narrows`: results are stored as the sources are, and what is returned says whether they were right to be; else they
  * are float32.
  */
-@inline function combineOf<T>(
-  b: usize,
-  n: i32,
-  divisor: f32,
-  multiplier: f32,
-  offset: usize,
-  target: usize,
-  count: i32,
-  differs: bool,
-  narrows: bool,
-): bool {
+@inline function combineOf<T>(offset: usize, target: usize, count: i32, differs: bool, narrows: bool): bool {
   const half: usize = 8 * sizeof<T>();
-  const tableEnd = TABLE + (<usize>n << 3);
-  const divides = divisor != 1;
-  const divisors = f32x4.splat(divisor);
-  const multiplies = differs && multiplier != 1;
-  const multipliers = f32x4.splat(multiplier);
+  const b = baseAddress();
+  const tableEnd = TABLE + (sourceCount() << 3);
+  const divides = divisor() != 1;
+  const divisors = f32x4.splat(divisor());
+  const multiplies = differs && multiplier() != 1;
+  const multipliers = f32x4.splat(multiplier());
   const step: usize = narrows ? 2 * half : 64;
   let magnitudes = f32x4.splat(0);
   const end = offset + <usize>((count + 15) >> 4) * 2 * half;
@@ -116,22 +108,15 @@ export function combineTable(): usize {
  * combineOf, narrowing, for two or three sources of BF16 and no divisor: the usual case, in fewer instructions, its
  * constants in registers.
  */
-@inline function combineFew(
-  b: usize,
-  multiplier: f32,
-  offset: usize,
-  target: usize,
-  count: i32,
-  differs: bool,
-  isThree: bool,
-): bool {
+@inline function combineFew(offset: usize, target: usize, count: i32, differs: bool, isThree: bool): bool {
+  const b = baseAddress();
   const u = <usize>load<u32>(TABLE);
   const v = <usize>load<u32>(TABLE, 8);
   const w = isThree ? <usize>load<u32>(TABLE, 16) : v;
   const fu = v128.load32_splat(TABLE, 4);
   const fv = v128.load32_splat(TABLE, 12);
   const fw = isThree ? v128.load32_splat(TABLE, 20) : fv;
-  const by = f32x4.splat(multiplier);
+  const by = f32x4.splat(multiplier());
   const zero = floatZero();
   const uppers = upperHalves();
   const half = bf16Half();
@@ -159,78 +144,44 @@ export function combineTable(): usize {
 }
 
 /** combineOf, narrowing. */
-@inline function narrowChunk<T>(
-  b: usize,
-  n: i32,
-  divisor: f32,
-  multiplier: f32,
-  offset: usize,
-  target: usize,
-  count: i32,
-  differs: bool,
-): bool {
-  if (isBF16<T>() && n == 2 && divisor == 1) return combineFew(b, multiplier, offset, target, count, differs, false);
-  if (isBF16<T>() && n == 3 && divisor == 1) return combineFew(b, multiplier, offset, target, count, differs, true);
-  return combineOf<T>(b, n, divisor, multiplier, offset, target, count, differs, true);
+@inline function narrowChunk<T>(offset: usize, target: usize, count: i32, differs: bool): bool {
+  const n = sourceCount();
+  if (isBF16<T>() && n == 2 && divisor() == 1) return combineFew(offset, target, count, differs, false);
+  if (isBF16<T>() && n == 3 && divisor() == 1) return combineFew(offset, target, count, differs, true);
+  return combineOf<T>(offset, target, count, differs, true);
 }
 
-@inline function combineWide<T>(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): void {
-  if (b == 0) combineOf<T>(b, n, divisor, multiplier, 0, target, count, false, false);
-  else combineOf<T>(b, n, divisor, multiplier, 0, target, count, true, false);
+@inline function combineWide<T>(target: usize, count: i32): void {
+  if (baseAddress() == 0) combineOf<T>(0, target, count, false, false);
+  else combineOf<T>(0, target, count, true, false);
 }
 
-/** `b` is 0 where there is no base. */
-export function combine(
-  dtype: i32,
-  b: usize,
-  n: i32,
-  divisor: f32,
-  multiplier: f32,
-  target: usize,
-  count: i32,
-): void {
-  if (dtype == 0) combineWide<u16>(b, n, divisor, multiplier, target, count);
-  else if (dtype == 1) combineWide<i16>(b, n, divisor, multiplier, target, count);
-  else combineWide<f32>(b, n, divisor, multiplier, target, count);
+/** Differences to the base are combined where there is one, else the sources. */
+export function combine(dtype: i32, target: usize, count: i32): void {
+  if (dtype == 0) combineWide<u16>(target, count);
+  else if (dtype == 1) combineWide<i16>(target, count);
+  else combineWide<f32>(target, count);
 }
 
-@inline function combineNarrow<T>(
-  b: usize,
-  n: i32,
-  divisor: f32,
-  multiplier: f32,
-  target: usize,
-  count: i32,
-  differs: bool,
-): i32 {
+@inline function combineNarrow<T>(target: usize, count: i32, differs: bool): i32 {
   let nonFinite = 0;
   for (let done = 0; done < count; done += CHUNK) {
     const offset = <usize>done * sizeof<T>();
     const now = min(CHUNK, count - done);
-    if (narrowChunk<T>(b, n, divisor, multiplier, offset, target + offset, now, differs)) continue;
-    combineOf<T>(b, n, divisor, multiplier, offset, WIDE, now, differs, false);
+    if (narrowChunk<T>(offset, target + offset, now, differs)) continue;
+    combineOf<T>(offset, WIDE, now, differs, false);
     nonFinite += narrowAgain<T>(target + offset, now);
   }
   return nonFinite;
 }
 
-@inline function combineStoredOf<T>(b: usize, n: i32, divisor: f32, multiplier: f32, target: usize, count: i32): i32 {
-  return b == 0
-    ? combineNarrow<T>(b, n, divisor, multiplier, target, count, false)
-    : combineNarrow<T>(b, n, divisor, multiplier, target, count, true);
+@inline function combineStoredOf<T>(target: usize, count: i32): i32 {
+  return baseAddress() == 0 ? combineNarrow<T>(target, count, false) : combineNarrow<T>(target, count, true);
 }
 
 /** The same, narrowed; returns how many of the `count` values are not finite. */
-export function combineStored(
-  dtype: i32,
-  b: usize,
-  n: i32,
-  divisor: f32,
-  multiplier: f32,
-  target: usize,
-  count: i32,
-): i32 {
-  if (dtype == 0) return combineStoredOf<u16>(b, n, divisor, multiplier, target, count);
-  if (dtype == 1) return combineStoredOf<i16>(b, n, divisor, multiplier, target, count);
-  return combineStoredOf<f32>(b, n, divisor, multiplier, target, count);
+export function combineStored(dtype: i32, target: usize, count: i32): i32 {
+  if (dtype == 0) return combineStoredOf<u16>(target, count);
+  if (dtype == 1) return combineStoredOf<i16>(target, count);
+  return combineStoredOf<f32>(target, count);
 }

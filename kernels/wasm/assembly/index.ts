@@ -3,6 +3,7 @@
 export * from "./cast";
 export * from "./arithmetic";
 export * from "./reduce";
+export { combination } from "./combination";
 export * from "./combine";
 export * from "./select";
 export * from "./masked";

@@ -1,4 +1,5 @@
 // core/ops/masked.ts: task vectors under masks, combined with or without election, sixteen elements at a time.
+import { baseAddress, divisor, multiplier, sourceCount } from "./combination";
 import { bf16Half, floatZero, integerOne, upperHalves } from "./constants";
 import { elect, electPair, GROUP } from "./masked-election";
 import {
@@ -30,23 +31,15 @@ import { even, isBF16, lower, odd, rest, upper } from "./stored";
  * their weights unless the divisor is 0. `narrows`: results are stored as the sources are, and what is returned says
  * whether they were right to be; else they are float32.
  */
-@inline function combineOf<T, How>(
-  b: usize,
-  n: i32,
-  elects: bool,
-  divisor: f32,
-  multiplier: f32,
-  offset: usize,
-  target: usize,
-  count: i32,
-  narrows: bool,
-): bool {
+@inline function combineOf<T, How>(offset: usize, target: usize, count: i32, elects: bool, narrows: bool): bool {
   const half: usize = 8 * sizeof<T>();
-  const tableEnd = TABLE + (<usize>n << 4);
-  const divides = !elects && divisor != 1;
-  const divisors = f32x4.splat(divisor);
-  const multiplies = multiplier != 1;
-  const multipliers = f32x4.splat(multiplier);
+  const b = baseAddress();
+  const tableEnd = TABLE + (sourceCount() << 4);
+  const dividesElected = divisor() != 0;
+  const divides = !elects && divisor() != 1;
+  const divisors = f32x4.splat(divisor());
+  const multiplies = multiplier() != 1;
+  const multipliers = f32x4.splat(multiplier());
   const step: usize = narrows ? 2 * half : 64;
   let bitOffset = offset / half;
   let magnitudes = f32x4.splat(0);
@@ -81,10 +74,10 @@ import { even, isBF16, lower, odd, rest, upper } from "./stored";
       sum3 = f32x4.add(sum3, v3);
     }
     if (elects) {
-      sum0 = elect(0, sum0, tableEnd, divisor != 0);
-      sum1 = elect(16, sum1, tableEnd, divisor != 0);
-      sum2 = elect(32, sum2, tableEnd, divisor != 0);
-      sum3 = elect(48, sum3, tableEnd, divisor != 0);
+      sum0 = elect(0, sum0, tableEnd, dividesElected);
+      sum1 = elect(16, sum1, tableEnd, dividesElected);
+      sum2 = elect(32, sum2, tableEnd, dividesElected);
+      sum3 = elect(48, sum3, tableEnd, dividesElected);
     }
     sum0 = finish(sum0, base0, true, divides, divisors, multiplies, multipliers);
     sum1 = finish(sum1, base1, true, divides, divisors, multiplies, multipliers);
@@ -120,18 +113,13 @@ import { even, isBF16, lower, odd, rest, upper } from "./stored";
 }
 
 /** combineOf with election, narrowing, for two sources of BF16: the usual case. */
-@inline function electPairOf<How>(
-  b: usize,
-  divides: bool,
-  multiplier: f32,
-  offset: usize,
-  target: usize,
-  count: i32,
-): bool {
+@inline function electPairOf<How>(offset: usize, target: usize, count: i32): bool {
+  const b = baseAddress();
   const v = <usize>load<u32>(TABLE);
   const w = <usize>load<u32>(TABLE, 16);
-  const multiplies = multiplier != 1;
-  const by = f32x4.splat(multiplier);
+  const divides = divisor() != 0;
+  const multiplies = multiplier() != 1;
+  const by = f32x4.splat(multiplier());
   let at = offset >> 4;
   let magnitudes = f32x4.splat(0);
   const end = offset + (<usize>((count + 15) >> 4) << 5);
@@ -173,14 +161,15 @@ import { even, isBF16, lower, odd, rest, upper } from "./stored";
  * combineOf by marks, narrowing, without election, for two sources of BF16 and no divisor: the usual case. Needs the
  * scales of `fillPairScales`.
  */
-@inline function addPairOf(b: usize, multiplier: f32, offset: usize, target: usize, count: i32): bool {
+@inline function addPairOf(offset: usize, target: usize, count: i32): bool {
+  const b = baseAddress();
   const v = <usize>load<u32>(TABLE);
   const w = <usize>load<u32>(TABLE, 16);
   const weightV = v128.load32_splat(TABLE, 12);
   const weightW = v128.load32_splat(TABLE, 28);
   const bitsV = <usize>load<u32>(TABLE, 4);
   const bitsW = <usize>load<u32>(TABLE, 20);
-  const by = f32x4.splat(multiplier);
+  const by = f32x4.splat(multiplier());
   const zero = floatZero();
   const uppers = upperHalves();
   const half = bf16Half();
@@ -208,156 +197,71 @@ import { even, isBF16, lower, odd, rest, upper } from "./stored";
 }
 
 /** Results in float32. */
-function combineWide<T, How>(
-  b: usize,
-  n: i32,
-  elects: bool,
-  divisor: f32,
-  multiplier: f32,
-  offset: usize,
-  target: usize,
-  count: i32,
-): void {
-  if (elects) combineOf<T, How>(b, n, true, divisor, multiplier, offset, target, count, false);
-  else combineOf<T, How>(b, n, false, divisor, multiplier, offset, target, count, false);
+function combineWide<T, How>(elects: bool, offset: usize, target: usize, count: i32): void {
+  if (elects) combineOf<T, How>(offset, target, count, true, false);
+  else combineOf<T, How>(offset, target, count, false, false);
 }
 
-@inline function combineBy<How>(
-  dtype: i32,
-  b: usize,
-  n: i32,
-  elects: bool,
-  divisor: f32,
-  multiplier: f32,
-  target: usize,
-  count: i32,
-): void {
-  if (dtype == 0) combineWide<u16, How>(b, n, elects, divisor, multiplier, 0, target, count);
-  else if (dtype == 1) combineWide<i16, How>(b, n, elects, divisor, multiplier, 0, target, count);
-  else combineWide<f32, How>(b, n, elects, divisor, multiplier, 0, target, count);
+@inline function combineBy<How>(dtype: i32, elects: bool, target: usize, count: i32): void {
+  if (dtype == 0) combineWide<u16, How>(elects, 0, target, count);
+  else if (dtype == 1) combineWide<i16, How>(elects, 0, target, count);
+  else combineWide<f32, How>(elects, 0, target, count);
 }
 
-@inline function narrowChunk<T, How>(
-  b: usize,
-  n: i32,
-  elects: bool,
-  divisor: f32,
-  multiplier: f32,
-  offset: usize,
-  target: usize,
-  count: i32,
-): bool {
-  if (sizeof<How>() == sizeof<MaskBits>() && isBF16<T>() && !elects && n == 2 && divisor == 1) {
-    return addPairOf(b, multiplier, offset, target, count);
-  }
-  if (!elects) return combineOf<T, How>(b, n, false, divisor, multiplier, offset, target, count, true);
-  if (isBF16<T>() && n == 2) return electPairOf<How>(b, divisor != 0, multiplier, offset, target, count);
-  return combineOf<T, How>(b, n, true, divisor, multiplier, offset, target, count, true);
+/** Whether the sources go by `addPairOf`. */
+@inline function arePairAdded<T, How>(elects: bool): bool {
+  if (sizeof<How>() != sizeof<MaskBits>() || !isBF16<T>()) return false;
+  return !elects && sourceCount() == 2 && divisor() == 1;
+}
+
+@inline function narrowChunk<T, How>(elects: bool, offset: usize, target: usize, count: i32): bool {
+  if (arePairAdded<T, How>(elects)) return addPairOf(offset, target, count);
+  if (!elects) return combineOf<T, How>(offset, target, count, false, true);
+  if (isBF16<T>() && sourceCount() == 2) return electPairOf<How>(offset, target, count);
+  return combineOf<T, How>(offset, target, count, true, true);
 }
 
 /** `Again`: a way to keep that says the same, for chunks that are combined once more. */
-@inline function combineStoredOf<T, How, Again>(
-  b: usize,
-  n: i32,
-  elects: bool,
-  divisor: f32,
-  multiplier: f32,
-  target: usize,
-  count: i32,
-): i32 {
+@inline function combineStoredOf<T, How, Again>(elects: bool, target: usize, count: i32): i32 {
+  if (arePairAdded<T, How>(elects)) fillPairScales();
   let nonFinite = 0;
   for (let done = 0; done < count; done += CHUNK) {
     const offset = <usize>done * sizeof<T>();
     const now = min(CHUNK, count - done);
-    if (narrowChunk<T, How>(b, n, elects, divisor, multiplier, offset, target + offset, now)) continue;
-    combineWide<T, Again>(b, n, elects, divisor, multiplier, offset, WIDE, now);
+    if (narrowChunk<T, How>(elects, offset, target + offset, now)) continue;
+    combineWide<T, Again>(elects, offset, WIDE, now);
     nonFinite += narrowAgain<T>(target + offset, now);
   }
   return nonFinite;
 }
 
-@inline function combineStoredBy<How, Again>(
-  dtype: i32,
-  b: usize,
-  n: i32,
-  elects: bool,
-  divisor: f32,
-  multiplier: f32,
-  target: usize,
-  count: i32,
-): i32 {
-  if (dtype == 0) return combineStoredOf<u16, How, Again>(b, n, elects, divisor, multiplier, target, count);
-  if (dtype == 1) return combineStoredOf<i16, How, Again>(b, n, elects, divisor, multiplier, target, count);
-  return combineStoredOf<f32, How, Again>(b, n, elects, divisor, multiplier, target, count);
+@inline function combineStoredBy<How, Again>(dtype: i32, elects: bool, target: usize, count: i32): i32 {
+  if (dtype == 0) return combineStoredOf<u16, How, Again>(elects, target, count);
+  if (dtype == 1) return combineStoredOf<i16, How, Again>(elects, target, count);
+  return combineStoredOf<f32, How, Again>(elects, target, count);
 }
 
 /** Kept by marks. */
-export function combineMasked(
-  dtype: i32,
-  b: usize,
-  n: i32,
-  elects: bool,
-  divisor: f32,
-  multiplier: f32,
-  target: usize,
-  count: i32,
-): void {
-  combineBy<MaskBits>(dtype, b, n, elects, divisor, multiplier, target, count);
+export function combineMasked(dtype: i32, elects: bool, target: usize, count: i32): void {
+  combineBy<MaskBits>(dtype, elects, target, count);
 }
 
 /** Kept by keys. */
-export function combineBanded(
-  dtype: i32,
-  b: usize,
-  n: i32,
-  elects: bool,
-  divisor: f32,
-  multiplier: f32,
-  target: usize,
-  count: i32,
-): void {
-  combineBy<KeyBand>(dtype, b, n, elects, divisor, multiplier, target, count);
+export function combineBanded(dtype: i32, elects: bool, target: usize, count: i32): void {
+  combineBy<KeyBand>(dtype, elects, target, count);
 }
 
 /** combineMasked, narrowed; returns how many of the `count` values are not finite. */
-export function combineMaskedStored(
-  dtype: i32,
-  b: usize,
-  n: i32,
-  elects: bool,
-  divisor: f32,
-  multiplier: f32,
-  target: usize,
-  count: i32,
-): i32 {
-  if (dtype == 0 && n == 2 && !elects) fillPairScales();
-  return combineStoredBy<MaskBits, MaskBits>(dtype, b, n, elects, divisor, multiplier, target, count);
+export function combineMaskedStored(dtype: i32, elects: bool, target: usize, count: i32): i32 {
+  return combineStoredBy<MaskBits, MaskBits>(dtype, elects, target, count);
 }
 
 /** combineBanded, narrowed. */
-export function combineBandedStored(
-  dtype: i32,
-  b: usize,
-  n: i32,
-  elects: bool,
-  divisor: f32,
-  multiplier: f32,
-  target: usize,
-  count: i32,
-): i32 {
-  return combineStoredBy<KeyBand, KeyBand>(dtype, b, n, elects, divisor, multiplier, target, count);
+export function combineBandedStored(dtype: i32, elects: bool, target: usize, count: i32): i32 {
+  return combineStoredBy<KeyBand, KeyBand>(dtype, elects, target, count);
 }
 
 /** combineBandedStored where no key is too large. */
-export function combineLargestStored(
-  dtype: i32,
-  b: usize,
-  n: i32,
-  elects: bool,
-  divisor: f32,
-  multiplier: f32,
-  target: usize,
-  count: i32,
-): i32 {
-  return combineStoredBy<LeastKey, KeyBand>(dtype, b, n, elects, divisor, multiplier, target, count);
+export function combineLargestStored(dtype: i32, elects: bool, target: usize, count: i32): i32 {
+  return combineStoredBy<LeastKey, KeyBand>(dtype, elects, target, count);
 }
