@@ -33,7 +33,7 @@ const TWICE = { pre_feedforward_layernorm: [256], post_feedforward_layernorm: [2
 const GEMMA: Change = { config: { model_type: "gemma", head_dim: 64 } };
 const GEMMA2: Change = { config: { model_type: "gemma2", ...WINDOWS, ...CAPS }, shapes: layers(TWICE) };
 const GEMMA3: Change = {
-  config: { model_type: "gemma3_text", ...WINDOWS, rope_theta: 1e6, rope_local_base_freq: 10000 },
+  config: { model_type: "gemma3_text", ...WINDOWS, rope_theta: 1e6, rope_local_base_freq: 5000 },
   shapes: layers({ ...TWICE, "self_attn.q_norm": [64], "self_attn.k_norm": [64] }),
 };
 
@@ -76,7 +76,7 @@ for (const [change, architecture, entries, norms] of [
   [
     GEMMA3,
     "gemma3",
-    { ...HEADS, "attention.sliding_window": 32, "rope.freq_base": 1e6 },
+    { ...HEADS, "attention.sliding_window": 32, "rope.freq_base": 1e6, "rope.freq_base_swa": 5000 },
     ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm", "attn_q_norm", "attn_k_norm"],
   ],
 ] as const) {
@@ -157,7 +157,6 @@ test("numbers of Gemma that readers of GGUF do not take from the file are refuse
   for (const [change, config, field] of [
     [GEMMA2, { query_pre_attn_scalar: 144 }, "query_pre_attn_scalar"],
     [GEMMA2, { final_logit_softcapping: null }, "final_logit_softcapping"],
-    [GEMMA3, { rope_local_base_freq: 5000 }, "rope_local_base_freq"],
     [GEMMA3, { sliding_window_pattern: 2 }, "sliding_window_pattern"],
     [GEMMA3, { layer_types: ["full_attention", "sliding_attention"] }, "layer_types"],
     [GEMMA3, { use_bidirectional_attention: true }, "use_bidirectional_attention"],

@@ -45,7 +45,8 @@ export function readGgufConfig(
   const [layers, heads] = [need("block_count"), need("attention.head_count")];
   const keyHeads = number("attention.head_count_kv") ?? heads;
   const hidden = need("embedding_length");
-  const headSize = number("attention.key_length") ?? hidden / heads;
+  const statedSize = number("attention.key_length");
+  const headSize = statedSize ?? hidden / heads;
   const inner = number("feed_forward_length");
   const sizes = { num_hidden_layers: layers, hidden_size: hidden, num_attention_heads: heads, head_dim: headSize };
   const config = {
@@ -57,7 +58,7 @@ export function readGgufConfig(
     num_hidden_layers: layers,
     num_attention_heads: heads,
     num_key_value_heads: keyHeads,
-    ...(headSize * heads === hidden && family.headSize === undefined ? {} : { head_dim: headSize }),
+    ...(statedSize === undefined && family.headSize === undefined ? {} : { head_dim: headSize }),
     ...(family.windows === undefined ? {} : readWindows(number, sizes, family.windows)),
     max_position_embeddings: need("context_length"),
     rms_norm_eps: shortest(need("attention.layer_norm_rms_epsilon")),

@@ -35,6 +35,7 @@ const CAPS = [
   ["final_logit_softcapping", "final_logit_softcapping"],
 ] as const;
 const WINDOW = "attention.sliding_window";
+const LOCAL_BASE = "rope.freq_base_swa";
 
 /** Entries without the architecture. Throws QuantizeModelUnsupported: a number that readers would not follow. */
 export function describeWindows(value: unknown, windows: GgufWindows): readonly (readonly [string, GgufValue])[] {
@@ -46,7 +47,9 @@ export function describeWindows(value: unknown, windows: GgufWindows): readonly 
     if (cap != null && !windows.capped) throw unsupported(field, String(cap), "nothing");
     return cap == null ? [] : [[key, { kind: "f32", value: Math.fround(cap) }] as const];
   });
-  return [...caps, [WINDOW, { kind: "u32", value: config.sliding_window }]];
+  const theta = Math.fround(localThetaOf(config));
+  const bases = windows.localTheta ? [[LOCAL_BASE, { kind: "f32", value: theta }] as const] : [];
+  return [...caps, [WINDOW, { kind: "u32", value: config.sliding_window }], ...bases];
 }
 
 /** What the root of is the scale of attention: readers know it by the number of layers. */
@@ -57,18 +60,21 @@ function scalarOf(
   return config.num_hidden_layers === largeLayers ? config.hidden_size / config.num_attention_heads : config.head_dim;
 }
 
+/** The base of rotary embeddings in layers that see a window. */
+function localThetaOf({ rope_local_base_freq: own, rope_parameters: rope }: Config): number {
+  return own ?? rope?.sliding_attention?.rope_theta ?? LOCAL_THETA;
+}
+
 function checkFixed(config: Config, windows: GgufWindows): void {
   const { pattern } = windows;
   const isWide = (layer: number) => (layer + 1) % pattern === 0;
   const types = Array.from({ length: config.num_hidden_layers }, (_, layer) =>
     isWide(layer) ? "full_attention" : "sliding_attention",
   );
-  const { layer_types: stated, rope_parameters: rope } = config;
+  const { layer_types: stated } = config;
   const fixed: readonly (readonly [string, unknown, unknown])[] = [
     ["sliding_window_pattern", config.sliding_window_pattern ?? pattern, pattern],
     ["layer_types", (stated ?? types).join(), types.join()],
-    ["rope_local_base_freq", config.rope_local_base_freq ?? LOCAL_THETA, LOCAL_THETA],
-    ["rope_parameters", rope?.sliding_attention?.rope_theta ?? LOCAL_THETA, LOCAL_THETA],
     ["query_pre_attn_scalar", config.query_pre_attn_scalar, scalarOf(config, windows)],
     ["use_bidirectional_attention", config.use_bidirectional_attention ?? false, false],
   ];
@@ -91,7 +97,7 @@ export function readWindows(
     sliding_window: number(WINDOW) ?? windows.window,
     query_pre_attn_scalar: scalarOf(sizes, windows),
     ...Object.fromEntries(caps),
-    ...(localTheta ? { sliding_window_pattern: pattern, rope_local_base_freq: LOCAL_THETA } : {}),
+    ...(localTheta ? { sliding_window_pattern: pattern, rope_local_base_freq: number(LOCAL_BASE) ?? LOCAL_THETA } : {}),
   };
 }
 

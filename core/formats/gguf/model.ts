@@ -46,8 +46,9 @@ const configSchema = z.looseObject({
   // Both in one, since transformers 5.
   rope_parameters: ropeSchema.extend({ full_attention: ropeSchema.nullish() }).nullish(),
   tie_word_embeddings: z.boolean().nullish(),
+  use_sliding_window: z.boolean().nullish(),
 });
-type Config = z.output<typeof configSchema> & { readonly theta: number };
+type Config = z.output<typeof configSchema> & { readonly theta: number; readonly statesHeadSize: boolean };
 
 /** Where a config says nothing. */
 const THETA = 10000;
@@ -176,7 +177,15 @@ function readModel(value: unknown): Known {
   // By kinds of layers where there are several.
   const rope = rope_parameters?.full_attention ?? rope_parameters;
   const theta = rope_theta ?? rope?.rope_theta ?? THETA;
-  const config = checkHeads({ ...stated, head_dim: stated.head_dim ?? family.headSize, theta });
+  const config = checkHeads({
+    ...stated,
+    statesHeadSize: stated.head_dim != null,
+    head_dim: stated.head_dim ?? family.headSize,
+    theta,
+  });
+  if (config.use_sliding_window === true) {
+    throw unsupported({ field: "use_sliding_window" }, "true", "false: readers know no windows of this family");
+  }
   const scaling = planScaling({ scaling: rope_scaling ?? rope, theta, headSize: headSizeOf(config) });
   const windows = family.windows === undefined ? [] : describeWindows(config, family.windows);
   return { config, family, experts: readExperts(config, family), scaling, windows };
@@ -375,7 +384,8 @@ function describeModel(
     metadata.set(of("expert_used_count"), u32(experts.used));
   }
   const headSize = headSizeOf(config);
-  if (statesHeadSize === true || headSize * config.num_attention_heads !== config.hidden_size) {
+  const isUsual = headSize * config.num_attention_heads === config.hidden_size;
+  if (statesHeadSize === true || config.statesHeadSize || !isUsual) {
     metadata.set(of("attention.key_length"), u32(headSize));
     metadata.set(of("attention.value_length"), u32(headSize));
   }

@@ -134,11 +134,12 @@ function postProcessor(metadata: GgufMetadata, tokens: readonly string[]) {
   const bos = specialToken(metadata, "bos_token_id", tokens);
   if (adds?.kind !== "bool" || !adds.value || bos === undefined) return { ...LEVEL, use_regex: true };
   const sequence = (id: string, type: number) => ({ Sequence: { id, type_id: type } });
+  const isParted = metadata.has("tokenizer.ggml.add_sep_token");
   const first = (type: number) => ({ SpecialToken: { id: bos.content, type_id: type } });
   return {
     type: "TemplateProcessing",
     single: [first(0), sequence("A", 0)],
-    pair: [first(0), sequence("A", 0), first(1), sequence("B", 1)],
+    pair: [first(0), sequence("A", 0), ...(isParted ? [first(1)] : []), sequence("B", 1)],
     special_tokens: { [bos.content]: { id: bos.content, ids: [bos.id], tokens: [bos.content] } },
   };
 }
@@ -161,7 +162,7 @@ function settingsOf(metadata: GgufMetadata, tokens: readonly string[]): Record<s
     const token = specialToken(metadata, key, tokens);
     return token === undefined ? [] : [[name, token.content] as const];
   });
-  const adds = ["add_bos_token", "add_eos_token"].flatMap((name) => {
+  const adds = ["add_bos_token", "add_eos_token", "add_sep_token"].flatMap((name) => {
     const entry = metadata.get(`tokenizer.ggml.${name}`);
     return entry?.kind === "bool" ? [[name, entry.value] as const] : [];
   });

@@ -5,6 +5,7 @@ import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
 import { parseAs } from "../../parse-as.ts";
 import { parseJsonDocument } from "../json-scan.ts";
+import { describeSpecialTokens, looksSpecial } from "./special-tokens.ts";
 import { type GgufMetadata, type GgufValue, TOKEN_TYPES } from "./type-codes.ts";
 
 const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
@@ -111,7 +112,8 @@ export function describeTokenizer({ tokenizerJson, tokenizerConfig, config }: To
   );
   const merges = model.merges.map((merge) => text(typeof merge === "string" ? merge : joinMerge(merge)));
   metadata.set("tokenizer.ggml.merges", list("string", merges));
-  addSpecial(metadata, tokenizerConfig ?? {}, config ?? {}, tokens.length);
+  const source = { tokenizerJson: value, settings: tokenizerConfig, config };
+  for (const [key, entry] of describeSpecialTokens(source, tokens.length)) metadata.set(key, entry);
   return metadata;
 }
 
@@ -146,33 +148,15 @@ function listTokens(
   const tokens = new Map<number, Token>(
     Object.entries(vocabulary).map(([content, at]) => [at, { content, type: TOKEN_TYPES.normal }]),
   );
-  for (const { id: at, content, special } of added)
-    tokens.set(at, { content, type: TOKEN_TYPES[special ? "control" : "user-defined"] });
+  for (const { id: at, content, special } of added) {
+    const isControl = special || looksSpecial(content);
+    const type = TOKEN_TYPES[isControl ? "control" : "user-defined"];
+    tokens.set(at, { content: isControl ? content : content.replaceAll("\u2581", " "), type });
+  }
   const rows = Number(config?.vocab_size);
   const largest = [...tokens.keys()].reduce((max, at) => Math.max(max, at), -1);
   if (largest >= rows) throw unsupported("model.vocab", `id ${largest}`, `ids below the model's ${rows} rows`);
   return Array.from({ length: rows }, (_, at) => tokens.get(at) ?? { content: `[PAD${at}]`, type: TOKEN_TYPES.unused });
-}
-
-/** Ids of special tokens and what a reader does with them by itself. */
-function addSpecial(
-  metadata: Map<string, GgufValue>,
-  tokenizerConfig: Readonly<Record<string, unknown>>,
-  config: Readonly<Record<string, unknown>>,
-  tokens: number,
-): void {
-  for (const [key, name] of [
-    ["bos_token_id", "bos_token_id"],
-    ["eos_token_id", "eos_token_id"],
-    ["pad_token_id", "padding_token_id"],
-  ] as const) {
-    const stated = config[key];
-    const found: unknown = Array.isArray(stated) ? stated[0] : stated;
-    const known = id.max(Math.max(0, tokens - 1)).safeParse(found);
-    if (known.success) metadata.set(`tokenizer.ggml.${name}`, { kind: "u32", value: known.data });
-  }
-  const adds = tokenizerConfig.add_bos_token;
-  if (typeof adds === "boolean") metadata.set("tokenizer.ggml.add_bos_token", { kind: "bool", value: adds });
 }
 
 function text(value: string): GgufValue {
