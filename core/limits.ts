@@ -99,6 +99,9 @@ export const RECIPE_LIMITS = Object.freeze({
   nameCharacters: 128,
   /** Characters of a name, path or reference. */
   textCharacters: 4096,
+  /** Prompts of one expert, and characters of one: what they are made of is planned token by token. */
+  prompts: 1000,
+  promptCharacters: 65_536,
   /** Characters of a chat template. Real ones reach 30 000. */
   templateCharacters: 1_000_000,
   /** Unknown keys that are ignored with a warning before the file is refused: each costs one more parse. */

@@ -3,6 +3,7 @@
 // Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 4.3; constants
 // and known answers from the Random123 distribution.
 import { digestJson } from "./artifact/digest.ts";
+import { logarithm } from "./ops/exponential.ts";
 
 const ROUNDS = 10;
 /** Multipliers and key increments of Philox 4x32 (golden ratio and sqrt(3)-1); another value is another generator. */
@@ -66,6 +67,57 @@ export function uniformAt(key: StreamKey, index: number): number {
   const byte = ((words[(index % BYTES) >> 2] ?? 0) >>> (8 * (index & 3))) & 0xff;
   fillBlock(key, Math.floor(index / LANES), 1, words);
   return (byte * TWO_32 + (words[index % LANES] ?? 0)) / UNIFORM_STEPS;
+}
+
+/** Plane of the counters of `fillUniform` and `fillNormal`; planes 0 and 1 are masks'. */
+const FILL_PLANE = 2;
+
+/**
+ * Elements first, first + 1, ... of a stream, each uniform on (0, 1): (word + 1/2) / 2^32, rounded to float32. The word
+ * is word `index mod 4` of the block of counter (low, high word of `floor(index / 4)`, 2, 0).
+ */
+export function fillUniform(key: StreamKey, first: number, values: Float32Array): void {
+  fill(key, first, values, (uniform) => uniform);
+}
+
+/** The same, each standard normal: the quantile of the uniform number in float64, rounded to float32. */
+export function fillNormal(key: StreamKey, first: number, values: Float32Array): void {
+  fill(key, first, values, normalQuantile);
+}
+
+function fill(key: StreamKey, first: number, values: Float32Array, of: (uniform: number) => number): void {
+  const words = new Uint32Array(LANES);
+  for (let done = 0; done < values.length; done++) {
+    const lane = (first + done) % LANES;
+    if (done === 0 || lane === 0) fillBlock(key, Math.floor((first + done) / LANES), FILL_PLANE, words);
+    values[done] = of(((words[lane] ?? 0) + 0.5) / TWO_32);
+  }
+}
+
+/**
+ * The standard normal distribution's quantile of p in (0, 1), within about one part in 10^7.
+ * Source: Wichura, "Algorithm AS 241", Applied Statistics 37 (1988), PPND7.
+ */
+function normalQuantile(p: number): number {
+  const q = p - 0.5;
+  if (Math.abs(q) <= 0.425) {
+    const r = 0.180625 - q * q;
+    const numerator = ((59.10937472 * r + 159.29113202) * r + 50.434271938) * r + 3.3871327179;
+    return (q * numerator) / (((67.1875636 * r + 78.757757664) * r + 17.895169469) * r + 1);
+  }
+  const tail = Math.sqrt(-logarithm(q < 0 ? p : 1 - p));
+  const size = tail <= 5 ? middleTail(tail - 1.6) : farTail(tail - 5);
+  return q < 0 ? -size : size;
+}
+
+function middleTail(r: number): number {
+  const numerator = ((0.17023821103 * r + 1.3067284816) * r + 2.75681539) * r + 1.4234372777;
+  return numerator / ((0.12021132975 * r + 0.7370016425) * r + 1);
+}
+
+function farTail(r: number): number {
+  const numerator = ((0.017337203997 * r + 0.42868294337) * r + 3.081226386) * r + 6.657905115;
+  return numerator / ((0.012258202635 * r + 0.24197894225) * r + 1);
 }
 
 function fillBlock(key: StreamKey, block: number, plane: number, words: Uint32Array): void {

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { MergeyardError } from "../core/error.ts";
 import type { MergeMethod, MergeTensor, ModelState } from "../core/methods/method.ts";
-import { findMethod } from "../core/methods/registry.ts";
+import { findPlannedMethod } from "../core/methods/registry.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
 import { valueDtype } from "../core/plan/memory.ts";
 import { type MergeUnit, modelName, type UnitTensor } from "../core/plan/schema.ts";
@@ -73,7 +73,7 @@ export type RegionDeps = {
 /** The method of a tensor, or undefined for a copy. Throws RecipeMethodUnknown for an id that is not registered. */
 export function methodOf(tensor: UnitTensor): MergeMethod | undefined {
   if (tensor.method === "copy") return undefined;
-  const method = findMethod(tensor.method);
+  const method = findPlannedMethod(tensor.method);
   if (method === undefined) {
     throw new MergeyardError("RecipeMethodUnknown", { where: { tensor: tensor.name }, found: tensor.method });
   }

@@ -117,6 +117,11 @@ export const PLAN_CODES = {
     retryable: false,
     remedy: 'say it in a file: `--spec FILE` with `{"axes_to_perm": {"tensor": ["P", null]}}`',
   },
+  MoeArchitectureRefused: {
+    meaning: "no mixture-of-experts architecture takes these dense models",
+    retryable: false,
+    remedy: "name models of one kind that an architecture takes; docs/recipes.md lists them",
+  },
   MoeModelUnknown: {
     meaning: "the model's experts are not of a form that can be merged",
     retryable: false,

@@ -18,6 +18,8 @@ import { linear } from "./linear.ts";
 import { localize_and_stitch } from "./localize_and_stitch.ts";
 import type { MergeMethod } from "./method.ts";
 import { model_stock } from "./model_stock.ts";
+import { moe_expert } from "./moe_expert.ts";
+import { moe_router } from "./moe_router.ts";
 import { multislerp } from "./multislerp.ts";
 import { nearswap } from "./nearswap.ts";
 import { nuslerp } from "./nuslerp.ts";
@@ -78,7 +80,17 @@ const METHODS: ReadonlyMap<string, MergeMethod> = new Map(
 /** Ids in sorted order. */
 export const METHOD_IDS: readonly string[] = Object.freeze([...METHODS.keys()]);
 
-/** The method of that id, or undefined. */
+/** What the planner gives tensors that no recipe's `merge_method` does. */
+const PLANNED: ReadonlyMap<string, MergeMethod> = new Map(
+  Object.entries({ moe_expert, moe_router } satisfies Record<string, MergeMethod>),
+);
+
+/** The method of a planned tensor: of a recipe or the planner's own; undefined for any other, a copy included. */
+export function findPlannedMethod(id: string): MergeMethod | undefined {
+  return METHODS.get(id) ?? PLANNED.get(id);
+}
+
+/** The method of that id that a recipe may name, or undefined. */
 export function findMethod(id: string): MergeMethod | undefined {
   return METHODS.get(id);
 }

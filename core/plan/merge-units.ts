@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { type ErrorPlace, MergeyardError } from "../error.ts";
 import type { PlannedShard } from "../formats/safetensors/shard-plan.ts";
 import type { MergeMethod } from "../methods/method.ts";
-import { passthrough } from "../methods/passthrough.ts";
+import { findPlannedMethod } from "../methods/registry.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import { tensorBytes } from "../tensor.ts";
@@ -83,7 +83,7 @@ export function makeMergeUnits(
 }
 
 function methodOf({ method: id }: UnitTensor, { method }: UnitOptions): CutMethod & Pick<MergeMethod, "reducePasses"> {
-  return [method, passthrough].find((known) => known.id === id) ?? COPY;
+  return method.id === id ? method : (findPlannedMethod(id) ?? COPY);
 }
 
 /** Tensors that are merged once more than they are written, for derived ones that must know their largest magnitude. */

@@ -3,6 +3,7 @@
 import { MergeyardError } from "../error.ts";
 import { planShards, planUnitShards } from "../formats/safetensors/shard-plan.ts";
 import type { MergeMethod } from "../methods/method.ts";
+import { moe_expert } from "../methods/moe_expert.ts";
 import { findMethod, METHOD_IDS } from "../methods/registry.ts";
 import { didYouMean, nearestName } from "../recipe/nearest.ts";
 import type { Recipe } from "../recipe/normalise.ts";
@@ -10,14 +11,16 @@ import { fieldPlace } from "../recipe/origin.ts";
 import { checkParameters, createResolver, findIdleFilters } from "../recipe/parameters.ts";
 import type { RecipeSlice } from "../recipe/slices.ts";
 import { readTokenizerJson } from "../tokenizer/tokenizer-json.ts";
+import { compareNames } from "./architecture.ts";
 import { MEMORY_BYTES_DEFAULT, SHARD_BYTES_DEFAULT } from "./defaults.ts";
 import { groupTensors, planDerived } from "./derived-outputs.ts";
 import type { MergeOptions, MergeTask } from "./merge-task.ts";
 import { makeMergeUnits, type UnitNeed } from "./merge-units.ts";
 import { describeModels, type ViewsByName } from "./model-view.ts";
+import { planMoe } from "./moe.ts";
 import { createNotes } from "./notes.ts";
 import { listOutputs, type OutputTensor } from "./output-tensors.ts";
-import { planTensor } from "./plan-tensor.ts";
+import { type PlannedTensor, planTensor } from "./plan-tensor.ts";
 import { type MergeUnit, modelName, type PrepareUnit, type SideFile } from "./schema.ts";
 import { planSideFiles } from "./side-files.ts";
 import { createStatisticsPlan } from "./statistics.ts";
@@ -46,18 +49,20 @@ const THREADS_DEFAULT = 2;
  * Throws every Plan code but PlanMemoryExceeded and those of plan files, and the Recipe codes that need tensors or a
  * method to be found.
  */
-export function planMerge({ name, recipe, text, models, inputs }: MergeTask, options: MergeOptions = {}): MergePlan {
-  const method = lookUp(recipe, options.findMethod ?? findMethod);
+export function planMerge({ name, text, models, inputs, ...task }: MergeTask, options: MergeOptions = {}): MergePlan {
+  const method = task.recipe.moe === undefined ? lookUp(task.recipe, options.findMethod ?? findMethod) : moe_expert;
   const notes = createNotes();
-  for (const warning of [...recipe.warnings, ...checkParameters(recipe, method)]) notes.add(warning);
-  for (const slice of recipe.slices) checkBase(recipe, slice, method);
-  const views = describeModels(recipe, models, notes);
+  for (const warning of [...task.recipe.warnings, ...checkParameters(task.recipe, method)]) notes.add(warning);
+  for (const slice of task.recipe.slices) checkBase(task.recipe, slice, method);
+  const views = describeModels(task.recipe, models, notes);
+  const moe = planMoe(task.recipe, views, notes);
+  const { recipe } = moe ?? task;
   const names = mergedModels(recipe);
   const merged: ViewsByName = new Map([...views].filter(([model]) => names.has(model)));
   const readTokenizer = options.readTokenizer ?? readTokenizerJson;
   const vocabulary = planVocabulary({ recipe, views, merged, readTokenizer, notes });
   const statistics = createStatisticsPlan(recipe, method, models);
-  const outputs = listOutputs(recipe, merged, notes);
+  const outputs = moe === undefined ? listOutputs(recipe, merged, notes) : { tensors: moe.tensors, stacks: [] };
   const planning = {
     recipe,
     method,
@@ -68,7 +73,8 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
     resolver: createResolver(recipe, method),
     notes,
   };
-  const tensors = outputs.tensors.flatMap((tensor) => planTensor(tensor, planning) ?? []);
+  const planned = outputs.tensors.flatMap((tensor) => planTensor(tensor, planning) ?? []);
+  const tensors = moe === undefined ? planned : sortTensors([...planned, ...moe.made]);
   if (tensors.length === 0) {
     throw new MergeyardError("PlanNothingToMerge", { where: fieldPlace(recipe.origin, []), found: "no tensors" });
   }
@@ -79,7 +85,9 @@ export function planMerge({ name, recipe, text, models, inputs }: MergeTask, opt
   const { shards, index } = groups ? planUnitShards(groups, maxShardBytes) : planShards(tensors, maxShardBytes);
   const wantsIndex = options.outputs?.checkpoint !== false;
   const output = { tensors, stacks: outputs.stacks, index: wantsIndex ? index : undefined, vocabulary };
-  const about = { name, recipe, text, method, models, views, merged, inputs, notes };
+  // Experts give their weights; config, templates and heads are the base's.
+  const parents = moe === undefined ? merged : new Map([...merged].filter(([model]) => model === recipe.base));
+  const about = { name, recipe, text, method, models, views, merged: parents, config: moe?.config, inputs, notes };
   const ownFiles = planSideFiles({ ...about, ...output });
   const { imatrices = new Map(), hessians = new Map() } = options;
   const outputParts = { name, shards, sideFiles: ownFiles, models, imatrices, hessians, notes };
@@ -131,6 +139,10 @@ function checkBase(recipe: Recipe, slice: RecipeSlice, method: MergeMethod): voi
     found: slice.base === undefined ? "no base_model" : "a base that the slice does not list",
     expected: slice.base === undefined ? `base_model for ${method.id}` : `${slice.base} among the sources`,
   });
+}
+
+function sortTensors(tensors: readonly PlannedTensor[]): readonly PlannedTensor[] {
+  return tensors.toSorted((a, b) => compareNames(a.name, b.name));
 }
 
 function namesOf(tensors: readonly OutputTensor[]): ReadonlySet<string> {

@@ -35,6 +35,8 @@ export type SideFileParts = {
   /** Every model that the recipe names, and those of them that are merged. */
   readonly views: ViewsByName;
   readonly merged: ViewsByName;
+  /** In place of the config of the base (else of the first model). */
+  readonly config?: Readonly<Record<string, unknown>> | undefined;
   readonly tensors: readonly PlannedTensor[];
   readonly stacks: readonly StackedLayers[];
   /** Undefined when the recipe keeps the base's tokenizer. */
@@ -105,8 +107,7 @@ function renumberedGeneration(donor: ModelView, parts: SideFileParts): SideFile 
 }
 
 function configFile(donor: ModelView, parts: SideFileParts): readonly SideFile[] {
-  const { config } = donor.own.model.checkpoint;
-  const { tensors, views } = parts;
+  const { tensors, views, config = donor.own.model.checkpoint.config } = parts;
   if (config === undefined) {
     parts.notes.add("the output has no config.json, since its model has none", donor.reference.model);
     return [];

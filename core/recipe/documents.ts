@@ -5,14 +5,14 @@ import { MergeyardError } from "../error.ts";
 import { RECIPE_LIMITS } from "../limits.ts";
 import { fieldPlace, type RecipeOrigin } from "./origin.ts";
 import { listReferences } from "./references.ts";
-import type { MergeConfig } from "./schema.ts";
+import type { MergeConfig, MoeConfig } from "./schema.ts";
 
 /** A checked merge part, its place in the file, and what is to be said of it. */
 export type ParsedDocument = {
   readonly name: string | undefined;
   /** The document as data. */
   readonly value: unknown;
-  readonly merge: MergeConfig;
+  readonly merge: MergeConfig | MoeConfig;
   readonly origin: RecipeOrigin;
   readonly warnings: readonly string[];
 };

@@ -2,13 +2,15 @@
 // a form of their own are in slices.ts, tokenizer.ts and documents.ts.
 // Source: mergekit's configuration normalisation, reference section 5.6.
 import { type ErrorPlace, MergeyardError } from "../error.ts";
+import { moe_expert } from "../methods/moe_expert.ts";
 import { type FloatDtype, floatDtypeNamed } from "../ops/cast.ts";
 import { type ChatTemplateRecipe, normaliseChatTemplate } from "./chat-template.ts";
 import type { ParsedDocument } from "./documents.ts";
+import { type MoeRecipe, normaliseMoe } from "./moe.ts";
 import { fieldPlace, type RecipeOrigin } from "./origin.ts";
 import type { ParsedRecipe } from "./parse.ts";
 import { listReferences } from "./references.ts";
-import type { MergeConfig, ModelReference } from "./schema.ts";
+import type { MergeConfig, ModelReference, MoeConfig } from "./schema.ts";
 import { normaliseModules, type RecipeModule, type RecipeSlice } from "./slices.ts";
 import { refuseMerge } from "./supported.ts";
 import { normaliseTokenizer, type TokenizerRecipe } from "./tokenizer.ts";
@@ -25,6 +27,8 @@ export type Recipe = {
   readonly modules: readonly RecipeModule[];
   /** Slices of all modules. */
   readonly slices: readonly RecipeSlice[];
+  /** Of a mixture of experts: the base's and the experts' slices are those of `slices`. */
+  readonly moe: MoeRecipe | undefined;
   /** True when any module names layers. */
   readonly restacks: boolean;
   readonly base: string | undefined;
@@ -87,6 +91,7 @@ function normaliseDocument(
   stages: readonly RecipeStage[],
 ): Recipe {
   refuseMerge(merge, origin);
+  if ("experts" in merge) return normaliseExperts(merge, { origin, warnings, stages });
   const modules = normaliseModules(merge, origin);
   const slices = modules.flatMap((module) => module.slices);
   const base = merge.base_model?.model;
@@ -97,15 +102,11 @@ function normaliseDocument(
     method: merge.merge_method,
     modules,
     slices,
+    moe: undefined,
     restacks: modules.some(({ restacks }) => restacks),
     base,
     references,
-    sources: [
-      ...new Set([
-        ...references.flatMap(({ base: own, adapter }) => (adapter === undefined ? [own] : [own, adapter])),
-        ...namedStatistics(merge, origin),
-      ]),
-    ],
+    sources: [...new Set([...partsOf(references), ...namedStatistics(merge, origin)])],
     outputDtype: floatDtypeNamed(dtype),
     workingDtype: floatDtypeNamed(merge.dtype),
     castDtype: floatDtypeNamed(merge.out_dtype),
@@ -122,8 +123,47 @@ function normaliseDocument(
   };
 }
 
+/** A mixture of experts; what its grammar does not have is as a merge has it without. */
+function normaliseExperts(
+  merge: MoeConfig,
+  { origin, warnings, stages }: Pick<Recipe, "origin" | "warnings" | "stages">,
+): Recipe {
+  const moe = normaliseMoe(merge, origin);
+  const slices = [moe.base, ...[...moe.experts, ...moe.shared].map(({ slice }) => slice)];
+  const references = namedModels(merge, slices);
+  const dtype = floatDtypeNamed(merge.dtype);
+  return {
+    stages,
+    method: moe_expert.id,
+    modules: [{ name: undefined, restacks: false, slices, field: [] }],
+    slices,
+    moe,
+    restacks: false,
+    base: merge.base_model.model,
+    references,
+    sources: [...new Set(partsOf(references))],
+    outputDtype: dtype,
+    workingDtype: dtype,
+    castDtype: undefined,
+    allowUnlisted: undefined,
+    onMismatch: "error",
+    nonFinite: merge.non_finite,
+    strict: false,
+    seed: merge.random_seed,
+    chatTemplate: undefined,
+    tokenizer: undefined,
+    configSource: undefined,
+    origin,
+    warnings: [...warnings, ...moe.warnings],
+  };
+}
+
+function partsOf(references: readonly ModelReference[]): readonly string[] {
+  return references.flatMap(({ base, adapter }) => (adapter === undefined ? [base] : [base, adapter]));
+}
+
 /** Bases of slices count where a slice lists them. */
-function namedModels(merge: MergeConfig, slices: readonly RecipeSlice[]): readonly ModelReference[] {
+function namedModels(merge: MergeConfig | MoeConfig, slices: readonly RecipeSlice[]): readonly ModelReference[] {
   const used = new Set(slices.flatMap(({ sources }) => sources.map(({ model }) => model)));
   if (merge.base_model != null) used.add(merge.base_model.model);
   const first = new Map<string, ModelReference>();

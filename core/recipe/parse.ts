@@ -7,7 +7,7 @@ import { type OrderedDocuments, orderDocuments, type ParsedDocument } from "./do
 import { fieldError, flattenIssues, type UnknownKey, unknownKeyError, unknownKeys, valueAt } from "./issues.ts";
 import { describeField, type FieldPath, fieldPlace, originWithin, type RecipeOrigin } from "./origin.ts";
 import { parseSchedule } from "./schedule.ts";
-import { type MergeConfig, mergeSchema, type Pipeline, pipelineSchema } from "./schema.ts";
+import { mergeSchema, moePipelineSchema, moeSchema, type Pipeline, pipelineSchema } from "./schema.ts";
 
 /** One document of a recipe file. */
 export type RecipeDocument = { readonly value: unknown; readonly origin: RecipeOrigin };
@@ -22,7 +22,7 @@ export type ParsedRecipe = {
   /** Documents whose results the output uses, each before those that use it. */
   readonly stages: OrderedDocuments["stages"];
   /** The output's merge part. */
-  readonly merge: MergeConfig;
+  readonly merge: ParsedDocument["merge"];
   /** Places of the merge part's fields. */
   readonly origin: RecipeOrigin;
   readonly warnings: readonly string[];
@@ -38,12 +38,16 @@ export const MERGEKIT_PARAMETERS: readonly string[] = Object.freeze(
 
 const MERGEKIT_KEYS = new Set([
   ...Object.keys(mergeSchema.shape),
+  ...Object.keys(moeSchema.shape),
   ..."layer_range lora model override_architecture path residual_weight revision sources".split(" "),
   ...MERGEKIT_PARAMETERS,
 ]);
 
 /** Keys by which a document is taken for a pipeline even when its `merge` is missing or misspelt. */
 const PIPELINE_KEYS = ["merge", "on", "outputs", "checks", "publish"];
+
+/** Keys by which a merge is taken for one of mergekit-moe; it names no method. */
+const MOE_KEYS = ["experts", "gate_mode", "experts_per_token", "shared_experts"];
 
 /**
  * Checks a recipe file's documents. Unknown keys are refused with the nearest known key. In the merge part, a key that
@@ -80,10 +84,22 @@ type Frame = Omit<Pipeline, "merge">;
 
 function parseDocument({ value: document, origin }: RecipeDocument): ParsedDocument & { readonly frame?: Frame } {
   if (!hasPipelineKey(document)) {
-    const { value: merge, warnings } = parseTolerant(mergeSchema, document, origin, []);
+    const schema = isMoe(document) ? moeSchema : mergeSchema;
+    const { value: merge, warnings } = parseTolerant<typeof mergeSchema | typeof moeSchema>(
+      schema,
+      document,
+      origin,
+      [],
+    );
     return { name: merge.name ?? undefined, value: document, merge, origin, warnings };
   }
-  const { value, warnings } = parseTolerant(pipelineSchema, document, origin, ["merge"]);
+  const schema = isMoe(valueAt(document, ["merge"])) ? moePipelineSchema : pipelineSchema;
+  const { value, warnings } = parseTolerant<typeof pipelineSchema | typeof moePipelineSchema>(
+    schema,
+    document,
+    origin,
+    ["merge"],
+  );
   const { merge, ...frame } = value;
   const schedule = frame.on?.schedule;
   if (schedule != null) parseSchedule(schedule, fieldPlace(origin, ["on", "schedule"]));
@@ -100,7 +116,15 @@ function makeFrame(name: string | undefined): Frame {
 const frameSchema = pipelineSchema.omit({ merge: true });
 
 function hasPipelineKey(value: unknown): boolean {
-  return typeof value === "object" && value !== null && PIPELINE_KEYS.some((key) => Object.hasOwn(value, key));
+  return hasSome(value, PIPELINE_KEYS);
+}
+
+function isMoe(value: unknown): boolean {
+  return hasSome(value, MOE_KEYS) && !hasSome(value, ["merge_method"]);
+}
+
+function hasSome(value: unknown, keys: readonly string[]): boolean {
+  return typeof value === "object" && value !== null && keys.some((key) => Object.hasOwn(value, key));
 }
 
 /** Parses; unknown keys of the merge part that may be ignored are taken out, one round each, and reported. */

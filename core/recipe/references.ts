@@ -1,6 +1,6 @@
 // Every place of a merge part that names a model, in document order.
 import type { FieldPath } from "./origin.ts";
-import type { MergeConfig, ModelReference } from "./schema.ts";
+import type { MergeConfig, ModelReference, MoeConfig } from "./schema.ts";
 
 /**
  * merged: its weights take part; base: compared with, perhaps listed too; token: gives tokens; config: gives the
@@ -15,7 +15,8 @@ export type PlacedReference = {
 };
 
 /** References of models and slices first, then the bases, those that give tokens or the config, and statistics. */
-export function listReferences(merge: MergeConfig): readonly PlacedReference[] {
+export function listReferences(merge: MergeConfig | MoeConfig): readonly PlacedReference[] {
+  if ("experts" in merge) return moeReferences(merge);
   const { base_model: base, config_source: config } = merge;
   const parts = [
     ...partReferences(merge, []),
@@ -28,6 +29,16 @@ export function listReferences(merge: MergeConfig): readonly PlacedReference[] {
     ...tokenizerReferences(merge),
     ...(config == null || config === "base" ? [] : [placed(config, ["config_source"], "config")]),
     ...parts.filter(({ role }) => role === "statistics"),
+  ];
+}
+
+function moeReferences({ base_model: base, experts, shared_experts: shared }: MoeConfig): readonly PlacedReference[] {
+  const expertsOf = (list: MoeConfig["experts"], field: string) =>
+    list.map(({ source_model: model }, index) => placed(model, [field, index, "source_model"], "merged"));
+  return [
+    placed(base, ["base_model"], "base"),
+    ...expertsOf(experts, "experts"),
+    ...expertsOf(shared ?? [], "shared_experts"),
   ];
 }
 

@@ -177,6 +177,38 @@ export const mergeSchema = closed({
 });
 export type MergeConfig = z.output<typeof mergeSchema>;
 
+const prompts = z.array(z.string().min(1).max(RECIPE_LIMITS.promptCharacters)).max(RECIPE_LIMITS.prompts).nullish();
+
+const expertSchema = closed({
+  source_model: modelReferenceSchema,
+  positive_prompts: prompts,
+  negative_prompts: prompts,
+  /** Factor of the expert's last matrix, whose results are added to the hidden states. */
+  residual_scale: z.number().nullish(),
+  /** Standard deviation of what is added to the expert's weights. */
+  noise_scale: z.number().nonnegative().nullish(),
+});
+
+const gateModes = ["hidden", "hidden_avg", "hidden_last", "cheap_embed", "random", "uniform_random"] as const;
+
+/**
+ * A configuration of mergekit-moe: dense models become the experts of one model. Source: its documentation; the last
+ * three keys are ours, as in a merge.
+ */
+export const moeSchema = closed({
+  base_model: modelReferenceSchema,
+  gate_mode: z.enum(gateModes).default("hidden"),
+  dtype: dtypeSchema.nullish(),
+  experts_per_token: z.int().positive().default(2),
+  experts: z.array(expertSchema).min(1).max(RECIPE_LIMITS.models),
+  shared_experts: z.array(expertSchema).max(RECIPE_LIMITS.models).nullish(),
+  architecture: text.nullish(),
+  name: text.nullish(),
+  non_finite: z.enum(["error", "propagate"]).default("error"),
+  random_seed: z.int().nonnegative().default(0),
+});
+export type MoeConfig = z.output<typeof moeSchema>;
+
 const nameSchema = z.string().refine((name) => NAME.test(name), NAME_WORDS);
 
 /** One artifact of the merge. `tokenizer: false`: a GGUF file without one. */
@@ -209,3 +241,6 @@ export const pipelineSchema = closed({
   }).nullish(),
 });
 export type Pipeline = z.output<typeof pipelineSchema>;
+
+/** A pipeline file whose merge makes a mixture of experts. */
+export const moePipelineSchema = closed({ ...pipelineSchema.shape, merge: moeSchema });

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { digestBytes, digestJson } from "../../core/artifact/digest.ts";
 import { MergeyardError } from "../../core/error.ts";
 import type { ModelState } from "../../core/methods/method.ts";
-import { findMethod } from "../../core/methods/registry.ts";
+import { findPlannedMethod } from "../../core/methods/registry.ts";
 import type {
   LoraFactor,
   MergeUnit,
@@ -57,7 +57,7 @@ export function describeState(state: ModelState | undefined): unknown {
 
 /** A tensor by what its values depend on. */
 export function describeTensor(tensor: UnitTensor, sources: readonly (UnitSource | undefined)[]) {
-  const seeded = findMethod(tensor.method)?.seeded === true;
+  const seeded = findPlannedMethod(tensor.method)?.seeded === true;
   const { name, dtype, shape, offset, method, parameters, working } = tensor;
   const inputs = tensor.inputs.map((input) => describeInput(input, sources, seeded));
   const seed = seeded ? tensor.seed : undefined;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import fc from "fast-check";
-import { philox4x32, streamKey, UNIFORM_STEPS, uniformAt } from "../../core/random.ts";
+import { fillNormal, fillUniform, philox4x32, streamKey, UNIFORM_STEPS, uniformAt } from "../../core/random.ts";
 
 // Known answers of the Random123 distribution (kat_vectors, philox 4x32 with 10 rounds): counter, key, expected words.
 const KNOWN_ANSWERS: readonly (readonly [number[], [number, number], string])[] = [
@@ -79,5 +79,26 @@ test("values are uniform on [0, 1) in whole steps", () => {
     const expected = count / seen.length;
     const chiSquare = seen.reduce((sum, bin) => sum + (bin - expected) ** 2 / expected, 0);
     assert.ok(chiSquare > 170 && chiSquare < 350, `chi-square ${chiSquare}`);
+  }
+});
+
+test("normal numbers are the quantiles of the uniform ones, from any element on", () => {
+  const key = streamKey(5, "noise");
+  const [uniform, normal] = [new Float32Array(4096), new Float32Array(4096)];
+  fillUniform(key, 0, uniform);
+  fillNormal(key, 0, normal);
+  const part = new Float32Array(9);
+  fillNormal(key, 1001, part);
+  assert.deepEqual(part, normal.slice(1001, 1010));
+  // The quantile by bisection on the distribution function, by Simpson's rule.
+  const density = (x: number) => Math.exp((-x * x) / 2) / Math.sqrt(2 * Math.PI);
+  for (let i = 0; i < 4096; i += 41) {
+    const x = normal[i] ?? 0;
+    let area = 0;
+    for (let step = 0; step < 1000; step++) {
+      const [a, b] = [(x * step) / 1000, (x * (step + 1)) / 1000];
+      area += ((b - a) / 6) * (density(a) + 4 * density((a + b) / 2) + density(b));
+    }
+    assert.ok(Math.abs(0.5 + area - (uniform[i] ?? 0)) < 2e-7, `${i}: ${x}`);
   }
 });

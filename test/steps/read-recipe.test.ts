@@ -5,11 +5,16 @@ import { readRecipe } from "../../steps/read-recipe.ts";
 import { assertRefused, type Expected } from "../refusal.ts";
 
 const read = (text: string) => readRecipe(new TextEncoder().encode(text), "recipe.yaml");
+/** The merge part of a recipe that is none of mergekit-moe. */
+const mergeOf = ({ merge }: ReturnType<typeof read>) => {
+  assert.ok("merge_method" in merge);
+  return merge;
+};
 const LINEAR = "merge_method: linear\nmodels:\n  - model: a\n    parameters: {weight: 1}\n";
 
 test("a mergekit configuration on its own is a recipe, and its text is kept", () => {
   const recipe = read(LINEAR);
-  assert.equal(recipe.merge.merge_method, "linear");
+  assert.equal(mergeOf(recipe).merge_method, "linear");
   assert.equal(recipe.text, LINEAR);
   assert.equal(recipe.pipeline.name, "merge");
   assert.equal(recipe.pipeline.publish, undefined);
@@ -29,8 +34,9 @@ test("a pipeline file has its merge part and everything around it", () => {
     "checks: {max_nonfinite: 3}",
     "publish: {model: support-bot, channel: nightly, keep: 14}",
   ].join("\n");
-  const { pipeline, merge, document } = read(text);
-  assert.equal(merge.merge_method, "linear");
+  const recipe = read(text);
+  const { pipeline, document } = recipe;
+  assert.equal(mergeOf(recipe).merge_method, "linear");
   assert.deepEqual(pipeline, {
     name: "support-bot",
     on: { upload: ["support-*"], schedule: "cron(0 2 * * ? *)" },
@@ -55,7 +61,7 @@ test("model references are taken as text and as maps, with revision and adapter"
   ];
   for (const [written, spelling] of cases) {
     const recipe = read(`merge_method: linear\nmodels:\n  - model: ${written}\n`);
-    assert.equal(recipe.merge.models?.[0]?.model.model, spelling, written);
+    assert.equal(mergeOf(recipe).models?.[0]?.model.model, spelling, written);
   }
 });
 
@@ -65,13 +71,14 @@ test("aliases and merge keys are resolved", () => {
       "models:\n  - {model: a, parameters: *p}\n  - model: b\n    parameters: {<<: *p, density: 1}\n",
   );
   const weight = { kind: "scalar", value: 0.5 };
-  assert.deepEqual(recipe.merge.models?.[0]?.parameters, { weight });
-  assert.deepEqual(recipe.merge.models?.[1]?.parameters, { weight, density: { kind: "scalar", value: 1 } });
+  assert.deepEqual(mergeOf(recipe).models?.[0]?.parameters, { weight });
+  assert.deepEqual(mergeOf(recipe).models?.[1]?.parameters, { weight, density: { kind: "scalar", value: 1 } });
 });
 
 test("a key that mergekit knows from another place is ignored with a warning that says so", () => {
-  const { warnings, merge } = read(`normalize: true\n${LINEAR}`);
-  assert.equal(merge.merge_method, "linear");
+  const recipe = read(`normalize: true\n${LINEAR}`);
+  const { warnings } = recipe;
+  assert.equal(mergeOf(recipe).merge_method, "linear");
   assert.equal(warnings.length, 1);
   assert.match(warnings[0] ?? "", /^normalize \(line 1\)/);
 });

@@ -12,7 +12,7 @@ const FOLDER = fileURLToPath(new URL("../../../examples", import.meta.url));
 const AVERAGE = "linear.yaml";
 const PIPELINE = "pipeline.yaml";
 /** Of other models or with other layers. */
-const UNLIKE_AVERAGE = [AVERAGE, "lora.yaml", "passthrough.yaml", "slices.yaml", "tokenizer-union.yaml"];
+const UNLIKE_AVERAGE = [AVERAGE, "lora.yaml", "moe.yaml", "passthrough.yaml", "slices.yaml", "tokenizer-union.yaml"];
 
 const names = readdirSync(FOLDER).filter((name) => name.endsWith(".yaml") && name !== PIPELINE);
 const merge = (name: string) => runMerge(FOLDER, readFileSync(`${FOLDER}/${name}`, "utf8"));

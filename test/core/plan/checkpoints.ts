@@ -71,6 +71,32 @@ export function makeLlama(parts: LlamaParts = {}): Checkpoint {
   return makeCheckpoint(shapes, { ...parts, config: { ...config, ...parts.config } });
 }
 
+type DenseParts = { type?: string; layers?: number; inner?: number; more?: Shapes; config?: Record<string, unknown> };
+
+/** A model with all tensors of a llama, or of another dense model like it: hidden 4, two heads. */
+export function makeDense({
+  type = "llama",
+  layers = 2,
+  inner = 6,
+  more = {},
+  config = {},
+}: DenseParts = {}): Checkpoint {
+  const shapes: Record<string, Shapes[string]> = {
+    "model.embed_tokens.weight": [10, 4],
+    "model.norm.weight": [4],
+    "lm_head.weight": [10, 4],
+  };
+  for (let layer = 0; layer < layers; layer++) {
+    const prefix = `model.layers.${layer}`;
+    for (const norm of ["input", "post_attention"]) shapes[`${prefix}.${norm}_layernorm.weight`] = [4];
+    for (const part of "qkvo") shapes[`${prefix}.self_attn.${part}_proj.weight`] = [4, 4];
+    for (const part of ["gate", "up"]) shapes[`${prefix}.mlp.${part}_proj.weight`] = [inner, 4];
+    shapes[`${prefix}.mlp.down_proj.weight`] = [4, inner];
+  }
+  const own = { model_type: type, hidden_size: 4, intermediate_size: inner, num_attention_heads: 2, vocab_size: 10 };
+  return makeCheckpoint({ ...shapes, ...more }, { config: { ...own, num_hidden_layers: layers, ...config } });
+}
+
 /** A source as a plan names it. */
 export function makeSource(model: string, state: PlanSource["state"] = "foreign"): PlanSource {
   return {

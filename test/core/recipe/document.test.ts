@@ -4,9 +4,9 @@ import { readFileSync } from "node:fs";
 import test from "node:test";
 import { ERROR_CODES } from "../../../core/error.ts";
 import { listSources, normaliseRecipe } from "../../../core/recipe/normalise.ts";
-import { mergeSchema, pipelineSchema } from "../../../core/recipe/schema.ts";
+import { mergeSchema, moeSchema, pipelineSchema } from "../../../core/recipe/schema.ts";
 import { readRecipe } from "../../../steps/read-recipe.ts";
-import { makeCheckpoint, makeLlama, planDocuments } from "../plan/checkpoints.ts";
+import { makeCheckpoint, makeDense, makeLlama, planDocuments } from "../plan/checkpoints.ts";
 import { tokenizerBytes } from "../tokenizer/tokenizers.ts";
 
 const text = readFileSync(new URL("../../../docs/recipes.md", import.meta.url), "utf8");
@@ -16,13 +16,14 @@ const examples = [...text.matchAll(/^```yaml\n(.*?)^```$/gms)].map((match) => ma
 const VISUAL = { "vision_tower.w": [2], "multi_modal_projector.w": [2], "language_model.w": [2] };
 
 test("the examples are recipes that are planned without a warning", () => {
-  assert.equal(examples.length, 6);
+  assert.equal(examples.length, 7);
   const tokens = Object.fromEntries(["a", "b", "<|im_start|>"].map((token, id) => [token, id]));
   const tokenizer = { "tokenizer.json": tokenizerBytes({ vocab: tokens }) };
   for (const example of examples) {
     const recipe = normaliseRecipe(readRecipe(new TextEncoder().encode(example), "example.yaml"));
     const names = [...listSources(recipe)];
-    const made = recipe.modules.some(({ name }) => name !== undefined) ? makeCheckpoint(VISUAL) : makeLlama();
+    const whole = recipe.moe === undefined ? makeLlama() : makeDense();
+    const made = recipe.modules.some(({ name }) => name !== undefined) ? makeCheckpoint(VISUAL) : whole;
     const models = Object.fromEntries(names.map((model) => [model, made]));
     const documents = Object.fromEntries(names.map((model) => [model, tokenizer]));
     assert.deepEqual(planDocuments(example, models, documents).warnings, []);
@@ -30,7 +31,7 @@ test("the examples are recipes that are planned without a warning", () => {
 });
 
 test("every key is named", () => {
-  const keys = [...Object.keys(mergeSchema.shape), ...Object.keys(pipelineSchema.shape)];
+  const keys = [mergeSchema, moeSchema, pipelineSchema].flatMap(({ shape }) => Object.keys(shape));
   assert.deepEqual(
     keys.filter((key) => !new RegExp(`\`${key}\`|^ *${key}:`, "m").test(text)),
     [],

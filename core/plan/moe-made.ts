@@ -1,0 +1,58 @@
+// Tensors of a mixture of experts that no dense model has: routers' weights, each by the method `moe_router`, and
+// biases of zeros. Nothing is computed here: their inputs are rows that the engine gathers when it writes them, as it
+// does for merged vocabularies.
+import { moe_router } from "../methods/moe_router.ts";
+import type { MoeExpert } from "../recipe/moe.ts";
+import type { Dtype } from "../tensor.ts";
+import { EMBEDDING, layerNames, type MoeTask, needTensor, STACK } from "./moe-task.ts";
+import type { PlannedTensor } from "./plan-tensor.ts";
+import { ROWS_ZERO, type RowGather, type UnitInput } from "./schema.ts";
+
+/** A router for each layer, [experts, hidden], and the gates of shared experts. Throws PlanTensorMissing. */
+export function planRouters(task: MoeTask): readonly PlannedTensor[] {
+  const { moe, architecture, layers } = task;
+  const { block, sharedGate } = architecture;
+  return Array.from({ length: layers }, (_, layer) => {
+    const prefix = `${STACK}${layer}.${block}`;
+    const router = planRouter(task, `${prefix}.gate.weight`, moe.experts);
+    return sharedGate === undefined ? [router] : [router, planRouter(task, `${prefix}.${sharedGate}`, moe.shared)];
+  }).flat();
+}
+
+function planRouter(task: MoeTask, name: string, experts: readonly MoeExpert[]): PlannedTensor {
+  const { recipe, moe, base } = task;
+  const embedding = needTensor(recipe, moe.base, base, EMBEDDING);
+  return {
+    name,
+    dtype: recipe.outputDtype ?? embedding.dtype,
+    shape: [experts.length, ...embedding.shape.slice(1)],
+    method: moe_router.id,
+    parameters: { gate_mode: moe.gateMode },
+    seed: recipe.seed,
+    inputs: [inputOf(task, EMBEDDING, zeroRows("F32", experts.length))],
+  };
+}
+
+/** Biases that the architecture has in any case and the base lacks: zeros. Throws PlanTensorMissing. */
+export function planBiases(task: MoeTask): readonly PlannedTensor[] {
+  const { recipe, moe, architecture, base, layers } = task;
+  const lacking = layerNames(layers, architecture.biases).filter((name) => !base.tensors.has(name));
+  return lacking.map((name) => {
+    const weight = needTensor(recipe, moe.base, base, name.replace(/\.bias$/, ".weight"));
+    const dtype = recipe.outputDtype ?? weight.dtype;
+    const [rows = 0] = weight.shape;
+    // A vector, of whose rows of one element none is read.
+    const input = inputOf(task, name.replace(/self_attn\..*/, "input_layernorm.weight"), zeroRows(dtype, rows));
+    return { name, dtype, shape: [rows], method: "copy", parameters: {}, seed: 0, inputs: [input] };
+  });
+}
+
+function zeroRows(dtype: Dtype, rows: number): RowGather {
+  return { dtype, others: [], means: [], runs: [[ROWS_ZERO, 0, rows]] };
+}
+
+function inputOf({ recipe, moe, base }: MoeTask, name: string, rows: RowGather): UnitInput {
+  const { adapter, model } = base.reference;
+  const stored = base.stored(needTensor(recipe, moe.base, base, name));
+  return { ...stored, rows, isBase: false, ...(adapter === undefined ? {} : { model }), parameters: {} };
+}

@@ -1,0 +1,223 @@
+// Mixtures of experts out of dense models, from headers: the architecture, names, and every refusal.
+import assert from "node:assert/strict";
+import test from "node:test";
+import type { Checkpoint } from "../../../core/checkpoint.ts";
+import { normaliseRecipe } from "../../../core/recipe/normalise.ts";
+import { readRecipe } from "../../../steps/read-recipe.ts";
+import { assertRefused, type Expected } from "../../refusal.ts";
+import { configOf, type Models, makeDense, planText, type Shapes, tensorOf, tensorsOf } from "./checkpoints.ts";
+
+const recipe = (more = "", experts = "[{source_model: a}, {source_model: b}]") =>
+  `base_model: base\nexperts: ${experts}\n${more.includes("gate_mode") ? "" : "gate_mode: random\n"}${more}`;
+const LLAMAS: Models = { base: makeDense(), a: makeDense(), b: makeDense() };
+
+test("llama models become Mixtral: copies under its names, and routers that the planner makes", () => {
+  const plan = planText(recipe("dtype: float32\n"), LLAMAS);
+  const names = [...tensorsOf(plan).keys()].filter((name) => name.startsWith("model.layers.1."));
+  assert.deepEqual(names, [
+    "model.layers.1.block_sparse_moe.experts.0.w1.weight",
+    "model.layers.1.block_sparse_moe.experts.0.w2.weight",
+    "model.layers.1.block_sparse_moe.experts.0.w3.weight",
+    "model.layers.1.block_sparse_moe.experts.1.w1.weight",
+    "model.layers.1.block_sparse_moe.experts.1.w2.weight",
+    "model.layers.1.block_sparse_moe.experts.1.w3.weight",
+    "model.layers.1.block_sparse_moe.gate.weight",
+    "model.layers.1.input_layernorm.weight",
+    "model.layers.1.post_attention_layernorm.weight",
+    "model.layers.1.self_attn.k_proj.weight",
+    "model.layers.1.self_attn.o_proj.weight",
+    "model.layers.1.self_attn.q_proj.weight",
+    "model.layers.1.self_attn.v_proj.weight",
+  ]);
+  const expert = tensorOf(plan, "model.layers.1.block_sparse_moe.experts.1.w2.weight");
+  assert.deepEqual(
+    [expert.method, expert.inputs[0]?.tensor, expert.inputs[0]?.source],
+    ["copy", "model.layers.1.mlp.down_proj.weight", 2],
+  );
+  const gate = tensorOf(plan, "model.layers.0.block_sparse_moe.gate.weight");
+  assert.deepEqual([gate.method, gate.dtype, gate.shape], ["moe_router", "F32", [2, 4]]);
+  assert.deepEqual(plan.warnings, []);
+  const config = configOf(plan);
+  assert.deepEqual([config.model_type, config.num_local_experts, config.num_experts_per_tok], ["mixtral", 2, 2]);
+  assert.deepEqual([config.rope_theta, config.num_key_value_heads, config.sliding_window], [10_000, 2, null]);
+});
+
+test("a scale is of an expert's last matrix, noise of all; what neither changes is copied", () => {
+  const experts = "[{source_model: a, residual_scale: 0.5}, {source_model: b, noise_scale: 0.1}]";
+  const plan = planText(recipe("", experts), LLAMAS);
+  const methods = [0, 1].map((expert) =>
+    ["w1", "w2", "w3"].map((part) => {
+      const { method, inputs } = tensorOf(plan, `model.layers.0.block_sparse_moe.experts.${expert}.${part}.weight`);
+      return [method, inputs[0]?.parameters];
+    }),
+  );
+  const [scaled, noisy] = [{ scale: 0.5 }, { noise: 0.1 }];
+  assert.deepEqual(methods, [
+    [
+      ["copy", {}],
+      ["moe_expert", scaled],
+      ["copy", {}],
+    ],
+    [
+      ["moe_expert", noisy],
+      ["moe_expert", noisy],
+      ["moe_expert", noisy],
+    ],
+  ]);
+});
+
+test("the architecture follows from models and shared experts, or is named by its beginning", () => {
+  const shared = "shared_experts: [{source_model: a}]\n";
+  const norms = Object.fromEntries(
+    [0, 1].flatMap((layer) => ["q", "k"].map((part) => [`model.layers.${layer}.self_attn.${part}_norm.weight`, [2]])),
+  );
+  const of = (type: string, more: Shapes = {}): Models => {
+    const model = makeDense({ type, more });
+    return { base: model, a: model, b: model };
+  };
+  const cases: readonly (readonly [string, Models, string])[] = [
+    ["", of("mistral"), "mixtral"],
+    [shared, LLAMAS, "deepseek"],
+    ["architecture: DEEP\n", LLAMAS, "deepseek"],
+    [`${shared}architecture: qwen\n`, LLAMAS, "qwen2_moe"],
+    [shared, of("qwen2"), "qwen2_moe"],
+    ["", of("qwen3", norms), "qwen3_moe"],
+  ];
+  for (const [more, models, type] of cases) {
+    assert.equal(configOf(planText(recipe(more), models)).model_type, type, more);
+  }
+  const { warnings } = planText(recipe(shared), LLAMAS);
+  assert.match(warnings.join(), /^DeepSeek MoE is made; write `architecture: Qwen MoE`/);
+});
+
+test("qwen's biases are zeros where the base has none, and the base's where it has", () => {
+  const bias = { "model.layers.0.self_attn.q_proj.bias": [4] };
+  const model = makeDense({ type: "qwen2", more: bias });
+  const plan = planText(recipe("shared_experts: [{source_model: a}]\ndtype: bfloat16\n"), {
+    base: model,
+    a: model,
+    b: model,
+  });
+  const own = tensorOf(plan, "model.layers.0.self_attn.q_proj.bias");
+  const zeros = tensorOf(plan, "model.layers.1.self_attn.q_proj.bias");
+  assert.deepEqual([own.method, own.inputs[0]?.rows], ["moe_expert", undefined]);
+  assert.deepEqual(
+    [zeros.method, zeros.dtype, zeros.shape, zeros.inputs[0]?.rows?.runs],
+    ["copy", "BF16", [4], [[-1, 0, 4]]],
+  );
+  assert.deepEqual(tensorOf(plan, "model.layers.1.mlp.shared_expert_gate.weight").shape, [1, 4]);
+});
+
+test("the dtype is the recipe's, else what the base's config says", () => {
+  const dtypeOf = (more: string, config: Record<string, unknown>) =>
+    tensorOf(
+      planText(recipe(more), { ...LLAMAS, base: makeDense({ config }) }),
+      "model.layers.0.block_sparse_moe.gate.weight",
+    ).dtype;
+  assert.equal(dtypeOf("", {}), "F32");
+  assert.equal(dtypeOf("", { torch_dtype: "bfloat16" }), "BF16");
+  assert.equal(dtypeOf("", { dtype: "float16" }), "F16");
+  assert.equal(dtypeOf("dtype: float16\n", { dtype: "bfloat16" }), "F16");
+});
+
+test("what works and may be a mistake is warned of", () => {
+  const three = planText(recipe("", "[{source_model: a}, {source_model: b}, {source_model: a}]"), LLAMAS);
+  assert.match(three.warnings.join(), /^3 experts are no power of two/);
+  const surplus = makeDense({ more: { "model.layers.0.self_attn.rotary_emb.inv_freq": [2] } });
+  assert.equal(tensorsOf(planText(recipe(), { ...LLAMAS, base: surplus })).size, 2 + 1 + 2 * 13);
+});
+
+test("models that make no mixture are refused by what does not fit", () => {
+  const cases: readonly (readonly [string, Models, Expected])[] = [
+    [
+      "",
+      { ...LLAMAS, a: makeDense({ type: "mistral" }) },
+      { code: "MoeArchitectureRefused", field: "base_model", found: /llama and mistral/ },
+    ],
+    ["", { ...LLAMAS, base: makeDense({ type: "gemma" }) }, { code: "MoeArchitectureRefused", found: /gemma/ }],
+    ["architecture: switch\n", LLAMAS, { code: "MoeArchitectureRefused", field: "architecture", found: "switch" }],
+    [
+      "architecture: mixtral\nshared_experts: [{source_model: a}]\n",
+      LLAMAS,
+      { code: "MoeArchitectureRefused", field: "architecture", expected: /^Mixtral: .* no shared expert$/ },
+    ],
+    [
+      "shared_experts: [{source_model: a}, {source_model: b}]\n",
+      LLAMAS,
+      { code: "MoeArchitectureRefused", found: "llama models, 2 shared experts" },
+    ],
+    [
+      "",
+      { ...LLAMAS, base: makeDense({ more: { "model.layers.0.self_attn.q_proj.bias": [4] } }) },
+      { code: "MoeArchitectureRefused", tensor: "model.layers.0.self_attn.q_proj.bias" },
+    ],
+    [
+      "",
+      { ...LLAMAS, b: makeDense({ inner: 7 }) },
+      { code: "PlanShapeMismatch", field: "experts[1]", model: "b", found: "[7, 4]" },
+    ],
+    ["", { ...LLAMAS, b: makeDense({ layers: 3 }) }, { code: "PlanLayersUnequal", field: "experts[1]", model: "b" }],
+    [
+      "",
+      { ...LLAMAS, a: makeDense({ more: { "model.layers.0.mlp.up_proj.weight": { dtype: "I8", shape: [6, 4] } } }) },
+      {
+        code: "PlanDtypeNotMergeable",
+        field: "experts[0]",
+        model: "a",
+        found: "I8",
+      },
+    ],
+  ];
+  for (const [more, models, expected] of cases) assertRefused(() => planText(recipe(more), models), expected);
+  const { tensors, ...others } = makeDense();
+  const without = (name: string): Checkpoint => ({
+    ...others,
+    tensors: tensors.filter((entry) => entry.name !== name),
+  });
+  for (const [model, name, field] of [
+    ["a", "model.layers.1.mlp.up_proj.weight", "experts[0]"],
+    ["base", "model.layers.1.mlp.up_proj.weight", "base_model"],
+    ["base", "model.layers.1.self_attn.o_proj.weight", "base_model"],
+  ] as const) {
+    const models = { ...LLAMAS, [model]: without(name) };
+    assertRefused(() => planText(recipe(), models), { code: "PlanTensorMissing", model, tensor: name, field });
+  }
+});
+
+test("a recipe of experts is refused by field and line before any model is looked at", () => {
+  const normalise = (text: string) => normaliseRecipe(readRecipe(new TextEncoder().encode(text), "recipe.yaml"));
+  const cases: readonly (readonly [string, Expected])[] = [
+    [recipe("gate_mode: hidden\n"), { code: "RecipeNotSupported", field: "gate_mode", line: 3, found: /hidden/ }],
+    [
+      "base_model: base\nexperts: [{source_model: a}, {source_model: b}]\n",
+      { code: "RecipeNotSupported", field: "gate_mode", expected: /random or uniform_random/ },
+    ],
+    [recipe("gate_mode: best\n"), { code: "RecipeFieldInvalid", field: "gate_mode" }],
+    [
+      recipe("experts_per_token: 3\n"),
+      { code: "RecipeFieldInvalid", field: "experts_per_token", expected: /at most 2/ },
+    ],
+    [recipe("experts_per_token: 0\n"), { code: "RecipeFieldInvalid", field: "experts_per_token" }],
+    [recipe("", "[]"), { code: "RecipeFieldInvalid", field: "experts" }],
+    [recipe("dtype: int64\n"), { code: "RecipeNotSupported", field: "dtype" }],
+    [recipe("expert: 3\n"), { code: "RecipeUnknownKey", field: "expert", expected: "experts" }],
+    [
+      recipe("", "[{source_model: a, positive_prompt: [x]}]"),
+      { code: "RecipeUnknownKey", expected: "positive_prompts" },
+    ],
+    ["experts: [{source_model: a}]\n", { code: "RecipeFieldInvalid", field: "base_model" }],
+    ["merge_method: moe_expert\nmodels: [{model: a}]\n", { code: "RecipeMethodUnknown", field: "merge_method" }],
+  ];
+  for (const [text, expected] of cases) {
+    if (expected.code === "RecipeMethodUnknown") assertRefused(() => planText(text, LLAMAS), expected);
+    else assertRefused(() => normalise(text), expected);
+  }
+  const { warnings } = normalise(recipe("tokenizer_source: union\n"));
+  assert.match(warnings.join(), /^tokenizer_source \(line 4\) is ignored here/);
+});
+
+test("the merge part of a pipeline takes such a recipe too", () => {
+  const text = `name: mixture\nmerge:\n${recipe("random_seed: 4\n").replaceAll(/^/gm, "  ")}\npublish: {model: m}\n`;
+  const { seed, moe } = normaliseRecipe(readRecipe(new TextEncoder().encode(text), "recipe.yaml"));
+  assert.deepEqual([seed, moe?.experts.length, moe?.active], [4, 2, 2]);
+});
