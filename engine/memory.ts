@@ -46,8 +46,7 @@ export function fitMeasuring(unit: MergeUnit, round: number, threads: number, me
 
 /** Kernel memory of a thread that may get any tensor of the unit. */
 function threadBytes(unit: MergeUnit, windowElements: number): number {
-  const bytes = unit.tensors.map((tensor) =>
-    kernelBytes(methodOf(tensor) ?? COPY, tensor, windowElements, unit.statistics),
-  );
+  const watchers = { statistics: unit.statistics, derives: unit.derived.length > 0 };
+  const bytes = unit.tensors.map((tensor) => kernelBytes(methodOf(tensor) ?? COPY, tensor, windowElements, watchers));
   return bytes.reduce((most, one) => Math.max(most, one), 0) + sinkBytes(unit.derived);
 }

@@ -17,7 +17,14 @@ import type {
 } from "../core/methods/method.ts";
 import type { Block, Kernels } from "../core/ops/kernels.ts";
 import { allocatedBytes } from "../core/ops/memory.ts";
-import { type Cut, cutTensor, inputElements, storedBytes } from "../core/plan/memory.ts";
+import {
+  type Cut,
+  type CutMethod,
+  cutTensor,
+  inputElements,
+  storedBytes,
+  widenedElements,
+} from "../core/plan/memory.ts";
 import { modelsOf, type UnitTensor } from "../core/plan/schema.ts";
 import { elementBytes, elementCount } from "../core/tensor.ts";
 import { createSink } from "./create-sink.ts";
@@ -80,7 +87,10 @@ export async function measureTensor(context: InputContext, round: Round): Promis
   const { kernels, view } = context;
   const mark = kernels.mark();
   try {
-    const run = startRun({ ...context, statistics: false, keptBytes: 0, sinks: [], write: neverWritten }, 1);
+    // A round may widen what merging does not.
+    const { locality } = context.method;
+    const own = { ...context, statistics: false, keptBytes: 0, sinks: [], write: neverWritten };
+    const run = startRun(own, { locality }, 1);
     const { pass, totals } = round.measure(view, kernels);
     await runReduce(run, pass);
     refuseNonFinite(context, run);
@@ -100,7 +110,7 @@ export async function mergeTensor(context: TensorContext): Promise<TensorResult>
   const mark = kernels.mark();
   try {
     const program = method.compile(view, kernels);
-    const run = startRun(context, program.reduce.length + 1);
+    const run = startRun(context, method, program.reduce.length + 1);
     await runProgram(run, program);
     const { nonFiniteInputs, nonFiniteOutput, interference, sinks, delta } = run;
     const digest = run.output.digest();
@@ -127,12 +137,13 @@ type Run = TileRun & {
   inputDigests: readonly (Digest | undefined)[] | undefined;
 };
 
-function startRun(context: TensorContext, passes: number): Run {
+function startRun(context: TensorContext, cutMethod: CutMethod, passes: number): Run {
   const { kernels, method, tensor } = context;
   const cut = cutTensor(method, tensor.shape, context.windowElements);
   const keptWindows = passes > 1 ? countKept(context, cut) : 0;
-  const buffers = allocate(kernels, tensor, cut, keptWindows);
-  const tile = Math.min(cut.tileElements, Math.max(1, elementCount(tensor.shape)));
+  const watchers = { statistics: context.statistics, derives: context.sinks.length > 0 };
+  const tile = widenedElements(cutMethod, tensor, watchers);
+  const buffers = allocate(kernels, tensor, cut, { keptWindows, tile });
   return {
     context,
     cut,
@@ -165,10 +176,14 @@ function countKept({ tensor, keptBytes }: TensorContext, cut: Cut): number {
   return Math.min(Math.ceil(total / cut.windowElements), Math.floor(keptBytes / Math.max(1, bytes)));
 }
 
-function allocate(kernels: Kernels, tensor: UnitTensor, cut: Cut, keptWindows: number): Buffers {
+function allocate(
+  kernels: Kernels,
+  tensor: UnitTensor,
+  cut: Cut,
+  { keptWindows, tile }: { readonly keptWindows: number; readonly tile: number },
+): Buffers {
   const total = Math.max(1, elementCount(tensor.shape));
   const window = Math.min(cut.windowElements, total);
-  const tile = Math.min(cut.tileElements, total);
   const block = (dtype: UnitTensor["dtype"], count: number): Block => kernels.allocateBlock(elementBytes(dtype, count));
   return {
     windows: tensor.inputs.map((input) =>

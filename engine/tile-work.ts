@@ -4,11 +4,11 @@
 import assert from "node:assert/strict";
 import type { CombinePass, Pass, StoredPass, TensorProgram } from "../core/methods/method.ts";
 import { floatDtype, type HalfDtype, roundingTo } from "../core/ops/cast.ts";
-import { COMBINE_SOURCES_MAX, type CombineDtype, isCombineDtype } from "../core/ops/combine.ts";
+import { COMBINE_SOURCES_MAX, type CombineDtype } from "../core/ops/combine.ts";
 import type { Block, Kernels, Tile } from "../core/ops/kernels.ts";
-import { inputElements } from "../core/plan/memory.ts";
-import type { UnitInput, UnitTensor } from "../core/plan/schema.ts";
-import { elementBytes } from "../core/tensor.ts";
+import { commonDtype, inputElements, isRounded } from "../core/plan/memory.ts";
+import type { UnitTensor } from "../core/plan/schema.ts";
+import { elementBytes, elementCount } from "../core/tensor.ts";
 import type { Interference } from "./interference.ts";
 
 /** The buffers of a tensor. */
@@ -66,7 +66,7 @@ export function applyWindow(run: TileRun, program: TensorProgram): HandleWindow 
   return storedWindow(run, program) ?? byTiles(run, applyTile(run, program));
 }
 
-function byTiles({ tileElements }: TileRun, handle: HandleTile): HandleWindow {
+function byTiles({ tileElements }: Pick<TileRun, "tileElements">, handle: HandleTile): HandleWindow {
   return (window) => {
     for (let offset = 0; offset < window.count; offset += tileElements) {
       const count = Math.min(tileElements, window.count - offset);
@@ -78,6 +78,7 @@ function byTiles({ tileElements }: TileRun, handle: HandleTile): HandleWindow {
 function applyTile(run: TileRun, program: TensorProgram): HandleTile {
   const { apply: pass, countKept } = program;
   const { kernels, tensor, buffers } = run;
+  assert.ok(buffers.outputTile.values.length >= Math.min(run.tileElements, elementCount(tensor.shape)), "a whole tile");
   const counting = !run.inputsCounted && "tile" in pass;
   const compute =
     "tile" in pass
@@ -144,19 +145,6 @@ function roundTile({ values }: Tile, dtype: HalfDtype, count: number): void {
   for (let i = 0; i < count; i++) values[i] = round(values[i] ?? 0);
 }
 
-/** True where the values that take part are not the stored ones. */
-function isRounded<I extends UnitInput>(input: I): input is I & { readonly working: HalfDtype } {
-  return input.working !== undefined && input.working !== input.dtype;
-}
-
-/** The stored dtype of all inputs, when it is one that kernels read directly. */
-function commonDtype({ inputs }: UnitTensor): CombineDtype | undefined {
-  const dtype = inputs[0]?.dtype ?? "F32";
-  return isCombineDtype(dtype) && inputs.every((input) => input.dtype === dtype && !isRounded(input))
-    ? dtype
-    : undefined;
-}
-
 /** Windows by slot instead of by input. */
 function slotsOf({ windows }: Buffers, inputs: readonly number[]): readonly (readonly Block[])[] {
   return (windows[0] ?? []).map((_, slot) => inputs.map((index) => pick(windows[index]?.[slot])));
@@ -214,7 +202,9 @@ function storedWindow(run: TileRun, { apply }: TensorProgram): HandleWindow | un
   const store =
     "combination" in apply ? combinedWindow(run, apply) : "tile" in apply ? undefined : ownWindow(run, apply);
   if (store === undefined) return undefined;
-  const lookBack = byTiles(run, (place) => widenInputs(run, place, true));
+  // Tiles are not widened here, so that one of float32 may be shorter than theirs.
+  const tileElements = Math.min(run.tileElements, buffers.outputTile.values.length);
+  const lookBack = byTiles({ tileElements }, (place) => widenInputs(run, place, true));
   return (window) => {
     const bad = store(dtype, window, buffers.outputs[window.output]);
     run.nonFiniteOutput += bad;

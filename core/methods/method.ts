@@ -245,6 +245,11 @@ export type MergeMethod = {
   readonly reducePasses: number | ((tensor: ScratchTensor) => number);
   /** Bytes that `compile` allocates, each block rounded up to 64; bounds memory at plan time; none unless said. */
   scratchBytes?(tensor: ScratchTensor): number;
+  /**
+   * Every pass over a tensor whose inputs have one dtype reads stored values, and `apply` stores windows: no tile is
+   * widened, which matters where tiles are large. False unless said.
+   */
+  storesWindows?(tensor: ScratchTensor): boolean;
   readonly seeded: boolean;
   readonly embeddingMismatch: EmbeddingMismatch;
   /**

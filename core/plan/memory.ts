@@ -5,6 +5,8 @@ import type { PartsPacking, TensorEntry } from "../checkpoint.ts";
 import { type ErrorPlace, MergeyardError } from "../error.ts";
 import { columnOrder } from "../formats/quantized/compressed-tensors-read.ts";
 import { type MergeMethod, type Round, type ScratchTensor, tileElementsOf } from "../methods/method.ts";
+import type { HalfDtype } from "../ops/cast.ts";
+import { type CombineDtype, isCombineDtype } from "../ops/combine.ts";
 import { TILE_ELEMENTS } from "../ops/kernels.ts";
 import { allocatedBytes } from "../ops/memory.ts";
 import { compressedScheme } from "../schemes/compressed-scheme.ts";
@@ -33,7 +35,7 @@ const THREAD_BYTES = 32 * 2 ** 20;
 export type Cut = { readonly windowElements: number; readonly tileElements: number };
 
 /** Properties of a method that decide the cut; a "copy" has element locality, no passes and no scratch. */
-export type CutMethod = Pick<MergeMethod, "locality" | "scratchBytes">;
+export type CutMethod = Pick<MergeMethod, "locality" | "scratchBytes" | "storesWindows">;
 
 /** The cut of a tensor for a method. Tiles are part of the numerics, windows are not. */
 export function cutTensor(method: CutMethod, shape: readonly number[], windowElements: number): Cut {
@@ -48,20 +50,40 @@ export function inputElements({ statistic, shape }: Pick<UnitInput, "statistic" 
   return statistic === "whole" ? elementCount(shape) : count;
 }
 
+/** Who sees a tensor's values between its stored inputs and its stored result: statistics, what is derived of it. */
+export type Watchers = { readonly statistics: boolean; readonly derives: boolean };
+export const UNWATCHED: Watchers = { statistics: false, derives: false };
+
+/** The dtype of all inputs, where kernels read it as it is stored and nothing is rounded first. */
+export function commonDtype({ inputs }: Pick<UnitTensor, "inputs">): CombineDtype | undefined {
+  const [dtype = "F32"] = inputs.map(valueDtype);
+  const isCommon = inputs.every((input) => valueDtype(input) === dtype && !isRounded(input));
+  return isCommon && isCombineDtype(dtype) ? dtype : undefined;
+}
+
+/** True where the values that take part are not the stored ones. */
+export function isRounded<I extends UnitInput>(input: I): input is I & { readonly working: HalfDtype } {
+  return input.working !== undefined && input.working !== valueDtype(input);
+}
+
+/** Elements of the float32 tiles: a tile's; where nothing is widened, enough for a look at what is not finite. */
+export function widenedElements(method: CutMethod, tensor: UnitTensor, watchers: Watchers): number {
+  const total = Math.max(1, elementCount(tensor.shape));
+  const tile = Math.min(tileElementsOf(method.locality, tensor.shape), total);
+  const isWatched = watchers.statistics || watchers.derives;
+  const isStored = !isWatched && method.storesWindows?.(tensor) === true && commonDtype(tensor) === tensor.dtype;
+  return isStored ? Math.min(tile, TILE_ELEMENTS) : tile;
+}
+
 /**
  * Kernel memory that one thread needs for one tensor: two windows an input and for the output, tiles, scratch; with
  * statistics a tile more for each input, and one.
  */
-export function kernelBytes(
-  method: CutMethod,
-  tensor: UnitTensor,
-  windowElements: number,
-  withStatistics: boolean,
-): number {
+export function kernelBytes(method: CutMethod, tensor: UnitTensor, windowElements: number, watchers: Watchers): number {
   const total = Math.max(1, elementCount(tensor.shape));
   const cut = cutTensor(method, tensor.shape, windowElements);
   const window = Math.min(cut.windowElements, total);
-  const tile = Math.min(cut.tileElements, total);
+  const tile = widenedElements(method, tensor, watchers);
   const inputWindows = tensor.inputs.reduce(
     (sum, input) => sum + 2 * allocatedBytes(elementBytes(valueDtype(input), inputElements(input, window))),
     0,
@@ -69,7 +91,7 @@ export function kernelBytes(
   const inputTiles = tensor.inputs.reduce((sum, input) => sum + allocatedBytes(4 * inputElements(input, tile)), 0);
   const outputWindows = 2 * allocatedBytes(elementBytes(tensor.dtype, window));
   const inputs = tensor.inputs.length;
-  const tiles = 1 + (withStatistics ? inputs + 1 : 0);
+  const tiles = 1 + (watchers.statistics ? inputs + 1 : 0);
   const readers = tensor.inputs.reduce((sum, input) => sum + readerBytes(input), 0);
   return (
     readers +
@@ -95,7 +117,7 @@ export function measuringBytes(
 ): number {
   const scratchBytes = (own: ScratchTensor): number => round.scratchBytes(own);
   const totals = Object.values(round.totals(tensor)).reduce((sum, { length }) => sum + 8 * length, 0);
-  return kernelBytes({ locality, scratchBytes }, tensor, windowElements, false) + 2 * totals;
+  return kernelBytes({ locality, scratchBytes }, tensor, windowElements, UNWATCHED) + 2 * totals;
 }
 
 /** The dtype in which an input's values come to a method: the stored one, unless rows are computed. */

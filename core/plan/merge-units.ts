@@ -54,8 +54,9 @@ export function makeMergeUnits(
     const { recipe } = options;
     const made = derived[index] ?? [];
     const sinks = sinkBytes(made);
+    const watchers = { statistics: options.statistics, derives: made.length > 0 };
     const bytesOf = (tensor: UnitTensor, windowElements: number) =>
-      kernelBytes(methodOf(tensor, options), tensor, windowElements, options.statistics) + sinks;
+      kernelBytes(methodOf(tensor, options), tensor, windowElements, watchers) + sinks;
     const { fit, need } = fitTensors(placed, bytesOf, options);
     const kept = keptBytes(fit, options.memoryBytes, placed);
     const isPrepared = options.prepared !== undefined && placed.some(({ method }) => method === options.method.id);

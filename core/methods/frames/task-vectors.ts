@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import * as z from "zod";
 import { roundingTo } from "../../ops/cast.ts";
+import { COMBINE_SOURCES_MAX } from "../../ops/combine.ts";
 import { BIT_GROUP, countBits } from "../../ops/deltas.ts";
 import type { Block, Kernels } from "../../ops/kernels.ts";
 import { type BandedSource, MASKED_SOURCES_MAX, type MaskedSource } from "../../ops/masked.ts";
@@ -58,6 +59,8 @@ export function taskVectorMethod(row: TaskVectorRow): MergeMethod {
     locality: localityOf(row),
     reducePasses: (tensor) => reducePasses(row, tensor),
     scratchBytes: (tensor) => scratchBytes(row, tensor),
+    storesWindows: (tensor) =>
+      tensor.working === undefined && hasWholeGroups(row, tensor) && tensor.inputs.length <= COMBINE_SOURCES_MAX,
     seeded: sparsifier?.seeded ?? false,
     embeddingMismatch: "base",
     parameters: z.strictObject({
@@ -85,6 +88,11 @@ export function taskVectorMethod(row: TaskVectorRow): MergeMethod {
 
 function localityOf({ sparsifier }: TaskVectorRow): Locality {
   return sparsifier?.locality ?? "element";
+}
+
+/** The marks of a tile end where those of the next may begin. */
+function hasWholeGroups(row: TaskVectorRow, { shape }: Pick<ScratchTensor, "shape">): boolean {
+  return tileElementsOf(localityOf(row), shape) % BIT_GROUP === 0;
 }
 
 /** density >= 1 leaves a difference as it is, whatever the sparsifier. */
@@ -188,7 +196,7 @@ function sparsify(row: TaskVectorRow, task: TaskVectorTask, kernels: Kernels, ro
   const takesWindows = masks.holdsWindows && sparsification.marksWindows === true;
   const { scales, passes } = rescaling(task, masks, takesWindows, kernels, round);
   const bandIn = task.rescale === "none" ? sparsification.bandIn : undefined;
-  const wholeGroups = tileElementsOf(localityOf(row), task.tensor.shape) % BIT_GROUP === 0;
+  const wholeGroups = hasWholeGroups(row, task.tensor);
   return { masks, takesWindows, wholeGroups, bandIn, scales, reduce: [...sparsification.reduce, ...passes] };
 }
 

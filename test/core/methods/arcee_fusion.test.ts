@@ -6,7 +6,7 @@ import { arcee_fusion } from "../../../core/methods/arcee_fusion.ts";
 import { fusionSteps } from "../../../core/methods/frames/fusion-working.ts";
 import { rowDivergence } from "../../../core/ops/divergence.ts";
 import { createScalarKernels } from "../../../core/ops/kernels.ts";
-import { kernelBytes } from "../../../core/plan/memory.ts";
+import { kernelBytes, UNWATCHED } from "../../../core/plan/memory.ts";
 import { elementCount } from "../../../core/tensor.ts";
 import { runTensor, type TensorCase, unitTensorOf } from "../../engine/in-memory.ts";
 import { uniforms } from "../../random-numbers.ts";
@@ -52,7 +52,7 @@ describe("arcee_fusion", () => {
 
   test("windows and kernels change nothing, and memory stays within what the plan reserves", async () => {
     const entry = caseOf([40, 1000]);
-    const tight = createScalarKernels(kernelBytes(arcee_fusion, unitTensorOf(entry), 8192, false));
+    const tight = createScalarKernels(kernelBytes(arcee_fusion, unitTensorOf(entry), 8192, UNWATCHED));
     assert.deepEqual((await runTensor(entry, { kernels: tight, windowElements: 8192 })).values, expected(entry));
   });
 

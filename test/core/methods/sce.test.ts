@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { sce } from "../../../core/methods/sce.ts";
 import { createScalarKernels } from "../../../core/ops/kernels.ts";
-import { kernelBytes } from "../../../core/plan/memory.ts";
+import { kernelBytes, UNWATCHED } from "../../../core/plan/memory.ts";
 import { runTensor, type TensorCase, unitTensorOf } from "../../engine/in-memory.ts";
 import { uniforms } from "../../random-numbers.ts";
 import { makeLlama, planText } from "../plan/checkpoints.ts";
@@ -103,7 +103,7 @@ describe("sce", () => {
   test("windows and kernels change nothing, and memory stays within what the plan reserves", async () => {
     const entry = caseOf(40_000, 3, 1 / 8, 0.4);
     const { values } = await runTensor(entry);
-    const tight = createScalarKernels(kernelBytes(sce, unitTensorOf(entry), 8192, false));
+    const tight = createScalarKernels(kernelBytes(sce, unitTensorOf(entry), 8192, UNWATCHED));
     assert.deepEqual((await runTensor(entry, { kernels: tight, windowElements: 8192 })).values, values);
   });
 

@@ -15,7 +15,7 @@ import { wudi } from "../../../core/methods/wudi.ts";
 import { createScalarKernels } from "../../../core/ops/kernels.ts";
 import { type Matrix, onHeap } from "../../../core/ops/linalg/matrix.ts";
 import { svd } from "../../../core/ops/linalg/svd.ts";
-import { kernelBytes } from "../../../core/plan/memory.ts";
+import { kernelBytes, UNWATCHED } from "../../../core/plan/memory.ts";
 import { runMerge } from "../../../tools/golden/run-merge.ts";
 import { valuesOf } from "../../../tools/golden/tensors.ts";
 import { writePlainModel } from "../../cli/model-files.ts";
@@ -60,7 +60,7 @@ describe("merging of task matrices", () => {
     for (const shape of SHAPES) {
       test(`${method.id} of [${shape.join(", ")}] in exactly the memory of the plan, by both kernel sets`, async () => {
         const entry = caseOf(method, shape, 3, method.id === "wudi" ? { iter_num: 3 } : {});
-        const bytes = kernelBytes(method, unitTensorOf(entry), 2 ** 16, false);
+        const bytes = kernelBytes(method, unitTensorOf(entry), 2 ** 16, UNWATCHED);
         const own = await runTensor(entry, { kernels: createScalarKernels(bytes) });
         assert.deepEqual((await runTensor(entry)).values, own.values);
         assert.equal(own.passes, shape.includes(0 as never) ? 0 : 1);

@@ -14,7 +14,7 @@ import { task_arithmetic } from "../../../core/methods/task_arithmetic.ts";
 import { ties } from "../../../core/methods/ties.ts";
 import { createScalarKernels, type Kernels } from "../../../core/ops/kernels.ts";
 import { allocatedBytes } from "../../../core/ops/memory.ts";
-import { kernelBytes } from "../../../core/plan/memory.ts";
+import { kernelBytes, UNWATCHED } from "../../../core/plan/memory.ts";
 import { streamKey, uniformAt } from "../../../core/random.ts";
 import { elementCount } from "../../../core/tensor.ts";
 import { createWasmKernels } from "../../../kernels/wasm/host.ts";
@@ -212,6 +212,18 @@ describe("sparsifying by magnitude is exact", () => {
 });
 
 describe("sparsifying at random", () => {
+  test("counts what is not finite in slices longer than a tile, from stored values to stored ones", async () => {
+    const shape = [2, 64, 800];
+    const entry = caseOf(della, shape, 0, [{ density: 0.5, epsilon: 0.1, weight: 1 }]);
+    const models = entry.models.map((model) => ({ ...model, dtype: "BF16" as const }));
+    const values = models[1]?.values ?? new Float32Array();
+    for (const place of [3, 9000, 51_199, 51_200, 102_399]) values[place] = Number.NaN;
+    const bf16 = { ...entry, models, dtype: "BF16" as const, parameters: { rescale: "none" } };
+    const { result } = await runTensor({ ...bf16, rules: { nonFinite: "propagate" } });
+    assert.deepEqual([result.nonFiniteInputs, result.nonFiniteOutput], [[0, 5], 5]);
+    await assert.rejects(runTensor(bf16), { code: "EngineNonFinite", found: "5 values" });
+  });
+
   const count = 97 * 171;
   const keptBy = (got: Float32Array, base: Float32Array) => Array.from(got, (value, i) => value !== base[i]);
 
@@ -321,6 +333,7 @@ describe("the frame", () => {
       for (const shape of [
         [1, 3],
         [31, 200],
+        [2, 64, 1600],
         [3, 100_003],
       ] as const) {
         const plain = caseOf(method, shape, 1 / 256, own);
@@ -328,7 +341,7 @@ describe("the frame", () => {
         for (const more of method === task_arithmetic ? rescales.slice(0, 1) : rescales) {
           const entry = { ...plain, parameters: more };
           const windowElements = 16384;
-          const declared = kernelBytes(method, unitTensorOf(entry), windowElements, false);
+          const declared = kernelBytes(method, unitTensorOf(entry), windowElements, UNWATCHED);
           const { kernels, peakBytes } = measured(createWasmKernels(2 ** 26));
           const { values } = await runTensor(entry, { kernels, windowElements });
           assert.equal(peakBytes(), declared, `[${shape}] ${JSON.stringify(more)}`);

@@ -6,7 +6,7 @@ import { passthrough } from "../../../core/methods/passthrough.ts";
 import { findMethod } from "../../../core/methods/registry.ts";
 import { scalarCast } from "../../../core/ops/cast.ts";
 import { createScalarKernels } from "../../../core/ops/kernels.ts";
-import { kernelBytes } from "../../../core/plan/memory.ts";
+import { kernelBytes, UNWATCHED } from "../../../core/plan/memory.ts";
 import { runTensor, type TensorCase, unitTensorOf } from "../../engine/in-memory.ts";
 import { uniforms } from "../../random-numbers.ts";
 
@@ -92,7 +92,7 @@ for (const id of Object.keys(PARAMETERS) as (keyof typeof PARAMETERS)[]) {
       const entry = storedAs(caseOf(id, "BF16"), "BF16");
       const { values } = await runTensor(entry);
       const windowElements = 2 ** 13;
-      const kernels = createScalarKernels(kernelBytes(entry.method, unitTensorOf(entry), windowElements, false));
+      const kernels = createScalarKernels(kernelBytes(entry.method, unitTensorOf(entry), windowElements, UNWATCHED));
       assert.deepEqual((await runTensor(entry, { kernels, windowElements })).values, values);
     });
   });
