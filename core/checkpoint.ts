@@ -1,7 +1,7 @@
 // What a checkpoint is once its headers are read: names, dtypes, shapes and where the bytes lie. Every format parser
 // yields this, the planner consumes it, and neither has touched a byte of weights.
 import type { CompressedForm } from "./schemes/compressed-form.ts";
-import type { OtherFolder } from "./schemes/folder-form.ts";
+import type { StoredFolder } from "./schemes/folder-form.ts";
 import type { BlockSchemeId } from "./schemes/registry.ts";
 import type { Dtype, ScaleDtype, Shape } from "./tensor.ts";
 import type { CheckpointInfo } from "./universal/checkpoint-info.ts";
@@ -19,7 +19,7 @@ export type CompressedPacking = Omit<CompressedForm, "group" | "block" | "activa
 };
 
 /** How the parts of a module are stored, one after the other. */
-export type PartsPacking = CompressedPacking | OtherFolder;
+export type PartsPacking = CompressedPacking | StoredFolder;
 
 /** How a tensor's values are stored when they are not elements of its dtype in their order. */
 export type Packing = {

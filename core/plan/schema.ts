@@ -73,6 +73,7 @@ const partsSchema = z.discriminatedUnion("container", [
     block: positive,
     nested: z.strictObject({ block: positive, offset: z.number() }).optional(),
   }),
+  z.strictObject({ container: z.literal("bitsandbytes-int8") }),
   z.strictObject({ container: z.literal("hqq"), bits: codeBits, group: positive, stored: scaleDtype }),
 ]);
 

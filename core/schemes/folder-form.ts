@@ -23,6 +23,9 @@ export type BitsandbytesFolder = {
   readonly nested?: { readonly block: number; readonly offset: number } | undefined;
 };
 
+/** Source: bitsandbytes, nn/modules.py: Linear8bitLt. Bytes under a scale for a channel; read only. */
+export type LlmInt8Folder = { readonly container: "bitsandbytes-int8" };
+
 /** Source: hqq, core/quantize.py: HQQLinear.state_dict. Groups along the rows (axis 1). */
 export type HqqFolder = {
   readonly container: "hqq";
@@ -33,6 +36,9 @@ export type HqqFolder = {
 };
 
 export type OtherFolder = GptqFolder | AwqFolder | BitsandbytesFolder | HqqFolder;
+
+/** Every form that is read; those of other tools that are written too are the ones above. */
+export type StoredFolder = OtherFolder | LlmInt8Folder;
 
 export type FolderForm = CompressedForm | OtherFolder;
 

@@ -141,6 +141,16 @@ const NESTED: Folder = {
   },
 };
 
+/** [2, 3], 8 bits. */
+const INT8: Folder = {
+  config: { quant_method: "bitsandbytes", load_in_8bit: true, load_in_4bit: false },
+  parts: {
+    weight: { dtype: "I8", shape: [2, 3], bytes: bytesOf(Int8Array.of(-127, 0, 127, 1, -3, 100)) },
+    SCB: floats([2], [0.75, 3.25]),
+    weight_format: octets([], [0]),
+  },
+};
+
 /** [3, 32], 8 bits, groups of 16. */
 const HQQ: Folder = {
   config: { quant_method: "hqq", quant_config: { weight_quant_params: { nbits: 8 } }, skip_modules: ["lm_head"] },
@@ -187,6 +197,23 @@ test("bitsandbytes is read by the module's own table, and scales that are quanti
   assert.deepEqual(await weightOf(NESTED), Float32Array.from(expected));
 });
 
+test("bytes of bitsandbytes are read whatever dtype they are stored as", async () => {
+  const bytes = NESTED.parts.weight?.bytes ?? new Uint8Array();
+  for (const [dtype, width] of [
+    ["BF16", 2],
+    ["F32", 4],
+  ] as const) {
+    const weight: Part = { dtype, shape: [bytes.length / width, 1], bytes };
+    assert.deepEqual(await weightOf({ ...NESTED, parts: { ...NESTED.parts, weight } }), await weightOf(NESTED));
+  }
+});
+
+test("8 bits of bitsandbytes are read with the scale of each row", async () => {
+  // As torch computes (codes * SCB) * 7.874015718698502e-3 of these.
+  const expected = [-0.75, 0, 0.75, 0.025590551, -0.076771654, 2.559055];
+  assert.deepEqual(await weightOf(INT8), Float32Array.from(expected));
+});
+
 test("hqq is read with scales and zero points of 16 bits", async () => {
   const expected = list(96, (at) => (((7 * at) % 256) - Math.floor(at / 16) - 0.5) * 2 ** -Math.floor(at / 16));
   assert.deepEqual(await weightOf(HQQ), Float32Array.from(expected));
@@ -201,6 +228,7 @@ test("a folder of a form that cannot be followed is refused before anything is r
     [AWQ, { w_bit: 8 }, "bits"],
     [AWQ, { q_group_size: undefined }, "group_size"],
     [NESTED, { load_in_4bit: false }, "load_in_4bit"],
+    [INT8, { load_in_8bit: false }, "load_in_4bit"],
   ];
   for (const [{ config, parts }, change, field] of cases) {
     await assert.rejects(
@@ -247,6 +275,9 @@ test("parts that do not belong together are refused", async () => {
     [NESTED, { [STATE_NAME]: text(JSON.stringify({ ...STATE, shape: [2, 2 ** 52] })) }, "weight"],
     [NESTED, { [STATE_NAME]: text(JSON.stringify({ ...STATE, blocksize: 0 })) }, STATE_NAME],
     [NESTED, { [STATE_NAME]: text(" ".repeat(70_000)) }, STATE_NAME],
+    [NESTED, { weight: floats([8, 1], list(8, Number)) }, "weight"],
+    [INT8, { weight_format: octets([], [2]) }, "weight_format"],
+    [INT8, { SCB: floats([3], [1, 1, 1]) }, "SCB"],
     [HQQ, { axis: words([], [0]) }, "axis"],
     [HQQ, { nbits: words([], [5]) }, "nbits"],
     [HQQ, { packing: text("4bit_u8") }, "packing"],

@@ -7,7 +7,7 @@ import * as z from "zod";
 import type { Checkpoint, TensorEntry } from "../../checkpoint.ts";
 import { viewOf } from "../../data-view.ts";
 import { parseAs } from "../../parse-as.ts";
-import type { OtherFolder } from "../../schemes/folder-form.ts";
+import type { StoredFolder } from "../../schemes/folder-form.ts";
 import { folderScheme } from "../../schemes/folder-scheme.ts";
 import { HQQ_PACKINGS } from "../../schemes/hqq.ts";
 import { asScaleDtype } from "../../tensor.ts";
@@ -27,7 +27,7 @@ const DESCRIPTION_BYTES_MAX = 65_536;
 /** A module's own tensors, by what follows its path and a dot. */
 type Module = { readonly path: string; readonly tensors: ReadonlyMap<string, TensorEntry> };
 
-type Described = { readonly form: OtherFolder; readonly rows: number; readonly columns: number };
+type Described = { readonly form: StoredFolder; readonly rows: number; readonly columns: number };
 
 /** GPTQ of any version: qweight [inputs bits / 32, outputs]. */
 export const listGptq: ListQuantized = async (checkpoint) => {
@@ -83,11 +83,28 @@ const awqSchema = z.looseObject({
   format: z.string().nullish(),
 });
 
-/** Codes of 4 bits of the flat matrix; shape, blocks and table are the module's own. */
+/** 4 bits, whose shape, blocks and table are the module's own; or 8, [outputs, inputs]. */
 export const listBitsandbytes: ListQuantized = async (checkpoint, read) => {
-  const { load_in_4bit: isFour } = parseConfig(checkpoint, bitsandbytesSchema);
-  if (!isFour) throw unsupported("load_in_4bit", "8 bits", "true");
-  return listModules(checkpoint, STATE, async (module) => {
+  const { load_in_4bit: isFour, load_in_8bit: isEight } = parseConfig(checkpoint, bitsandbytesSchema);
+  if (isFour) return listFourBits(checkpoint, read);
+  if (!isEight) throw unsupported("load_in_4bit", "neither 4 nor 8 bits", "true");
+  return listModules(checkpoint, /\.SCB$/, async (module) => {
+    const { path, tensors } = module;
+    const [layout] = await readDescription(path, "weight_format", tensors, read);
+    if (layout !== ROW_LAYOUT) throw invalidPart(`${path}.weight_format`, String(layout), `${ROW_LAYOUT}, rows`);
+    const [rows, columns] = matrixShape(path, "weight", tensors);
+    return { form: { container: "bitsandbytes-int8" }, rows, columns };
+  });
+};
+
+/** Of the layouts of 8-bit weights, the only one that is saved. Source: bitsandbytes, utils.py. */
+const ROW_LAYOUT = 0;
+
+/** Codes of the flat matrix: two a byte, whatever the dtype is that holds the bytes. */
+const listFourBits: ListQuantized = async ({ tensors }, read) => {
+  const packed = new Set(tensors.flatMap(({ name }) => (STATE.test(name) ? [name.replace(STATE, ".weight")] : [])));
+  const flat = tensors.map((entry) => (packed.has(entry.name) ? asBytes(entry) : entry));
+  return listModules({ tensors: flat }, STATE, async (module) => {
     const [name = ""] = [...module.tensors.keys()].filter((part) => STATE.test(`.${part}`));
     const state = await readState(module, name, read);
     const { shape, blocksize: block, nested_blocksize, nested_offset } = state;
@@ -97,9 +114,17 @@ export const listBitsandbytes: ListQuantized = async (checkpoint, read) => {
   });
 };
 
+/** `bnb_4bit_quant_storage`: trainers that shard modules of one dtype have the bytes seen as the model's. */
+function asBytes(entry: TensorEntry): TensorEntry {
+  return { ...entry, dtype: "U8", shape: [entry.ranges.reduce((sum, { bytes }) => sum + bytes, 0), 1] };
+}
+
 const STATE = /\.weight\.quant_state\.bitsandbytes__(?:nf4|fp4)$/;
 
-const bitsandbytesSchema = z.looseObject({ load_in_4bit: z.boolean().default(false) });
+const bitsandbytesSchema = z.looseObject({
+  load_in_4bit: z.boolean().default(false),
+  load_in_8bit: z.boolean().default(false),
+});
 
 const length = z.int().positive();
 const stateSchema = z.looseObject({
