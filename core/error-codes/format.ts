@@ -290,7 +290,7 @@ export const FORMAT_CODES = {
   QuantizeModelUnsupported: {
     meaning: "a file of this kind cannot hold this model",
     retryable: false,
-    remedy: "quantize a model of the llama family; for others, use the tools of the model's own makers",
+    remedy: "quantize a model of a family in docs/gguf.md; for others, use the tools of the model's own makers",
   },
   QuantizeTokenizerUnsupported: {
     meaning: "the tokenizer cannot be expressed in the file",

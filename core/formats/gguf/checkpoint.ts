@@ -11,7 +11,8 @@ import { singleName } from "../shards.ts";
 import { readSideFiles, topLevelFiles } from "../side-files.ts";
 import { type GgufConfig, numberOf, readGgufConfig } from "./config.ts";
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./gguf.ts";
-import { GGUF_INSIDE, GGUF_OPTIONAL, GGUF_OUTSIDE, type GgufFamily } from "./names.ts";
+import { GGUF_OUTSIDE } from "./names.ts";
+import { SHARED_ROUTER } from "./parts.ts";
 import { FREQUENCIES, findLlama3 } from "./rope.ts";
 import { rebuildTokenizer } from "./tokenizer-json.ts";
 import type { GgufMetadata } from "./type-codes.ts";
@@ -61,7 +62,7 @@ async function openSet(folder: FolderReader, files: readonly CheckpointFile[]): 
   const scaling = await readFrequencies(folder, places.get(FREQUENCIES), described.config);
   const config = { ...described.config, ...(scaling === undefined ? {} : { rope_scaling: scaling }) };
   for (const section of [config, config.rope_scaling]) if (isJsonObject(section)) markFloats(section, FLOATS);
-  const insides = insideOf(described.family);
+  const insides = reverse(described.family.parts);
   const tensors = [...places.values()].flatMap((tensor) => entriesOf(tensor, described, insides));
   const side = await readSideFiles(folder, files);
   const hasTokenizer = side.sideFiles.some(({ name }) => name === "tokenizer.json" || name === "tokenizer.model");
@@ -155,11 +156,6 @@ function reverse(names: Readonly<Record<string, string>>): ReadonlyMap<string, s
   return new Map(Object.entries(names).map(([name, own]) => [own, name]));
 }
 
-/** Names of a layer's parts in the checkpoint, by those in the file. */
-function insideOf({ inside }: GgufFamily): ReadonlyMap<string, string> {
-  return reverse({ ...GGUF_INSIDE, ...inside, ...GGUF_OPTIONAL });
-}
-
 /** A tensor under its Hugging Face name; a stack of experts is one tensor for each. */
 function entriesOf(
   tensor: GgufTensor & { readonly file: string },
@@ -178,9 +174,10 @@ function entriesOf(
   const isLayer = layer !== "" && Number(layer) < layers;
   const inside = insides.get(part);
   if (isLayer && inside !== undefined) {
+    const own = part === SHARED_ROUTER ? [1, ...shape] : shape;
     const moved = part === "attn_q" ? heads : part === "attn_k" ? keyHeads : undefined;
     return [
-      entry(tensor, `${start}${inside}.${suffix}`, shape, whole, { heads: family.permutes ? moved : undefined, shift }),
+      entry(tensor, `${start}${inside}.${suffix}`, own, whole, { heads: family.permutes ? moved : undefined, shift }),
     ];
   }
   if (isLayer && part === "ffn_gate_inp" && family.experts !== undefined) {

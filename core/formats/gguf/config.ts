@@ -1,8 +1,10 @@
 // The config.json of a model that lies in a GGUF file, from the file's metadata: what model.ts writes, read back.
 import { MergeyardError } from "../../error.ts";
+import { GGUF_FAMILIES } from "./families.ts";
+import { readFamily } from "./family-config.ts";
 import { readWindows } from "./gemma.ts";
 import type { GgufTensor } from "./gguf.ts";
-import { GGUF_FAMILIES, type GgufFamily } from "./names.ts";
+import type { GgufFamily } from "./names.ts";
 import type { GgufMetadata } from "./type-codes.ts";
 
 /** The model's family and what the rest of reading needs of its config. */
@@ -52,7 +54,6 @@ export function readGgufConfig(
   const config = {
     architectures: [family.className],
     model_type: family.modelType,
-    ...activationOf(family),
     hidden_size: hidden,
     ...(inner === undefined ? {} : { intermediate_size: inner }),
     num_hidden_layers: layers,
@@ -61,20 +62,15 @@ export function readGgufConfig(
     ...(statedSize === undefined && family.headSize === undefined ? {} : { head_dim: headSize }),
     ...(family.windows === undefined ? {} : readWindows(number, sizes, family.windows)),
     max_position_embeddings: need("context_length"),
-    rms_norm_eps: shortest(need("attention.layer_norm_rms_epsilon")),
+    ...readFamily(number, (name) => tensors.has(name), family, shortest),
     rope_theta: shortest(number("rope.freq_base") ?? 10000),
     ...scalingOf(metadata, architecture),
     vocab_size: tensors.get("token_embd.weight")?.shape[0] ?? need("vocab_size"),
     tie_word_embeddings: !tensors.has("output.weight"),
-    ...(family.permutes && tensors.has("blk.0.attn_q.bias") ? { attention_bias: true } : {}),
     ...expertsOf(number, family, experts),
     ...specialTokens(metadata),
   };
   return { family, layers, heads, keyHeads, experts, config };
-}
-
-function activationOf({ activation }: GgufFamily) {
-  return activation === undefined ? { hidden_act: "silu" } : { hidden_act: activation, hidden_activation: activation };
 }
 
 function expertsOf(number: (key: string) => number | undefined, { experts: known }: GgufFamily, experts: number) {

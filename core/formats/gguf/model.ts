@@ -1,31 +1,30 @@
-// A llama-family checkpoint as a GGUF model: metadata from its config, names, the order of tensors, which rows move,
+// A checkpoint as a GGUF model: metadata from its config, names, the order of tensors, which rows move,
 // and the scheme of every tensor. Known from headers alone; no byte of weights is read.
 // Source: llama.cpp's converter and llama-quantize c392e509; quantization reference sections 2 and 3.4.
 import * as z from "zod";
 import type { Checkpoint, TensorEntry } from "../../checkpoint.ts";
 import { MergeyardError } from "../../error.ts";
 import { parseAs } from "../../parse-as.ts";
-import { chooseScheme, type Mix, type MixPlace, type TensorKind } from "../../schemes/mixes.ts";
+import { chooseScheme, type Mix, type MixPlace } from "../../schemes/mixes.ts";
 import type { BlockSchemeId } from "../../schemes/registry.ts";
 import { elementCount, type Shape } from "../../tensor.ts";
 import { compareUtf8 } from "../../utf8-order.ts";
+import { GGUF_FAMILIES } from "./families.ts";
+import { checkFamily, describeFamily } from "./family-config.ts";
 import { describeWindows } from "./gemma.ts";
-import {
-  GGUF_FAMILIES,
-  GGUF_INSIDE,
-  GGUF_OPTIONAL,
-  GGUF_OUTSIDE,
-  type GgufExperts,
-  type GgufFamily,
-  stackOf,
-} from "./names.ts";
+import { type GgufExperts, type GgufFamily, stackOf } from "./names.ts";
+import { type GgufSizes, type Named, namesOf, nameTensor, partsOf, SHARED_ROUTER } from "./parts.ts";
 import { type GgufConstant, planScaling, type RopeScaling } from "./rope.ts";
 import type { GgufMetadata, GgufValue } from "./type-codes.ts";
 
 const positive = z.int().positive();
 /** Real models have at most 512. */
 const expertNumber = positive.max(4096);
-const ropeSchema = z.looseObject({ rope_theta: z.number().positive().nullish() });
+const part = z.number().positive().max(1);
+const ropeSchema = z.looseObject({
+  rope_theta: z.number().positive().nullish(),
+  partial_rotary_factor: part.nullish(),
+});
 const configSchema = z.looseObject({
   model_type: z.string(),
   hidden_size: positive,
@@ -40,15 +39,20 @@ const configSchema = z.looseObject({
   head_dim: positive.nullish(),
   vocab_size: positive,
   max_position_embeddings: positive,
-  rms_norm_eps: z.number().positive(),
+  rms_norm_eps: z.number().positive().nullish(),
   rope_theta: z.number().positive().nullish(),
   rope_scaling: z.looseObject({}).nullish(),
   // Both in one, since transformers 5.
   rope_parameters: ropeSchema.extend({ full_attention: ropeSchema.nullish() }).nullish(),
   tie_word_embeddings: z.boolean().nullish(),
-  use_sliding_window: z.boolean().nullish(),
+  partial_rotary_factor: part.nullish(),
 });
-type Config = z.output<typeof configSchema> & { readonly theta: number; readonly statesHeadSize: boolean };
+type Config = z.output<typeof configSchema> & {
+  readonly theta: number;
+  readonly statesHeadSize: boolean;
+  /** The part of a head that is turned. */
+  readonly rotary: number;
+};
 
 /** Where a config says nothing. */
 const THETA = 10000;
@@ -75,11 +79,8 @@ export type GgufModel = {
   readonly tensors: readonly GgufModelTensor[];
 };
 
-const LAYER = /^model\.layers\.(\d{1,5})\.(.+)$/;
 /** Kept in older files; made from the config by every reader. */
 const IGNORED = /\.rotary_emb\.inv_freq$/;
-/** Tensors of a layer that may have a bias. */
-const BIASED = new Set(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
 
 /**
  * The model that a GGUF file of this checkpoint holds. `tokenizer` are its metadata entries; `isWeighted`: there is an
@@ -95,27 +96,30 @@ export function planGgufModel(
 ): GgufModel {
   const known = readModel(checkpoint.config);
   const { config, family, experts } = known;
-  const parts = partsOf(known);
+  const sizes = sizesOf(known);
+  const parts = partsOf(family, sizes);
   const isTied = config.tie_word_embeddings ?? family.tiedByDefault === true;
   const entries = checkpoint.tensors.filter(
     ({ name }) => !IGNORED.test(name) && !(isTied && name === "lm_head.weight"),
   );
-  const renamed = entries.map((source) => ({ source, ...rename(source, known, parts) }));
+  const renamed = entries.map((source) => ({ source, ...nameTensor(source, family, sizes, parts) }));
   const named = stackExperts(renamed, experts?.count ?? 0).sort(compareNames);
-  checkComplete(named, known, parts, isTied);
+  checkComplete(named, namesOf(family, sizes, parts, isTied));
   const byKind = Map.groupBy(named, ({ kind }) => kind);
   const indexes = new Map(
     [...byKind.values()].flatMap((alike) => alike.map(({ name }, index) => [name, index] as const)),
   );
   const isHeadTied = !byKind.has("output");
-  const tensors = named.map(({ source, name, kind, heads, staysFloat, expert }): GgufModelTensor => {
+  const tensors = named.map(({ source, name, kind, heads, staysFloat, expert, layer }): GgufModelTensor => {
+    // Experts and the one that sees every token are two in a layer.
+    const isDown = kind === "ffn_down";
     const place = {
       name,
       kind,
-      index: indexes.get(name) ?? 0,
-      count: byKind.get(kind)?.length ?? 0,
-      sharing: config.num_attention_heads / (config.num_key_value_heads ?? config.num_attention_heads),
-      experts: experts?.count ?? 0,
+      index: isDown ? layer : (indexes.get(name) ?? 0),
+      count: isDown ? sizes.layers : (byKind.get(kind)?.length ?? 0),
+      sharing: sizes.heads / sizes.keyHeads,
+      experts: sizes.experts,
       isWeighted,
       isTied: isHeadTied,
     };
@@ -125,7 +129,7 @@ export function planGgufModel(
     const shift = name.endsWith("norm.weight") ? (family.normShift ?? 0) : 0;
     return {
       name,
-      shape: source.shape,
+      shape: name.includes(SHARED_ROUTER) ? source.shape.slice(1) : source.shape,
       scheme,
       place: isMatrix ? place : undefined,
       source,
@@ -135,7 +139,7 @@ export function planGgufModel(
     };
   });
   checkPlanned(mix, tensors);
-  const metadata = describeModel(known, mix, sizeLabel(tensors, experts), tokenizer);
+  const metadata = describeModel(known, mix, sizeLabel(tensors, sizes.experts), tokenizer);
   return { metadata, constants: known.scaling.constants, tensors };
 }
 
@@ -182,11 +186,10 @@ function readModel(value: unknown): Known {
     statesHeadSize: stated.head_dim != null,
     head_dim: stated.head_dim ?? family.headSize,
     theta,
+    rotary: stated.partial_rotary_factor ?? rope?.partial_rotary_factor ?? family.rotary ?? 1,
   });
-  if (config.use_sliding_window === true) {
-    throw unsupported({ field: "use_sliding_window" }, "true", "false: readers know no windows of this family");
-  }
-  const scaling = planScaling({ scaling: rope_scaling ?? rope, theta, headSize: headSizeOf(config) });
+  checkFamily(config, family);
+  const scaling = planScaling({ scaling: rope_scaling ?? rope, theta, headSize: rotaryOf(config) });
   const windows = family.windows === undefined ? [] : describeWindows(config, family.windows);
   return { config, family, experts: readExperts(config, family), scaling, windows };
 }
@@ -210,98 +213,6 @@ function checkHeads(config: Config): Config {
   const size = headSizeOf(config);
   if (size % 2 === 0) return config;
   throw unsupported({ field: "num_attention_heads" }, `heads of ${size} values`, "heads of an even number");
-}
-
-/** A part of a layer: its name in GGUF, and what a tensor of it has to be. */
-type Part = {
-  readonly inside: string;
-  readonly shape: Shape;
-  readonly kind: TensorKind;
-  /** Heads whose rows may move. */
-  readonly heads: number | undefined;
-  /** Number among the experts. */
-  readonly expert: number | undefined;
-  readonly staysFloat: boolean;
-};
-
-type Named = Omit<Part, "inside" | "shape"> & { readonly name: string; readonly layer: number };
-
-/** Kinds that rules know, by the part. */
-const KINDS: Readonly<Record<string, TensorKind>> = {
-  attn_k: "attn_k",
-  attn_v: "attn_v",
-  attn_output: "attn_output",
-  ffn_down: "ffn_down",
-  ffn_down_exps: "ffn_down",
-};
-const ROUTER = "ffn_gate_inp";
-
-/** Every part of a layer of this model, by its name in the checkpoint. */
-function partsOf({ config, family, experts }: Known): ReadonlyMap<string, Part> {
-  const [hidden, heads, headSize] = [config.hidden_size, config.num_attention_heads, headSizeOf(config)];
-  const keyHeads = config.num_key_value_heads ?? heads;
-  const inner = experts?.inner ?? config.intermediate_size;
-  const shapes: Readonly<Record<string, Shape>> = {
-    attn_norm: [hidden],
-    ffn_norm: [hidden],
-    post_attention_norm: [hidden],
-    post_ffw_norm: [hidden],
-    attn_q: [heads * headSize, hidden],
-    attn_k: [keyHeads * headSize, hidden],
-    attn_v: [keyHeads * headSize, hidden],
-    attn_output: [hidden, heads * headSize],
-    attn_q_norm: [headSize],
-    attn_k_norm: [headSize],
-    ffn_gate: [inner, hidden],
-    ffn_up: [inner, hidden],
-    ffn_down: [hidden, inner],
-    [ROUTER]: [experts?.count ?? 0, hidden],
-  };
-  const part = (inside: string, expert?: number): Part => ({
-    inside,
-    shape: shapes[inside.replace("_exps", "")] ?? [],
-    kind: KINDS[inside] ?? "other",
-    heads: inside === "attn_q" ? heads : inside === "attn_k" ? keyHeads : undefined,
-    expert,
-    staysFloat: inside === ROUTER,
-  });
-  const plain = Object.entries({ ...GGUF_INSIDE, ...family.inside, ...(family.hasHeadNorms ? GGUF_OPTIONAL : {}) })
-    .filter(([name]) => experts === undefined || !name.startsWith("mlp."))
-    .map(([name, inside]) => [name, part(inside)] as const);
-  const own = family.experts;
-  if (own === undefined || experts === undefined) return new Map(plain);
-  const stacked = Object.entries(own.parts).flatMap(([inside, name]) =>
-    Array.from({ length: experts.count }, (_, expert) => {
-      return [name.replace("E", String(expert)), part(`ffn_${inside}_exps`, expert)] as const;
-    }),
-  );
-  return new Map([...plain, [own.router, part(ROUTER)], ...stacked]);
-}
-
-/** The name in GGUF and what the tensor is to the rules. */
-function rename({ name, shape, dtype }: TensorEntry, known: Known, parts: ReadonlyMap<string, Part>): Named {
-  const { config, family } = known;
-  const refuse = (expected: string) => unsupported({ tensor: name }, `${dtype} [${shape}]`, expected);
-  const check = (expected: Shape) => {
-    if (shape.join() !== expected.join()) throw refuse(`[${expected}]`);
-  };
-  const outside = GGUF_OUTSIDE[name];
-  if (outside !== undefined) {
-    check(outside === "output_norm.weight" ? [config.hidden_size] : [config.vocab_size, config.hidden_size]);
-    const kind = outside === "output.weight" ? "output" : outside === "token_embd.weight" ? "embedding" : "other";
-    return { name: outside, kind, layer: -1, heads: undefined, expert: undefined, staysFloat: false };
-  }
-  const [, layer = "", rest = ""] = LAYER.exec(name) ?? [];
-  const [, path = "", suffix = ""] = /^(.+)\.(weight|bias)$/.exec(rest) ?? [];
-  const part = parts.get(path);
-  const isBias = suffix === "bias";
-  const mayHave = !isBias || (BIASED.has(path) && !family.hasHeadNorms && family.refusesBias !== true);
-  if (part === undefined || !mayHave || Number(layer) >= config.num_hidden_layers) {
-    throw refuse(`a tensor of ${config.model_type} with ${config.num_hidden_layers} layers`);
-  }
-  const { inside, shape: expected, kind, ...own } = part;
-  check(isBias ? expected.slice(0, 1) : expected);
-  return { ...own, name: `blk.${layer}.${inside}.${suffix}`, kind: isBias ? "other" : kind, layer: Number(layer) };
 }
 
 type NamedSource = Named & { readonly source: TensorEntry };
@@ -336,20 +247,31 @@ function compareNames(a: Named, b: Named): number {
   return a.layer - b.layer || compareUtf8(a.name, b.name);
 }
 
-function checkComplete(
-  named: readonly Named[],
-  { config }: Known,
-  parts: ReadonlyMap<string, Part>,
-  isTied: boolean,
-): void {
+function checkComplete(named: readonly Named[], expected: readonly string[]): void {
   const names = new Set(named.map(({ name }) => name));
-  const insides = new Set([...parts.values()].map(({ inside }) => inside));
-  const inLayers = Array.from({ length: config.num_hidden_layers }, (_, layer) =>
-    [...insides].map((inside) => `blk.${layer}.${inside}.weight`),
-  );
-  const outside = isTied ? ["token_embd.weight", "output_norm.weight"] : Object.values(GGUF_OUTSIDE);
-  const missing = [...outside, ...inLayers.flat()].find((name) => !names.has(name));
+  const missing = expected.find((name) => !names.has(name));
   if (missing !== undefined) throw unsupported({ tensor: missing }, "no such tensor", "every tensor of the model");
+}
+
+function sizesOf({ config, family, experts }: Known): GgufSizes {
+  const heads = config.num_attention_heads;
+  const sharedKey = family.experts?.sharedKey;
+  return {
+    layers: config.num_hidden_layers,
+    hidden: config.hidden_size,
+    heads,
+    keyHeads: config.num_key_value_heads ?? heads,
+    headSize: headSizeOf(config),
+    inner: experts?.inner ?? config.intermediate_size,
+    shared: sharedKey === undefined ? 0 : Number(config[sharedKey] ?? 0),
+    experts: experts?.count ?? 0,
+    vocabulary: config.vocab_size,
+  };
+}
+
+/** Values of a head that are turned. */
+function rotaryOf(config: Config): number {
+  return Math.floor(headSizeOf(config) * config.rotary);
 }
 
 function headSizeOf(config: Config): number {
@@ -361,11 +283,12 @@ const f32 = (value: number): GgufValue => ({ kind: "f32", value: Math.fround(val
 const text = (value: string): GgufValue => ({ kind: "string", value });
 
 function describeModel(
-  { config, family: { architecture, experts: kind, statesHeadSize }, experts, scaling, windows }: Known,
+  { config, family, experts, scaling, windows }: Known,
   { fileType, base }: Mix,
   label: string,
   tokenizer: GgufMetadata,
 ): GgufMetadata {
+  const { architecture } = family;
   const metadata = new Map<string, GgufValue>();
   const of = (key: string) => `${architecture}.${key}`;
   metadata.set("general.architecture", text(architecture));
@@ -378,25 +301,23 @@ function describeModel(
   metadata.set(of("attention.head_count"), u32(config.num_attention_heads));
   metadata.set(of("attention.head_count_kv"), u32(config.num_key_value_heads ?? config.num_attention_heads));
   metadata.set(of("rope.freq_base"), f32(config.theta));
-  metadata.set(of("attention.layer_norm_rms_epsilon"), f32(config.rms_norm_eps));
   if (experts !== undefined) {
     metadata.set(of("expert_count"), u32(experts.count));
     metadata.set(of("expert_used_count"), u32(experts.used));
   }
   const headSize = headSizeOf(config);
   const isUsual = headSize * config.num_attention_heads === config.hidden_size;
-  if (statesHeadSize === true || config.statesHeadSize || !isUsual) {
+  if (family.statesHeadSize === true || config.statesHeadSize || !isUsual) {
     metadata.set(of("attention.key_length"), u32(headSize));
     metadata.set(of("attention.value_length"), u32(headSize));
   }
-  for (const [key, value] of [...scaling.entries, ...windows]) metadata.set(of(key), value);
-  if (experts !== undefined && kind?.innerKey === "moe_intermediate_size") {
+  if (experts !== undefined && family.experts?.innerKey === "moe_intermediate_size") {
     metadata.set(of("expert_feed_forward_length"), u32(experts.inner));
   }
-  if (architecture === "llama") {
-    metadata.set(of("vocab_size"), u32(config.vocab_size));
-    metadata.set(of("rope.dimension_count"), u32(headSize));
-  }
+  if (family.statesVocabulary === true) metadata.set(of("vocab_size"), u32(config.vocab_size));
+  if (family.rotary !== undefined) metadata.set(of("rope.dimension_count"), u32(rotaryOf(config)));
+  const own = describeFamily(config, family);
+  for (const [key, value] of [...own, ...scaling.entries, ...windows]) metadata.set(of(key), value);
   for (const [key, value] of tokenizer) metadata.set(key, value);
   metadata.set("general.quantization_version", u32(2));
   if (fileType !== undefined) metadata.set("general.file_type", u32(fileType));
@@ -405,7 +326,7 @@ function describeModel(
 }
 
 /** Parameters as model names have them, two digits at least: 837K, 1.1B, 7B; 8x7B of 8 experts, one of them counted. */
-function sizeLabel(tensors: readonly GgufModelTensor[], experts: Experts | undefined): string {
+function sizeLabel(tensors: readonly GgufModelTensor[], experts: number): string {
   const elements = tensors.reduce(
     (sum, { shape, isStack }) => sum + elementCount(shape) / (isStack ? (shape[0] ?? 1) : 1),
     0,
@@ -415,7 +336,7 @@ function sizeLabel(tensors: readonly GgufModelTensor[], experts: Experts | undef
   const scaled = elements / unit;
   const digits = String(Math.round(scaled)).replace(/^0+/, "").length;
   const size = `${scaled.toFixed(Math.max(0, 2 - digits))}${suffix}`;
-  return experts === undefined ? size : `${experts.count}x${size}`;
+  return experts === 0 ? size : `${experts}x${size}`;
 }
 
 function unsupported(where: { tensor?: string; field?: string }, found: string, expected: string): MergeyardError {

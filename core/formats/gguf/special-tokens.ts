@@ -4,6 +4,7 @@
 import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
 import { parseAs } from "../../parse-as.ts";
+import { GGUF_FAMILIES } from "./families.ts";
 import type { GgufValue } from "./type-codes.ts";
 
 /** Documents of a tokenizer, parsed. */
@@ -55,13 +56,15 @@ export function describeSpecialTokens(
   });
   const names = new Map(KINDS.map((kind) => [kind, named.safeParse(settings?.[`${kind}_token`]).data]));
   const adds = new Map<Kind, boolean>();
-  const own = known.post_processor?.processors ?? [known.post_processor ?? { type: "none" }];
-  const template = own.find(({ type }) => type === "TemplateProcessing");
+  const family = GGUF_FAMILIES.find(({ modelType }) => modelType === config?.model_type);
+  const processors = known.post_processor?.processors ?? [known.post_processor ?? { type: "none" }];
+  const template = processors.find(({ type }) => type === "TemplateProcessing");
   readTemplate(template?.single ?? [], template?.pair ?? [], names, adds);
   const ids = KINDS.flatMap((kind) => {
-    const added = known.added_tokens?.find(({ content }) => content === names.get(kind))?.id;
+    const idOf = (token: string | undefined) => known.added_tokens?.find(({ content }) => content === token)?.id;
     const stated = config?.[`${kind}_token_id`];
-    const found = id.max(rows - 1).safeParse(added ?? (Array.isArray(stated) ? stated[0] : (stated ?? undefined)));
+    const own = idOf(names.get(kind)) ?? (Array.isArray(stated) ? stated[0] : stated) ?? idOf(family?.special?.[kind]);
+    const found = id.max(rows - 1).safeParse(own);
     return found.success ? [[KEYS[kind], { kind: "u32", value: found.data } as const] as const] : [];
   });
   for (const kind of KINDS) {

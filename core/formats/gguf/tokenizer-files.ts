@@ -1,6 +1,7 @@
 // Which tokenizer a model's files make: SentencePiece where there is a tokenizer.model, whatever lies beside it, else
 // tokenizer.json. Called by whatever writes GGUF files.
 // Source: llama.cpp, convert_hf_to_gguf.py: LlamaModel.set_vocab.
+import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
 import { parseJsonObject } from "../json-scan.ts";
 import { describeSentencePiece } from "./sentencepiece.ts";
@@ -15,6 +16,14 @@ const TEMPLATE = "chat_template.jinja";
 
 /** What a GGUF file's tokenizer is made from. */
 export const GGUF_TOKENIZER_FILES: readonly string[] = Object.freeze([MODEL, DOCUMENT, SETTINGS, ADDED, TEMPLATE]);
+
+/** One template, or several by name, of which one is for all that the others are not for. */
+const templates = z.union([
+  z.string(),
+  z
+    .array(z.looseObject({ name: z.string(), template: z.string() }))
+    .transform((all) => all.find(({ name }) => name === "default")?.template),
+]);
 
 /** Metadata of the tokenizer; undefined when the files hold none. Throws QuantizeTokenizerUnsupported. */
 export function describeTokenizerFiles(
@@ -35,8 +44,8 @@ export function describeTokenizerFiles(
         })
       : describeTokenizer({ tokenizerJson: document ?? new Uint8Array(0), tokenizerConfig: settings, config }),
   );
-  const own = settings?.chat_template;
-  const text = typeof own === "string" ? own : template && new TextDecoder().decode(template);
+  const own = templates.safeParse(settings?.chat_template).data;
+  const text = own ?? (template && new TextDecoder().decode(template));
   if (text !== undefined) metadata.set("tokenizer.chat_template", { kind: "string", value: text });
   return metadata;
 }

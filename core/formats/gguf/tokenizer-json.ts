@@ -112,12 +112,12 @@ function rebuildModel(metadata: GgufMetadata, texts: readonly string[]): Rebuilt
 function splittingOf(name: string) {
   const known = GGUF_SPLITS.find((split) => split.name === name);
   if (known === undefined) return undefined;
-  const { pattern, normalizer, ignoresMerges } = known;
+  const { pattern, splitsDigits, normalizer, ignoresMerges } = known;
+  const digits = splitsDigits === true ? [{ type: "Digits", individual_digits: true }] : [];
   const split = { type: "Split", pattern: { Regex: pattern }, behavior: "Isolated", invert: false };
-  const pre =
-    pattern === undefined
-      ? { ...LEVEL, use_regex: true }
-      : { type: "Sequence", pretokenizers: [split, { ...LEVEL, use_regex: false }] };
+  const own = pattern === undefined ? [] : [split];
+  const steps = [...digits, ...own, { ...LEVEL, use_regex: pattern === undefined }];
+  const pre = steps.length === 1 ? steps[0] : { type: "Sequence", pretokenizers: steps };
   return { pre, normalizer: normalizer === undefined ? null : { type: normalizer }, ignoresMerges };
 }
 

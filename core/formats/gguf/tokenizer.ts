@@ -10,23 +10,40 @@ import { type GgufMetadata, type GgufValue, TOKEN_TYPES } from "./type-codes.ts"
 
 const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const WORDS = "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+";
-const REST = " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+const SPACES = "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+const REST = ` ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|${SPACES}`;
+const UPPER = "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]";
+const LOWER = "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]";
+const START = "[^\\r\\n\\p{L}\\p{N}]?";
+/** Words that begin again where a lower case letter is followed by an upper case one; `end` may follow each. */
+const cased = (end: string) => `${START}${UPPER}*${LOWER}+${end}|${START}${UPPER}+${LOWER}*${end}`;
+const SLASHED = ` ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|${SPACES}`;
+const MARKED = `${CONTRACTIONS}|${START}[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|${SPACES}`;
 
 type GgufSplit = {
   /** Value of `tokenizer.ggml.pre`. */
   readonly name: string;
   /** Where text is split; absent: where the byte-level step itself does. */
   readonly pattern?: string;
-  /** What the models with this splitting have besides. */
+  /** True where every digit is a part of its own, before that. */
+  readonly splitsDigits?: boolean;
+  /** What the models with this splitting have besides; readers do not run it. */
   readonly normalizer?: string;
+  /** True where a part that is a token stays whole: readers know it by the name. */
   readonly ignoresMerges: boolean;
 };
 
-/** Ways of splitting text that have a name. */
+/** Ways of splitting text that have a name. Of two that split alike, the first with the same normalizer is taken. */
 export const GGUF_SPLITS: readonly GgufSplit[] = Object.freeze([
   { name: "gpt-2", ignoresMerges: false },
   { name: "llama-bpe", pattern: `${CONTRACTIONS}|${WORDS}|\\p{N}{1,3}|${REST}`, ignoresMerges: true },
+  { name: "dbrx", pattern: `${CONTRACTIONS}|${WORDS}|\\p{N}{1,3}|${REST}`, ignoresMerges: false },
   { name: "qwen2", pattern: `${CONTRACTIONS}|${WORDS}|\\p{N}|${REST}`, normalizer: "NFC", ignoresMerges: false },
+  { name: "qwen35", pattern: MARKED, normalizer: "NFC", ignoresMerges: false },
+  { name: "smollm", splitsDigits: true, ignoresMerges: false },
+  { name: "command-r", splitsDigits: true, normalizer: "NFC", ignoresMerges: false },
+  { name: "tekken", pattern: `${cased("")}|\\p{N}|${SLASHED}`, ignoresMerges: true },
+  { name: "gpt-4o", pattern: `${cased(`${CONTRACTIONS}?`)}|\\p{N}{1,3}|${SLASHED}`, ignoresMerges: false },
 ]);
 
 const id = z.int().nonnegative().max(8_000_000);
@@ -49,19 +66,23 @@ function isVocabulary(value: unknown): boolean {
   return Object.values(value).every((each) => id.safeParse(each).success);
 }
 
-const byteLevel = z.looseObject({ type: z.literal("ByteLevel"), use_regex: z.boolean().default(true) });
-const sequence = z.looseObject({
-  type: z.literal("Sequence"),
-  pretokenizers: z.tuple([
-    z.looseObject({
-      type: z.literal("Split"),
-      pattern: z.object({ Regex: z.string() }),
-      behavior: z.literal("Isolated"),
-      invert: z.literal(false),
-    }),
-    byteLevel,
-  ]),
+const byteLevel = z.looseObject({
+  type: z.literal("ByteLevel"),
+  add_prefix_space: z.literal(false).nullish(),
+  use_regex: z.boolean().default(true),
 });
+/** A pattern that finds every part of a text may say so of the parts or of what is between them. */
+const splitting = { type: z.literal("Split"), pattern: z.object({ Regex: z.string() }) };
+const step = z.union([
+  byteLevel,
+  z.looseObject({ ...splitting, behavior: z.literal("Isolated"), invert: z.literal(false) }),
+  z.looseObject({ ...splitting, behavior: z.literal("Removed"), invert: z.literal(true) }),
+  z.looseObject({ type: z.literal("Digits"), individual_digits: z.literal(true) }),
+]);
+const steps = z.union([
+  step.transform((only) => [only]),
+  z.looseObject({ type: z.literal("Sequence"), pretokenizers: z.array(step) }).transform((all) => all.pretokenizers),
+]);
 
 export type TokenizerSource = {
   readonly tokenizerJson: Uint8Array;
@@ -83,7 +104,7 @@ export function describeTokenizer({ tokenizerJson, tokenizerConfig, config }: To
       new MergeyardError("QuantizeTokenizerUnsupported", { where: { file: FILE, offset }, found, expected }),
   });
   const refuse = (field: string) => unsupported(field, "another form", "a BPE tokenizer");
-  const { model, added_tokens: added, normalizer, pre_tokenizer: splitting } = parseAs(tokenizerSchema, value, refuse);
+  const { model, added_tokens: added, normalizer, pre_tokenizer: splits } = parseAs(tokenizerSchema, value, refuse);
   if (model.type !== "BPE" || model.byte_fallback === true) {
     const found = model.byte_fallback === true ? "BPE with byte fallback" : model.type;
     throw unsupported("model.type", found, "byte-level BPE");
@@ -91,7 +112,11 @@ export function describeTokenizer({ tokenizerJson, tokenizerConfig, config }: To
   if (normalizer != null && normalizer.type !== "NFC") throw unsupported("normalizer", normalizer.type, "NFC, or none");
   // Where nothing is merged, text is bytes however it is split.
   const isBytes = model.merges.length === 0 && model.ignore_merges !== true;
-  const pre = nameSplitting(splitting, isBytes);
+  const pre = nameSplitting(splits, {
+    normalizer: normalizer?.type,
+    ignoresMerges: model.ignore_merges === true,
+    isBytes,
+  });
   const tokens = listTokens(model.vocab, added ?? [], config);
   const metadata = new Map<string, GgufValue>();
   metadata.set("tokenizer.ggml.model", text("gpt2"));
@@ -119,15 +144,34 @@ export function describeTokenizer({ tokenizerJson, tokenizerConfig, config }: To
 
 const FILE = "tokenizer.json";
 
-/** The name of where text is split; `isBytes`: it does not matter where. */
-function nameSplitting(splitting: unknown, isBytes: boolean): string {
-  const plain = byteLevel.safeParse(splitting);
-  const parts = sequence.safeParse(splitting);
-  const isPlain = plain.success && (plain.data.use_regex || isBytes);
-  const isSplit = parts.success && !parts.data.pretokenizers[1].use_regex;
-  const pattern = isSplit ? parts.data.pretokenizers[0].pattern.Regex : undefined;
-  const known = isPlain || isSplit ? GGUF_SPLITS.find((split) => split.pattern === pattern) : undefined;
-  if (known !== undefined) return known.name;
+/** What a tokenizer without merges is called. */
+const BYTES = "gpt-2";
+
+type SplitRules = {
+  readonly normalizer: string | undefined;
+  readonly ignoresMerges: boolean;
+  /** It does not matter where text is split. */
+  readonly isBytes: boolean;
+};
+
+/** The name of where text is split. */
+function nameSplitting(value: unknown, { normalizer, ignoresMerges, isBytes }: SplitRules): string {
+  const parts = steps.safeParse(value).data ?? [];
+  if (isBytes && parts.at(-1)?.type === "ByteLevel") return BYTES;
+  const digits = parts[0]?.type === "Digits" ? 1 : 0;
+  const [first, last = first, ...others] = parts.slice(digits);
+  const pattern = first?.type === "Split" ? first.pattern.Regex : undefined;
+  // The pattern, or the byte-level step itself.
+  const isWhole = last?.type === "ByteLevel" && others.length === 0 && last.use_regex === (pattern === undefined);
+  const isPaired = pattern === undefined ? first === last : first !== last;
+  const alike = GGUF_SPLITS.filter(
+    (split) =>
+      split.pattern === pattern &&
+      (split.splitsDigits === true) === (digits === 1) &&
+      split.ignoresMerges === ignoresMerges,
+  );
+  const known = alike.find((split) => split.normalizer === normalizer) ?? alike[0];
+  if (known !== undefined && isWhole && isPaired) return known.name;
   const names = GGUF_SPLITS.map(({ name }) => name).join(", ");
   throw unsupported("pre_tokenizer", "rules without a name", `the rules of ${names}`);
 }

@@ -1,0 +1,98 @@
+// What config.json says of a family beyond the usual numbers, as entries of a GGUF file and back, by the family's own
+// entry in the table. Called by model.ts and config.ts.
+import { MergeyardError } from "../../error.ts";
+import type { GgufFamily } from "./names.ts";
+import type { GgufValue } from "./type-codes.ts";
+
+type Config = Readonly<Record<string, unknown>>;
+
+/** Throws QuantizeModelUnsupported: a setting that readers of this family would not follow. */
+export function checkFamily(config: Config & { readonly num_hidden_layers: number }, family: GgufFamily): void {
+  for (const [field, expected] of Object.entries(family.fixed ?? {})) {
+    const found = config[field];
+    if (found != null && found !== expected) throw unsupported(field, String(found), String(expected));
+  }
+  for (const [field, repeated] of Object.entries(family.layers ?? {})) {
+    const expected = Array.from({ length: config.num_hidden_layers }, (_, layer) => repeated[layer % repeated.length]);
+    const found = config[field];
+    if (found != null && String(found) !== String(expected)) throw unsupported(field, String(found), String(expected));
+  }
+  if (family.tied !== undefined && (config.tie_word_embeddings ?? family.tiedByDefault === true) !== family.tied) {
+    throw unsupported("tie_word_embeddings", String(!family.tied), String(family.tied));
+  }
+  if (family.rotary === undefined && config.rotary !== 1) {
+    throw unsupported("partial_rotary_factor", String(config.rotary), "1");
+  }
+  const activation = config.hidden_activation ?? config.hidden_act ?? family.activation ?? ACTIVATIONS[0]?.[0];
+  const alike = ACTIVATIONS.find((names) => names.includes(family.activation ?? "silu"));
+  if (!alike?.includes(String(activation))) {
+    throw unsupported("hidden_act", String(activation), alike?.join(", ") ?? "another");
+  }
+}
+
+/** Names of one function each; readers compute GELU in one way only. */
+const ACTIVATIONS: readonly (readonly string[])[] = [
+  ["silu", "swish"],
+  ["gelu_pytorch_tanh", "gelu", "gelu_new", "gelu_fast"],
+];
+
+/** Entries without the architecture. Throws QuantizeModelUnsupported: a config without one of their numbers. */
+export function describeFamily(config: Config, family: GgufFamily): readonly (readonly [string, GgufValue])[] {
+  const { layerNorm } = family;
+  const norm = layerNorm ?? "rms_norm_eps";
+  const epsilon = [layerNorm === undefined ? EPSILON : "attention.layer_norm_epsilon", float(config, norm)] as const;
+  const entries = (family.entries ?? []).map(({ field, key, kind, absent }) => {
+    const value = numberOf(config, field) ?? absent;
+    if (value === undefined) throw unsupported(field, String(config[field]), "a number");
+    return [key, { kind, value: kind === "f32" ? Math.fround(value) : value }] as const;
+  });
+  const constants = Object.entries(family.constants ?? {}).map(([key, value]) => {
+    return [key, { kind: "string", value }] as const;
+  });
+  return [epsilon, ...entries, ...constants];
+}
+
+const EPSILON = "attention.layer_norm_rms_epsilon";
+
+function float(config: Config, field: string): GgufValue {
+  const value = numberOf(config, field);
+  if (value === undefined || !(value > 0)) throw unsupported(field, String(config[field]), "a number above 0");
+  return { kind: "f32", value: Math.fround(value) };
+}
+
+function numberOf(config: Config, field: string): number | undefined {
+  const value = config[field];
+  return typeof value === "number" ? value : undefined;
+}
+
+/** The same as config.json has it; `number` reads an entry, `has` says whether there is such a tensor. */
+export function readFamily(
+  number: (key: string) => number | undefined,
+  has: (tensor: string) => boolean,
+  family: GgufFamily,
+  shortest: (value: number) => number,
+): Readonly<Record<string, unknown>> {
+  const { layerNorm, activation, rotary } = family;
+  const epsilon = number(layerNorm === undefined ? EPSILON : "attention.layer_norm_epsilon");
+  const biases = Object.entries(family.biasFields ?? {}).filter(([part]) => has(`blk.0.${part}.bias`));
+  const entries = (family.entries ?? []).map(({ field, key, absent }) => {
+    const value = number(key);
+    return [field, value === undefined || value === absent ? null : shortest(value)] as const;
+  });
+  const size =
+    number("attention.key_length") ?? (number("embedding_length") ?? 0) / (number("attention.head_count") ?? 1);
+  const turned = rotary === undefined ? undefined : number("rope.dimension_count");
+  return {
+    ...(activation === undefined ? { hidden_act: "silu" } : { hidden_act: activation, hidden_activation: activation }),
+    ...(epsilon === undefined ? {} : { [layerNorm ?? "rms_norm_eps"]: shortest(epsilon) }),
+    ...(turned === undefined || turned === size ? {} : { partial_rotary_factor: turned / size }),
+    ...family.fixed,
+    ...Object.fromEntries(biases.map(([, field]) => [field, true])),
+    ...Object.fromEntries(entries),
+  };
+}
+
+function unsupported(field: string, found: string, expected: string): MergeyardError {
+  const where = { file: "config.json", field };
+  return new MergeyardError("QuantizeModelUnsupported", { where, found, expected });
+}
