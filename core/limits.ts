@@ -116,6 +116,16 @@ export const TOKENIZER_LIMITS = Object.freeze({
    * Largest id of a token. Real vocabularies stay under 300 000. Too high: an embedding of that many rows is planned.
    */
   tokens: 4_000_000,
+  /**
+   * Of a tokenizer that encodes text: characters of an added token, and of all; real ones stay under 50 and 50 000. Too
+   * high: each is looked for at every character, and costs memory a hundred times itself.
+   */
+  addedTokenCharacters: 1000,
+  addedTokensCharacters: 1_000_000,
+  /** Characters that a step puts into the text at one place; real ones put one. Too high: memory, for every space. */
+  insertedCharacters: 100,
+  /** Normalizers, and pre-tokenizers; real ones are under ten. */
+  steps: 32,
 });
 
 /** A plan file. */
@@ -124,6 +134,8 @@ export const PLAN_LIMITS = Object.freeze({
   bytes: 500_000_000,
   /** Tensors of the output, copies of layers included. */
   tensors: 1_000_000,
+  /** Rows of an embedding that routers are means of, all together. Each takes some 10 bytes of the plan, and a read. */
+  promptRows: 2_000_000,
 });
 
 /** Records of a yard. */

@@ -77,6 +77,11 @@ export const PLAN_CODES = {
     retryable: false,
     remedy: "write the tokenizer again with the program that made it",
   },
+  PlanTokenizerNotSupported: {
+    meaning: "the tokenizer has a part that text is not encoded with here",
+    retryable: false,
+    remedy: "write `gate_mode: random`, or save the tokenizer as byte pairs with a known pre-tokenizer",
+  },
   PlanDocumentInvalid: {
     meaning: "a small file beside a model's weights cannot be read",
     retryable: false,

@@ -21,7 +21,7 @@ export const GENERATION_FILE = "generation_config.json";
 export function documentNames(recipe: Recipe, outputs?: Outputs): readonly string[] {
   const recipes = [recipe, ...recipe.stages.map((stage) => stage.recipe)];
   const adapts = recipes.some(({ references }) => references.some(({ adapter }) => adapter !== undefined));
-  const tokenizes = recipes.some(({ tokenizer }) => tokenizer !== undefined);
+  const tokenizes = recipes.some(({ tokenizer, moe }) => tokenizer !== undefined || moe?.gateMode === "cheap_embed");
   const writesTokenizer = outputs?.gguf.some(({ tokenizer }) => tokenizer) === true;
   const talks = recipes.some(({ chatTemplate }) => chatTemplate !== undefined);
   return [

@@ -1,35 +1,55 @@
 // Tensors of a mixture of experts that no dense model has: routers' weights, each by the method `moe_router`, and
 // biases of zeros. Nothing is computed here: their inputs are rows that the engine gathers when it writes them, as it
 // does for merged vocabularies.
+import { MergeyardError } from "../error.ts";
 import { moe_router } from "../methods/moe_router.ts";
+import { isFloatDtype } from "../ops/cast.ts";
 import type { MoeExpert } from "../recipe/moe.ts";
+import { fieldPlace } from "../recipe/origin.ts";
 import type { Dtype } from "../tensor.ts";
+import { createPromptRows } from "./moe-prompts.ts";
 import { EMBEDDING, layerNames, type MoeTask, needTensor, STACK } from "./moe-task.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
 import { ROWS_ZERO, type RowGather, type UnitInput } from "./schema.ts";
 
-/** A router for each layer, [experts, hidden], and the gates of shared experts. Throws PlanTensorMissing. */
+/**
+ * A router for each layer, [experts, hidden], and the gates of shared experts. Throws PlanTensorMissing,
+ * PlanDtypeNotMergeable, and what createPromptRows throws.
+ */
 export function planRouters(task: MoeTask): readonly PlannedTensor[] {
   const { moe, architecture, layers } = task;
   const { block, sharedGate } = architecture;
+  const rowsOf =
+    moe.gateMode === "cheap_embed"
+      ? createPromptRows(task)
+      : (experts: readonly MoeExpert[]) => [zeroRows("F32", experts.length)];
+  const [rows, shared] = [rowsOf(moe.experts), sharedGate === undefined ? [] : rowsOf(moe.shared)];
   return Array.from({ length: layers }, (_, layer) => {
     const prefix = `${STACK}${layer}.${block}`;
-    const router = planRouter(task, `${prefix}.gate.weight`, moe.experts);
-    return sharedGate === undefined ? [router] : [router, planRouter(task, `${prefix}.${sharedGate}`, moe.shared)];
+    const router = planRouter(task, `${prefix}.gate.weight`, rows, moe.experts.length);
+    if (sharedGate === undefined) return [router];
+    return [router, planRouter(task, `${prefix}.${sharedGate}`, shared, moe.shared.length)];
   }).flat();
 }
 
-function planRouter(task: MoeTask, name: string, experts: readonly MoeExpert[]): PlannedTensor {
+function planRouter(task: MoeTask, name: string, inputs: readonly RowGather[], experts: number): PlannedTensor {
   const { recipe, moe, base } = task;
-  const embedding = needTensor(recipe, moe.base, base, EMBEDDING);
+  const { dtype, shape } = needTensor(recipe, moe.base, base, EMBEDDING);
+  if (!isFloatDtype(dtype)) {
+    throw new MergeyardError("PlanDtypeNotMergeable", {
+      where: { ...fieldPlace(recipe.origin, moe.base.field), model: base.reference.model, tensor: EMBEDDING },
+      found: dtype,
+      expected: "F32, F16, BF16 or F64 embeddings",
+    });
+  }
   return {
     name,
-    dtype: recipe.outputDtype ?? embedding.dtype,
-    shape: [experts.length, ...embedding.shape.slice(1)],
+    dtype: recipe.outputDtype ?? dtype,
+    shape: [experts, ...shape.slice(1)],
     method: moe_router.id,
     parameters: { gate_mode: moe.gateMode },
     seed: recipe.seed,
-    inputs: [inputOf(task, EMBEDDING, zeroRows("F32", experts.length))],
+    inputs: inputs.map((rows) => inputOf(task, EMBEDDING, rows)),
   };
 }
 

@@ -58,12 +58,14 @@ export function normaliseMoe(merge: MoeConfig, origin: RecipeOrigin): MoeRecipe 
 }
 
 function gateModeOf({ gate_mode: mode }: MoeConfig, origin: RecipeOrigin): GateMode {
-  if (mode === "random" || mode === "uniform_random") return mode;
+  if (mode === "cheap_embed" || mode === "random" || mode === "uniform_random") return mode;
   throw new MergeyardError("RecipeNotSupported", {
     where: fieldPlace(origin, ["gate_mode"]),
     found: `gate_mode: ${mode}${mode === "hidden" ? ", also where the key is left out" : ""}`,
-    expected: "gate_mode: random or uniform_random",
-    hint: "gates of prompts are not made; random ones are for training afterwards",
+    expected: "gate_mode: cheap_embed, random or uniform_random",
+    hint:
+      "gates of hidden states would run the base model on the prompts; cheap_embed makes them of the embeddings of " +
+      "the prompts' tokens, the random modes for training afterwards",
   });
 }
 

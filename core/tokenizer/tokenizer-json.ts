@@ -50,17 +50,25 @@ type TokenizerDocument = z.output<typeof documentSchema>;
 /** Parts that decide where text is cut before the model sees it. */
 const SPLITTING_KEYS = ["normalizer", "pre_tokenizer"] as const;
 
-/** Reads a tokenizer.json; `where` is its place in errors. Throws PlanTokenizerInvalid. */
-export function readTokenizerJson(bytes: Uint8Array, where: ErrorPlace): Tokenizer {
+/** A tokenizer.json as it is; `where` is its place in errors. Throws PlanTokenizerInvalid. */
+export function parseTokenizerJson(bytes: Uint8Array, where: ErrorPlace): TokenizerDocument {
   const value = parseJsonDocument(bytes, {
     refuse: ({ offset, found, expected }) =>
       new MergeyardError("PlanTokenizerInvalid", { where: { ...where, offset }, found, expected }),
   });
-  const document = parseAs(
+  return parseAs(
     documentSchema,
     value,
     (field, found) => new MergeyardError("PlanTokenizerInvalid", { where: { ...where, field }, found }),
   );
+}
+
+/** Reads a tokenizer.json; `where` is its place in errors. Throws PlanTokenizerInvalid. */
+export function readTokenizerJson(bytes: Uint8Array, where: ErrorPlace): Tokenizer {
+  return describeTokenizer(parseTokenizerJson(bytes, where));
+}
+
+export function describeTokenizer(document: TokenizerDocument): Tokenizer {
   const model = modelName(document);
   const prefix = document.model.continuing_subword_prefix ?? "";
   return {

@@ -5,6 +5,7 @@ import type { Checkpoint } from "../../../core/checkpoint.ts";
 import { normaliseRecipe } from "../../../core/recipe/normalise.ts";
 import { readRecipe } from "../../../steps/read-recipe.ts";
 import { assertRefused, type Expected } from "../../refusal.ts";
+import { tokenizerBytes } from "../tokenizer/tokenizers.ts";
 import { configOf, type Models, makeDense, planText, type Shapes, tensorOf, tensorsOf } from "./checkpoints.ts";
 
 const recipe = (more = "", experts = "[{source_model: a}, {source_model: b}]") =>
@@ -190,7 +191,7 @@ test("a recipe of experts is refused by field and line before any model is looke
     [recipe("gate_mode: hidden\n"), { code: "RecipeNotSupported", field: "gate_mode", line: 3, found: /hidden/ }],
     [
       "base_model: base\nexperts: [{source_model: a}, {source_model: b}]\n",
-      { code: "RecipeNotSupported", field: "gate_mode", expected: /random or uniform_random/ },
+      { code: "RecipeNotSupported", field: "gate_mode", expected: /cheap_embed, random or uniform_random/ },
     ],
     [recipe("gate_mode: best\n"), { code: "RecipeFieldInvalid", field: "gate_mode" }],
     [
@@ -220,4 +221,104 @@ test("the merge part of a pipeline takes such a recipe too", () => {
   const text = `name: mixture\nmerge:\n${recipe("random_seed: 4\n").replaceAll(/^/gm, "  ")}\npublish: {model: m}\n`;
   const { seed, moe } = normaliseRecipe(readRecipe(new TextEncoder().encode(text), "recipe.yaml"));
   assert.deepEqual([seed, moe?.experts.length, moe?.active], [4, 2, 2]);
+});
+
+/** Bytes of text as tokens 0 to 9, `<s>` in front. */
+const TOKENIZER = tokenizerBytes({
+  vocab: Object.fromEntries([..."abcdefgh"].map((token, id) => [token, id])),
+  added: { "<s>": 8 },
+});
+const text = (value: unknown) => new TextEncoder().encode(JSON.stringify(value));
+const gated = (experts: string, more = "") =>
+  planText(recipe(`gate_mode: cheap_embed\n${more}`, experts), LLAMAS, {}, { base: { "tokenizer.json": TOKENIZER } });
+
+test("gates of prompts are means of the rows of their tokens, negative prompts apart", () => {
+  const documents = (config: unknown) => ({
+    base: { "tokenizer.json": TOKENIZER, ...(config === undefined ? {} : { "tokenizer_config.json": text(config) }) },
+  });
+  const experts =
+    "[{source_model: a, positive_prompts: [ab, c]}, {source_model: b, positive_prompts: [h], negative_prompts: [aa]}]";
+  const inputsOf = (config: unknown, more = "") => {
+    const plan = planText(recipe(`gate_mode: cheap_embed\n${more}`, experts), LLAMAS, {}, documents(config));
+    return tensorOf(plan, "model.layers.1.block_sparse_moe.gate.weight").inputs.map(({ tensor, rows }) => {
+      assert.deepEqual([tensor, rows?.dtype, rows?.others], ["model.embed_tokens.weight", "F32", []]);
+      return { runs: rows?.runs, means: rows?.means.map((mean) => mean.map(([, row]) => row)) };
+    });
+  };
+  const plain = [
+    {
+      runs: [
+        [-2, 0, 1],
+        [-2, 1, 1],
+      ],
+      means: [[0, 1, 2], [7]],
+    },
+    {
+      runs: [
+        [-1, 0, 1],
+        [-2, 0, 1],
+      ],
+      means: [[0, 0]],
+    },
+  ];
+  assert.deepEqual(inputsOf(undefined), plain);
+  assert.deepEqual(inputsOf({ bos_token: null, tokenizer_class: "LlamaTokenizer" }), plain);
+  const begun = [
+    [
+      [8, 0, 1, 8, 2],
+      [8, 7],
+    ],
+    [[8, 0, 0]],
+  ];
+  for (const config of [
+    { bos_token: "<s>" },
+    { bos_token: { content: "<s>" } },
+    { tokenizer_class: "LlamaTokenizer" },
+  ]) {
+    assert.deepEqual(
+      inputsOf(config).map(({ means }) => means),
+      begun,
+    );
+  }
+});
+
+test("prompts that make no gates are refused", () => {
+  const two = (a: string, b: string) => `[{source_model: a${a}}, {source_model: b${b}}]`;
+  const some = ", positive_prompts: [a]";
+  const cases: readonly (readonly [string, Expected])[] = [
+    [two(some, ""), { code: "RecipeFieldInvalid", field: "experts[1].positive_prompts", found: "none" }],
+    [two(some, some), { code: "RecipeFieldInvalid", field: "experts[1].positive_prompts", found: /same prompts/ }],
+    [two(", positive_prompts: [1]", some), { code: "RecipeFieldInvalid", field: "experts[0].positive_prompts[0]" }],
+  ];
+  for (const [experts, expected] of cases) assertRefused(() => gated(experts), expected);
+  const good = two(some, ", positive_prompts: [b]");
+  assert.deepEqual(gated(good).warnings, []);
+  assert.match(gated(good.replace("b,", "a,")).warnings.join(), /^all experts are the same model/);
+  const shared = "shared_experts: [{source_model: a}]\n";
+  assertRefused(() => gated(good, `${shared}architecture: qwen moe\n`), { code: "MoeArchitectureRefused" });
+  assertRefused(() => planText(recipe("gate_mode: cheap_embed\n", good), LLAMAS), {
+    code: "PlanTokenizerMissing",
+    field: "gate_mode",
+    model: "base",
+  });
+  const big = tokenizerBytes({ vocab: { a: 0, b: 10 } });
+  const models: Models = { ...LLAMAS, base: makeDense() };
+  assertRefused(
+    () => planText(recipe("gate_mode: cheap_embed\n", good), models, {}, { base: { "tokenizer.json": big } }),
+    { code: "PlanTokenMissing", field: "experts[1]", found: "10 rows", expected: "row 10" },
+  );
+  const long = two(`, positive_prompts: [${"a".repeat(60_000)}]`, some);
+  const deep = makeDense({ layers: 40 });
+  assertRefused(
+    () =>
+      planText(
+        recipe("gate_mode: cheap_embed\n", long),
+        { base: deep, a: deep, b: deep },
+        {},
+        {
+          base: { "tokenizer.json": TOKENIZER },
+        },
+      ),
+    { code: "PlanTooLarge", field: "experts[0]" },
+  );
 });
