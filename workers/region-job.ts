@@ -2,6 +2,7 @@
 import type { Digest } from "../core/artifact/digest.ts";
 import type { PartTotals } from "../core/artifact/totals.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
+import type { ApproximateTask, Approximation } from "../engine/approximate-request.ts";
 import type { ConvertRegionResult, ConvertRegionTask } from "../engine/convert-region.ts";
 import type { MeasureTask } from "../engine/measure-tensors.ts";
 import type { RegionDeps, RegionResult, RegionTask } from "../engine/merge-region.ts";
@@ -16,7 +17,8 @@ export type RegionJob =
   | { readonly kind: "convert"; readonly task: ConvertRegionTask }
   | { readonly kind: "digest"; readonly ranges: readonly StoredRange[] }
   | { readonly kind: "parts"; readonly task: PartsRegionTask }
-  | { readonly kind: "largest"; readonly task: LargestTask };
+  | { readonly kind: "largest"; readonly task: LargestTask }
+  | { readonly kind: "approximate"; readonly task: ApproximateTask };
 
 /** What became of a job, of the same kind. */
 export type RegionOutcome =
@@ -26,7 +28,8 @@ export type RegionOutcome =
   | { readonly kind: "convert"; readonly result: ConvertRegionResult }
   | { readonly kind: "digest"; readonly result: readonly Digest[] }
   | { readonly kind: "parts"; readonly result: PartsRegionResult }
-  | { readonly kind: "largest"; readonly result: number };
+  | { readonly kind: "largest"; readonly result: number }
+  | { readonly kind: "approximate"; readonly result: Approximation };
 
 /** Kernels of at least a capacity. */
 export type KeepKernels = (capacityBytes: number) => Promise<Kernels>;
@@ -69,6 +72,10 @@ export async function runRegionJob(job: RegionJob, { kernels, ...deps }: ThreadD
   if (job.kind === "quantize") {
     const { quantizeRegion } = await import("../engine/quantize-region.ts");
     return { kind: job.kind, result: await quantizeRegion(job.task, computing) };
+  }
+  if (job.kind === "approximate") {
+    const { pursueRows } = await import("../engine/pursue-rows.ts");
+    return { kind: job.kind, result: await pursueRows(job.task, computing) };
   }
   const { measureLargestOf, writeParts } = await import("../engine/write-parts.ts");
   if (job.kind === "parts") return { kind: job.kind, result: await writeParts(job.task, computing) };

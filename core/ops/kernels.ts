@@ -6,6 +6,7 @@ import { type Cast, scalarCast } from "./cast.ts";
 import { type Combine, scalarCombine } from "./combine.ts";
 import { type Competition, scalarCompetition } from "./competition.ts";
 import { type Consensus, scalarConsensus } from "./consensus.ts";
+import { type IntegerProduct, scalarIntegerProduct } from "./integer-product.ts";
 import { type LowRank, scalarLowRank } from "./low-rank.ts";
 import { type Mask, scalarMask } from "./mask.ts";
 import { type Masked, scalarMasked } from "./masked.ts";
@@ -43,6 +44,7 @@ export type Operations = Cast &
   Signs &
   LowRank &
   MatrixProduct &
+  IntegerProduct &
   Quantize &
   Votes &
   Competition &
@@ -66,6 +68,7 @@ export function createScalarKernels(capacityBytes: number): Kernels {
     ...scalarSigns,
     ...scalarLowRank,
     ...scalarMatrixProduct,
+    ...scalarIntegerProduct,
     ...scalarVotes,
     ...scalarCompetition,
     ...scalarNearness,

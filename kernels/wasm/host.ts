@@ -6,6 +6,7 @@ import type { Kernels } from "../../core/ops/kernels.ts";
 import { createMemory } from "../../core/ops/memory.ts";
 import { type CombineExports, hostCombine } from "./host-combine.ts";
 import { type ElementExports, hostElements } from "./host-elements.ts";
+import { hostIntegerProduct, type IntegerProductExports } from "./host-integer-product.ts";
 import { hostMatrixProduct, type MatrixProductExports } from "./host-matrix-product.ts";
 import { hostParts, type PartExports } from "./host-parts.ts";
 import { hostQuant, type QuantExports } from "./host-quant.ts";
@@ -50,6 +51,7 @@ type Exports = {
   TaskVectorExports &
   ElementExports &
   MatrixProductExports &
+  IntegerProductExports &
   QuantExports &
   WholeModelExports &
   ReduceExports &
@@ -102,6 +104,7 @@ export function createWasmKernels(capacityBytes: number, memory = createKernelMe
       wasm.addLowRank(target.address, l, 4 * leftStride, r, 4 * rightStride, rank, scale, count);
     },
     ...hostMatrixProduct(wasm, memory.buffer),
+    ...hostIntegerProduct(wasm, memory.buffer),
     ...hostTaskVectors(wasm, memory.buffer),
     ...hostElements(wasm, memory.buffer),
     ...hostQuant(wasm, memory.buffer),

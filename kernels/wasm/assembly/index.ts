@@ -14,6 +14,7 @@ export * from "./ranked-mask";
 export * from "./signs";
 export * from "./low-rank";
 export { addMatrixProduct } from "./matrix-product";
+export { integerProduct, roundToIntegers } from "./integer-product";
 export * from "./nearness";
 export * from "./overlap";
 export * from "./consensus";

@@ -1,0 +1,53 @@
+// How the rows of a request are shared by threads and by passes over the atoms: neither ever changes a result.
+import { fitMemory, needFit } from "../core/plan/memory.ts";
+import type { ApproximateRequest, ApproximateTask } from "./approximate-request.ts";
+import { rowForm } from "./atom-blocks.ts";
+import { pursuitBytes } from "./pursue-rows.ts";
+
+/** With fewer rows in a batch, reading the atoms and making integers of them costs as much as comparing them. */
+const BATCH_ROWS_MIN = 64;
+/** With more, a pass costs little beside the work. */
+const BATCH_ROWS_MAX = 1024;
+
+export type Batches = {
+  readonly batches: readonly Int32Array[];
+  readonly threads: number;
+  /** Of each thread. */
+  readonly kernelBytes: number;
+};
+
+/** The most threads whose batches are worth a pass, then the largest batches. Throws EngineMemoryTooSmall. */
+export function cutBatches(task: ApproximateTask, threads: number, memoryBytes: number): Batches {
+  const { targets, matrix } = task;
+  const bytesOf = (rows: number): number => {
+    const { kernels, heap } = pursuitBytes(task, rows);
+    return kernels + heap;
+  };
+  const least = Math.min(targets.length, BATCH_ROWS_MIN);
+  const worthwhile = Math.min(threads, Math.ceil(targets.length / least));
+  const fit = needFit(
+    fitMemory(() => bytesOf(least), worthwhile, memoryBytes),
+    memoryBytes,
+    { tensor: matrix.name },
+  );
+  const spare = (memoryBytes - fit.peakBytes) / fit.threads;
+  const each = bytesOf(least + 1) - bytesOf(least);
+  const most = Math.min(BATCH_ROWS_MAX, least + Math.floor(spare / each));
+  // As many batches as threads can share evenly.
+  const rounds = Math.ceil(targets.length / (most * fit.threads));
+  const rows = Math.min(most, Math.ceil(targets.length / (rounds * fit.threads)));
+  const batches: Int32Array[] = [];
+  for (let first = 0; first < targets.length; first += rows) batches.push(targets.slice(first, first + rows));
+  return { batches, threads: Math.min(fit.threads, batches.length), kernelBytes: pursuitBytes(task, rows).kernels };
+}
+
+/** Bytes that a request reads: every batch reads the matrix from its first atom to its last once a step, at most. */
+export function passBytes({ threads, memoryBytes, ...task }: ApproximateRequest): number {
+  const [first, last] = [task.atoms[0] ?? 0, task.atoms.at(-1) ?? 0];
+  return (
+    cutBatches(task, threads, memoryBytes).batches.length *
+    task.method.k *
+    (last - first + 1) *
+    rowForm(task.matrix).rowBytes
+  );
+}
