@@ -22,6 +22,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   lora: async () => (await import("./commands/lora.ts")).addLora,
   align: async () => (await import("./commands/align.ts")).addAlign,
   "merge-experts": async () => (await import("./commands/merge-experts.ts")).addMergeExperts,
+  transplant: async () => (await import("./commands/transplant.ts")).addTransplant,
   verify: async () => (await import("./commands/verify.ts")).addVerify,
   init: async () => (await import("./commands/init.ts")).addInit,
   plan: async () => (await import("./commands/plan.ts")).addPlan,

@@ -16,7 +16,10 @@ export function addPublish(program: Command, terminal: Terminal): void {
   program
     .command("publish")
     .description("make a folder with a manifest of Mergeyard's a version, and point a channel to it")
-    .argument("<dir>", "what merge, align, merge-experts or lora made, or pull fetched: a folder or an s3:// URI")
+    .argument(
+      "<dir>",
+      "a folder or an s3:// URI: what merge, align, merge-experts, transplant or lora made, or pull fetched",
+    )
     .argument("<model>", "the model that it becomes a version of")
     .addOption(yardOption())
     .option("--channel <name>", "the channel to point to it", "latest")

@@ -142,6 +142,16 @@ export const PLAN_CODES = {
     retryable: false,
     remedy: "ask for fewer groups",
   },
+  TransplantMatrixMissing: {
+    meaning: "a model has no embedding or head of the form that a tokenizer's transplant needs",
+    retryable: false,
+    remedy: "take a language model with a row for each token, and a donor that is one too",
+  },
+  TransplantSharedTooFew: {
+    meaning: "the tokenizers share fewer tokens than a new row is combined of",
+    retryable: false,
+    remedy: "lower `--k`, or take a donor whose tokenizer is nearer to the model's",
+  },
   AlignSpecInvalid: {
     meaning: "the permutations do not fit the model's tensors",
     retryable: false,

@@ -17,6 +17,9 @@ import type { FolderPlace, ObjectStore } from "../../stores/store.ts";
 import { openCheckpoint, type StoredCheckpoint, travellingFiles } from "../open-checkpoint.ts";
 import type { StepDeps } from "../step.ts";
 
+/** Elements of a tensor that are read at a time. */
+const PIECE_ELEMENTS = 2 ** 21;
+
 /** A checkpoint and where its files lie. */
 export type ReadableModel = FolderPlace & { readonly opened: StoredCheckpoint };
 
@@ -38,6 +41,24 @@ export async function readTensorBytes(
   const into = new Uint8Array(tensorBytes(entry.dtype, entry.shape));
   if (into.length > 0) await createEntryReader(entry, { store, prefix }, signal)(0, elementCount(entry.shape), into);
   return into;
+}
+
+/** The same in pieces of few MiB; one is valid until the next is asked for. */
+export async function* readTensorPieces(
+  { store, prefix }: FolderPlace,
+  entry: TensorEntry,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  const read = createEntryReader(entry, { store, prefix }, signal);
+  const elements = elementCount(entry.shape);
+  const piece = new Uint8Array(tensorBytes(entry.dtype, [Math.min(elements, PIECE_ELEMENTS)]));
+  for (let first = 0; first < elements; first += PIECE_ELEMENTS) {
+    signal.throwIfAborted();
+    const count = Math.min(elements - first, PIECE_ELEMENTS);
+    const own = piece.subarray(0, tensorBytes(entry.dtype, [count]));
+    await read(first, count, own);
+    yield own;
+  }
 }
 
 /** float32 values of a tensor of floats. Throws PlanDtypeNotMergeable, EngineNonFinite, and what the store throws. */
@@ -69,12 +90,12 @@ export function roundValues(values: ArrayLike<number>, dtype: FloatDtype): Uint8
   return bytes;
 }
 
-/** A tensor to write: its bytes, or how they are read when its turn comes. */
+/** A tensor to write: its bytes, or how they are read when its turn comes, at once or piece by piece. */
 export type WholeTensor = {
   readonly name: string;
   readonly dtype: Dtype;
   readonly shape: Shape;
-  readonly bytes: Uint8Array | (() => Promise<Uint8Array>);
+  readonly bytes: Uint8Array | (() => Promise<Uint8Array> | AsyncIterable<Uint8Array>);
 };
 
 /** Writes a safetensors file; returns its size. One tensor at a time is in memory besides those that are given. */
@@ -90,8 +111,8 @@ export async function writeTensors(
     yield header;
     for (const place of placed) {
       const bytes = byName.get(place.name)?.bytes ?? new Uint8Array(0);
-      const piece = typeof bytes === "function" ? await bytes() : bytes;
-      if (piece.length > 0) yield piece;
+      const made = typeof bytes === "function" ? bytes() : [bytes];
+      for await (const piece of made instanceof Promise ? [await made] : made) if (piece.length > 0) yield piece;
     }
   }
   await writeObject(target, name, pieces(), fileBytes, { signal });

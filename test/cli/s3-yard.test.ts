@@ -104,7 +104,9 @@ test("a yard on S3 is served", { skip }, async () => {
   assert.deepEqual([pipeline, Object(result).outcome], ["pipelines/served.yaml", "published"]);
 });
 
-test("models of a yard on S3 are aligned, their experts merged, and the results published", { skip }, async () => {
+test("models of a yard on S3 are aligned, given tokenizers, their experts merged, and published", {
+  skip,
+}, async () => {
   await call("align", path.join(MODELS, "python"), "--to", "on-s3:nightly", "--out", "aligned");
   const { version } = await call("publish", "aligned", "aligned");
   assert.equal((await call("show", "aligned")).version, version);
@@ -117,6 +119,9 @@ test("models of a yard on S3 are aligned, their experts merged, and the results 
   writePlainModel(path.join(scratch, "mixtral"), "model.safetensors", Object.fromEntries(tensors), config);
   await call("push", "mixtral", "mixtral");
   await call("merge-experts", "mixtral", "--groups", "1", "--data-free", "--out", "one-expert");
+  await call("push", path.join(MODELS, "tokens-code"), "tokens-code");
+  const english = path.join(MODELS, "tokens-english");
+  await call("transplant", english, "--tokenizer", "tokens-code", "--k", "8", "--out", "english-in-code");
 });
 
 test("no command that takes a yard was left out", { skip }, async () => {
