@@ -46,7 +46,7 @@ export function createLoraReader(
   const read: StoredReader["read"] = async (first, count, target) => {
     await Promise.all([own.read(first, count, target), right.load()]);
     weightCheck?.feed(first * unit, target.bytes.subarray(0, count * unit));
-    const rowsAtOnce = Math.max(1, Math.floor(LORA_LEFT_ELEMENTS / lora.rank));
+    const rowsAtOnce = Math.max(1, Math.floor(LORA_LEFT_ELEMENTS / left.width));
     for (let done = 0; done < count; ) {
       const row = Math.floor((first + done) / columns);
       const end = Math.min(first + count, (row + rowsAtOnce) * columns);
@@ -66,13 +66,17 @@ type LeftRows = { at(row: number): { left: Tile; leftOffset: number; leftStride:
 function createLeftFactor({ left: factor, rank }: LoraUpdate, deps: ReaderDeps) {
   const { kernels } = deps;
   const reader = createStoredReader(factor, deps);
+  const { step, first } = factor.part ?? { step: 1, first: 0 };
+  /** Values of a row as it is stored. */
+  const width = rank * step;
   const check = factor.swapped ? undefined : createDigestCheck(factor, deps);
-  const elements = Math.max(LORA_LEFT_ELEMENTS, rank);
+  const elements = Math.max(LORA_LEFT_ELEMENTS, width);
   const unit = elementBytes(factor.dtype, 1);
   const block = kernels.allocateBlock(elements * unit);
   const tile = kernels.allocateTile(elements);
   const storedRow = elementCount(factor.shape.slice(1));
   return {
+    width,
     /** Rows [row, row + count), at most LORA_LEFT_ELEMENTS values or one row; until the next are asked for. */
     async read(row: number, count: number): Promise<LeftRows> {
       if (factor.swapped) {
@@ -83,12 +87,12 @@ function createLeftFactor({ left: factor, rank }: LoraUpdate, deps: ReaderDeps) 
           ),
         );
       } else {
-        await reader.read(row * rank, count * rank, block);
-        check?.feed(row * rank * unit, block.bytes.subarray(0, count * rank * unit));
+        await reader.read(row * width, count * width, block);
+        check?.feed(row * width * unit, block.bytes.subarray(0, count * width * unit));
       }
-      kernels.widen(floatDtype(factor.dtype), block, 0, tile, count * rank);
-      const [rowStride, leftStride] = factor.swapped ? [1, count] : [rank, 1];
-      return { at: (wanted) => ({ left: tile, leftOffset: (wanted - row) * rowStride, leftStride }) };
+      kernels.widen(floatDtype(factor.dtype), block, 0, tile, count * width);
+      const [rowStride, leftStride] = factor.swapped ? [1, count] : [width, step];
+      return { at: (wanted) => ({ left: tile, leftOffset: first + (wanted - row) * rowStride, leftStride }) };
     },
   };
 }
@@ -151,10 +155,11 @@ function scatter({ kernels, factor, span, part, tile, rank, columns }: Scatter, 
 }
 
 /** Compares a tensor's digest when its bytes have come by from end to end; undefined when it is not known. */
-function createDigestCheck(tensor: TensorPlace, { sources }: ReaderDeps) {
+function createDigestCheck(tensor: TensorPlace | LoraFactor, { sources }: ReaderDeps) {
   const source = sourceOf(tensor, sources);
   const expected = source.digests?.[tensor.tensor];
-  if (expected === undefined || tensor.packing !== undefined) return undefined;
+  const isPart = "part" in tensor && tensor.part !== undefined;
+  if (expected === undefined || tensor.packing !== undefined || isPart) return undefined;
   const total = tensorBytes(tensor.dtype, tensor.shape);
   const hasher = createHasher();
   let seen = 0;

@@ -23,6 +23,8 @@ const configSchema = z.looseObject({
 export type AdapterConfig = {
   /** True when the config says that weights are stored `[in, out]`, as GPT-2's are. */
   readonly storesInputFirst: boolean;
+  /** True when it has factors of parameters, such as stacks of experts, too. */
+  readonly targetsParameters: boolean;
   /** Rank and scale of the adapter on a module; `rank` is that of the stored tensors. */
   scaleOf(module: string, rank: number): { readonly expectedRank: number; readonly scale: number };
 };
@@ -32,7 +34,6 @@ const UNSUPPORTED: readonly (readonly [field: string, what: string])[] = Object.
   ["use_dora", "DoRA, which rescales every row of the merged weight"],
   ["use_qalora", "QA-LoRA, which pools its inputs"],
   ["layer_replication", "an adapter on replicated layers"],
-  ["target_parameters", "an adapter on parameters instead of modules"],
   ["alora_invocation_tokens", "an activated LoRA, which works on some tokens only"],
   ["trainable_token_indices", "an adapter with trained tokens"],
   ["use_bdlora", "an adapter of block-diagonal factors"],
@@ -55,6 +56,7 @@ export function readAdapterConfig(document: unknown, where: ErrorPlace): Adapter
   const alphas = compilePatterns(config.alpha_pattern ?? {}, { ...where, field: "alpha_pattern" });
   return {
     storesInputFirst: config.fan_in_fan_out === true,
+    targetsParameters: isAsked(config.target_parameters),
     scaleOf(module, rank) {
       const alpha = alphas(module) ?? config.lora_alpha;
       const divisor = config.use_rslora === true ? Math.sqrt(rank) : rank;

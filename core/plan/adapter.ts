@@ -2,11 +2,13 @@
 // it, tensors that the adapter holds whole in place of the model's, and nothing of the adapter left over.
 // Source: peft's merge of LoRA layers, reference section 12; rounding is ours (`LoraUpdate` in core/plan/schema.ts).
 import { groupAdapter, type ModuleFactors } from "../adapter/modules.ts";
+import { olderNames } from "../adapter/older-names.ts";
 import { type AdapterConfig, readAdapterConfig } from "../adapter/peft.ts";
 import type { Checkpoint, Packing, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
 import { isFloatDtype } from "../ops/cast.ts";
 import { elementCount } from "../tensor.ts";
+import { updateExperts } from "./adapter-experts.ts";
 import { describeArchitecture, tensorRole } from "./architecture.ts";
 import { ADAPTER_CONFIG_FILE, documentPlace, readDocument } from "./documents.ts";
 import type { MergeModel } from "./merge-task.ts";
@@ -58,9 +60,10 @@ export function applyAdapter(base: IndexedModel, adapter: IndexedModel, notes: N
     tensors.set(own, { entry: { ...entry, name: own }, stored: storedTensor(entry, adapter.source) });
   }
   for (const factors of modules) {
-    const target = findTarget(tensors, factors);
-    const lora = makeUpdate(factors, target.entry, config, adapter.source);
-    tensors.set(target.entry.name, { ...target, stored: { ...target.stored, lora } });
+    for (const { name, lora } of updatesOf(factors, tensors, config, adapter.source)) {
+      const target = tensors.get(name);
+      if (target !== undefined) tensors.set(name, { ...target, stored: { ...target.stored, lora } });
+    }
   }
   if (tied !== undefined && !partsHead(tensors, tied, adapter.source)) tensors.delete(LM_HEAD);
   return [...tensors.values()];
@@ -98,6 +101,18 @@ function partsHead(tensors: Tensors, embedding: TensorEntry, adapter: number): b
 
 type Tensors = ReadonlyMap<string, ViewedTensor>;
 
+/** The updates that a module's factors make: of its own tensor, or of all its experts'. */
+function updatesOf(factors: ModuleFactors, tensors: Tensors, config: AdapterConfig, source: number) {
+  const find = (name: string) => tensors.get(findName(tensors, name) ?? "")?.entry;
+  const experts = updateExperts(factors, find, config, (entry) => factor(entry, source, false));
+  if (experts === undefined) {
+    const { entry } = findTarget(tensors, factors);
+    return [{ name: entry.name, lora: makeUpdate(factors, entry, config, source) }];
+  }
+  for (const { name } of experts) checkFloats([tensors.get(name)?.entry, factors.a, factors.b], factors);
+  return experts;
+}
+
 function findTarget(tensors: Tensors, { module, kind, where }: ModuleFactors): ViewedTensor {
   const wanted = `${module}.${kind === "bias" ? "bias" : "weight"}`;
   const name = findName(tensors, wanted);
@@ -106,11 +121,20 @@ function findTarget(tensors: Tensors, { module, kind, where }: ModuleFactors): V
   throw new MergeyardError("PlanAdapterUnmatched", { where, found: "no such tensor in the model", expected: wanted });
 }
 
-/**
- * The model's name of a tensor: the same, or the only one that is longer or shorter by parts in front. An adapter that
- * was trained on a part of a model, or on a model inside of another, calls its tensors by shorter or longer names.
- */
+/** The model's name of a tensor, by what an adapter calls it or what transformers 5 made of that. */
 function findName(tensors: Tensors, wanted: string): string | undefined {
+  for (const name of [wanted, ...olderNames(wanted)]) {
+    const found = findNear(tensors, name);
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+/**
+ * The same name, or the only one that is longer or shorter by parts in front. An adapter that was trained on a part of
+ * a model, or on a model inside of another, calls its tensors by shorter or longer names.
+ */
+function findNear(tensors: Tensors, wanted: string): string | undefined {
   if (tensors.has(wanted)) return wanted;
   const near = [...tensors.keys()].filter((name) => name.endsWith(`.${wanted}`) || wanted.endsWith(`.${name}`));
   return near.length === 1 ? near[0] : undefined;
@@ -122,9 +146,7 @@ function makeUpdate(factors: ModuleFactors, target: TensorEntry, config: Adapter
     throw new MergeyardError("PlanAdapterInvalid", { where, found, expected });
   };
   if (b === undefined || (kind !== "bias" && a === undefined)) return refuse("one factor", "lora_A and lora_B");
-  for (const { dtype, name } of [target, b, ...(a === undefined ? [] : [a])]) {
-    if (!isFloatDtype(dtype)) refuse(`${dtype} in ${name}`, "F32, F16, BF16 or F64");
-  }
+  checkFloats([target, b, a], factors);
   if (a === undefined) {
     if (elementCount(b.shape) !== elementCount(target.shape)) refuse(shapeText(b), shapeText(target));
     // A bias has no rank of its own: its scale is that of the module's factors.
@@ -140,6 +162,13 @@ function makeUpdate(factors: ModuleFactors, target: TensorEntry, config: Adapter
   return swapped
     ? { rank, scale, left: factor(a, source, true), right: factor(b, source, true) }
     : { rank, scale, left: factor(b, source, false), right: factor(a, source, false) };
+}
+
+function checkFloats(entries: readonly (TensorEntry | undefined)[], { where }: ModuleFactors): void {
+  const wrong = entries.find((entry) => entry !== undefined && !isFloatDtype(entry.dtype));
+  if (wrong === undefined) return;
+  const found = `${wrong.dtype} in ${wrong.name}`;
+  throw new MergeyardError("PlanAdapterInvalid", { where, found, expected: "F32, F16, BF16 or F64" });
 }
 
 /**

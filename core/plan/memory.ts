@@ -270,7 +270,7 @@ export function windowOfRows(scheme: StoredScheme, { rows, columns }: Matrix): {
 /** The right factor in float32 and a span of it, rows of the left one as they are stored and in float32, two tiles. */
 function loraBytes({ lora, shape }: StoredTensor): number {
   if (lora === undefined) return 0;
-  const left = Math.max(LORA_LEFT_ELEMENTS, lora.rank);
+  const left = Math.max(LORA_LEFT_ELEMENTS, lora.rank * (lora.left.part?.step ?? 1));
   const right = allocatedBytes(4 * lora.rank * elementCount(shape.slice(1)));
   return right + LORA_SPAN_BYTES + allocatedBytes(12 * left) + 8 * TILE_ELEMENTS + 64;
 }

@@ -97,8 +97,16 @@ const tensorPlace = {
   packing: packingSchema.optional(),
 };
 
-/** A factor of a low-rank update: one axis is the rank. `swapped`: its axes are stored the other way round. */
-const factorSchema = z.strictObject({ ...tensorPlace, swapped: z.boolean() });
+/**
+ * A factor of a low-rank update: one axis is the rank. `swapped`: its axes are stored the other way round. `part`: of
+ * each row of `ranges`, which may be some rows of the tensor only, every `step`-th value from `first` on; a digest of
+ * the tensor is not compared.
+ */
+const factorSchema = z.strictObject({
+  ...tensorPlace,
+  swapped: z.boolean(),
+  part: z.strictObject({ step: positive, first: count }).optional(),
+});
 
 /**
  * W + scale L R, for a tensor W seen as a matrix of its first axis by all others: L is [rows, rank], R is [rank,

@@ -151,7 +151,7 @@ async function extractTensor(
     if (await isSame(extraction, entry, own)) return;
     extraction.whole.push(module);
     const bytes = () => readTensorBytes(model, entry, deps.signal);
-    const isHead = isTiedHead(extraction, entry);
+    const isHead = isOtherHead(extraction, entry) || isTiedHead(extraction, entry);
     if (isHead) extraction.whole.push(HEAD);
     for (const name of isHead ? [entry.name, LM_HEAD] : [entry.name]) {
       extraction.tensors.push({ name: wholeName(name), dtype: entry.dtype, shape: entry.shape, bytes });
@@ -190,6 +190,15 @@ function isTiedHead({ model }: Extraction, { name }: TensorEntry): boolean {
   return tiedEmbedding(model.opened.checkpoint)?.name === name;
 }
 
+/**
+ * True of a head that checkpoints call otherwise than transformers 5 does: PEFT renames nothing of it, and with both
+ * names each version finds its own. Source: transformers 5.18, conversion_mapping.py.
+ */
+function isOtherHead({ model }: Extraction, { name }: TensorEntry): boolean {
+  const { architectures } = model.opened.checkpoint.config ?? {};
+  return name === "embed_out.weight" && Array.isArray(architectures) && architectures[0] === "GPTNeoXForCausalLM";
+}
+
 /** The factors of one module, named and rounded to the weight's dtype. */
 function addFactors(
   extraction: Extraction,
@@ -206,9 +215,10 @@ function addFactors(
   const dtype = isFloatDtype(entry.dtype) ? entry.dtype : "F32";
   tensors.push(...factorTensors({ module, isEmbedding, dtype, shape: entry.shape }, factors));
   ranks.set(module, a.rows);
-  if (isTiedHead(extraction, entry)) {
-    const turned = { a: transposed(b), b: transposed(a) };
-    tensors.push(...factorTensors({ module: HEAD, isEmbedding: false, dtype, shape: entry.shape }, turned));
+  const isTied = isTiedHead(extraction, entry);
+  if (isTied || isOtherHead(extraction, entry)) {
+    const own = isTied ? { a: transposed(b), b: transposed(a) } : factors;
+    tensors.push(...factorTensors({ module: HEAD, isEmbedding: false, dtype, shape: entry.shape }, own));
     ranks.set(HEAD, a.rows);
   }
   energy.kept += normOfProduct(a, b);

@@ -104,6 +104,11 @@ async function openAdapter(source: string, { openStore, signal }: StepDeps): Pro
   const found = await findJson(store, ADAPTER_CONFIG_FILE, documentSchema, TOKENIZER_LIMITS.bytes, { signal });
   if (found === undefined) throw new MergeyardError("PlanAdapterInvalid", { where, found: "no such file" });
   const config = readAdapterConfig(found.value, where);
+  if (config.targetsParameters) {
+    const [field, expected] = ["target_parameters", "factors of modules only"];
+    const said = "an adapter on parameters instead of modules";
+    throw new MergeyardError("PlanAdapterNotSupported", { where: { ...where, field }, found: said, expected });
+  }
   // PEFT saves an embedding that has factors beside them, as the model has it: no part of what the adapter changes.
   const own = opened.checkpoint.tensors.filter(({ name }) => !/\.base_layer\.[^.]+$/.test(name));
   const { modules, whole } = groupAdapter(own, { store: store.uri });

@@ -172,6 +172,34 @@ describe("lora extract", () => {
     ]);
     assert.equal((await run("lora", "extract", "t3", "--base", "b3", "--out", "n", "--rank", "0")).code, "CliUsage");
   });
+
+  test("the head of a GPT-NeoX has the names of transformers 4 and 5, and is merged once", async () => {
+    const config = { "config.json": { architectures: ["GPTNeoXForCausalLM"], model_type: "gpt_neox", vocab_size: 5 } };
+    const model = (head: number) => ({
+      "gpt_neox.embed_in.weight": { shape: [5, 3], values: plainNumbers(15, 1) },
+      "embed_out.weight": { shape: [5, 3], values: plainNumbers(15, 2).map((value, i) => value + head * (i % 3)) },
+    });
+    write("neox", "model.safetensors", model(0), config);
+    write("neox-tuned", "model.safetensors", model(1), config);
+    const names = ["embed_out", "lm_head"];
+    for (const [more, parts] of [
+      [[], ["weight"]],
+      [["--embed-lora"], ["lora_A.weight", "lora_B.weight"]],
+    ] as const) {
+      const out = `neox-${parts.length}`;
+      await run("lora", "extract", "neox-tuned", "--base", "neox", "--out", out, ...more);
+      const adapter = await read(out);
+      const expected = names.flatMap((name) => parts.map((part) => `base_model.model.${name}.${part}`));
+      assert.deepEqual(Object.keys(adapter).sort(), expected);
+      const written = JSON.parse(readFileSync(path.join(cwd, out, "adapter_config.json"), "utf8"));
+      assert.deepEqual(written[more.length === 0 ? "modules_to_save" : "target_modules"], names);
+      writeFileSync(path.join(cwd, "neox.yaml"), `merge_method: passthrough\nmodels: [{model: neox+${out}}]\n`);
+      await run("merge", "neox.yaml", "--out", `${out}-merged`);
+      const merged = await read(`${out}-merged`);
+      assert.deepEqual(Object.keys(merged).sort(), ["embed_out.weight", "gpt_neox.embed_in.weight"]);
+      assertClose(merged["embed_out.weight"]?.values, model(1)["embed_out.weight"].values);
+    }
+  });
 });
 
 describe("lora merge", () => {
@@ -326,6 +354,9 @@ describe("lora merge", () => {
       "an update of a bias",
       "factors of weights only",
     ]);
+    writeAdapter("parameters", 2, 21, { target_parameters: ["experts.down_proj"] });
+    const parameters = await run("lora", "merge", "p", "parameters", "--out", "n");
+    assert.deepEqual(fieldsOf(parameters, "field").slice(0, 2), ["PlanAdapterNotSupported", "target_parameters"]);
     assert.equal((await run("lora", "merge", "p", "--weights", "1,2", "--out", "n")).code, "CliUsage");
   });
 });

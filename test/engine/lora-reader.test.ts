@@ -133,6 +133,53 @@ test("any factors, cut into any windows, give W + scale B A", async () => {
   );
 });
 
+test("of factors of many experts, each expert's own rows and ranks are read, and no digest of theirs", async () => {
+  const [experts, rank, rows, columns] = [3, 2, 4, 5];
+  const whole = await setUp({
+    rows: 2 * rows,
+    columns,
+    rank: experts * rank,
+    dtype: "F32",
+    factors: "BF16",
+    swapped: false,
+    scale: 0.5,
+  });
+  const { lora: all } = whole.input;
+  assert.ok(all?.right !== undefined);
+  const slice = (factor: LoraFactor, first: number, count: number, width: number): LoraFactor => {
+    const [range] = factor.ranges;
+    assert.ok(range !== undefined);
+    const ranges = [{ ...range, offset: range.offset + 2 * first * width, bytes: 2 * count * width }];
+    return { ...factor, shape: [count, width], ranges };
+  };
+  const [b, a] = [makeValues(2 * rows * experts * rank, 2), makeValues(experts * rank * columns, 3)];
+  for (let expert = 0; expert < experts; expert++) {
+    // The second half of the rows, as up is of gate and up; B is [outputs, rank, experts], A [experts, rank, inputs].
+    const left = { ...slice(all.left, rows, rows, experts * rank), part: { step: experts, first: expert } };
+    const right = { ...slice(all.right, expert * rank, rank, columns), part: { step: 1, first: 0 } };
+    const lora = { rank, scale: 0.5, left, right };
+    const own: UnitInput = { ...whole.input, tensor: "half of w", shape: [rows, columns], lora };
+    const weight = makeValues(2 * rows * columns, 1);
+    const values = await readSpans(
+      whole,
+      [
+        [0, 7],
+        [7, 13],
+      ],
+      own,
+    );
+    for (let index = 0; index < rows * columns; index++) {
+      const [row, column] = [Math.floor(index / columns), index % columns];
+      let sum = 0;
+      for (let term = 0; term < rank; term++) {
+        const factor = b[(rows + row) * experts * rank + term * experts + expert] ?? 0;
+        sum = fround(sum + fround(factor * (a[(expert * rank + term) * columns + column] ?? 0)));
+      }
+      assert.equal(values.get(index), fround((weight[index] ?? 0) + fround(sum * 0.5)), `expert ${expert}, ${index}`);
+    }
+  }
+});
+
 test("more rows than the left factor's memory holds are merged part by part", async () => {
   const ready = await setUp({
     rows: 9000,

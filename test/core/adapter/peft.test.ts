@@ -60,7 +60,6 @@ test("refused: other kinds of adapter, and configs of another form", () => {
     [{ use_dora: true }, "use_dora"],
     [{ use_qalora: true }, "use_qalora"],
     [{ layer_replication: [[0, 4]] }, "layer_replication"],
-    [{ target_parameters: ["experts.gate_up_proj"] }, "target_parameters"],
     [{ alora_invocation_tokens: [1] }, "alora_invocation_tokens"],
     [{ trainable_token_indices: [3] }, "trainable_token_indices"],
     [{ init_lora_weights: "pissa" }, "init_lora_weights"],

@@ -114,6 +114,86 @@ test("an adapter trained on a part of the model, or on the model inside another,
   assert.ok(updateOf(plan(factors(`language_model.${Q0}`, 2, 4, 4)), `${Q0}.weight`));
 });
 
+/** Two experts, named as `gate`, `up` and `down` say: hidden 4, inner 3. */
+const makeExperts = (path: string, [gate, up, down]: readonly [string, string, string], more: Shapes = {}) => {
+  const shapes = [0, 1].flatMap((expert): [string, readonly number[]][] => [
+    [`${path}.experts.${expert}.${gate}.weight`, [3, 4]],
+    [`${path}.experts.${expert}.${up}.weight`, [3, 4]],
+    [`${path}.experts.${expert}.${down}.weight`, [4, 3]],
+  ]);
+  return makeCheckpoint({ ...Object.fromEntries(shapes), ...more }, { config: {} });
+};
+const MLP = "model.layers.0.mlp";
+const SPARSE = "model.layers.0.block_sparse_moe";
+/** As PEFT saves them: the stack of gates and ups lies inside, and `down_proj` around it. */
+const STACKED: Shapes = {
+  ...factors(`${MLP}.experts.base_layer`, 6, 4, 6),
+  ...factors(`${MLP}.experts`, 4, 3, 4),
+};
+const ON_STACKS = { target_parameters: ["gate_up_proj", "down_proj"], rank_pattern: { ".*\\.gate_up_proj": 3 } };
+
+test("an adapter on stacks of experts updates each expert's tensors by its share of the factors", () => {
+  const mixtral = plan(STACKED, { base: makeExperts(SPARSE, ["w1", "w3", "w2"]), config: ON_STACKS });
+  const up = updateOf(mixtral, `${SPARSE}.experts.1.w3.weight`);
+  assert.deepEqual([up?.rank, up?.scale], [3, 4 / 3]);
+  assert.deepEqual([up?.left.shape, up?.left.part, up?.left.swapped], [[3, 6], { step: 2, first: 1 }, false]);
+  assert.deepEqual([up?.right?.shape, up?.right?.part], [[3, 4], { step: 1, first: 0 }]);
+  // The last 3 of B's 6 rows of 6, and the last 3 of A's 6 rows of 4: float32, after what lies before them.
+  assert.deepEqual(
+    [up?.left.ranges, up?.right?.ranges],
+    [
+      [{ file: "model.safetensors", offset: 1000 + 96 + 72, bytes: 72 }],
+      [{ file: "model.safetensors", offset: 1000 + 48, bytes: 48 }],
+    ],
+  );
+  const gate = updateOf(mixtral, `${SPARSE}.experts.0.w1.weight`);
+  assert.deepEqual([gate?.left.ranges[0]?.offset, gate?.left.part?.first], [1000 + 96, 0]);
+  const down = updateOf(mixtral, `${SPARSE}.experts.1.w2.weight`);
+  assert.deepEqual([down?.rank, down?.scale, down?.left.shape], [2, 2, [4, 4]]);
+  assert.equal(down?.left.tensor, `base_model.model.${MLP}.experts.lora_B.weight`);
+  const qwen = makeExperts(MLP, ["gate_proj", "up_proj", "down_proj"]);
+  const own = updateOf(plan(STACKED, { base: qwen, config: ON_STACKS }), `${MLP}.experts.1.up_proj.weight`);
+  assert.deepEqual(own?.left.ranges, up?.left.ranges);
+});
+
+test("refused: factors of a stack that fit no experts of the model", () => {
+  const base = makeExperts(SPARSE, ["w1", "w3", "w2"]);
+  assertRefused(() => plan(STACKED, { config: ON_STACKS }), {
+    code: "PlanAdapterUnmatched",
+    expected: `${MLP}.experts.0.down_proj.weight`,
+  });
+  const wide = factors(`${MLP}.experts`, 4, 5, 4);
+  assertRefused(() => plan(wide, { base, config: ON_STACKS }), {
+    code: "PlanAdapterInvalid",
+    found: "an update of [4, 5]",
+  });
+  assertRefused(() => plan(STACKED, { base, config: { target_parameters: ["gate_up_proj"] } }), {
+    code: "PlanAdapterInvalid",
+    expected: "rank 2 of 2 experts",
+  });
+  const odd = factors(`${MLP}.experts`, 5, 3, 4);
+  assertRefused(() => plan(odd, { base, config: ON_STACKS }), { code: "PlanAdapterInvalid", found: "[4,5] x [5,3]" });
+});
+
+test("names that transformers 5 gives modules find those of the checkpoint", () => {
+  const names: readonly (readonly [newer: string, older: string])[] = [
+    ["lm_head", "embed_out"],
+    [`${MLP}.gate`, `${SPARSE}.gate`],
+    [`${MLP}.router`, `${SPARSE}.gate`],
+    [`${SPARSE}.router`, `${SPARSE}.router.layer`],
+    ["model.language_model.layers.0.q", "language_model.model.layers.0.q"],
+    ["model.language_model.layers.0.q", "model.layers.0.q"],
+    ["model.layers.0.mixer.in_proj", "backbone.layers.0.mixer.in_proj"],
+  ];
+  for (const [newer, older] of names) {
+    const base = makeCheckpoint({ [`${older}.weight`]: [6, 4] }, { config: {} });
+    assert.ok(updateOf(plan(factors(newer, 2, 4, 6), { base }), `${older}.weight`), `${newer} is ${older}`);
+  }
+  const base = makeCheckpoint({ "embed_out.weight": [6, 4] }, { config: {} });
+  const whole = plan({ "base_model.model.lm_head.weight": [6, 4] }, { base });
+  assert.equal(tensorOf(whole, "embed_out.weight").inputs[0]?.source, 1);
+});
+
 test("config and files come from the model, licences from both, and the card lists both", () => {
   const merged = plan(factors(Q0, 2, 4, 4), {
     base: makeLlama({ sideFiles: [{ name: "tokenizer.json", bytes: 4 }] }),
