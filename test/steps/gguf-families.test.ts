@@ -156,8 +156,10 @@ for (const [family, expected] of Object.entries(golden)) {
     await store.delete(FILE);
     await quantize(store, "q4_k_m");
     const small = await readOther(store);
-    const types = small.tensorInfos.map(({ name, dtype }) => [name, GGMLQuantizationType[dtype]]);
-    assert.deepEqual(types, expected.q4_k_m);
+    const types = small.tensorInfos.map(({ name, dtype }) => [name, GGMLQuantizationType[dtype]] as const);
+    // What is no tensor of the checkpoint lies before all others.
+    const first = expected.q4_k_m.filter(([name]) => name.startsWith("rope_"));
+    assert.deepEqual(types, [...first, ...expected.q4_k_m.filter(([name]) => !name.startsWith("rope_"))]);
   });
 }
 

@@ -9,11 +9,11 @@ import { parametersOf } from "../../universal/conversion.ts";
 import type { CheckpointFormat, CheckpointWarning, OpenedCheckpoint } from "../format.ts";
 import { singleName } from "../shards.ts";
 import { readSideFiles, topLevelFiles } from "../side-files.ts";
-import { type GgufConfig, numberOf, readGgufConfig } from "./config.ts";
+import { type GgufConfig, numberOf, readGgufConfig, shortest } from "./config.ts";
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./gguf.ts";
 import { GGUF_OUTSIDE } from "./names.ts";
 import { SHARED_ROUTER } from "./parts.ts";
-import { FREQUENCIES, findLlama3 } from "./rope.ts";
+import { FREQUENCIES, findLlama3, LONG_FACTORS } from "./rope.ts";
 import { rebuildTokenizer } from "./tokenizer-json.ts";
 import type { GgufMetadata } from "./type-codes.ts";
 
@@ -59,7 +59,7 @@ async function openSet(folder: FolderReader, files: readonly CheckpointFile[]): 
   }
   const [name = ""] = files.map((file) => file.name);
   const described = readGgufConfig(metadata, places, name);
-  const scaling = await readFrequencies(folder, places.get(FREQUENCIES), described.config);
+  const scaling = (await readFrequencies(folder, places, described.config)) ?? (await readLong(folder, places));
   const config = { ...described.config, ...(scaling === undefined ? {} : { rope_scaling: scaling }) };
   for (const section of [config, config.rope_scaling]) if (isJsonObject(section)) markFloats(section, FLOATS);
   const insides = reverse(described.family.parts);
@@ -125,16 +125,29 @@ const FLOATS: ReadonlySet<string> = new Set([
 /** Frequencies are half of a head's size. */
 const FREQUENCIES_MAX = 4096;
 
-/** The scaling that a tensor of frequencies comes from, as config.json has it. */
-async function readFrequencies(
-  folder: FolderReader,
-  tensor: (GgufTensor & { readonly file: string }) | undefined,
-  { rope_theta: theta }: GgufConfig["config"],
-): Promise<Readonly<Record<string, unknown>> | undefined> {
+type Places = ReadonlyMap<string, GgufTensor & { readonly file: string }>;
+
+async function readConstant(folder: FolderReader, places: Places, name: string): Promise<Float32Array | undefined> {
+  const tensor = places.get(name);
   const count = tensor?.shape[0] ?? 0;
   if (tensor === undefined || tensor.type.scheme !== "f32" || count > FREQUENCIES_MAX) return undefined;
   const bytes = await folder.read(tensor.file, tensor.offset, tensor.bytes);
-  return findLlama3(new Float32Array(bytes.slice().buffer), Number(theta));
+  return new Float32Array(bytes.slice().buffer);
+}
+
+/** The scaling that a tensor of frequencies comes from, as config.json has it. */
+async function readFrequencies(folder: FolderReader, places: Places, { rope_theta: theta }: GgufConfig["config"]) {
+  const values = await readConstant(folder, places, FREQUENCIES);
+  return values === undefined ? undefined : findLlama3(values, Number(theta));
+}
+
+/** The scaling by factors for long and for short texts. */
+async function readLong(folder: FolderReader, places: Places) {
+  const [long, short] = LONG_FACTORS;
+  const [longer, shorter] = [await readConstant(folder, places, long), await readConstant(folder, places, short)];
+  if (longer === undefined || shorter === undefined) return undefined;
+  const listed = (values: Float32Array) => Array.from(values, shortest);
+  return { type: "longrope", rope_type: "longrope", long_factor: listed(longer), short_factor: listed(shorter) };
 }
 
 function warningsOf(losesScaling: boolean, file: string, lost: string | undefined): readonly CheckpointWarning[] {
@@ -144,6 +157,7 @@ function warningsOf(losesScaling: boolean, file: string, lost: string | undefine
   ];
 }
 
+const CONSTANTS: ReadonlySet<string> = new Set([FREQUENCIES, ...LONG_FACTORS]);
 const OUTSIDE = reverse(GGUF_OUTSIDE);
 /** Stacked experts, and the part of the table of names that each is. */
 const STACKS: ReadonlyMap<string, "gate" | "up" | "down"> = new Map([
@@ -168,7 +182,7 @@ function entriesOf(
   const shift = name.endsWith("norm.weight") ? (family.normShift ?? 0) : 0;
   const outside = OUTSIDE.get(name);
   if (outside !== undefined) return [entry(tensor, outside, shape, whole, { shift })];
-  if (name === FREQUENCIES) return [];
+  if (CONSTANTS.has(name)) return [];
   const [, layer = "", part = "", suffix = ""] = /^blk\.(\d{1,5})\.([a-z_]+)\.(weight|bias)$/.exec(name) ?? [];
   const start = `model.layers.${layer}.`;
   const isLayer = layer !== "" && Number(layer) < layers;

@@ -111,7 +111,7 @@ function specialTokens(metadata: GgufMetadata): Readonly<Record<string, number>>
 }
 
 /** The shortest decimal with the same float32: 1e-5, where the file holds 0.000009999999747378752. */
-function shortest(value: number): number {
+export function shortest(value: number): number {
   for (let digits = 1; digits < 9; digits++) {
     const short = Number(value.toPrecision(digits));
     if (Math.fround(short) === Math.fround(value)) return short;

@@ -185,6 +185,26 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     tied: false,
   },
   {
+    modelType: "phi3",
+    className: "Phi3ForCausalLM",
+    architecture: "phi3",
+    permutes: false,
+    parts: {
+      ...NORMED,
+      "self_attn.qkv_proj": "attn_qkv",
+      "self_attn.o_proj": "attn_output",
+      "mlp.gate_up_proj": "ffn_up",
+      "mlp.down_proj": "ffn_down",
+    },
+    fusesGate: true,
+    takesLong: true,
+    rotary: 1,
+    entries: [
+      { field: "original_max_position_embeddings", key: "rope.scaling.original_context_length", kind: "u32" },
+      { field: "sliding_window", key: "attention.sliding_window", kind: "u32", absent: 0 },
+    ],
+  },
+  {
     modelType: "glm4",
     className: "Glm4ForCausalLM",
     architecture: "glm4",

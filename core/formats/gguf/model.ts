@@ -22,6 +22,7 @@ const positive = z.int().positive();
 const expertNumber = positive.max(4096);
 const part = z.number().positive().max(1);
 const ropeSchema = z.looseObject({
+  original_max_position_embeddings: positive.nullish(),
   rope_theta: z.number().positive().nullish(),
   partial_rotary_factor: part.nullish(),
 });
@@ -39,9 +40,10 @@ const configSchema = z.looseObject({
   head_dim: positive.nullish(),
   vocab_size: positive,
   max_position_embeddings: positive,
+  original_max_position_embeddings: positive.nullish(),
   rms_norm_eps: z.number().positive().nullish(),
   rope_theta: z.number().positive().nullish(),
-  rope_scaling: z.looseObject({}).nullish(),
+  rope_scaling: ropeSchema.nullish(),
   // Both in one, since transformers 5.
   rope_parameters: ropeSchema.extend({ full_attention: ropeSchema.nullish() }).nullish(),
   tie_word_embeddings: z.boolean().nullish(),
@@ -181,15 +183,24 @@ function readModel(value: unknown): Known {
   // By kinds of layers where there are several.
   const rope = rope_parameters?.full_attention ?? rope_parameters;
   const theta = rope_theta ?? rope?.rope_theta ?? THETA;
+  const original = rope_scaling?.original_max_position_embeddings ?? rope?.original_max_position_embeddings;
   const config = checkHeads({
     ...stated,
     statesHeadSize: stated.head_dim != null,
     head_dim: stated.head_dim ?? family.headSize,
     theta,
+    original_max_position_embeddings: stated.original_max_position_embeddings ?? original,
     rotary: stated.partial_rotary_factor ?? rope?.partial_rotary_factor ?? family.rotary ?? 1,
   });
   checkFamily(config, family);
-  const scaling = planScaling({ scaling: rope_scaling ?? rope, theta, headSize: rotaryOf(config) });
+  const scaling = planScaling({
+    scaling: rope_scaling ?? rope,
+    theta,
+    headSize: rotaryOf(config),
+    context: config.max_position_embeddings,
+    original: config.original_max_position_embeddings,
+    takesLong: family.takesLong === true,
+  });
   const windows = family.windows === undefined ? [] : describeWindows(config, family.windows);
   return { config, family, experts: readExperts(config, family), scaling, windows };
 }

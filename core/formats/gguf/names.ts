@@ -40,6 +40,8 @@ export type GgufFamily = {
   readonly statesVocabulary?: boolean;
   /** Where a file states how many values of a head are turned: the part of it that is, unless config.json says. */
   readonly rotary?: number;
+  /** True where readers know rotary factors for short and for long texts. */
+  readonly takesLong?: boolean;
   /** `hidden_act` and `hidden_activation` of config.json; absent: silu. */
   readonly activation?: string;
   readonly windows?: GgufWindows;

@@ -1,5 +1,6 @@
-// Scaled rotary embeddings in a GGUF file: entries of the metadata for linear and yarn scaling, and for Llama 3's a
-// tensor by which readers divide each frequency. Used by the writer and, to find the config again, by the reader.
+// Scaled rotary embeddings in a GGUF file: entries of the metadata for linear and yarn scaling, and for Llama 3's and
+// Phi 3's tensors by which readers divide each frequency. Used by the writer and, to find the config again, by the
+// reader.
 // Source: llama.cpp, convert_hf_to_gguf.py: LlamaModel.generate_extra_tensors; transformers, modeling_rope_utils.py.
 import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
@@ -8,6 +9,8 @@ import type { GgufValue } from "./type-codes.ts";
 
 /** The tensor of Llama 3's scaling. */
 export const FREQUENCIES = "rope_freqs.weight";
+/** Those of Phi 3's, for long texts and for short ones. */
+export const LONG_FACTORS = ["rope_factors_long.weight", "rope_factors_short.weight"] as const;
 
 /** A tensor that no checkpoint stores: float32, one axis. */
 export type GgufConstant = { readonly name: string; readonly values: Float32Array };
@@ -18,11 +21,16 @@ export type RopeScaling = {
   readonly constants: readonly GgufConstant[];
 };
 
-/** What config.json says of rotary embeddings, and the size of a head. */
+/** What config.json says of rotary embeddings, and how many values of a head are turned. */
 export type RopeConfig = {
   readonly scaling: Readonly<Record<string, unknown>> | null | undefined;
   readonly theta: number;
   readonly headSize: number;
+  /** Tokens that the model takes, and that it was made for before scaling. */
+  readonly context: number;
+  readonly original: number | null | undefined;
+  /** True where readers of the family know factors for short and long texts. */
+  readonly takesLong: boolean;
 };
 
 const NONE: RopeScaling = Object.freeze({ entries: [], constants: [] });
@@ -40,8 +48,11 @@ type Llama3 = z.output<typeof llama3Schema>;
 export function planScaling(config: RopeConfig): RopeScaling {
   const { scaling } = config;
   const kind = scaling?.rope_type ?? scaling?.type ?? "default";
-  const plan = typeof kind === "string" && Object.hasOwn(KINDS, kind) ? KINDS[kind] : undefined;
-  if (plan === undefined) throw unsupported(String(kind), Object.keys(KINDS).join(", "));
+  const kinds: Readonly<Record<string, Plan>> = config.takesLong
+    ? { ...KINDS, longrope: planLong, su: planLong }
+    : KINDS;
+  const plan = typeof kind === "string" && Object.hasOwn(kinds, kind) ? kinds[kind] : undefined;
+  if (plan === undefined) throw unsupported(String(kind), Object.keys(kinds).join(", "));
   return plan({ ...config, scaling: scaling ?? {} });
 }
 
@@ -75,6 +86,31 @@ const KINDS: Readonly<Record<string, Plan>> = {
     }
     return { entries: [], constants: [{ name: FREQUENCIES, values: llama3Factors(numbers, theta, headSize) }] };
   },
+};
+
+/** Factors for texts of the length before scaling, and for longer ones; and what attention is multiplied by. */
+function planLong({ scaling, headSize, context: after, original: before }: Parameters<Plan>[0]): RopeScaling {
+  const numbers = parseAs(longSchema(headSize / 2), scaling, (field, found) =>
+    unsupported(`${field}: ${found}`, `${headSize / 2} factors for short and for long texts`),
+  );
+  const factor = after / (before ?? after);
+  if (before == null || numbers.attention_factor != null || (numbers.factor ?? factor) !== factor) {
+    throw unsupported("a factor of its own", "original_max_position_embeddings, and what follows from it");
+  }
+  const scale = factor > 1 ? Math.sqrt(1 + Math.log(factor) / Math.log(before)) : 1;
+  return {
+    entries: [["rope.scaling.attn_factor", { kind: "f32", value: Math.fround(scale) }]],
+    constants: [
+      { name: LONG_FACTORS[0], values: new Float32Array(numbers.long_factor) },
+      { name: LONG_FACTORS[1], values: new Float32Array(numbers.short_factor) },
+    ],
+  };
+}
+
+const longSchema = (count: number) => {
+  const factors = z.array(positive).length(count);
+  const own = { factor: positive.nullish(), attention_factor: positive.nullish() };
+  return z.looseObject({ long_factor: factors, short_factor: factors, ...own });
 };
 
 /** What readers take without an entry. */

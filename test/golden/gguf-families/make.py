@@ -44,6 +44,19 @@ FAMILIES = {
     "glm4": dict(rms_norm_eps=1e-5, head_dim=64, attention_bias=True),
     "cohere": dict(layer_norm_eps=1e-5, logit_scale=0.0625),
     "cohere2": dict(layer_norm_eps=1e-5, logit_scale=0.25, sliding_window=32, rotary_pct=1.0),
+    "phi3": dict(
+        rms_norm_eps=1e-5,
+        sliding_window=None,
+        max_position_embeddings=1024,
+        original_max_position_embeddings=128,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.75,
+            "long_factor": [1 + at / 8 for at in range(24)],
+            "short_factor": [1 + at / 64 for at in range(24)],
+        },
+    ),
     "starcoder2": dict(norm_epsilon=1e-5, sliding_window=None),
     "qwen2_moe": dict(
         rms_norm_eps=1e-6,
@@ -81,7 +94,8 @@ def make(name, change, folder):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.add_special_tokens(["<|endoftext|>", "<|user|>"])
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    own = "GPT2Tokenizer" if name == "phi3" else "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": own}))
     out, small = folder / "out.gguf", folder / "small.gguf"
     program = [sys.executable, "-c", CONVERTER.format(str(LLAMA_CPP)), str(folder), "--outfile", str(out)]
     subprocess.run([*program, "--outtype", "f32"], check=True)
