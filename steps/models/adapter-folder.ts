@@ -12,6 +12,7 @@ import { ADAPTER_CONFIG_FILE } from "../../core/plan/documents.ts";
 import type { Shape } from "../../core/tensor.ts";
 import { writeBytes } from "../../stores/objects.ts";
 import type { ObjectStore } from "../../stores/store.ts";
+import { padStacks } from "./stacked-experts.ts";
 import { roundValues, type WholeTensor, writeTensors } from "./whole-tensors.ts";
 
 type FactoredModule = {
@@ -44,8 +45,9 @@ export async function writeAdapter(
   adapter: WrittenAdapter,
   signal: AbortSignal,
 ): Promise<number> {
-  const bytes = await writeTensors(target, ADAPTER_MODEL_FILE, tensors, signal);
-  const config = encodeAdapterConfig(adapter);
+  const padded = padStacks({ tensors, ranks: adapter.ranks });
+  const bytes = await writeTensors(target, ADAPTER_MODEL_FILE, padded.tensors, signal);
+  const config = encodeAdapterConfig({ ...adapter, ranks: padded.ranks });
   await writeBytes(target, ADAPTER_CONFIG_FILE, config, { signal });
   return bytes + config.length;
 }

@@ -15,6 +15,7 @@ import { compilePattern } from "../../core/universal/name-pattern.ts";
 import { defineStep, type StepDeps } from "../step.ts";
 import { factorTensors, writeAdapter } from "./adapter-folder.ts";
 import { writeFolderManifest } from "./folder-manifest.ts";
+import { missingParts } from "./stacked-experts.ts";
 import {
   openReadable,
   type ReadableModel,
@@ -82,6 +83,7 @@ export const extractLoraStep = defineStep({
       });
     }
     addEmptyFactors(extraction);
+    addMissingExperts(extraction);
     const adapter = {
       base: input.baseName,
       taskType: "CAUSAL_LM",
@@ -253,13 +255,25 @@ async function isSame({ model, base, deps }: Extraction, entry: TensorEntry, own
 }
 
 /** PEFT has no update of a bias without factors: a module whose bias alone changed gets factors of zeros. */
-function addEmptyFactors({ biases, ranks, tensors }: Extraction): void {
-  for (const { module, dtype, weight } of biases) {
-    if (ranks.has(module)) continue;
-    const { shape } = weight;
-    const [rows, columns] = [shape[0] ?? 0, elementCount(shape.slice(1))];
-    const zeros = { a: allocateMatrix(onHeap, 1, columns), b: allocateMatrix(onHeap, rows, 1) };
-    tensors.push(...factorTensors({ module, isEmbedding: false, dtype, shape }, zeros));
-    ranks.set(module, 1);
+function addEmptyFactors(extraction: Extraction): void {
+  for (const { module, dtype, weight } of extraction.biases) {
+    if (!extraction.ranks.has(module)) addZeros(extraction, module, dtype, weight);
   }
+}
+
+/** PEFT on transformers 5 takes factors of experts only if every expert of the layer has them, gate and up both. */
+function addMissingExperts(extraction: Extraction): void {
+  const weights = extraction.model.opened.checkpoint.tensors.filter(({ name }) => name.endsWith(".weight"));
+  const modules = new Map(weights.map((entry) => [entry.name.replace(/\.weight$/, ""), entry]));
+  for (const module of missingParts([...modules.keys()], extraction.ranks)) {
+    const weight = modules.get(module);
+    if (weight !== undefined && isFloatDtype(weight.dtype)) addZeros(extraction, module, weight.dtype, weight);
+  }
+}
+
+function addZeros({ tensors, ranks }: Extraction, module: string, dtype: FloatDtype, { shape }: TensorEntry): void {
+  const [rows, columns] = [shape[0] ?? 0, elementCount(shape.slice(1))];
+  const zeros = { a: allocateMatrix(onHeap, 1, columns), b: allocateMatrix(onHeap, rows, 1) };
+  tensors.push(...factorTensors({ module, isEmbedding: false, dtype, shape }, zeros));
+  ranks.set(module, 1);
 }

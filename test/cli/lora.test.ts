@@ -173,6 +173,61 @@ describe("lora extract", () => {
     assert.equal((await run("lora", "extract", "t3", "--base", "b3", "--out", "n", "--rank", "0")).code, "CliUsage");
   });
 
+  test("experts and their router have one rank, and all of a layer have factors when one has", async () => {
+    const layer = "model.layers.0.mlp";
+    const shapes: Readonly<Record<string, readonly [number, number]>> = {
+      [`${layer}.gate.weight`]: [2, 8],
+      "model.layers.0.self_attn.q_proj.weight": [8, 8],
+      ...Object.fromEntries(
+        [0, 1].flatMap((expert) => [
+          [`${layer}.experts.${expert}.gate_proj.weight`, [5, 8]],
+          [`${layer}.experts.${expert}.up_proj.weight`, [5, 8]],
+          [`${layer}.experts.${expert}.down_proj.weight`, [8, 5]],
+        ]),
+      ),
+    };
+    const changed = [
+      `${layer}.gate.weight`,
+      `${layer}.experts.1.up_proj.weight`,
+      "model.layers.0.self_attn.q_proj.weight",
+    ];
+    const model = (share: number) =>
+      Object.fromEntries(
+        Object.entries(shapes).map(([name, shape], at) => {
+          const own = changed.includes(name) ? plainNumbers(shape[0] * shape[1], at + 50) : [];
+          const values = plainNumbers(shape[0] * shape[1], at + 1).map((value, i) => value + share * (own[i] ?? 0));
+          return [name, { shape, values }];
+        }),
+      );
+    const config = { "config.json": { architectures: ["Qwen3MoeForCausalLM"], model_type: "qwen3_moe" } };
+    write("moe", "model.safetensors", model(0), config);
+    write("moe-tuned", "model.safetensors", model(1), config);
+    await run("lora", "extract", "moe-tuned", "--base", "moe", "--out", "moe-adapter");
+    const adapter = await read("moe-adapter");
+    const shapesOf = (module: string) =>
+      ["A", "B"].map((side) => adapter[`base_model.model.${module}.lora_${side}.weight`]?.shape);
+    for (const [module, outputs] of [
+      [`${layer}.gate`, 2],
+      [`${layer}.experts.0.gate_proj`, 5],
+      [`${layer}.experts.0.up_proj`, 5],
+      [`${layer}.experts.1.gate_proj`, 5],
+      [`${layer}.experts.1.up_proj`, 5],
+      ["model.layers.0.self_attn.q_proj", 8],
+    ] as const) {
+      assert.deepEqual(shapesOf(module), [
+        [8, 8],
+        [outputs, 8],
+      ]);
+    }
+    assert.equal(Object.keys(adapter).length, 12, "no expert's down_proj changed");
+    const written = JSON.parse(readFileSync(path.join(cwd, "moe-adapter", "adapter_config.json"), "utf8"));
+    assert.deepEqual([written.r, written.lora_alpha, written.rank_pattern, written.alpha_pattern], [8, 8, {}, {}]);
+    writeFileSync(path.join(cwd, "moe.yaml"), "merge_method: passthrough\nmodels: [{model: moe+moe-adapter}]\n");
+    await run("merge", "moe.yaml", "--out", "moe-merged");
+    const merged = await read("moe-merged");
+    for (const [name, { values }] of Object.entries(model(1))) assertClose(merged[name]?.values, values);
+  });
+
   test("the head of a GPT-NeoX has the names of transformers 4 and 5, and is merged once", async () => {
     const config = { "config.json": { architectures: ["GPTNeoXForCausalLM"], model_type: "gpt_neox", vocab_size: 5 } };
     const model = (head: number) => ({
