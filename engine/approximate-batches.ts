@@ -1,8 +1,8 @@
 // How the rows of a request are shared by threads and by passes over the atoms: neither ever changes a result.
 import { fitMemory, needFit } from "../core/plan/memory.ts";
 import type { ApproximateRequest, ApproximateTask } from "./approximate-request.ts";
+import { approximationCosts } from "./approximate-rows.ts";
 import { rowForm } from "./atom-blocks.ts";
-import { pursuitBytes } from "./pursue-rows.ts";
 
 /** With fewer rows in a batch, reading the atoms and making integers of them costs as much as comparing them. */
 const BATCH_ROWS_MIN = 64;
@@ -20,7 +20,7 @@ export type Batches = {
 export function cutBatches(task: ApproximateTask, threads: number, memoryBytes: number): Batches {
   const { targets, matrix } = task;
   const bytesOf = (rows: number): number => {
-    const { kernels, heap } = pursuitBytes(task, rows);
+    const { kernels, heap } = approximationCosts(task, rows);
     return kernels + heap;
   };
   const least = Math.min(targets.length, BATCH_ROWS_MIN);
@@ -38,16 +38,17 @@ export function cutBatches(task: ApproximateTask, threads: number, memoryBytes: 
   const rows = Math.min(most, Math.ceil(targets.length / (rounds * fit.threads)));
   const batches: Int32Array[] = [];
   for (let first = 0; first < targets.length; first += rows) batches.push(targets.slice(first, first + rows));
-  return { batches, threads: Math.min(fit.threads, batches.length), kernelBytes: pursuitBytes(task, rows).kernels };
+  return {
+    batches,
+    threads: Math.min(fit.threads, batches.length),
+    kernelBytes: approximationCosts(task, rows).kernels,
+  };
 }
 
 /** Bytes that a request reads: every batch reads the matrix from its first atom to its last once a step, at most. */
 export function passBytes({ threads, memoryBytes, ...task }: ApproximateRequest): number {
   const [first, last] = [task.atoms[0] ?? 0, task.atoms.at(-1) ?? 0];
-  return (
-    cutBatches(task, threads, memoryBytes).batches.length *
-    task.method.k *
-    (last - first + 1) *
-    rowForm(task.matrix).rowBytes
-  );
+  const { batches } = cutBatches(task, threads, memoryBytes);
+  const { passes } = approximationCosts(task, 1);
+  return batches.length * passes * (last - first + 1) * rowForm(task.matrix).rowBytes;
 }

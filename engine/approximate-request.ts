@@ -3,10 +3,23 @@
 import type { TensorEntry } from "../core/checkpoint.ts";
 import type { ExecuteOptions } from "./request.ts";
 
-/** How weights of nearest atoms are found: `core/ops/linalg/interpolation.ts` defines them. */
-export type ApproximateMethod = { readonly id: "omp"; readonly k: number };
+/** Orthogonal matching pursuit of at most `k` atoms. */
+export type PursuitMethod = { readonly id: "omp"; readonly k: number };
 
-export type ApproximateTask = {
+/** How the atoms nearest to a row are weighed: core/ops/linalg/interpolation.ts defines it. */
+export const WEIGHTINGS = ["distance_proportional", "barycentric", "least_squares"] as const;
+
+/** The `k` atoms that are nearest, or that point most along. */
+export type NearestMethod = {
+  readonly id: "common_interpolation";
+  readonly k: number;
+  readonly cosine: boolean;
+  readonly weighting: (typeof WEIGHTINGS)[number];
+};
+
+type ApproximateMethod = PursuitMethod | NearestMethod;
+
+export type ApproximateTask<Method extends ApproximateMethod = ApproximateMethod> = {
   /** URI of the folder that the matrix's ranges name files of. */
   readonly source: { readonly store: string; readonly prefix: string };
   /** [rows, width], of floats. */
@@ -15,7 +28,7 @@ export type ApproximateTask = {
   readonly atoms: Int32Array;
   /** Rows of the matrix to write as combinations of these. */
   readonly targets: Int32Array;
-  readonly method: ApproximateMethod;
+  readonly method: Method;
 };
 
 /** By the task's targets; entries of target i from i k on, as many as counts[i]. */

@@ -15,7 +15,7 @@ import {
   solveNormalEquations,
 } from "../core/ops/linalg/normal-equations.ts";
 import { allocatedBytes } from "../core/ops/memory.ts";
-import type { ApproximateTask, Approximation } from "./approximate-request.ts";
+import type { ApproximateTask, Approximation, PursuitMethod } from "./approximate-request.ts";
 import {
   type AtomBlock,
   type AtomScan,
@@ -30,9 +30,11 @@ import type { RegionDeps } from "./merge-region.ts";
 /** A row of which less than this is left is what its atoms make of it, as far as float32 values tell. */
 const REST_FLOOR = 2 ** -20;
 
+type Task = ApproximateTask<PursuitMethod>;
+
 /** Memory of pursuing `count` rows at once: that of the kernels, and besides. */
 export function pursuitBytes(
-  { matrix, method: { k } }: Pick<ApproximateTask, "matrix" | "method">,
+  { matrix, method: { k } }: Pick<Task, "matrix" | "method">,
   count: number,
 ): { readonly kernels: number; readonly heap: number } {
   const { width, rowBytes, depth } = rowForm(matrix);
@@ -60,7 +62,7 @@ type Pursued = {
 };
 
 type Context = {
-  readonly task: ApproximateTask;
+  readonly task: Task;
   readonly deps: RegionDeps;
   readonly scan: AtomScan;
   /** Room for the atoms that a row has taken, and for it, as they are stored. */
@@ -70,7 +72,7 @@ type Context = {
 };
 
 /** Combinations of at most `method.k` atoms. Throws EngineNonFinite and what the store throws. */
-export async function pursueRows(task: ApproximateTask, deps: RegionDeps): Promise<Approximation> {
+export async function pursueRows(task: Task, deps: RegionDeps): Promise<Approximation> {
   const { kernels } = deps;
   const { k } = task.method;
   const count = task.targets.length;

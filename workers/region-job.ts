@@ -74,8 +74,8 @@ export async function runRegionJob(job: RegionJob, { kernels, ...deps }: ThreadD
     return { kind: job.kind, result: await quantizeRegion(job.task, computing) };
   }
   if (job.kind === "approximate") {
-    const { pursueRows } = await import("../engine/pursue-rows.ts");
-    return { kind: job.kind, result: await pursueRows(job.task, computing) };
+    const { approximateRows } = await import("../engine/approximate-rows.ts");
+    return { kind: job.kind, result: await approximateRows(job.task, computing) };
   }
   const { measureLargestOf, writeParts } = await import("../engine/write-parts.ts");
   if (job.kind === "parts") return { kind: job.kind, result: await writeParts(job.task, computing) };

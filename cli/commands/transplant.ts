@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { Option } from "commander";
 import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
+import { WEIGHTINGS } from "../../engine/approximate-request.ts";
 import { MATCH_SIDES, TRANSPLANT_METHODS, transplantStep } from "../../steps/models/transplant.ts";
 import { runStep } from "../../steps/step.ts";
 import { createApproximate } from "../../workers/approximate-executor.ts";
@@ -29,6 +30,8 @@ type Options = {
   readonly yard?: string;
   readonly method: (typeof TRANSPLANT_METHODS)[number];
   readonly k?: number;
+  readonly weightScheme?: (typeof WEIGHTINGS)[number];
+  readonly cosineSimilarity?: boolean;
   readonly byteMatch: (typeof MATCH_SIDES)[number];
   readonly prefixMatch: (typeof MATCH_SIDES)[number];
   readonly threads?: number;
@@ -49,6 +52,12 @@ export function addTransplant(program: Command, terminal: Terminal): void {
       new Option("--method <name>", "how rows of unknown tokens are made").choices(TRANSPLANT_METHODS).default("omp"),
     )
     .addOption(new Option("--k <n>", "rows that one is combined of (default: 64)").argParser(parsePositive))
+    .addOption(
+      new Option("--weight-scheme <name>", "of common_interpolation: how the nearest rows are weighed").choices(
+        WEIGHTINGS,
+      ),
+    )
+    .option("--cosine-similarity", "of common_interpolation: the nearest are those of the most like direction")
     .addOption(matchOption("--byte-match <where>", "a token of the same byte counts as the same"))
     .addOption(matchOption("--prefix-match <where>", "so does the longest token that a token begins with"))
     .addOption(threadsOption())
@@ -62,8 +71,8 @@ function matchOption(flags: string, help: string): Option {
 }
 
 async function transplant(model: string, options: Options, terminal: Terminal): Promise<void> {
-  const { method, k, byteMatch, prefixMatch } = options;
-  if (method !== "omp") refuseGiven({ "--k": k }, { found: `--method ${method}`, expected: "--method omp" });
+  const { method, k, byteMatch, prefixMatch, weightScheme: weighting, cosineSimilarity: cosine } = options;
+  refuseIdle(options);
   const progress = createProgress(terminal, { silent: options.json === true });
   const result = await intoFolder(options, terminal, async ({ target, deps, find }) => {
     const own = {
@@ -74,7 +83,7 @@ async function transplant(model: string, options: Options, terminal: Terminal): 
       ...readingProgress(progress, "transplant"),
     };
     const places = { model: await find(model), donor: await find(options.tokenizer), target };
-    return runStep(transplantStep, { ...places, method, k, byteMatch, prefixMatch }, own);
+    return runStep(transplantStep, { ...places, method, k, weighting, cosine, byteMatch, prefixMatch }, own);
   }).finally(() => progress.end());
   printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
     const tokens = `${countOf(result.rows, "token")}, ${result.shared} of them the model's own`;
@@ -86,4 +95,15 @@ async function transplant(model: string, options: Options, terminal: Terminal): 
     });
     return [`model in ${options.out}: ${tokens}, ${formatBytes(result.bytes)}`, ...lines].join("\n");
   });
+}
+
+/** Throws CliUsage for an option that the method does not use. */
+function refuseIdle({ method, k, weightScheme, cosineSimilarity }: Options): void {
+  const found = `--method ${method}`;
+  if (method === "mean" || method === "zero") {
+    refuseGiven({ "--k": k }, { found, expected: "--method omp or common_interpolation" });
+  }
+  if (method === "common_interpolation") return;
+  const own = { "--weight-scheme": weightScheme, "--cosine-similarity": cosineSimilarity };
+  refuseGiven(own, { found, expected: "--method common_interpolation" });
 }

@@ -15,7 +15,7 @@ import {
   type VocabularyTensors,
 } from "../../core/transplant/vocabulary-tensors.ts";
 import { passBytes } from "../../engine/approximate-batches.ts";
-import type { Approximation, ExecuteApproximate } from "../../engine/approximate-request.ts";
+import { type Approximation, type ExecuteApproximate, WEIGHTINGS } from "../../engine/approximate-request.ts";
 import { defineStep, type StepDeps } from "../step.ts";
 import { writeFolderManifest } from "./folder-manifest.ts";
 import { openTokenizer, type StoredTokenizer, writeTransplantedFiles } from "./transplant-files.ts";
@@ -32,7 +32,7 @@ export type TransplantDeps = StepDeps & {
 /** Of which matrices a match counts. */
 export const MATCH_SIDES = ["no", "embed", "lm_head", "yes"] as const;
 
-export const TRANSPLANT_METHODS = ["omp", "mean", "zero"] as const;
+export const TRANSPLANT_METHODS = ["omp", "common_interpolation", "mean", "zero"] as const;
 
 const matchSide = z.enum(MATCH_SIDES).default("no");
 
@@ -48,6 +48,9 @@ export const transplantStep = defineStep({
     method: z.enum(TRANSPLANT_METHODS).default("omp"),
     /** Rows that one row is a combination of, at most. */
     k: z.int().positive().default(64),
+    /** Of the nearest rows: how they are weighed, and whether those are nearest that point most along. */
+    weighting: z.enum(WEIGHTINGS).default("distance_proportional"),
+    cosine: z.boolean().default(false),
     byteMatch: matchSide,
     prefixMatch: matchSide,
   }),
@@ -88,8 +91,8 @@ export const transplantStep = defineStep({
     });
     const bytes = await writeModel(target, tensors, signal);
     await writeTransplantedFiles(target, { model, donor, matches }, signal);
-    const { method, k, byteMatch, prefixMatch } = input;
-    const settings = { method, k: method === "omp" ? k : undefined, byteMatch, prefixMatch };
+    const { byteMatch, prefixMatch } = input;
+    const settings = { ...(methodOf(input) ?? { id: input.method }), byteMatch, prefixMatch };
     const version = await writeFolderManifest(target, { step: "transplant", settings, inputs: [model, donor] }, signal);
     const matrices = [...model.tensors.sides].flatMap(([tensor, side]) => {
       const plan = sides.get(side)?.plan;
@@ -118,7 +121,7 @@ async function openSource(place: string, deps: StepDeps): Promise<Source> {
 }
 
 function checkShared({ input, donor, shared }: Transplant): void {
-  const [found, needed] = [shared.donor.length, input.method === "omp" ? input.k : 0];
+  const [found, needed] = [shared.donor.length, methodOf(input)?.k ?? 0];
   if (found >= needed) return;
   throw new MergeyardError("TransplantSharedTooFew", {
     where: { store: donor.store.uri },
@@ -143,8 +146,10 @@ async function planSides(work: Transplant): Promise<ReadonlyMap<string, Side>> {
     return { side, matrix, plan: planRows(matches, allowed, donor.tensors.rows) };
   });
   const jobs = new Map(wanted.map((own) => [jobName(own), own]));
-  const pursued = [...jobs.values()].filter(({ plan }) => input.method === "omp" && plan.targets.length > 0);
-  const requests = pursued.map((own) => ({ name: jobName(own), request: requestOf(work, own) }));
+  const requests = [...jobs].flatMap(([name, own]) => {
+    const request = requestOf(work, own);
+    return request === undefined ? [] : [{ name, request }];
+  });
   deps.begun?.(requests.reduce((sum, { request }) => sum + passBytes(request), 0));
   const combinations = new Map<string, Combinations>();
   let before = 0;
@@ -162,6 +167,12 @@ async function planSides(work: Transplant): Promise<ReadonlyMap<string, Side>> {
 
 type Wanted = { readonly matrix: TensorEntry; readonly plan: RowPlan };
 
+/** How rows are combined; undefined where they are not. */
+function methodOf({ method, k, weighting, cosine }: Transplant["input"]) {
+  if (method === "omp") return { id: method, k };
+  return method === "common_interpolation" ? { id: method, k, weighting, cosine } : undefined;
+}
+
 /** Matrices that are both ends of a donor have the same combinations for the same targets. */
 function jobName({ matrix, plan }: Wanted): string {
   return JSON.stringify([matrix.name, plan.counts]);
@@ -170,7 +181,8 @@ function jobName({ matrix, plan }: Wanted): string {
 function requestOf({ input, deps, donor, shared }: Transplant, { matrix, plan }: Wanted) {
   const { threads, memoryBytes } = deps;
   const source = { store: donor.store.uri, prefix: donor.prefix };
-  const method = { id: "omp", k: input.k } as const;
+  const method = methodOf(input);
+  if (method === undefined || plan.targets.length === 0) return undefined;
   return { source, matrix, atoms: shared.donor, targets: plan.targets, method, threads, memoryBytes };
 }
 

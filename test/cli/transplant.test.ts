@@ -38,13 +38,13 @@ function rowsOf({ shape, values }: PlainTensor): readonly (readonly number[])[] 
 }
 
 /** How many rows are equal to the last bit; all others must be within the tolerance. */
-function compareRows(got: PlainTensor | undefined, wanted: PlainTensor | undefined): number {
+function compareRows(got: PlainTensor | undefined, wanted: PlainTensor | undefined, tolerance = TOLERANCE): number {
   assert.ok(got !== undefined && wanted !== undefined);
   assert.deepEqual(got.shape, wanted.shape);
   const rows = rowsOf(got);
   return rowsOf(wanted).filter((row, index) => {
     const apart = Math.hypot(...row.map((value, i) => value - (rows[index]?.[i] ?? 0)));
-    assert.ok(apart <= TOLERANCE * Math.hypot(...row), `row ${index}: ${apart}`);
+    assert.ok(apart <= tolerance * Math.hypot(...row), `row ${index}: ${apart}`);
     return apart === 0;
   }).length;
 }
@@ -92,6 +92,22 @@ describe("transplant", () => {
     const unknown = zeros.flatMap((row, index) => (row.every((value) => value === 0) ? [index] : []));
     assert.equal(unknown.length, 25);
     for (const index of unknown) assert.deepEqual(made[index], mean.map(Math.fround));
+  });
+
+  test("interpolations are those of mergekit, by every way to weigh", async () => {
+    const nearest = ["--method", "common_interpolation", "--k", "6"];
+    for (const [name, ...options] of [
+      ["distance_proportional"],
+      ["cosine", "--cosine-similarity"],
+      ["barycentric", "--weight-scheme", "barycentric"],
+      ["least_squares", "--weight-scheme", "least_squares"],
+    ] as const) {
+      const made = await transplant(name, ...nearest, ...options);
+      // mergekit solves for barycentric weights in float32.
+      compareRows(made[EMBEDDING], expected[`${name}/${EMBEDDING}`], name === "barycentric" ? 5e-4 : TOLERANCE);
+    }
+    const idle = ["transplant", "base", "--tokenizer", "donor", "--out", "no", "--cosine-similarity"];
+    assert.equal((await runJson(cwd, ...idle)).code, "CliUsage");
   });
 
   test("prefixes stand in where they may", async () => {

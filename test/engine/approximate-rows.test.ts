@@ -1,5 +1,6 @@
-// Goal: matching pursuit takes the atoms, and gives the weights, that its definition gives, for any number of threads
-// and memory. Method: random rows in a file, beside a plain pursuit by orthogonal vectors in float64.
+// Goal: matching pursuit and the search for what is nearest take the atoms, and give the weights, that their
+// definitions give, for any number of threads and memory. Method: random rows in a file, beside plain float64 code that
+// compares all.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -53,9 +54,9 @@ function run(request: ApproximateRequest): Promise<Approximation> {
 
 const dot = (a: Float64Array, b: Float64Array) => a.reduce((sum, value, i) => sum + value * (b[i] ?? 0), 0);
 
-function away(a: Float64Array, q: Float64Array): Float64Array {
+function away(a: Float64Array, q: Float64Array): Float64Array<ArrayBuffer> {
   const along = dot(a, q);
-  return a.map((value, i) => value - along * (q[i] ?? 0));
+  return Float64Array.from(a, (value, i) => value - along * (q[i] ?? 0));
 }
 
 /** The atoms that a row takes, and what is left of it, by vectors that are made orthogonal one by one. */
@@ -100,6 +101,88 @@ for (const own of [
     }
   });
 }
+
+for (const [cosine, weighting] of [
+  [false, "distance_proportional"],
+  [true, "distance_proportional"],
+  [false, "barycentric"],
+  [true, "least_squares"],
+] as const) {
+  test(`the nearest ${cosine ? "by direction" : "by distance"}, with weights ${weighting}`, async () => {
+    const k = 7;
+    const { request, rowOf } = await prepare({ rows: 400, width: 24, k, dtype: "BF16" });
+    const { chosen, weights, counts } = await run({
+      ...request,
+      method: { id: "common_interpolation", k, cosine, weighting },
+    });
+    const atoms = [...request.atoms].map(rowOf);
+    for (const [index, target] of [...request.targets].entries()) {
+      const row = rowOf(target);
+      const distances = atoms.map((atom) => {
+        if (cosine) return 1 - dot(row, atom) / Math.sqrt(dot(row, row) * dot(atom, atom));
+        return Math.hypot(...row.map((value, i) => value - (atom[i] ?? 0)));
+      });
+      const order = [...distances.keys()].sort((a, b) => (distances[a] ?? 0) - (distances[b] ?? 0)).slice(0, k);
+      assert.equal(counts[index], k);
+      assert.deepEqual([...chosen.subarray(index * k, (index + 1) * k)], order);
+      checkWeights(
+        row,
+        order.map((atom) => atoms[atom] ?? row),
+        weights.subarray(index * k, (index + 1) * k),
+        order.map((atom) => (cosine ? 1 - (distances[atom] ?? 0) : 1 / (distances[atom] ?? 1))),
+        weighting,
+      );
+    }
+  });
+}
+
+/** Proportional weights are the likeness over its sum; what is least is so where no direction leads further down. */
+function checkWeights(
+  row: Float64Array,
+  points: readonly Float64Array[],
+  weights: Float64Array,
+  likeness: readonly number[],
+  weighting: string,
+): void {
+  const near = (a: number, b: number) => assert.ok(Math.abs(a - b) < 1e-9 * Math.max(1, Math.abs(b)), `${a} ${b}`);
+  const sum = weights.reduce((all, own) => all + own, 0);
+  if (weighting !== "least_squares") near(sum, 1);
+  const total = likeness.reduce((all, own) => all + own, 0);
+  if (weighting === "distance_proportional") {
+    for (const [i, own] of likeness.entries()) near(weights[i] ?? 0, own / total);
+    return;
+  }
+  const rest = points.reduce(
+    (left, point, at) => left.map((value, i) => value - (weights[at] ?? 0) * (point[i] ?? 0)),
+    row,
+  );
+  const slopes = points.map((point) => dot(point, rest));
+  for (const slope of slopes) near(slope, weighting === "barycentric" ? (slopes[0] ?? 0) : 0);
+}
+
+test("more points than directions get the shortest weights that fit", async () => {
+  const { request, rowOf } = await prepare({ rows: 90, width: 5, k: 9, dtype: "F32" });
+  const method = { id: "common_interpolation", k: 9, cosine: false, weighting: "least_squares" } as const;
+  const { chosen, weights } = await run({ ...request, method });
+  const row = rowOf(request.targets[0] ?? 0);
+  const points = [...chosen.subarray(0, 9)].map((atom) => rowOf(request.atoms[atom] ?? 0));
+  const rest = points.reduce(
+    (left, point, at) => left.map((value, i) => value - (weights[at] ?? 0) * (point[i] ?? 0)),
+    row,
+  );
+  assert.ok(Math.sqrt(dot(rest, rest)) < 1e-9);
+  // The shortest weights are a combination of the rows of the points' coordinates: what is orthogonal to them is none.
+  const own = weights.slice(0, 9);
+  const coordinates = Array.from({ length: 5 }, (_, i) => Float64Array.from(points, (point) => point[i] ?? 0));
+  const basis: Float64Array<ArrayBuffer>[] = [];
+  for (const coordinate of coordinates) {
+    let q = coordinate;
+    for (const other of [...basis, ...basis]) q = away(q, other);
+    basis.push(q.map((value) => value / Math.sqrt(dot(q, q))));
+  }
+  const outside = basis.reduce((left: Float64Array, q) => away(left, q), own);
+  assert.ok(Math.sqrt(dot(outside, outside)) < 1e-8 * Math.sqrt(dot(own, own)));
+});
 
 test("threads and memory change no bit", async () => {
   const { request } = await prepare({ rows: 900, width: 40, k: 6, dtype: "BF16" });
