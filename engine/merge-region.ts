@@ -6,7 +6,7 @@ import type { MergeMethod, MergeTensor, ModelState } from "../core/methods/metho
 import { findPlannedMethod } from "../core/methods/registry.ts";
 import type { Kernels } from "../core/ops/kernels.ts";
 import { valueDtype } from "../core/plan/memory.ts";
-import { type MergeUnit, modelName, type UnitTensor } from "../core/plan/schema.ts";
+import { type MergeUnit, modelName, placesOf, type UnitTensor } from "../core/plan/schema.ts";
 import type { OpenStore, RegionReceipt, WriteTicket } from "../stores/store.ts";
 import { copyTensor } from "./copy-tensor.ts";
 import { createInputReader } from "./input-reader.ts";
@@ -83,7 +83,7 @@ export function methodOf(tensor: UnitTensor): MergeMethod | undefined {
 /** Merges the region's tensors and closes its part of the write. */
 export async function mergeRegion(task: RegionTask, deps: RegionDeps): Promise<RegionResult> {
   const target = deps.openStore(task.targetStore);
-  const mayBlock = target.isLocal && areLocal(task.sources, deps);
+  const mayBlock = target.isLocal && areLocal(task.tensors, task.sources, deps);
   const writer = await target.openRegion(task.ticket, task.index, { signal: deps.signal, mayBlock });
   if (task.prologue.byteLength > 0) await writer.write(task.prologue);
   const parts = await openParts(task, deps);
@@ -201,7 +201,7 @@ export function inputContext(
   digestAll = false,
 ): Omit<InputContext, "method"> {
   const sources = tensor.inputs.map((input) => sourceOf(input, task.sources));
-  const mayBlock = areLocal(task.sources, deps);
+  const mayBlock = areLocal([tensor], task.sources, deps);
   const readerDeps = { ...deps, sources: task.sources, mayBlock };
   return {
     kernels: deps.kernels,
@@ -222,9 +222,18 @@ export function inputContext(
   };
 }
 
-/** True when all sources are on this machine: then whoever merges reads within the call. */
-function areLocal(sources: readonly ResolvedSource[], { openStore }: Pick<RegionDeps, "openStore">): boolean {
-  return sources.every(({ store }) => openStore(store).isLocal);
+/**
+ * True when all that the tensors are read from is on this machine: then whoever merges reads within the call. Of other
+ * sources nothing is asked: what a later stage makes lies nowhere yet.
+ */
+function areLocal(
+  tensors: readonly UnitTensor[],
+  sources: readonly ResolvedSource[],
+  { openStore }: Pick<RegionDeps, "openStore">,
+): boolean {
+  const places = tensors.flatMap(({ inputs }) => inputs.flatMap(placesOf));
+  const stores = new Set(places.map((place) => sourceOf(place, sources).store));
+  return [...stores].every((store) => openStore(store).isLocal);
 }
 
 function viewOf(tensor: UnitTensor, { sources, rules, state }: InputTask): MergeTensor {

@@ -197,6 +197,26 @@ test("a truncated shard fails the plan before anything is written, with the file
   assert.deepEqual(listFiles(yard), before);
 });
 
+test("a pipeline of several documents makes in a yard what it makes without one", async () => {
+  const yard = await makeYard("documents");
+  const file = path.join(scratch, "documents.yaml");
+  const average = "merge_method: linear\nparameters: {weight: 0.5}\n";
+  const output = `${average}models: [{model: half}, {model: base}]\n`.replaceAll(/^(?=.)/gm, "  ");
+  const first = `name: half\n${average}models: [{model: shakespeare}, {model: python}]\n`;
+  writeFileSync(file, `${first}---\nname: both\nmerge:\n${output}publish: {model: both, channel: latest}\n`);
+  const { error, out } = await call("run", file, "--yard", yard);
+  assert.equal(error, undefined, JSON.stringify(error));
+  const folder = path.join(scratch, "documents-merged");
+  const named = ["base", "shakespeare", "python"].flatMap((model) => [
+    "--model",
+    `${model}=${EXAMPLES}/models/${model}`,
+  ]);
+  assert.equal((await call("merge", file, "--out", folder, ...named)).status, 0);
+  const weights = (place: string) => readFileSync(path.join(place, "model.safetensors"));
+  const { version } = Object(out.result);
+  assert.ok(weights(path.join(yard, "artifacts/both", version)).equals(weights(folder)));
+});
+
 test("an interrupted run exits with 130, and the same command goes on to the same version", async () => {
   const yard = await makeYard("interrupted");
   const terminal = createRecorder({ cwd: scratch });
