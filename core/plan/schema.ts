@@ -74,7 +74,13 @@ const partsSchema = z.discriminatedUnion("container", [
     nested: z.strictObject({ block: positive, offset: z.number() }).optional(),
   }),
   z.strictObject({ container: z.literal("bitsandbytes-int8") }),
-  z.strictObject({ container: z.literal("hqq"), bits: codeBits, group: positive, stored: scaleDtype }),
+  z.strictObject({
+    container: z.literal("hqq"),
+    bits: codeBits,
+    group: positive,
+    stored: scaleDtype,
+    axis: z.literal(0).optional(),
+  }),
 ]);
 
 /** How values are stored: `core/checkpoint.ts` defines the fields. */

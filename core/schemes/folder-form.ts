@@ -26,13 +26,15 @@ export type BitsandbytesFolder = {
 /** Source: bitsandbytes, nn/modules.py: Linear8bitLt. Bytes under a scale for a channel; read only. */
 export type LlmInt8Folder = { readonly container: "bitsandbytes-int8" };
 
-/** Source: hqq, core/quantize.py: HQQLinear.state_dict. Groups along the rows (axis 1). */
+/** Source: hqq, core/quantize.py: HQQLinear.state_dict. */
 export type HqqFolder = {
   readonly container: "hqq";
   readonly bits: 2 | 3 | 4 | 8;
   readonly group: number;
   /** Of scales and zero points. */
   readonly stored: ScaleDtype;
+  /** 0: a group is a column of the flat values as [group, any], read only. Absent: it is a run of a row (axis 1). */
+  readonly axis?: 0 | undefined;
 };
 
 export type OtherFolder = GptqFolder | AwqFolder | BitsandbytesFolder | HqqFolder;

@@ -196,18 +196,26 @@ export function storedHqq(form: HqqFolder): StoredScheme {
     id: `hqq${form.bits}`,
     title: `hqq, ${form.bits} bits, scale and zero point for ${form.group}`,
     needs: "row",
-    columnUnit: form.group,
+    columnUnit: form.axis === 0 ? 1 : form.group,
     rowsTogether: () => 1,
     parts: (matrix) => listParts(form, matrix),
-    dequantize: (window) => dequantizeWindow(form, window),
+    dequantize: (window) => (form.axis === 0 ? dequantizeColumns : dequantizeWindow)(form, window),
   } satisfies StoredScheme);
 }
 
-function listParts({ bits, group, stored }: HqqFolder, { rows, columns }: Matrix): readonly Part[] {
+function listParts({ bits, group, stored, axis }: HqqFolder, { rows, columns }: Matrix): readonly Part[] {
   const groups = (rows * columns) / group;
+  const dtype = bits === 3 ? "I32" : "U8";
+  if (axis === 0) {
+    return [
+      { name: "W_q", dtype, shape: [hqqPackedRows(group, bits), groups], along: undefined },
+      { name: "scale", dtype: stored, shape: [1, groups], along: undefined },
+      { name: "zero", dtype: stored, shape: [1, groups], along: undefined },
+    ];
+  }
   const along = { slices: columns / group, rows: 1 };
   return [
-    { name: "W_q", dtype: bits === 3 ? "I32" : "U8", shape: [hqqPackedRows(groups, bits), group], along: undefined },
+    { name: "W_q", dtype, shape: [hqqPackedRows(groups, bits), group], along: undefined },
     { name: "scale", dtype: stored, shape: [groups, 1], along },
     { name: "zero", dtype: stored, shape: [groups, 1], along },
   ];
@@ -221,6 +229,23 @@ function dequantizeWindow({ bits, group, stored }: HqqFolder, window: RowWindow)
   for (let first = 0; first < codes.length; first += group) {
     const [zero, scale] = [read(zeros, first / group), read(scales, first / group)];
     for (let i = first; i < first + group; i++) window.values[i] = f(f((codes[i] ?? 0) - zero) * scale);
+  }
+}
+
+/** Value k of the flat matrix is in row k / n and column k mod n of [group, n], whose columns are groups. */
+function dequantizeColumns({ bits, group, stored }: HqqFolder, window: RowWindow): void {
+  const { matrix, first, values } = window;
+  const groups = (matrix.rows * matrix.columns) / group;
+  const [packed, packedRows, mask] = [viewOf(partOf(window, "W_q")), hqqPackedRows(group, bits), 2 ** bits - 1];
+  const [scales, zeros] = [viewOf(partOf(window, "scale")), viewOf(partOf(window, "zero"))];
+  const { read } = ROUNDINGS[stored];
+  for (let i = 0; i < values.length; i++) {
+    const flat = first * matrix.columns + i;
+    const [row, at] = [Math.floor(flat / groups), flat % groups];
+    const place = (row % packedRows) * groups + at;
+    const shift = bits * (PACKING[bits] - 1 - Math.floor(row / packedRows));
+    const code = ((bits === 3 ? packed.getInt32(4 * place, true) : packed.getUint8(place)) >> shift) & mask;
+    values[i] = f(f(code - read(zeros, at)) * read(scales, at));
   }
 }
 

@@ -219,6 +219,41 @@ test("hqq is read with scales and zero points of 16 bits", async () => {
   assert.deepEqual(await weightOf(HQQ), Float32Array.from(expected));
 });
 
+test("hqq is read with groups down the columns, and codes seen as floats", async () => {
+  for (const [bits, packing, dtype] of [
+    [2, "2bit_u8", "U8"],
+    [3, "3bit_32", "I32"],
+    [4, "4bit_u8", "BF16"],
+  ] as const) {
+    // [4, 24] in 6 groups of 16: value k is row k / 6 and column k mod 6 of [16, 6].
+    const [rows, each] = bits === 3 ? [2, 10] : [16 / (8 / bits), 8 / bits];
+    const own = (row: number, group: number) => (row < 16 ? (5 * row + 3 * group) % 2 ** bits : 0);
+    const packed = list(6 * rows, (at) =>
+      list(each, (i) => own(Math.floor(at / 6) + i * rows, at % 6)).reduce((word, value) => (word << bits) | value, 0),
+    );
+    const bytes = bits === 3 ? bytesOf(Int32Array.from(packed)) : Uint8Array.from(packed);
+    const shape = [rows, dtype === "BF16" ? 3 : 6];
+    const parts: Parts = {
+      ...HQQ.parts,
+      W_q: { dtype, shape, bytes },
+      scale: floats(
+        [1, 6],
+        list(6, (at) => 2 ** -at),
+      ),
+      zero: floats(
+        [1, 6],
+        list(6, (at) => at + 0.25),
+      ),
+      nbits: words([], [bits]),
+      axis: words([], [0]),
+      packing: text(packing),
+      shape: { dtype: "I64", shape: [2], bytes: bytesOf(BigInt64Array.of(4n, 24n)) },
+    };
+    const expected = list(96, (at) => (own(Math.floor(at / 6), at % 6) - (at % 6) - 0.25) * 2 ** -(at % 6));
+    assert.deepEqual(await weightOf({ config: HQQ.config, parts }), Float32Array.from(expected), packing);
+  }
+});
+
 test("a folder of a form that cannot be followed is refused before anything is read of it", async () => {
   const cases: readonly (readonly [Folder, Record<string, unknown>, string])[] = [
     [GPTQ, { checkpoint_format: "marlin" }, "checkpoint_format"],
@@ -278,7 +313,8 @@ test("parts that do not belong together are refused", async () => {
     [NESTED, { weight: floats([8, 1], list(8, Number)) }, "weight"],
     [INT8, { weight_format: octets([], [2]) }, "weight_format"],
     [INT8, { SCB: floats([3], [1, 1, 1]) }, "SCB"],
-    [HQQ, { axis: words([], [0]) }, "axis"],
+    [HQQ, { axis: words([], [2]) }, "axis"],
+    [HQQ, { group_size: words([], [20]) }, "group_size"],
     [HQQ, { nbits: words([], [5]) }, "nbits"],
     [HQQ, { packing: text("4bit_u8") }, "packing"],
     [HQQ, { group_size: words([2], [16, 16]) }, "group_size"],

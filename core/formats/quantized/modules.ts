@@ -10,7 +10,7 @@ import { parseAs } from "../../parse-as.ts";
 import type { StoredFolder } from "../../schemes/folder-form.ts";
 import { folderScheme } from "../../schemes/folder-scheme.ts";
 import { HQQ_PACKINGS } from "../../schemes/hqq.ts";
-import { asScaleDtype } from "../../tensor.ts";
+import { asScaleDtype, elementBytes } from "../../tensor.ts";
 import { parseJsonDocument } from "../json-scan.ts";
 import {
   checkPart,
@@ -27,7 +27,13 @@ const DESCRIPTION_BYTES_MAX = 65_536;
 /** A module's own tensors, by what follows its path and a dot. */
 type Module = { readonly path: string; readonly tensors: ReadonlyMap<string, TensorEntry> };
 
-type Described = { readonly form: StoredFolder; readonly rows: number; readonly columns: number };
+type Described = {
+  readonly form: StoredFolder;
+  readonly rows: number;
+  readonly columns: number;
+  /** The part that holds the codes' bytes as whatever dtype, as what it is. */
+  readonly codes?: { readonly name: string; readonly entry: TensorEntry };
+};
 
 /** GPTQ of any version: qweight [inputs bits / 32, outputs]. */
 export const listGptq: ListQuantized = async (checkpoint) => {
@@ -100,23 +106,29 @@ export const listBitsandbytes: ListQuantized = async (checkpoint, read) => {
 /** Of the layouts of 8-bit weights, the only one that is saved. Source: bitsandbytes, utils.py. */
 const ROW_LAYOUT = 0;
 
-/** Codes of the flat matrix: two a byte, whatever the dtype is that holds the bytes. */
-const listFourBits: ListQuantized = async ({ tensors }, read) => {
-  const packed = new Set(tensors.flatMap(({ name }) => (STATE.test(name) ? [name.replace(STATE, ".weight")] : [])));
-  const flat = tensors.map((entry) => (packed.has(entry.name) ? asBytes(entry) : entry));
-  return listModules({ tensors: flat }, STATE, async (module) => {
+/** Codes of the flat matrix, two a byte. */
+const listFourBits: ListQuantized = (checkpoint, read) =>
+  listModules(checkpoint, STATE, async (module) => {
     const [name = ""] = [...module.tensors.keys()].filter((part) => STATE.test(`.${part}`));
     const state = await readState(module, name, read);
     const { shape, blocksize: block, nested_blocksize, nested_offset } = state;
     const isNested = nested_blocksize !== undefined && nested_offset !== undefined;
     const nested = isNested ? { block: nested_blocksize, offset: Math.fround(nested_offset) } : undefined;
-    return { form: { container: "bitsandbytes", block, nested }, rows: shape[0], columns: shape[1] };
+    const codes = viewCodes(module, "weight", "U8", (elements) => [elements, 1]);
+    return { form: { container: "bitsandbytes", block, nested }, rows: shape[0], columns: shape[1], ...codes };
   });
-};
 
-/** `bnb_4bit_quant_storage`: trainers that shard modules of one dtype have the bytes seen as the model's. */
-function asBytes(entry: TensorEntry): TensorEntry {
-  return { ...entry, dtype: "U8", shape: [entry.ranges.reduce((sum, { bytes }) => sum + bytes, 0), 1] };
+/** Trainers that shard modules of one dtype have the bytes of codes seen as the model's dtype. */
+function viewCodes(
+  { tensors }: Module,
+  name: string,
+  dtype: "U8" | "I32",
+  shapeOf: (elements: number) => readonly number[],
+): Pick<Described, "codes"> {
+  const entry = tensors.get(name);
+  if (entry === undefined) return {};
+  const elements = entry.ranges.reduce((sum, { bytes }) => sum + bytes, 0) / elementBytes(dtype, 1);
+  return { codes: { name, entry: { ...entry, dtype, shape: shapeOf(elements) } } };
 }
 
 const STATE = /\.weight\.quant_state\.bitsandbytes__(?:nf4|fp4)$/;
@@ -142,7 +154,8 @@ async function readState({ path, tensors }: Module, name: string, read: ReadTens
 
 /** hqq's own modules, which say everything of themselves as tensors. */
 export const listHqq: ListQuantized = (checkpoint, read) =>
-  listModules(checkpoint, /\.W_q$/, async ({ path, tensors }) => {
+  listModules(checkpoint, /\.W_q$/, async (module) => {
+    const { path, tensors } = module;
     const numberOf = async (name: string): Promise<number> => {
       const bytes = await readDescription(path, name, tensors, read);
       const wide = bytes.length === 1 ? bytes[0] : bytes.length === 4 ? viewOf(bytes).getInt32(0, true) : NaN;
@@ -153,7 +166,7 @@ export const listHqq: ListQuantized = (checkpoint, read) =>
     const [bits, group, axis] = [await numberOf("nbits"), await numberOf("group_size"), await numberOf("axis")];
     const known = bitsSchema.safeParse(bits).data;
     if (known === undefined) throw refuse("nbits", bits, "2, 3, 4 or 8");
-    if (axis !== 1) throw refuse("axis", axis, "1");
+    if (axis !== 0 && axis !== 1) throw refuse("axis", axis, "0 or 1");
     if (!(group > 0)) throw refuse("group_size", group, "a number of columns");
     const packing = new TextDecoder().decode(await readDescription(path, "packing", tensors, read));
     if (packing !== HQQ_PACKINGS[known]) throw refuse("packing", packing, HQQ_PACKINGS[known]);
@@ -161,8 +174,13 @@ export const listHqq: ListQuantized = (checkpoint, read) =>
     if (shape.length !== 16) throw refuse("shape", `${shape.length} bytes`, "I64 [2]");
     const view = viewOf(shape);
     const [rows, columns] = [Number(view.getBigInt64(0, true)), Number(view.getBigInt64(8, true))];
+    if ((rows * columns) % group !== 0) throw refuse("group_size", group, `a divisor of ${rows} x ${columns}`);
     const stored = asScaleDtype(tensors.get("scale")?.dtype ?? "F32") ?? "F32";
-    return { form: { container: "hqq", bits: known, group, stored }, rows, columns };
+    const width = axis === 0 ? (rows * columns) / group : group;
+    const codes = viewCodes(module, "W_q", known === 3 ? "I32" : "U8", (elements) => [elements / width, width]);
+    const turned = axis === 0 ? ({ axis: 0 } as const) : {};
+    const form = { container: "hqq", bits: known, group, stored, ...turned } as const;
+    return { form, rows, columns, ...codes };
   });
 
 const bitsSchema = z.literal([2, 3, 4, 8]);
@@ -197,7 +215,7 @@ function moduleOf(name: string, paths: ReadonlySet<string>): string | undefined 
   return undefined;
 }
 
-function checkModule({ path, tensors }: Module, { form, rows, columns }: Described): StoredMatrix {
+function checkModule({ path, tensors }: Module, { form, rows, columns, codes }: Described): StoredMatrix {
   const scheme = folderScheme(form);
   const name = `${path}.weight`;
   const isMatrix = rows > 0 && columns > 0 && Number.isSafeInteger(rows * columns);
@@ -205,7 +223,8 @@ function checkModule({ path, tensors }: Module, { form, rows, columns }: Describ
     throw invalidPart(name, `[${rows}, ${columns}]`, `rows of a multiple of ${scheme.columnUnit}`);
   }
   const matrix = { rows, columns, dtype: "F32" } as const;
-  const parts = scheme.parts(matrix).map((part) => ({ ...part, entry: checkPart(path, part, tensors.get(part.name)) }));
+  const entryOf = (name: string) => (name === codes?.name ? codes.entry : tensors.get(name));
+  const parts = scheme.parts(matrix).map((part) => ({ ...part, entry: checkPart(path, part, entryOf(part.name)) }));
   return { name, matrix, packing: form, parts };
 }
 
