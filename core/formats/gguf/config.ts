@@ -2,9 +2,10 @@
 import { MergeyardError } from "../../error.ts";
 import { GGUF_FAMILIES } from "./families.ts";
 import { readFamily } from "./family-config.ts";
-import { readWindows } from "./gemma.ts";
+import { LOCAL_BASE, readWindows } from "./gemma.ts";
 import type { GgufTensor } from "./gguf.ts";
 import type { GgufFamily } from "./names.ts";
+import { YARN_USUAL } from "./rope.ts";
 import type { GgufMetadata } from "./type-codes.ts";
 
 /** The model's family and what the rest of reading needs of its config. */
@@ -26,9 +27,13 @@ export function readGgufConfig(
 ): GgufConfig {
   const architecture = textOf(metadata, "general.architecture") ?? "none";
   const number = (key: string) => numberOf(metadata, `${architecture}.${key}`);
+  const flags = (key: string) => flagsOf(metadata, `${architecture}.${key}`);
   const experts = number("expert_count") ?? 0;
   const family = GGUF_FAMILIES.find(
-    (each) => each.architecture === architecture && (each.experts !== undefined) === experts > 0,
+    (each) =>
+      each.architecture === architecture &&
+      (each.experts !== undefined) === experts > 0 &&
+      (each.marker === undefined || number(each.marker) !== undefined),
   );
   if (family === undefined) {
     const expected = [...new Set(GGUF_FAMILIES.map((each) => each.architecture))].join(", ");
@@ -62,9 +67,8 @@ export function readGgufConfig(
     ...(statedSize === undefined && family.headSize === undefined ? {} : { head_dim: headSize }),
     ...(family.windows === undefined ? {} : readWindows(number, sizes, family.windows)),
     max_position_embeddings: need("context_length"),
-    ...readFamily(number, (name) => tensors.has(name), family, shortest),
-    rope_theta: shortest(number("rope.freq_base") ?? 10000),
-    ...scalingOf(metadata, architecture),
+    ...readFamily({ number, flags, has: (name) => tensors.has(name) }, family, shortest),
+    ...ropeOf(metadata, architecture, family),
     vocab_size: tensors.get("token_embd.weight")?.shape[0] ?? need("vocab_size"),
     tie_word_embeddings: !tensors.has("output.weight"),
     ...expertsOf(number, family, experts),
@@ -84,13 +88,34 @@ function expertsOf(number: (key: string) => number | undefined, { experts: known
   };
 }
 
+/** Theta and scaling; where windows have their own, both by kinds of layers, since scaling is not theirs. */
+function ropeOf(metadata: GgufMetadata, architecture: string, { ropeByKinds }: GgufFamily) {
+  const number = (key: string) => numberOf(metadata, `${architecture}.${key}`);
+  const theta = shortest(number("rope.freq_base") ?? 10000);
+  const { rope_scaling: scaling } = scalingOf(metadata, architecture);
+  if (ropeByKinds !== true) return { rope_theta: theta, ...(scaling === undefined ? {} : { rope_scaling: scaling }) };
+  const { type: _, ...full } = scaling ?? { type: "default", rope_type: "default" };
+  const local = shortest(number(LOCAL_BASE) ?? theta);
+  return {
+    rope_parameters: {
+      full_attention: { ...full, rope_theta: theta },
+      sliding_attention: { rope_type: "default", rope_theta: local },
+    },
+  };
+}
+
 function scalingOf(metadata: GgufMetadata, architecture: string) {
   const kind = textOf(metadata, `${architecture}.rope.scaling.type`);
   const factor = numberOf(metadata, `${architecture}.rope.scaling.factor`);
   if (kind === undefined || kind === "none" || factor === undefined) return {};
   const before = numberOf(metadata, `${architecture}.rope.scaling.original_context_length`);
   const original = before === undefined ? {} : { original_max_position_embeddings: before };
-  return { rope_scaling: { rope_type: kind, type: kind, factor: shortest(factor), ...original } };
+  const betas = [...YARN_USUAL.keys()].flatMap((key) => {
+    const value = numberOf(metadata, `${architecture}.rope.scaling.yarn_${key}`);
+    return value === undefined ? [] : [[key, shortest(value)] as const];
+  });
+  const scaling = { rope_type: kind, type: kind, factor: shortest(factor), ...original };
+  return { rope_scaling: { ...scaling, ...Object.fromEntries(betas) } };
 }
 
 /** Keys of config.json and of the tokenizer's metadata. */
@@ -125,6 +150,14 @@ export function numberOf(metadata: GgufMetadata, key: string): number | undefine
   if (entry === undefined || entry.kind === "string" || entry.kind === "bool" || entry.kind === "array")
     return undefined;
   return Number(entry.value);
+}
+
+/** Yes or no for each layer. */
+function flagsOf(metadata: GgufMetadata, key: string): readonly boolean[] | undefined {
+  const entry = metadata.get(key);
+  return entry?.kind === "array" && entry.element === "bool"
+    ? entry.values.map((item) => item.kind === "bool" && item.value)
+    : undefined;
 }
 
 /** A text of the metadata; undefined when there is none of that key. */

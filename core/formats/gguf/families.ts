@@ -47,6 +47,20 @@ const QWEN_EXPERTS = {
   innerKey: "moe_intermediate_size",
 } as const;
 
+const OLMO2 = {
+  architecture: "olmo2",
+  permutes: false,
+  parts: {
+    ...ATTENTION,
+    ...GATED,
+    ...HEAD_NORMS,
+    post_attention_layernorm: "post_attention_norm",
+    post_feedforward_layernorm: "post_ffw_norm",
+  },
+  normsAcross: true,
+  tied: false,
+};
+
 const GEMMA = {
   permutes: false,
   headSize: 256,
@@ -170,9 +184,43 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     layers: { no_rope_layers: [1, 1, 1, 0] },
   },
   {
-    modelType: "olmo2",
-    className: "Olmo2ForCausalLM",
-    architecture: "olmo2",
+    ...OLMO2,
+    modelType: "olmo3",
+    className: "Olmo3ForCausalLM",
+    entries: [{ field: "sliding_window", key: "attention.sliding_window", kind: "u32" }],
+    kinds: {
+      field: "layer_types",
+      key: "attention.sliding_window_pattern",
+      values: ["sliding_attention", "full_attention"],
+    },
+    ropeByKinds: true,
+    marker: "attention.sliding_window",
+  },
+  { ...OLMO2, modelType: "olmo2", className: "Olmo2ForCausalLM" },
+  {
+    modelType: "olmoe",
+    className: "OlmoeForCausalLM",
+    architecture: "olmoe",
+    permutes: false,
+    parts: { ...USUAL, ...HEAD_NORMS },
+    normsAcross: true,
+    tied: false,
+    experts: { ...QWEN_EXPERTS, innerKey: "intermediate_size", fixed: { norm_topk_prob: false } },
+    fixed: { clip_qkv: null },
+  },
+  {
+    modelType: "seed_oss",
+    className: "SeedOssForCausalLM",
+    architecture: "seed_oss",
+    permutes: false,
+    parts: { ...ATTENTION, ...GATED, input_layernorm: "attn_norm", post_attention_layernorm: "post_attention_norm" },
+    biases: QKV_BIASES,
+    biasFields: { attn_q: "attention_bias" },
+  },
+  {
+    modelType: "exaone4",
+    className: "Exaone4ForCausalLM",
+    architecture: "exaone4",
     permutes: false,
     parts: {
       ...ATTENTION,
@@ -181,8 +229,18 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
       post_attention_layernorm: "post_attention_norm",
       post_feedforward_layernorm: "post_ffw_norm",
     },
-    normsAcross: true,
-    tied: false,
+    statesVocabulary: true,
+    fixed: { sliding_window: null },
+    layers: { layer_types: ["full_attention"] },
+  },
+  {
+    modelType: "ernie4_5",
+    className: "Ernie4_5ForCausalLM",
+    architecture: "ernie4_5",
+    permutes: false,
+    parts: USUAL,
+    tiedByDefault: true,
+    fixed: { use_bias: false },
   },
   {
     modelType: "phi3",

@@ -13,7 +13,7 @@ export function checkFamily(config: Config & { readonly num_hidden_layers: numbe
     if (found != null && found !== expected) throw unsupported(field, String(found), String(expected));
   }
   for (const [field, repeated] of Object.entries(family.layers ?? {})) {
-    const expected = Array.from({ length: config.num_hidden_layers }, (_, layer) => repeated[layer % repeated.length]);
+    const expected = layersOf(repeated, config.num_hidden_layers);
     const found = config[field];
     if (found != null && String(found) !== String(expected)) throw unsupported(field, String(found), String(expected));
   }
@@ -49,7 +49,20 @@ export function describeFamily(config: Config, family: GgufFamily): readonly (re
   const constants = Object.entries(family.constants ?? {}).map(([key, value]) => {
     return [key, { kind: "string", value }] as const;
   });
-  return [epsilon, ...entries, ...constants];
+  return [epsilon, ...entries, ...constants, ...describeKinds(config, family)];
+}
+
+/** The kind of each layer: every one of them has one of the two values. */
+function describeKinds(config: Config, { kinds }: GgufFamily): readonly (readonly [string, GgufValue])[] {
+  if (kinds === undefined) return [];
+  const { field, key, values } = kinds;
+  const found: unknown = config[field];
+  const stated: readonly unknown[] = Array.isArray(found) ? found : [];
+  if (stated.length !== config.num_hidden_layers || stated.some((value) => !values.some((own) => own === value))) {
+    throw unsupported(field, String(found), `${values.join(" or ")} for every layer`);
+  }
+  const flags = stated.map((value) => ({ kind: "bool", value: value === values[0] }) as const);
+  return [[key, { kind: "array", element: "bool", values: flags }]];
 }
 
 const EPSILON = "attention.layer_norm_rms_epsilon";
@@ -65,10 +78,17 @@ function numberOf(config: Config, field: string): number | undefined {
   return typeof value === "number" ? value : undefined;
 }
 
-/** The same as config.json has it; `number` reads an entry, `has` says whether there is such a tensor. */
+export type GgufEntries = {
+  readonly number: (key: string) => number | undefined;
+  /** Undefined where there is no such entry. */
+  readonly flags: (key: string) => readonly boolean[] | undefined;
+  /** Whether there is such a tensor. */
+  readonly has: (tensor: string) => boolean;
+};
+
+/** The same as config.json has it. */
 export function readFamily(
-  number: (key: string) => number | undefined,
-  has: (tensor: string) => boolean,
+  { number, flags, has }: GgufEntries,
   family: GgufFamily,
   shortest: (value: number) => number,
 ): Readonly<Record<string, unknown>> {
@@ -87,9 +107,27 @@ export function readFamily(
     ...(epsilon === undefined ? {} : { [layerNorm ?? "rms_norm_eps"]: shortest(epsilon) }),
     ...(turned === undefined || turned === size ? {} : { partial_rotary_factor: turned / size }),
     ...family.fixed,
+    ...readLayers(number("block_count") ?? 0, family),
     ...Object.fromEntries(biases.map(([, field]) => [field, true])),
     ...Object.fromEntries(entries),
+    ...readKinds(flags, family),
   };
+}
+
+/** What readers take as given of each layer. */
+function layersOf(repeated: readonly unknown[], count: number): readonly unknown[] {
+  return Array.from({ length: count }, (_, layer) => repeated[layer % repeated.length]);
+}
+
+function readLayers(count: number, { layers }: GgufFamily): Config {
+  return Object.fromEntries(Object.entries(layers ?? {}).map(([field, values]) => [field, layersOf(values, count)]));
+}
+
+function readKinds(flags: GgufEntries["flags"], { kinds }: GgufFamily): Config {
+  const found = kinds === undefined ? undefined : flags(kinds.key);
+  return kinds === undefined || found === undefined
+    ? {}
+    : { [kinds.field]: found.map((flag) => kinds.values[flag ? 0 : 1]) };
 }
 
 function unsupported(field: string, found: string, expected: string): MergeyardError {

@@ -35,7 +35,8 @@ const CAPS = [
   ["final_logit_softcapping", "final_logit_softcapping"],
 ] as const;
 const WINDOW = "attention.sliding_window";
-const LOCAL_BASE = "rope.freq_base_swa";
+/** The base of rotary embeddings in layers of windows. */
+export const LOCAL_BASE = "rope.freq_base_swa";
 
 /** Entries without the architecture. Throws QuantizeModelUnsupported: a number that readers would not follow. */
 export function describeWindows(value: unknown, windows: GgufWindows): readonly (readonly [string, GgufValue])[] {

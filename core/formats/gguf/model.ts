@@ -11,7 +11,7 @@ import { elementCount, type Shape } from "../../tensor.ts";
 import { compareUtf8 } from "../../utf8-order.ts";
 import { GGUF_FAMILIES } from "./families.ts";
 import { checkFamily, describeFamily } from "./family-config.ts";
-import { describeWindows } from "./gemma.ts";
+import { describeWindows, LOCAL_BASE } from "./gemma.ts";
 import { type GgufExperts, type GgufFamily, stackOf } from "./names.ts";
 import { type GgufSizes, type Named, namesOf, nameTensor, partsOf, SHARED_ROUTER } from "./parts.ts";
 import { type GgufConstant, planScaling, type RopeScaling } from "./rope.ts";
@@ -45,7 +45,9 @@ const configSchema = z.looseObject({
   rope_theta: z.number().positive().nullish(),
   rope_scaling: ropeSchema.nullish(),
   // Both in one, since transformers 5.
-  rope_parameters: ropeSchema.extend({ full_attention: ropeSchema.nullish() }).nullish(),
+  rope_parameters: ropeSchema
+    .extend({ full_attention: ropeSchema.nullish(), sliding_attention: ropeSchema.nullish() })
+    .nullish(),
   tie_word_embeddings: z.boolean().nullish(),
   partial_rotary_factor: part.nullish(),
 });
@@ -328,6 +330,8 @@ function describeModel(
   if (family.statesVocabulary === true) metadata.set(of("vocab_size"), u32(config.vocab_size));
   if (family.rotary !== undefined) metadata.set(of("rope.dimension_count"), u32(rotaryOf(config)));
   const own = describeFamily(config, family);
+  const local = family.ropeByKinds === true ? config.rope_parameters?.sliding_attention?.rope_theta : undefined;
+  if (local != null) metadata.set(of(LOCAL_BASE), f32(local));
   for (const [key, value] of [...own, ...scaling.entries, ...windows]) metadata.set(of(key), value);
   for (const [key, value] of tokenizer) metadata.set(key, value);
   metadata.set("general.quantization_version", u32(2));

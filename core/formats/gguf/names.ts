@@ -51,10 +51,24 @@ export type GgufFamily = {
   readonly constants?: Readonly<Record<string, string>>;
   /** What config.json must say where it says anything: readers know no other. */
   readonly fixed?: Readonly<Record<string, unknown>>;
+  /** The kind of each layer, where a file states it. */
+  readonly kinds?: GgufLayerKinds;
+  /** True where layers of windows have rotary embeddings without the scaling, and a base that a file states. */
+  readonly ropeByKinds?: boolean;
+  /** An entry that tells the family from others of the same architecture. */
+  readonly marker?: string;
   /** Special tokens, by kind, that no file of the model names as such. */
   readonly special?: Readonly<Record<string, string>>;
   /** Fields of config.json with a value for each layer, and the values that readers take as given, repeated. */
   readonly layers?: Readonly<Record<string, readonly unknown[]>>;
+};
+
+/** A field of config.json with one of two values for each layer, as an entry with true for the first of them. */
+export type GgufLayerKinds = {
+  readonly field: string;
+  /** After the architecture. */
+  readonly key: string;
+  readonly values: readonly [string, string];
 };
 
 /** A number of config.json that is an entry of the file. */

@@ -72,8 +72,10 @@ const KINDS: Readonly<Record<string, Plan>> = {
       if (key === "type" || key === "rope_type" || key === "rope_theta" || value == null || value === usual) continue;
       throw unsupported(`${key} ${value}`, usual === undefined ? "none" : String(usual));
     }
+    const stated = [...YARN_USUAL].filter(([key]) => rest[key] != null);
+    const betas = stated.map(([key, value]) => [`rope.scaling.yarn_${key}`, { kind: "f32", value } as const] as const);
     return {
-      entries: [...entries, ["rope.scaling.original_context_length", { kind: "u32", value: known.data }]],
+      entries: [...entries, ["rope.scaling.original_context_length", { kind: "u32", value: known.data }], ...betas],
       constants: [],
     };
   },
@@ -113,8 +115,8 @@ const longSchema = (count: number) => {
   return z.looseObject({ long_factor: factors, short_factor: factors, ...own });
 };
 
-/** What readers take without an entry. */
-const YARN_USUAL: ReadonlyMap<string, number> = new Map([
+/** What readers take without an entry; those of some families look for none. */
+export const YARN_USUAL: ReadonlyMap<string, number> = new Map([
   ["beta_fast", 32],
   ["beta_slow", 1],
 ]);

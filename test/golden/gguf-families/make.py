@@ -37,10 +37,24 @@ USUAL = dict(
     pad_token_id=None,
 )
 SCALES = dict(attention_multiplier=0.05, embedding_multiplier=12.0, residual_multiplier=0.22, logits_scaling=8.0)
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 32.0}
 FAMILIES = {
     "granite": dict(rms_norm_eps=1e-5, **SCALES),
     "smollm3": dict(rms_norm_eps=1e-6, rope_parameters={"rope_type": "default", "rope_theta": 5e6}),
     "olmo2": dict(rms_norm_eps=1e-6),
+    "olmo3": dict(
+        rms_norm_eps=1e-6,
+        sliding_window=32,
+        layer_types=["sliding_attention", "full_attention"],
+        rope_parameters={
+            "full_attention": {**YARN, "rope_theta": 5e5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    ),
+    "olmoe": dict(rms_norm_eps=1e-5, num_key_value_heads=4, num_experts=3, num_experts_per_tok=2),
+    "seed_oss": dict(rms_norm_eps=1e-6, head_dim=128, attention_bias=True),
+    "exaone4": dict(rms_norm_eps=1e-5, sliding_window=None, layer_types=["full_attention"] * 2),
+    "ernie4_5": dict(rms_norm_eps=1e-5, head_dim=128),
     "glm4": dict(rms_norm_eps=1e-5, head_dim=64, attention_bias=True),
     "cohere": dict(layer_norm_eps=1e-5, logit_scale=0.0625),
     "cohere2": dict(layer_norm_eps=1e-5, logit_scale=0.25, sliding_window=32, rotary_pct=1.0),
@@ -72,6 +86,7 @@ import runpy, sys
 sys.path[:0] = [{0!r}, {0!r} + "/gguf-py"]
 import conversion.base as base
 base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
+base.TextModel._set_vocab_sentencepiece = base.TextModel._set_vocab_gpt2
 sys.argv = ["convert_hf_to_gguf.py", *sys.argv[1:]]
 runpy.run_path({0!r} + "/convert_hf_to_gguf.py", run_name="__main__")
 """
