@@ -26,7 +26,7 @@ export function cutBatches(task: ApproximateTask, threads: number, memoryBytes: 
   const least = Math.min(targets.length, BATCH_ROWS_MIN);
   const worthwhile = Math.min(threads, Math.ceil(targets.length / least));
   const fit = needFit(
-    fitMemory(() => bytesOf(least), worthwhile, memoryBytes),
+    fitMemory(() => bytesOf(least), { threads: worthwhile, memoryBytes }),
     memoryBytes,
     { tensor: matrix.name },
   );

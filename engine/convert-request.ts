@@ -61,6 +61,6 @@ export function cutConversion({ tensors, header, fileBytes, threads }: ConvertRe
 
 /** Threads for the request within its memory. Throws EngineMemoryTooSmall when one does not fit. */
 export function fitConversion({ memoryBytes, target }: ConvertRequest, threads: number): Fit {
-  const fit = fitMemory(() => GATHER_PEAK_BYTES, threads, memoryBytes);
+  const fit = fitMemory(() => GATHER_PEAK_BYTES, { threads, memoryBytes });
   return needFit(fit, memoryBytes, { file: target.key });
 }

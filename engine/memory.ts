@@ -4,6 +4,7 @@ import {
   fitMemory,
   keptBytes,
   kernelBytes,
+  type Machine,
   measuringBytes,
   needFit,
   sinkBytes,
@@ -19,11 +20,12 @@ const COPY = { locality: "element" } as const;
 export type UnitFit = Fit & { readonly keptBytes: number };
 
 /**
- * How a unit runs within `memoryBytes`. Throws EngineMemoryTooSmall when one thread with the smallest window does not
+ * How a unit runs on a machine. Throws EngineMemoryTooSmall when one thread with the smallest window does not
  * fit.
  */
-export function fitUnit(unit: MergeUnit, threads: number, memoryBytes: number): UnitFit {
-  const least = fitMemory((windowElements) => threadBytes(unit, windowElements), threads, memoryBytes);
+export function fitUnit(unit: MergeUnit, machine: Machine): UnitFit {
+  const { memoryBytes } = machine;
+  const least = fitMemory((windowElements) => threadBytes(unit, windowElements), machine);
   const fit = needFit(least, memoryBytes, { file: unit.file });
   const kept = keptBytes(fit, memoryBytes, unit.tensors);
   return {
@@ -34,14 +36,14 @@ export function fitUnit(unit: MergeUnit, threads: number, memoryBytes: number): 
   };
 }
 
-/** How a round of a unit's method is measured within `memoryBytes`. Throws EngineMemoryTooSmall. */
-export function fitMeasuring(unit: MergeUnit, round: number, threads: number, memoryBytes: number): Fit {
+/** How a round of a unit's method is measured on a machine. Throws EngineMemoryTooSmall. */
+export function fitMeasuring(unit: MergeUnit, round: number, machine: Machine): Fit {
   const tensors = measuredTensors(unit).map((tensor) => ({ tensor, ...roundOf(tensor, round) }));
   const needs = (windowElements: number): number =>
     tensors
       .map((own) => measuringBytes({ ...own.method, round: own.round }, own.tensor, windowElements))
       .reduce((most, one) => Math.max(most, one), 0);
-  return needFit(fitMemory(needs, threads, memoryBytes), memoryBytes, { file: unit.file });
+  return needFit(fitMemory(needs, machine), machine.memoryBytes, { file: unit.file });
 }
 
 /** Kernel memory of a thread that may get any tensor of the unit. */

@@ -223,10 +223,10 @@ export function inputContext(
 }
 
 /**
- * True when all that the tensors are read from is on this machine: then whoever merges reads within the call. Of other
- * sources nothing is asked: what a later stage makes lies nowhere yet.
+ * True when all that the tensors are read from is on this machine: then whoever merges reads within the call, and in
+ * small windows. Of other sources nothing is asked: what a later stage makes lies nowhere yet.
  */
-function areLocal(
+export function areLocal(
   tensors: readonly UnitTensor[],
   sources: readonly ResolvedSource[],
   { openStore }: Pick<RegionDeps, "openStore">,

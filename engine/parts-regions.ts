@@ -94,7 +94,7 @@ export function fitParts(request: PartsRequest, threads: number): Fit {
   const late = shards.reduce((most, shard) => Math.max(most, lateBytes(shard, units, request.threads)), 0);
   const hessian =
     request.hessians === undefined ? 0 : matrices.reduce((most, unit) => Math.max(most, hessianBytes(unit.matrix)), 0);
-  const fit = fitMemory(() => kernelBytes + kept + hessian, threads, request.memoryBytes - 2 * late);
+  const fit = fitMemory(() => kernelBytes + kept + hessian, { threads, memoryBytes: request.memoryBytes - 2 * late });
   // Late parts lie here and in the thread that gets them.
   const whole = { ...fit, threadBytes: kernelBytes, peakBytes: fit.peakBytes + 2 * late };
   return needFit(whole, request.memoryBytes, { store: request.target });

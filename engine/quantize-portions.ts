@@ -71,7 +71,7 @@ export function cutPortions({ tensors, header, fileBytes, threads }: QuantizeReq
 /** Threads for the request within its memory. Throws EngineMemoryTooSmall when one does not fit. */
 export function fitPortions(request: QuantizeRequest, threads: number): Fit {
   const threadBytes = request.tensors.reduce((most, tensor) => Math.max(most, portionBytes(tensor)), 0);
-  const fit = fitMemory(() => threadBytes, threads, request.memoryBytes);
+  const fit = fitMemory(() => threadBytes, { threads, memoryBytes: request.memoryBytes });
   return needFit(fit, request.memoryBytes, { file: request.target.key });
 }
 

@@ -132,6 +132,7 @@ export async function mergeFolder(request: MergeFolderRequest, deps: MergeFolder
     {
       threads: request.threads,
       memoryBytes: request.memoryBytes,
+      isRemote: models.some(({ source }) => !deps.openStore(source.store).isLocal),
       shardBytes: request.shardBytes,
       statistics: request.statistics,
       outputs,

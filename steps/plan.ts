@@ -106,7 +106,9 @@ export async function preparePlan(input: PlanInput, yard: ObjectStore, deps: Ste
     models.push({ ...opened, documents: await readDocuments(place, checkpoint, names, deps.signal) });
   }
   const { shardBytes, fleet } = input;
+  const stores = [yard, ...models.map(({ source }) => deps.openStore(source.store))];
   const sizes = {
+    isRemote: stores.some(({ isLocal }) => !isLocal),
     threads: input.threads ?? fleet?.cpu.vcpus,
     memoryBytes: input.memoryBytes ?? (fleet && engineBytes(fleet.cpu.memoryMiB)),
     memoryBytesMax: input.memoryBytes ?? (fleet && engineBytes(fleet.cpu.memoryMiBMax)),

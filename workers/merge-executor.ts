@@ -10,7 +10,7 @@ import { elementCount } from "../core/tensor.ts";
 import type { ExecuteConvert } from "../engine/convert-request.ts";
 import { beginUnitWrites, derivedParts, describeDerived, type UnitWrites } from "../engine/derived-files.ts";
 import { fitUnit, type UnitFit } from "../engine/memory.ts";
-import { type RegionResult, type RegionTask, tensorsOf } from "../engine/merge-region.ts";
+import { areLocal, type RegionResult, type RegionTask, tensorsOf } from "../engine/merge-region.ts";
 import type { TensorResult } from "../engine/merge-tensor.ts";
 import { cutRegions, type MergeRegion } from "../engine/regions.ts";
 import type {
@@ -44,7 +44,11 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
     signal.throwIfAborted();
     const target = openStore(request.target.store);
     const regions = cutRegions(request.unit, request.threads);
-    const fit = fitUnit(request.unit, Math.min(request.threads, regions.length), request.memoryBytes);
+    const fit = fitUnit(request.unit, {
+      threads: Math.min(request.threads, regions.length),
+      memoryBytes: request.memoryBytes,
+      isRemote: !areLocal(request.unit.tensors, request.sources, { openStore }),
+    });
     const writes = await beginUnitWrites(request, regions, target, signal);
     try {
       const header = headerOf(request.unit);
@@ -69,7 +73,7 @@ export function createMergeExecutor(openStore: OpenStore): MergeExecutor {
   };
   return {
     execute,
-    measure: createMeasure(pool),
+    measure: createMeasure(openStore, pool),
     convert: createConvert(openStore, pool),
     digest: createDigest(pool),
     close: pool.close,

@@ -4,13 +4,14 @@ import assert from "node:assert/strict";
 import { joinTotals, type PartTotals } from "../core/artifact/totals.ts";
 import { measuredTensors, roundOf } from "../engine/measure-tensors.ts";
 import { fitMeasuring } from "../engine/memory.ts";
-import { tensorsOf } from "../engine/merge-region.ts";
+import { areLocal, tensorsOf } from "../engine/merge-region.ts";
 import { cutRegions } from "../engine/regions.ts";
 import type { ExecuteMeasure } from "../engine/request.ts";
+import type { OpenStore } from "../stores/store.ts";
 import type { Pool } from "./pool.ts";
 import type { RegionOutcome } from "./region-job.ts";
 
-export function createMeasure(pool: Pool): ExecuteMeasure {
+export function createMeasure(openStore: OpenStore, pool: Pool): ExecuteMeasure {
   return async ({ unit, round, sources, state, threads, memoryBytes }, { signal, progress }) => {
     signal.throwIfAborted();
     const measured = measuredTensors(unit);
@@ -19,7 +20,8 @@ export function createMeasure(pool: Pool): ExecuteMeasure {
     const parts = cutRegions(unit, threads)
       .map((region) => tensorsOf(unit, region).filter((tensor) => measured.includes(tensor)))
       .filter((tensors) => tensors.length > 0);
-    const fit = fitMeasuring(unit, round, Math.min(threads, parts.length), memoryBytes);
+    const isRemote = !areLocal(measured, sources, { openStore });
+    const fit = fitMeasuring(unit, round, { threads: Math.min(threads, parts.length), memoryBytes, isRemote });
     const { windowElements } = fit;
     const rules = { nonFinite: unit.nonFinite, strict: unit.strict };
     const jobs = parts.map((tensors) => ({

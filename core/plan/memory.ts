@@ -24,8 +24,10 @@ import {
   type UnitTensor,
 } from "./schema.ts";
 
-/** Elements of a window when nothing else is asked for: 64 tiles, 1 MiB of BF16, small enough to stay in cache. */
-const WINDOW_ELEMENTS_DEFAULT = 64 * TILE_ELEMENTS;
+/** Elements of the largest window of inputs that lie on this machine: 1 MiB of BF16, small enough to stay in cache. */
+const WINDOW_ELEMENTS_LOCAL = 64 * TILE_ELEMENTS;
+/** Of inputs behind a network: 4 MiB of BF16, which take longer than the way of a request there and back. */
+const WINDOW_ELEMENTS_REMOTE = 4 * WINDOW_ELEMENTS_LOCAL;
 
 /** Memory of a worker process before any kernel memory: runtime, code, and per thread its own heap. */
 const PROCESS_BYTES = 96 * 2 ** 20;
@@ -284,7 +286,7 @@ function processBytes(threadBytes: number, threads: number): number {
 export const DIGEST_PEAK_BYTES = PROCESS_BYTES + 160 * 2 ** 20;
 
 /** Smallest window that is tried: 8 tiles. */
-const WINDOW_ELEMENTS_MIN = WINDOW_ELEMENTS_DEFAULT / 8;
+const WINDOW_ELEMENTS_MIN = WINDOW_ELEMENTS_LOCAL / 8;
 
 /** What a thread's kernels can address, less some for their own tables. */
 const KERNEL_BYTES_MAX = 2 ** 32 - 2 ** 25;
@@ -310,13 +312,17 @@ export type Fit = {
   readonly peakBytes: number;
 };
 
+/** Threads and bytes that a worker process may use, and whether it reads windows over a network: no unless said. */
+export type Machine = { readonly threads: number; readonly memoryBytes: number; readonly isRemote?: boolean };
+
 /**
  * The most threads up to `threads`, then the largest window, that fit into `memoryBytes`; when nothing does, one thread
  * with the smallest window, whose `peakBytes` then say how much it takes. Neither ever changes a result.
  */
-export function fitMemory(needs: (windowElements: number) => number, threads: number, memoryBytes: number): Fit {
+export function fitMemory(needs: (windowElements: number) => number, { threads, memoryBytes, isRemote }: Machine): Fit {
+  const largest = isRemote === true ? WINDOW_ELEMENTS_REMOTE : WINDOW_ELEMENTS_LOCAL;
   for (let count = threads; count >= 1; count--) {
-    for (let windowElements = WINDOW_ELEMENTS_DEFAULT; windowElements >= WINDOW_ELEMENTS_MIN; windowElements /= 2) {
+    for (let windowElements = largest; windowElements >= WINDOW_ELEMENTS_MIN; windowElements /= 2) {
       const threadBytes = needs(windowElements);
       const peakBytes = processBytes(threadBytes, count);
       if (peakBytes <= memoryBytes) return { windowElements, threads: count, threadBytes, peakBytes };

@@ -60,6 +60,8 @@ export type MergeOptions = {
   readonly statistics?: boolean | undefined;
   /** Threads of a worker process. */
   readonly threads?: number | undefined;
+  /** An input is read over a network; false unless said otherwise. */
+  readonly isRemote?: boolean | undefined;
   /** What is made beside the merged checkpoint; nothing unless said otherwise. */
   readonly outputs?: Outputs | undefined;
   /** Importance matrices by the names that outputs have for them. */

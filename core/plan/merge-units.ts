@@ -7,7 +7,16 @@ import { findPlannedMethod } from "../methods/registry.ts";
 import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import { tensorBytes } from "../tensor.ts";
-import { type CutMethod, type Fit, fitMemory, keptBytes, kernelBytes, sinkBytes, valueDtype } from "./memory.ts";
+import {
+  type CutMethod,
+  type Fit,
+  fitMemory,
+  keptBytes,
+  kernelBytes,
+  type Machine,
+  sinkBytes,
+  valueDtype,
+} from "./memory.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
 import { type DerivedFile, type MergeUnit, modelsOf, type UnitInput, type UnitTensor } from "./schema.ts";
 
@@ -16,8 +25,7 @@ export type UnitOptions = {
   readonly recipe: Recipe;
   readonly method: MergeMethod;
   readonly stage: number;
-  readonly threads: number;
-  readonly memoryBytes: number;
+  readonly machine: Machine;
   readonly statistics: boolean;
   /** Of a method that must know the whole model. */
   readonly prepared?: MergeUnit["prepared"];
@@ -58,7 +66,7 @@ export function makeMergeUnits(
     const bytesOf = (tensor: UnitTensor, windowElements: number) =>
       kernelBytes(methodOf(tensor, options), tensor, windowElements, watchers) + sinks;
     const { fit, need } = fitTensors(placed, bytesOf, options);
-    const kept = keptBytes(fit, options.memoryBytes, placed);
+    const kept = keptBytes(fit, options.machine.memoryBytes, placed);
     const isPrepared = options.prepared !== undefined && placed.some(({ method }) => method === options.method.id);
     const unit: MergeUnit = {
       op: "merge",
@@ -114,11 +122,11 @@ export function bytesOfInputs(tensor: UnitTensor): number {
 export function fitTensors(
   tensors: readonly UnitTensor[],
   bytesOf: (tensor: UnitTensor, windowElements: number) => number,
-  { recipe, method, threads, memoryBytes }: UnitOptions,
+  { recipe, method, machine }: UnitOptions,
 ): { readonly fit: Fit; readonly need: UnitNeed } {
   const needs = (windowElements: number) =>
     tensors.reduce((most, tensor) => Math.max(most, bytesOf(tensor, windowElements)), 0);
-  const fit = fitMemory(needs, threads, memoryBytes);
+  const fit = fitMemory(needs, machine);
   const { windowElements, threadBytes, peakBytes } = fit;
   const largest = tensors.find((tensor) => bytesOf(tensor, windowElements) === threadBytes);
   const where = { ...fieldPlace(recipe.origin, ["merge_method"]), tensor: largest?.name };

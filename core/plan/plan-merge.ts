@@ -99,8 +99,11 @@ export function planMerge({ name, text, models, inputs, ...task }: MergeTask, op
     recipe,
     method,
     stage: first + (whole?.rounds.length ?? 0),
-    threads: options.threads ?? THREADS_DEFAULT,
-    memoryBytes: options.memoryBytes ?? MEMORY_BYTES_DEFAULT,
+    machine: {
+      threads: options.threads ?? THREADS_DEFAULT,
+      memoryBytes: options.memoryBytes ?? MEMORY_BYTES_DEFAULT,
+      isRemote: options.isRemote ?? false,
+    },
     statistics: options.statistics ?? false,
     prepared: whole && describePrepared(whole, first),
   };

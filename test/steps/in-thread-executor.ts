@@ -7,7 +7,7 @@ import { createScalarKernels } from "../../core/ops/kernels.ts";
 import { beginUnitWrites, derivedParts, describeDerived } from "../../engine/derived-files.ts";
 import { measuredTensors, measureTensors } from "../../engine/measure-tensors.ts";
 import { fitMeasuring, fitUnit } from "../../engine/memory.ts";
-import { mergeRegion, tensorsOf } from "../../engine/merge-region.ts";
+import { areLocal, mergeRegion, tensorsOf } from "../../engine/merge-region.ts";
 import { cutRegions } from "../../engine/regions.ts";
 import type { ExecuteMeasure, ExecuteMerge, MeasureRequest, MergeRequest } from "../../engine/request.ts";
 import type { OpenStore } from "../../stores/store.ts";
@@ -20,7 +20,11 @@ export function createInThreadMeasurer(
   return async (request, { signal }) => {
     onMeasure(request);
     const { unit, round, state, sources, memoryBytes } = request;
-    const { windowElements, threadBytes } = fitMeasuring(unit, round, 1, memoryBytes);
+    const { windowElements, threadBytes } = fitMeasuring(unit, round, {
+      threads: 1,
+      memoryBytes,
+      isRemote: !areLocal(unit.tensors, sources, { openStore }),
+    });
     const kernels = createScalarKernels(threadBytes);
     let bytesRead = 0;
     const progress = (read: number): void => {
@@ -44,7 +48,11 @@ export function createInThreadExecutor(
     const { unit, sources, state, importance, target } = request;
     const store = openStore(target.store);
     const regions = cutRegions(unit, 1);
-    const { windowElements, keptBytes, threadBytes } = fitUnit(unit, 1, request.memoryBytes);
+    const { windowElements, keptBytes, threadBytes } = fitUnit(unit, {
+      threads: 1,
+      memoryBytes: request.memoryBytes,
+      isRemote: !areLocal(unit.tensors, sources, { openStore }),
+    });
     const kernels = createScalarKernels(threadBytes);
     const { header } = encodeSafetensorsHeader(unit.tensors, HF_METADATA, "given");
     const writes = await beginUnitWrites(request, regions, store, signal);

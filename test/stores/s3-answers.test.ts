@@ -121,6 +121,29 @@ test("a body that breaks off is no short object: it is read again", async () => 
   });
 });
 
+test("bodies that come in pieces of any size are read exactly, several at a time", async () => {
+  const stored = patterned(1_000_003);
+  const inPieces: Answer = (_request, response) => {
+    response.writeHead(206, {
+      "content-length": stored.length,
+      "content-range": `bytes 0-${stored.length - 1}/${stored.length}`,
+    });
+    const sizes = [1, 70_000, 3, 65_536, 200_000];
+    let sent = 0;
+    for (let turn = 0; sent < stored.length; turn++) {
+      const size = sizes[turn % sizes.length] ?? 1;
+      response.write(stored.subarray(sent, sent + size));
+      sent += size;
+    }
+    response.end();
+  };
+  await withAnswers([inPieces, inPieces, inPieces], async ({ store }) => {
+    const reads = [0, 1, 2].map(() => new Uint8Array(stored.length));
+    await Promise.all(reads.map((into) => store.readInto("a", 0, into)));
+    for (const into of reads) assert.equal(Buffer.compare(into, stored), 0);
+  });
+});
+
 test("a range beyond the end is a short read, by 206 and by 416", async () => {
   await withAnswers([range("0123", 5, 9), failure(416, "InvalidRange")], async ({ store }) => {
     const error = await rejectsWith(store.readInto("a", 5, await read(10)), "StoreShortRead");

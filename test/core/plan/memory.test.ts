@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { della } from "../../../core/methods/della.ts";
 import { ties } from "../../../core/methods/ties.ts";
-import { kernelBytes, UNWATCHED } from "../../../core/plan/memory.ts";
+import { fitMemory, kernelBytes, UNWATCHED } from "../../../core/plan/memory.ts";
 import type { UnitTensor } from "../../../core/plan/schema.ts";
 import { unitTensorOf } from "../../engine/in-memory.ts";
 
@@ -52,4 +52,16 @@ test("fused experts of 16 million elements each go through della in less than th
   assert.ok(bytes < 23 * slice, `${(bytes / slice).toFixed(1)} bytes an element of a slice`);
   assert.ok(kernelBytes(della, tensor, 2 ** 16, { statistics: true, derives: false }) > 39 * slice);
   assert.ok(kernelBytes(della, { ...tensor, dtype: "F32" }, 2 ** 16, UNWATCHED) > 39 * slice);
+});
+
+test("windows of inputs behind a network are larger, where memory allows, and threads come first", () => {
+  // Sixteen bytes of windows an element, on each thread.
+  const needs = (windowElements: number) => 16 * windowElements;
+  const near = fitMemory(needs, { threads: 2, memoryBytes: 2 ** 29 });
+  const far = fitMemory(needs, { threads: 2, memoryBytes: 2 ** 29, isRemote: true });
+  assert.deepEqual([near.windowElements, near.threads], [2 ** 19, 2]);
+  assert.deepEqual([far.windowElements, far.threads], [2 ** 21, 2]);
+  assert.ok(far.peakBytes <= 2 ** 29);
+  const tight = fitMemory(needs, { threads: 2, memoryBytes: 200 * 2 ** 20, isRemote: true });
+  assert.deepEqual([tight.windowElements, tight.threads], [2 ** 20, 2]);
 });
