@@ -174,7 +174,7 @@ function takeAtom(rows: Pursued, row: number, atom: number, context: Context): n
   rows.chosen[row * rows.k + last] = atom;
   const weights = rows.weights.subarray(row * rows.k, row * rows.k + equations.count);
   solveNormalEquations(equations, weights);
-  const rest = Float64Array.from(own);
+  const rest = new Float64Array(own);
   for (const [index, values] of atoms.entries()) subtract(rest, values, weights[index] ?? 0);
   rows.rests.set(rest, row * width);
   return measureRest(rows, row, context);

@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { Option } from "commander";
 import { MEMORY_BYTES_DEFAULT } from "../../core/plan/defaults.ts";
+import { SUBWORD_WEIGHTINGS } from "../../core/transplant/subwords.ts";
 import { WEIGHTINGS } from "../../engine/approximate-request.ts";
 import { MATCH_SIDES, TRANSPLANT_METHODS, transplantStep } from "../../steps/models/transplant.ts";
 import { runStep } from "../../steps/step.ts";
@@ -32,6 +33,7 @@ type Options = {
   readonly k?: number;
   readonly weightScheme?: (typeof WEIGHTINGS)[number];
   readonly cosineSimilarity?: boolean;
+  readonly subwordMethod?: (typeof SUBWORD_WEIGHTINGS)[number];
   readonly byteMatch: (typeof MATCH_SIDES)[number];
   readonly prefixMatch: (typeof MATCH_SIDES)[number];
   readonly threads?: number;
@@ -58,6 +60,11 @@ export function addTransplant(program: Command, terminal: Terminal): void {
       ),
     )
     .option("--cosine-similarity", "of common_interpolation: the nearest are those of the most like direction")
+    .addOption(
+      new Option("--subword-method <name>", "of subword: how the pieces of a token are weighed").choices(
+        SUBWORD_WEIGHTINGS,
+      ),
+    )
     .addOption(matchOption("--byte-match <where>", "a token of the same byte counts as the same"))
     .addOption(matchOption("--prefix-match <where>", "so does the longest token that a token begins with"))
     .addOption(threadsOption())
@@ -71,7 +78,7 @@ function matchOption(flags: string, help: string): Option {
 }
 
 async function transplant(model: string, options: Options, terminal: Terminal): Promise<void> {
-  const { method, k, byteMatch, prefixMatch, weightScheme: weighting, cosineSimilarity: cosine } = options;
+  const { method } = options;
   refuseIdle(options);
   const progress = createProgress(terminal, { silent: options.json === true });
   const result = await intoFolder(options, terminal, async ({ target, deps, find }) => {
@@ -83,7 +90,7 @@ async function transplant(model: string, options: Options, terminal: Terminal): 
       ...readingProgress(progress, "transplant"),
     };
     const places = { model: await find(model), donor: await find(options.tokenizer), target };
-    return runStep(transplantStep, { ...places, method, k, weighting, cosine, byteMatch, prefixMatch }, own);
+    return runStep(transplantStep, { ...places, ...settingsOf(options) }, own);
   }).finally(() => progress.end());
   printResult(terminal, options.json, { ...result, target: toUri(options.out, terminal.cwd) }, () => {
     const tokens = `${countOf(result.rows, "token")}, ${result.shared} of them the model's own`;
@@ -98,12 +105,20 @@ async function transplant(model: string, options: Options, terminal: Terminal): 
 }
 
 /** Throws CliUsage for an option that the method does not use. */
-function refuseIdle({ method, k, weightScheme, cosineSimilarity }: Options): void {
+function refuseIdle({ method, k, weightScheme, cosineSimilarity, subwordMethod }: Options): void {
   const found = `--method ${method}`;
-  if (method === "mean" || method === "zero") {
+  const nearest = method === "common_interpolation";
+  if (method !== "omp" && !nearest) {
     refuseGiven({ "--k": k }, { found, expected: "--method omp or common_interpolation" });
   }
-  if (method === "common_interpolation") return;
-  const own = { "--weight-scheme": weightScheme, "--cosine-similarity": cosineSimilarity };
-  refuseGiven(own, { found, expected: "--method common_interpolation" });
+  if (!nearest) {
+    const own = { "--weight-scheme": weightScheme, "--cosine-similarity": cosineSimilarity };
+    refuseGiven(own, { found, expected: "--method common_interpolation" });
+  }
+  if (method !== "subword") refuseGiven({ "--subword-method": subwordMethod }, { found, expected: "--method subword" });
+}
+
+function settingsOf({ method, k, byteMatch, prefixMatch, ...options }: Options) {
+  const { weightScheme: weighting, cosineSimilarity: cosine, subwordMethod: subwordWeighting } = options;
+  return { method, k, weighting, cosine, subwordWeighting, byteMatch, prefixMatch };
 }

@@ -80,7 +80,7 @@ export const PLAN_CODES = {
   PlanTokenizerNotSupported: {
     meaning: "the tokenizer has a part that text is not encoded with here",
     retryable: false,
-    remedy: "write `gate_mode: random`, or save the tokenizer as byte pairs with a known pre-tokenizer",
+    remedy: "save it as byte pairs with a known pre-tokenizer, or do without (`gate_mode: random`, `--method omp`)",
   },
   PlanDocumentInvalid: {
     meaning: "a small file beside a model's weights cannot be read",

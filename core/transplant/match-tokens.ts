@@ -105,6 +105,12 @@ function indexTokens(model: UsedTokenizer, rows: number): Index {
   return maps;
 }
 
+/** By id, the bytes that a token stands for, as one character each. */
+export function tokenBytes(model: UsedTokenizer): ReadonlyMap<number, string> {
+  const tokens = readTokens(model);
+  return new Map(tokens.map(({ id, token: { kind, key } }) => [id, kind === "added" ? bytesOf(key) : key]));
+}
+
 /** Tokens in ascending order of ids. */
 function readTokens({ tokenizer, roles }: UsedTokenizer) {
   const { ids, added } = tokenizer.vocabulary;

@@ -17,6 +17,13 @@ export type RowPlan = {
   readonly counts: { readonly same: number; readonly byte: number; readonly prefix: number; readonly unknown: number };
 };
 
+/** Combinations of rows of the base by target: those of target i from `starts[i]` to `starts[i + 1]`. */
+export type Combinations = {
+  readonly starts: Int32Array;
+  readonly rows: Int32Array;
+  readonly weights: Float64Array;
+};
+
 /** `donorRows` are those of the donor's matrix: tokens from there on have none to be approximated by. */
 export function planRows(
   { isToken, same, byte, prefix }: TokenMatches,

@@ -11,6 +11,7 @@ import {
   TOKENIZER_CONFIG_FILE,
   TOKENIZER_FILE,
 } from "../../core/plan/documents.ts";
+import { createEncoder, type Encode } from "../../core/tokenizer/encode/encoder.ts";
 import { readTokenizerJson } from "../../core/tokenizer/tokenizer-json.ts";
 import { NO_ROW, type TokenMatches, type UsedTokenizer } from "../../core/transplant/match-tokens.ts";
 import { transplantConfig, transplantGeneration } from "../../core/transplant/settings.ts";
@@ -22,8 +23,11 @@ import type { ReadableModel } from "./whole-tensors.ts";
 
 type Document = Readonly<Record<string, unknown>>;
 
-/** A model's tokenizer, and what its settings say of generation. */
-export type StoredTokenizer = UsedTokenizer & { readonly generation: Document | undefined };
+/** A model's tokenizer, what its settings say of generation, and the encoder of text, which may not be known. */
+export type StoredTokenizer = UsedTokenizer & {
+  readonly generation: Document | undefined;
+  readonly createEncoder: () => Encode;
+};
 
 const ROLES = "bos_token eos_token unk_token sep_token pad_token cls_token mask_token".split(" ");
 
@@ -53,7 +57,13 @@ export async function openTokenizer(model: ReadableModel, signal: AbortSignal): 
     const text = isJsonObject(said) ? said.content : said;
     if (typeof text === "string") roles.set(role, text);
   }
-  return { tokenizer: readTokenizerJson(bytes, placeOf(TOKENIZER_FILE)), roles, generation: read(GENERATION_FILE) };
+  const place = placeOf(TOKENIZER_FILE);
+  return {
+    tokenizer: readTokenizerJson(bytes, place),
+    roles,
+    generation: read(GENERATION_FILE),
+    createEncoder: () => createEncoder(bytes, place),
+  };
 }
 
 type Transplanted = {

@@ -5,16 +5,9 @@ import type { TensorEntry } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { floatDtype, scalarCast } from "../../core/ops/cast.ts";
 import { elementBytes, elementCount } from "../../core/tensor.ts";
-import { FIRST_TARGET, MEAN_ROW } from "../../core/transplant/row-plan.ts";
+import { type Combinations, FIRST_TARGET, MEAN_ROW } from "../../core/transplant/row-plan.ts";
 import { createEntryReader } from "../../engine/stored-reader.ts";
 import { type ReadableModel, roundValues } from "./whole-tensors.ts";
-
-/** Combinations of rows of the base by target: those of target i from `starts[i]` to `starts[i + 1]`. */
-export type Combinations = {
-  readonly starts: Int32Array;
-  readonly rows: Int32Array;
-  readonly weights: Float64Array;
-};
 
 export type RowWork = {
   readonly model: ReadableModel;

@@ -8,7 +8,15 @@ import type { TensorEntry } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { count, uri } from "../../core/schema-atoms.ts";
 import { matchTokens, type TokenMatches } from "../../core/transplant/match-tokens.ts";
-import { planRows, type RowPlan, sharedRows } from "../../core/transplant/row-plan.ts";
+import {
+  type Combinations,
+  FIRST_TARGET,
+  MEAN_ROW,
+  planRows,
+  type RowPlan,
+  sharedRows,
+} from "../../core/transplant/row-plan.ts";
+import { combineSubwords, SUBWORD_WEIGHTINGS, weighPieces } from "../../core/transplant/subwords.ts";
 import {
   findVocabularyTensors,
   type VocabularySide,
@@ -19,7 +27,7 @@ import { type Approximation, type ExecuteApproximate, WEIGHTINGS } from "../../e
 import { defineStep, type StepDeps } from "../step.ts";
 import { writeFolderManifest } from "./folder-manifest.ts";
 import { openTokenizer, type StoredTokenizer, writeTransplantedFiles } from "./transplant-files.ts";
-import { type Combinations, transplantedRows } from "./transplant-rows.ts";
+import { transplantedRows } from "./transplant-rows.ts";
 import { openReadable, type ReadableModel, readTensorPieces, type WholeTensor, writeModel } from "./whole-tensors.ts";
 
 /** What transplanting has besides. */
@@ -32,7 +40,7 @@ export type TransplantDeps = StepDeps & {
 /** Of which matrices a match counts. */
 export const MATCH_SIDES = ["no", "embed", "lm_head", "yes"] as const;
 
-export const TRANSPLANT_METHODS = ["omp", "common_interpolation", "mean", "zero"] as const;
+export const TRANSPLANT_METHODS = ["omp", "common_interpolation", "subword", "mean", "zero"] as const;
 
 const matchSide = z.enum(MATCH_SIDES).default("no");
 
@@ -51,6 +59,8 @@ export const transplantStep = defineStep({
     /** Of the nearest rows: how they are weighed, and whether those are nearest that point most along. */
     weighting: z.enum(WEIGHTINGS).default("distance_proportional"),
     cosine: z.boolean().default(false),
+    /** Of the pieces that the model's tokenizer makes of a token. */
+    subwordWeighting: z.enum(SUBWORD_WEIGHTINGS).default("mean"),
     byteMatch: matchSide,
     prefixMatch: matchSide,
   }),
@@ -67,8 +77,9 @@ export const transplantStep = defineStep({
   }),
   /**
    * Throws TransplantMatrixMissing, TransplantSharedTooFew, PlanTokenizerMissing, PlanTokenizerInvalid,
-   * PlanDocumentInvalid, PlanShapeMismatch, PlanDtypeNotMergeable, EngineNonFinite, EngineMemoryTooSmall,
-   * YardSourceChanged, the codes of opening a checkpoint, and what the stores throw.
+   * PlanTokenizerNotSupported (of subword), PlanDocumentInvalid, PlanShapeMismatch, PlanDtypeNotMergeable,
+   * EngineNonFinite, EngineMemoryTooSmall, YardSourceChanged, the codes of opening a checkpoint, and what the stores
+   * throw.
    */
   async run(input, deps: TransplantDeps) {
     const [model, donor] = [await openSource(input.model, deps), await openSource(input.donor, deps)];
@@ -92,7 +103,8 @@ export const transplantStep = defineStep({
     const bytes = await writeModel(target, tensors, signal);
     await writeTransplantedFiles(target, { model, donor, matches }, signal);
     const { byteMatch, prefixMatch } = input;
-    const settings = { ...(methodOf(input) ?? { id: input.method }), byteMatch, prefixMatch };
+    const weighting = input.method === "subword" ? input.subwordWeighting : undefined;
+    const settings = { ...(methodOf(input) ?? { id: input.method, weighting }), byteMatch, prefixMatch };
     const version = await writeFolderManifest(target, { step: "transplant", settings, inputs: [model, donor] }, signal);
     const matrices = [...model.tensors.sides].flatMap(([tensor, side]) => {
       const plan = sides.get(side)?.plan;
@@ -159,10 +171,29 @@ async function planSides(work: Transplant): Promise<ReadonlyMap<string, Side>> {
     combinations.set(name, combine(await deps.executeApproximate(request, { signal: deps.signal, progress }), work));
     before += passBytes(request);
   }
+  if (input.method === "subword") return combinePieces(work, wanted);
   const fixed = input.method === "mean" ? "mean" : undefined;
   return new Map(
     wanted.map((own) => [own.side, { plan: own.plan, combinations: combinations.get(jobName(own)) ?? fixed }]),
   );
+}
+
+/** The same by pieces of texts; what has no piece that has a row is the mean. */
+function combinePieces(
+  { input, model, donor }: Transplant,
+  wanted: readonly (Wanted & { readonly side: VocabularySide })[],
+): ReadonlyMap<string, Side> {
+  const base = { ...model.tokenizer, encode: model.tokenizer.createEncoder(), rows: model.tensors.rows };
+  const made = wanted.map(({ side, plan }): [string, Side] => {
+    const weigh = (pieces: number) => weighPieces(pieces, input.subwordWeighting, side);
+    const combinations = combineSubwords(plan.targets, donor.tokenizer, base, weigh);
+    const rows = plan.rows.map((row) => {
+      const target = FIRST_TARGET - row;
+      return target >= 0 && combinations.starts[target] === combinations.starts[target + 1] ? MEAN_ROW : row;
+    });
+    return [side, { plan: { ...plan, rows }, combinations }];
+  });
+  return new Map(made);
 }
 
 type Wanted = { readonly matrix: TensorEntry; readonly plan: RowPlan };

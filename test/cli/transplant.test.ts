@@ -53,6 +53,10 @@ function readJson(file: string): Record<string, unknown> {
   return JSON.parse(readFileSync(path.join(cwd, file), "utf8"));
 }
 
+function vocabularyOf(model: string): Readonly<Record<string, number>> {
+  return Object(readJson(`${model}/tokenizer.json`).model).vocab;
+}
+
 describe("transplant", () => {
   test("rows are those of mergekit, everything else is the model's", async () => {
     const made = await transplant("omp", "--k", "6");
@@ -108,6 +112,28 @@ describe("transplant", () => {
     }
     const idle = ["transplant", "base", "--tokenizer", "donor", "--out", "no", "--cosine-similarity"];
     assert.equal((await runJson(cwd, ...idle)).code, "CliUsage");
+  });
+
+  test("a token is the mean of the pieces that the model's tokenizer makes of it", async () => {
+    const made = await transplant("pieces", "--method", "subword");
+    const own = rowsOf((await readPlainModel(path.join(cwd, "base")))[EMBEDDING] ?? { shape: [], values: [] });
+    const [ids, donorIds] = [vocabularyOf("base"), vocabularyOf("donor")];
+    const rows = rowsOf(made[EMBEDDING] ?? { shape: [], values: [] });
+    for (const [token, pieces] of [
+      ["th", ["t", "h"]],
+      ["\u0120W", ["\u0120", "W"]],
+      ["ing", ["in", "g"]],
+    ] as const) {
+      assert.equal(ids[token], undefined);
+      const [first = [], second = []] = pieces.map((piece) => own[ids[piece] ?? -1]);
+      const mean = first.map((value, i) => Math.fround((value + (second[i] ?? 0)) / 2));
+      assert.deepEqual(rows[donorIds[token] ?? -1], mean, token);
+    }
+    const weighed = await transplant("first", "--method", "subword", "--subword-method", "first_last");
+    const [head, embedding] = [HEAD, EMBEDDING].map((name) => rowsOf(weighed[name] ?? { shape: [], values: [] }));
+    const heads = rowsOf((await readPlainModel(path.join(cwd, "base")))[HEAD] ?? { shape: [], values: [] });
+    const th = donorIds.th ?? -1;
+    assert.deepEqual([embedding?.[th], head?.[th]], [own[ids.h ?? -1], heads[ids.t ?? -1]]);
   });
 
   test("prefixes stand in where they may", async () => {
@@ -213,7 +239,15 @@ describe("transplant of other forms", () => {
       assert.equal(refused.code, code, `${base} ${donor}: ${JSON.stringify(refused)}`);
       if (found !== undefined) assert.equal(refused.found, found);
     }
-    const idle = ["transplant", "ok", "--tokenizer", "ok", "--out", "no", "--method", "mean", "--k", "4"];
-    assert.equal((await runJson(cwd, ...idle)).code, "CliUsage");
+    const words = await runJson(cwd, "transplant", "ok", "--tokenizer", "other", "--out", "no", "--method", "subword");
+    assert.equal(words.code, "PlanTokenizerNotSupported");
+    for (const idle of [
+      ["--method", "mean", "--k", "4"],
+      ["--method", "subword", "--weight-scheme", "barycentric"],
+      ["--subword-method", "sum"],
+    ]) {
+      const refused = await runJson(cwd, "transplant", "ok", "--tokenizer", "ok", "--out", "no", ...idle);
+      assert.equal(refused.code, "CliUsage", idle.join(" "));
+    }
   });
 });
