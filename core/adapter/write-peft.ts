@@ -3,21 +3,28 @@ import { canonicalJson } from "../artifact/digest.ts";
 
 export const ADAPTER_MODEL_FILE = "adapter_model.safetensors";
 
+const PREFIX = "base_model.model.";
+
 /** Names of a module's factors, and of the update of its bias. */
 export function factorNames(module: string, isEmbedding: boolean): { readonly a: string; readonly b: string } {
-  const prefix = `base_model.model.${module}`;
+  const prefix = `${PREFIX}${module}`;
   return isEmbedding
     ? { a: `${prefix}.lora_embedding_A`, b: `${prefix}.lora_embedding_B` }
     : { a: `${prefix}.lora_A.weight`, b: `${prefix}.lora_B.weight` };
 }
 
 export function biasName(module: string): string {
-  return `base_model.model.${module}.lora_B.bias`;
+  return `${PREFIX}${module}.lora_B.bias`;
 }
 
 /** Name of a tensor of the model that the adapter holds whole. */
 export function wholeName(name: string): string {
-  return `base_model.model.${name}`;
+  return `${PREFIX}${name}`;
+}
+
+/** The same tensor of an adapter with the model's part of its name turned into another. */
+export function renameModule(name: string, rename: (own: string) => string): string {
+  return `${PREFIX}${rename(name.slice(PREFIX.length))}`;
 }
 
 export type WrittenAdapter = {
@@ -33,7 +40,8 @@ export type WrittenAdapter = {
 
 /**
  * adapter_config.json of an adapter whose scale is 1 everywhere: alpha is the rank, module by module. Modules are
- * targeted by the last part of their names.
+ * targeted by the last part of their names. Those that are held whole have their paths: PEFT takes every module whose
+ * name ends so, even within a word, and wants the tensors of each.
  */
 export function encodeAdapterConfig(adapter: WrittenAdapter): Uint8Array<ArrayBuffer> {
   const rank = [...adapter.ranks.values()].reduce((most, own) => Math.max(most, own), 1);
@@ -57,7 +65,7 @@ export function encodeAdapterConfig(adapter: WrittenAdapter): Uint8Array<ArrayBu
     use_dora: false,
     init_lora_weights: true,
     target_modules: lastParts(adapter.ranks.keys()),
-    modules_to_save: adapter.whole.length === 0 ? null : lastParts(adapter.whole),
+    modules_to_save: adapter.whole.length === 0 ? null : [...new Set(adapter.whole)].sort(),
   };
   return new TextEncoder().encode(canonicalJson(document));
 }

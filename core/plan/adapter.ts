@@ -1,8 +1,9 @@
 // A model with an adapter, seen as one checkpoint: every tensor of the model with the update that the adapter makes to
 // it, tensors that the adapter holds whole in place of the model's, and nothing of the adapter left over.
 // Source: peft's merge of LoRA layers, reference section 12; rounding is ours (`LoraUpdate` in core/plan/schema.ts).
+
+import { olderNames } from "../adapter/module-names.ts";
 import { groupAdapter, type ModuleFactors } from "../adapter/modules.ts";
-import { olderNames } from "../adapter/older-names.ts";
 import { type AdapterConfig, readAdapterConfig } from "../adapter/peft.ts";
 import type { Checkpoint, Packing, TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";

@@ -2,7 +2,8 @@
 // saves it. Tensors go one by one; the adapter itself is in memory until it is written.
 import * as z from "zod";
 import { extractFactors, extractKind } from "../../core/adapter/extract.ts";
-import { biasName, wholeName } from "../../core/adapter/write-peft.ts";
+import { newerName } from "../../core/adapter/module-names.ts";
+import { biasName, factorNames, renameModule, wholeName } from "../../core/adapter/write-peft.ts";
 import type { TensorEntry } from "../../core/checkpoint.ts";
 import { MergeyardError } from "../../core/error.ts";
 import { type FloatDtype, isFloatDtype } from "../../core/ops/cast.ts";
@@ -84,15 +85,20 @@ export const extractLoraStep = defineStep({
     }
     addEmptyFactors(extraction);
     addMissingExperts(extraction);
+    completeWhole(extraction);
+    const [architecture] = architecturesOf(model);
+    const rename = (name: string) => newerName(architecture, name);
+    const tensors = extraction.tensors.map((own) => ({ ...own, name: renameModule(own.name, rename) }));
+    const whole = [...new Set(extraction.whole)].map(rename);
     const adapter = {
       base: input.baseName,
       taskType: "CAUSAL_LM",
       storesInputFirst: input.inputFirst,
-      ranks: extraction.ranks,
-      whole: extraction.whole,
-      hasBias: extraction.biases.length > 0,
+      ranks: new Map([...extraction.ranks].map(([module, rank]) => [rename(module), rank])),
+      whole,
+      hasBias: tensors.some(({ name }) => name.endsWith(".lora_B.bias")),
     };
-    const bytes = await writeAdapter(target, extraction.tensors, adapter, deps.signal);
+    const bytes = await writeAdapter(target, tensors, adapter, deps.signal);
     const { model: _model, base: _base, target: _target, ...settings } = input;
     const making = { step: "extract-lora", settings, inputs: [model, base] };
     const version = await writeFolderManifest(target, making, deps.signal);
@@ -100,7 +106,7 @@ export const extractLoraStep = defineStep({
       target: target.uri,
       version,
       modules: extraction.ranks.size,
-      whole: extraction.whole.length,
+      whole: whole.length,
       rank: Math.max(0, ...extraction.ranks.values()),
       bytes,
       kept: energy.all === 0 ? 1 : energy.kept / energy.all,
@@ -197,8 +203,12 @@ function isTiedHead({ model }: Extraction, { name }: TensorEntry): boolean {
  * names each version finds its own. Source: transformers 5.18, conversion_mapping.py.
  */
 function isOtherHead({ model }: Extraction, { name }: TensorEntry): boolean {
-  const { architectures } = model.opened.checkpoint.config ?? {};
-  return name === "embed_out.weight" && Array.isArray(architectures) && architectures[0] === "GPTNeoXForCausalLM";
+  return name === "embed_out.weight" && architecturesOf(model)[0] === "GPTNeoXForCausalLM";
+}
+
+function architecturesOf({ opened }: ReadableModel): readonly unknown[] {
+  const { architectures } = opened.checkpoint.config ?? {};
+  return Array.isArray(architectures) ? architectures : [];
 }
 
 /** The factors of one module, named and rounded to the weight's dtype. */
@@ -269,6 +279,23 @@ function addMissingExperts(extraction: Extraction): void {
     const weight = modules.get(module);
     if (weight !== undefined && isFloatDtype(weight.dtype)) addZeros(extraction, module, weight.dtype, weight);
   }
+}
+
+/** PEFT wants all tensors of a module that is held whole, and no factors inside of it. */
+function completeWhole({ model, tensors, ranks, whole, biases, deps }: Extraction): void {
+  const modules = [...new Set(whole)];
+  const isInside = (name: string) => modules.some((module) => name.startsWith(`${module}.`));
+  const within = [...ranks.keys(), ...biases.map(({ module }) => module)].filter((name) => isInside(`${name}.`));
+  const dropped = new Set(within.flatMap((name) => [...Object.values(factorNames(name, false)), biasName(name)]));
+  const kept = tensors.filter(({ name }) => !dropped.has(name));
+  const known = new Set(kept.map(({ name }) => name));
+  for (const module of within) ranks.delete(module);
+  const missing = model.opened.checkpoint.tensors.filter(({ name }) => isInside(name) && !known.has(wholeName(name)));
+  const added = missing.map((entry): WholeTensor => {
+    const bytes = () => readTensorBytes(model, entry, deps.signal);
+    return { name: wholeName(entry.name), dtype: entry.dtype, shape: entry.shape, bytes };
+  });
+  tensors.splice(0, tensors.length, ...kept, ...added);
 }
 
 function addZeros({ tensors, ranks }: Extraction, module: string, dtype: FloatDtype, { shape }: TensorEntry): void {
