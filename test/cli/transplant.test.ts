@@ -88,6 +88,12 @@ describe("transplant", () => {
     assert.notEqual(await version("k", "--prefix-match", "yes"), one);
   });
 
+  test("a model that gets its own tokenizer is the same", async () => {
+    await runJson(cwd, "transplant", "base", "--tokenizer", "base", "--out", "own");
+    assert.deepEqual(await readPlainModel(path.join(cwd, "own")), await readPlainModel(path.join(cwd, "base")));
+    assert.deepEqual(readJson("own/config.json"), readJson("base/config.json"));
+  });
+
   test("means and zeros stand for what the model does not know", async () => {
     const base = rowsOf((await readPlainModel(path.join(cwd, "base")))[EMBEDDING] ?? { shape: [], values: [] });
     const mean = base[0]?.map((_, i) => base.reduce((sum, row) => sum + (row[i] ?? 0), 0) / base.length) ?? [];
