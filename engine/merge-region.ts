@@ -17,6 +17,7 @@ import type { MergeRegion } from "./regions.ts";
 import type { ResolvedSource } from "./request.ts";
 import type { SinkPlace } from "./sink.ts";
 import { sourceOf } from "./stored-reader.ts";
+import { streamTensor } from "./stream-tensor.ts";
 
 /** What all tensors of a task have in common. */
 export type InputTask = {
@@ -132,7 +133,8 @@ async function mergeOne(
   try {
     const context = { ...inputContext(task, tensor, deps, output.digestInputs), ...output };
     const method = methodOf(tensor);
-    return method === undefined ? await copyTensor(context) : await mergeTensor({ ...context, method });
+    if (method === undefined) return await copyTensor(context);
+    return await (method.stream === undefined ? mergeTensor : streamTensor)({ ...context, method });
   } finally {
     deps.kernels.release(mark);
   }

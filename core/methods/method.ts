@@ -272,7 +272,15 @@ export type MergeMethod = {
   /** True when the result is the only input's values unchanged: where the dtype stays too, its bytes are copied. */
   isIdentity?(tensor: MergeTensor): boolean;
   compile(tensor: MergeTensor, kernels: Kernels): TensorProgram;
+  /**
+   * In place of `compile`, of a method whose inputs are not read in lockstep: the result in float32, piece by piece.
+   * Each piece is valid until the next, and memory is the scratch bytes, which all pieces' tiles are part of.
+   */
+  stream?(tensor: MergeTensor, kernels: Kernels, read: ReadInput): AsyncIterable<Tile>;
 };
+
+/** The elements of an input from `first` on, widened to float32. */
+export type ReadInput = (input: number, first: number, count: number, target: Tile) => Promise<void>;
 
 /** A parameter that the schema has made a number; an invariant of resolution, so its absence is a fault of ours. */
 export function numberParameter(values: ParameterValues, name: string): number {

@@ -19,6 +19,7 @@ import { localize_and_stitch } from "./localize_and_stitch.ts";
 import type { MergeMethod } from "./method.ts";
 import { model_stock } from "./model_stock.ts";
 import { moe_expert } from "./moe_expert.ts";
+import { moe_gates } from "./moe_gates.ts";
 import { moe_router } from "./moe_router.ts";
 import { multislerp } from "./multislerp.ts";
 import { nearswap } from "./nearswap.ts";
@@ -82,7 +83,7 @@ export const METHOD_IDS: readonly string[] = Object.freeze([...METHODS.keys()]);
 
 /** What the planner gives tensors that no recipe's `merge_method` does. */
 const PLANNED: ReadonlyMap<string, MergeMethod> = new Map(
-  Object.entries({ moe_expert, moe_router } satisfies Record<string, MergeMethod>),
+  Object.entries({ moe_expert, moe_gates, moe_router } satisfies Record<string, MergeMethod>),
 );
 
 /** The method of a planned tensor: of a recipe or the planner's own; undefined for any other, a copy included. */

@@ -149,16 +149,21 @@ const DEFAULTS: Readonly<Record<string, Config>> = {
     bos_token_id: 1,
     eos_token_id: 2,
   },
-  qwen2: { num_key_value_heads: 32 },
-  qwen3: { num_key_value_heads: 32, head_dim: 128 },
+  qwen2: { num_key_value_heads: 32, rms_norm_eps: 1e-6, rope_theta: 10_000 },
+  qwen3: { num_key_value_heads: 32, head_dim: 128, rms_norm_eps: 1e-6, rope_theta: 10_000 },
 };
 
-/** The config of the mixture: the dense one, with what `architecture` means by keys that it leaves out. */
-export function moeConfig(architecture: MoeArchitecture, dense: Config, counts: MoeCounts): Config {
+/** A dense model's config, with what its kind means by keys that it leaves out. */
+export function denseConfig(dense: Config): Config {
   const type = String(dense.model_type);
   const heads: Config = type === "llama" ? { num_key_value_heads: dense.num_attention_heads } : {};
   const { rope_theta, ...meant }: Config = { ...heads, ...DEFAULTS[type] };
   const rope = "rope_parameters" in dense ? {} : { rope_theta };
-  const config = { ...meant, ...rope, ...dense, ...architecture.config(dense, counts) };
+  return { ...meant, ...rope, ...dense };
+}
+
+/** The config of the mixture: the dense one, with what `architecture` means by keys that it leaves out. */
+export function moeConfig(architecture: MoeArchitecture, dense: Config, counts: MoeCounts): Config {
+  const config = { ...denseConfig(dense), ...architecture.config(dense, counts) };
   return Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined));
 }

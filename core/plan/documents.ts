@@ -21,7 +21,7 @@ export const GENERATION_FILE = "generation_config.json";
 export function documentNames(recipe: Recipe, outputs?: Outputs): readonly string[] {
   const recipes = [recipe, ...recipe.stages.map((stage) => stage.recipe)];
   const adapts = recipes.some(({ references }) => references.some(({ adapter }) => adapter !== undefined));
-  const tokenizes = recipes.some(({ tokenizer, moe }) => tokenizer !== undefined || moe?.gateMode === "cheap_embed");
+  const tokenizes = recipes.some(({ tokenizer, moe }) => tokenizer !== undefined || usesPrompts(moe));
   const writesTokenizer = outputs?.gguf.some(({ tokenizer }) => tokenizer) === true;
   const talks = recipes.some(({ chatTemplate }) => chatTemplate !== undefined);
   return [
@@ -31,6 +31,11 @@ export function documentNames(recipe: Recipe, outputs?: Outputs): readonly strin
     ...(tokenizes || talks ? [TOKENIZER_CONFIG_FILE] : []),
     ...(writesTokenizer ? GGUF_TOKENIZER_FILES : []),
   ];
+}
+
+/** Prompts are encoded by the base's tokenizer. */
+function usesPrompts(moe: Recipe["moe"]): boolean {
+  return moe !== undefined && moe.gateMode !== "random" && moe.gateMode !== "uniform_random";
 }
 
 /** The place of a model's document in errors. */

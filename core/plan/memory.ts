@@ -37,7 +37,7 @@ const THREAD_BYTES = 32 * 2 ** 20;
 export type Cut = { readonly windowElements: number; readonly tileElements: number };
 
 /** Properties of a method that decide the cut; a "copy" has element locality, no passes and no scratch. */
-export type CutMethod = Pick<MergeMethod, "locality" | "scratchBytes" | "storesWindows">;
+export type CutMethod = Pick<MergeMethod, "locality" | "scratchBytes" | "storesWindows" | "stream">;
 
 /** The cut of a tensor for a method. Tiles are part of the numerics, windows are not. */
 export function cutTensor(method: CutMethod, shape: readonly number[], windowElements: number): Cut {
@@ -82,6 +82,9 @@ export function widenedElements(method: CutMethod, tensor: UnitTensor, watchers:
  * statistics a tile more for each input, and one.
  */
 export function kernelBytes(method: CutMethod, tensor: UnitTensor, windowElements: number, watchers: Watchers): number {
+  const readers = tensor.inputs.reduce((sum, input) => sum + readerBytes(input), 0);
+  const scratch = method.scratchBytes?.(tensor) ?? 0;
+  if (method.stream !== undefined) return readers + STREAM_BYTES + scratch;
   const total = Math.max(1, elementCount(tensor.shape));
   const cut = cutTensor(method, tensor.shape, windowElements);
   const window = Math.min(cut.windowElements, total);
@@ -94,15 +97,7 @@ export function kernelBytes(method: CutMethod, tensor: UnitTensor, windowElement
   const outputWindows = 2 * allocatedBytes(elementBytes(tensor.dtype, window));
   const inputs = tensor.inputs.length;
   const tiles = 1 + (watchers.statistics ? inputs + 1 : 0);
-  const readers = tensor.inputs.reduce((sum, input) => sum + readerBytes(input), 0);
-  return (
-    readers +
-    inputWindows +
-    inputTiles +
-    outputWindows +
-    tiles * allocatedBytes(4 * tile) +
-    (method.scratchBytes?.(tensor) ?? 0)
-  );
+  return readers + inputWindows + inputTiles + outputWindows + tiles * allocatedBytes(4 * tile) + scratch;
 }
 
 /** A round of a method, as memory sees it. */
@@ -144,6 +139,9 @@ export const GATHER_SPAN_BYTES = 256 * 1024;
 /** Values of a left factor that are kept at a time, and bytes of a right one that are read at a time. */
 export const LORA_LEFT_ELEMENTS = 65_536;
 export const LORA_SPAN_BYTES = 2 ** 20;
+
+/** Bytes that a method reads at a time of inputs that it reads in an order of its own. */
+export const STREAM_BYTES = 2 ** 20;
 
 /** Elements that a quantized output takes at a time, unless one head of attention has more. */
 const SINK_ELEMENTS = 1 << 16;

@@ -1,24 +1,29 @@
 // Tensors of a mixture of experts that no dense model has: routers' weights, each by the method `moe_router`, and
 // biases of zeros. Nothing is computed here: their inputs are rows that the engine gathers when it writes them, as it
 // does for merged vocabularies.
+import type { TensorEntry } from "../checkpoint.ts";
 import { MergeyardError } from "../error.ts";
+import { moe_expert } from "../methods/moe_expert.ts";
 import { moe_router } from "../methods/moe_router.ts";
 import { isFloatDtype } from "../ops/cast.ts";
 import type { MoeExpert } from "../recipe/moe.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import type { Dtype } from "../tensor.ts";
+import { storedTensor } from "./adapter.ts";
+import { gatedExperts } from "./moe-gates.ts";
 import { createPromptRows } from "./moe-prompts.ts";
-import { EMBEDDING, layerNames, type MoeTask, needTensor, STACK } from "./moe-task.ts";
+import { EMBEDDING, inputOf, layerNames, type MoeTask, needTensor, STACK } from "./moe-task.ts";
 import type { PlannedTensor } from "./plan-tensor.ts";
-import { ROWS_ZERO, type RowGather, type UnitInput } from "./schema.ts";
+import { ROWS_ZERO, type RowGather } from "./schema.ts";
 
 /**
  * A router for each layer, [experts, hidden], and the gates of shared experts. Throws PlanTensorMissing,
  * PlanDtypeNotMergeable, and what createPromptRows throws.
  */
-export function planRouters(task: MoeTask): readonly PlannedTensor[] {
+export function planRouters(task: MoeTask, gates: GatesSource | undefined): readonly PlannedTensor[] {
   const { moe, architecture, layers } = task;
   const { block, sharedGate } = architecture;
+  if (gates !== undefined) return takeGates(task, gates);
   const rowsOf =
     moe.gateMode === "cheap_embed"
       ? createPromptRows(task)
@@ -53,6 +58,35 @@ function planRouter(task: MoeTask, name: string, inputs: readonly RowGather[], e
   };
 }
 
+/** The result of the stage that made the gates, and its index among the models. */
+export type GatesSource = { readonly entry: TensorEntry; readonly source: number };
+
+/** Routers as they were made, each its rows of one tensor; only their dtype may be another. */
+function takeGates(task: MoeTask, { entry, source }: GatesSource): readonly PlannedTensor[] {
+  const { recipe, moe, architecture, layers } = task;
+  const { block, sharedGate } = architecture;
+  const all = gatedExperts(task).length;
+  const take = (name: string, first: number, experts: number): PlannedTensor => {
+    const rows: RowGather = { dtype: entry.dtype, others: [], means: [], runs: [[0, first, experts]] };
+    const dtype = recipe.outputDtype ?? needTensor(recipe, moe.base, task.base, EMBEDDING).dtype;
+    return {
+      name,
+      dtype,
+      shape: [experts, ...entry.shape.slice(1)],
+      method: dtype === entry.dtype ? "copy" : moe_expert.id,
+      parameters: {},
+      seed: 0,
+      inputs: [{ ...storedTensor(entry, source), rows, isBase: false, parameters: {} }],
+    };
+  };
+  return Array.from({ length: layers }, (_, layer) => {
+    const [prefix, first] = [`${STACK}${layer}.${block}`, layer * all];
+    const router = take(`${prefix}.gate.weight`, first, moe.experts.length);
+    if (sharedGate === undefined) return [router];
+    return [router, take(`${prefix}.${sharedGate}`, first + moe.experts.length, moe.shared.length)];
+  }).flat();
+}
+
 /** Biases that the architecture has in any case and the base lacks: zeros. Throws PlanTensorMissing. */
 export function planBiases(task: MoeTask): readonly PlannedTensor[] {
   const { recipe, moe, architecture, base, layers } = task;
@@ -69,10 +103,4 @@ export function planBiases(task: MoeTask): readonly PlannedTensor[] {
 
 function zeroRows(dtype: Dtype, rows: number): RowGather {
   return { dtype, others: [], means: [], runs: [[ROWS_ZERO, 0, rows]] };
-}
-
-function inputOf({ recipe, moe, base }: MoeTask, name: string, rows: RowGather): UnitInput {
-  const { adapter, model } = base.reference;
-  const stored = base.stored(needTensor(recipe, moe.base, base, name));
-  return { ...stored, rows, isBase: false, ...(adapter === undefined ? {} : { model }), parameters: {} };
 }

@@ -1,5 +1,5 @@
-// What `gate_mode: cheap_embed` makes routers of: rows of the base's embedding, those of the tokens of each expert's
-// prompts. The base's own tokenizer encodes them; which rows they are is all that the plan says.
+// Prompts of experts as tokens, by the base's own tokenizer; and what `gate_mode: cheap_embed` makes routers of: rows
+// of the base's embedding, those of the tokens. Which rows they are is all that the plan says.
 // Source: mergekit `moe/router.py`.
 import { MergeyardError } from "../error.ts";
 import { PLAN_LIMITS } from "../limits.ts";
@@ -14,7 +14,7 @@ import {
   TOKENIZER_FILE,
 } from "./documents.ts";
 import type { MergeModel } from "./merge-task.ts";
-import { EMBEDDING, type MoeTask, needTensor } from "./moe-task.ts";
+import { type BaseTask, EMBEDDING, needTensor } from "./moe-task.ts";
 import { ROWS_MEAN, ROWS_ZERO, type RowGather } from "./schema.ts";
 
 /**
@@ -23,7 +23,7 @@ import { ROWS_MEAN, ROWS_ZERO, type RowGather } from "./schema.ts";
  * Throws PlanTokenizerMissing, PlanTokenizerInvalid, PlanTokenizerNotSupported, PlanDocumentInvalid, PlanTokenMissing,
  * PlanTooLarge.
  */
-export function createPromptRows(task: MoeTask): (experts: readonly MoeExpert[]) => readonly RowGather[] {
+export function createPromptRows(task: BaseTask): (experts: readonly MoeExpert[]) => readonly RowGather[] {
   const tokensOf = createTokens(task);
   return (experts) => {
     const means = (prompts: (expert: MoeExpert) => readonly string[]): RowGather =>
@@ -44,8 +44,11 @@ function meanRows(lists: readonly (readonly number[])[]): RowGather {
   return { dtype: "F32", others: [], means, runs };
 }
 
-/** Ids of a prompt's tokens, the one that begins a text first, as the reference encodes it. */
-function createTokens(task: MoeTask): (prompt: string, expert: MoeExpert) => readonly number[] {
+/**
+ * Ids of a prompt's tokens, the one that begins a text first, as the reference encodes it. Throws what createPromptRows
+ * throws.
+ */
+export function createTokens(task: BaseTask): (prompt: string, expert: MoeExpert) => readonly number[] {
   const { recipe, moe, base, layers } = task;
   const owner = base.tokenizer.model;
   const [encode, begin] = [openEncoder(task), beginOfText(owner)];
@@ -66,7 +69,7 @@ function createTokens(task: MoeTask): (prompt: string, expert: MoeExpert) => rea
   };
 }
 
-function openEncoder({ recipe, base }: MoeTask): Encode {
+function openEncoder({ recipe, base }: BaseTask): Encode {
   const owner = base.tokenizer.model;
   const bytes = owner.documents?.get(TOKENIZER_FILE);
   if (bytes !== undefined) return createEncoder(bytes, documentPlace(owner, TOKENIZER_FILE));

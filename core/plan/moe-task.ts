@@ -7,6 +7,7 @@ import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import type { RecipeSlice } from "../recipe/slices.ts";
 import type { ModelView } from "./model-view.ts";
+import type { RowGather, UnitInput } from "./schema.ts";
 
 export type MoeTask = {
   /** With the dtype of the output. */
@@ -17,6 +18,9 @@ export type MoeTask = {
   /** Number of the base's layers. */
   readonly layers: number;
 };
+
+/** What is planned of the base alone. */
+export type BaseTask = Omit<MoeTask, "architecture">;
 
 /** The stack of layers of all dense models that an architecture takes. */
 export const STACK = "model.layers.";
@@ -41,4 +45,16 @@ export function needTensor(
     found: "no such tensor",
     expected: "the tensors of a dense model of this architecture",
   });
+}
+
+/** A tensor of the base as an input, whole or with its rows gathered. Throws PlanTensorMissing. */
+export function inputOf({ recipe, moe, base }: BaseTask, name: string, rows?: RowGather): UnitInput {
+  const { adapter, model } = base.reference;
+  return {
+    ...base.stored(needTensor(recipe, moe.base, base, name)),
+    ...(rows === undefined ? {} : { rows }),
+    isBase: false,
+    ...(adapter === undefined ? {} : { model }),
+    parameters: {},
+  };
 }

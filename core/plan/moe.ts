@@ -18,8 +18,10 @@ import type { Recipe } from "../recipe/normalise.ts";
 import { fieldPlace } from "../recipe/origin.ts";
 import type { RecipeSlice } from "../recipe/slices.ts";
 import { sameShape } from "../tensor.ts";
+import type { MergeModel } from "./merge-task.ts";
 import type { ModelView, ViewsByName } from "./model-view.ts";
-import { planBiases, planRouters } from "./moe-made.ts";
+import { GATES, planGates } from "./moe-gates.ts";
+import { type GatesSource, planBiases, planRouters } from "./moe-made.ts";
 import { EMBEDDING, layerNames, type MoeTask, needTensor, STACK } from "./moe-task.ts";
 import type { Notes } from "./notes.ts";
 import type { OutputTensor } from "./output-tensors.ts";
@@ -46,23 +48,39 @@ const BUFFER = /\.rotary_emb\.inv_freq$/;
  * Undefined for a recipe of another kind.
  * Throws MoeArchitectureRefused, PlanLayersUnequal, PlanTensorMissing, PlanShapeMismatch, PlanDtypeNotMergeable.
  */
-export function planMoe(recipe: Recipe, views: ViewsByName, notes: Notes): MoePlan | undefined {
+export function planMoe(
+  recipe: Recipe,
+  models: readonly MergeModel[],
+  views: ViewsByName,
+  notes: Notes,
+): MoePlan | undefined {
   const { moe } = recipe;
   if (moe === undefined) return undefined;
   const base = viewOf(views, moe.base);
+  const layers = base.stacks.get(STACK) ?? 0;
+  if (moe.gates?.isStage === true) {
+    return { recipe, tensors: [], made: [planGates({ recipe, moe, base, layers })], config: {} };
+  }
   const architecture = chooseArchitecture(recipe, moe, views, notes);
   const dense = base.own.model.checkpoint.config ?? {};
   const counts = { experts: moe.experts.length, active: moe.active, shared: moe.shared.length };
   noteCount(architecture, counts, notes);
   const outputDtype = recipe.outputDtype ?? floatDtypeNamed(String(dense.torch_dtype ?? dense.dtype));
-  const task = { recipe: { ...recipe, outputDtype }, moe, architecture, base, layers: base.stacks.get(STACK) ?? 0 };
+  const task = { recipe: { ...recipe, outputDtype }, moe, architecture, base, layers };
   checkExperts(task, views);
   return {
     recipe: task.recipe,
     tensors: [...baseTensors(task), ...expertTensors(task, views)],
-    made: [...planRouters(task), ...planBiases(task)],
+    made: [...planRouters(task, findGates(moe, models)), ...planBiases(task)],
     config: moeConfig(architecture, dense, counts),
   };
+}
+
+/** What the stage before makes. */
+function findGates({ gates }: MoeRecipe, models: readonly MergeModel[]): GatesSource | undefined {
+  const source = models.findIndex((model) => model.source.model === gates?.source);
+  const entry = models[source]?.checkpoint.tensors.find(({ name }) => name === GATES);
+  return entry === undefined ? undefined : { entry, source };
 }
 
 function viewOf(views: ViewsByName, { sources: [source] }: RecipeSlice): ModelView {
@@ -121,7 +139,7 @@ function takes(
   if (types.length !== 1 || !types.every((type) => modelTypes.includes(type))) return false;
   if (shared.length < min || shared.length > max) return false;
   if (sharedGate === undefined) return !shared.some(isPrompted);
-  return gateMode !== "cheap_embed" || shared.every(({ positive }) => positive.length > 0);
+  return gateMode === "random" || gateMode === "uniform_random" || shared.every(({ positive }) => positive.length > 0);
 }
 
 function describeArchitecture({ name, modelTypes, shared: [min, max], sharedGate }: MoeArchitecture): string {

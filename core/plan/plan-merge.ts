@@ -4,6 +4,7 @@ import { MergeyardError } from "../error.ts";
 import { planShards, planUnitShards } from "../formats/safetensors/shard-plan.ts";
 import type { MergeMethod } from "../methods/method.ts";
 import { moe_expert } from "../methods/moe_expert.ts";
+import { moe_gates } from "../methods/moe_gates.ts";
 import { findMethod, METHOD_IDS } from "../methods/registry.ts";
 import { didYouMean, nearestName } from "../recipe/nearest.ts";
 import type { Recipe } from "../recipe/normalise.ts";
@@ -50,12 +51,12 @@ const THREADS_DEFAULT = 2;
  * method to be found.
  */
 export function planMerge({ name, text, models, inputs, ...task }: MergeTask, options: MergeOptions = {}): MergePlan {
-  const method = task.recipe.moe === undefined ? lookUp(task.recipe, options.findMethod ?? findMethod) : moe_expert;
+  const method = methodOf(task.recipe, options.findMethod ?? findMethod);
   const notes = createNotes();
   for (const warning of [...task.recipe.warnings, ...checkParameters(task.recipe, method)]) notes.add(warning);
   for (const slice of task.recipe.slices) checkBase(task.recipe, slice, method);
   const views = describeModels(task.recipe, models, notes);
-  const moe = planMoe(task.recipe, views, notes);
+  const moe = planMoe(task.recipe, models, views, notes);
   const { recipe } = moe ?? task;
   const names = mergedModels(recipe);
   const merged: ViewsByName = new Map([...views].filter(([model]) => names.has(model)));
@@ -119,6 +120,12 @@ export function planMerge({ name, text, models, inputs, ...task }: MergeTask, op
 function mergedModels({ slices, base }: Recipe): ReadonlySet<string> {
   const models = slices.flatMap(({ sources }) => sources.map(({ model }) => model));
   return new Set(base === undefined ? models : [...models, base]);
+}
+
+function methodOf(recipe: Recipe, find: (id: string) => MergeMethod | undefined): MergeMethod {
+  const { moe } = recipe;
+  if (moe === undefined) return lookUp(recipe, find);
+  return moe.gates?.isStage === true ? moe_gates : moe_expert;
 }
 
 function lookUp(recipe: Recipe, find: (id: string) => MergeMethod | undefined): MergeMethod {

@@ -8,7 +8,7 @@ import type { Setting, Settings } from "./setting.ts";
 import type { RecipeSlice } from "./slices.ts";
 
 /** How the routers' weights are made. */
-export type GateMode = "cheap_embed" | "random" | "uniform_random";
+export type GateMode = "hidden" | "hidden_avg" | "cheap_embed" | "random" | "uniform_random";
 
 export type MoeExpert = {
   /** Its only source is the expert's model. */
@@ -28,13 +28,19 @@ export type MoeRecipe = {
   readonly experts: readonly MoeExpert[];
   /** Experts that every token is sent to. */
   readonly shared: readonly MoeExpert[];
+  /**
+   * Where gates come from hidden states: the stage that makes them by running the base, as what is merged afterwards
+   * names its result, and whether this is that stage itself.
+   */
+  readonly gates: { readonly source: string; readonly isStage: boolean } | undefined;
   readonly warnings: readonly string[];
 };
 
-/** Throws RecipeNotSupported (gates from hidden states), RecipeFieldInvalid (numbers and prompts that do not fit). */
+/** Throws RecipeFieldInvalid (numbers and prompts that do not fit). */
 export function normaliseMoe(merge: MoeConfig, origin: RecipeOrigin): MoeRecipe {
-  const { experts: listed, experts_per_token: active } = merge;
-  const gateMode = gateModeOf(merge, origin);
+  const { experts: listed, experts_per_token: active, gate_mode: mode } = merge;
+  // A prompt's last token is what both mean.
+  const gateMode = mode === "hidden_last" ? "hidden" : mode;
   if (active > listed.length) {
     throw new MergeyardError("RecipeFieldInvalid", {
       where: fieldPlace(origin, ["experts_per_token"]),
@@ -45,7 +51,8 @@ export function normaliseMoe(merge: MoeConfig, origin: RecipeOrigin): MoeRecipe 
   const expertsOf = (list: MoeConfig["experts"], field: string) =>
     list.map((expert, index) => normaliseExpert(expert, [field, index]));
   const experts = expertsOf(listed, "experts");
-  if (gateMode === "cheap_embed") checkPrompts(experts, origin);
+  const isPrompted = gateMode !== "random" && gateMode !== "uniform_random";
+  if (isPrompted) checkPrompts(experts, gateMode, origin);
   return {
     base: makeSlice(merge.base_model.model, merge.base_model.model, {}, ["base_model"]),
     gateMode,
@@ -53,20 +60,12 @@ export function normaliseMoe(merge: MoeConfig, origin: RecipeOrigin): MoeRecipe 
     architecture: merge.architecture ?? undefined,
     experts,
     shared: expertsOf(merge.shared_experts ?? [], "shared_experts"),
-    warnings: warningsOf(merge, gateMode),
+    // No reference to a model has two of these.
+    gates: gateMode.startsWith("hidden")
+      ? { source: `gates+of+${merge.name ?? "experts"}`, isStage: false }
+      : undefined,
+    warnings: isPrompted ? warningsOf(merge) : [],
   };
-}
-
-function gateModeOf({ gate_mode: mode }: MoeConfig, origin: RecipeOrigin): GateMode {
-  if (mode === "cheap_embed" || mode === "random" || mode === "uniform_random") return mode;
-  throw new MergeyardError("RecipeNotSupported", {
-    where: fieldPlace(origin, ["gate_mode"]),
-    found: `gate_mode: ${mode}${mode === "hidden" ? ", also where the key is left out" : ""}`,
-    expected: "gate_mode: cheap_embed, random or uniform_random",
-    hint:
-      "gates of hidden states would run the base model on the prompts; cheap_embed makes them of the embeddings of " +
-      "the prompts' tokens, the random modes for training afterwards",
-  });
 }
 
 function normaliseExpert(expert: MoeConfig["experts"][number], field: FieldPath): MoeExpert {
@@ -92,13 +91,13 @@ function makeSlice(model: string, base: string | undefined, settings: Settings, 
 }
 
 /** Gates of equal prompts send every token to all experts alike. */
-function checkPrompts(experts: readonly MoeExpert[], origin: RecipeOrigin): void {
+function checkPrompts(experts: readonly MoeExpert[], gateMode: GateMode, origin: RecipeOrigin): void {
   const silent = experts.findIndex(({ positive }) => positive.length === 0);
   if (silent >= 0) {
     throw new MergeyardError("RecipeFieldInvalid", {
       where: fieldPlace(origin, ["experts", silent, "positive_prompts"]),
       found: "none",
-      expected: "prompts that the expert is for, which gate_mode: cheap_embed makes its gate of",
+      expected: `prompts that the expert is for, which gate_mode: ${gateMode} makes its gate of`,
       hint: "without prompts, write `gate_mode: random` and train the model afterwards",
     });
   }
@@ -111,8 +110,8 @@ function checkPrompts(experts: readonly MoeExpert[], origin: RecipeOrigin): void
   });
 }
 
-function warningsOf({ experts }: MoeConfig, gateMode: GateMode): readonly string[] {
+function warningsOf({ experts }: MoeConfig): readonly string[] {
   const models = new Set(experts.map(({ source_model: model }) => model.model));
-  const isUntold = gateMode === "cheap_embed" && experts.length > 1 && models.size === 1;
+  const isUntold = experts.length > 1 && models.size === 1;
   return isUntold ? ["all experts are the same model: without training the result does what one of them does"] : [];
 }

@@ -65,8 +65,25 @@ export type Recipe = {
  * slices, modules; an empty layer range), RecipeModelRepeated, RecipeLayerRangesUnequal.
  */
 export function normaliseRecipe(parsed: ParsedRecipe): Recipe {
-  const stages = parsed.stages.map((stage) => ({ name: stage.name, recipe: normaliseDocument(stage, []) }));
-  return normaliseDocument(parsed, stages);
+  const stages = parsed.stages.flatMap((stage) => {
+    const recipe = normaliseDocument(stage, []);
+    return [...gatesBefore(recipe), { name: stage.name, recipe }];
+  });
+  const output = normaliseDocument(parsed, stages);
+  return { ...output, stages: [...stages, ...gatesBefore(output)] };
+}
+
+/** The stage that runs the base of a mixture of experts, where its gates come from hidden states. */
+function gatesBefore(recipe: Recipe): readonly RecipeStage[] {
+  const { moe } = recipe;
+  if (moe?.gates === undefined) return [];
+  const { source } = moe.gates;
+  const slices = [moe.base];
+  const references = recipe.references.filter(({ model }) => model === recipe.base);
+  const own = { ...recipe, stages: [], slices, modules: recipe.modules.map((module) => ({ ...module, slices })) };
+  const gates = { source, isStage: true };
+  const sources = partsOf(references);
+  return [{ name: source, recipe: { ...own, references, sources, warnings: [], moe: { ...moe, gates } } }];
 }
 
 /** Everything that has to be found somewhere, each once: models and adapters that no document of the recipe makes. */
@@ -141,7 +158,7 @@ function normaliseExperts(
     restacks: false,
     base: merge.base_model.model,
     references,
-    sources: [...new Set(partsOf(references))],
+    sources: [...new Set([...partsOf(references), ...(moe.gates === undefined ? [] : [moe.gates.source])])],
     outputDtype: dtype,
     workingDtype: dtype,
     castDtype: undefined,

@@ -1,6 +1,6 @@
 // Mixtures of experts against mergekit-moe: the files under test/golden/moe are what it made.
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
@@ -114,6 +114,62 @@ function checkConfig(ours: Record<string, unknown>, theirs: Record<string, unkno
     if (!DEFAULTS.test(key)) assert.deepEqual(ours[own], value, key);
   }
 }
+
+type HiddenCase = { recipe: string; gate_mode: string; gates: Record<string, number[]> };
+const HIDDEN: readonly HiddenCase[] = JSON.parse(readFileSync(path.join(GOLDEN, "hidden.json"), "utf8"));
+
+for (const { recipe, gate_mode: mode, gates } of HIDDEN) {
+  test(`${recipe} with ${mode}: gates from the hidden states that mergekit-moe's model has`, async () => {
+    const text = readFileSync(path.join(GOLDEN, `${recipe}.yaml`), "utf8").replace(/^dtype: .*\n/m, "");
+    const { out } = await merge(`${recipe}-${mode}`, `${text.replace("cheap_embed", mode)}dtype: float32\n`);
+    const made = readTensors(path.join(out, "model.safetensors"));
+    const ours = new Map([...made].map(([name, tensor]) => [commonName(name), tensor]));
+    assert.equal(Object.keys(gates).length, [...ours.keys()].filter(isRouter).length);
+    for (const [name, expected] of Object.entries(gates)) {
+      const found = ours.get(name);
+      assert.ok(found?.dtype === "F32" && expected.length * 4 === found.bytes.length, name);
+      valuesOf(found).forEach((value, index) => {
+        assert.ok(Math.abs(value - (expected[index] ?? 0)) < 2e-6, `${name}: ${value} is not ${expected[index]}`);
+      });
+    }
+  });
+}
+
+test("a pipeline in a yard makes what a merge makes, gates from hidden states in a stage of their own", async () => {
+  const recipe = readFileSync(path.join(GOLDEN, "qwen2.yaml"), "utf8").replace("cheap_embed", "hidden");
+  const yard = path.join(scratch, "yard");
+  const file = path.join(scratch, "pipeline.yaml");
+  writeFileSync(file, `name: mixture\nmerge:\n${recipe.replaceAll(/^(?=.)/gm, "  ")}publish: {model: mixture}\n`);
+  const terminal = createRecorder({ cwd: GOLDEN });
+  assert.equal(await main(["init", yard], terminal), 0, terminal.err());
+  assert.equal(await main(["run", file, "--yard", yard], terminal), 0, terminal.err());
+  const [version = ""] = readdirSync(path.join(yard, "artifacts/mixture"));
+  const { out } = await merge("mixture", readFileSync(file, "utf8"));
+  const folders = [path.join(yard, "artifacts/mixture", version), out];
+  const [ran, merged] = folders.map((folder) => readFileSync(path.join(folder, "model.safetensors")));
+  assert.ok(ran !== undefined && merged?.equals(ran));
+});
+
+test("a weight of the base that is no number fails the pass over it, although no expert has it", async () => {
+  const models = path.join(scratch, "broken");
+  cpSync(path.join(GOLDEN, "models"), models, { recursive: true });
+  const file = path.join(models, "qwen3-base/model.safetensors");
+  const weight = readTensors(file).get("model.layers.0.mlp.up_proj.weight")?.bytes ?? Buffer.of();
+  const whole = readFileSync(file);
+  const at = whole.indexOf(weight);
+  whole.writeUInt16LE(0x7fc0, at + 10);
+  writeFileSync(file, whole);
+  const recipe = path.join(scratch, "broken.yaml");
+  writeFileSync(recipe, readFileSync(path.join(GOLDEN, "qwen3.yaml"), "utf8").replace("cheap_embed", "hidden"));
+  const terminal = createRecorder({ cwd: scratch });
+  const base = `models/qwen3-base=${models}/qwen3-base`;
+  const others = ["a", "b"].map((role) => `models/qwen3-${role}=${models}/qwen3-${role}`);
+  const named = [base, ...others].flatMap((name) => ["--model", name]);
+  const out = path.join(scratch, "broken-out");
+  assert.equal(await main(["merge", recipe, "--out", out, "--json", ...named], terminal), 1);
+  const { code, where } = JSON.parse(terminal.err()).error;
+  assert.deepEqual([code, where.tensor], ["EngineNonFinite", "model.layers.0.mlp.up_proj.weight"]);
+});
 
 test("random gates are a function of seed, tensor and element: any threads, shards, and once more", async () => {
   const recipe = readFileSync(path.join(GOLDEN, "qwen2.yaml"), "utf8").replace("cheap_embed", "random");

@@ -6,7 +6,16 @@ import { normaliseRecipe } from "../../../core/recipe/normalise.ts";
 import { readRecipe } from "../../../steps/read-recipe.ts";
 import { assertRefused, type Expected } from "../../refusal.ts";
 import { tokenizerBytes } from "../tokenizer/tokenizers.ts";
-import { configOf, type Models, makeDense, planText, type Shapes, tensorOf, tensorsOf } from "./checkpoints.ts";
+import {
+  configOf,
+  type Models,
+  makeDense,
+  planDocuments,
+  planText,
+  type Shapes,
+  tensorOf,
+  tensorsOf,
+} from "./checkpoints.ts";
 
 const recipe = (more = "", experts = "[{source_model: a}, {source_model: b}]") =>
   `base_model: base\nexperts: ${experts}\n${more.includes("gate_mode") ? "" : "gate_mode: random\n"}${more}`;
@@ -188,10 +197,10 @@ test("models that make no mixture are refused by what does not fit", () => {
 test("a recipe of experts is refused by field and line before any model is looked at", () => {
   const normalise = (text: string) => normaliseRecipe(readRecipe(new TextEncoder().encode(text), "recipe.yaml"));
   const cases: readonly (readonly [string, Expected])[] = [
-    [recipe("gate_mode: hidden\n"), { code: "RecipeNotSupported", field: "gate_mode", line: 3, found: /hidden/ }],
+    [recipe("gate_mode: hidden\n"), { code: "RecipeFieldInvalid", field: "experts[0].positive_prompts", line: 2 }],
     [
       "base_model: base\nexperts: [{source_model: a}, {source_model: b}]\n",
-      { code: "RecipeNotSupported", field: "gate_mode", expected: /cheap_embed, random or uniform_random/ },
+      { code: "RecipeFieldInvalid", field: "experts[0].positive_prompts", expected: /gate_mode: hidden/ },
     ],
     [recipe("gate_mode: best\n"), { code: "RecipeFieldInvalid", field: "gate_mode" }],
     [
@@ -320,5 +329,103 @@ test("prompts that make no gates are refused", () => {
         },
       ),
     { code: "PlanTooLarge", field: "experts[0]" },
+  );
+});
+
+const PROMPTED = "[{source_model: a, positive_prompts: [ab, c]}, {source_model: b, positive_prompts: [h]}]";
+/** A base whose config says all that a pass over it needs, or otherwise. */
+const running = (config: Record<string, unknown> = {}, more: Shapes = {}): Models => {
+  const base = makeDense({ more, config: { rms_norm_eps: 1e-5, head_dim: 2, ...config } });
+  return { ...LLAMAS, base };
+};
+const planHidden = (models: Models, mode = "hidden") =>
+  planDocuments(recipe(`gate_mode: ${mode}\n`, PROMPTED), models, { base: { "tokenizer.json": TOKENIZER } });
+
+test("gates from hidden states are a document of their own, of which routers are rows", () => {
+  const { documents, output, sources } = planHidden(running());
+  assert.deepEqual(
+    sources.map(({ model, state }) => [model, state]),
+    [
+      ["base", "foreign"],
+      ["a", "foreign"],
+      ["b", "foreign"],
+      ["gates+of+experts", "merged"],
+    ],
+  );
+  const gates = documents[0] && tensorOf(documents[0].plan, "gates");
+  assert.deepEqual([gates?.method, gates?.dtype, gates?.shape], ["moe_gates", "F32", [4, 4]]);
+  const { prompts, tokens, average, heads, keyHeads, headSize, inner } = gates?.parameters ?? {};
+  assert.deepEqual([prompts, tokens, average], ["[[[2,1],[]],[[1],[]]]", 4, false]);
+  assert.deepEqual([heads, keyHeads, headSize, inner], [2, 2, 2, 6]);
+  const [embedding, ...weights] = gates?.inputs ?? [];
+  assert.deepEqual(embedding?.rows?.runs, [
+    [0, 0, 1],
+    [0, 1, 1],
+    [0, 2, 1],
+    [0, 7, 1],
+  ]);
+  // The last layer's states are what goes into it.
+  assert.deepEqual(
+    weights.map(({ tensor }) => tensor.replace("model.layers.0.", "").replace(".weight", "")),
+    [
+      "input_layernorm",
+      ..."qkvo".split("").map((part) => `self_attn.${part}_proj`),
+      "post_attention_layernorm",
+      ...["gate", "up", "down"].map((part) => `mlp.${part}_proj`),
+    ],
+  );
+  const router = tensorOf(output, "model.layers.1.block_sparse_moe.gate.weight");
+  const [input] = router.inputs;
+  assert.deepEqual([router.method, router.shape, input?.source, input?.tensor], ["copy", [2, 4], 3, "gates"]);
+  assert.deepEqual(input?.rows?.runs, [[0, 2, 2]]);
+  assert.equal(documents.length, 2);
+});
+
+test("rotary frequencies are scaled as the base's config says", () => {
+  const frequenciesOf = (config: Record<string, unknown>) => {
+    const [first] = planHidden(running({ head_dim: 4, num_attention_heads: 1, ...config })).documents;
+    assert.ok(first !== undefined);
+    return JSON.parse(String(tensorOf(first.plan, "gates").parameters.frequencies));
+  };
+  assert.deepEqual(frequenciesOf({}), [1, 0.01]);
+  assert.deepEqual(frequenciesOf({ rope_parameters: { rope_theta: 100 } }), [1, 0.1]);
+  assert.deepEqual(frequenciesOf({ rope_scaling: { type: "linear", factor: 2 } }), [0.5, 0.005]);
+  const llama3 = { rope_type: "llama3", factor: 8, low_freq_factor: 1, high_freq_factor: 4 };
+  const scaled = (original: number) =>
+    frequenciesOf({ rope_scaling: { ...llama3, original_max_position_embeddings: original } });
+  // Waves of 2 pi and of 200 pi positions: shorter than a quarter of the context, longer than all of it.
+  assert.deepEqual(scaled(100), [1, 0.00125]);
+  // Half the context: a third of the way from a factor of 1 / 8 to one of 1.
+  const between = scaled(400 * Math.PI - ((400 * Math.PI) % 1))[1];
+  assert.ok(Math.abs(between - 0.01 * (1 / 3 + 2 / 3 / 8)) < 1e-5, String(between));
+});
+
+test("a base that is not run is refused by what is not known of it", () => {
+  const cases: readonly (readonly [Models, RegExp])[] = [
+    [running({ hidden_act: "gelu" }), /hidden_act/],
+    [running({ rope_scaling: { rope_type: "yarn", factor: 4 } }), /scaled by yarn/],
+    [running({ rope_scaling: { rope_type: "llama3", factor: 4 } }), /scaled by llama3/],
+    [running({ head_dim: 1, num_attention_heads: 4 }), /4 heads of 1/],
+    [running({ sliding_window: 1 }), /a prompt of 2 tokens, a sliding window of 1/],
+    [running({ num_attention_heads: undefined }), /num_attention_heads/],
+  ];
+  for (const [models, found] of cases) {
+    assertRefused(() => planHidden(models), { code: "RecipeNotSupported", field: "gate_mode", model: "base", found });
+  }
+  planHidden(running({ sliding_window: 1, use_sliding_window: false }));
+  const odd = running({}, { "model.layers.0.mlp.up_proj.weight": [7, 4] });
+  assertRefused(() => planHidden(odd), { code: "PlanShapeMismatch", tensor: "model.layers.0.mlp.up_proj.weight" });
+  const short = running({}, { "model.layers.0.input_layernorm.weight": [3] });
+  assertRefused(() => planHidden(short), { code: "PlanShapeMismatch", found: "[3]" });
+  const whole = running({}, { "model.layers.0.self_attn.q_proj.weight": { dtype: "I8", shape: [4, 4] } });
+  assertRefused(() => planHidden(whole), { code: "PlanDtypeNotMergeable", found: "I8", field: "base_model" });
+  assertRefused(() => planDocuments(recipe("gate_mode: hidden_avg\n", PROMPTED), running()), {
+    code: "PlanTokenizerMissing",
+    field: "gate_mode",
+  });
+  const silent = PROMPTED.replace("[h]", "[zz]");
+  assertRefused(
+    () => planDocuments(recipe("gate_mode: hidden\n", silent), running(), { base: { "tokenizer.json": TOKENIZER } }),
+    { code: "RecipeNotSupported", found: "a prompt of no tokens" },
   );
 });

@@ -17,7 +17,7 @@ const VISUAL = { "vision_tower.w": [2], "multi_modal_projector.w": [2], "languag
 
 test("the examples are recipes that are planned without a warning", () => {
   assert.equal(examples.length, 7);
-  const tokens = Object.fromEntries(["a", "b", "<|im_start|>"].map((token, id) => [token, id]));
+  const tokens = Object.fromEntries(["a", "b", "<|im_start|>", "1", "d"].map((token, id) => [token, id]));
   const tokenizer = { "tokenizer.json": tokenizerBytes({ vocab: tokens }) };
   for (const example of examples) {
     const recipe = normaliseRecipe(readRecipe(new TextEncoder().encode(example), "example.yaml"));

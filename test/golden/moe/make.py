@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import (
-    LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+    AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
 )
 
 sys.path.insert(0, sys.argv[1])
@@ -110,3 +110,20 @@ for name in sorted(entry[:-5] for entry in os.listdir(".") if entry.endswith(".y
     kept = {key: value for key, value in weights.items() if EXPERT in key or key.endswith(".bias")}
     save_file(kept, f"{name}.safetensors")
     shutil.rmtree("made")
+
+# Gates from hidden states, of the same recipes. mergekit-moe runs the base in bfloat16, which leaves two digits of them:
+# here it is made to do so in float32. Prompts of one length are not padded, which `hidden_avg` would count.
+load = AutoModelForCausalLM.from_pretrained
+AutoModelForCausalLM.from_pretrained = staticmethod(lambda path, **_: load(path, dtype=torch.float32))
+hidden = []
+for name, mode in [("mixtral", "hidden"), ("qwen2", "hidden_last"), ("qwen3", "hidden"), ("qwen3", "hidden_avg")]:
+    os.makedirs("made")
+    with open(f"{name}.yaml") as file:
+        document = {**yaml.safe_load(file), "gate_mode": mode, "dtype": "float32"}
+    build(MoEMergeConfig.model_validate(document), "made", MergeOptions())
+    gates = {key: value for key, value in load_file("made/model.safetensors").items() if key.endswith("gate.weight")}
+    values = {key: [float(f"{value:.8g}") for value in gate.flatten().tolist()] for key, gate in sorted(gates.items())}
+    hidden.append({"recipe": name, "gate_mode": mode, "gates": values})
+    shutil.rmtree("made")
+with open("hidden.json", "w") as file:
+    json.dump(hidden, file, separators=(",", ":"))
