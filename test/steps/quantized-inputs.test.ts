@@ -273,6 +273,27 @@ test("a folder of a form that cannot be followed is refused before anything is r
   }
 });
 
+test("codes of 3 bits that older compressed-tensors packed otherwise are refused by name", async () => {
+  const weights = { num_bits: 3, type: "int", symmetric: true, strategy: "channel" };
+  const config = {
+    quant_method: "compressed-tensors",
+    format: "pack-quantized",
+    config_groups: { group_0: { targets: ["Linear"], weights } },
+  };
+  const parts: Parts = {
+    weight_packed: words(
+      [2, 13],
+      list(26, () => 0),
+    ),
+    weight_scale: floats([2, 1], [1, 1]),
+    weight_shape: { dtype: "I64", shape: [2], bytes: bytesOf(BigInt64Array.of(2n, 128n)) },
+  };
+  await assert.rejects(
+    weightOf({ config, parts }),
+    refusal({ code: "QuantizedFolderUnsupported", found: "words of whole codes of 3 bits" }),
+  );
+});
+
 test("parts that do not belong together are refused", async () => {
   const cases: readonly (readonly [Folder, Parts, string | undefined])[] = [
     [

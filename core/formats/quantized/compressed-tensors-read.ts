@@ -42,6 +42,7 @@ async function describeMatrix(
     throw new MergeyardError("QuantizedFolderUnsupported", { where: { tensor: `${module}.weight` }, found });
   }
   const matrix = await shapeOf(module, form, stored, read);
+  refuseWholeCodes(module, form, matrix, stored.get("weight_packed"));
   if (matrix.columns % scheme.columnUnit !== 0) {
     throw invalidPart(`${module}.weight`, `rows of ${matrix.columns}`, `a multiple of ${scheme.columnUnit}`);
   }
@@ -57,6 +58,16 @@ async function describeMatrix(
   if (order === undefined) return { name, matrix, packing, parts };
   const part = columnOrder(matrix.columns);
   return { name, matrix, packing, parts: [...parts, { ...part, entry: checkPart(module, part, order) }] };
+}
+
+/** Before 0.18 compressed-tensors put whole codes into words, and left the bits over unused. */
+function refuseWholeCodes(module: string, form: CompressedForm, matrix: Matrix, packed: TensorEntry | undefined): void {
+  const [, width] = packed?.shape ?? [];
+  if (form.format !== "pack-quantized" || width === Math.ceil((matrix.columns * form.bits) / 32)) return;
+  if (width !== Math.ceil(matrix.columns / Math.floor(32 / form.bits))) return;
+  const found = `words of whole codes of ${form.bits} bits`;
+  const expected = "a stream of bits, as compressed-tensors packs them since 0.18";
+  throw new MergeyardError("QuantizedFolderUnsupported", { where: { tensor: `${module}.weight` }, found, expected });
 }
 
 function describePacking(form: CompressedForm, scales: ScaleDtype, ordered: boolean): CompressedPacking {
