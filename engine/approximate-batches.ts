@@ -4,8 +4,11 @@ import type { ApproximateRequest, ApproximateTask } from "./approximate-request.
 import { approximationCosts } from "./approximate-rows.ts";
 import { rowForm } from "./atom-blocks.ts";
 
-/** With fewer rows in a batch, reading the atoms and making integers of them costs as much as comparing them. */
-const BATCH_ROWS_MIN = 64;
+/**
+ * Rows of a batch at least. With fewer than the first, reading the atoms and making integers of them costs as much as
+ * comparing them; the others are for rows of which no more fit.
+ */
+const LEAST_ROWS = [64, 8, 1] as const;
 /** With more, a pass costs little beside the work. */
 const BATCH_ROWS_MAX = 1024;
 
@@ -23,7 +26,9 @@ export function cutBatches(task: ApproximateTask, threads: number, memoryBytes: 
     const { kernels, heap } = approximationCosts(task, rows);
     return kernels + heap;
   };
-  const least = Math.min(targets.length, BATCH_ROWS_MIN);
+  const fits = (rows: number): boolean =>
+    fitMemory(() => bytesOf(rows), { threads: 1, memoryBytes }).peakBytes <= memoryBytes;
+  const least = Math.min(targets.length, LEAST_ROWS.find(fits) ?? 1);
   const worthwhile = Math.min(threads, Math.ceil(targets.length / least));
   const fit = needFit(
     fitMemory(() => bytesOf(least), { threads: worthwhile, memoryBytes }),

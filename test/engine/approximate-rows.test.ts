@@ -194,6 +194,23 @@ test("threads and memory change no bit", async () => {
   await assert.rejects(run({ ...request, memoryBytes: 2 ** 20 }), { code: "EngineMemoryTooSmall" });
 });
 
+test("batches cover all rows within the memory, down to few rows where one takes much", () => {
+  const targets = Int32Array.from({ length: 1000 }, (_, row) => row);
+  const cut = (width: number, k: number, threads: number, memoryBytes: number) => {
+    const matrix = { name: "m", dtype: "F32", shape: [9000, width], ranges: [] } as const;
+    const source = { store: "memory:", prefix: "" };
+    const task = { source, matrix, atoms: targets, targets, method: { id: "omp", k } } as const;
+    const { batches, ...rest } = cutBatches(task, threads, memoryBytes);
+    assert.deepEqual([...batches.flatMap((rows) => [...rows])], [...targets]);
+    return { rows: batches[0]?.length ?? 0, ...rest };
+  };
+  assert.deepEqual(cut(64, 4, 4, 2 ** 30).rows, 250, "all threads have the same to do");
+  const wide = cut(8192, 256, 8, 512 * 2 ** 20);
+  assert.ok(wide.threads <= 2 && wide.rows >= 8 && wide.rows < 64, JSON.stringify(wide));
+  assert.ok(cut(8192, 64, 8, 512 * 2 ** 20).rows > 32);
+  assert.throws(() => cut(65_536, 512, 1, 256 * 2 ** 20), { code: "EngineMemoryTooSmall" });
+});
+
 test("zero rows take nothing, equal atoms count once, and an atom's own row takes that atom alone", async () => {
   const width = 40;
   const { request } = await prepare({ rows: 60, width, k: 6, dtype: "F32" }, (values) => {
