@@ -65,7 +65,13 @@ export function encodeAdapterConfig(adapter: WrittenAdapter): Uint8Array<ArrayBu
     use_dora: false,
     init_lora_weights: true,
     target_modules: lastParts(adapter.ranks.keys()),
-    modules_to_save: adapter.whole.length === 0 ? null : [...new Set(adapter.whole)].sort(),
+    modules_to_save: adapter.whole.length === 0 ? null : outermost(adapter.whole),
   };
   return new TextEncoder().encode(canonicalJson(document));
+}
+
+/** The modules that lie in no other one, sorted: PEFT wraps no module twice. */
+function outermost(modules: readonly string[]): readonly string[] {
+  const all = [...new Set(modules)];
+  return all.filter((module) => !all.some((other) => module.startsWith(`${other}.`))).sort();
 }

@@ -87,10 +87,17 @@ test("a module that is kept whole has all its tensors, and no factors inside of 
     "h.1.ln.weight": [4],
     "h.1.ln.bias": [4],
     "h.1.mamba.D": [4],
+    "h.1.mamba.norm.weight": [4],
     "h.1.mamba.in_proj.weight": [6, 4],
     "h.1.fc.weight": [6, 4],
   };
-  const changed = ["h.0.ln.weight", "h.1.mamba.D", "h.1.mamba.in_proj.weight", "h.1.fc.weight"];
+  const changed = [
+    "h.0.ln.weight",
+    "h.1.mamba.D",
+    "h.1.mamba.norm.weight",
+    "h.1.mamba.in_proj.weight",
+    "h.1.fc.weight",
+  ];
   const model = (share: number) =>
     Object.fromEntries(
       Object.entries(shapes).map(([name, shape], at) => {
@@ -112,7 +119,7 @@ test("a module that is kept whole has all its tensors, and no factors inside of 
     write(folder, "model.safetensors", model(share), { "config.json": { model_type: "x" } });
   }
   const { modules, whole } = await run("lora", "extract", "wt", "--base", "wb", "--out", "wa");
-  assert.deepEqual([modules, whole], [1, 2]);
+  assert.deepEqual([modules, whole], [1, 3]);
   assert.deepEqual(
     Object.keys(await read("wa"))
       .map((name) => name.replace("base_model.model.", ""))
@@ -124,6 +131,7 @@ test("a module that is kept whole has all its tensors, and no factors inside of 
       "h.1.fc.lora_B.weight",
       "h.1.mamba.D",
       "h.1.mamba.in_proj.weight",
+      "h.1.mamba.norm.weight",
     ],
   );
   const written = JSON.parse(readFileSync(path.join(cwd, "wa", "adapter_config.json"), "utf8"));
