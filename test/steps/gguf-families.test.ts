@@ -10,6 +10,7 @@ import { GGMLQuantizationType, type GGUFTensorInfo, gguf } from "@huggingface/gg
 import * as z from "zod";
 import type { TensorEntry } from "../../core/checkpoint.ts";
 import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
+import { isJsonObject } from "../../core/json.ts";
 import { createEntryReader } from "../../engine/stored-reader.ts";
 import { openCheckpointFile } from "../../steps/open-checkpoint.ts";
 import { quantizeStep } from "../../steps/quantize/quantize.ts";
@@ -122,8 +123,29 @@ async function readValues(store: ObjectStore, entry: TensorEntry): Promise<Float
   return values;
 }
 
+/** The file has the model's own config and tensors. */
+async function checkBack(store: ObjectStore, expected: Golden): Promise<void> {
+  const { checkpoint } = await openCheckpointFile(store, FILE);
+  const config: Readonly<Record<string, unknown>> = { ...checkpoint.config };
+  const same = Object.keys(config).filter((key) => key in expected.config && config[key] !== null);
+  assert.ok(same.length > 8, "the config says what the model's own does");
+  for (const key of same) assert.deepEqual(config[key], expected.config[key], key);
+  const shapes = new Map(checkpoint.tensors.map((tensor) => [tensor.name, [...tensor.shape]]));
+  assert.deepEqual(shapes, new Map(expected.stored));
+  for (const [place, [name]] of expected.stored.entries()) {
+    const entry = checkpoint.tensors.find((tensor) => tensor.name === name);
+    assert.ok(entry !== undefined);
+    const values = await readValues(store, entry);
+    assert.deepEqual(
+      values,
+      values.map((_, at) => elementOf(place, at)),
+      name,
+    );
+  }
+}
+
 for (const [family, expected] of Object.entries(golden)) {
-  test(`a ${family} file has the entries, tensors and schemes that llama.cpp gives it, and comes back`, async () => {
+  test(`a ${family} file has the entries, tensors and schemes that llama.cpp gives it`, async () => {
     const store = newStore();
     await putGolden(store, expected);
     await quantize(store, "f32");
@@ -135,23 +157,8 @@ for (const [family, expected] of Object.entries(golden)) {
     const wanted = Object.entries(expected.tensors).map(([name, tensor]) => [name, plain(tensor)]);
     assert.deepEqual(digests, Object.fromEntries(wanted));
 
-    const { checkpoint } = await openCheckpointFile(store, FILE);
-    const config: Readonly<Record<string, unknown>> = { ...checkpoint.config };
-    const same = Object.keys(config).filter((key) => key in expected.config && config[key] !== null);
-    assert.ok(same.length > 8, "the config says what the model's own does");
-    for (const key of same) assert.deepEqual(config[key], expected.config[key], key);
-    const shapes = new Map(checkpoint.tensors.map((tensor) => [tensor.name, [...tensor.shape]]));
-    assert.deepEqual(shapes, new Map(expected.stored));
-    for (const [place, [name]] of expected.stored.entries()) {
-      const entry = checkpoint.tensors.find((tensor) => tensor.name === name);
-      assert.ok(entry !== undefined);
-      const values = await readValues(store, entry);
-      assert.deepEqual(
-        values,
-        values.map((_, at) => elementOf(place, at)),
-        name,
-      );
-    }
+    // Of a model that also sees images, the file has the text model alone.
+    if (expected.config.text_config === undefined) await checkBack(store, expected);
 
     await store.delete(FILE);
     await quantize(store, "q4_k_m");
@@ -193,4 +200,22 @@ test("a bias that readers need is missed", async () => {
     quantize(store, "f32"),
     refusal({ code: "QuantizeModelUnsupported", tensor: "output_norm.bias" }),
   );
+});
+
+test("what a text model's config leaves to the program is taken as transformers has it", async () => {
+  const [store, model] = [newStore(), golden.gemma3];
+  assert.ok(model !== undefined);
+  const { text_config: text } = model.config;
+  assert.ok(isJsonObject(text));
+  const { rms_norm_eps: _, max_position_embeddings: __, rope_parameters: ___, ...bare } = text;
+  await putGolden(store, model, { text_config: bare });
+  await quantize(store, "f32");
+  const { metadata } = await readOther(store);
+  const entries: Readonly<Record<string, unknown>> = { ...metadata };
+  assert.equal(entries["gemma3.context_length"], 131072);
+  assert.equal(entries["gemma3.rope.freq_base"], 1e6);
+  assert.equal(entries["gemma3.attention.layer_norm_rms_epsilon"], Math.fround(1e-6));
+  await putGolden(store, model, { model_type: "llava" });
+  await store.delete(FILE);
+  await assert.rejects(quantize(store, "f32"), refusal({ code: "QuantizeModelUnsupported" }));
 });

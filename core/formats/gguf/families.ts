@@ -74,6 +74,7 @@ const GEMMA = {
 export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>([
   { ...LLAMA, modelType: "llama", className: "LlamaForCausalLM" },
   { ...LLAMA, modelType: "mistral", className: "MistralForCausalLM" },
+  { ...LLAMA, modelType: "mistral", className: "MistralForCausalLM", architecture: "mistral3" },
   {
     ...LLAMA,
     modelType: "mixtral",
@@ -152,6 +153,15 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     className: "Gemma3ForCausalLM",
     architecture: "gemma3",
     parts: { ...NORMED_TWICE, ...ATTENTION, ...GATED, ...HEAD_NORMS },
+    defaults: {
+      vocab_size: 262208,
+      num_attention_heads: 8,
+      num_key_value_heads: 4,
+      max_position_embeddings: 131072,
+      rms_norm_eps: 1e-6,
+      query_pre_attn_scalar: 256,
+    },
+    theta: 1_000_000,
     windows: { pattern: 6, window: 1024, largeLayers: 62, capped: false, localTheta: true },
   },
   {

@@ -15,6 +15,7 @@ import { describeWindows, LOCAL_BASE } from "./gemma.ts";
 import { type GgufExperts, type GgufFamily, stackOf } from "./names.ts";
 import { type GgufSizes, type Named, namesOf, nameTensor, partsOf, SHARED_ROUTER } from "./parts.ts";
 import { type GgufConstant, planScaling, type RopeScaling } from "./rope.ts";
+import { findFamily, textConfigOf, textNameOf } from "./text-model.ts";
 import type { GgufMetadata, GgufValue } from "./type-codes.ts";
 
 const positive = z.int().positive();
@@ -103,10 +104,11 @@ export function planGgufModel(
   const sizes = sizesOf(known);
   const parts = partsOf(family, sizes);
   const isTied = config.tie_word_embeddings ?? family.tiedByDefault === true;
-  const entries = checkpoint.tensors.filter(
-    ({ name }) => !IGNORED.test(name) && !(isTied && name === "lm_head.weight"),
-  );
-  const renamed = entries.map((source) => ({ source, ...nameTensor(source, family, sizes, parts) }));
+  const renamed = checkpoint.tensors.flatMap((source) => {
+    const name = textNameOf(source.name, checkpoint.config);
+    if (name === undefined || IGNORED.test(name) || (isTied && name === "lm_head.weight")) return [];
+    return [{ source, ...nameTensor({ ...source, name }, family, sizes, parts) }];
+  });
   const named = stackExperts(renamed, experts?.count ?? 0).sort(compareNames);
   checkComplete(named, namesOf(family, sizes, parts, isTied));
   const byKind = Map.groupBy(named, ({ kind }) => kind);
@@ -168,23 +170,23 @@ type Known = {
   readonly windows: readonly (readonly [string, GgufValue])[];
 };
 
-function readModel(value: unknown): Known {
+function readModel(value: Checkpoint["config"]): Known {
   if (value === undefined) {
     const [where, expected] = [{ file: "config.json" }, "a config.json of the model"];
     throw new MergeyardError("QuantizeModelUnsupported", { where, found: "no such file", expected });
   }
-  const stated = parseAs(configSchema, value, (field, found) =>
+  const family = findFamily(value);
+  const stated = parseAs(configSchema, { ...family?.defaults, ...textConfigOf(value) }, (field, found) =>
     unsupported({ field }, found, "a config.json of the model"),
   );
-  const family = GGUF_FAMILIES.find(({ modelType }) => modelType === stated.model_type);
   if (family === undefined) {
-    const written = GGUF_FAMILIES.map(({ modelType }) => modelType).join(", ");
+    const written = [...new Set(GGUF_FAMILIES.map(({ modelType }) => modelType))].join(", ");
     throw unsupported({ field: "model_type" }, stated.model_type, written);
   }
   const { rope_theta, rope_parameters, rope_scaling } = stated;
   // By kinds of layers where there are several.
   const rope = rope_parameters?.full_attention ?? rope_parameters;
-  const theta = rope_theta ?? rope?.rope_theta ?? THETA;
+  const theta = rope_theta ?? rope?.rope_theta ?? family.theta ?? THETA;
   const original = rope_scaling?.original_max_position_embeddings ?? rope?.original_max_position_embeddings;
   const config = checkHeads({
     ...stated,

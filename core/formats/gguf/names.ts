@@ -28,6 +28,10 @@ export type GgufFamily = {
   /** Elements of a head where config.json does not say; absent: the hidden size by the heads. */
   readonly headSize?: number;
   readonly experts?: GgufExperts;
+  /** What transformers takes where config.json says nothing. */
+  readonly defaults?: Readonly<Record<string, unknown>>;
+  /** The base of rotary embeddings then; absent: 10000. */
+  readonly theta?: number;
   /** What norms' weights are more in GGUF; absent: 0. */
   readonly normShift?: number;
   /** True where the embedding is the output unless config.json says otherwise. */

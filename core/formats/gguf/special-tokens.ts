@@ -4,7 +4,7 @@
 import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
 import { parseAs } from "../../parse-as.ts";
-import { GGUF_FAMILIES } from "./families.ts";
+import { findFamily } from "./text-model.ts";
 import type { GgufValue } from "./type-codes.ts";
 
 /** Documents of a tokenizer, parsed. */
@@ -56,7 +56,7 @@ export function describeSpecialTokens(
   });
   const names = new Map(KINDS.map((kind) => [kind, named.safeParse(settings?.[`${kind}_token`]).data]));
   const adds = new Map<Kind, boolean>();
-  const family = GGUF_FAMILIES.find(({ modelType }) => modelType === config?.model_type);
+  const family = findFamily(config);
   const processors = known.post_processor?.processors ?? [known.post_processor ?? { type: "none" }];
   const template = processors.find(({ type }) => type === "TemplateProcessing");
   readTemplate(template?.single ?? [], template?.pair ?? [], names, adds);

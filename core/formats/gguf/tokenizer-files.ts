@@ -5,6 +5,7 @@ import * as z from "zod";
 import { MergeyardError } from "../../error.ts";
 import { parseJsonObject } from "../json-scan.ts";
 import { describeSentencePiece } from "./sentencepiece.ts";
+import { textConfigOf } from "./text-model.ts";
 import { describeTokenizer } from "./tokenizer.ts";
 import type { GgufMetadata, GgufValue } from "./type-codes.ts";
 
@@ -28,8 +29,9 @@ const templates = z.union([
 /** Metadata of the tokenizer; undefined when the files hold none. Throws QuantizeTokenizerUnsupported. */
 export function describeTokenizerFiles(
   files: ReadonlyMap<string, Uint8Array>,
-  config: Readonly<Record<string, unknown>> | undefined,
+  whole: Readonly<Record<string, unknown>> | undefined,
 ): GgufMetadata | undefined {
+  const config = textConfigOf(whole);
   const [model, document, template] = [files.get(MODEL), files.get(DOCUMENT), files.get(TEMPLATE)];
   if (model === undefined && document === undefined) return undefined;
   const settings = readObject(files, SETTINGS);

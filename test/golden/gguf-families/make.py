@@ -81,6 +81,18 @@ FAMILIES = {
         shared_expert_intermediate_size=512,
     ),
 }
+# Models that also see images: only the text model is in the file.
+EYE = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+WHOLES = {
+    "gemma3": dict(
+        mm_tokens_per_image=4,
+        text_config=dict(USUAL, head_dim=64, query_pre_attn_scalar=64, sliding_window=32, rms_norm_eps=1e-6),
+    ),
+    "mistral3": dict(
+        tie_word_embeddings=False,
+        text_config=dict(USUAL, model_type="mistral", head_dim=64, sliding_window=None, rms_norm_eps=1e-5),
+    ),
+}
 CONVERTER = """
 import runpy, sys
 sys.path[:0] = [{0!r}, {0!r} + "/gguf-py"]
@@ -99,12 +111,16 @@ def values(place, shape):
 
 
 def make(name, change, folder):
-    config = T.AutoConfig.for_model(name, **{**USUAL, **change})
-    T.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    if name in WHOLES:
+        config = T.AutoConfig.for_model(name, vision_config=EYE, **change)
+        T.AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    else:
+        config = T.AutoConfig.for_model(name, **{**USUAL, **change})
+        T.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     file = folder / "model.safetensors"
     shapes = sorted((key, list(value.shape)) for key, value in load_file(file).items())
     save_file({key: values(place, shape) for place, (key, shape) in enumerate(shapes)}, file)
-    tokens = {"a": 0, "b": 1, "<|endoftext|>": 2, "<|user|>": 3}
+    tokens = {"a": 0, "b": 1, "<|endoftext|>": 2, "<|user|>": 3, "c": 4, "d": 5}
     tokenizer = Tokenizer(models.BPE(tokens, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.add_special_tokens(["<|endoftext|>", "<|user|>"])
@@ -131,7 +147,7 @@ def make(name, change, folder):
 
 
 found = {}
-for name, change in FAMILIES.items():
+for name, change in {**FAMILIES, **WHOLES}.items():
     with tempfile.TemporaryDirectory() as folder:
         found[name] = make(name, change, Path(folder))
 lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in found.items())
