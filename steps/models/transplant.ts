@@ -87,7 +87,6 @@ export const transplantStep = defineStep({
     const target = deps.openStore(input.target);
     const matches = matchTokens(model.tokenizer, donor.tokenizer, model.tensors.rows);
     const work: Transplant = { input, deps, model, donor, matches, shared: sharedRows(matches, donor.tensors.rows) };
-    checkShared(work);
     const sides = await planSides(work);
     const tensors = model.opened.checkpoint.tensors.map((entry): WholeTensor => {
       const { name, dtype, shape } = entry;
@@ -130,16 +129,6 @@ async function openSource(place: string, deps: StepDeps): Promise<Source> {
   const model = await openReadable(place, deps);
   const tokenizer = await openTokenizer(model, deps.signal);
   return { ...model, tokenizer, tensors: findVocabularyTensors(model.opened.checkpoint, model.store.uri) };
-}
-
-function checkShared({ input, donor, shared }: Transplant): void {
-  const [found, needed] = [shared.donor.length, methodOf(input)?.k ?? 0];
-  if (found >= needed) return;
-  throw new MergeyardError("TransplantSharedTooFew", {
-    where: { store: donor.store.uri },
-    found: `${found} tokens that both models have`,
-    expected: `at least ${needed}, as many as a row is combined of`,
-  });
 }
 
 /** What becomes of the matrices of one side. */
@@ -209,11 +198,19 @@ function jobName({ matrix, plan }: Wanted): string {
   return JSON.stringify([matrix.name, plan.counts]);
 }
 
+/** What is to be found in the donor's matrix, if anything. Throws TransplantSharedTooFew. */
 function requestOf({ input, deps, donor, shared }: Transplant, { matrix, plan }: Wanted) {
   const { threads, memoryBytes } = deps;
   const source = { store: donor.store.uri, prefix: donor.prefix };
   const method = methodOf(input);
   if (method === undefined || plan.targets.length === 0) return undefined;
+  if (shared.donor.length < method.k) {
+    throw new MergeyardError("TransplantSharedTooFew", {
+      where: { store: donor.store.uri },
+      found: `${shared.donor.length} tokens that both models have`,
+      expected: `at least ${method.k}, as many as a row is combined of`,
+    });
+  }
   return { source, matrix, atoms: shared.donor, targets: plan.targets, method, threads, memoryBytes };
 }
 

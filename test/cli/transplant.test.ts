@@ -219,6 +219,9 @@ describe("transplant of other forms", () => {
     const both = { [EMBED]: [3, 4], [LM_HEAD]: [3, 4] };
     writeModel("ok", ["a", "b", "c"], both);
     writeModel("other", ["x", "y", "z"], both);
+    writeModel("near", ["a", "b", "c", "d"], { [EMBED]: [4, 4], [LM_HEAD]: [4, 4] });
+    const own = await runJson(cwd, "transplant", "ok", "--tokenizer", "ok", "--out", "few");
+    assert.equal(own.shared, 3, "nothing is to be combined");
     writeModel("headless", ["a", "b", "c"], { [EMBED]: [3, 4] });
     writeModel("bare", ["a", "b", "c"], { "model.norm.weight": [4] });
     writeModel("uneven", ["a", "b", "c"], { ...both, [LM_HEAD]: [4, 4] });
@@ -229,7 +232,7 @@ describe("transplant of other forms", () => {
     writeFileSync(path.join(cwd, "broken/tokenizer.json"), "{}");
     const cases = [
       ["ok", "other", "TransplantSharedTooFew", "0 tokens that both models have"],
-      ["ok", "ok", "TransplantSharedTooFew", "3 tokens that both models have"],
+      ["ok", "near", "TransplantSharedTooFew", "3 tokens that both models have"],
       ["headless", "ok", "TransplantMatrixMissing", "no head"],
       ["ok", "headless", "TransplantMatrixMissing", "no head"],
       ["bare", "ok", "TransplantMatrixMissing", "no embedding"],
