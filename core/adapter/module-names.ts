@@ -48,14 +48,21 @@ const QWEN_RULES: Rules = [
   [/^visual(?=\.|$)/, "model.visual"],
   [/^model\.(?!language_model\.|visual\.)/, "model.language_model."],
 ];
+/** Checkpoints of a model without its head, whose names lack the part that a model with a head has in front. */
+const HEADLESS: readonly (readonly [architecture: string, Rules])[] = [
+  ["BloomForCausalLM", [[/^(?:word_embeddings(?:_layernorm)?|h|ln_f)(?=\.|$)/, "transformer.$&"]]],
+  ["GPT2LMHeadModel", [[/^(?:wte|wpe|h|ln_f)(?=\.|$)/, "transformer.$&"]]],
+  ["OPTForCausalLM", [[/^decoder\./, "model.decoder."]]],
+];
 const NEWER: ReadonlyMap<unknown, Rules> = new Map([
+  ...HEADLESS,
   ...LLAVA.map((architecture) => [architecture, LLAVA_RULES] as const),
   ...QWEN.map((architecture) => [architecture, QWEN_RULES] as const),
 ]);
 
 /**
- * What transformers calls the module or tensor of a model of several inputs since 4.52, 5 included; the same name of
- * any other model. PEFT knows such models by no other names.
+ * What transformers calls a module or tensor where checkpoints do not: of models of several inputs since 4.52, 5
+ * included, and of models that are published without their head's part. PEFT finds no other names.
  */
 export function newerName(architecture: unknown, name: string): string {
   const rule = NEWER.get(architecture)?.find(([older]) => older.test(name));

@@ -142,7 +142,7 @@ test("a module that is kept whole has all its tensors, and no factors inside of 
   for (const [name, { values }] of Object.entries(model(1))) assertClose(merged[name]?.values, values);
 });
 
-test("models of several inputs have the names that transformers gives their modules", async () => {
+test("models that checkpoints name otherwise have the names that transformers gives their modules", async () => {
   for (const [architecture, names] of [
     [
       "LlavaForConditionalGeneration",
@@ -161,6 +161,8 @@ test("models of several inputs have the names that transformers gives their modu
         "visual.blocks.0.qkv": "model.visual.blocks.0.qkv",
       },
     ],
+    ["GPT2LMHeadModel", { "h.0.mlp.c_fc": "transformer.h.0.mlp.c_fc" }],
+    ["OPTForCausalLM", { "decoder.layers.0.fc1": "model.decoder.layers.0.fc1" }],
   ] as const) {
     const model = (share: number) =>
       Object.fromEntries(
