@@ -1,9 +1,12 @@
-// What takes the place of the options of mergekit-yaml and mergekit-multi here, for those who bring their command line:
-// said where one of them is refused. Options that have the same name and meaning are not listed. Called by main.ts.
+// What takes the place of the options of mergekit-yaml, mergekit-multi and mergekit-moe here, for those who bring their
+// command line: said where one of them is refused. Options that have the same name and meaning are not listed. Called
+// by main.ts.
 
 const NO_GPU = "leave it out: merging runs on the processors, and --memory bounds what it takes";
 const NO_CODE = "leave it out: no code of a checkpoint is ever run, and pickles are read without being run";
 const PATHS = "leave it out, and say where a model lies with --model NAME=PATH, or under `models` of a pipeline";
+const IN_FLOAT32 =
+  "leave it out: gates from hidden states are computed in float32, and weights are read as they are needed";
 const DOCUMENTS = "leave it out: results that other documents use are made anew, and go when the output is whole";
 const SIDE_FILES = "leave it out: the tokenizer's files and the model card are always written";
 
@@ -17,9 +20,12 @@ const HINTS: Readonly<Record<string, string>> = {
   "--cuda": NO_GPU,
   "--device": NO_GPU,
   "--gpu-rich": NO_GPU,
+  "--i-understand-this-is-not-useful-without-training": "leave it out: experts of one model are merged, with a warning",
   "--intermediate-dir": DOCUMENTS,
   "--lazy": DOCUMENTS,
   "--lazy-unpickle": NO_CODE,
+  "--load-in-4bit": IN_FLOAT32,
+  "--load-in-8bit": IN_FLOAT32,
   "--lora-merge-cache": "leave it out: an adapter is merged while its model is read, and nothing is stored in between",
   "--lora-merge-dtype": "leave it out: adapters are added in float32 and rounded once, to the weight's dtype",
   "--low-cpu-memory": NO_GPU,

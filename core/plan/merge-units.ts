@@ -129,7 +129,8 @@ export function fitTensors(
   const fit = fitMemory(needs, machine);
   const { windowElements, threadBytes, peakBytes } = fit;
   const largest = tensors.find((tensor) => bytesOf(tensor, windowElements) === threadBytes);
-  const where = { ...fieldPlace(recipe.origin, ["merge_method"]), tensor: largest?.name };
+  const field = recipe.moe === undefined ? "merge_method" : "experts";
+  const where = { ...fieldPlace(recipe.origin, [field]), tensor: largest?.name };
   return { fit, need: { peakBytes, where, method: method.id, models: modelsOf(largest?.inputs ?? []).length } };
 }
 

@@ -423,6 +423,13 @@ test("a base that is not run is refused by what is not known of it", () => {
     code: "PlanTokenizerMissing",
     field: "gate_mode",
   });
+  const wide = makeDense({ inner: 1000, config: { rms_norm_eps: 1e-5 } });
+  const [prompts, options] = [PROMPTED.replace("h", "a".repeat(60_000)), { memoryBytes: 256 * 2 ** 20 }];
+  const [models, documents] = [{ base: wide, a: wide, b: wide }, { base: { "tokenizer.json": TOKENIZER } }];
+  const planned = (experts: string) =>
+    planDocuments(recipe("gate_mode: hidden\n", experts), models, documents, options);
+  planned(PROMPTED);
+  assertRefused(() => planned(prompts), { code: "PlanMemoryExceeded", field: "experts", tensor: "gates" });
   const silent = PROMPTED.replace("[h]", "[zz]");
   assertRefused(
     () => planDocuments(recipe("gate_mode: hidden\n", silent), running(), { base: { "tokenizer.json": TOKENIZER } }),
