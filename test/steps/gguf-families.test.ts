@@ -182,6 +182,8 @@ test("settings that readers of a family do not take from the file are refused", 
     ["granite", { hidden_act: "gelu" }, "hidden_act"],
     ["granite", { logits_scaling: null }, "logits_scaling"],
     ["starcoder2", { norm_epsilon: 0 }, "norm_epsilon"],
+    ["olmo2", { head_dim: 128 }, "head_dim"],
+    ["olmoe", { num_key_value_heads: 2 }, "num_key_value_heads"],
     ["qwen2_moe", { norm_topk_prob: true }, "norm_topk_prob"],
     ["qwen2_moe", { decoder_sparse_step: 2 }, "decoder_sparse_step"],
   ] as const) {

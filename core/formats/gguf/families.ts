@@ -50,6 +50,7 @@ const QWEN_EXPERTS = {
 const OLMO2 = {
   architecture: "olmo2",
   permutes: false,
+  fillsHidden: true,
   parts: {
     ...ATTENTION,
     ...GATED,
@@ -98,6 +99,7 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     className: "Qwen2ForCausalLM",
     architecture: "qwen2",
     permutes: false,
+    fillsHidden: true,
     parts: USUAL,
     biases: QKV_BIASES,
     fixed: { use_sliding_window: false },
@@ -107,6 +109,7 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     className: "Qwen2MoeForCausalLM",
     architecture: "qwen2moe",
     permutes: false,
+    fillsHidden: true,
     parts: {
       ...USUAL,
       "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
@@ -212,6 +215,8 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     className: "OlmoeForCausalLM",
     architecture: "olmoe",
     permutes: false,
+    fillsHidden: true,
+    sharesHeads: false,
     parts: { ...USUAL, ...HEAD_NORMS },
     normsAcross: true,
     tied: false,
@@ -232,6 +237,7 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     className: "Exaone4ForCausalLM",
     architecture: "exaone4",
     permutes: false,
+    fillsHidden: true,
     parts: {
       ...ATTENTION,
       ...GATED,
@@ -257,6 +263,7 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     className: "Phi3ForCausalLM",
     architecture: "phi3",
     permutes: false,
+    fillsHidden: true,
     parts: {
       ...NORMED,
       "self_attn.qkv_proj": "attn_qkv",
@@ -297,6 +304,7 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     className: "CohereForCausalLM",
     architecture: "command-r",
     permutes: false,
+    fillsHidden: true,
     parts: { input_layernorm: "attn_norm", ...ATTENTION, ...GATED },
     layerNorm: "layer_norm_eps",
     tiedByDefault: true,
@@ -310,6 +318,7 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     className: "Cohere2ForCausalLM",
     architecture: "cohere2",
     permutes: false,
+    fillsHidden: true,
     parts: { input_layernorm: "attn_norm", ...ATTENTION, ...GATED },
     layerNorm: "layer_norm_eps",
     tiedByDefault: true,
@@ -329,6 +338,7 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     className: "Starcoder2ForCausalLM",
     architecture: "starcoder2",
     permutes: false,
+    fillsHidden: true,
     parts: { ...NORMED, ...ATTENTION, "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down" },
     biases: [...QKV_BIASES, "attn_output", "ffn_up", "ffn_down", "attn_norm", "ffn_norm", "output_norm"],
     biasFields: { attn_q: "use_bias" },

@@ -6,8 +6,27 @@ import type { GgufValue } from "./type-codes.ts";
 
 type Config = Readonly<Record<string, unknown>>;
 
+type Numbers = {
+  readonly num_hidden_layers: number;
+  readonly hidden_size: number;
+  readonly num_attention_heads: number;
+  readonly num_key_value_heads?: number | null | undefined;
+  readonly head_dim?: number | null | undefined;
+};
+
+function checkHeads(config: Config & Numbers, { fillsHidden, sharesHeads }: GgufFamily): void {
+  const { hidden_size: hidden, num_attention_heads: heads, head_dim: size, num_key_value_heads: keys } = config;
+  if (fillsHidden === true && size != null && size * heads !== hidden) {
+    throw unsupported("head_dim", String(size), String(hidden / heads));
+  }
+  if (sharesHeads === false && keys != null && keys !== heads) {
+    throw unsupported("num_key_value_heads", String(keys), String(heads));
+  }
+}
+
 /** Throws QuantizeModelUnsupported: a setting that readers of this family would not follow. */
-export function checkFamily(config: Config & { readonly num_hidden_layers: number }, family: GgufFamily): void {
+export function checkFamily(config: Config & Numbers, family: GgufFamily): void {
+  checkHeads(config, family);
   for (const [field, expected] of Object.entries(family.fixed ?? {})) {
     const found = config[field];
     if (found != null && found !== expected) throw unsupported(field, String(found), String(expected));

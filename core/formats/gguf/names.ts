@@ -27,6 +27,10 @@ export type GgufFamily = {
   readonly layerNorm?: string;
   /** Elements of a head where config.json does not say; absent: the hidden size by the heads. */
   readonly headSize?: number;
+  /** True where readers take heads to be the hidden size together. */
+  readonly fillsHidden?: boolean;
+  /** False where readers know no heads that share keys and values. */
+  readonly sharesHeads?: boolean;
   readonly experts?: GgufExperts;
   /** What transformers takes where config.json says nothing. */
   readonly defaults?: Readonly<Record<string, unknown>>;
