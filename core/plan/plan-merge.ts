@@ -113,7 +113,9 @@ export function planMerge({ name, text, models, inputs, ...task }: MergeTask, op
   const prepared = whole === undefined ? [] : makePrepareUnits(units, whole, first, unitOptions);
   const prepare = prepared.map((stage) => stage.map(({ unit }) => unit));
   const needs = [...fitted, ...prepared.flat()].map(({ need }) => need);
-  return { method, whole, prepare, units, needs, sideFiles, warnings: notes.list() };
+  // What there is to say of the base of a mixture is said of the experts' own document.
+  const warnings = recipe.moe?.gates?.isStage === true ? [] : notes.list();
+  return { method, whole, prepare, units, needs, sideFiles, warnings };
 }
 
 /** Models whose weights are merged; others only give tokens. */

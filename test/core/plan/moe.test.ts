@@ -379,6 +379,8 @@ test("gates from hidden states are a document of their own, of which routers are
   assert.deepEqual([router.method, router.shape, input?.source, input?.tensor], ["copy", [2, 4], 3, "gates"]);
   assert.deepEqual(input?.rows?.runs, [[0, 2, 2]]);
   assert.equal(documents.length, 2);
+  const base = { ...makeDense({ config: { rms_norm_eps: 1e-5 } }), sideFiles: [{ name: "notes.txt", bytes: 1 }] };
+  assert.equal(planHidden({ ...LLAMAS, base }).warnings.length, 1);
 });
 
 test("rotary frequencies are scaled as the base's config says", () => {
