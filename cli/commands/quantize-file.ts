@@ -82,7 +82,9 @@ export async function quantizeFile(
       const counts = `${countOf(result.tensors, "tensor")} (${schemes}), ${size}`;
       const place =
         result.files.length === 1 ? options.out : `${result.files[0]} and the ${result.files.length - 1} after it`;
-      const line = `${result.scheme} in ${place}: ${counts}; ${describeLoss(result)}${tokens}`;
+      const others =
+        result.leftOut === 0 ? "" : `; without ${countOf(result.leftOut, "tensor")} outside of the text model`;
+      const line = `${result.scheme} in ${place}: ${counts}; ${describeLoss(result)}${tokens}${others}`;
       return planned === undefined ? line : `${describePlan(planned)}\n${line}`;
     });
   } finally {

@@ -54,6 +54,7 @@ function planOutput(
   const imatrix = file === undefined ? undefined : parts.imatrices.get(file);
   assert.equal(imatrix === undefined, file === undefined, "whoever plans has opened the importance matrices");
   const model = planGgufModel({ tensors, config }, mix, tokenizer ?? NO_TOKENIZER, imatrix !== undefined);
+  if (model.leftOut > 0) parts.notes.add(`the GGUF files hold the text model, without ${model.leftOut} other tensors`);
   if (imatrix !== undefined) checkImportance(model.tensors, imatrix.importance);
   const planned = new Map(model.tensors.map((tensor) => [tensor.source.name, tensor]));
   return shards.map((shard, index) => {

@@ -63,6 +63,8 @@ export const quantizeStep = defineStep({
     /** Tensors of each scheme. */
     schemes: z.record(z.string(), count),
     hasTokenizer: z.boolean(),
+    /** Tensors of the checkpoint that are not of the text model. */
+    leftOut: z.int().nonnegative(),
     ...lossSchema,
     threads: count,
   }),
@@ -99,6 +101,7 @@ export const quantizeStep = defineStep({
       bytes: encoded.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
       schemes: Object.fromEntries([...schemes].map(([scheme, tensors]) => [scheme, tensors.length])),
       hasTokenizer: tokenizer !== undefined,
+      leftOut: model.leftOut,
       ...summariseLosses(
         tensors.map(({ source: { name }, scheme }, index) => ({
           tensor: name,

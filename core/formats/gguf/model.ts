@@ -82,6 +82,8 @@ export type GgufModel = {
   /** Tensors that are no checkpoint's: they go before all others of a file. */
   readonly constants: readonly GgufConstant[];
   readonly tensors: readonly GgufModelTensor[];
+  /** How many of the checkpoint's tensors are not of the text model. */
+  readonly leftOut: number;
 };
 
 /** Kept in older files; made from the config by every reader. */
@@ -146,7 +148,8 @@ export function planGgufModel(
   });
   checkPlanned(mix, tensors);
   const metadata = describeModel(known, mix, sizeLabel(tensors, sizes.experts), tokenizer);
-  return { metadata, constants: known.scaling.constants, tensors };
+  const leftOut = checkpoint.tensors.filter(({ name }) => textNameOf(name, checkpoint.config) === undefined).length;
+  return { metadata, constants: known.scaling.constants, tensors, leftOut };
 }
 
 /** A plan of another model would go unnoticed where names agree; one that is misspelt would be forgotten. */
