@@ -23,6 +23,11 @@ const NORMED_TWICE: Readonly<Record<string, string>> = {
   pre_feedforward_layernorm: "ffn_norm",
   post_feedforward_layernorm: "post_ffw_norm",
 };
+/** A norm after each half of a layer alone. */
+const NORMED_AFTER: Readonly<Record<string, string>> = {
+  post_attention_layernorm: "post_attention_norm",
+  post_feedforward_layernorm: "post_ffw_norm",
+};
 const HEAD_NORMS: Readonly<Record<string, string>> = {
   "self_attn.q_norm": "attn_q_norm",
   "self_attn.k_norm": "attn_k_norm",
@@ -51,13 +56,7 @@ const OLMO2 = {
   architecture: "olmo2",
   permutes: false,
   fillsHidden: true,
-  parts: {
-    ...ATTENTION,
-    ...GATED,
-    ...HEAD_NORMS,
-    post_attention_layernorm: "post_attention_norm",
-    post_feedforward_layernorm: "post_ffw_norm",
-  },
+  parts: { ...NORMED_AFTER, ...ATTENTION, ...GATED, ...HEAD_NORMS },
   normsAcross: true,
   tied: false,
 };
@@ -238,13 +237,7 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     architecture: "exaone4",
     permutes: false,
     fillsHidden: true,
-    parts: {
-      ...ATTENTION,
-      ...GATED,
-      ...HEAD_NORMS,
-      post_attention_layernorm: "post_attention_norm",
-      post_feedforward_layernorm: "post_ffw_norm",
-    },
+    parts: { ...NORMED_AFTER, ...ATTENTION, ...GATED, ...HEAD_NORMS },
     statesVocabulary: true,
     fixed: { sliding_window: null },
     layers: { layer_types: ["full_attention"] },
