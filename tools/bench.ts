@@ -4,7 +4,7 @@
 // are shared and noisy, so runs are interleaved and the least of each figure counts. Nothing here passes or fails.
 import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import * as z from "zod";
 import { findMethod } from "../core/methods/registry.ts";
@@ -116,17 +116,42 @@ async function runCopy(models: readonly string[]): Promise<Cost> {
 
 const peerRows = z.object({ rows: z.array(z.object({ method: z.string(), e2e_cpu_s: z.number().optional() })) });
 
-/** mergekit's CPU-seconds in this sitting, when a checkout was named. */
-function runMergekit(methods: readonly string[]): ReadonlyMap<string, number> {
+/** What of a mergekit process comes before its work, which is what the peer's script times. */
+const MERGEKIT_START = `
+import sys
+sys.path.insert(0, sys.argv[1])
+import stubs
+stubs.install(sys.argv[2], sys.argv[3])
+import torch
+import mergekit.scripts.merge_raw_pytorch
+`;
+const MERGEKIT_STARTS = 3;
+
+async function startMergekit(peer: string, site: string, checkout: string): Promise<number> {
+  const script = join(dir, "mergekit-start.py");
+  writeFileSync(script, MERGEKIT_START);
+  const starts: Cost[] = [];
+  for (let round = 0; round < MERGEKIT_STARTS; round++) {
+    starts.push(await measure(`${options.python} ${script} ${dirname(resolve(peer))} ${site} ${checkout}`, root));
+  }
+  return least(starts).cpuS;
+}
+
+/** CPU-seconds of mergekit's work and start in this sitting, when a checkout was named. */
+async function runMergekit(methods: readonly string[]): Promise<ReadonlyMap<string, number>> {
   const site = options["pydantic-site"];
   if (options.mergekit === undefined || site === undefined || options.peer === undefined) return new Map();
+  const start = await startMergekit(options.peer, site, options.mergekit);
+  console.log(`mergekit: ${start.toFixed(2)} CPU-s to start (torch and mergekit imported, most packages stubbed)`);
   const json = join(dir, "mergekit.json");
   const peer = ["--mergekit", options.mergekit, "--pydantic-site", site, "--threads", "1", "--e2e", "--json", json];
   const scope = ["--compute-tensors", "1", "--budget", "1", "--e2e-limit", "400", "--methods", methods.join(",")];
   execFileSync(options.python, [options.peer, "run", dir, ...peer, ...scope], { stdio: "ignore" });
   const { rows } = peerRows.parse(JSON.parse(readFileSync(json, "utf8")));
   return new Map(
-    rows.flatMap(({ method, e2e_cpu_s: seconds }) => (seconds === undefined ? [] : [[method, seconds] as const])),
+    rows.flatMap(({ method, e2e_cpu_s: seconds }) =>
+      seconds === undefined ? [] : [[method, start + seconds] as const],
+    ),
   );
 }
 
@@ -134,8 +159,10 @@ async function benchMerging(): Promise<void> {
   console.log(`models in ${dir} (3 x 0.9 GB, made once)`);
   makeBenchModels(dir);
   const methods = options.methods.split(",");
-  const mergekit = runMergekit(methods);
-  console.log(`CPU-s: user and system time of a whole run with one thread, beside mergekit's with one torch thread.`);
+  const mergekit = await runMergekit(methods);
+  console.log(
+    "CPU-s: user and system time of a whole run with one thread, start included, beside mergekit's likewise.",
+  );
   console.log(
     "The output is digested, as always; the inputs are not (--no-digest-inputs), as mergekit digests nothing.",
   );
@@ -167,7 +194,9 @@ async function benchMerging(): Promise<void> {
     console.log(cells.join(" "));
   }
   if (mergekit.size === 0) {
-    console.log("* mergekit on an idle 2-vCPU EPYC machine; name a checkout with --mergekit to measure it here");
+    console.log(
+      "* without its start, on an idle 2-vCPU EPYC machine; name a checkout with --mergekit to measure it here",
+    );
   }
 }
 
