@@ -3,6 +3,7 @@
 // for.
 // Source: mergekit, mergekit/tokenizer/normalization.py, which compares texts as they are written but for a mark of
 // words' starts, and special tokens by purpose alone; what follows from the difference is in docs/transplant.md.
+import { BYTE_CHARACTERS } from "../tokenizer/byte-level.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 
 /** A model's tokenizer, and what it uses tokens for: `eos_token` and the like, with the token's text. */
@@ -39,10 +40,10 @@ type Index = {
 
 /** `rows` are those of the base's matrices: ids from there on stand for nothing. */
 export function matchTokens(base: UsedTokenizer, donor: UsedTokenizer, rows: number): TokenMatches {
-  const known = indexTokens(base, rows);
+  const known = indexTokens(readTokens(base).filter(({ id }) => id < rows));
   const tokens = readTokens(donor);
   const size = tokens.reduce((most, { id }) => Math.max(most, id + 1), 0);
-  const own = indexTokens(donor, size);
+  const own = indexTokens(tokens);
   const empty = (): Int32Array => new Int32Array(size).fill(NO_ROW);
   const matches = { isToken: new Uint8Array(size), same: empty(), byte: empty(), prefix: empty() };
   const rolesOf = Map.groupBy(donor.roles, ([, text]) => text);
@@ -92,9 +93,8 @@ function isSpace(text: string): boolean {
 }
 
 /** The lowest id counts where several tokens have one key; ordinary tokens go before added ones. */
-function indexTokens(model: UsedTokenizer, rows: number): Index {
+function indexTokens(tokens: ReturnType<typeof readTokens>): Index {
   const maps = { text: new Map<string, number>(), byte: new Map<string, number>(), added: new Map<string, number>() };
-  const tokens = readTokens(model).filter(({ id }) => id < rows);
   const put = (map: Map<string, number>, key: string, id: number): void => {
     if (!map.has(key)) map.set(key, id);
   };
@@ -150,20 +150,7 @@ function decodeByteLevel(text: string): string {
   return [...text].map((own) => BYTES.get(own)).join("");
 }
 
-/**
- * By the character that byte-level tokenizers write for a byte, the byte: itself where it can be printed, else the next
- * of those from U+0100 on. Source: GPT-2's encoder.py, `bytes_to_unicode`.
- */
-const BYTES: ReadonlyMap<string, string> = (() => {
-  const isPrinted = (byte: number): boolean =>
-    (byte > 32 && byte < 127) || (byte > 160 && byte < 173) || (byte > 173 && byte < 256);
-  const bytes = Array.from({ length: 256 }, (_, byte) => byte);
-  const written = [...bytes.filter(isPrinted), ...bytes.filter((byte) => !isPrinted(byte))];
-  const printed = bytes.filter(isPrinted).length;
-  return new Map(
-    written.map((byte, at) => [
-      String.fromCharCode(at < printed ? byte : 256 + at - printed),
-      String.fromCharCode(byte),
-    ]),
-  );
-})();
+/** By the character that byte-level tokenizers write for a byte, the byte. */
+const BYTES: ReadonlyMap<string, string> = new Map(
+  BYTE_CHARACTERS.map((character, byte) => [character, String.fromCharCode(byte)]),
+);

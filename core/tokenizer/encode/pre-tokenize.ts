@@ -1,5 +1,6 @@
 // Text on its way to a byte-pair model: normalized, and cut into pieces that tokens do not cross.
 // Source: the tokenizers library, normalizers and pre_tokenizers.
+import { BYTE_CHARACTERS } from "../byte-level.ts";
 import type { Normalizer, PreTokenizer } from "./parts.ts";
 import { GPT2_PATTERN } from "./split-patterns.ts";
 
@@ -77,13 +78,6 @@ function createMetaspace(step: Extract<PreTokenizer, { type: "Metaspace" }>): Cu
       .map((part, index) => ({ text: part, isFirst: isFirst && index === 0 }));
   };
 }
-
-/** A character for each byte: itself where it can be seen, else one from U+0100 on. Source: GPT-2's encoder. */
-const BYTE_CHARACTERS: readonly string[] = (() => {
-  const isSeen = (byte: number) => (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
-  let next = 0x100;
-  return Array.from({ length: 256 }, (_, byte) => String.fromCodePoint(isSeen(byte) ? byte : next++));
-})();
 
 function toByteLevel(text: string): string {
   return Array.from(new TextEncoder().encode(text), (byte) => BYTE_CHARACTERS[byte]).join("");
