@@ -61,6 +61,17 @@ const OLMO2 = {
   tied: false,
 };
 
+const COHERE = {
+  permutes: false,
+  fillsHidden: true,
+  parts: { input_layernorm: "attn_norm", ...ATTENTION, ...GATED },
+  layerNorm: "layer_norm_eps",
+  tiedByDefault: true,
+  tied: true,
+  constants: { "rope.scaling.type": "none" },
+};
+const LOGIT_SCALE = { field: "logit_scale", key: "logit_scale", kind: "f32" } as const;
+
 const GEMMA = {
   permutes: false,
   headSize: 256,
@@ -293,36 +304,21 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     special: { bos: "<|endoftext|>", eos: "<|endoftext|>", unk: "<|endoftext|>", eot: "<|user|>" },
   },
   {
+    ...COHERE,
     modelType: "cohere",
     className: "CohereForCausalLM",
     architecture: "command-r",
-    permutes: false,
-    fillsHidden: true,
-    parts: { input_layernorm: "attn_norm", ...ATTENTION, ...GATED },
-    layerNorm: "layer_norm_eps",
-    tiedByDefault: true,
-    tied: true,
-    entries: [{ field: "logit_scale", key: "logit_scale", kind: "f32" }],
-    constants: { "rope.scaling.type": "none" },
+    entries: [LOGIT_SCALE],
     fixed: { use_qk_norm: false },
   },
   {
+    ...COHERE,
     modelType: "cohere2",
     className: "Cohere2ForCausalLM",
     architecture: "cohere2",
-    permutes: false,
-    fillsHidden: true,
-    parts: { input_layernorm: "attn_norm", ...ATTENTION, ...GATED },
-    layerNorm: "layer_norm_eps",
-    tiedByDefault: true,
-    tied: true,
     statesVocabulary: true,
     rotary: 1,
-    entries: [
-      { field: "logit_scale", key: "logit_scale", kind: "f32" },
-      { field: "sliding_window", key: "attention.sliding_window", kind: "u32" },
-    ],
-    constants: { "rope.scaling.type": "none" },
+    entries: [LOGIT_SCALE, { field: "sliding_window", key: "attention.sliding_window", kind: "u32" }],
     fixed: { use_qk_norm: false, sliding_window_pattern: 4, rotary_pct: 1 },
     layers: { layer_types: ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"] },
   },
