@@ -1,22 +1,14 @@
 // Goal: what `lora extract` writes is what PEFT asks of an adapter, under transformers 4 and 5: names, ranks, whole
 // modules. Method: small models in files, through the command line; each adapter is merged again, too.
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, before, test } from "node:test";
+import { after, test } from "node:test";
 import { plainNumbers } from "../random-numbers.ts";
-import { type PlainTensors, readPlainModel, runJson, writePlainModel } from "./model-files.ts";
+import { createModelsFolder } from "./model-files.ts";
 
-let cwd = "";
-const run = (...args: readonly string[]) => runJson(cwd, ...args);
-const read = (folder: string) => readPlainModel(path.join(cwd, folder));
-const write = (folder: string, file: string, tensors: PlainTensors, documents: Readonly<Record<string, unknown>>) =>
-  writePlainModel(path.join(cwd, folder), file, tensors, documents);
-before(() => {
-  cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-lora-names-"));
-});
-after(() => rmSync(cwd, { recursive: true }));
+const { cwd, run, read, write, remove } = createModelsFolder("mergeyard-lora-names-");
+after(remove);
 
 function assertClose(got: readonly number[] | undefined, expected: readonly number[] | undefined): void {
   assert.equal(got?.length, expected?.length);

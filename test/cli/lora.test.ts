@@ -1,23 +1,15 @@
 // Goal: an adapter that is extracted and merged again gives the fine-tuned model back, and what cannot be combined is
 // refused with its reason. Method: small models and adapters in files, through the command line.
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, before, describe, test } from "node:test";
+import { after, describe, test } from "node:test";
 import { parseManifest } from "../../core/artifact/manifest.ts";
 import { plainNumbers } from "../random-numbers.ts";
-import { type PlainTensors, readPlainModel, runJson, writePlainModel } from "./model-files.ts";
+import { createModelsFolder } from "./model-files.ts";
 
-let cwd = "";
-const run = (...args: readonly string[]) => runJson(cwd, ...args);
-const read = (folder: string) => readPlainModel(path.join(cwd, folder));
-const write = (folder: string, file: string, tensors: PlainTensors, documents: Readonly<Record<string, unknown>>) =>
-  writePlainModel(path.join(cwd, folder), file, tensors, documents);
-before(() => {
-  cwd = mkdtempSync(path.join(tmpdir(), "mergeyard-lora-"));
-});
-after(() => rmSync(cwd, { recursive: true }));
+const { cwd, run, read, write, remove } = createModelsFolder("mergeyard-lora-");
+after(remove);
 
 const SHAPES: Readonly<Record<string, readonly number[]>> = {
   "model.embed_tokens.weight": [7, 6],

@@ -1,5 +1,6 @@
 // Small models in files, for tests of commands: F32 tensors given as numbers, and back.
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import { main } from "../../cli/main.ts";
 import { encodeSafetensorsFile } from "../../core/formats/safetensors/safetensors.ts";
@@ -43,4 +44,18 @@ export async function runJson(cwd: string, ...args: readonly string[]): Promise<
   const terminal = createRecorder({ cwd });
   const status = await main([...args, "--json"], terminal);
   return status === 0 ? JSON.parse(terminal.out()) : { status, ...JSON.parse(terminal.err()).error };
+}
+
+/** A folder of models of its own, for commands that run in it. */
+export function createModelsFolder(prefix: string) {
+  const cwd = mkdtempSync(path.join(tmpdir(), prefix));
+  const at = (folder: string): string => path.join(cwd, folder);
+  return {
+    cwd,
+    run: (...args: readonly string[]) => runJson(cwd, ...args),
+    read: (folder: string) => readPlainModel(at(folder)),
+    write: (folder: string, file: string, tensors: PlainTensors, documents: Readonly<Record<string, unknown>>) =>
+      writePlainModel(at(folder), file, tensors, documents),
+    remove: () => rmSync(cwd, { recursive: true }),
+  };
 }
