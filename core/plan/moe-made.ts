@@ -21,19 +21,31 @@ import { ROWS_ZERO, type RowGather } from "./schema.ts";
  * PlanDtypeNotMergeable, and what createPromptRows throws.
  */
 export function planRouters(task: MoeTask, gates: GatesSource | undefined): readonly PlannedTensor[] {
-  const { moe, architecture, layers } = task;
-  const { block, sharedGate } = architecture;
+  const { moe, architecture } = task;
   if (gates !== undefined) return takeGates(task, gates);
   const rowsOf =
     moe.gateMode === "cheap_embed"
       ? createPromptRows(task)
       : (experts: readonly MoeExpert[]) => [zeroRows("F32", experts.length)];
-  const [rows, shared] = [rowsOf(moe.experts), sharedGate === undefined ? [] : rowsOf(moe.shared)];
+  const rows = rowsOf(moe.experts);
+  const shared = architecture.sharedGate === undefined ? [] : rowsOf(moe.shared);
+  return planLayers(task, {
+    router: (name) => planRouter(task, name, rows, moe.experts.length),
+    shared: (name) => planRouter(task, name, shared, moe.shared.length),
+  });
+}
+
+type PlanGate = (name: string, layer: number) => PlannedTensor;
+
+/** Of every layer the router, and the gate of the shared expert where the architecture has one. */
+function planLayers(
+  { architecture: { block, sharedGate }, layers }: MoeTask,
+  plan: { readonly router: PlanGate; readonly shared: PlanGate },
+): readonly PlannedTensor[] {
   return Array.from({ length: layers }, (_, layer) => {
     const prefix = `${STACK}${layer}.${block}`;
-    const router = planRouter(task, `${prefix}.gate.weight`, rows, moe.experts.length);
-    if (sharedGate === undefined) return [router];
-    return [router, planRouter(task, `${prefix}.${sharedGate}`, shared, moe.shared.length)];
+    const router = plan.router(`${prefix}.gate.weight`, layer);
+    return sharedGate === undefined ? [router] : [router, plan.shared(`${prefix}.${sharedGate}`, layer)];
   }).flat();
 }
 
@@ -63,8 +75,7 @@ export type GatesSource = { readonly entry: TensorEntry; readonly source: number
 
 /** Routers as they were made, each its rows of one tensor; only their dtype may be another. */
 function takeGates(task: MoeTask, { entry, source }: GatesSource): readonly PlannedTensor[] {
-  const { recipe, moe, architecture, layers } = task;
-  const { block, sharedGate } = architecture;
+  const { recipe, moe } = task;
   const all = gatedExperts(task).length;
   const take = (name: string, first: number, experts: number): PlannedTensor => {
     const rows: RowGather = { dtype: entry.dtype, others: [], means: [], runs: [[0, first, experts]] };
@@ -79,12 +90,10 @@ function takeGates(task: MoeTask, { entry, source }: GatesSource): readonly Plan
       inputs: [{ ...storedTensor(entry, source), rows, isBase: false, parameters: {} }],
     };
   };
-  return Array.from({ length: layers }, (_, layer) => {
-    const [prefix, first] = [`${STACK}${layer}.${block}`, layer * all];
-    const router = take(`${prefix}.gate.weight`, first, moe.experts.length);
-    if (sharedGate === undefined) return [router];
-    return [router, take(`${prefix}.${sharedGate}`, first + moe.experts.length, moe.shared.length)];
-  }).flat();
+  return planLayers(task, {
+    router: (name, layer) => take(name, layer * all, moe.experts.length),
+    shared: (name, layer) => take(name, layer * all + moe.experts.length, moe.shared.length),
+  });
 }
 
 /** Biases that the architecture has in any case and the base lacks: zeros. Throws PlanTensorMissing. */

@@ -1,6 +1,6 @@
 // A mixture of experts out of dense models: which architecture they make, which tensor of which model becomes which of
 // the output's, and the output's config. From headers and configs alone; what is the same for every merge, such as
-// adapters, dtypes, shards and memory, is left to the planner. Routers are in moe-routers.ts.
+// adapters, dtypes, shards and memory, is left to the planner. Routers are in moe-made.ts.
 // Source: mergekit `scripts/moe.py` and `moe/*.py`.
 import assert from "node:assert/strict";
 import { MergeyardError } from "../error.ts";
