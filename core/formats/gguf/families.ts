@@ -70,6 +70,7 @@ const COHERE = {
   tied: true,
   constants: { "rope.scaling.type": "none" },
 };
+const SLIDING_WINDOW = { field: "sliding_window", key: "attention.sliding_window", kind: "u32" } as const;
 const LOGIT_SCALE = { field: "logit_scale", key: "logit_scale", kind: "f32" } as const;
 
 const GEMMA = {
@@ -178,15 +179,10 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     windows: { pattern: 6, window: 1024, largeLayers: 62, capped: false, localTheta: true },
   },
   {
+    ...LLAMA,
     modelType: "granite",
     className: "GraniteForCausalLM",
     architecture: "granite",
-    permutes: true,
-    parts: USUAL,
-    biases: LLAMA.biases,
-    biasFields: LLAMA.biasFields,
-    statesVocabulary: true,
-    rotary: 1,
     entries: [
       { field: "attention_multiplier", key: "attention.scale", kind: "f32" },
       { field: "embedding_multiplier", key: "embedding_scale", kind: "f32" },
@@ -210,7 +206,7 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     ...OLMO2,
     modelType: "olmo3",
     className: "Olmo3ForCausalLM",
-    entries: [{ field: "sliding_window", key: "attention.sliding_window", kind: "u32" }],
+    entries: [SLIDING_WINDOW],
     kinds: {
       field: "layer_types",
       key: "attention.sliding_window_pattern",
@@ -280,7 +276,7 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     rotary: 1,
     entries: [
       { field: "original_max_position_embeddings", key: "rope.scaling.original_context_length", kind: "u32" },
-      { field: "sliding_window", key: "attention.sliding_window", kind: "u32", absent: 0 },
+      { ...SLIDING_WINDOW, absent: 0 },
     ],
   },
   {
@@ -318,7 +314,7 @@ export const GGUF_FAMILIES: readonly GgufFamily[] = Object.freeze<GgufFamily[]>(
     architecture: "cohere2",
     statesVocabulary: true,
     rotary: 1,
-    entries: [LOGIT_SCALE, { field: "sliding_window", key: "attention.sliding_window", kind: "u32" }],
+    entries: [LOGIT_SCALE, SLIDING_WINDOW],
     fixed: { use_qk_norm: false, sliding_window_pattern: 4, rotary_pct: 1 },
     layers: { layer_types: ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"] },
   },
